@@ -1,0 +1,182 @@
+"""Token trees and the one collator that lays them end to end in a row, without padding.
+
+A tree is a prompt and the answers that continue it. A pair is a tree with two answers, a demonstration a tree with
+one. In the row each prompt stands once, its answers after it:
+
+    tokens     p p p c c r r r | p p c c c r r
+    positions  0 1 2 3 4 3 4 5 | 0 1 2 3 4 2 3
+
+Attention (models/attention.py) lets an answer see its prompt and itself, nothing else, so this equals separate
+sequences to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTree:
+    """One prompt and the answers that continue it, as token ids.
+
+    Attributes:
+        prompt: token ids, at least one (the first answer token is predicted from the last prompt token).
+        answers: token ids of each answer, at least one each; may be empty for a prompt to generate from.
+        supervised: for each answer, which of its tokens count; None where all do.
+        row: index of the record this came from, for cached values (reference log-probs, margins).
+    """
+
+    prompt: Sequence[int]
+    answers: tuple[Sequence[int], ...]
+    supervised: tuple[Sequence[bool] | None, ...]
+    row: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the packed row: the prompt is there once."""
+        return len(self.prompt) + sum(map(len, self.answers))
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Tokens that count in the loss, over all answers."""
+        return sum(
+            len(answer) if mask is None else sum(mask)
+            for answer, mask in zip(self.answers, self.supervised, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Where a tree lies in the row: `start`, then `prompt` tokens, then each of `answers` tokens."""
+
+    start: int
+    prompt: int
+    answers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Trees laid end to end. T tokens, S answers (sequences), R tokens that count (supervised targets).
+
+    Attributes:
+        input_ids: (1, T) int64.
+        position_ids: (1, T) int64, restarting at each tree; every answer continues its prompt's positions.
+        segments: the trees' places in the row, in order.
+        predict_from: (R,) int64, index in the row of the hidden state that predicts each target.
+        targets: (R,) int64, the token ids that count.
+        sequence: (R,) int64 in [0, S), the answer each target belongs to; answers in tree order.
+        sequences: S.
+        rows: the trees' record indices, in order.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    segments: tuple[Segment, ...]
+    predict_from: Tensor
+    targets: Tensor
+    sequence: Tensor
+    sequences: int
+    rows: tuple[int, ...] = field(default=())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the row, T."""
+        return self.input_ids.shape[1]
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch with its tensors on `device`."""
+        names = ("input_ids", "position_ids", "predict_from", "targets", "sequence")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+    def sequence_lengths(self) -> Tensor:
+        """(S,) int64: how many tokens count in each answer."""
+        return torch.bincount(self.sequence, minlength=self.sequences)
+
+
+def collate(trees: Sequence[TokenTree]) -> PackedBatch:
+    """Lay trees end to end.
+
+    Example: prompt [5, 6] with answers [7, 8] and [9] becomes
+        input_ids    [5 6 7 8 9]    position_ids [0 1 2 3 2]
+        predict_from [1 2 1]        targets [7 8 9]        sequence [0 0 1]
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    segments: list[Segment] = []
+    predict_from: list[int] = []
+    targets: list[int] = []
+    sequence: list[int] = []
+    sequences = 0
+    for tree in trees:
+        start, prompt = len(ids), len(tree.prompt)
+        segments.append(Segment(start, prompt, tuple(map(len, tree.answers))))
+        ids += tree.prompt
+        positions += range(prompt)
+        for answer, mask in zip(tree.answers, tree.supervised, strict=True):
+            first = len(ids)
+            sources = [start + prompt - 1, *range(first, first + len(answer) - 1)]
+            counted = range(len(answer)) if mask is None else [i for i, counts in enumerate(mask) if counts]
+            predict_from += [sources[i] for i in counted]
+            targets += [answer[i] for i in counted]
+            sequence += [sequences] * len(counted)
+            ids += answer
+            positions += range(prompt, prompt + len(answer))
+            sequences += 1
+    return PackedBatch(
+        input_ids=torch.tensor([ids], dtype=torch.int64),
+        position_ids=torch.tensor([positions], dtype=torch.int64),
+        segments=tuple(segments),
+        predict_from=torch.tensor(predict_from, dtype=torch.int64),
+        targets=torch.tensor(targets, dtype=torch.int64),
+        sequence=torch.tensor(sequence, dtype=torch.int64),
+        sequences=sequences,
+        rows=tuple(tree.row for tree in trees),
+    )
+
+
+def microbatches(trees: Sequence[TokenTree], max_tokens: int) -> list[list[TokenTree]]:
+    """Split one step's trees into runs of at most `max_tokens` tokens each, keeping their order.
+
+    A tree longer than the budget stands alone: it was admitted by the length limit, so it must be computed.
+    """
+    runs: list[list[TokenTree]] = []
+    room = 0
+    for tree in trees:
+        if not runs or tree.tokens > room:
+            runs.append([])
+            room = max_tokens
+        runs[-1].append(tree)
+        room -= tree.tokens
+    return runs
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of range(rows) that depends on nothing but its arguments: a resumed run gets the same one."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % (1 << 63))
+    order: list[int] = torch.randperm(rows, generator=generator).tolist()
+    return order
+
+
+def step_rows(rows: int, per_step: int, seed: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield (epoch, row indices) for step 0, 1, 2, ... without end; the last step of an epoch may be ragged."""
+    epoch = 0
+    while True:
+        order = epoch_order(rows, seed, epoch)
+        for first in range(0, rows, per_step):
+            yield epoch, order[first : first + per_step]
+        epoch += 1
+
+
+def steps_per_epoch(rows: int, per_step: int) -> int:
+    """Optimiser steps in one pass over `rows`, the ragged last one included."""
+    return -(-rows // per_step)
+
+
+def token_offsets(lengths: Iterable[int]) -> list[int]:
+    """Running starts of runs with the given lengths, with the total at the end: [3, 2] -> [0, 3, 5]."""
+    return [0, *accumulate(lengths)]

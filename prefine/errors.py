@@ -1,0 +1,58 @@
+"""Every error a user can meet. Each is one line that names the field, the value, the rule and the remedy.
+
+    PrefineError                 anything prefine refuses to go on with; the command line exits with 2
+    ├── RecipeError              a recipe or a --set override that is not valid
+    ├── DataError                a file, a column or a record that cannot be used
+    ├── TemplateError            a chat template that is missing or cannot be rendered safely
+    ├── ModelError               a model, tokenizer or adapter that cannot be loaded or does not fit
+    ├── CheckpointError          a run directory or checkpoint that cannot be written, read or continued
+    ├── TrainingError            a run that must not go on: a failed self-check, a non-finite loss
+    └── MissingDependencyError   an optional package that the recipe asks for and that is not installed
+
+Anything else that escapes is a bug in prefine, and shows its traceback.
+"""
+
+
+class PrefineError(Exception):
+    """Base of all errors meant for the user.
+
+    Args:
+        problem: what is wrong, naming the field or file and the value found.
+        remedy: what to do about it, as an imperative sentence.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem.rstrip(". ")
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.remedy}"
+
+
+class RecipeError(PrefineError):
+    """A recipe or a --set override that is not valid."""
+
+
+class DataError(PrefineError):
+    """A file, a column or a record that cannot be used."""
+
+
+class TemplateError(PrefineError):
+    """A chat template that is missing or cannot be rendered safely."""
+
+
+class ModelError(PrefineError):
+    """A model, tokenizer or adapter that cannot be loaded or does not fit."""
+
+
+class CheckpointError(PrefineError):
+    """A run directory or checkpoint that cannot be written, read or continued."""
+
+
+class TrainingError(PrefineError):
+    """A run that must not go on: a failed self-check, a non-finite loss."""
+
+
+class MissingDependencyError(PrefineError):
+    """An optional package that the recipe asks for and that is not installed."""

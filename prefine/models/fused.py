@@ -1,0 +1,199 @@
+"""Autograd functions that compute what transformers' and peft's modules compute, in fewer passes over memory.
+
+Frozen base weights need no weight gradients, and a LoRA update needs its rank-r product only: doing the sums by hand
+avoids the casts and the kept copies that the composed modules make. `install` replaces a module's forward only after
+a probe has shown that ours gives the same output and input gradient as the module's own, so an unknown variant
+(Gemma's 1 + weight, say) is recognised by what it computes and not by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _LoraLinear(torch.autograd.Function):
+    """x W^T + bias + scale (x A^T) B^T with W and bias frozen (Hu et al. 2021, arXiv 2106.09685, eq. 3).
+
+    x (T, I) in the compute type, W (O, I) frozen, A (r, I) and B (O, r) trainable in fp32. `dropped` is the LoRA
+    branch's input where it has dropout, else None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+    ) -> Tensor:
+        a, b = down.to(x.dtype), (up * scale).to(x.dtype)
+        branch = x if dropped is None else dropped
+        rank = branch @ a.T
+        out = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
+        out.addmm_(rank, b.T)
+        ctx.save_for_backward(x, dropped, weight, a, b, rank)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, dropped, weight, a, b, rank = ctx.saved_tensors
+        branch = x if dropped is None else dropped
+        grad_rank = grad @ b
+        grad_down = (grad_rank.T @ branch).float()
+        grad_up = (rank.T @ grad).T.float().mul_(ctx.scale)
+        grad_x = grad_branch = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ weight
+            if dropped is None:
+                grad_x.addmm_(grad_rank, a)
+        if dropped is not None:
+            grad_branch = grad_rank @ a
+        return grad_x, grad_branch, None, None, grad_down, grad_up, None
+
+
+class _RmsNorm(torch.autograd.Function):
+    """weight * x / rms(x) over the last axis, statistics in fp32, weight frozen (Zhang and Sennrich 2019, eq. 4)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        wide = wide.mul_(inverse) if wide is not x else wide * inverse
+        return wide.to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, weight, inverse = ctx.saved_tensors
+        unit = x.float() * inverse
+        wide = (grad * weight).float()
+        along = torch.linalg.vecdot(wide, unit).unsqueeze(-1).div_(-x.shape[-1])
+        return wide.addcmul_(unit, along).mul_(inverse).to(x.dtype), None, None
+
+
+class _SiluGate(torch.autograd.Function):
+    """silu(gate) * up (Shazeer 2020, arXiv 2002.05202, eq. 6), keeping only its two inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        grad_up = F.silu(gate).mul_(grad)
+        return torch.ops.aten.silu_backward(up * grad, gate), grad_up
+
+
+def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Stands in for peft's lora.Linear.forward; anything but one plain active adapter goes to peft's own."""
+    name = self.active_adapters[0] if len(self.active_adapters) == 1 else None
+    weight = self.base_layer.weight
+    if self.disable_adapters and not self.merged and not args and not kwargs:
+        return cast(Tensor, self.base_layer(x))
+    plain = (
+        name in self.lora_A
+        and not (args or kwargs or self.merged or self.disable_adapters)
+        and name not in self.lora_variant
+        and self.lora_B[name].bias is None
+        and weight.dtype == _product_type(x)
+        and not weight.requires_grad
+    )
+    if not plain:
+        return cast(Tensor, type(self).forward(self, x, *args, **kwargs))
+    rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
+    rate = self.lora_dropout[name]
+    dropped = rate(rows) if isinstance(rate, nn.Dropout) and rate.p and self.training else None
+    down, up = self.lora_A[name].weight, self.lora_B[name].weight
+    bias = self.base_layer.bias
+    out: Tensor = _LoraLinear.apply(rows, dropped, weight, bias, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
+    return out.view(*x.shape[:-1], -1)
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _norm_forward(self: Any, x: Tensor) -> Tensor:
+    out: Tensor = _RmsNorm.apply(x, self.weight, _epsilon(self))  # type: ignore[no-untyped-call]
+    return out
+
+
+def _gated_forward(self: Any, x: Tensor) -> Tensor:
+    gated: Tensor = _SiluGate.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
+    return cast(Tensor, self.down_proj(gated))
+
+
+def _epsilon(module: nn.Module) -> float:
+    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)) or 0.0)
+
+
+def _is_frozen_norm(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    named = "RMSNorm" in type(module).__name__ and _epsilon(module) > 0
+    return named and isinstance(weight, Tensor) and weight.dim() == 1 and not weight.requires_grad
+
+
+def _is_gated_mlp(module: nn.Module) -> bool:
+    children = (getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj"))
+    return all(isinstance(child, nn.Module) for child in children)
+
+
+def _same(module: nn.Module, ours: Callable[[Any, Tensor], Tensor], width: int, dtype: torch.dtype) -> bool:
+    """Whether `ours` gives the module's own output and input gradient on random rows, to rounding of `dtype`."""
+    generator = torch.Generator().manual_seed(0)
+    device = next(module.parameters()).device
+    x, grad = (torch.randn(1, 3, width, generator=generator).to(device, dtype) for _ in range(2))
+    results = []
+    for forward in (type(module).forward, ours):
+        leaf = x.clone().requires_grad_()
+        out = forward(module, leaf)
+        out.backward(grad if out.shape == grad.shape else torch.ones_like(out))
+        results.append((out.detach().float(), cast(Tensor, leaf.grad).float()))
+    tolerance = 2e-5 if dtype == torch.float32 else 4e-2
+    return all(
+        a.shape == b.shape and (a - b).abs().max() <= tolerance * a.abs().max() for a, b in zip(*results, strict=True)
+    )
+
+
+def install(model: nn.Module) -> dict[str, int]:
+    """Give `model`'s modules the faster forwards where a probe shows that they compute the same.
+
+    Returns how many modules of each kind were changed: {"lora": ..., "norm": ..., "gated_mlp": ...}.
+    """
+    from peft.tuners.lora.layer import Linear as LoraLinear
+
+    changed = {"lora": 0, "norm": 0, "gated_mlp": 0}
+    for module in model.modules():
+        if type(module) is LoraLinear and type(module.base_layer) is nn.Linear:
+            module.forward = MethodType(_lora_forward, module)
+            changed["lora"] += 1
+        elif _is_frozen_norm(module):
+            weight = cast(Tensor, module.weight)
+            if _same(module, _norm_forward, weight.shape[0], weight.dtype):
+                module.forward = MethodType(_norm_forward, module)
+                changed["norm"] += 1
+    for module in model.modules():
+        if _is_gated_mlp(module) and _gate_width(module) and _same(module, _gated_forward, *_gate_width(module)):
+            module.forward = MethodType(_gated_forward, module)
+            changed["gated_mlp"] += 1
+    return changed
+
+
+def _gate_width(module: nn.Module) -> tuple[int, torch.dtype] | tuple[()]:
+    """Input width and type of a gated MLP whose projections are plain or LoRA linear maps, else ()."""
+    layer = getattr(module.gate_proj, "base_layer", module.gate_proj)
+    return (layer.in_features, layer.weight.dtype) if type(layer) is nn.Linear else ()

@@ -1,0 +1,69 @@
+"""Direct preference objectives. Each maps a pair's log-probabilities to one loss: (B,) tensors in, (B,) out.
+
+Throughout, `margin` is log pi(chosen) - log pi(rejected) minus the same under the reference, in nats: the log-ratio
+difference of Rafailov et al. 2023 (arXiv 2305.18290), eq. 7, before beta.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prefine.objectives.masked import Paired
+
+
+def log_ratio_margin(policy: Paired, reference: Paired) -> Tensor:
+    """(log pi_c - log ref_c) - (log pi_r - log ref_r): (B,), nats."""
+    return (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected)
+
+
+def sigmoid(margin: Tensor, beta: float) -> Tensor:
+    """-log sigma(beta margin): DPO (arXiv 2305.18290, eq. 7). At policy = reference it is ln 2."""
+    return -F.logsigmoid(beta * margin)
+
+
+def conservative(margin: Tensor, beta: float, label_smoothing: float) -> Tensor:
+    """DPO where each label is wrong with probability eps (Mitchell 2023, cDPO note, eq. 3).
+
+    -(1 - eps) log sigma(beta margin) - eps log sigma(-beta margin)
+    """
+    scaled = beta * margin
+    return -(1 - label_smoothing) * F.logsigmoid(scaled) - label_smoothing * F.logsigmoid(-scaled)
+
+
+def robust(margin: Tensor, beta: float, label_smoothing: float) -> Tensor:
+    """An unbiased estimate of the DPO loss on clean labels under flip rate eps < 1/2.
+
+    Chowdhury et al. 2024 (arXiv 2403.00409), eq. 14:
+    ((1 - eps) L(margin) - eps L(-margin)) / (1 - 2 eps) with L(m) = -log sigma(beta m)
+    """
+    scaled = beta * margin
+    mixed = -(1 - label_smoothing) * F.logsigmoid(scaled) + label_smoothing * F.logsigmoid(-scaled)
+    return mixed / (1 - 2 * label_smoothing)
+
+
+def hinge(margin: Tensor, beta: float) -> Tensor:
+    """max(0, 1 - beta margin): SLiC's rank calibration on log-ratios (Zhao et al. 2023, arXiv 2305.10425, eq. 1)."""
+    return torch.relu(1 - beta * margin)
+
+
+def ipo(margin: Tensor, beta: float) -> Tensor:
+    """(margin - 1 / (2 beta))^2: identity preference optimisation (Azar et al. 2023, arXiv 2310.12036, eq. 17).
+
+    Callers pass a margin of per-token means, as the authors recommend for answers of different lengths.
+    """
+    return (margin - 1 / (2 * beta)) ** 2
+
+
+def simpo(policy_means: Paired, beta: float, target_margin: float) -> Tensor:
+    """-log sigma(beta (mean log pi_c - mean log pi_r) - gamma): SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6).
+
+    Needs no reference; `policy_means` are log-probabilities divided by the answers' token counts.
+    """
+    return -F.logsigmoid(beta * (policy_means.chosen - policy_means.rejected) - target_margin)
+
+
+def chosen_nll(chosen: Tensor, chosen_tokens: Tensor) -> Tensor:
+    """-log pi_c / |c|, the term that holds the chosen answer up (Pang et al. 2024, arXiv 2404.19733, eq. 1)."""
+    return -chosen / chosen_tokens
