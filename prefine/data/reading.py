@@ -1,0 +1,185 @@
+"""A source -> a stream of rows. Whatever is wrong with one row is that row's problem; a broken file is a DataError.
+
+A source is a file (.jsonl, .json, .csv, .parquet, each also .gz), a folder of such files, a folder written by
+`datasets.save_to_disk`, or a Hugging Face data set: `owner/name`, `hf:owner/name`, `hf:owner/name#config`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, TypeAlias, cast
+
+from prefine.data.arrow_rows import is_saved_dataset, read_hub_dataset, read_parquet, read_saved_dataset
+from prefine.data.csv_rows import read_csv
+from prefine.data.json_rows import read_json_array, read_jsonl
+from prefine.data.rows import Problem, Row, printable
+from prefine.errors import DataError
+
+__all__ = ["KNOWN_FILES", "Part", "Problem", "Row", "locate", "read_part", "read_rows"]
+
+KNOWN_FILES = ".jsonl, .json, .csv, .parquet, each also with .gz"
+
+_FORMS: dict[str, Literal["jsonl", "json", "csv", "parquet"]] = {
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(#[\w.-]+)?")
+_PEEKED_BYTES = 8192
+_BUFFER_BYTES = 256 * 1024
+_TELLTALE_STARTS = {
+    b"\x1f\x8b": ("is gzip-compressed", "Add .gz to its name."),
+    b"PAR1": ("is a Parquet file", "Name it .parquet."),
+    b"PK\x03\x04": ("is a zip archive", "Unpack it first."),
+    b"\xff\xfe": ("is UTF-16 text", "Save it as UTF-8."),
+    b"\xfe\xff": ("is UTF-16 text", "Save it as UTF-8."),
+}
+
+_Buffered: TypeAlias = "io.BufferedReader[io.RawIOBase]"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file, saved folder or hub data set of a source: what is read with one set of columns.
+
+    `name` is how rows refer to it. `path` is None for a hub data set.
+    """
+
+    name: str
+    form: Literal["jsonl", "json", "csv", "parquet", "saved", "hub"]
+    path: Path | None = None
+    compressed: bool = False
+
+
+def read_rows(source: str, *, split: str = "train") -> Iterator[Row]:
+    """Every row of a source, in order; `split` matters to data sets only, a file is read whole.
+
+    Raises:
+        DataError: the source cannot be found or read; see `locate` and `read_part`.
+    """
+    for part in locate(source):
+        yield from read_part(part, split=split)
+
+
+def locate(source: str) -> tuple[Part, ...]:
+    """The parts of a source: one, or for a folder one for each file in it, sorted by name.
+
+    Raises:
+        DataError: nothing is there, or it is of no form prefine reads.
+    """
+    if source.startswith("hf:"):
+        return (Part(source, "hub"),)
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return _folder_parts(path)
+        if path.is_file():
+            part = _file_part(path)
+            if part is None:
+                raise DataError(f"{source}: its ending {path.suffix!r} is none prefine reads", f"Use {KNOWN_FILES}.")
+            return (part,)
+        if path.exists():
+            raise DataError(f"{source}: is not a regular file", "Write its content to a file first.")
+    except OSError as error:  # no permission; a name too long
+        found = error.strerror or error
+        raise DataError(
+            f"{printable(source)}: cannot be opened: {found}", "Check the name and its permissions."
+        ) from error
+    if _HUB_ID.fullmatch(source) and _form_of(path)[0] is None:
+        return (Part(source, "hub"),)
+    raise DataError(
+        f"{printable(source)}: no such file or folder", "Check the path; it is taken from the working directory."
+    )
+
+
+def _folder_parts(folder: Path) -> tuple[Part, ...]:
+    if is_saved_dataset(folder):
+        return (Part(str(folder), "saved", folder),)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_")))
+    parts = tuple(part for part in map(_file_part, files) if part is not None)
+    if not parts:
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        raise DataError(f"{folder}: has no file that prefine reads; it holds {found}", f"It reads {KNOWN_FILES}.")
+    return parts
+
+
+def _file_part(path: Path) -> Part | None:
+    form, compressed = _form_of(path)
+    return None if form is None else Part(str(path), form, path, compressed)
+
+
+def _form_of(path: Path) -> tuple[Literal["jsonl", "json", "csv", "parquet"] | None, bool]:
+    compressed = path.suffix.lower() == ".gz"
+    return _FORMS.get(Path(path.stem if compressed else path.name).suffix.lower()), compressed
+
+
+def read_part(part: Part, *, split: str = "train") -> Iterator[Row]:
+    """Every row of one part, in order. At least one: a part without rows is an error.
+
+    Raises:
+        DataError: empty, binary, damaged or unreachable.
+    """
+    number = 0
+    for row in _rows(part, split):
+        number += 1
+        yield row
+    if number == 0:
+        raise DataError(f"{part.name}: has no rows", "Give a file with at least one row.")
+
+
+def _rows(part: Part, split: str) -> Iterator[Row]:
+    if part.form == "hub" or part.path is None:
+        yield from read_hub_dataset(part.name.removeprefix("hf:"), split=split, source=part.name)
+    elif part.form == "saved":
+        yield from read_saved_dataset(part.path, split=split)
+    else:
+        yield from _file_rows(part, part.path)
+
+
+def _file_rows(part: Part, path: Path) -> Iterator[Row]:
+    try:
+        with io.BufferedReader(cast(io.RawIOBase, path.open("rb", buffering=0)), _BUFFER_BYTES) as raw:
+            if raw.peek(1) == b"":
+                raise DataError(f"{part.name}: is empty", "Give a file with at least one row.")
+            if part.form == "parquet":
+                yield from read_parquet(path, compressed=part.compressed, file=part.name)
+                return
+            with _unpacked(raw, part.compressed) as stream:
+                _refuse_binary(stream, part)
+                reader = {"jsonl": read_jsonl, "json": read_json_array, "csv": read_csv}[part.form]
+                yield from reader(cast(BinaryIO, stream), part.name)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{part.name}: is not whole gzip data: {error}", "Compress the file again, or drop .gz from its name."
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{part.name}: cannot be read: {error.strerror or error}", "Check its permissions and the disk."
+        ) from error
+
+
+def _unpacked(raw: _Buffered, compressed: bool) -> _Buffered:
+    if not compressed:
+        return raw
+    # GzipFile's own readline is Python code; a buffer around it makes lines twice as fast.
+    return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), _BUFFER_BYTES)
+
+
+def _refuse_binary(stream: _Buffered, part: Part) -> None:
+    start = stream.peek(_PEEKED_BYTES)[:_PEEKED_BYTES]
+    if not start:
+        raise DataError(f"{part.name}: is empty", "Give a file with at least one row.")
+    for telltale, (what, remedy) in _TELLTALE_STARTS.items():
+        if start.startswith(telltale):
+            raise DataError(f"{part.name}: {what}, not {part.form} text", remedy)
+    if b"\0" in start:
+        raise DataError(
+            f"{part.name}: is a binary file (it has NUL bytes), not {part.form} text", f"prefine reads {KNOWN_FILES}."
+        )

@@ -1,0 +1,135 @@
+"""A row of a source before it is a record, and the ways a single row can be wrong."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import math
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+MAX_ROW_BYTES = 8 * 1024 * 1024
+"""Longest line read into memory, in bytes. A longer one goes to quarantine without being held whole."""
+
+MAX_NESTING = 64
+"""Deepest nesting of lists and objects in a row. Deeper ones would exhaust the stack of whoever writes them again."""
+
+EXCERPT_CHARACTERS = 2_000
+"""How much of a rejected row is shown in quarantine.jsonl."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a row cannot be used: the field it lies in and a short reason that reads on from the field's name."""
+
+    field: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a source. Either `value` or `problem` is set, never both.
+
+    `line` counts from 1: the line in .jsonl and .csv files (for .csv the line on which the row starts), the row
+    number everywhere else. `raw` is the start of what was found, for rows with a problem.
+    """
+
+    file: str
+    line: int
+    value: dict[str, Any] | None
+    problem: Problem | None = None
+    raw: str = ""
+
+
+class RowError(Exception):
+    """One row cannot be used. Never reaches the user: whoever reads rows puts the row into quarantine."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.problem = Problem(field, reason)
+
+
+def rejected(file: str, line: int, problem: Problem, raw: str) -> Row:
+    """A row with a problem; of `raw` only as much as quarantine shows is kept."""
+    return Row(file, line, None, problem, raw[:EXCERPT_CHARACTERS])
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in a user's words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case dict():
+            return "an object"
+    return f"a {type(value).__name__}"
+
+
+def printable(text: str) -> str:
+    """The text on one line, with whatever a terminal would obey written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def nesting_exceeds(value: object, limit: int) -> bool:
+    """Whether lists and objects nest deeper than `limit` levels. Needs no recursion itself."""
+    level: list[object] = [value]
+    for _ in range(limit):
+        deeper: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                deeper.extend(item.values())
+            elif isinstance(item, list):
+                deeper.extend(item)
+        if not deeper:
+            return False
+        level = deeper
+    return any(isinstance(item, dict | list) for item in level)
+
+
+def has_lone_surrogate(value: object) -> bool:
+    """Whether any text in a JSON value cannot be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def json_plain(value: Any, field: str) -> Any:
+    """The JSON form of a value that came out of Arrow: dates as ISO text, decimals as numbers, bytes as text.
+
+    Raises:
+        RowError: a number that JSON cannot write, bytes that are not UTF-8, or something with no JSON form.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | decimal.Decimal):
+        number = float(value)
+        if not math.isfinite(number):
+            raise RowError(field, f"is {number}, not a finite number")
+        return number
+    if isinstance(value, dict):
+        return {str(key): json_plain(item, field) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_plain(item, field) for item in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta | uuid.UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise RowError(field, "holds bytes that are not UTF-8 text") from None
+    raise RowError(field, f"holds {kind_of(value)}, which has no JSON form")
