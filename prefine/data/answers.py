@@ -1,0 +1,175 @@
+"""Two answers and the prompt they share, out of the ways files write them down."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from prefine.data.rows import RowError, kind_of
+from prefine.data.turns import (
+    Turn,
+    chat_turns,
+    is_transcript,
+    merge_repeats,
+    prompt_turns,
+    said_text,
+    transcript_turns,
+)
+
+_SCORE_COLUMNS = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
+
+
+def split_pair(chosen: Any, rejected: Any) -> tuple[list[Turn], str, str]:
+    """Prompt, chosen and rejected answer of two whole conversations that differ in the last turn only.
+
+    Raises:
+        RowError: no conversation, another prompt in each, or a last turn that is not the assistant's.
+    """
+    first, second = _conversation(chosen, "chosen"), _conversation(rejected, "rejected")
+    if first[:-1] != second[:-1]:
+        raise RowError("rejected", "does not share its turns before the answer with chosen")
+    if len(first) == 1:
+        raise RowError("chosen", "has one turn only, so the prompt is missing")
+    prompt = first[:-1]
+    return (
+        (merge_repeats(prompt) if is_transcript(chosen) else prompt),
+        _answer(first, "chosen"),
+        _answer(second, "rejected"),
+    )
+
+
+def _conversation(value: Any, field: str) -> list[Turn]:
+    if isinstance(value, str):
+        if not is_transcript(value):
+            raise RowError(field, "is plain text without a prompt, not a chat list or an HH transcript")
+        return transcript_turns(value, field)
+    return chat_turns(value, field)
+
+
+def _answer(turns: list[Turn], field: str) -> str:
+    role, said = turns[-1]
+    if role != "assistant":
+        raise RowError(field, f"ends with a turn of {role}, not of assistant")
+    return said
+
+
+def prompted_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Turn], str, str]:
+    """Prompt and answers where the prompt has a column of its own.
+
+    The answers are texts, or chat lists with the answer alone, or whole conversations that begin with the prompt
+    (UltraFeedback; there the prompt may be the first question only).
+
+    Raises:
+        RowError: an answer that is none of these, or that does not begin with the prompt.
+    """
+    opening = prompt_turns(prompt, "prompt")
+    if _is_whole(chosen) or _is_whole(rejected):
+        turns, first, second = split_pair(chosen, rejected)
+        if not _begins_with(turns, opening, only_a_question=not isinstance(prompt, list)):
+            raise RowError("chosen", "does not begin with the prompt")
+        return turns, first, second
+    in_transcript = is_transcript(prompt)
+    return opening, lone_answer(chosen, "chosen", in_transcript), lone_answer(rejected, "rejected", in_transcript)
+
+
+def _is_whole(value: Any) -> bool:
+    return is_transcript(value) or (isinstance(value, list) and len(value) > 1)
+
+
+def _begins_with(turns: list[Turn], opening: list[Turn], *, only_a_question: bool) -> bool:
+    if turns == opening:
+        return True
+    if not only_a_question:
+        return False
+    unprompted = turns[1:] if turns and turns[0][0] == "system" else turns
+    stripped = [(role, said.strip()) for role, said in unprompted[: len(opening)]]
+    return stripped == [(role, said.strip()) for role, said in opening]
+
+
+def lone_answer(value: Any, field: str, in_transcript: bool = False) -> str:
+    """One answer: a text, or a chat list that holds one assistant turn.
+
+    Behind a transcript's "\\n\\nAssistant:" the white space around the answer belongs to the format.
+
+    Raises:
+        RowError: anything else.
+    """
+    if isinstance(value, list):
+        turns = chat_turns(value, field)
+        if len(turns) != 1:
+            raise RowError(field, f"has {len(turns)} turns where one answer is due")
+        return _answer(turns, field)
+    said = said_text(value, field)
+    return said.strip() if in_transcript else said
+
+
+def preferred_answer(value: Any) -> int:
+    """1 or 2 for the preferred answer, 0 for a tie (0 or null).
+
+    Raises:
+        RowError: anything else, true and false included.
+    """
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1, 2):
+        found = value if isinstance(value, int | float) else kind_of(value)
+        raise RowError("preferred", f"is {str(found)[:40]}, not 1, 2 or 0 (a tie)")
+    return int(value)
+
+
+def margin_of(value: dict[str, Any]) -> float | None:
+    """How much better the chosen answer is: `margin`, else the difference of the scores, else unknown.
+
+    Raises:
+        RowError: not a finite number, negative (the scores contradict the choice), or one score without the other.
+    """
+    difference = _score_difference(value)
+    margin = value.get("margin")
+    if margin is None:
+        return difference
+    number = _finite(margin, "margin")
+    if number < 0:
+        raise RowError("margin", "is negative: it says that the rejected answer is better")
+    return number
+
+
+def _score_difference(value: dict[str, Any]) -> float | None:
+    for first, second in _SCORE_COLUMNS:
+        high, low = value.get(first), value.get(second)
+        if high is None and low is None:
+            continue
+        if high is None or low is None:
+            raise RowError(first if high is None else second, "is missing beside the other score")
+        difference = _finite(high, first) - _finite(low, second)
+        if difference < 0:
+            raise RowError(first, f"is less than {second}: the scores contradict the choice")
+        if not math.isfinite(difference):
+            raise RowError(first, f"is too far from {second}")
+        return difference
+    return None
+
+
+def _finite(value: Any, field: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RowError(field, f"is {kind_of(value)}, not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RowError(field, "is not a finite number")
+    return number
+
+
+def vote_label(value: Any) -> bool:
+    """A vote: true or false, 1 or 0, "up" or "down".
+
+    Raises:
+        RowError: anything else.
+    """
+    if isinstance(value, str) and value.lower() in {"up", "down"}:
+        return value.lower() == "up"
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return value == 1
+    found = value if isinstance(value, int | float) else repr(value[:40]) if isinstance(value, str) else kind_of(value)
+    raise RowError("label", f"is {str(found)[:60]}, not true or false, 1 or 0, up or down")

@@ -1,0 +1,384 @@
+"""Every shape of a row becomes the record a reader of docs/data.md expects, or is refused for a stated reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prefine.data.convert import SHAPES, convert, shape_of
+from prefine.data.rows import RowError
+from prefine.records import Demonstration, Preference, Prompt, Vote
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def system(text: str) -> dict[str, Any]:
+    return {"role": "system", "content": text}
+
+
+def turns(record: Prompt | Demonstration) -> list[tuple[str, str]]:
+    messages = record.messages if isinstance(record, Demonstration) else record.prompt
+    return [(message.role, message.content) for message in messages]
+
+
+def refused(value: dict[str, Any], kind: Any) -> tuple[str, str]:
+    with pytest.raises(RowError) as caught:
+        convert(value, kind)
+    assert len(caught.value.problem.reason) < 120
+    return caught.value.problem.field, caught.value.problem.reason
+
+
+# --- Preference: explicit pairs ----------------------------------------------------------------------------------
+
+
+def test_an_explicit_pair_of_texts_is_kept_to_the_letter_with_id_and_unused_columns() -> None:
+    record = convert(
+        {"prompt": " Q? ", "chosen": "A\n", "rejected": " B", "id": 7, "source": {"page": [1]}, "system": "Be kind."},
+        Preference,
+    )
+    assert turns(record) == [("system", "Be kind."), ("user", " Q? ")]
+    assert (record.chosen, record.rejected) == ("A\n", " B")
+    assert (record.id, record.extra) == ("7", {"source": {"page": [1]}})
+    assert (record.margin, record.tie) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ([said("A")], [said("B")]),
+        ("A", "B"),
+        ([system("S"), user("Q"), said("A")], [system("S"), user("Q"), said("B")]),
+    ],
+)
+def test_a_chat_list_prompt_goes_with_texts_lone_answers_and_whole_chats(chosen: Any, rejected: Any) -> None:
+    record = convert({"prompt": [system("S"), user("Q")], "chosen": chosen, "rejected": rejected}, Preference)
+    assert turns(record) == [("system", "S"), ("user", "Q")]
+    assert (record.chosen, record.rejected) == ("A", "B")
+
+
+def test_ultrafeedback_rows_have_a_text_prompt_and_whole_chats_that_begin_with_it() -> None:
+    row = {
+        "prompt": "Q",
+        "prompt_id": "f00",
+        "chosen": [user("Q"), said("A")],
+        "rejected": [user("Q"), said("B")],
+        "messages": [user("Q"), said("A")],
+        "score_chosen": 8.5,
+        "score_rejected": 6,
+    }
+    record = convert(row, Preference)
+    assert turns(record) == [("user", "Q")]
+    assert (record.chosen, record.rejected, record.margin) == ("A", "B", 2.5)
+    assert record.extra == {"prompt_id": "f00", "messages": [user("Q"), said("A")]}
+
+    longer = [system("S"), user("Q "), said("X"), user("And?")]
+    record = convert({"prompt": "Q", "chosen": [*longer, said("A")], "rejected": [*longer, said("B")]}, Preference)
+    assert turns(record) == [("system", "S"), ("user", "Q "), ("assistant", "X"), ("user", "And?")]
+
+    stray = {"prompt": "Other", "chosen": row["chosen"], "rejected": row["rejected"]}
+    assert refused(stray, Preference) == ("chosen", "does not begin with the prompt")
+    mixed = {"prompt": [user("Q"), said("X"), user("R")], "chosen": row["chosen"], "rejected": row["rejected"]}
+    assert refused(mixed, Preference) == ("chosen", "does not begin with the prompt")
+
+
+def test_a_transcript_prompt_is_parsed_with_or_without_its_open_end() -> None:
+    for end in ("", "\n\nAssistant:", "\n\nAssistant: "):
+        row = {
+            "prompt": "\n\nHuman: Q\n\nAssistant: X\n\nHuman: R" + end,
+            "chosen": " A\n",
+            "rejected": " B",
+        }
+        record = convert(row, Preference)
+        assert turns(record) == [("user", "Q"), ("assistant", "X"), ("user", "R")]
+        assert (record.chosen, record.rejected) == ("A", "B")
+    whole = {
+        "prompt": "\n\nHuman: Q\n\nAssistant:",
+        "chosen": "\n\nHuman: Q\n\nAssistant: A",
+        "rejected": "\n\nHuman: Q\n\nAssistant: B",
+    }
+    assert (turns(convert(whole, Preference)), convert(whole, Preference).chosen) == ([("user", "Q")], "A")
+    assert refused({**whole, "rejected": "B"}, Preference) == (
+        "rejected",
+        "is plain text without a prompt, not a chat list or an HH transcript",
+    )
+
+
+# --- Preference: implicit pairs ----------------------------------------------------------------------------------
+
+
+def test_implicit_pairs_split_where_the_answers_begin() -> None:
+    head = [system("S"), user("Q"), said("X"), user("R")]
+    record = convert({"chosen": [*head, said("A")], "rejected": [*head, said("B")]}, Preference)
+    assert turns(record) == [("system", "S"), ("user", "Q"), ("assistant", "X"), ("user", "R")]
+    assert (record.chosen, record.rejected) == ("A", "B")
+
+    text = "\n\nHuman: Q\nHuman: is no marker here\n\nAssistant:  X  \n\nHuman: R\n\nAssistant:"
+    record = convert({"chosen": text + " A\n\nmore: A", "rejected": text + "B"}, Preference)
+    assert turns(record) == [("user", "Q\nHuman: is no marker here"), ("assistant", "X"), ("user", "R")]
+    assert (record.chosen, record.rejected) == ("A\n\nmore: A", "B")
+
+
+def test_a_transcript_speaker_who_goes_on_is_one_turn() -> None:
+    text = "\n\nHuman: Q\n\nAssistant: X\n\nAssistant: Y\n\nHuman: R\n\nAssistant: "
+    record = convert({"chosen": text + "A", "rejected": text + "B"}, Preference)
+    assert turns(record) == [("user", "Q"), ("assistant", "X\n\nY"), ("user", "R")]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "field", "reason"),
+    [
+        ("\n\nHuman: Q\n\nAssistant: A", "\n\nHuman: P\n\nAssistant: B", "rejected", "does not share"),
+        ("\n\nHuman: Q\n\nAssistant: A", "\n\nHuman: Q\n\nAssistant: ", "rejected", "ends with an empty turn"),
+        ("\n\nHuman: \n\nAssistant: A", "\n\nHuman: \n\nAssistant: B", "chosen", "has no text in turn 1"),
+        ("\n\nHuman: Q\n\nHuman: A", "\n\nHuman: Q\n\nHuman: B", "chosen", "ends with a turn of user"),
+        ("\n\nAssistant: A", "\n\nAssistant: B", "chosen", "has one turn only"),
+        ("\n\nAssistant: X\n\nAssistant: A", "\n\nAssistant: X\n\nAssistant: B", "chosen", "turn 1 is 'assistant'"),
+        (
+            "\n\nHuman: Q\n\nAssistant: X\n\nAssistant: A",
+            "\n\nHuman: Q\n\nAssistant: X\n\nAssistant: B",
+            "chosen",
+            "ends with 'assistant'",
+        ),
+        ("Human: Q\n\nAssistant: A", "Human: Q\n\nAssistant: B", "chosen", "is plain text without a prompt"),
+        ([user("Q"), said("A")], [user("P"), said("B")], "rejected", "does not share"),
+        ([user("Q"), user("A")], [user("Q"), user("B")], "chosen", "ends with a turn of user"),
+        ([user("Q"), said("A")], None, "rejected", "is null, not a list of turns"),
+        ([user("Q"), said("A")], [user("Q"), said("A")], "rejected", "is the same text as chosen"),
+    ],
+)
+def test_implicit_pairs_that_do_not_fit_together_are_refused(
+    chosen: Any, rejected: Any, field: str, reason: str
+) -> None:
+    found_field, found_reason = refused({"chosen": chosen, "rejected": rejected}, Preference)
+    assert found_field == field
+    assert found_reason.startswith(reason)
+
+
+# --- Preference: A/B, scores, ties -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preferred", "chosen", "tie"),
+    [(1, "A", False), (2, "B", False), (2.0, "B", False), (0, "A", True), (None, "A", True)],
+)
+def test_a_b_rows_choose_by_number_and_keep_ties(preferred: Any, chosen: str, tie: bool) -> None:
+    row = {"prompt": "Q", "response_1": "A", "response_2": "B", "preferred": preferred, "margin": 3}
+    record = convert(row, Preference)
+    assert (record.chosen, record.tie, record.margin, record.extra) == (chosen, tie, 3.0, {})
+    assert {record.chosen, record.rejected} == {"A", "B"}
+
+
+@pytest.mark.parametrize("preferred", [True, False, 3, -1, 1.5, "1", [1], {}])
+def test_a_b_rows_with_any_other_preference_are_refused(preferred: Any) -> None:
+    row = {"prompt": "Q", "response_1": "A", "response_2": "B", "preferred": preferred}
+    field, reason = refused(row, Preference)
+    assert field == "preferred"
+    assert reason.endswith("not 1, 2 or 0 (a tie)")
+
+
+@pytest.mark.parametrize(
+    ("scores", "margin"),
+    [
+        ({}, None),
+        ({"margin": 0}, 0.0),
+        ({"margin": None, "chosen_score": 3, "rejected_score": 1.5}, 1.5),
+        ({"margin": 0.25, "chosen_score": 3, "rejected_score": 1}, 0.25),
+        ({"chosen_score": 2, "rejected_score": 2}, 0.0),
+        ({"chosen_score": None, "rejected_score": None}, None),
+        ({"score_chosen": -1, "score_rejected": -3}, 2.0),
+    ],
+)
+def test_scores_become_the_margin(scores: dict[str, Any], margin: float | None) -> None:
+    record = convert({"prompt": "Q", "chosen": "A", "rejected": "B", **scores}, Preference)
+    assert (record.margin, record.extra) == (margin, {})
+
+
+@pytest.mark.parametrize(
+    ("scores", "field", "reason"),
+    [
+        ({"chosen_score": 1, "rejected_score": 2}, "chosen_score", "is less than rejected_score: the scores contra"),
+        ({"margin": 1, "chosen_score": 1, "rejected_score": 2}, "chosen_score", "is less than rejected_score"),
+        ({"margin": -0.5}, "margin", "is negative"),
+        ({"chosen_score": 1}, "rejected_score", "is missing beside the other score"),
+        ({"chosen_score": "9", "rejected_score": 1}, "chosen_score", "is text, not a number"),
+        ({"margin": True}, "margin", "is true or false, not a number"),
+        ({"margin": float("nan")}, "margin", "is not a finite number"),
+        ({"margin": 10**400}, "margin", "is not a finite number"),
+        ({"chosen_score": 1.7e308, "rejected_score": -1.7e308}, "chosen_score", "is too far from rejected_score"),
+        ({"tie": "yes"}, "tie", "is text, not true or false"),
+    ],
+)
+def test_scores_that_contradict_or_are_no_numbers_are_refused(scores: Any, field: str, reason: str) -> None:
+    found = refused({"prompt": "Q", "chosen": "A", "rejected": "B", **scores}, Preference)
+    assert found[0] == field
+    assert found[1].startswith(reason)
+
+
+# --- Votes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"), [(True, True), (False, False), (1, True), (0, False), ("up", True), ("Down", False)]
+)
+def test_votes_in_all_spellings(label: Any, expected: bool) -> None:
+    record = convert({"prompt": [user("Q")], "completion": [said("A")], "label": label}, Vote)
+    assert (turns(record), record.completion, record.label) == ([("user", "Q")], "A", expected)
+
+
+@pytest.mark.parametrize("label", [None, 2, "yes", "1", [True], 0.5])
+def test_any_other_vote_is_refused(label: Any) -> None:
+    assert refused({"prompt": "Q", "completion": "A", "label": label}, Vote)[0] == "label"
+
+
+# --- Demonstrations ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "expected", "supervise_from"),
+    [
+        (
+            {"messages": [system("S"), user("Q"), said("A"), user("R"), said("B")]},
+            [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")],
+            0,
+        ),
+        (
+            {"messages": [user("Q"), said("A"), user("R"), said("B")], "supervise_from": 3},
+            [("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")],
+            3,
+        ),
+        ({"prompt": "Q", "completion": "A"}, [("user", "Q"), ("assistant", "A")], 1),
+        (
+            {"prompt": [user("Q")], "completion": [said("A"), user("R"), said("B")], "system": "S"},
+            [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")],
+            2,
+        ),
+        (
+            {"prompt": "\n\nHuman: Q\n\nAssistant:", "completion": " A"},
+            [("user", "Q"), ("assistant", "A")],
+            1,
+        ),
+        ({"instruction": "Sum", "input": "1 2", "output": "3"}, [("user", "Sum\n\n1 2"), ("assistant", "3")], 1),
+        ({"instruction": "Sum", "input": "", "output": "3"}, [("user", "Sum"), ("assistant", "3")], 1),
+        ({"instruction": "Sum", "output": "3", "system": ""}, [("user", "Sum"), ("assistant", "3")], 1),
+        (
+            {
+                "conversations": [
+                    {"from": "system", "value": "S"},
+                    {"from": "human", "value": "Q"},
+                    {"from": "gpt", "value": "A"},
+                ],
+                "system": "S",
+            },
+            [("system", "S"), ("user", "Q"), ("assistant", "A")],
+            0,
+        ),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, [("user", "Q"), ("assistant", "A")], 1),
+        ({"prompt": "Q", "completion": "A", "label": "up"}, [("user", "Q"), ("assistant", "A")], 1),
+    ],
+)
+def test_demonstrations_in_all_shapes(
+    row: dict[str, Any], expected: list[tuple[str, str]], supervise_from: int
+) -> None:
+    record = convert(row, Demonstration)
+    assert (turns(record), record.supervise_from, record.extra) == (expected, supervise_from, {})
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "reason"),
+    [
+        ({"messages": []}, "messages", "is an empty list"),
+        ({"messages": "hi"}, "messages", "is text, not a list of turns"),
+        ({"messages": [user("Q")]}, "messages", "ends with 'user'; the last turn must be 'assistant'"),
+        ({"messages": [said("A"), user("Q"), said("B")]}, "messages", "turn 1 is 'assistant' where 'user' is due"),
+        ({"messages": [user("Q"), user("R"), said("A")]}, "messages", "turn 2 is 'user' where 'assistant' is due"),
+        ({"messages": [user("Q"), system("S"), said("A")]}, "messages", "turn 2 is 'system' where"),
+        ({"messages": [user("Q"), {"role": "tool", "content": "A"}]}, "messages[1].role", "is 'tool', not one of"),
+        ({"messages": [user("Q"), {"role": None, "content": "A"}]}, "messages[1].role", "is null, not one of"),
+        ({"messages": [user("Q"), {"role": "assistant"}]}, "messages[1].content", "is null, not text"),
+        ({"messages": [user("Q"), said(" \n")]}, "messages[1].content", "is blank"),
+        ({"messages": [user("Q"), 5]}, "messages[1]", "is a number, not a turn"),
+        ({"messages": [user("Q"), {**said("A"), "tool_calls": [{}]}]}, "messages[1]", "has tool calls"),
+        ({"messages": [user("Q"), {**said("A"), "weight": 0}]}, "messages[1]", "has weight 0"),
+        ({"messages": [user("Q"), said("A")], "supervise_from": 2}, "messages", "supervise_from lies behind"),
+        ({"messages": [user("Q"), said("A")], "supervise_from": -1}, "supervise_from", "input should be greater"),
+        ({"messages": [user("Q"), said("A")], "supervise_from": "1"}, "supervise_from", "is text, not a whole number"),
+        ({"messages": [system("S"), user("Q"), said("A")], "system": "T"}, "system", "differs from the system turn"),
+        ({"messages": [user("Q"), said("A")], "system": 5}, "system", "is a number, not text"),
+        ({"messages": [user("Q"), said("A")], "id": [1]}, "id", "is a list, not text or a whole number"),
+        ({"prompt": "Q", "completion": None}, "completion", "is null, not text"),
+        ({"prompt": "Q", "completion": [user("A")]}, "prompt", "turn 2 is 'user'"),
+        ({"prompt": "Q", "completion": "A", "label": 0}, "label", "is down, so the answer is not one to imitate"),
+        (
+            {"prompt": "Q", "response_1": "A", "response_2": "B", "preferred": 0},
+            "preferred",
+            "is a tie, so no answer is there to imitate",
+        ),
+        ({"instruction": "Sum", "input": 3, "output": "3"}, "input", "is a number, not text"),
+        ({"text": "anything"}, "columns", "fit no known format"),
+    ],
+)
+def test_demonstrations_that_break_a_rule_are_refused(row: dict[str, Any], field: str, reason: str) -> None:
+    found = refused(row, Demonstration)
+    assert found[0] == field
+    assert found[1].startswith(reason)
+
+
+# --- Prompts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q"},
+        {"prompt": [user("Q")]},
+        {"prompt": "\n\nHuman: Q\n\nAssistant:"},
+        {"prompt": "Q", "chosen": "A", "rejected": "B"},
+        {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
+        {"prompt": "Q", "response_1": "A", "response_2": "B", "preferred": None},
+        {"prompt": "Q", "completion": "A", "label": False},
+        {"prompt": "Q", "completion": "A"},
+        {"messages": [user("Q"), said("A")]},
+        {"messages": [user("Q")]},
+        {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+        {"instruction": "Q", "input": None, "output": "A"},
+    ],
+)
+def test_every_shape_can_be_read_as_a_prompt(row: dict[str, Any]) -> None:
+    record = convert({**row, "system": "S", "id": "x", "more": 1}, Prompt)
+    assert type(record) is Prompt
+    assert turns(record) == [("system", "S"), ("user", "Q")]
+    assert (record.id, record.extra) == ("x", {"more": 1})
+
+
+# --- Records of our own ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"prompt": "Q", "chosen": "A", "rejected": "B", "margin": 1, "tie": True, "id": "1", "n": 2}, Preference),
+        ({"prompt": "Q", "completion": "A", "label": "down", "n": 2}, Vote),
+        ({"prompt": "Q", "completion": "A", "id": 3, "n": 2}, Demonstration),
+        ({"prompt": "Q", "n": 2}, Prompt),
+    ],
+)
+def test_a_record_written_as_json_reads_back_as_itself(row: dict[str, Any], kind: Any) -> None:
+    record = convert(row, kind)
+    assert convert(record.model_dump(mode="json"), kind) == record
+
+
+def test_each_shape_is_found_by_its_own_columns_and_shown_with_them() -> None:
+    for kind, shapes in SHAPES.items():
+        for shape in shapes:
+            found = shape_of(shape.needs, kind)
+            assert found is not None
+            assert set(found.needs) <= set(shape.needs)
+            assert str(shape) == f"{shape.name} ({', '.join(shape.needs)})"
+    assert shape_of(["prompt", "label"], Vote) is None
