@@ -1,0 +1,124 @@
+"""Duplicates are found by content; the held-out part shares no prompt with the rest, however it is written."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from prefine.data.convert import convert
+from prefine.data.selection import DuplicateFilter, group_of, is_heldout, normalised, prompt_group
+from prefine.records import Demonstration, Message, Preference, Prompt, Vote
+
+QUESTIONS = [f"Could you tell me when order {number} leaves Zürich" for number in range(400)]
+
+
+def variants(question: str) -> list[str]:
+    return [
+        question,
+        question.upper(),
+        f"  {question}?!\n",
+        question.replace(" ", " \u00a0\t"),
+        question.replace("ü", "u\u0308"),
+        f"«{question}…»",
+        question.replace("order", "or\u00adder\u200b"),
+        question.replace("Could", "Ｃｏｕｌｄ"),
+    ]
+
+
+def test_normalised_by_hand() -> None:
+    assert normalised("  «STRASSE»,\n\t ﬁn?! ") == "strasse», fin"
+    assert normalised("Straße\u00a0fin") == "strasse fin"
+    assert normalised("?!") == "?!"
+    assert normalised("a.b, c") == "a.b, c"
+    assert normalised("don't") != normalised("dont")
+
+
+def test_train_and_heldout_share_no_prompt_however_it_is_written() -> None:
+    rows = [variant for question in QUESTIONS for variant in variants(question)]
+    random.Random(5).shuffle(rows)
+    heldout = {normalised(row) for row in rows if is_heldout(prompt_group(row), 3, 0.25)}
+    train = {normalised(row) for row in rows if not is_heldout(prompt_group(row), 3, 0.25)}
+    assert heldout & train == set()
+    assert len(heldout) + len(train) == len(QUESTIONS)
+    assert 70 <= len(heldout) <= 130  # 100 of 400 expected, 3.5 standard deviations either way
+
+
+def test_heldout_depends_on_seed_and_grows_with_the_fraction() -> None:
+    groups = [prompt_group(question) for question in QUESTIONS]
+    small = {group for group in groups if is_heldout(group, 1, 0.1)}
+    large = {group for group in groups if is_heldout(group, 1, 0.3)}
+    other = {group for group in groups if is_heldout(group, 2, 0.3)}
+    assert small < large
+    assert large != other
+    assert not any(is_heldout(group, 1, 0.0) for group in groups)
+    for fraction in (1.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="not in"):
+            is_heldout(groups[0], 1, fraction)
+
+
+def test_groups_are_the_same_in_every_process() -> None:
+    assert prompt_group("Hello, world!") == "ea8d871b60fc03bfcae9bd6f81038841"
+    said = (Message(role="system", content="S"), Message(role="user", content="HELLO, world"))
+    assert prompt_group(said) == prompt_group("Hello, world!")
+
+
+def test_turns_are_kept_apart_in_a_group() -> None:
+    def group(*turns: str) -> str:
+        roles = ("user", "assistant")
+        return prompt_group(tuple(Message(role=roles[n % 2], content=text) for n, text in enumerate(turns)))
+
+    assert group("a b", "c", "d") != group("a", "b c", "d")
+    assert group("a") != group("a", "b", "c")
+
+
+def test_one_row_is_held_out_alike_as_preference_demonstration_vote_and_prompt() -> None:
+    pair = {"prompt": [{"role": "user", "content": "Q"}], "chosen": "A", "rejected": "B"}
+    vote = {"prompt": "q?", "completion": "A", "label": 1}
+    groups = {group_of(convert(pair, kind)) for kind in (Preference, Demonstration, Prompt)}
+    groups.add(group_of(convert(vote, Vote)))
+    assert len(groups) == 1
+
+
+def pair(chosen: str, rejected: str, **more: object) -> Preference:
+    return convert({"prompt": "Q", "chosen": chosen, "rejected": rejected, **more}, Preference)
+
+
+def test_only_the_same_content_is_a_duplicate() -> None:
+    seen = DuplicateFilter()
+    assert not seen.is_duplicate(pair("A", "B", id=1, note="x"))
+    assert seen.is_duplicate(pair("A", "B", id=2, note="y"))
+    assert not seen.is_duplicate(pair("A", "B", margin=1))
+    assert not seen.is_duplicate(pair("A", "B", tie=True))
+    assert not seen.is_duplicate(pair("A", "B "))
+    assert not seen.is_duplicate(convert({"prompt": "Q", "completion": "A", "label": 1}, Vote))
+    assert not seen.is_duplicate(convert({"prompt": "Q", "completion": "A"}, Demonstration))
+    assert not seen.is_duplicate(
+        convert({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}, Demonstration)
+    )
+    assert (seen.duplicates, seen.duplicate_ids, seen.contradictions) == (1, 0, 0)
+
+
+def test_parts_that_join_to_the_same_text_are_no_duplicates() -> None:
+    seen = DuplicateFilter()
+    assert not seen.is_duplicate(pair("1:A", "B"))
+    assert not seen.is_duplicate(pair("1:", "AB"))
+    assert not seen.is_duplicate(pair("1:A1:B", "C"))
+    assert not seen.is_duplicate(pair("1:A", "1:BC"))
+
+
+def test_an_id_given_to_other_content_and_swapped_answers_are_counted_not_dropped() -> None:
+    seen = DuplicateFilter()
+    assert not seen.is_duplicate(pair("A", "B", id=1))
+    assert not seen.is_duplicate(pair("C", "D", id=1))
+    assert not seen.is_duplicate(pair("B", "A", id=2))
+    assert not seen.is_duplicate(pair("D", "C", tie=True))
+    assert (seen.duplicates, seen.duplicate_ids, seen.contradictions) == (0, 1, 1)
+
+
+def test_opposite_votes_contradict() -> None:
+    seen = DuplicateFilter()
+    for label in ("up", "down"):
+        assert not seen.is_duplicate(convert({"prompt": "Q", "completion": "A", "label": label}, Vote))
+    assert not seen.is_duplicate(convert({"prompt": "Q", "completion": "B", "label": "down"}, Vote))
+    assert seen.contradictions == 1
