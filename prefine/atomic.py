@@ -1,0 +1,205 @@
+"""Writing so that a kill, a full disk or a power cut never leaves half a file.
+
+`atomic_write` is the only function in prefine that puts a finished file or directory in its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import psutil
+
+from prefine.errors import CheckpointError, PrefineError
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+
+_STORAGE_REASONS = {
+    errno.ENOSPC: ("the disk is full", "Free some space there, or write to another disk"),
+    errno.EDQUOT: ("your disk quota is used up", "Free some space there, or write to another disk"),
+    errno.EFBIG: (
+        "the file would be larger than its file system or a process limit allows",
+        "Raise the limit (ulimit -f), or write to another disk",
+    ),
+    errno.EROFS: ("the file system is read-only", "Write to another place"),
+    errno.EACCES: ("permission is denied", "Write to a folder of your own, or change its permissions"),
+    errno.EPERM: ("permission is denied", "Write to a folder of your own, or change its permissions"),
+    errno.EIO: ("the disk reported an error", "Check the disk, or write to another one"),
+    errno.ENOTDIR: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
+    errno.EEXIST: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
+}
+_OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)")
+_HIDDEN_NAME = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Put a file or directory at `path` whole or not at all, durably.
+
+    Yields a temporary path beside `path`: write a file there, or make a directory and fill it. At a clean exit
+    everything in it is flushed to the disk, it takes the name `path` in one rename (replacing a file that was
+    there, never a directory), and the folder is flushed. At an exception it is removed and nothing else changes.
+
+    Raises:
+        CheckpointError: `path` is an existing directory, its folder does not exist, or the disk is full,
+            read-only or not writable.
+    """
+    temporary = _hidden_name(path)
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path} could not be written: there is no folder {path.parent}", "Create it first.")
+    try:
+        with storage_errors(path):
+            _refuse_directory(path)
+            yield temporary
+            if not temporary.exists():
+                raise RuntimeError(f"nothing was written for {path}")
+            _refuse_directory(path)
+            _settle(temporary)
+            temporary.replace(path)
+            _flush_to_disk(path.parent)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text through `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: JSON) -> None:
+    """Write indented JSON in the order given, through `atomic_write`. NaN and infinities become null."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(json_bytes(value, indent=2))
+
+
+def discard(path: Path) -> None:
+    """Delete a file or directory; a kill midway never leaves part of it under its name."""
+    hidden = _hidden_name(path)
+    with storage_errors(path):
+        path.rename(hidden)
+    _remove(hidden)
+
+
+def sweep_temporaries(directory: Path) -> None:
+    """Remove what killed writers left hidden in `directory`; what belongs to a living process stays."""
+    if not directory.is_dir():
+        return
+    for entry in list(directory.iterdir()):
+        name = _HIDDEN_NAME.fullmatch(entry.name)
+        # Our own number is a killed writer's too: in a container every run may be process 1.
+        if name and (int(name["pid"]) == os.getpid() or not psutil.pid_exists(int(name["pid"]))):
+            _remove(entry)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk met while writing `path` into a CheckpointError.
+
+    Rust writers (safetensors, tokenizers) give the system's error only as text, so that is read too.
+    """
+    try:
+        yield
+    except PrefineError:
+        raise
+    except Exception as error:
+        reason = _STORAGE_REASONS.get(_system_error(error))
+        if reason is None:
+            raise
+        raise CheckpointError(f"{path} could not be written: {reason[0]}", f"{reason[1]}.") from error
+
+
+def json_bytes(value: JSON, indent: int | None = None) -> bytes:
+    """UTF-8 JSON, keys in the order given, ending in a newline. NaN and infinities become null."""
+    text = json.dumps(_without_non_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    # A lone surrogate (an undecodable byte of a command line, say) becomes its JSON escape.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal, read in small pieces. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _system_error(error: BaseException | None) -> int:
+    """The errno of the first system error in the chain of causes, 0 if there is none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if found := _OS_ERROR_IN_TEXT.search(str(error)):
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def _hidden_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def _refuse_directory(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} could not be written: a folder of that name is there", "Move it away, or choose another name."
+        )
+
+
+def _settle(root: Path) -> None:
+    """Flush every file and folder below `root`, the folders after what they hold."""
+    # safetensors creates its files readable by their owner alone; a server run by another user must be able to
+    # read a model, so files get the mode that open() would have given. Reading the mask means setting it: the
+    # strict value keeps a file that another thread creates at this instant from being too open.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for folder, _, names in os.walk(root, topdown=False):
+        for file in (Path(folder, name) for name in names):
+            _settle_file(file, 0o666 & ~mask)
+        _flush_to_disk(Path(folder))
+    if not root.is_dir():
+        _settle_file(root, 0o666 & ~mask)
+
+
+def _settle_file(file: Path, mode: int) -> None:
+    if not file.is_symlink():
+        file.chmod(file.stat().st_mode | mode)
+        _flush_to_disk(file)
+
+
+def _flush_to_disk(path: Path) -> None:
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return  # Windows cannot open a folder
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _without_non_finite(value: JSON) -> JSON:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_non_finite(item) for item in value]
+    return value

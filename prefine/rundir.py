@@ -1,0 +1,251 @@
+"""Run directories: where a run's files lie, what they say, and who may write them.
+
+runs/NAME/
+  manifest.json       what was run: recipe, versions, commit, data hashes
+  metrics.jsonl       one JSON object a line, in the order of the steps
+  quarantine.jsonl    data rows that were refused, and why
+  checkpoints/        to go on from (see prefine.models.checkpoint)
+  model/              the result
+  samples.jsonl  evaluation.json  report.html
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from prefine import __version__
+from prefine.atomic import JSON, atomic_write, json_bytes, storage_errors, sweep_temporaries
+from prefine.errors import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # Windows: runs go without the lock
+    fcntl = None  # type: ignore[assignment]
+
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "bitsandbytes")
+_GIT_TIMEOUT_S = 5.0
+
+
+class RunDirectory:
+    """The paths of one run. `RunDirectory(path)` only names them; `create` opens a run for writing.
+
+    A context manager: leaving it gives the run's lock back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = path / "manifest.json"
+        self.metrics = path / "metrics.jsonl"
+        self.quarantine = path / "quarantine.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.samples = path / "samples.jsonl"
+        self.evaluation = path / "evaluation.json"
+        self.report = path / "report.html"
+        self._lock: BinaryIO | None = None
+
+    @classmethod
+    def create(cls, path: Path, resume: bool) -> Self:
+        """Open a run for writing: a new one, or with `resume` one that is there. Only one process may at a time.
+
+        Raises:
+            CheckpointError: a new run where one is; a resume where none is; another process has the run open;
+                the folder cannot be written.
+        """
+        run = cls(path)
+        run._refuse_unsuitable(resume)  # before anything is written
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            run._take_lock()
+        try:
+            run._refuse_unsuitable(resume)  # again: another process may have made and ended a run meanwhile
+            sweep_temporaries(run.path)
+            sweep_temporaries(run.checkpoints)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @property
+    def holds_run(self) -> bool:
+        """True if any of a run's files is there."""
+        ours = (self.manifest, self.metrics, self.quarantine, self.checkpoints, self.model)
+        return any(path.exists() for path in (*ours, self.samples, self.evaluation, self.report))
+
+    def close(self) -> None:
+        """Give the lock back. The system does the same for a killed process."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _refuse_unsuitable(self, resume: bool) -> None:
+        if resume and not self.holds_run:
+            raise CheckpointError(
+                f"{self.path} holds no run to resume", "Name the run's folder, or leave --resume out."
+            )
+        if not resume and self.holds_run:
+            raise CheckpointError(
+                f"{self.path} already holds a run", "Add --resume to go on with it, or choose another name."
+            )
+
+    def _take_lock(self) -> None:
+        if fcntl is None:
+            return
+        # Left in place for ever: removing a lock file lets two processes lock two files of one name.
+        lock = (self.path / ".lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise CheckpointError(
+                f"{self.path} is in use by another process", "Wait for it to end, or choose another name."
+            ) from None
+        except OSError:  # a network file system without locks: as on Windows, go without
+            lock.close()
+            return
+        self._lock = lock
+
+
+def run_provenance(command: Sequence[str]) -> dict[str, JSON]:
+    """What a manifest says of where and how a run started: versions, machine, commit, command, UTC time.
+
+    Asks no library to import itself: a manifest must cost milliseconds. A library that is missing is null, and so
+    is the commit outside a git repository; a commit ending in "-dirty" had uncommitted changes.
+    """
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+        "git_commit": _git_commit(),
+        "prefine": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: _installed_version(name) for name in _LIBRARIES},
+    }
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    try:
+        found = subprocess.run(  # noqa: S603 - a fixed command, no shell
+            [git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            check=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=_GIT_TIMEOUT_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+class MetricsLog:
+    """Appends to a metrics.jsonl. Each line reaches the system at once, so killing the process loses none.
+
+    JSON has no NaN and no infinities: they are written as null. A line torn by a power cut is dropped on opening.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = self._open()
+
+    def append(self, row: Mapping[str, JSON]) -> None:
+        """Write one line. Raises CheckpointError, and takes back a part-written line, when the disk is full."""
+        line = memoryview(json_bytes(row))
+        handle = self._file.fileno()
+        end = os.fstat(handle).st_size
+        try:
+            with storage_errors(self._path):
+                while line:
+                    line = line[os.write(handle, line) :]
+        except BaseException:
+            os.ftruncate(handle, end)
+            raise
+
+    def sync(self) -> None:
+        """Flush to the disk, so that a power cut loses nothing: call it before saving a checkpoint."""
+        with storage_errors(self._path):
+            os.fsync(self._file.fileno())
+
+    def truncate_after(self, step: int) -> None:
+        """Drop every line whose "step" is greater than `step`: a resumed run writes those again."""
+        kept = [row for row in read_metrics(self._path) if row.get("step", step) <= step]
+        with atomic_write(self._path) as temporary:
+            temporary.write_bytes(b"".join(map(json_bytes, kept)))
+        self._file.close()
+        self._file = self._open()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> BinaryIO:
+        with storage_errors(self._path):
+            file = self._path.open("ab", buffering=0)
+            os.ftruncate(file.fileno(), sum(map(len, _whole_lines(self._path))))
+        return file
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, oldest first; none if there is no file. A torn last line is ignored.
+
+    Raises:
+        CheckpointError: a line before the last is not a JSON object.
+    """
+    rows: list[dict[str, Any]] = []
+    lines = _whole_lines(path) if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise CheckpointError(
+                f"{path}, line {number} is not a JSON object", "Remove that line, or restore the file."
+            )
+        rows.append(row)
+    return rows
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    lines = path.read_bytes().splitlines(keepends=True)
+    # After a power cut the end may be cut short, or filled with NULs up to a block's end.
+    while lines and (not lines[-1].endswith(b"\n") or b"\0" in lines[-1]):
+        lines.pop()
+    return lines

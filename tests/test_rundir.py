@@ -1,0 +1,193 @@
+"""A run belongs to one process at a time, is never overwritten, and its metrics survive kills and torn lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from prefine import __version__
+from prefine.errors import CheckpointError
+from prefine.rundir import MetricsLog, RunDirectory, read_metrics, run_provenance
+
+
+def test_the_paths_of_a_run() -> None:
+    run = RunDirectory(Path("runs/x"))
+    assert run.manifest == Path("runs/x/manifest.json")
+    assert run.checkpoints == Path("runs/x/checkpoints")
+    assert not run.holds_run
+
+
+def test_a_new_run_is_made_with_its_folders(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "runs" / "a", resume=False) as run:
+        assert run.path.is_dir()
+        assert not run.holds_run
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "checkpoints", "model", "report.html"])
+def test_a_run_is_never_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(CheckpointError, match=r"already holds a run\. Add --resume"):
+        RunDirectory.create(tmp_path, resume=False)
+    RunDirectory.create(tmp_path, resume=True).close()
+
+
+def test_a_resume_needs_a_run_and_leaves_nothing_where_none_is(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no run to resume"):
+        RunDirectory.create(tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="holds no run to resume"):
+        RunDirectory.create(tmp_path / "nowhere", resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match="a file stands where a folder is needed"):
+            RunDirectory.create(path, resume=False)
+
+
+def test_a_folder_with_other_files_can_hold_a_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    RunDirectory.create(tmp_path, resume=False).close()
+
+
+def test_only_one_process_may_write_a_run_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from prefine.rundir import RunDirectory\n"
+        f"run = RunDirectory.create(Path({str(tmp_path)!r}), resume=False)\n"
+        "run.manifest.write_text('{}'); print('open', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    with holder, holder.stdout:
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(CheckpointError, match=r"in use by another process\. Wait"):
+            RunDirectory.create(tmp_path, resume=True)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with RunDirectory.create(tmp_path, resume=True), pytest.raises(CheckpointError, match="in use"):
+            RunDirectory.create(tmp_path, resume=True)
+        RunDirectory.create(tmp_path, resume=True).close()
+
+
+def test_opening_a_run_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.checkpoints.mkdir()
+    for folder in (run.path, run.checkpoints):
+        (folder / f".x.{os.getpid()}-00000000.tmp").mkdir()
+    RunDirectory.create(tmp_path, resume=True).close()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "checkpoints"]
+
+
+# --- metrics.jsonl ---------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_read_as_written_and_non_finite_ones_are_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    with MetricsLog(path) as log:
+        log.append({"step": 1, "loss": 0.1 + 0.2, "text": "ä\n"})
+        assert read_metrics(path) == [{"step": 1, "loss": 0.1 + 0.2, "text": "ä\n"}]  # before closing
+        log.append({"step": 2, "loss": math.nan, "more": [math.inf]})
+        log.sync()
+    assert read_metrics(path)[1] == {"step": 2, "loss": None, "more": [None]}
+
+
+def test_resuming_drops_what_will_be_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log.append({"event": "start"})
+        for step in range(1, 6):
+            log.append({"step": step})
+        log.truncate_after(3)
+        log.append({"step": 4, "again": True})
+    assert read_metrics(path) == [
+        {"event": "start"},
+        {"step": 1},
+        {"step": 2},
+        {"step": 3},
+        {"step": 4, "again": True},
+    ]
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 2, "lo', b'{"step": 2}', b"\0\0\0\0", b'{"st\0\0\0\n', b"\xff"])
+def test_a_torn_last_line_is_ignored_and_dropped_on_opening(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + torn)
+    assert read_metrics(path) == [{"step": 1}]
+    with MetricsLog(path) as log:
+        log.append({"step": 2})
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize("line", ["x", "[1]", ""])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2 is not a JSON object"):
+        read_metrics(path)
+
+
+def test_a_full_disk_leaves_whole_lines(
+    tmp_path: Path, largest_file: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log.append({"step": 1})
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl could not be written"), largest_file(500):
+            log.append({"step": 2, "text": "x" * 1000})
+        assert path.read_bytes() == b'{"step": 1}\n'
+        log.append({"step": 2})
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+# --- The manifest ----------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_says_what_ran_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["prefine", "dpo", "--set", "a=b"]
+    provenance = run_provenance(command)
+    assert provenance["prefine"] == __version__
+    assert provenance["command"] == command
+    assert provenance["git_commit"] is None
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", str(provenance["started"]))
+    libraries = provenance["libraries"]
+    assert isinstance(libraries, dict)
+    assert str(libraries["torch"]).startswith("2.")
+    json.dumps(provenance)
+
+
+def test_the_manifest_names_the_commit_and_whether_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "core.hooksPath=/dev/null"]
+        subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+    git("init")
+    assert run_provenance([])["git_commit"] is None
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "a")
+    git("tag", "v1")
+    assert re.fullmatch("[0-9a-f]{40}", str(run_provenance([])["git_commit"]))
+    (tmp_path / "a").write_text("2")
+    assert re.fullmatch("[0-9a-f]{40}-dirty", str(run_provenance([])["git_commit"]))
+
+
+def test_run_directories_need_no_torch() -> None:
+    code = "import prefine.rundir, prefine.recipe_loading, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
