@@ -1,0 +1,210 @@
+"""Checkpoints that survive a kill at any moment and load bit for bit.
+
+    checkpoints/step-00000042/
+      <group>.safetensors    one per tensor group: adapter, optimizer, rng, whatever the caller names
+      state.json             everything that is not a tensor
+      manifest.json          written last: step, format, size and SHA-256 of each file
+
+A checkpoint appears under its name in one rename, and older ones go only after that. On resuming, the newest one
+whose files all match their hashes is taken. Nothing here knows what is being trained.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from prefine.atomic import JSON, atomic_write, discard, json_bytes, sha256_of_file, storage_errors
+from prefine.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+_STATE = "state.json"
+_GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+# A checkpoint that is about to be replaced by another of the same step waits under the second name.
+_DIRECTORY_NAME = re.compile(r"step-(?P<step>[0-9]{8,})(?P<aside>\.replaced)?")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint found valid.
+
+    Attributes:
+        path: its directory.
+        step: the optimiser step after which it was saved.
+        skipped: one line for each newer checkpoint that was passed over, and why.
+    """
+
+    path: Path
+    step: int
+    skipped: tuple[str, ...] = ()
+
+
+def save_checkpoint(
+    directory: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    state: Mapping[str, JSON],
+    *,
+    keep_last: int,
+) -> Checkpoint:
+    """Save one checkpoint, then keep only the newest `keep_last` of the directory.
+
+    Checkpoints of a later step are removed too: they belong to a future that a roll-back gave up.
+
+    Args:
+        directory: the run's checkpoint folder; made if missing.
+        step: optimiser steps done; a checkpoint of the same step is replaced.
+        tensors: named groups of tensors; on any device, of any strides, sharing memory or not.
+        state: what JSON holds exactly (string keys, no tuples); NaN and infinities may be in it.
+        keep_last: how many valid checkpoints stay, this one included; at least 1.
+
+    Raises:
+        CheckpointError: the disk is full or not writable. What was valid before still is.
+        ValueError: a group name that is not lower-case letters, digits, `_`, `.` and `-`; a step below 0.
+    """
+    if keep_last < 1 or step < 0:
+        raise ValueError(f"keep_last must be at least 1 and step at least 0, not {keep_last} and {step}")
+    for group in tensors:
+        if not _GROUP_NAME.fullmatch(group):
+            raise ValueError(f"{group!r} cannot name a tensor group: lower-case letters, digits, _, . and - can")
+    path = directory / f"step-{step:08d}"
+    aside = path.with_name(path.name + ".replaced")
+    with storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if aside.exists():
+                discard(aside)
+            path.rename(aside)  # newest_valid still finds it there until the new one is complete
+    with atomic_write(path) as temporary:
+        _write_contents(temporary, step, tensors, state)
+    _rotate(directory, step, keep_last)
+    return Checkpoint(path, step)
+
+
+def newest_valid(directory: Path) -> Checkpoint | None:
+    """The newest checkpoint whose every file matches its manifest, None if there is none.
+
+    Those passed over are logged as warnings and listed in the result's `skipped`.
+    """
+    skipped: list[str] = []
+    for step, path in _candidates(directory):
+        reason = _flaw(path, step, read_contents=True)
+        if reason is None:
+            return Checkpoint(path, step, tuple(skipped))
+        skipped.append(f"{path} is passed over: {reason}")
+        logger.warning("%s", skipped[-1])
+    return None
+
+
+def load_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """The tensor groups, on the CPU and in memory of their own, and the state that were saved.
+
+    Raises:
+        CheckpointError: a file cannot be read, although it could when the checkpoint was found.
+    """
+    try:
+        files = json.loads((checkpoint.path / _MANIFEST).read_bytes())["files"]
+        groups = [name.removesuffix(".safetensors") for name in files if name != _STATE]
+        # load_file maps the file; a copy lets rotation delete it, on every system, while the tensors live on.
+        tensors = {
+            group: {name: tensor.clone() for name, tensor in load_file(_group_path(checkpoint.path, group)).items()}
+            for group in groups
+        }
+        return tensors, json.loads((checkpoint.path / _STATE).read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path} cannot be read: {error}", "Delete that folder and resume from the one before it."
+        ) from error
+
+
+def _group_path(directory: Path, group: str) -> Path:
+    return directory / f"{group}.safetensors"
+
+
+def _write_contents(
+    directory: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, JSON]
+) -> None:
+    directory.mkdir()
+    for group, members in tensors.items():
+        save_file(_storable(members), _group_path(directory, group), metadata={"format": "pt"})
+    # Python's JSON carries NaN and infinities as bare words and every finite float exactly.
+    (directory / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    files: dict[str, JSON] = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
+        for file in sorted(directory.iterdir())
+    }
+    manifest = json_bytes({"format": FORMAT, "step": step, "files": files}, indent=2)
+    (directory / _MANIFEST).write_bytes(manifest)
+
+
+def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """CPU copies where needed: safetensors refuses views with strides, and tensors that share memory."""
+    seen: set[int] = set()
+    storable = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        address = plain.untyped_storage().data_ptr()
+        if address in seen:
+            plain = plain.clone()
+        seen.add(address)
+        storable[name] = plain
+    return storable
+
+
+def _candidates(directory: Path) -> Iterator[tuple[int, Path]]:
+    """(step, path) of everything named like a checkpoint, newest first."""
+    found = []
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if name := _DIRECTORY_NAME.fullmatch(path.name):
+            found.append((int(name["step"]), name["aside"] is None, path))
+    for step, _, path in sorted(found, reverse=True):
+        yield step, path
+
+
+def _flaw(path: Path, step: int, *, read_contents: bool) -> str | None:
+    """Why a checkpoint is not valid, None if it is. Without `read_contents` only names and sizes are checked."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_bytes())
+        if manifest["format"] != FORMAT:
+            return f"its format is {manifest['format']!r}, this prefine reads {FORMAT}"
+        if manifest["step"] != step or _STATE not in manifest["files"]:
+            return f"{_MANIFEST} belongs to another checkpoint"
+        for name, expected in manifest["files"].items():
+            if not _GROUP_NAME.fullmatch(name):
+                return f"{_MANIFEST} names {name!r}, which no checkpoint holds"
+            file = path / name
+            if file.stat().st_size != expected["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
+            if read_contents and sha256_of_file(file) != expected["sha256"]:
+                return f"{name} was changed after it was saved"
+    except OSError as error:
+        return f"{Path(error.filename or path).name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{_MANIFEST} is damaged"
+    return None
+
+
+def _rotate(directory: Path, newest: int, keep_last: int) -> None:
+    """Remove what is later than step `newest` and all before the last `keep_last` valid ones.
+
+    Which old ones are valid is judged by their sizes: reading gigabytes again at each save would cost minutes,
+    and the newest, just written, is valid in any case.
+    """
+    kept: list[int] = []
+    for step, path in _candidates(directory):
+        if step > newest or step in kept or len(kept) == keep_last:
+            discard(path)
+        elif _flaw(path, step, read_contents=False) is None:
+            kept.append(step)
