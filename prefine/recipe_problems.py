@@ -202,10 +202,13 @@ def _nearest(field: str, sections: list[type[BaseModel]], model: type[BaseModel]
     here = [known for section in sections for known in section.model_fields]
     plain = name.lower().replace("-", "_")
     close = [f"{prefix}.{known}".removeprefix(".") for known in difflib.get_close_matches(plain, here, n=1)]
-    elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == plain]
+    paths: dict[str, list[str]] = {}
+    for path in _paths(model):
+        paths.setdefault(path.rpartition(".")[2], []).append(path)
     # The right name in the wrong section is likelier than a misspelt name in the right one.
-    found = list(dict.fromkeys([*elsewhere[:2], *close]))
-    found = found or difflib.get_close_matches(field, list(_paths(model)), n=1, cutoff=0.75)
+    found = list(dict.fromkeys([*paths.get(plain, [])[:2], *close]))
+    if not found:
+        found = [path for known in difflib.get_close_matches(plain, paths, n=1, cutoff=0.75) for path in paths[known]]
     if found:
         return f"Did you mean {' or '.join(found)}?"
     return f"The fields of {prefix or 'the recipe'} are {', '.join(here)}."

@@ -120,6 +120,8 @@ def test_an_override_leaves_an_alias_of_its_section_alone(tmp_path: Path) -> Non
     [
         ("dpo: {bta: 1}", "dpo.yaml: dpo.bta is not a field. Did you mean dpo.beta?"),
         ("beta: 1", "dpo.yaml: beta is not a field. Did you mean dpo.beta?"),
+        ("dpo: {learning_rat: 1}", "dpo.yaml: dpo.learning_rat is not a field. Did you mean learning_rate?"),
+        ("dpo: {b: 1}", "dpo.yaml: dpo.b is not a field. The fields of dpo are beta, loss, seed."),
         ("modle: {}", "dpo.yaml: modle is not a field. Did you mean model?"),
         ("Learning-Rate: 1", "dpo.yaml: Learning-Rate is not a field. Did you mean learning_rate?"),
         ("dpo: {zzz: 1}", "dpo.yaml: dpo.zzz is not a field. The fields of dpo are beta, loss, seed."),
