@@ -1,0 +1,269 @@
+"""Which device and which number type a run uses, and the measurements behind the choice."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TypedDict
+
+import psutil
+import torch
+from torch import Tensor
+
+from prefine.errors import ModelError
+
+# bfloat16 keeps 8 bits of every product; below this gain in speed they are not worth giving up.
+_WORTHWHILE_SPEEDUP = 1.3
+_MEASURING_BUDGET_S = 0.45
+# Types whose first, small product predicts a full-sized one of more than this are rated by the small one: bfloat16
+# without instructions for it can take a second.
+_LONGEST_PRODUCT_S = 0.1
+_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+_CPU_INFO = Path("/proc/cpuinfo")
+_MATRIX_INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "bf16", "svebf16", "sve2")
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerators:
+    """What this torch can use besides the CPU."""
+
+    cuda_devices: int
+    mps: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """This process's place among those that `accelerate launch` or torchrun started on this machine."""
+
+    local_rank: int
+    processes: int
+
+
+class DeviceReport(TypedDict):
+    """One device: what it is and what it has; memory in GB (1e9 bytes), cores and threads are null for GPUs."""
+
+    device: str
+    type: str
+    name: str
+    cores: int | None
+    threads: int | None
+    memory_total_gb: float
+    memory_free_gb: float
+    instructions: list[str]
+
+
+def choose_device(asked: str = "auto") -> torch.device:
+    """The device to run on: `auto` takes CUDA before Apple's MPS before the CPU.
+
+    A CUDA device always carries its index, so that devices compare equal, and becomes the current one, because
+    compiled kernels go there. Under `accelerate launch` each process gets the GPU of its LOCAL_RANK.
+
+    Raises:
+        ModelError: `asked` names no device, or one that is not here.
+    """
+    found = Accelerators(torch.cuda.device_count() if torch.cuda.is_available() else 0, _mps_available())
+    device = torch.device(pick_device(asked, found, launched_as(os.environ)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def pick_device(asked: str, found: Accelerators, launched: Launched | None) -> str:
+    """The name of the device to use, as `choose_device` explains it. Raises ModelError."""
+    kind, _, index = asked.strip().lower().partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ModelError(
+            f"device: {asked!r} is not a device", "Use auto, cpu, mps, cuda, or cuda:1 for the second GPU."
+        )
+    if kind == "auto":
+        kind = "cuda" if found.cuda_devices else "mps" if found.mps else "cpu"
+    if kind == "mps" and not found.mps:
+        raise ModelError(
+            f"device: {asked!r} was asked for, and this torch ({torch.__version__}) cannot use an Apple GPU",
+            "Use device: auto, or install torch for macOS on Apple silicon.",
+        )
+    return _pick_cuda(asked, index, found.cuda_devices, launched) if kind == "cuda" else kind
+
+
+def _pick_cuda(asked: str, index: str, devices: int, launched: Launched | None) -> str:
+    if not devices:
+        raise ModelError(
+            f"device: {asked!r} was asked for, and this torch ({torch.__version__}) finds no CUDA GPU",
+            "Use device: auto, or install a CUDA build of torch and check the driver with nvidia-smi.",
+        )
+    if launched is not None and launched.processes > 1:
+        if index:
+            raise ModelError(
+                f"device: {asked!r} would put all {launched.processes} launched processes on one GPU",
+                "Use device: cuda; each process then takes its own.",
+            )
+        index = str(launched.local_rank)
+    if int(index or 0) >= devices:
+        wanted = f"{launched.processes} launched processes need as many GPUs" if launched else f"device: {asked!r}"
+        raise ModelError(
+            f"{wanted}, and there {'is 1 GPU' if devices == 1 else f'are {devices} GPUs'}",
+            f"Use an index below {devices}, start no more processes than GPUs, or widen CUDA_VISIBLE_DEVICES.",
+        )
+    return f"cuda:{int(index or 0)}"
+
+
+def launched_as(environment: Mapping[str, str]) -> Launched | None:
+    """This process's place among the launched ones, from the variables that torchrun sets; None if there are none."""
+    try:
+        processes = environment.get("LOCAL_WORLD_SIZE") or environment.get("WORLD_SIZE", "1")
+        return Launched(int(environment["LOCAL_RANK"]), int(processes))
+    except (KeyError, ValueError):
+        return None
+
+
+def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | None = None) -> tuple[torch.dtype, str]:
+    """The type of matrix products in training, and why. `auto` takes bfloat16 where it is clearly faster.
+
+    Args:
+        asked: "auto", "float32" or "bfloat16".
+        device: where the run computes.
+        rates: GFLOP/s by type name, as `matmul_rates` gives them; measured now if None.
+
+    Raises:
+        ModelError: another type. float16 is one: see the message.
+    """
+    name = _NAMES.get(asked.strip().lower(), asked.strip().lower())
+    if name == "float16":
+        raise ModelError(
+            f"dtype: {asked!r} cannot be trained in: gradients below 6e-8 become zero in float16 unless the loss is "
+            "scaled up, and prefine does not scale it",
+            "Use dtype: bfloat16, which has the range of float32, or dtype: auto.",
+        )
+    if name not in ("auto", "float32", "bfloat16"):
+        raise ModelError(f"dtype: {asked!r} is not a type to train in", "Use auto, float32 or bfloat16.")
+    if name == "auto" and _native_bfloat16_gpu(device):
+        return torch.bfloat16, f"{device} has bfloat16 instructions"
+    rates = matmul_rates(device) if rates is None else rates
+    speedup = rates.get("bfloat16", 0.0) / rates.get("float32", math.inf)
+    measured = f"bfloat16 products run at {speedup:.1f} times the speed of float32 here"
+    best = "bfloat16" if speedup >= _WORTHWHILE_SPEEDUP else "float32"
+    if name == "auto":
+        why = "" if best == "bfloat16" else f", less than the {_WORTHWHILE_SPEEDUP} that would be worth the rounding"
+        return getattr(torch, best), measured + why
+    # float32 is a sound choice for exactness, so it is called slow only against what auto would have taken.
+    slow = name != best and (name == "float32" or speedup < 1)
+    return getattr(torch, name), f"asked for; slow: {measured}" if slow else "asked for"
+
+
+def _native_bfloat16_gpu(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def matmul_rates(device: torch.device) -> dict[str, float]:
+    """Measured speed of square matrix products, GFLOP/s by type: "float32", "bfloat16" and on GPUs "float16".
+
+    Best of as many as fit into about half a second. A type that the device cannot multiply is left out.
+    """
+    side = 1024 if device.type == "cpu" else 4096
+    types = [torch.float32, torch.bfloat16] + ([] if device.type == "cpu" else [torch.float16])
+    matrices: dict[str, Tensor] = {}
+    best: dict[str, float] = {}
+    for dtype in types:
+        name = str(dtype).removeprefix("torch.")
+        # RuntimeError: no memory left; TypeError: MPS before macOS 14 has no bfloat16.
+        with contextlib.suppress(RuntimeError, TypeError):
+            matrices[name] = _square(side // 4, device, dtype)
+            best[name] = min(_seconds(matrices[name]) for _ in range(3))
+            if best[name] * 4**3 <= _LONGEST_PRODUCT_S:
+                full = _square(side, device, dtype)
+                best[name], matrices[name] = _seconds(full), full
+    until = perf_counter() + _MEASURING_BUDGET_S
+    # In turns, so that another program's burst slows all types alike and leaves their ratio right.
+    while perf_counter() < until:
+        for name in best:
+            best[name] = min(best[name], _seconds(matrices[name]))
+    return {name: _gflops(matrices[name], seconds) for name, seconds in best.items()}
+
+
+def _square(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    # Not random: measuring must leave the random state of a run alone.
+    return torch.linspace(-1, 1, side * side, device=device).view(side, side).to(dtype)
+
+
+@torch.inference_mode()
+def _seconds(matrix: Tensor) -> float:
+    _finish(matrix.device)
+    begin = perf_counter()
+    torch.mm(matrix, matrix)
+    _finish(matrix.device)
+    return perf_counter() - begin
+
+
+def _finish(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _gflops(matrix: Tensor, seconds: float) -> float:
+    return 2 * matrix.shape[0] ** 3 / seconds / 1e9
+
+
+def device_report(device: torch.device) -> DeviceReport:
+    """What a device is, and what memory it has at this moment."""
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
+    name, cores, threads = _cpu_name(), None, None
+    instructions: list[str] = []
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+        instructions = ["sm_{}{}".format(*torch.cuda.get_device_capability(device))]
+    elif device.type == "mps":  # its memory is the machine's own
+        name = f"{name} GPU"
+    else:
+        cores, threads = usable_cores(), torch.get_num_threads()
+        instructions = cpu_instructions()
+    return DeviceReport(
+        device=str(device),
+        type=device.type,
+        name=name,
+        cores=cores,
+        threads=threads,
+        memory_total_gb=total / 1e9,
+        memory_free_gb=free / 1e9,
+        instructions=instructions,
+    )
+
+
+def usable_cores() -> int:
+    """Physical cores this process may run on: a container or taskset can allow fewer than there are."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or allowed, allowed)
+
+
+def cpu_instructions() -> list[str]:
+    """The vector set that torch's kernels use, then those this processor has for 16-bit matrix products."""
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpu_info(), re.MULTILINE)
+    flags = match[1].split() if match else []
+    return [torch.backends.cpu.get_cpu_capability(), *(name for name in _MATRIX_INSTRUCTIONS if name in flags)]
+
+
+def _cpu_name() -> str:
+    match = re.search(r"^model name\s*:\s*(.*)$", _cpu_info(), re.MULTILINE)
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def _cpu_info() -> str:
+    return _CPU_INFO.read_text(errors="replace") if _CPU_INFO.exists() else ""
+
+
+def _mps_available() -> bool:
+    return torch.backends.mps.is_available()
