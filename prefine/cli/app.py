@@ -1,0 +1,94 @@
+"""The command line: the table of verbs, and the one place that turns errors into exit codes.
+
+Exit codes: 0 done, 2 something the user can put right, 130 interrupted, 1 a bug (with its traceback).
+
+`prefine --help` must answer at once, so a verb's module imports nothing but typer and the standard library at its top;
+torch and the rest are imported inside the verb.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from prefine import __version__
+from prefine.errors import PrefineError
+
+# What the user types -> the function that does it. The help lists the verbs in this order.
+VERBS = {
+    "doctor": "prefine.cli.doctor:doctor",
+}
+# First words of verbs that have two.
+GROUPS = {
+    "data": "Look at data before training on it.",
+}
+
+
+class _VerbGroup(TyperGroup):
+    """Lists the verbs in VERBS' order; typer would put those of two words before or after all others."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return list(dict.fromkeys(verb.split()[0] for verb in VERBS))
+
+
+def create_app() -> typer.Typer:
+    """A typer application with every verb of VERBS."""
+    # Typer's own tracebacks hide frames and can show the values of locals; a bug needs the real one.
+    app = typer.Typer(cls=_VerbGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_about)
+    groups: dict[str, typer.Typer] = {}
+    for verb, target in VERBS.items():
+        module, function = target.split(":")
+        *group, name = verb.split()
+        parent = app
+        for word in group:
+            if word not in groups:
+                groups[word] = typer.Typer(no_args_is_help=True, help=GROUPS[word])
+                app.add_typer(groups[word], name=word)
+            parent = groups[word]
+        parent.command(name)(getattr(import_module(module), function))
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"prefine {__version__}")
+        raise typer.Exit
+
+
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Refine a language model from human preferences, end to end, on your own hardware."""
+
+
+app = create_app()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line on `arguments` (default: sys.argv); always leaves by SystemExit."""
+    try:
+        app(arguments, prog_name="prefine")
+    except PrefineError as error:
+        # One line, whatever library's message is quoted in it.
+        typer.echo("error: " + re.sub(r"\s*\n\s*", " ", str(error)), err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(_interrupted())
+    except SystemExit as leaving:
+        if leaving.code == 130:  # typer's answer to Ctrl-C, which says nothing
+            _interrupted()
+        raise
+
+
+def _interrupted() -> int:
+    typer.echo("interrupted", err=True)
+    return 130

@@ -1,0 +1,97 @@
+"""`prefine doctor`: what is here, what a run would use, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefine.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from prefine.models.device import DeviceReport
+    from prefine.models.diagnosis import Diagnosis
+
+
+def doctor(
+    device: Annotated[str, typer.Option(help="As in a recipe: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show what is here, what a run would use, and why: devices, measured speeds, optional parts."""
+    import dataclasses
+    import json
+
+    from prefine.models.diagnosis import diagnose
+
+    diagnosis = diagnose(device)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(diagnosis), indent=2))
+    else:
+        _print(diagnosis)
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(_table("what will be used", _choices(diagnosis)))
+    console.print(_table("devices", [(each["device"], _described(each)) for each in diagnosis.devices]))
+    console.print(_table("measured matrix products", _rates(diagnosis)))
+    console.print(_table("optional parts", _optional(diagnosis)))
+    console.print(_table("versions", [(name, found or "missing") for name, found in diagnosis.versions.items()]))
+    for warning in diagnosis.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False)
+    # Columns of one width keep the tables under each other aligned.
+    table.add_column(min_width=14, style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def _choices(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    return [
+        ("device", diagnosis.devices[0]["device"]),
+        ("dtype", f"{diagnosis.dtype}: {diagnosis.dtype_reason}"),
+        ("attention", f"{diagnosis.kernel}: {diagnosis.kernel_reason}"),
+        ("cache", f"{diagnosis.cache} ({diagnosis.cache_free_gb:.0f} GB free)"),
+        ("hub", diagnosis.hub),
+    ]
+
+
+def _described(device: DeviceReport) -> str:
+    parts = [device["name"]]
+    if device["cores"] is not None:
+        parts.append(f"{_count(device['cores'], 'core')}, {_count(device['threads'] or 0, 'thread')}")
+    parts.append(f"{device['memory_total_gb']:.1f} GB memory, {device['memory_free_gb']:.1f} GB free")
+    parts.append(" ".join(device["instructions"]))
+    return " · ".join(filter(None, parts))
+
+
+def _rates(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    return [(name, f"{gflops:,.0f} GFLOP/s") for name, gflops in diagnosis.matmul_gflops.items()]
+
+
+def _optional(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    return [
+        (
+            part.name,
+            f"{part.installed} · {part.purpose}" if part.installed else f"missing · {part.purpose}\n{part.remedy}",
+        )
+        for part in diagnosis.optional
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,25 @@
+"""Options and arguments that several verbs share, so that each is spelled and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[
+    Path,
+    typer.Argument(metavar="RECIPE", help="A recipe: a YAML file that says what to train on what.", show_default=False),
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value of the recipe, as in --set data.train=mine.jsonl; may be repeated.",
+        default_factory=list,
+        show_default=False,
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the recipe's run directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
