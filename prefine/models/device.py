@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 from typing import TypedDict
@@ -129,7 +130,7 @@ def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | 
     Args:
         asked: "auto", "float32" or "bfloat16".
         device: where the run computes.
-        rates: GFLOP/s by type name, as `matmul_rates` gives them; measured now if None.
+        rates: GFLOP/s by type name, as `matmul_rates` gives them; measured if None, once in a process.
 
     Raises:
         ModelError: another type. float16 is one: see the message.
@@ -145,7 +146,7 @@ def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | 
         raise ModelError(f"dtype: {asked!r} is not a type to train in", "Use auto, float32 or bfloat16.")
     if name == "auto" and _native_bfloat16_gpu(device):
         return torch.bfloat16, f"{device} has bfloat16 instructions"
-    rates = matmul_rates(device) if rates is None else rates
+    rates = _measured_once(device) if rates is None else rates
     speedup = rates.get("bfloat16", 0.0) / rates.get("float32", math.inf)
     measured = f"bfloat16 products run at {speedup:.1f} times the speed of float32 here"
     best = "bfloat16" if speedup >= _WORTHWHILE_SPEEDUP else "float32"
@@ -188,6 +189,9 @@ def matmul_rates(device: torch.device) -> dict[str, float]:
         for name in best:
             best[name] = min(best[name], _seconds(matrices[name]))
     return {name: _gflops(matrices[name], seconds) for name, seconds in best.items()}
+
+
+_measured_once = lru_cache(matmul_rates)
 
 
 def _square(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -157,6 +157,12 @@ def test_matmul_rates_measure_without_touching_random_state() -> None:
     assert all(rate > 0 for rate in rates.values())
 
 
+def test_a_process_measures_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = choose_dtype("auto", CPU)
+    monkeypatch.setattr(device_module, "_seconds", lambda _: 1 / 0)
+    assert choose_dtype("auto", CPU) == first
+
+
 def test_types_too_slow_to_measure_at_full_size_are_rated_by_a_small_product(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = []
 
