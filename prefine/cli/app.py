@@ -23,6 +23,8 @@ from prefine.errors import PrefineError
 # What the user types -> the function that does it. The help lists the verbs in this order.
 VERBS = {
     "doctor": "prefine.cli.doctor:doctor",
+    "sft": "prefine.cli.sft:sft",
+    "dpo": "prefine.cli.dpo:dpo",
 }
 # First words of verbs that have two.
 GROUPS = {

@@ -139,20 +139,21 @@ def collate(trees: Sequence[TokenTree]) -> PackedBatch:
     )
 
 
-def microbatches(trees: Sequence[TokenTree], max_tokens: int) -> list[list[TokenTree]]:
-    """Split one step's trees into runs of at most `max_tokens` tokens each, keeping their order.
+def microbatches(trees: Iterable[TokenTree], max_tokens: int) -> Iterator[list[TokenTree]]:
+    """Split trees into runs of at most `max_tokens` tokens each, keeping their order, reading no further than needed.
 
     A tree longer than the budget stands alone: it was admitted by the length limit, so it must be computed.
     """
-    runs: list[list[TokenTree]] = []
-    room = 0
+    run: list[TokenTree] = []
+    room = max_tokens
     for tree in trees:
-        if not runs or tree.tokens > room:
-            runs.append([])
-            room = max_tokens
-        runs[-1].append(tree)
+        if run and tree.tokens > room:
+            yield run
+            run, room = [], max_tokens
+        run.append(tree)
         room -= tree.tokens
-    return runs
+    if run:
+        yield run
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
@@ -160,16 +161,6 @@ def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % (1 << 63))
     order: list[int] = torch.randperm(rows, generator=generator).tolist()
     return order
-
-
-def step_rows(rows: int, per_step: int, seed: int) -> Iterator[tuple[int, list[int]]]:
-    """Yield (epoch, row indices) for step 0, 1, 2, ... without end; the last step of an epoch may be ragged."""
-    epoch = 0
-    while True:
-        order = epoch_order(rows, seed, epoch)
-        for first in range(0, rows, per_step):
-            yield epoch, order[first : first + per_step]
-        epoch += 1
 
 
 def steps_per_epoch(rows: int, per_step: int) -> int:

@@ -45,6 +45,10 @@ class ChatTemplate:
     Args:
         tokenizer: a transformers tokenizer with a chat template and an end-of-sequence token.
 
+    Attributes:
+        control_ids: ids of all control tokens.
+        stop_ids: ids that end an assistant's turn.
+
     Raises:
         TemplateError: the tokenizer has no chat template, no end-of-sequence token, or a template that prefine cannot
             split into prompt and answer.
@@ -74,6 +78,8 @@ class ChatTemplate:
         markers = {text for text in control if text in opening}
         self._patterns = {"assistant": _any_of((special & control) | markers, shielded=True)}
         self._any_control = _any_of(control, shielded=True)
+        ask = (Message(role="user", content="x"),)
+        self.stop_ids = frozenset({tokenizer.eos_token_id, self.answer_ids(ask, "x")[-1]})
 
     @property
     def fingerprint(self) -> str:

@@ -99,7 +99,7 @@ def selected_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
         return out
     vocabulary = getattr(head.module, "out_features", 65_536)
     rows = rows_per_chunk(vocabulary, hidden.device.type)
-    chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
+    chunks = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([_head_logprobs(h, t, head) for h, t in chunks])
     # Logits of a chunk are thrown away and made again in the backward pass.

@@ -1,0 +1,235 @@
+"""From a recipe's data section to two token stores, train and held-out, that share no prompt.
+
+Done once a run. A resumed run opens the same stores, and refuses to go on if the data, the tokenizer or the template
+has changed since (a stale cache of tokens trains on something else than what the recipe says).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from prefine.atomic import sha256_of_file, write_json
+from prefine.data.batch import TokenTree
+from prefine.data.dataset import RecordStream, read_records
+from prefine.data.quarantine import Quarantine
+from prefine.data.reading import locate
+from prefine.data.selection import group_of, is_heldout
+from prefine.data.store import FitCounts, StoreWriter, TokenStore, fit
+from prefine.errors import CheckpointError, DataError
+from prefine.recipe import DataSection, Sources
+from prefine.records import Demonstration, Preference
+
+R = TypeVar("R", Preference, Demonstration)
+
+# Raise it when the same file would become other tokens.
+PREPARATION_VERSION = 1
+_SAMPLE = "sample:"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The run's data.
+
+    Attributes:
+        train, heldout: token stores; heldout may be empty.
+        digests: hash of the token ids of each, by name.
+        counts: what became of every row, by name, for the manifest.
+    """
+
+    train: TokenStore
+    heldout: TokenStore
+    digests: dict[str, str]
+    counts: dict[str, dict[str, Any]]
+
+
+def source_names(sources: Sources) -> list[str]:
+    """Sources as a list, with `sample:NAME` replaced by the path of a data set that comes with prefine.
+
+    Raises:
+        DataError: no sample of that name.
+    """
+    return [_sample_path(name) if name.startswith(_SAMPLE) else name for name in _listed(sources)]
+
+
+def _listed(sources: Sources) -> list[str]:
+    return [sources] if isinstance(sources, str) else list(sources)
+
+
+def _sample_path(name: str) -> str:
+    root = Path(str(files("prefine"))) / "samples"
+    path = root / f"{name.removeprefix(_SAMPLE)}.jsonl"
+    if not path.is_file():
+        known = sorted(str(each.relative_to(root).with_suffix("")) for each in root.rglob("*.jsonl"))
+        raise DataError(f"{name}: no such sample", f"The samples are {', '.join(_SAMPLE + each for each in known)}.")
+    return str(path)
+
+
+class Preparation(Generic[R]):
+    """Turns one recipe's records into stores in `folder`.
+
+    Args:
+        folder: where the stores are; made if missing.
+        section: the recipe's data section.
+        kind: the record type the stage learns from.
+        to_tree: a record as a token tree (see data/template.py).
+        tokenizer_fingerprint: hash of what decides token ids.
+        seed: of the held-out split.
+        quarantine: takes rows that are not valid.
+        usable: whether the stage can learn from a valid record (DPO cannot from a tie); others are counted and left.
+        progress: called with the number of records read so far.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        section: DataSection,
+        kind: type[R],
+        to_tree: Callable[[R, int], TokenTree],
+        tokenizer_fingerprint: str,
+        seed: int,
+        quarantine: Quarantine,
+        usable: Callable[[R], bool] = lambda record: True,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        self._folder = folder
+        self._section = section
+        self._kind: type[R] = kind
+        self._to_tree: Callable[[R, int], TokenTree] = to_tree
+        self._usable: Callable[[R], bool] = usable
+        self._fingerprint = tokenizer_fingerprint
+        self._seed = seed
+        self._quarantine = quarantine
+        self._progress = progress
+
+    def stores(self) -> Prepared:
+        """Open the stores, making them first where they are not there.
+
+        Raises:
+            DataError: a source cannot be read, too many records do not fit the length, or nothing is left to train on.
+            CheckpointError: stores are there, but of other data, another tokenizer or other settings.
+        """
+        key, files_read = self._key()
+        summary_path = self._folder / "prepared.json"
+        if summary_path.exists():
+            summary = json.loads(summary_path.read_text("utf-8"))
+            if summary["key"] != key:
+                raise CheckpointError(
+                    f"{self._folder}: the data, tokenizer or data settings are not those this run began with",
+                    "Put them back as they were, or start a run of another name.",
+                )
+        else:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            summary = {"key": key, **self._build()}
+            for name, read in files_read.items():
+                summary["counts"][name]["files"] = read
+            write_json(summary_path, summary)
+        train, heldout = (TokenStore(self._folder / f"{name}.arrow") for name in ("train", "heldout"))
+        return Prepared(train, heldout, summary["digests"], summary["counts"])
+
+    def _key(self) -> tuple[str, dict[str, list[dict[str, str]]]]:
+        """Hash of all that decides the stores' contents, and the files read with their hashes."""
+        read = {"train": self._file_hashes(self._section.train)}
+        if self._section.heldout is not None:
+            read["heldout"] = self._file_hashes(self._section.heldout)
+        hashes = {name: [file["sha256"] for file in listed] for name, listed in read.items()}
+        settings = self._section.model_dump(exclude={"train", "heldout", "max_dropped_fraction"})
+        decides = [PREPARATION_VERSION, self._kind.__name__, self._seed, self._fingerprint, settings, hashes]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(), read
+
+    def _file_hashes(self, sources: Sources) -> list[dict[str, str]]:
+        """A data set that is no local file has no hash to take; its id and split stand for it."""
+        parts = [part for name in source_names(sources) for part in locate(name)]
+        return [
+            {"path": part.name, "sha256": part.name if part.path is None else _content_hash(part.path)}
+            for part in parts
+        ]
+
+    def _build(self) -> dict[str, Any]:
+        heldout_groups: set[str] = set()
+        counts: dict[str, dict[str, Any]] = {}
+        digests: dict[str, str] = {}
+        apart = self._section.heldout is not None
+        if self._section.heldout is not None:
+            stream = self._read(self._section.heldout, self._section.heldout_split)
+            with StoreWriter(self._folder / "heldout.arrow") as writer:
+                fitted = FitCounts()
+                for record in stream:
+                    heldout_groups.add(group_of(record))
+                    self._add(record, writer, fitted)
+            counts["heldout"] = {**stream.counts.as_dict(), **asdict(fitted)}
+            digests["heldout"] = writer.digest.hexdigest()
+        stream = self._read(self._section.train, self._section.split)
+        fitted, held, leaks = FitCounts(), FitCounts(), 0
+        with ExitStack() as writers:
+            train = writers.enter_context(StoreWriter(self._folder / "train.arrow"))
+            heldout = None if apart else writers.enter_context(StoreWriter(self._folder / "heldout.arrow"))
+            for record in self._limited(stream):
+                group = group_of(record)
+                if group in heldout_groups:
+                    leaks += 1
+                elif heldout is not None and is_heldout(group, self._seed, self._section.heldout_fraction):
+                    self._add(record, heldout, held)
+                else:
+                    self._add(record, train, fitted)
+            self._check(fitted)
+        counts["train"] = {**stream.counts.as_dict(), **asdict(fitted), "leaks_removed": leaks}
+        digests["train"] = train.digest.hexdigest()
+        if heldout is not None:
+            counts["heldout"] = {"split_off": True, **asdict(held)}
+            digests["heldout"] = heldout.digest.hexdigest()
+        return {"counts": counts, "digests": digests}
+
+    def _read(self, sources: Sources, split: str) -> RecordStream[R]:
+        return read_records(
+            source_names(sources),
+            self._kind,
+            quarantine=self._quarantine,
+            split=split,
+            deduplicate=self._section.deduplicate,
+        )
+
+    def _limited(self, stream: RecordStream[R]) -> Iterator[R]:
+        for done, record in enumerate(stream):
+            if done == self._section.limit:
+                return
+            if done % 500 == 0:
+                self._progress(done)
+            yield record
+
+    def _add(self, record: R, writer: StoreWriter, counts: FitCounts) -> None:
+        if not self._usable(record):
+            counts.records += 1
+            counts.dropped_unusable += 1
+            return
+        tree = fit(self._to_tree(record, 0), self._section.max_length_tokens, counts)
+        if tree is not None:
+            writer.add(tree, record.model_dump_json())
+
+    def _check(self, counts: FitCounts) -> None:
+        limit = self._section.max_length_tokens
+        if counts.dropped > self._section.max_dropped_fraction * counts.records:
+            raise DataError(
+                f"data.train: {counts.dropped} of {counts.records} records cannot be used ({counts.dropped_too_long} "
+                f"have an answer longer than data.max_length_tokens {limit}, {counts.dropped_identical} two answers of "
+                "the same tokens)",
+                "Raise data.max_length_tokens, or data.max_dropped_fraction to go on with the rest.",
+            )
+        if not counts.rows:
+            raise DataError(
+                "data.train: no record is left to train on once held-out prompts are set aside",
+                "Give more data, or set data.heldout_fraction to 0.",
+            )
+
+
+def _content_hash(path: Path) -> str:
+    if path.is_file():
+        return sha256_of_file(path)
+    listed = sorted(each for each in path.rglob("*") if each.is_file())
+    return hashlib.sha256("".join(sha256_of_file(each) for each in listed).encode()).hexdigest()

@@ -1,0 +1,164 @@
+"""Token trees on disk: an Arrow file, memory-mapped, so that a data set larger than memory trains as a small one does.
+
+Columns: prompt list<int32>, answers list<list<int32>>, supervised list<list<bool>> (null where all of an answer
+counts), record string (the record's JSON, for reports).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.ipc
+
+from prefine.atomic import atomic_write
+from prefine.data.batch import TokenTree
+from prefine.errors import DataError
+
+_ROWS_PER_BLOCK = 256
+_IDS = pa.list_(pa.int32())
+_SCHEMA = pa.schema(
+    [
+        ("prompt", _IDS),
+        ("answers", pa.list_(_IDS)),
+        ("supervised", pa.list_(pa.list_(pa.bool_()))),
+        ("record", pa.string()),
+    ]
+)
+
+
+@dataclass
+class FitCounts:
+    """What became of records when they met the length limit."""
+
+    records: int = 0
+    rows: int = 0
+    dropped_too_long: int = 0
+    dropped_identical: int = 0
+    dropped_unusable: int = 0
+    prompts_cut: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Records left out."""
+        return self.dropped_too_long + self.dropped_identical + self.dropped_unusable
+
+
+def fit(tree: TokenTree, max_length: int, counts: FitCounts) -> TokenTree | None:
+    """Cut the prompt from the left so that prompt and longest answer take at most `max_length` tokens.
+
+    Answers are never cut: a tree whose answer leaves no room for one prompt token is dropped (None) and counted, and
+    so is a pair whose answers are the same tokens. At most the prompt's first tokens are lost.
+    """
+    counts.records += 1
+    room = max_length - max(map(len, tree.answers), default=0)
+    if room < 1:
+        counts.dropped_too_long += 1
+        return None
+    if len(tree.answers) == 2 and list(tree.answers[0]) == list(tree.answers[1]):
+        counts.dropped_identical += 1
+        return None
+    if len(tree.prompt) > room:
+        counts.prompts_cut += 1
+        tree = TokenTree(tree.prompt[-room:], tree.answers, tree.supervised, tree.row)
+    return TokenTree(tree.prompt, tree.answers, tree.supervised, _next_row(counts))
+
+
+def _next_row(counts: FitCounts) -> int:
+    counts.rows += 1
+    return counts.rows - 1
+
+
+class TokenStore(Sequence[TokenTree]):
+    """Reads what StoreWriter wrote; indexing gives a TokenTree whose `row` is its index."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{path}: is not a token store ({error})", "Delete it; the run makes it again.") from error
+        blocks = self._reader.num_record_batches
+        last: int = self._reader.get_batch(blocks - 1).num_rows if blocks else 0
+        self._rows: int = max(0, blocks - 1) * _ROWS_PER_BLOCK + last
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._rows))]
+        row = self._row(index)
+        return TokenTree(row["prompt"], tuple(row["answers"]), tuple(row["supervised"]), index)
+
+    def record_json(self, index: int) -> str:
+        """The record's JSON, as `model_dump_json` wrote it."""
+        text: str = self._row(index)["record"]
+        return text
+
+    def _row(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self._rows:
+            raise IndexError(index)
+        block = self._reader.get_batch(index // _ROWS_PER_BLOCK)
+        row: dict[str, Any] = block.slice(index % _ROWS_PER_BLOCK, 1).to_pylist()[0]
+        return row
+
+
+class StoreWriter:
+    """Writes rows in order, in bounded memory. A context manager: an exception leaves no file behind.
+
+    Attributes:
+        digest: running hash of all token ids and masks; what log-probabilities of these rows depend on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.digest = hashlib.sha256()
+        self.rows = 0
+        self._place = atomic_write(path)
+        self._block: list[tuple[TokenTree, str]] = []
+
+    def __enter__(self) -> Self:
+        self._sink = pa.ipc.new_file(str(self._place.__enter__()), _SCHEMA)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._flush()
+            self._sink.close()
+        finally:
+            self._place.__exit__(kind, error, trace)
+
+    def add(self, tree: TokenTree, record_json: str) -> None:
+        """Append a row."""
+        self.digest.update(repr((list(tree.prompt), tree.answers, tree.supervised)).encode())
+        self.rows += 1
+        self._block.append((tree, record_json))
+        if len(self._block) == _ROWS_PER_BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._block:
+            self._sink.write_batch(_record_batch(self._block))
+            self._block = []
+
+
+def _record_batch(block: list[tuple[TokenTree, str]]) -> pa.RecordBatch:
+    return pa.record_batch(
+        [
+            pa.array([list(tree.prompt) for tree, _ in block], type=_IDS),
+            pa.array([[list(answer) for answer in tree.answers] for tree, _ in block], type=pa.list_(_IDS)),
+            pa.array(
+                [[None if mask is None else list(mask) for mask in tree.supervised] for tree, _ in block],
+                type=pa.list_(pa.list_(pa.bool_())),
+            ),
+            pa.array([record for _, record in block], type=pa.string()),
+        ],
+        schema=_SCHEMA,
+    )

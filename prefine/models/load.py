@@ -1,0 +1,395 @@
+"""Loads what a recipe names: tokenizer, base weights, adapter; and settles device, types and forward path.
+
+A name may be a folder with a model, a folder with a PEFT adapter, a run of prefine (runs/NAME), a hub id, or
+`embedded:NAME`. The adapter of a run goes on being trained, so a DPO run on an SFT run starts where SFT ended; its
+reference is the policy as it was loaded (training/reference.py computes it before the first step).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefine.atomic import atomic_write, json_bytes, sha256_of_file
+from prefine.data.template import PLAIN_TEMPLATE, ChatTemplate
+from prefine.errors import MissingDependencyError, ModelError
+from prefine.models import attention, fused
+from prefine.models.device import choose_device, choose_dtype
+from prefine.models.embedded import PREFIX, embedded_folder
+from prefine.models.forward import PackedModel, probe
+from prefine.recipe import LoraSection, ModelSection
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# What prefine adds beside the ecosystem's files: which base an adapter belongs to.
+ORIGIN = "prefine.json"
+
+log = logging.getLogger("prefine")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a named model's parts are.
+
+    Attributes:
+        name: as the recipe said.
+        base: folder or hub id of the base weights.
+        base_name: what a later run should call the base.
+        adapter: folder of a PEFT adapter on that base, or None.
+        tokenizer: folder or hub id of the tokenizer.
+        base_sha256: of the base's weights as the adapter's training saw them; None if unknown.
+    """
+
+    name: str
+    base: str
+    base_name: str
+    adapter: Path | None
+    tokenizer: str
+    base_sha256: str | None = None
+
+
+@dataclass
+class LoadedModel:
+    """A model ready for training or generation.
+
+    Attributes:
+        packed: the model behind the packed forward.
+        template: its tokenizer and chat template.
+        location: where it came from.
+        dtype_reason: why the compute type was chosen.
+        fallback: why it takes the padded path; None where it is packed.
+        base_sha256: hash of the base's weight files; a hub id's is its revision, unknown ("") where there are none.
+        faster: modules with fused forwards, by kind.
+    """
+
+    packed: PackedModel
+    template: ChatTemplate
+    location: Location
+    dtype_reason: str
+    fallback: str | None
+    base_sha256: str
+    faster: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        return self.template.tokenizer
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters with gradient by name, in the model's order."""
+        return {name: p for name, p in self.packed.model.named_parameters() if p.requires_grad}
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the manifest and the report."""
+        parameters = self.packed.model.parameters()
+        return {
+            "name": self.location.name,
+            "base": self.location.base_name,
+            "base_sha256": self.base_sha256,
+            "adapter": None if self.location.adapter is None else str(self.location.adapter),
+            "parameters": sum(p.numel() for p in parameters),
+            "trainable_parameters": sum(p.numel() for p in self.trainable().values()),
+            "compute_dtype": str(self.packed.compute_dtype).removeprefix("torch."),
+            "dtype_reason": self.dtype_reason,
+            "forward": "packed" if self.fallback is None else f"padded: {self.fallback}",
+            "fused_modules": self.faster,
+        }
+
+
+def locate_model(name: str) -> Location:
+    """Find a model's parts by name, without loading any.
+
+    Raises:
+        ModelError: a folder that holds neither a model nor an adapter nor a run, or a run without a result yet.
+    """
+    if name.startswith(PREFIX):
+        folder = str(embedded_folder(name))
+        return Location(name, folder, name, None, folder)
+    path = Path(name)
+    if not path.exists():
+        if name.startswith((".", "/", "~", "runs/")) or name.count("/") != 1:
+            raise ModelError(f"model.name: there is no folder {name!r}", "Name a folder, a run, a hub id or embedded:…")
+        return Location(name, name, name, None, name)
+    if (path / "manifest.json").is_file() and not (path / "config.json").is_file():
+        if not (path / "model").is_dir():
+            raise ModelError(f"model.name: the run {name!r} has no result yet", "Finish it first: add --resume to it.")
+        path = path / "model"
+    if (path / ADAPTER_CONFIG).is_file():
+        return _adapter_location(name, path)
+    if not path.is_dir() or not (path / "config.json").is_file():
+        raise ModelError(
+            f"model.name: {name!r} holds no model (no config.json, no {ADAPTER_CONFIG})",
+            "Name the folder that save_pretrained wrote, or a run of prefine.",
+        )
+    if not _weight_files(path):
+        raise ModelError(
+            f"model.name: {name!r} has a config.json but no weights in safetensors format",
+            "Fetch the model again, or convert its weights: prefine does not read pickled ones.",
+        )
+    return Location(name, str(path), str(path), None, str(path))
+
+
+def _adapter_location(name: str, path: Path) -> Location:
+    config = json.loads((path / ADAPTER_CONFIG).read_text("utf-8"))
+    base = config.get("base_model_name_or_path") or ""
+    origin: dict[str, Any] = {}
+    if (path / ORIGIN).is_file():
+        origin = json.loads((path / ORIGIN).read_text("utf-8"))
+    base_name = origin.get("base", base)
+    if not base_name:
+        raise ModelError(
+            f"model.name: the adapter {name!r} does not say which base model it belongs to",
+            f"Set base_model_name_or_path in its {ADAPTER_CONFIG}.",
+        )
+    located = locate_model(base_name)
+    if located.adapter is not None:
+        raise ModelError(f"model.name: the adapter {name!r} names another adapter as its base", "Merge that one first.")
+    tokenizer = str(path) if (path / "tokenizer_config.json").is_file() else located.tokenizer
+    return Location(name, located.base, base_name, path, tokenizer, origin.get("base_sha256"))
+
+
+def _weight_files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.safetensors"))
+
+
+def base_hash(base: str) -> str:
+    """Hash of a folder's weight files by content; "" for a hub id, whose revision is in the recipe."""
+    path = Path(base)
+    if not path.is_dir():
+        return ""
+    joined = "".join(sha256_of_file(file) for file in _weight_files(path))
+    return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
+    """The tokenizer with the chat template the recipe asks for.
+
+    Raises:
+        ModelError: no tokenizer there.
+        TemplateError: no chat template; or the named template file is missing.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            location.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
+        )
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"model.name: no tokenizer could be loaded from {location.tokenizer!r} ({_first_line(error)})",
+            "Put the model's tokenizer files into its folder, or check the name and the network.",
+        ) from error
+    if section.chat_template == "plain":
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    elif section.chat_template is not None:
+        path = Path(section.chat_template)
+        if not path.is_file():
+            raise ModelError(
+                f"model.chat_template: there is no file {section.chat_template!r}",
+                "Write 'plain', the path of a Jinja file, or null for the tokenizer's own.",
+            )
+        tokenizer.chat_template = path.read_text("utf-8")
+    return ChatTemplate(tokenizer)
+
+
+def load_model(section: ModelSection, lora: LoraSection | None, *, trainable: bool = True) -> LoadedModel:
+    """Load what a recipe names, ready for the packed forward.
+
+    Args:
+        section: the recipe's model section.
+        lora: adapter settings for a model that has none yet; None trains all weights.
+        trainable: False freezes everything (chat, evaluation).
+
+    Raises:
+        ModelError, TemplateError, MissingDependencyError: as their messages say; nothing is half-loaded.
+    """
+    location = locate_model(section.name)
+    template = load_tokenizer(location, section)
+    device = choose_device(section.device)
+    dtype, reason = choose_dtype(section.dtype, device)
+    sha256 = base_hash(location.base)
+    if location.base_sha256 is not None and sha256 != location.base_sha256:
+        raise ModelError(
+            f"model.name: the adapter {location.name!r} was trained on other weights than {location.base!r} holds",
+            "Use the base model it was trained on; on another one it would silently do something else.",
+        )
+    all_weights = trainable and lora is None and location.adapter is None
+    base = _load_base(location, section, torch.float32 if all_weights else dtype, device)
+    model = _with_adapter(base, location, lora, trainable)
+    if not trainable:
+        model.requires_grad_(False)
+    if section.gradient_checkpointing and trainable:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    packed = PackedModel(model, dtype)
+    fallback = _settle_path(packed, section)
+    faster = fused.install(model) if fallback is None else {}
+    return LoadedModel(packed, template, location, reason, fallback, sha256, faster)
+
+
+def _load_base(location: Location, section: ModelSection, dtype: torch.dtype, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    attention.register()
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention_name(section, device)}
+    if section.quantization != "none":
+        options |= {"quantization_config": _quantization(section, dtype), "device_map": {"": device}}
+    source = {"revision": section.revision, "trust_remote_code": section.trust_remote_code, "use_safetensors": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(location.base, **source, **options, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"model.name: {location.base!r} could not be loaded ({_first_line(error)})",
+            "Check that it is a causal language model with safetensors weights, or the name and the network.",
+        ) from error
+    lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if lost:
+        raise ModelError(
+            f"model.name: {location.base!r} lacks {len(lost)} of the weights its config asks for ({lost[0]}, …)",
+            "The weights and the config do not belong together: fetch the model again.",
+        )
+    model.config.use_cache = False
+    return model if section.quantization != "none" else model.to(device)
+
+
+def _attention_name(section: ModelSection, device: torch.device) -> str:
+    if section.attn_implementation == "flash_attention_2":
+        if device.type != "cuda":
+            raise ModelError(
+                f"model.attn_implementation: flash_attention_2 needs a CUDA device, not {device.type}",
+                "Set it to auto: packed attention runs on every device.",
+            )
+        if not attention.flash_attention_installed():
+            raise MissingDependencyError(
+                "model.attn_implementation: flash_attention_2 needs the package flash-attn, which is not installed",
+                "Run: pip install flash-attn --no-build-isolation; or set it to auto.",
+            )
+    return (
+        attention.NAME if section.attn_implementation in ("auto", "flash_attention_2") else section.attn_implementation
+    )
+
+
+def _quantization(section: ModelSection, dtype: torch.dtype) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            f"model.quantization: {section.quantization} needs the package bitsandbytes, which is not installed",
+            "Run: pip install 'prefine[quantization]'; or set it to none.",
+        )
+    from transformers import BitsAndBytesConfig
+
+    if section.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=torch.uint8,
+    )
+
+
+def _with_adapter(base: Any, location: Location, lora: LoraSection | None, trainable: bool) -> Any:
+    if location.adapter is not None:
+        return _saved_adapter(base, location.adapter, trainable)
+    if lora is None or not trainable:
+        return base
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
+    )
+    unmatched = [] if isinstance(lora.targets, str) else _unmatched(base, lora.targets)
+    try:
+        if unmatched:
+            raise ValueError(f"no module is named {', '.join(unmatched)}")
+        return get_peft_model(base, config)
+    except ValueError as error:
+        names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
+        raise ModelError(
+            f"lora.targets: {lora.targets!r} does not fit this model ({_first_line(error)})",
+            f"Its linear modules are {', '.join(names)}; all-linear takes all but the head.",
+        ) from error
+
+
+def _unmatched(base: nn.Module, targets: Sequence[str]) -> list[str]:
+    names = [name for name, _ in base.named_modules()]
+    return [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
+
+
+def _saved_adapter(base: Any, folder: Path, trainable: bool) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        raise ModelError(f"model.name: {str(folder)!r} has no {ADAPTER_WEIGHTS}", "Fetch or train the adapter again.")
+    try:
+        model = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"model.name: the adapter {str(folder)!r} does not fit its base model ({_first_line(error)})",
+            "Use the base model it was trained on.",
+        ) from error
+    # peft warns about keys that find no place and goes on; an adapter that silently does nothing is worse.
+    saved, held = load_file(weights), get_peft_model_state_dict(model)
+    apart = sorted(set(saved) ^ set(held))
+    if apart:
+        raise ModelError(
+            f"model.name: {len(apart)} weights of the adapter {str(folder)!r} and its base model do not match "
+            f"({apart[0]}, …)",
+            "Use the base model it was trained on.",
+        )
+    return model
+
+
+def _settle_path(packed: PackedModel, section: ModelSection) -> str | None:
+    """Packed or padded, found out by a probe; says so aloud where it is padded."""
+    if section.attn_implementation in ("sdpa", "eager"):
+        packed.packed = False
+        return f"model.attn_implementation is {section.attn_implementation}"
+    reason = probe(packed)
+    if reason is not None:
+        packed.packed = False
+        causal = packed.causal
+        causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
+        log.warning("this model takes the padded path, which is slower: %s", reason)
+    return reason
+
+
+def save_model(loaded: LoadedModel, folder: Path) -> None:
+    """Save the result so that the ecosystem loads it: a PEFT adapter or a whole model, with its tokenizer.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; nothing half-written is left.
+    """
+    with atomic_write(folder) as temporary:
+        loaded.packed.model.save_pretrained(temporary)  # type: ignore[operator]
+        loaded.tokenizer.save_pretrained(temporary)
+        if (temporary / ADAPTER_CONFIG).is_file():
+            origin = {"base": loaded.location.base_name, "base_sha256": loaded.base_sha256}
+            (temporary / ORIGIN).write_bytes(json_bytes(origin, indent=2))
+
+
+def saved_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors that `save_model` wrote, by name, on the CPU."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in _weight_files(folder) for name, tensor in load_file(file).items()}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

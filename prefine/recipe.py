@@ -1,0 +1,152 @@
+"""What a recipe may say: one pydantic model a stage, every field with its unit, its default and its rule.
+
+Recipes are YAML (see recipes/); `prefine.recipe_loading` reads and checks them against these models.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from prefine.recipe_loading import RecipeSection
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Sources = str | list[str]
+
+
+class ModelSection(RecipeSection):
+    """Which model is refined, and how it is held in memory."""
+
+    name: str = Field("embedded:smollm2-135m", description="a folder, a hub id, a run (runs/NAME) or embedded:…")
+    revision: str | None = Field(None, description="hub revision: branch, tag or commit")
+    chat_template: str | None = Field(None, description="null: the tokenizer's own; plain; or a path to a Jinja file")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto measures which is faster")
+    quantization: Literal["none", "nf4", "int8"] = Field("none", description="of frozen weights, by bitsandbytes")
+    attn_implementation: Literal["auto", "flash_attention_2", "sdpa", "eager"] = Field(
+        "auto", description="auto: packed where the model allows; sdpa and eager: padded rows"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass: less memory")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+
+class LoraSection(RecipeSection):
+    """Low-rank adapters (Hu et al. 2021). `lora: null` in a recipe trains all weights instead."""
+
+    r: Count = 16
+    alpha: Positive = 32.0
+    dropout: Fraction = 0.0
+    targets: str | list[str] = Field("all-linear", description="module names, or all-linear (all but the head)")
+
+
+class DataSection(RecipeSection):
+    """What is learned from."""
+
+    train: Sources = Field("sample:support_desk/preferences", description="files, folders, data set ids or sample:…")
+    split: str = Field("train", description="split of a Hugging Face data set")
+    heldout: Sources | None = Field(None, description="sources to evaluate on; null splits them off train")
+    heldout_split: str = "test"
+    heldout_fraction: Fraction = Field(0.1, description="share of prompts (all rows of a prompt together) held out")
+    limit: Count | None = Field(None, description="read at most this many training records")
+    max_length_tokens: Annotated[int, Field(ge=8)] = Field(1024, description="prompt and answer; prompts are cut left")
+    deduplicate: bool = True
+    max_dropped_fraction: Fraction = Field(0.5, description="stop when more records than this do not fit the length")
+
+
+class TrainingSection(RecipeSection):
+    """How the optimiser goes about it."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    epochs: Positive = 1.0
+    max_steps: Count | None = Field(None, description="stop after this many optimiser steps, whatever epochs says")
+    batch_size: Count = Field(8, description="records an optimiser step, over all processes")
+    max_tokens_per_microbatch: Annotated[int, Field(ge=16)] = Field(4096, description="memory follows this")
+    learning_rate: Positive = 1e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_fraction: Fraction = Field(0.1, description="share of all steps over which the rate rises from 0")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_betas: list[Fraction] = Field([0.9, 0.999], min_length=2, max_length=2)
+    adam_epsilon: Positive = 1e-8
+    max_grad_norm: Positive | None = 1.0
+    evaluate_every_steps: Count | None = Field(25, description="null: only before and after")
+    save_every_steps: Count | None = Field(50, description="null: only at the end")
+    keep_checkpoints: Count = 2
+    log_every_steps: Count = 1
+    trackers: list[Literal["wandb", "tensorboard", "trackio", "mlflow"]] = Field(
+        [], description="besides metrics.jsonl; accelerate starts them, none by default"
+    )
+    self_checks: bool = Field(True, description="check templates, masks, losses and saved weights at the start")
+
+
+class ReportSection(RecipeSection):
+    """Samples written before and after for the report."""
+
+    prompts: Sources | None = Field(None, description="prompts to sample on; null takes held-out ones")
+    samples: Annotated[int, Field(ge=0)] = 8
+    max_new_tokens: Count = 160
+    temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0 is greedy: the same text every time")
+
+
+class StageRecipe(RecipeSection):
+    """What all training stages share."""
+
+    run: str = Field(description="the run's folder, made by the run")
+    model: ModelSection = ModelSection()
+    lora: LoraSection | None = LoraSection()
+    data: DataSection = DataSection()
+    training: TrainingSection = TrainingSection()
+    report: ReportSection = ReportSection()
+
+    @model_validator(mode="after")
+    def _quantised_needs_lora(self) -> StageRecipe:
+        if self.model.quantization != "none" and self.lora is None:
+            raise ValueError(f"model.quantization {self.model.quantization!r} needs lora: frozen weights do not learn")
+        return self
+
+
+class SftRecipe(StageRecipe):
+    """Supervised fine-tuning."""
+
+    run: str = "runs/sft"
+
+
+class DpoSection(RecipeSection):
+    """The preference objective (prefine/objectives/dpo.py)."""
+
+    loss: Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "simpo"] = "sigmoid"
+    beta: Positive = Field(0.1, description="strength of the pull towards the reference")
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="share of flipped labels that conservative and robust assume"
+    )
+    simpo_margin: Annotated[float, Field(ge=0)] = Field(1.0, description="gamma of simpo, nats")
+    nll_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="of the chosen answer's mean token NLL")
+    length_normalized: bool = Field(
+        False, description="divide log-probabilities by answer tokens (ipo, simpo always do)"
+    )
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_use(self) -> DpoSection:
+        smoothed = self.loss in ("conservative", "robust")
+        if smoothed != (self.label_smoothing > 0):
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing} with loss {self.loss!r}: "
+                "conservative and robust need it above 0, the others do not use it"
+            )
+        return self
+
+
+class DpoTrainingSection(TrainingSection):
+    """As for the other stages, but gentler: DPO moves a model quickly."""
+
+    learning_rate: Positive = 5e-5
+
+
+class DpoRecipe(StageRecipe):
+    """Direct preference optimisation."""
+
+    run: str = "runs/dpo"
+    training: DpoTrainingSection = DpoTrainingSection()
+    dpo: DpoSection = DpoSection()

@@ -1,0 +1,129 @@
+"""Cheap checks at the start of every run: what goes wrong silently in other pipelines stops here, with its name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from prefine.data.batch import TokenTree
+from prefine.data.selection import prompt_group
+from prefine.data.store import TokenStore
+from prefine.data.template import ChatTemplate
+from prefine.errors import TrainingError
+from prefine.records import Message
+
+# Rows looked at: enough to find a systematic fault, few enough to cost no time on a large data set.
+_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """One check: what was looked at, what was found, what must hold, and whether it does."""
+
+    name: str
+    value: str
+    rule: str
+    passed: bool
+
+
+def check_tokens(template: ChatTemplate, train: TokenStore) -> list[SelfCheck]:
+    """Checks on the training rows' tokens: something to learn, the end of turn among it, at most one BOS."""
+    bare = unended = doubled = looked = 0
+    for tree in _first_trees(train):
+        looked += 1
+        bare += tree.supervised_tokens == 0
+        unended += not _ends_supervised(tree, template)
+        doubled += _doubles_bos(tree, template)
+    rows = f"of {looked} rows"
+    return [
+        SelfCheck("something to learn", f"{bare} {rows} without", "every row has a supervised token", not bare),
+        SelfCheck("end of turn", f"{unended} {rows} without", "every answer ends in a supervised stop", not unended),
+        SelfCheck("beginning of sequence", f"{doubled} {rows} with two", "at most one BOS at the start", not doubled),
+    ]
+
+
+def _first_trees(store: TokenStore) -> Iterator[TokenTree]:
+    return (store[i] for i in range(min(_ROWS, len(store))))
+
+
+def _ends_supervised(tree: TokenTree, template: ChatTemplate) -> bool:
+    return all(
+        answer[-1] in template.stop_ids and (mask is None or mask[-1])
+        for answer, mask in zip(tree.answers, tree.supervised, strict=True)
+    )
+
+
+def _doubles_bos(tree: TokenTree, template: ChatTemplate) -> bool:
+    bos = template.tokenizer.bos_token_id
+    return bos is not None and list(tree.prompt[:2]) == [bos, bos]
+
+
+def check_leaks(train: TokenStore, heldout: TokenStore) -> SelfCheck:
+    """Train and held-out rows share no prompt (normalised)."""
+    groups = {_group(heldout, i) for i in range(min(_ROWS, len(heldout)))}
+    shared = sum(_group(train, i) in groups for i in range(min(_ROWS, len(train))))
+    return SelfCheck("held-out prompts", f"{shared} shared with train", "no prompt is in both", not shared)
+
+
+def _group(store: TokenStore, index: int) -> str:
+    messages = record_prompt(json.loads(store.record_json(index)))
+    return prompt_group(tuple(Message.model_validate(m) for m in messages))
+
+
+def record_prompt(record: dict[str, Any]) -> list[dict[str, str]]:
+    """The prompt of a stored record's JSON: a preference's prompt, or a demonstration without its last answer."""
+    prompt: list[dict[str, str]] = record["prompt"] if "prompt" in record else record["messages"][:-1]
+    return prompt
+
+
+def check_first_loss(loss: float, margin: float, tolerance: float) -> list[SelfCheck]:
+    """DPO before the first step: policy and reference agree, so the margin is 0 and the loss ln 2.
+
+    Args:
+        loss, margin: means over a batch computed with the cached reference; nats.
+        tolerance: 1e-3, or what the compute type's rounding can do to a pair's log-ratio.
+    """
+    wanted = math.log(2)
+    return [
+        SelfCheck("first margin", f"{margin:+.5f}", f"0 ± {tolerance:g}", abs(margin) <= tolerance),
+        SelfCheck("first loss", f"{loss:.5f}", f"ln 2 = {wanted:.4f} ± {tolerance:g}", abs(loss - wanted) <= tolerance),
+    ]
+
+
+def require(checks: list[SelfCheck]) -> list[dict[str, Any]]:
+    """The checks for the manifest.
+
+    Raises:
+        TrainingError: one failed.
+    """
+    failed = [f"{c.name}: {c.value}, but {c.rule}" for c in checks if not c.passed]
+    if failed:
+        raise TrainingError(
+            f"self-check failed: {'; '.join(failed)}",
+            "Look at a decoded example with 'prefine data check'; training.self_checks: false goes on regardless.",
+        )
+    return [asdict(c) for c in checks]
+
+
+def marked_example(template: ChatTemplate, tree: TokenTree, open_mark: str = "⟦", close_mark: str = "⟧") -> str:
+    """A row decoded, its supervised spans between marks: what the model is asked to write, to be read by a person."""
+    decode = template.tokenizer.decode
+    parts = [decode(list(tree.prompt))]
+    for number, (answer, mask) in enumerate(zip(tree.answers, tree.supervised, strict=True)):
+        if number:
+            parts.append("\n— or —\n")
+        for counts, ids in _spans(list(answer), list(mask) if mask is not None else [True] * len(answer)):
+            parts.append(f"{open_mark}{decode(ids)}{close_mark}" if counts else decode(ids))
+    return "".join(parts)
+
+
+def _spans(ids: list[int], mask: list[bool]) -> Iterator[tuple[bool, list[int]]]:
+    start = 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or mask[end] != mask[start]:
+            yield mask[start], list(islice(ids, start, end))
+            start = end

@@ -1,0 +1,92 @@
+"""What a training run shows while it runs: a progress bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# In a log file a line every step is noise; this many lines show a run.
+_LINES_IN_A_LOG = 20
+
+
+def memory_gb(device: torch.device) -> float:
+    """Memory in use, GB (10^9 bytes): this process's on a CPU, the allocator's peak on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return float(psutil.Process().memory_info().rss) / 1e9
+
+
+class Display:
+    """Tells one run's story. Silent on all processes but the main one.
+
+    Args:
+        console: where to.
+        enabled: False says nothing.
+    """
+
+    def __init__(self, console: Console, enabled: bool = True) -> None:
+        self.console = console
+        self._enabled = enabled
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._total = 0
+
+    def say(self, text: str) -> None:
+        """One line."""
+        if self._enabled:
+            self.console.print(text, highlight=False)
+
+    @contextlib.contextmanager
+    def progress(self, total: int, done: int, what: str = "training") -> Iterator[None]:
+        """Show progress over `total` steps, `done` of them behind us."""
+        self._total = total
+        if not (self._enabled and self.console.is_terminal):
+            yield
+            return
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as bar:
+            self._bar, self._task = bar, bar.add_task(what, total=total, completed=done, facts="")
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def step(self, step: int, row: Mapping[str, float]) -> None:
+        """After an optimiser step."""
+        facts = _facts(row)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, facts=facts)
+        elif step in (1, self._total) or step % max(1, self._total // _LINES_IN_A_LOG) == 0:
+            self.say(f"step {step}/{self._total}  {facts}")
+
+    def advance(self, done: int) -> None:
+        """After part of some other long work."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+
+    def heldout(self, step: int, row: Mapping[str, float]) -> None:
+        """After an evaluation."""
+        told = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "seconds")
+        self.say(f"held-out at step {step}:  {told}")
+
+
+def _facts(row: Mapping[str, float]) -> str:
+    told = [f"loss {row['loss']:.4f}"]
+    if "accuracy" in row:
+        told.append(f"accuracy {row['accuracy']:.2f}")
+    told += [f"{row['tokens_per_s']:.0f} tokens/s", f"{row['memory_gb']:.1f} GB"]
+    return "  ".join(told)

@@ -1,0 +1,216 @@
+"""Direct preference optimisation on pairs: a step reads policy log-probs, reference log-probs, losses, mean."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from prefine.atomic import write_json
+from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
+from prefine.data.template import ChatTemplate
+from prefine.objectives import dpo
+from prefine.objectives.masked import Paired, paired, per_sequence
+from prefine.recipe import DpoRecipe, DpoSection
+from prefine.records import Preference
+from prefine.training.checks import check_first_loss, require
+from prefine.training.loop import Step, Totals
+from prefine.training.reference import reference_logprobs
+from prefine.training.session import Session, run_stage
+
+# What bf16 rounding can do to a pair's log-ratio when it shares a matrix product with other rows than the reference
+# did; in fp32 the check is a hundred times sharper.
+_FIRST_LOSS_TOLERANCE = {torch.float32: 1e-3}
+_FIRST_LOSS_TOLERANCE_ELSEWHERE = 2e-2
+# A fall of the chosen answers' mean log-probability by more than this many nats is worth a warning.
+_CHOSEN_FALL_NATS = 5.0
+
+
+def run_dpo(recipe: DpoRecipe, resume: bool, console: Console) -> Path:
+    """Optimise preferences as the recipe says; returns the run's folder. Raises PrefineError."""
+    return run_stage(DpoStage(recipe.dpo), recipe, resume, console)
+
+
+@dataclass(frozen=True)
+class PairOutcome:
+    """One value a pair, (B,) fp32 each.
+
+    Attributes:
+        loss: the objective.
+        margin: beta-scaled reward margin, nats; above 0 the pair is ordered as people ordered it.
+        policy: summed log-probabilities under the policy.
+        tokens: answer lengths.
+    """
+
+    loss: Tensor
+    margin: Tensor
+    policy: Paired
+    tokens: Paired
+
+
+def pair_outcome(section: DpoSection, policy: Paired, reference: Paired | None, tokens: Paired) -> PairOutcome:
+    """Losses and reward margins of pairs; `reference` is None for SimPO alone, which has none."""
+    means = Paired(policy.chosen / tokens.chosen, policy.rejected / tokens.rejected)
+    beta, smoothing = section.beta, section.label_smoothing
+    if reference is None:
+        raw = means.chosen - means.rejected
+        loss = dpo.simpo(means, beta, section.simpo_margin)
+    else:
+        compared, against = policy, reference
+        if section.length_normalized or section.loss == "ipo":
+            compared = means
+            against = Paired(reference.chosen / tokens.chosen, reference.rejected / tokens.rejected)
+        raw = dpo.log_ratio_margin(compared, against)
+        loss = {
+            "sigmoid": lambda: dpo.sigmoid(raw, beta),
+            "conservative": lambda: dpo.conservative(raw, beta, smoothing),
+            "robust": lambda: dpo.robust(raw, beta, smoothing),
+            "hinge": lambda: dpo.hinge(raw, beta),
+            "ipo": lambda: dpo.ipo(raw, beta),
+        }[section.loss]()
+    if section.nll_weight:
+        loss = loss + section.nll_weight * dpo.chosen_nll(policy.chosen, tokens.chosen)
+    return PairOutcome(loss, beta * raw, policy, tokens)
+
+
+class DpoStage:
+    """Learns which of two answers people prefer."""
+
+    name = "dpo"
+    kind = Preference
+
+    def __init__(self, section: DpoSection) -> None:
+        self._section = section
+        self._needs_reference = section.loss != "simpo"
+
+    def to_tree(self, template: ChatTemplate, record: Preference) -> TokenTree:
+        """A pair as a tree: its prompt once, then both answers."""
+        return template.preference_tree(record, 0)
+
+    def usable(self, record: Preference) -> bool:
+        """A tie says nothing about which answer to prefer."""
+        return not record.tie
+
+    def begin(self, session: Session) -> Step:
+        """Compute (or read) the reference, check that policy and reference agree, and give the step's loss."""
+        self._session = session
+        self._reference = {"train": self._reference_of("train"), "heldout": self._reference_of("heldout")}
+        self._pairs_before = session.run.path / "heldout-before.json"
+        if session.recipe.training.self_checks and self._needs_reference:
+            session.checks += require(self._first_loss_checks())
+
+        def step(model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
+            pairs = self._outcome(model, batch, "train")
+            return pairs.loss.sum() / totals.trees, {k: float(v.sum()) for k, v in _logged(pairs).items()}
+
+        return step
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Means over held-out pairs; each pair's values are kept for `finish`."""
+        parts: dict[str, list[Tensor]] = {}
+        for run in microbatches(self._session.prepared.heldout, self._max_tokens):
+            pairs = self._outcome(self._session.loaded.packed, collate(run), "heldout")
+            for name, values in {"loss": pairs.loss, **_logged(pairs), **_judged(pairs)}.items():
+                parts.setdefault(name, []).append(values.cpu())
+        joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
+        self._pairs = {name: tensor.tolist() for name, tensor in joined.items()}
+        if not self._pairs_before.exists():
+            write_json(self._pairs_before, self._pairs)
+        return {name: float(tensor.mean()) for name, tensor in joined.items() if not name.endswith("_tokens")}
+
+    def finish(self) -> dict[str, Any]:
+        """Held-out metrics and each pair before and after; warns where the chosen answers became less likely."""
+        before = json.loads(self._pairs_before.read_text("utf-8"))
+        told = self._session.before_and_after()
+        fall = told["before"]["logp_chosen"] - told["after"]["logp_chosen"]
+        if fall > _CHOSEN_FALL_NATS:
+            self._session.warnings.append(
+                f"The chosen answers became less likely: their mean log-probability fell by {fall:.1f} nats; the "
+                "margin grew because the rejected ones fell further. dpo.nll_weight (1.0, say) or a smaller learning "
+                "rate holds them up."
+            )
+        heldout = self._session.prepared.heldout
+        pairs = [
+            {
+                "id": json.loads(heldout.record_json(i)).get("id"),
+                "before_margin": before["margin"][i],
+                "after_margin": self._pairs["margin"][i],
+                "chosen_shift": self._pairs["logp_chosen"][i] - before["logp_chosen"][i],
+                "rejected_shift": self._pairs["logp_rejected"][i] - before["logp_rejected"][i],
+                "chosen_tokens": self._pairs["chosen_tokens"][i],
+                "rejected_tokens": self._pairs["rejected_tokens"][i],
+            }
+            for i in range(len(heldout))
+        ]
+        return {**told, "count": len(heldout), "pairs": pairs}
+
+    @property
+    def _max_tokens(self) -> int:
+        limit: int = self._session.recipe.training.max_tokens_per_microbatch
+        return limit
+
+    def _reference_of(self, part: str) -> Tensor | None:
+        """(rows, 2) summed reference log-probabilities, chosen first; None where the objective has no reference."""
+        if not self._needs_reference:
+            return None
+        session = self._session
+        store = getattr(session.prepared, part)
+        with session.accelerator.main_process_first():
+            flat, cached = reference_logprobs(
+                session.loaded, store, session.prepared.digests[part], self._max_tokens, session.display
+            )
+        if cached:
+            session.display.say(f"reference log-probabilities of {part}: {len(store)} pairs, from the cache")
+        return flat.view(-1, 2)
+
+    def _outcome(self, model: nn.Module, batch: PackedBatch, part: str) -> PairOutcome:
+        batch = batch.to(self._session.loaded.packed.device)
+        policy = paired(per_sequence(model(batch), batch.sequence, batch.sequences))
+        reference = self._reference[part]
+        rows = None if reference is None else reference[list(batch.rows)].to(policy.chosen.device)
+        return pair_outcome(
+            self._section,
+            policy,
+            None if rows is None else Paired(rows[:, 0], rows[:, 1]),
+            paired(batch.sequence_lengths()),
+        )
+
+    @torch.no_grad()
+    def _first_loss_checks(self) -> list[Any]:
+        """On the first rows, in eval mode: dropout must not hide (or fake) a wrong reference."""
+        model = self._session.loaded.packed
+        training = model.training
+        model.eval()
+        rows = self._session.prepared.train[: self._session.recipe.training.batch_size]
+        batches = [collate(run) for run in microbatches(rows, self._max_tokens)]
+        outcomes = [self._outcome(model, batch, "train") for batch in batches]
+        model.train(training)
+        margin = torch.cat([outcome.margin for outcome in outcomes])
+        tolerance = _FIRST_LOSS_TOLERANCE.get(model.compute_dtype, _FIRST_LOSS_TOLERANCE_ELSEWHERE)
+        return check_first_loss(float(dpo.sigmoid(margin, 1.0).mean()), float(margin.mean()), tolerance)
+
+
+def _logged(pairs: PairOutcome) -> dict[str, Tensor]:
+    return {
+        "accuracy": (pairs.margin > 0).float(),
+        "margin": pairs.margin.detach(),
+        "logp_chosen": pairs.policy.chosen.detach(),
+        "logp_rejected": pairs.policy.rejected.detach(),
+    }
+
+
+def _judged(pairs: PairOutcome) -> dict[str, Tensor]:
+    """What only an evaluation tells: whether the policy alone, per token, prefers the chosen answer; lengths."""
+    mean_chosen = pairs.policy.chosen / pairs.tokens.chosen
+    mean_rejected = pairs.policy.rejected / pairs.tokens.rejected
+    return {
+        "policy_accuracy": (mean_chosen > mean_rejected).float(),
+        "chosen_tokens": pairs.tokens.chosen,
+        "rejected_tokens": pairs.tokens.rejected,
+    }

@@ -1,0 +1,320 @@
+"""The only training loop: accumulate, clip, schedule, log, evaluate, save, resume. A stage brings the step's loss.
+
+One optimiser step takes `batch_size` trees, split over processes and, within each, over microbatches of at most
+`max_tokens_per_microbatch` tokens. Every microbatch's loss is divided by the whole step's totals, so the gradient
+does not depend on the split.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from prefine.atomic import JSON, write_json
+from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, microbatches, steps_per_epoch
+from prefine.errors import CheckpointError, TrainingError
+from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid, save_checkpoint
+from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng, rng_tensors
+from prefine.recipe import TrainingSection
+from prefine.rundir import MetricsLog, RunDirectory
+from prefine.training.display import Display, memory_gb
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a whole optimiser step holds, over all processes and microbatches.
+
+    Attributes:
+        trees: records (pairs, demonstrations).
+        tokens: supervised tokens.
+    """
+
+    trees: int
+    tokens: int
+
+    @staticmethod
+    def of(trees: Sequence[TokenTree]) -> Totals:
+        """Totals of the trees of one step."""
+        return Totals(len(trees), sum(tree.supervised_tokens for tree in trees))
+
+
+class Step(Protocol):
+    """A stage's loss: this microbatch's share of the step's mean, and sums to log (divided by the step's trees)."""
+
+    def __call__(self, model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]: ...
+
+
+@dataclass
+class Position:
+    """Where a run is; saved with every checkpoint.
+
+    Attributes:
+        step: optimiser steps done.
+        tokens: tokens computed so far (packed rows).
+        seconds: training time so far.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the user asked, everything is saved
+    """The run was asked to stop, has saved itself, and can be resumed."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+@dataclass
+class Loop:
+    """A run of optimiser steps over a sequence of trees.
+
+    Args:
+        accelerator: devices and processes.
+        model: the packed model, as accelerate prepared it.
+        parameters: trainable parameters by name.
+        optimizer: as accelerate prepared it.
+        trees: training rows.
+        section: the recipe's training section.
+        step: the stage's loss.
+        evaluate: held-out metrics, called with the model in eval mode; None where there is nothing held out.
+        run: where checkpoints and metrics go.
+        stop_requested: asked after every step; True saves and raises Stopped.
+    """
+
+    accelerator: Accelerator
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    trees: Sequence[TokenTree]
+    section: TrainingSection
+    step: Step
+    evaluate: Callable[[], dict[str, float]] | None
+    run: RunDirectory
+    display: Display
+    stop_requested: Callable[[], bool] = lambda: False
+    position: Position = field(default_factory=Position)
+
+    def __post_init__(self) -> None:
+        self.scheduler = self._new_scheduler()
+        self.metrics = MetricsLog(self.run.metrics)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        per_epoch = steps_per_epoch(len(self.trees), self.section.batch_size)
+        steps = math.ceil(self.section.epochs * per_epoch)
+        return max(1, steps if self.section.max_steps is None else min(steps, self.section.max_steps))
+
+    def run_to_end(self) -> None:
+        """Train from the current position to the last step, saving on the way and at the end.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite; the batch is dumped, no checkpoint is overwritten.
+            Stopped: stop_requested said so; a checkpoint is saved.
+        """
+        self.model.train()
+        if self.position.step == 0 and self.evaluate is not None:
+            self._log_heldout()
+        with self.display.progress(self.total_steps, self.position.step):
+            while self.position.step < self.total_steps:
+                row = self._one_step()
+                step = self.position.step
+                if step % self.section.log_every_steps == 0 or step == self.total_steps:
+                    self._log(row)
+                last = step == self.total_steps
+                if self.evaluate is not None and (last or self._due(self.section.evaluate_every_steps)):
+                    self._log_heldout()
+                if last or self._due(self.section.save_every_steps):
+                    self.save()
+                if self.stop_requested() and not last:
+                    self.save()
+                    raise Stopped(step)
+        self.metrics.close()
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.position.step % every == 0
+
+    def _one_step(self) -> dict[str, float]:
+        """One optimiser step; returns its metrics, summed over processes."""
+        began = time.perf_counter()
+        trees = [self.trees[row] for row in rows_of_step(self.position.step, len(self.trees), self.section)]
+        totals = Totals.of(trees)
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        mine = trees[rank::processes]
+        # With fewer trees than processes, one recomputes the first at weight 0: all must enter the backward pass.
+        weight = float(processes) if mine else 0.0
+        batches = [collate(run) for run in microbatches(mine or trees[:1], self.section.max_tokens_per_microbatch)]
+        sums: Counter[str] = Counter()
+        for index, batch in enumerate(batches):
+            last = index + 1 == len(batches)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, logged = self.step(self.model, batch.to(self.accelerator.device), totals)
+                self._require_finite("loss", loss.detach(), batch)
+                self.accelerator.backward(loss * weight)
+            sums.update({"loss": float(loss.detach()) * totals.trees, **logged} if mine else {})
+        norm = self._clip(batches)
+        rate = float(self.scheduler.get_last_lr()[0])
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds, tokens = time.perf_counter() - began, sum(tree.tokens for tree in trees)
+        self.position.step += 1
+        self.position.tokens += tokens
+        self.position.seconds += seconds
+        means = {name: value / totals.trees for name, value in self._over_processes(sums).items()}
+        return {
+            **means,
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "tokens": tokens,
+            "seconds": seconds,
+            "tokens_per_s": tokens / seconds,
+            "memory_gb": memory_gb(self.accelerator.device),
+        }
+
+    def _clip(self, batches: list[PackedBatch]) -> float:
+        limit = math.inf if self.section.max_grad_norm is None else self.section.max_grad_norm
+        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit)
+        self._require_finite("gradient norm", norm, batches[-1])
+        return float(norm)
+
+    def _require_finite(self, what: str, value: Tensor, batch: PackedBatch) -> None:
+        if bool(torch.isfinite(value)):
+            return
+        path = self.run.path / "non-finite-batch.json"
+        dump: dict[str, JSON] = {
+            "step": self.position.step,
+            "rows": list(batch.rows),
+            "input_ids": batch.input_ids[0].tolist(),
+        }
+        write_json(path, dump)
+        raise TrainingError(
+            f"the {what} became {float(value)} at step {self.position.step + 1}; its batch is in {path}",
+            "Look at those rows, lower training.learning_rate, or set model.dtype to float32; --resume goes on from "
+            "the last checkpoint.",
+        )
+
+    def _over_processes(self, sums: Counter[str]) -> dict[str, float]:
+        if self.accelerator.num_processes == 1:
+            return dict(sums)
+        values = torch.tensor([sums[name] for name in sorted(sums)], device=self.accelerator.device)
+        reduced = self.accelerator.reduce(values, reduction="sum")
+        return dict(zip(sorted(sums), reduced.tolist(), strict=True))
+
+    def _log(self, row: dict[str, float]) -> None:
+        step = self.position.step
+        epoch = step / steps_per_epoch(len(self.trees), self.section.batch_size)
+        if self.accelerator.is_main_process:
+            self.metrics.append({"kind": "train", "step": step, "epoch": epoch, **row})
+            self.display.step(step, row)
+        if self.accelerator.log_with:
+            self.accelerator.log(row, step=step)
+
+    def _log_heldout(self) -> None:
+        if self.evaluate is None:
+            return
+        self.model.eval()
+        try:
+            row = self.evaluate()
+        finally:
+            self.model.train()
+        if self.accelerator.is_main_process:
+            self.metrics.append({"kind": "heldout", "step": self.position.step, **row})
+            self.display.heldout(self.position.step, row)
+        if self.accelerator.log_with:
+            self.accelerator.log({f"heldout/{name}": value for name, value in row.items()}, step=self.position.step)
+
+    def save(self) -> None:
+        """Save a checkpoint of everything the next step depends on. Main process only; the others wait."""
+        self.metrics.sync()
+        if self.accelerator.is_main_process:
+            optimizer, optimizer_state = optimizer_tensors(self.optimizer)
+            rng, rng_state = rng_tensors()
+            save_checkpoint(
+                self.run.checkpoints,
+                self.position.step,
+                {
+                    "weights": {name: p.detach() for name, p in self.parameters.items()},
+                    "optimizer": optimizer,
+                    "rng": rng,
+                },
+                {
+                    "position": vars(self.position),
+                    "scheduler": _plain(self.scheduler.state_dict()),
+                    "optimizer": optimizer_state,
+                    "rng": rng_state,
+                },
+                keep_last=self.section.keep_checkpoints,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> Checkpoint | None:
+        """Go to the newest valid checkpoint, if there is one; metrics of steps after it are dropped.
+
+        Raises:
+            CheckpointError: it holds other weights than this run trains.
+        """
+        checkpoint = newest_valid(self.run.checkpoints)
+        if checkpoint is None:
+            if any(self.run.checkpoints.glob("step-*")):
+                raise CheckpointError(
+                    f"{self.run.checkpoints} holds checkpoints, but none is valid (see the warnings above)",
+                    "Bring one back from a copy, or delete that folder to begin again from the first step.",
+                )
+            self.metrics.truncate_after(-1)
+            return None
+        tensors, state = load_checkpoint(checkpoint)
+        if set(tensors["weights"]) != set(self.parameters):
+            raise CheckpointError(
+                f"{checkpoint.path} holds other weights than this recipe trains",
+                "Resume with the recipe and model the run began with.",
+            )
+        restore_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])  # first: it checks all shapes
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors["weights"][name])
+        self.scheduler.load_state_dict(state["scheduler"])
+        restore_rng(tensors["rng"], state["rng"])
+        self.position = Position(**state["position"])
+        self.metrics.truncate_after(checkpoint.step)
+        return checkpoint
+
+    def _new_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
+        from transformers import get_scheduler
+
+        name = "constant_with_warmup" if self.section.schedule == "constant" else self.section.schedule
+        warmup = round(self.section.warmup_fraction * self.total_steps)
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps the real one
+        scheduler: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
+            name, inner, num_warmup_steps=warmup, num_training_steps=self.total_steps
+        )
+        return scheduler
+
+
+def rows_of_step(step: int, rows: int, section: TrainingSection) -> list[int]:
+    """Row indices of optimiser step `step` (from 0): a function of its arguments alone, so a resumed run agrees."""
+    epoch, within = divmod(step, steps_per_epoch(rows, section.batch_size))
+    return list(_order(rows, section.seed, epoch)[within * section.batch_size : (within + 1) * section.batch_size])
+
+
+@lru_cache(maxsize=2)
+def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(epoch_order(rows, seed, epoch))
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's state without the functions it was built from."""
+    return {name: value for name, value in state.items() if name != "lr_lambdas"}

@@ -1,0 +1,114 @@
+"""Answers to the same prompts before and after a run, for its report."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from prefine.atomic import atomic_write, json_bytes
+from prefine.data.dataset import read_records
+from prefine.data.prepare import Prepared, source_names
+from prefine.data.quarantine import Quarantine
+from prefine.evaluation.sample import Answer, write_answers
+from prefine.models.load import LoadedModel
+from prefine.recipe import ReportSection
+from prefine.records import Message, Prompt
+from prefine.rundir import RunDirectory
+from prefine.training.checks import record_prompt
+from prefine.training.display import Display
+
+
+class Samples:
+    """Side-by-side samples of one run.
+
+    The answers before are written to samples.jsonl at once, so that a resumed run still has them.
+    """
+
+    def __init__(
+        self, run: RunDirectory, section: ReportSection, loaded: LoadedModel, prepared: Prepared, display: Display
+    ) -> None:
+        self._run = run
+        self._section = section
+        self._loaded = loaded
+        self._prepared = prepared
+        self._display = display
+
+    def before(self) -> None:
+        """Sample from the model as loaded, unless an earlier part of this run has."""
+        if self._section.samples and not self._run.samples.exists():
+            rows = self._prompts()
+            self._write([row | _told("before", a) for row, a in zip(rows, self._answers(rows), strict=True)])
+
+    def after(self) -> dict[str, Any] | None:
+        """Sample from the model as trained; returns the summary of lengths, None where no samples are asked for."""
+        if not self._run.samples.exists():
+            return None
+        rows = [json.loads(line) for line in self._run.samples.read_text("utf-8").splitlines()]
+        rows = [row | _told("after", a) for row, a in zip(rows, self._answers(rows), strict=True)]
+        self._write(rows)
+        return {when: _summary(rows, when) for when in ("before", "after")} if rows else None
+
+    def _answers(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
+        template = self._loaded.template
+        prompts = [template.prompt_ids(tuple(Message.model_validate(m) for m in row["prompt"])) for row in rows]
+        with self._display.progress(len(prompts), 0, "samples"):
+            return write_answers(
+                self._loaded.packed,
+                template,
+                prompts,
+                self._section.max_new_tokens,
+                self._section.temperature,
+                progress=self._display.advance,
+            )
+
+    def _prompts(self) -> list[dict[str, Any]]:
+        """Prompts from the recipe's source, else held-out ones; at most `samples`, at even distances."""
+        found = self._own_prompts() if self._section.prompts is not None else self._heldout_prompts()
+        step = max(1, len(found) // self._section.samples)
+        return found[::step][: self._section.samples]
+
+    def _own_prompts(self) -> list[dict[str, Any]]:
+        with Quarantine(None) as quarantine:
+            records = list(read_records(source_names(self._section.prompts or []), Prompt, quarantine=quarantine))
+        return [
+            {
+                "id": record.id or f"prompt-{number}",
+                "category": record.extra.get("category"),
+                "prompt": [m.model_dump() for m in record.prompt],
+            }
+            for number, record in enumerate(records, start=1)
+        ]
+
+    def _heldout_prompts(self) -> list[dict[str, Any]]:
+        rows = []
+        for index in range(len(self._prepared.heldout)):
+            record = json.loads(self._prepared.heldout.record_json(index))
+            reference = record.get("chosen") or record["messages"][-1]["content"]
+            rows.append(
+                {
+                    "id": record.get("id") or f"held-out-{index + 1}",
+                    "category": record.get("extra", {}).get("category"),
+                    "prompt": record_prompt(record),
+                    "reference": reference,
+                }
+            )
+        return rows
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        with atomic_write(self._run.samples) as temporary:
+            temporary.write_bytes(b"".join(json_bytes(row) for row in rows))
+
+
+def _told(when: str, answer: Answer) -> dict[str, Any]:
+    return {when: answer.text, f"{when}_tokens": answer.tokens, f"{when}_ended": answer.ended}
+
+
+def _summary(rows: list[dict[str, Any]], when: str) -> dict[str, float]:
+    tokens = [row[f"{when}_tokens"] for row in rows]
+    return {
+        "mean_tokens": statistics.fmean(tokens),
+        "median_tokens": statistics.median(tokens),
+        "ended": statistics.fmean(row[f"{when}_ended"] for row in rows),
+    }

@@ -1,0 +1,334 @@
+"""What every training stage does around its own step: open the run, load, prepare, check, train, report.
+
+A stage gives a `Stage`: how its records become trees, what one step's loss is, and how held-out rows are judged.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from prefine.atomic import write_json, write_text
+from prefine.data.batch import TokenTree
+from prefine.data.prepare import Preparation, Prepared
+from prefine.data.quarantine import Quarantine
+from prefine.data.template import ChatTemplate
+from prefine.errors import CheckpointError, PrefineError
+from prefine.evaluation.report import write_report
+from prefine.models.load import LoadedModel, load_model, save_model, saved_weights
+from prefine.recipe import StageRecipe
+from prefine.recipe_loading import resolved_yaml
+from prefine.rundir import RunDirectory, read_metrics, run_provenance
+from prefine.training.checks import check_leaks, check_tokens, marked_example, require
+from prefine.training.display import Display
+from prefine.training.loop import Loop, Step, Stopped
+from prefine.training.samples import Samples
+
+# Fields of a recipe that may change between a run and its resumption without changing its result.
+_FREE_FIELDS = ("run", "training.keep_checkpoints", "training.save_every_steps", "training.trackers")
+
+
+@dataclass
+class Session:
+    """An opened run with its parts."""
+
+    stage: str
+    recipe: Any
+    run: RunDirectory
+    display: Display
+    accelerator: Accelerator
+    loaded: LoadedModel
+    prepared: Prepared
+    manifest: dict[str, Any]
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def write_manifest(self, status: str) -> None:
+        """Write manifest.json with all that is known by now. Main process only."""
+        if not self.accelerator.is_main_process:
+            return
+        self.manifest |= {"status": status, "self_checks": self.checks, "warnings": self.warnings}
+        write_json(self.run.manifest, self.manifest)
+
+    def before_and_after(self) -> dict[str, dict[str, float]]:
+        """The first and the last held-out evaluation in the run's metrics."""
+        rows = [row for row in read_metrics(self.run.metrics) if row["kind"] == "heldout"]
+        told = [{k: v for k, v in row.items() if k not in ("kind", "step")} for row in (rows[0], rows[-1])]
+        return {"before": told[0], "after": told[1]}
+
+
+class Stage(Protocol):
+    """What a training stage brings."""
+
+    name: str
+    kind: Any
+
+    def to_tree(self, template: ChatTemplate, record: Any) -> TokenTree:
+        """A record as a token tree."""
+
+    def usable(self, record: Any) -> bool:
+        """Whether the stage can learn from this valid record."""
+
+    def begin(self, session: Session) -> Step:
+        """Called once the policy is loaded and before any step or restored checkpoint; gives the step's loss."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean held-out metrics of the model as it is now."""
+
+    def finish(self) -> dict[str, Any]:
+        """The held-out part of evaluation.json, after the last step."""
+
+
+def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console) -> Path:
+    """Run a stage from its recipe to its report; returns the run's folder.
+
+    Raises:
+        PrefineError: whatever cannot go on; what was saved before can be resumed.
+    """
+    began = time.perf_counter()
+    with RunDirectory.create(Path(recipe.run), resume) as run:
+        previous = json.loads(run.manifest.read_text("utf-8")) if run.manifest.exists() else None
+        if previous is not None and previous.get("status") == "finished":
+            console.print(f"{run.path} is finished already: {run.report}", highlight=False)
+            return run.path
+        session = _open(stage, recipe, run, previous, console)
+        try:
+            _train(stage, session)
+        except (PrefineError, Stopped) as error:
+            session.manifest["ended_by"] = str(error)
+            session.write_manifest("stopped" if isinstance(error, Stopped) else "failed")
+            raise
+        session.manifest |= {
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - began + session.manifest.get("seconds_before", 0.0), 1),
+        }
+        session.write_manifest("finished")
+        if session.accelerator.is_main_process:
+            report = write_report(run.path)
+            session.display.say(f"done: model in {run.model}, report in {report}")
+    return run.path
+
+
+def _open(
+    stage: Stage, recipe: StageRecipe, run: RunDirectory, previous: dict[str, Any] | None, console: Console
+) -> Session:
+    """Load the model and the data; a resumed run must be of the same recipe, and computes in the same type."""
+    section = recipe.model
+    if previous is not None:
+        _require_same_recipe(previous["recipe"], recipe.model_dump(mode="json"))
+        # A measured type is settled once a run: measuring again could choose another, and the result would differ.
+        section = section.model_copy(update={"dtype": previous["model"]["compute_dtype"]})
+    torch.manual_seed(recipe.training.seed)
+    loaded = load_model(section, recipe.lora)
+    accelerator = Accelerator(
+        cpu=loaded.packed.device.type == "cpu",
+        log_with=list(recipe.training.trackers) or None,
+        project_dir=str(run.path),
+    )
+    display = Display(console, accelerator.is_main_process)
+    for line in _about(loaded):
+        display.say(line)
+    with accelerator.main_process_first():
+        prepared = _prepare(stage, recipe, run, loaded.template)
+    if accelerator.log_with:
+        accelerator.init_trackers("prefine", {"recipe": json.dumps(recipe.model_dump(mode="json"))})
+    manifest = {
+        "stage": stage.name,
+        "status": "running",
+        **run_provenance(sys.argv),
+        "seed": recipe.training.seed,
+        "recipe": recipe.model_dump(mode="json"),
+        "device": {"type": loaded.packed.device.type, "dtype": str(loaded.packed.compute_dtype).removeprefix("torch.")},
+        "model": loaded.describe(),
+        "data": prepared.counts,
+    }
+    session = Session(stage.name, recipe, run, display, accelerator, loaded, prepared, manifest)
+    _say_data(session)
+    if recipe.training.self_checks:
+        found = [*check_tokens(loaded.template, prepared.train), check_leaks(prepared.train, prepared.heldout)]
+        session.checks += require(found)
+    session.manifest["example"] = marked_example(loaded.template, prepared.train[0])
+    session.write_manifest("running")
+    if accelerator.is_main_process:
+        write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
+    return session
+
+
+def _prepare(stage: Stage, recipe: StageRecipe, run: RunDirectory, template: ChatTemplate) -> Prepared:
+    folder = run.path / "data"
+    if not (folder / "prepared.json").exists():
+        run.quarantine.unlink(missing_ok=True)  # of a preparation that was cut short and begins again
+    with Quarantine(run.quarantine) as quarantine:
+        return Preparation(
+            folder,
+            recipe.data,
+            stage.kind,
+            lambda record, row: stage.to_tree(template, record),
+            template.fingerprint,
+            recipe.training.seed,
+            quarantine,
+            stage.usable,
+        ).stores()
+
+
+def _train(stage: Stage, session: Session) -> None:
+    recipe, accelerator, loaded = session.recipe, session.accelerator, session.loaded
+    samples = Samples(session.run, recipe.report, loaded, session.prepared, session.display)
+    samples.before()
+    step = stage.begin(session)
+    parameters = loaded.trainable()
+    optimizer = _optimizer(list(parameters.values()), recipe.training, loaded.packed.device)
+    model, prepared_optimizer = accelerator.prepare(loaded.packed, optimizer)
+    with _stop_on_signal(session.display) as asked:
+        loop = Loop(
+            accelerator=accelerator,
+            model=model,
+            parameters=parameters,
+            optimizer=prepared_optimizer,
+            trees=session.prepared.train,
+            section=recipe.training,
+            step=step,
+            evaluate=stage.evaluate if len(session.prepared.heldout) else None,
+            run=session.run,
+            display=session.display,
+            stop_requested=lambda: asked["stop"],
+        )
+        checkpoint = loop.restore()
+        if checkpoint is not None:
+            for line in checkpoint.skipped:
+                session.display.say(f"warning: {line}")
+            session.display.say(f"resuming after step {checkpoint.step}")
+        session.write_manifest("running")
+        loop.run_to_end()
+    session.manifest["tokens"] = loop.position.tokens
+    session.manifest["training_seconds"] = round(loop.position.seconds, 3)
+    if accelerator.is_main_process:
+        _save_result(session)
+        heldout = stage.finish() if len(session.prepared.heldout) else None
+        generation = samples.after()
+        write_json(session.run.evaluation, {"heldout": heldout, "generation": generation})
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _save_result(session: Session) -> None:
+    """Save the model, then prove by reading it back that the file holds what was trained."""
+    if session.run.model.exists():  # a run that was killed between saving and finishing
+        return
+    save_model(session.loaded, session.run.model)
+    from peft import PeftModel, get_peft_model_state_dict
+
+    model = session.loaded.packed.model
+    held = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else dict(model.named_parameters())
+    saved = saved_weights(session.run.model)
+    tied = set(held) - set(saved)
+    same = all(torch.equal(tensor, held[name].detach().cpu()) for name, tensor in saved.items())
+    session.checks.append(
+        {
+            "name": "saved model",
+            "value": f"{len(saved)} tensors read back",
+            "rule": "equal to those in memory",
+            "passed": same and (not tied or not isinstance(model, PeftModel)),
+        }
+    )
+    if not session.checks[-1]["passed"]:
+        raise CheckpointError(f"{session.run.model}: reads back otherwise than it was saved", "Check the disk.")
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], section: Any, device: torch.device) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        parameters,
+        lr=section.learning_rate,
+        betas=tuple(section.adam_betas),
+        eps=section.adam_epsilon,
+        weight_decay=section.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+@contextmanager
+def _stop_on_signal(display: Display) -> Iterator[dict[str, bool]]:
+    """Inside, the first Ctrl-C (or SIGTERM) asks the loop to stop after its step; a second one interrupts at once."""
+    asked = {"stop": False}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked["stop"]:
+            raise KeyboardInterrupt
+        asked["stop"] = True
+        display.say("stopping after this step; press Ctrl-C again to stop at once (steps since the last save are lost)")
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _require_same_recipe(before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = sorted(
+        name
+        for name in set(_flat(before)) | set(_flat(now))
+        if name not in _FREE_FIELDS and _flat(before).get(name) != _flat(now).get(name)
+    )
+    if changed:
+        told = ", ".join(
+            f"{name} was {_flat(before).get(name)!r} and is {_flat(now).get(name)!r}" for name in changed[:3]
+        )
+        raise CheckpointError(
+            f"--resume: the recipe is not the one this run began with ({told})",
+            "Resume with the same recipe and --set, or start a run of another name.",
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _about(loaded: LoadedModel) -> list[str]:
+    facts = loaded.describe()
+    share = facts["trainable_parameters"] / facts["parameters"]
+    return [
+        f"model {facts['name']}: {facts['parameters'] / 1e6:.0f} M parameters, {share:.1%} trained, "
+        f"{facts['compute_dtype']} on {loaded.packed.device} ({facts['dtype_reason']}), {facts['forward']} forward"
+    ]
+
+
+def _say_data(session: Session) -> None:
+    for name, counts in session.prepared.counts.items():
+        told = ", ".join(
+            f"{counts[key]} {text}"
+            for key, text in (
+                ("rows_in", "rows read"),
+                ("quarantined", "quarantined"),
+                ("duplicates", "duplicates"),
+                ("leaks_removed", "left out as their prompt is held out"),
+                ("dropped_too_long", "too long"),
+                ("dropped_identical", "identical after tokenization"),
+                ("dropped_unusable", "of no use to this stage"),
+            )
+            if counts.get(key)
+        )
+        session.display.say(f"{name}: {counts['rows']} rows" + (f" ({told})" if told else ""))
+    if any(counts.get("quarantined") for counts in session.prepared.counts.values()):
+        session.display.say(f"quarantined rows, with line and reason, are in {session.run.quarantine}")

@@ -1,0 +1,64 @@
+"""Supervised fine-tuning on demonstrations, or on the chosen answers of preferences."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
+from prefine.data.template import ChatTemplate
+from prefine.objectives.sft import token_nll
+from prefine.recipe import SftRecipe
+from prefine.records import Demonstration
+from prefine.training.loop import Step, Totals
+from prefine.training.session import Session, run_stage
+
+
+def run_sft(recipe: SftRecipe, resume: bool, console: Console) -> Path:
+    """Fine-tune as the recipe says; returns the run's folder. Raises PrefineError."""
+    return run_stage(SftStage(), recipe, resume, console)
+
+
+class SftStage:
+    """Learns every supervised token of a demonstration."""
+
+    name = "sft"
+    kind = Demonstration
+
+    def to_tree(self, template: ChatTemplate, record: Demonstration) -> TokenTree:
+        """A demonstration as a tree with one answer."""
+        return template.demonstration_tree(record, 0)
+
+    def usable(self, record: Demonstration) -> bool:
+        """Every demonstration can be learned from."""
+        return True
+
+    def begin(self, session: Session) -> Step:
+        """The step's loss: this microbatch's share of the step's mean token NLL."""
+        self._session = session
+
+        def step(model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
+            return token_nll(model(batch), totals.tokens), {}
+
+        return step
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Held-out loss (nats a token) and perplexity."""
+        model, recipe = self._session.loaded.packed, self._session.recipe
+        total, tokens = 0.0, 0
+        for run in microbatches(self._session.prepared.heldout, recipe.training.max_tokens_per_microbatch):
+            logprobs = model(collate(run).to(model.device))
+            total -= float(logprobs.sum(dtype=torch.float64))
+            tokens += len(logprobs)
+        loss = total / tokens
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    def finish(self) -> dict[str, Any]:
+        """Held-out metrics before and after, from the run's metrics."""
+        return {**self._session.before_and_after(), "count": len(self._session.prepared.heldout)}
