@@ -25,6 +25,8 @@ VERBS = {
     "doctor": "prefine.cli.doctor:doctor",
     "sft": "prefine.cli.sft:sft",
     "dpo": "prefine.cli.dpo:dpo",
+    "chat": "prefine.cli.chat:chat",
+    "report": "prefine.cli.report:report",
 }
 # First words of verbs that have two.
 GROUPS = {

@@ -1,0 +1,44 @@
+"""prefine chat."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prefine.cli.options import Device
+
+
+def chat(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run (runs/NAME), a folder, a hub id or embedded:…")],
+    system: Annotated[str | None, typer.Option(help="A system turn to begin with.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 512,
+    seed: Annotated[int, typer.Option(help="The same seed and words give the same answers.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Talk to a model in the terminal; answers stream. End with Ctrl-D or /exit, begin anew with /new."""
+    from rich.console import Console
+
+    from prefine.evaluation.conversation import Talk
+    from prefine.models.load import load_model
+    from prefine.recipe import ModelSection
+
+    console = Console()
+    loaded = load_model(ModelSection(name=model, device=device), None, trainable=False)
+    talk = Talk(loaded, system, temperature, max_new_tokens, seed)
+    console.print(f"Talking to {model}. /new begins anew, /exit or Ctrl-D ends.", style="dim")
+    while True:
+        try:
+            said = console.input("[bold]you>[/] ").strip()
+        except EOFError:
+            console.print()
+            return
+        if said == "/exit":
+            return
+        if said == "/new":
+            talk.forget()
+        elif said:
+            for piece in talk.answer(said):
+                console.out(piece, end="", highlight=False)
+            console.print()
