@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 from prefine.data.batch import TokenTree
@@ -107,23 +106,3 @@ def require(checks: list[SelfCheck]) -> list[dict[str, Any]]:
             "Look at a decoded example with 'prefine data check'; training.self_checks: false goes on regardless.",
         )
     return [asdict(c) for c in checks]
-
-
-def marked_example(template: ChatTemplate, tree: TokenTree, open_mark: str = "⟦", close_mark: str = "⟧") -> str:
-    """A row decoded, its supervised spans between marks: what the model is asked to write, to be read by a person."""
-    decode = template.tokenizer.decode
-    parts = [decode(list(tree.prompt))]
-    for number, (answer, mask) in enumerate(zip(tree.answers, tree.supervised, strict=True)):
-        if number:
-            parts.append("\n— or —\n")
-        for counts, ids in _spans(list(answer), list(mask) if mask is not None else [True] * len(answer)):
-            parts.append(f"{open_mark}{decode(ids)}{close_mark}" if counts else decode(ids))
-    return "".join(parts)
-
-
-def _spans(ids: list[int], mask: list[bool]) -> Iterator[tuple[bool, list[int]]]:
-    start = 0
-    for end in range(1, len(ids) + 1):
-        if end == len(ids) or mask[end] != mask[start]:
-            yield mask[start], list(islice(ids, start, end))
-            start = end

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from prefine.atomic import write_json, write_text
 from prefine.data.batch import TokenTree
+from prefine.data.marking import marked_example
 from prefine.data.prepare import Preparation, Prepared
 from prefine.data.quarantine import Quarantine
 from prefine.data.template import ChatTemplate
@@ -32,7 +33,7 @@ from prefine.models.load import LoadedModel, load_model, save_model, saved_weigh
 from prefine.recipe import StageRecipe
 from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, read_metrics, run_provenance
-from prefine.training.checks import check_leaks, check_tokens, marked_example, require
+from prefine.training.checks import check_leaks, check_tokens, require
 from prefine.training.display import Display
 from prefine.training.loop import Loop, Step, Stopped
 from prefine.training.samples import Samples
