@@ -1,0 +1,215 @@
+"""What a reader of a run's results should be warned of, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prefine.evaluation.findings import few_pairs, lengths, shares
+from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, numbers, text
+from prefine.evaluation.statistics import Share, mean
+from prefine.evaluation.wording import figure, listing, percent, plural, whole
+
+_RISE_OF_LOSS = 0.02
+_GROWTH_OF_LENGTH = 0.25
+_MANY_CUT = 0.2
+_LOSS_OF_ENDINGS = 0.05
+_FEWEST_FOR_LENGTH_BIAS = 10
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A warning: what is the case, and what it means or what to do."""
+
+    title: str
+    text: str = ""
+
+
+def cautions(facts: RunFacts) -> list[Caution]:
+    """What the run itself warned of, then what its figures give away."""
+    return [
+        *(Caution(line) for line in _recorded(facts)),
+        *_unfinished(facts),
+        *_failed_checks(facts),
+        *_accuracy(facts),
+        *_chosen_falls(facts),
+        *_loss_rises(facts),
+        *_lengths(facts),
+        *_length_bias(facts),
+        *_not_finite(facts),
+        *_rows_lost(facts),
+    ]
+
+
+def _recorded(facts: RunFacts) -> list[str]:
+    lines = facts.manifest.get("warnings")
+    return [line for line in lines if text(line)] if isinstance(lines, list) else []
+
+
+def _unfinished(facts: RunFacts) -> Iterator[Caution]:
+    if not facts.finished:
+        reason = text(facts.manifest.get("ended_by"))
+        yield Caution(
+            f"The run is not finished: its status is “{text(facts.manifest.get('status'))}”.",
+            f"The figures are those of the last step recorded.{f' It ended by: {reason}' if reason else ''}",
+        )
+
+
+def _failed_checks(facts: RunFacts) -> Iterator[Caution]:
+    checks = dictionaries(facts.manifest.get("self_checks"))
+    failed = [text(check.get("name")) or "one without a name" for check in checks if check.get("passed") is False]
+    if failed:
+        yield Caution(
+            f"{plural(len(failed), 'self-check')} failed: {listing(failed)}.",
+            "Do not trust the results before the cause is found.",
+        )
+
+
+def _accuracy(facts: RunFacts) -> Iterator[Caution]:
+    if not facts.is_preference:
+        return
+    found = shares(facts)
+    main = found.moved or found.ranked_after
+    if main is None or main.interval is None:
+        return
+    if found.moved and main.interval.high < 0.5:
+        yield Caution(
+            f"Training moved the model away from the preferred answers: {percent(main.value)} of held-out pairs.",
+            "Are chosen and rejected swapped in one of the files? Otherwise the training data may contradict itself.",
+        )
+    if few := few_pairs(facts):
+        yield Caution(
+            few, "Small differences between runs cannot be seen with so few. Four times as many halve an interval."
+        )
+
+
+def _chosen_falls(facts: RunFacts) -> Iterator[Caution]:
+    # The run itself says so of a large fall; once is enough.
+    said = any("chosen answers became less likely" in line for line in _recorded(facts))
+    if chosen_falls(facts) and not said:
+        before, after = number(facts.before.get("logp_chosen")), number(facts.after.get("logp_chosen"))
+        yield Caution(
+            f"The chosen answers became less likely: mean log-probability {figure(before)} before, "
+            f"{figure(after)} after.",
+            "The objective only widens the gap to the rejected answers; both can fall. If the samples read worse, "
+            "use a smaller learning rate, a larger dpo.beta, or hold the chosen answers up with dpo.nll_weight.",
+        )
+
+
+def chosen_falls(facts: RunFacts) -> bool:
+    """Whether held-out chosen answers lost log-probability: DPO's likelihood displacement (arXiv 2402.13228).
+
+    Where the pairs are known, only if chance does not explain it.
+    """
+    before, after = number(facts.before.get("logp_chosen")), number(facts.after.get("logp_chosen"))
+    if not facts.is_preference or before is None or after is None:
+        return False
+    shift = mean(numbers(facts.pairs, "chosen_shift"))
+    return after < before and (shift is None or shift.interval is None or shift.interval.high < 0)
+
+
+def _loss_rises(facts: RunFacts) -> Iterator[Caution]:
+    measured = [
+        (loss, step)
+        for row in facts.heldout
+        if (loss := number(row.get("loss"))) is not None and (step := count(row.get("step"))) is not None
+    ]
+    if len(measured) < 3:
+        return
+    (least, best), (last, step) = min(measured), measured[-1]
+    if last > least + _RISE_OF_LOSS * abs(least):
+        yield Caution(
+            f"The held-out loss was lowest at step {best} ({figure(least)}) and has risen to {figure(last)} "
+            f"by step {step}.",
+            "The later steps learned the training data by heart. Train for fewer steps or at a smaller learning rate.",
+        )
+
+
+def _lengths(facts: RunFacts) -> Iterator[Caution]:
+    was, now = lengths(facts, "before"), lengths(facts, "after")
+    if was.mean_tokens and now.mean_tokens and now.mean_tokens > (1 + _GROWTH_OF_LENGTH) * was.mean_tokens:
+        yield Caution(
+            f"Answers grew from {whole(was.mean_tokens)} to {whole(now.mean_tokens)} tokens on average.",
+            "Compare their content, not their size: a preference for longer answers is easily learned.",
+        )
+    if now.ended is None:
+        return
+    if was.ended is not None and now.ended < was.ended - _LOSS_OF_ENDINGS:
+        yield Caution(
+            f"Fewer answers end by themselves: {percent(now.ended)}, {percent(was.ended)} before.",
+            "Are the ends of turns in the training data, and supervised?",
+        )
+    elif 1 - now.ended > _MANY_CUT:
+        yield Caution(
+            f"{percent(1 - now.ended)} of the sampled answers were cut at the limit.",
+            "Their ends were not seen. Raise report.max_new_tokens to judge them whole.",
+        )
+
+
+@dataclass(frozen=True)
+class LengthSplit:
+    """Held-out pairs by which answer is longer, and the share of each moved the right way (arXiv 2310.03716)."""
+
+    chosen_longer: Share
+    chosen_shorter: Share
+
+
+def length_split(facts: RunFacts) -> LengthSplit | None:
+    """None if the pairs do not say, or lie all on one side."""
+    sides: dict[bool, list[bool]] = {True: [], False: []}
+    for pair in facts.pairs:
+        margin = number(pair.get("after_margin"))
+        chosen, rejected = number(pair.get("chosen_tokens")), number(pair.get("rejected_tokens"))
+        if margin is not None and chosen is not None and rejected is not None and chosen != rejected:
+            sides[chosen > rejected].append(margin > 0)
+    if not (sides[True] and sides[False]):
+        return None
+    longer, shorter = (Share(sum(sides[side]) / len(sides[side]), len(sides[side])) for side in (True, False))
+    return LengthSplit(longer, shorter)
+
+
+def _length_bias(facts: RunFacts) -> Iterator[Caution]:
+    split = length_split(facts)
+    if split is None:
+        return
+    longer, shorter = split.chosen_longer, split.chosen_shorter
+    if min(longer.count or 0, shorter.count or 0) < _FEWEST_FOR_LENGTH_BIAS:
+        return
+    if longer.interval and shorter.interval and not longer.interval.overlaps(shorter.interval):
+        better = "longer" if longer.value > shorter.value else "shorter"
+        yield Caution(
+            f"The model learned to prefer {better} answers: right in {percent(longer.value)} of the pairs whose chosen "
+            f"answer is longer, in {percent(shorter.value)} of those where it is shorter.",
+            "Balance the lengths in the training data, or set dpo.length_normalized.",
+        )
+
+
+def _not_finite(facts: RunFacts) -> Iterator[Caution]:
+    for key, name in (("loss", "loss"), ("grad_norm", "gradient norm")):
+        found = len(numbers(facts.train, key))
+        rows = sum(key in row for row in facts.train)
+        if rows > 0 and found < rows:
+            yield Caution(
+                f"{plural(rows - found, 'training step')} of {rows:,} recorded no finite {name}.",
+                "They are gaps in the curves.",
+            )
+
+
+def _rows_lost(facts: RunFacts) -> Iterator[Caution]:
+    for part, value in mapping(facts.manifest.get("data")).items():
+        if (
+            rows_add_up(mapping(value).get("rows_in"), mapping(value).get("kept"), mapping(value).get("quarantined"))
+            is False
+        ):
+            yield Caution(
+                f"The counts of the {part} data do not add up: rows in are not kept and quarantined together.",
+                "This is an error in prefine. Please report it.",
+            )
+
+
+def rows_add_up(rows_in: object, kept: object, quarantined: object) -> bool | None:
+    """Whether rows in = kept + quarantined; None if one of them is not known."""
+    found = count(rows_in), count(kept), count(quarantined)
+    if found[0] is None or found[1] is None or found[2] is None:
+        return None
+    return found[0] == found[1] + found[2]

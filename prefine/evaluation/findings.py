@@ -1,0 +1,352 @@
+"""What a run came to, in words and key figures: the top of the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefine.evaluation.run_facts import RunFacts, count, differences, mapping, number, numbers
+from prefine.evaluation.statistics import Interval, Share, mean, median
+from prefine.evaluation.wording import (
+    INTERVAL,
+    MISSING,
+    duration,
+    figure,
+    figure_range,
+    percent,
+    percent_range,
+    plural,
+    tokens,
+    whole,
+)
+
+WIDE_INTERVAL = 0.2
+"""An interval of a share that is wider than this is called wide on the page."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The main result in one sentence, and what a careful reader must know with it."""
+
+    sentence: str
+    standfirst: list[str] = field(default_factory=list)  # empty lines are left out
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One key figure: what it is now, what it was, and how to read it."""
+
+    label: str
+    value: str
+    unit: str = ""
+    before: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A share with its interval, to be drawn on a scale from 0 to 100 %."""
+
+    when: str
+    share: float
+    interval: Interval
+    text: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One kind of share, after training and before."""
+
+    label: str
+    meaning: str
+    whiskers: list[Whisker]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The shares of held-out pairs that a preference run is judged by.
+
+    Attributes:
+        ranked_before, ranked_after: pairs whose chosen answer the model's own log-probabilities rank first.
+        moved: pairs in which training raised the chosen answer against the rejected one: the implicit reward
+            accuracy. Before training it is a coin's by construction, so it has no "before".
+    """
+
+    ranked_before: Share | None
+    ranked_after: Share | None
+    moved: Share | None
+
+
+def shares(facts: RunFacts) -> Shares:
+    """Read the shares of a preference run."""
+    ranked, moved = "policy_accuracy", _share(facts, facts.after, "accuracy")
+    if not facts.has_reference:  # then the implicit reward is the model's own ranking
+        ranked, moved = "policy_accuracy" if "policy_accuracy" in facts.after else "accuracy", None
+    return Shares(_share(facts, facts.before, ranked), _share(facts, facts.after, ranked), moved)
+
+
+def _share(facts: RunFacts, figures: Mapping[str, Any], key: str) -> Share | None:
+    value = number(figures.get(key))
+    return Share(value, facts.heldout_count) if value is not None and 0 <= value <= 1 else None
+
+
+def headline(facts: RunFacts) -> Headline:
+    """The run's main result in plain words."""
+    found = _preference_headline(facts) if facts.is_preference else None
+    return found or _loss_headline(facts) or _training_headline(facts)
+
+
+def _preference_headline(facts: RunFacts) -> Headline | None:
+    found = shares(facts)
+    pairs = _held_out(facts, "pair")
+    if found.moved and found.ranked_after:
+        sentence = (
+            f"Training moved the model towards the preferred answer in {percent(found.moved.value)} of {pairs}; "
+            f"it {_ranking(found, 'that answer')}."
+        )
+    elif found.moved:
+        sentence = f"Training moved the model towards the preferred answer in {percent(found.moved.value)} of {pairs}."
+    elif found.ranked_after:
+        sentence = f"The model {_ranking(found, 'the preferred answer', of=f' of {pairs}')}."
+    else:
+        return None
+    return Headline(sentence, [*_moved_lines(found), *_ranked_lines(found), few_pairs(facts)])
+
+
+def _ranking(found: Shares, answer: str, of: str = "") -> str:
+    before, after = found.ranked_before, found.ranked_after
+    if after is None:
+        return ""
+    now = f"ranks {answer} first in {percent(after.value)}{of}"
+    if before is None:
+        return f"now {now}"
+    if before.value == after.value:
+        return f"{now}, as before"
+    return f"now {now}, {'up' if after.value > before.value else 'down'} from {percent(before.value)}"
+
+
+def _moved_lines(found: Shares) -> list[str]:
+    if found.moved is None or found.moved.interval is None:
+        return []
+    line = f"Moved towards it: {_hits(found.moved)}; without any effect it would be {percent(0.5)}."
+    if found.moved.interval.contains(0.5):
+        line += " The interval includes that: this may be chance."
+    return [line]
+
+
+def _ranked_lines(found: Shares) -> list[str]:
+    before, after = found.ranked_before, found.ranked_after
+    if after is None or after.interval is None:
+        return []
+    if before is None or before.interval is None:
+        return [f"Ranked first: {_hits(after)}."]
+    line = f"Ranked first: {_hits(after)} now, {_hits(before)} before."
+    if before.value != after.value and before.interval.overlaps(after.interval):
+        line += " The two intervals overlap: part of this change may be chance."
+    return [line]
+
+
+def few_pairs(facts: RunFacts) -> str:
+    """A sentence for a reader who takes shares of few pairs for exact; empty if no interval is wide."""
+    found = shares(facts)
+    known = [share for share in (found.moved, found.ranked_after) if share is not None and share.interval is not None]
+    if not any(share.interval.width > WIDE_INTERVAL for share in known if share.interval):
+        return ""
+    intervals = "the interval is wide" if len(known) == 1 else "the intervals are wide"
+    return f"{plural(known[0].count or 0, 'held-out pair')}: {intervals}."
+
+
+def _hits(share: Share) -> str:
+    of = "" if share.hits is None else f"{share.hits} of {share.count}, "
+    return f"{of}{INTERVAL} {percent_range(share.interval)}" if share.interval else of.rstrip(", ")
+
+
+def _loss_headline(facts: RunFacts) -> Headline | None:
+    before, after = number(facts.before.get("loss")), number(facts.after.get("loss"))
+    if after is None:
+        return None
+    answers, unit = _held_out(facts, "pair" if facts.is_preference else "answer"), _loss_unit(facts)
+    if before is None:
+        return Headline(f"On {answers} the model’s loss is {figure(after)}{unit}.", ["The loss before is not known."])
+    verb = "stayed at" if before == after else f"{'fell' if after < before else 'rose'} from {figure(before)} to"
+    sentence = f"On {answers} the model’s loss {verb} {figure(after)}{unit}"
+    perplexities = perplexity(facts, facts.before), perplexity(facts, facts.after)
+    if None not in perplexities and before != after:
+        sentence += f": perplexity {figure(perplexities[0], 1)} before, {figure(perplexities[1], 1)} after"
+    return Headline(f"{sentence}.", _loss_lines(facts))
+
+
+def _loss_lines(facts: RunFacts) -> list[str]:
+    change = mean(differences(facts.answers, "before_loss", "after_loss"))
+    if change is None or change.interval is None:
+        return ["The run recorded no loss for each answer, so how far chance reaches cannot be said."]
+    line = (
+        f"Answer by answer, the loss changed by {figure(change.value, 3, signed=True)} on average "
+        f"({INTERVAL} {figure_range(change.interval, 3, signed=True)})."
+    )
+    if change.interval.contains(0):
+        line += " The interval includes 0: this may be chance."
+    return [line]
+
+
+def _training_headline(facts: RunFacts) -> Headline:
+    losses = numbers(facts.train, "loss")
+    if not losses:
+        return Headline("This run has recorded no results yet.")
+    steps = plural(len(losses), "step")
+    return Headline(
+        f"In {steps} the training loss went from {figure(losses[0])} to {figure(losses[-1])}.",
+        ["Nothing was measured on held-out data: whether the model got better cannot be said from this."],
+    )
+
+
+def perplexity(facts: RunFacts, figures: Mapping[str, Any]) -> float | None:
+    """The recorded perplexity, or the one that a token loss amounts to."""
+    recorded, loss = number(figures.get("perplexity")), number(figures.get("loss"))
+    if recorded is not None or facts.stage != "sft" or loss is None or loss > 50:
+        return recorded
+    return math.exp(loss)
+
+
+def _held_out(facts: RunFacts, noun: str) -> str:
+    if facts.heldout_count is None:
+        return f"held-out {noun}s"
+    return plural(facts.heldout_count, f"held-out {noun}")
+
+
+def _loss_unit(facts: RunFacts) -> str:
+    return " nats a token" if facts.stage == "sft" else ""
+
+
+def scales(facts: RunFacts) -> list[Scale]:
+    """The shares that have intervals, drawn on scales."""
+    if not facts.is_preference:
+        return []
+    found = shares(facts)
+    moved = Scale(
+        "Moved towards the preferred answer by training",
+        "It gained log-probability on the other answer: DPO’s accuracy.",
+        _whiskers(None, found.moved),
+    )
+    ranked = Scale(
+        "Preferred answer ranked first",
+        "The model’s own log-probability per token is higher than the other answer’s.",
+        _whiskers(found.ranked_before, found.ranked_after),
+    )
+    return [scale for scale in (moved, ranked) if scale.whiskers]
+
+
+def _whiskers(before: Share | None, after: Share | None) -> list[Whisker]:
+    return [
+        Whisker(when, share.value, share.interval, percent(share.value))
+        for when, share in (("before", before), ("after", after))
+        if share is not None and share.interval is not None
+    ]
+
+
+def tiles(facts: RunFacts) -> list[Tile]:
+    """The key figures, those that are known."""
+    results = _preference_tiles(facts) if facts.is_preference else []
+    found = [*results, *_loss_tiles(facts), *_length_tiles(facts), *_cost_tiles(facts)]
+    return [tile for tile in found if tile is not None]
+
+
+def _preference_tiles(facts: RunFacts) -> list[Tile | None]:
+    found = shares(facts)
+    margin = number(facts.after.get("margin"))
+    spread = mean(numbers(facts.pairs, "after_margin"))
+    interval = spread.interval if spread and margin is not None else None
+    return [
+        _share_tile("Moved towards the preferred answer", found.moved, f"{percent(0.5)} without effect"),
+        _share_tile(
+            "Preferred answer ranked first",
+            found.ranked_after,
+            _was(percent(found.ranked_before.value)) if found.ranked_before else "",
+        ),
+        None
+        if margin is None
+        else Tile(
+            "Mean reward margin",
+            figure(margin, 2, signed=True),
+            "nats",
+            before=_was(figure(number(facts.before.get("margin")), 2)),
+            note=f"{INTERVAL} {figure_range(interval)}" if interval else "",
+        ),
+    ]
+
+
+def _share_tile(label: str, now: Share | None, was: str) -> Tile | None:
+    # With an interval it stands on a scale, in larger type.
+    return None if now is None or now.interval is not None else Tile(label, percent(now.value), before=was)
+
+
+def _loss_tiles(facts: RunFacts) -> list[Tile | None]:
+    before, after = number(facts.before.get("loss")), number(facts.after.get("loss"))
+    unit = _loss_unit(facts).strip()
+    found = [Tile("Held-out loss", figure(after), unit, _was(figure(before))) if after is not None else None]
+    now, was = perplexity(facts, facts.after), perplexity(facts, facts.before)
+    if now is not None and not facts.is_preference:
+        found.append(Tile("Perplexity", figure(now, 1), before=_was(figure(was, 1))))
+    return found
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the answers to the sample prompts are, in tokens, and how they end.
+
+    Attributes:
+        ended: share that ended by itself, not at the limit.
+    """
+
+    mean_tokens: float | None
+    median_tokens: float | None
+    ended: float | None
+
+
+def lengths(facts: RunFacts, when: str) -> Lengths:
+    """Answer lengths "before" or "after": as evaluated, or counted from the samples."""
+    recorded = mapping(mapping(facts.evaluation.get("generation")).get(when))
+    written = numbers(facts.samples, f"{when}_tokens")
+    average = mean(written)
+    ends = [end for sample in facts.samples if isinstance(end := sample.get(f"{when}_ended"), bool)]
+    measured = (
+        average.value if average else None,
+        median(written),
+        sum(ends) / len(ends) if ends else None,
+    )
+    keys = ("mean_tokens", "median_tokens", "ended")
+    return Lengths(
+        *(
+            mine if (mine := number(recorded.get(key))) is not None else theirs
+            for key, theirs in zip(keys, measured, strict=True)
+        )
+    )
+
+
+def _length_tiles(facts: RunFacts) -> list[Tile | None]:
+    was, now = lengths(facts, "before"), lengths(facts, "after")
+    found: list[Tile | None] = []
+    if now.median_tokens is not None:
+        found.append(Tile("Median answer", tokens(now.median_tokens), "tokens", _was(tokens(was.median_tokens))))
+    if now.ended is not None:
+        found.append(Tile("Answers ended by themselves", percent(now.ended), before=_was(percent(was.ended))))
+    return found
+
+
+def _cost_tiles(facts: RunFacts) -> list[Tile | None]:
+    seconds = number(facts.manifest.get("seconds"))
+    steps = max((count(row.get("step")) or 0 for row in facts.train), default=0)
+    learned = sum(numbers(facts.train, "tokens"))
+    speed, memory = median(numbers(facts.train, "tokens_per_s")), max(numbers(facts.train, "memory_gb"), default=None)
+    return [
+        Tile("Time", duration(seconds), note="from start to report") if seconds is not None else None,
+        Tile("Trained on", whole(learned), "tokens", note=f"in {plural(steps, 'step')}") if learned else None,
+        Tile("Speed", whole(speed), "tokens/s", note="median of the steps") if speed is not None else None,
+        Tile("Peak memory", figure(memory, 1), "GB", note="while training") if memory is not None else None,
+    ]
+
+
+def _was(value: str) -> str:
+    return "" if value == MISSING else f"before {value}"

@@ -1,0 +1,265 @@
+"""Charts as inline SVG: small, deterministic, coloured by the page's own style sheet.
+
+matplotlib draws with stand-in colours that become CSS variables, so that one drawing suits light, dark and print.
+Text stays text: it takes the page's font, and can be read by a screen reader. Titles and keys are the page's business.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from markupsafe import Markup, escape
+
+Ink = Literal["before", "after", "chosen", "rejected", "train", "text", "muted", "line"]
+
+# Never seen: each is replaced by var(--ink-NAME). Far apart from any colour that matplotlib would pick by itself.
+_STAND_INS: dict[Ink, str] = {
+    "before": "#010a01",
+    "after": "#010a02",
+    "chosen": "#010a03",
+    "rejected": "#010a04",
+    "train": "#010a05",
+    "text": "#010a06",
+    "muted": "#010a07",
+    "line": "#010a08",
+}
+_WIDTH_IN, _HEIGHT_IN = 3.6, 2.35
+_MOST_POINTS = 400
+_FONT_POINTS = 8.0
+_STYLE = {
+    "svg.hashsalt": "prefine",  # ids from content alone: the same run gives the same bytes
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the layout must not depend on the machine's fonts
+    "font.size": _FONT_POINTS,
+    "axes.unicode_minus": True,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": _STAND_INS["line"],
+    "axes.labelcolor": _STAND_INS["muted"],
+    "axes.labelsize": _FONT_POINTS,
+    "xtick.color": _STAND_INS["line"],
+    "ytick.color": _STAND_INS["line"],
+    "xtick.labelcolor": _STAND_INS["muted"],
+    "ytick.labelcolor": _STAND_INS["muted"],
+    "grid.color": _STAND_INS["line"],
+    "grid.linewidth": 0.5,
+    "path.simplify": True,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart; NaN leaves a gap.
+
+    Attributes:
+        low, high: the ends of an interval at each point, drawn as a band.
+        style: `faint` lies behind the others, for what is too noisy to read alone.
+    """
+
+    xs: Sequence[float]
+    ys: Sequence[float]
+    ink: Ink
+    style: Literal["solid", "dashed", "faint"] = "solid"
+    markers: bool = False
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One histogram: values, and the value that a line marks."""
+
+    values: Sequence[float]
+    ink: Ink
+    mark: float | None
+    filled: bool
+
+
+def line_chart(
+    name: str, label: str, lines: Sequence[Line], *, percent: bool = False, reference: float | None = None
+) -> Markup:
+    """Values over optimiser steps.
+
+    Args:
+        name: unique on the page; becomes part of the drawing's ids.
+        label: says in words what is drawn, for who cannot see it.
+        percent: the values are shares; the axis runs from 0 to 100 %.
+        reference: where a dotted level line is drawn.
+    """
+    with _axes() as (figure, axes):
+        if reference is not None:
+            axes.axhline(reference, color=_STAND_INS["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
+        for line in lines:
+            _draw_line(axes, line)
+        axes.set_xlabel("step")
+        _settle_steps(axes)
+        if percent:
+            axes.set_ylim(-0.02, 1.02)
+            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100\u202f%"])
+        else:
+            axes.margins(y=0.08)
+        return _svg(figure, name, label)
+
+
+def _draw_line(axes: Any, line: Line) -> None:
+    colour = _STAND_INS[line.ink]
+    faint = line.style == "faint"
+    if line.low is not None and line.high is not None:
+        axes.fill_between(line.xs, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
+        if len(line.xs) == 1:  # a band of one point has no width
+            axes.vlines(line.xs, line.low, line.high, color=colour, alpha=0.4, linewidth=3)
+    axes.plot(
+        line.xs,
+        line.ys,
+        color=colour,
+        alpha=0.35 if faint else 1,
+        linewidth=0.8 if faint else 1.6,
+        linestyle=(0, (4, 1.5)) if line.style == "dashed" else "-",
+        # A single point would be invisible as a line.
+        marker="o" if line.markers or len(line.xs) == 1 else None,
+        markersize=3.4,
+        solid_joinstyle="round",
+    )
+
+
+def _settle_steps(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
+
+
+def shift_chart(name: str, label: str, points: Sequence[tuple[float, float]]) -> Markup:
+    """Held-out pairs by how far the log-probability of the chosen (across) and the rejected answer (up) moved.
+
+    Below the diagonal the chosen answer gained on the rejected one.
+    """
+    with _axes() as (figure, axes):
+        across, up = ([0.0, *(point[side] for point in points)] for side in (0, 1))
+        left, right = _widened(min(across), max(across))
+        bottom, top = _widened(min(up), max(up))
+        diagonal = [min(left, bottom), max(right, top)]
+        axes.axhline(0, color=_STAND_INS["line"], linewidth=0.9)
+        axes.axvline(0, color=_STAND_INS["line"], linewidth=0.9)
+        axes.plot(diagonal, diagonal, color=_STAND_INS["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.fill_between(diagonal, diagonal, diagonal[0], color=_STAND_INS["chosen"], alpha=0.07, linewidth=0)
+        shown = evenly(points, _MOST_POINTS)
+        sides: tuple[tuple[bool, Ink], ...] = ((True, "chosen"), (False, "rejected"))
+        for below, ink in sides:
+            side = [point for point in shown if (point[1] < point[0]) is below]
+            axes.plot(
+                [chosen for chosen, _ in side],
+                [rejected for _, rejected in side],
+                color=_STAND_INS[ink],
+                linestyle="",
+                marker="o" if below else "D",
+                markersize=3.6 if below else 3.2,
+                alpha=0.75,
+                markeredgewidth=0,
+            )
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        axes.set_xlabel("chosen answer, change in nats →")
+        axes.set_ylabel("rejected answer, nats →")
+        return _svg(figure, name, label)
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    room = 0.08 * (high - low) or 1
+    return low - room, high + room
+
+
+def histogram(name: str, label: str, bars: Sequence[Bars], *, xlabel: str, ylabel: str) -> Markup:
+    """Several distributions over one axis, with common bins."""
+    with _axes() as (figure, axes):
+        values = [value for group in bars for value in group.values]
+        low, high = min(values, default=0), max(values, default=1)
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        bins = min(20, max(6, math.ceil(2 * max((len(group.values) for group in bars), default=1) ** 0.5)))
+        edges = [low + (high - low) * step / bins for step in range(bins + 1)]
+        for group in bars:
+            colour = _STAND_INS[group.ink]
+            axes.hist(
+                group.values,
+                bins=edges,
+                histtype="stepfilled" if group.filled else "step",
+                color=colour,
+                alpha=0.4 if group.filled else 1,
+                linewidth=0 if group.filled else 1.6,
+            )
+            if group.mark is not None:
+                axes.axvline(group.mark, color=colour, linewidth=1.2, linestyle=(0, (2, 1.5)))
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        _settle_steps(axes)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        return _svg(figure, name, label)
+
+
+def evenly(items: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """At most `most` of the items, evenly spaced: a page must not grow with the data."""
+    if len(items) <= most:
+        return list(items)
+    return [items[index * len(items) // most] for index in range(most)]
+
+
+def thinned(xs: Sequence[float], ys: Sequence[float], most: int = _MOST_POINTS) -> tuple[list[float], list[float]]:
+    """A long series as means of equal bins; a bin without a finite value is NaN."""
+    if len(xs) <= most:
+        return list(xs), list(ys)
+    edges = [index * len(xs) // most for index in range(most + 1)]
+    bins = list(itertools.pairwise(edges))
+    return [_mean(xs[start:end]) for start, end in bins], [_mean(ys[start:end]) for start, end in bins]
+
+
+def smoothed(ys: Sequence[float], window: int) -> list[float]:
+    """The centred mean over `window` values; at the ends over those there are. Takes NaN as absent."""
+    half = window // 2
+    return [_mean(ys[max(0, index - half) : index + half + 1]) for index in range(len(ys))]
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
+
+
+@contextmanager
+def _axes() -> Iterator[tuple[Any, Any]]:
+    # Not pyplot: it would pick a window system and keep every figure alive.
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    with style.context(["default", _STYLE]):  # "default" first: the user's matplotlibrc must not show
+        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.tick_params(left=False, length=2.5)
+        axes.ticklabel_format(useOffset=False)
+        yield figure, axes
+
+
+def _svg(figure: Any, name: str, label: str) -> Markup:
+    buffer = io.StringIO()
+    # Without metadata and namespaces the drawing holds neither a date nor an address; HTML needs neither.
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", drawing).replace("xlink:href", "href")
+    drawing = re.sub(r"font-family: [^;\"]*;? ?", "", drawing)
+    drawing = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", drawing)
+    for ink, colour in _STAND_INS.items():
+        drawing = drawing.replace(colour, f"var(--ink-{ink})")
+    view_box = re.search(r'viewBox="[^"]*"', drawing)
+    start = f'<svg {view_box[0] if view_box else ""} role="img" aria-label="{escape(label)}">'
+    return Markup(start + drawing[drawing.index(">") + 1 :])  # noqa: S704 - drawn here, and the label is escaped

@@ -1,0 +1,171 @@
+"""What a run directory says, read with forgiveness: every part may be missing, and any value may be of a wrong kind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefine.errors import CheckpointError
+from prefine.rundir import RunDirectory, read_metrics
+
+_PREFERENCE_KEYS = ("accuracy", "policy_accuracy", "margin", "logp_chosen", "logp_rejected")
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The files of one run, as far as they are there.
+
+    Attributes:
+        name: the run directory's name.
+        manifest: manifest.json.
+        train: the rows of metrics.jsonl on training steps, by step.
+        heldout: its rows on held-out data, by step.
+        evaluation: evaluation.json.
+        samples: samples.jsonl.
+    """
+
+    name: str
+    manifest: Mapping[str, Any]
+    train: list[dict[str, Any]]
+    heldout: list[dict[str, Any]]
+    evaluation: Mapping[str, Any]
+    samples: list[dict[str, Any]]
+
+    @property
+    def stage(self) -> str:
+        """sft, dpo, …; empty if unknown."""
+        return text(self.manifest.get("stage")) or ""
+
+    @property
+    def finished(self) -> bool:
+        """False only if the manifest names another status."""
+        return text(self.manifest.get("status")) in (None, "finished")
+
+    @property
+    def before(self) -> Mapping[str, Any]:
+        """Held-out figures of the model as it was; empty if unknown."""
+        measured = mapping(self.evaluation.get("heldout"))
+        if mapping(measured.get("before")) or mapping(measured.get("after")):
+            return mapping(measured.get("before"))
+        # Not mixed key by key with evaluation.json: that may have been measured on other rows.
+        first = self.heldout[0] if self.heldout else {}
+        return first if count(first.get("step")) == 0 else {}
+
+    @property
+    def after(self) -> Mapping[str, Any]:
+        """Held-out figures of the model as it is now; empty if unknown."""
+        measured = mapping(self.evaluation.get("heldout"))
+        if mapping(measured.get("before")) or mapping(measured.get("after")):
+            return mapping(measured.get("after"))
+        last = self.heldout[-1] if self.heldout else {}
+        return {} if count(last.get("step")) == 0 else last
+
+    @property
+    def pairs(self) -> list[dict[str, Any]]:
+        """The held-out pairs one by one; empty for stages without pairs."""
+        return dictionaries(mapping(self.evaluation.get("heldout")).get("pairs"))
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """The held-out answers one by one, with before_loss and after_loss; empty for stages with pairs."""
+        return dictionaries(mapping(self.evaluation.get("heldout")).get("rows"))
+
+    @property
+    def heldout_count(self) -> int | None:
+        """On how many held-out records the figures rest."""
+        measured = count(mapping(self.evaluation.get("heldout")).get("count"))
+        listed = len(self.pairs) or len(self.answers) or None
+        return measured or listed or count(mapping(mapping(self.manifest.get("data")).get("heldout")).get("rows"))
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether rewards are measured against the model as it was, so that at step 0 all are 0."""
+        return mapping(mapping(self.manifest.get("recipe")).get("dpo")).get("loss") != "simpo"
+
+    @property
+    def is_preference(self) -> bool:
+        """Whether the run learned from pairs."""
+        if self.stage == "sft":
+            return False
+        return any(number(self.after.get(key)) is not None for key in _PREFERENCE_KEYS) or any(
+            number(row.get(key)) is not None for row in (*self.train, *self.heldout) for key in _PREFERENCE_KEYS
+        )
+
+
+def read_run(path: Path) -> RunFacts:
+    """Read a run directory.
+
+    Raises:
+        CheckpointError: there is no run, or one of its files is not what its name says.
+    """
+    run = RunDirectory(path)
+    if not any(file.exists() for file in (run.manifest, run.metrics, run.evaluation, run.samples)):
+        raise CheckpointError(f"{path} holds no run to report on", "Name a run's folder, for example runs/dpo.")
+    metrics = sorted(read_metrics(run.metrics), key=lambda row: number(row.get("step")) or 0)
+    return RunFacts(
+        name=path.resolve().name,
+        manifest=_read_object(run.manifest),
+        train=[row for row in metrics if row.get("kind") == "train"],
+        heldout=[row for row in metrics if row.get("kind") == "heldout"],
+        evaluation=_read_object(run.evaluation),
+        samples=read_metrics(run.samples),
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is not a JSON object", "Remove it, or restore the file.")
+    return value
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a JSON object, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def dictionaries(value: object) -> list[dict[str, Any]]:
+    """The objects in a JSON list; none if it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def number(value: object) -> float | None:
+    """The value if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        converted = float(value)
+    except OverflowError:
+        return None
+    return converted if math.isfinite(converted) else None
+
+
+def count(value: object) -> int | None:
+    """The value if it is a whole number from 0, else None."""
+    found = number(value)
+    return int(found) if found is not None and found >= 0 and found == int(found) else None
+
+
+def text(value: object) -> str | None:
+    """The value if it is text with something in it, else None."""
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def numbers(rows: Iterable[Mapping[str, Any]], key: str) -> list[float]:
+    """The finite numbers under one key."""
+    return [found for row in rows if (found := number(row.get(key))) is not None]
+
+
+def differences(rows: Iterable[Mapping[str, Any]], before: str, after: str) -> list[float]:
+    """after − before of the rows that have both."""
+    both = ((number(row.get(before)), number(row.get(after))) for row in rows)
+    return [second - first for first, second in both if first is not None and second is not None]
