@@ -52,6 +52,7 @@ class RunDirectory:
         self.samples = path / "samples.jsonl"
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
+        self._lock_path = path / ".lock"
         self._lock: BinaryIO | None = None
 
     @classmethod
@@ -78,9 +79,9 @@ class RunDirectory:
 
     @property
     def holds_run(self) -> bool:
-        """True if any of a run's files is there."""
-        ours = (self.manifest, self.metrics, self.quarantine, self.checkpoints, self.model)
-        return any(path.exists() for path in (*ours, self.samples, self.evaluation, self.report))
+        """True if any of a run's files is there; quarantined rows alone are what a refused start leaves."""
+        ours = (self.manifest, self.metrics, self.checkpoints, self.model, self.samples, self.evaluation, self.report)
+        return any(path.exists() for path in ours)
 
     def close(self) -> None:
         """Give the lock back. The system does the same for a killed process."""
@@ -97,7 +98,8 @@ class RunDirectory:
         self.close()
 
     def _refuse_unsuitable(self, resume: bool) -> None:
-        if resume and not self.holds_run:
+        # A run killed before its manifest was written left its lock; it goes on from its beginning.
+        if resume and not self.holds_run and not self._lock_path.exists():
             raise CheckpointError(
                 f"{self.path} holds no run to resume", "Name the run's folder, or leave --resume out."
             )
@@ -110,7 +112,7 @@ class RunDirectory:
         if fcntl is None:
             return
         # Left in place for ever: removing a lock file lets two processes lock two files of one name.
-        lock = (self.path / ".lock").open("ab")
+        lock = self._lock_path.open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
