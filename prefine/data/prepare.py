@@ -144,11 +144,14 @@ class Preparation(Generic[R]):
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(), read
 
     def _file_hashes(self, sources: Sources) -> list[dict[str, str]]:
-        """A data set that is no local file has no hash to take; its id and split stand for it."""
-        parts = [part for name in source_names(sources) for part in locate(name)]
+        """A data set that is no local file has no hash to take; its id stands for it. Samples keep their short name."""
         return [
-            {"path": part.name, "sha256": part.name if part.path is None else _content_hash(part.path)}
-            for part in parts
+            {
+                "path": name if name.startswith(_SAMPLE) else part.name,
+                "sha256": part.name if part.path is None else _content_hash(part.path),
+            }
+            for name in _listed(sources)
+            for part in locate(source_names(name)[0])
         ]
 
     def _build(self) -> dict[str, Any]:

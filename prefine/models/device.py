@@ -147,7 +147,7 @@ def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | 
     if name == "auto" and _native_bfloat16_gpu(device):
         return torch.bfloat16, f"{device} has bfloat16 instructions"
     rates = _measured_once(device) if rates is None else rates
-    speedup = rates.get("bfloat16", 0.0) / rates.get("float32", math.inf)
+    speedup = _speedup(rates)
     measured = f"bfloat16 products run at {speedup:.1f} times the speed of float32 here"
     best = "bfloat16" if speedup >= _WORTHWHILE_SPEEDUP else "float32"
     if name == "auto":
@@ -156,6 +156,14 @@ def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | 
     # float32 is a sound choice for exactness, so it is called slow only against what auto would have taken.
     slow = name != best and (name == "float32" or speedup < 1)
     return getattr(torch, name), f"asked for; slow: {measured}" if slow else "asked for"
+
+
+def _speedup(rates: Mapping[str, float]) -> float:
+    return rates.get("bfloat16", 0.0) / rates.get("float32", math.inf)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    return device.type == "cpu" and not {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}.isdisjoint(cpu_instructions())
 
 
 def _native_bfloat16_gpu(device: torch.device) -> bool:
@@ -180,7 +188,8 @@ def matmul_rates(device: torch.device) -> dict[str, float]:
         with contextlib.suppress(RuntimeError, TypeError):
             matrices[name] = _square(side // 4, device, dtype)
             best[name] = min(_seconds(matrices[name]) for _ in range(3))
-            if best[name] * 4**3 <= _LONGEST_PRODUCT_S:
+            # With instructions for it a type is never that slow: another program had the cores just then.
+            if best[name] * 4**3 <= _LONGEST_PRODUCT_S or (name == "bfloat16" and _multiplies_bfloat16(device)):
                 full = _square(side, device, dtype)
                 best[name], matrices[name] = _seconds(full), full
     until = perf_counter() + _MEASURING_BUDGET_S

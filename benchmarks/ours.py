@@ -1,0 +1,65 @@
+"""Time prefine's own stage: python -m benchmarks.ours dpo|sft [--pairs 32] [--batch-size 4]."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.flops import step_flops
+from benchmarks.work import PAIRS_A_STEP, fresh_cache, pairs, peak_memory_gb, recipe, tell, write_pairs
+from prefine.data.batch import Segment, TokenTree
+from prefine.data.store import TokenStore
+from prefine.models.device import matmul_rates
+from prefine.rundir import read_metrics
+from prefine.training.dpo import run_dpo
+from prefine.training.loop import rows_of_step
+from prefine.training.sft import run_sft
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=["dpo", "sft"])
+    parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=PAIRS_A_STEP)
+    args = parser.parse_args()
+    rate = matmul_rates(torch.device("cpu"))["bfloat16"]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PREFINE_CACHE"] = str(fresh_cache(Path(folder)))
+        data, run = Path(folder) / "pairs.jsonl", Path(folder) / "run"
+        write_pairs(data, pairs(args.pairs))
+        made = recipe(args.stage, data, run, args.pairs // args.batch_size, args.batch_size)
+        {"dpo": run_dpo, "sft": run_sft}[args.stage](made, False, Console(stderr=True))  # type: ignore[operator]
+        rows = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "train"]
+        manifest = json.loads((run / "manifest.json").read_text())
+        flops = [_flops(made, run / "data" / "train.arrow", step) for step in range(len(rows))]
+    rate = max(rate, matmul_rates(torch.device("cpu"))["bfloat16"])
+    seconds = [row["seconds"] for row in rows]
+    after_first = sum(seconds[1:])
+    tell(
+        {
+            "seconds_a_step": after_first / (len(seconds) - 1),
+            "reference_seconds_a_step": manifest.get("reference_seconds", 0.0) / len(seconds),
+            "tokens_a_step": sum(row["tokens"] for row in rows[1:]) / (len(seconds) - 1),
+            "gflops": sum(flops[1:]) / after_first / 1e9,
+            "bf16_peak_gflops": rate,
+            "memory_gb": peak_memory_gb(),
+        }
+    )
+
+
+def _flops(made: Any, store: Path, step: int) -> float:
+    trees = TokenStore(store)
+    chosen: list[TokenTree] = [trees[row] for row in rows_of_step(step, len(trees), made.training)]
+    segments = [Segment(0, len(tree.prompt), tuple(map(len, tree.answers))) for tree in chosen]
+    return step_flops(segments, sum(tree.supervised_tokens for tree in chosen))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Time TRL's trainer on the same pairs: python -m benchmarks.peer_trl dpo|sft [--pairs 32]."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from benchmarks.work import LORA_RANK, MAX_LENGTH_TOKENS, PAIRS_A_STEP, pairs, peak_memory_gb, tell
+from prefine.models.embedded import embedded_folder
+from prefine.records import Preference
+
+
+class StepClock(TrainerCallback):
+    """Seconds from the begin to the end of every optimiser step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._begin = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._begin)
+
+
+def rows(stage: str, records: list[Preference]) -> Dataset:
+    """Records with TRL's own columns."""
+
+    def answer(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    made = []
+    for record in records:
+        prompt = [message.model_dump() for message in record.prompt]
+        if stage == "dpo":
+            made.append({"prompt": prompt, "chosen": answer(record.chosen), "rejected": answer(record.rejected)})
+        else:
+            made.append({"prompt": prompt, "completion": answer(record.chosen)})
+    return Dataset.from_list(made)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=["dpo", "sft"])
+    parser.add_argument("--pairs", type=int, default=32)
+    args = parser.parse_args()
+    folder = embedded_folder("embedded:smollm2-135m")
+    clock = StepClock()
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": PAIRS_A_STEP,
+        "max_steps": args.pairs // PAIRS_A_STEP,
+        "max_length": MAX_LENGTH_TOKENS,
+        "learning_rate": 5e-5,
+        "bf16": True,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": [],
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
+    lora = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer_kind, config_kind = {"dpo": (DPOTrainer, DPOConfig), "sft": (SFTTrainer, SFTConfig)}[args.stage]
+    with tempfile.TemporaryDirectory() as out:
+        trainer = trainer_kind(
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16),
+            args=config_kind(output_dir=out, **settings),
+            train_dataset=rows(args.stage, pairs(args.pairs)),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            peft_config=lora,
+            callbacks=[clock],
+        )
+        trainer.train()
+    after_first = clock.seconds[1:]
+    tell({"seconds_a_step": sum(after_first) / len(after_first), "memory_gb": peak_memory_gb()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The work that prefine and its peers are timed on: real preference pairs, else the shipped ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+
+from prefine.cache import cache_directory
+from prefine.data.dataset import read_records
+from prefine.data.prepare import source_names
+from prefine.data.quarantine import Quarantine
+from prefine.recipe import DpoRecipe, SftRecipe
+from prefine.records import Preference
+
+HH = "hh-harmless-base.jsonl.gz"
+PAIRS_A_STEP = 4
+MAX_LENGTH_TOKENS = 512
+LORA_RANK = 16
+
+
+def source() -> str:
+    """The HH pairs in the folder that PREFINE_DATA names, else the shipped sample."""
+    folder = os.environ.get("PREFINE_DATA")
+    path = Path(folder) / HH if folder else None
+    return str(path) if path is not None and path.is_file() else "sample:support_desk/preferences"
+
+
+def pairs(limit: int) -> list[Preference]:
+    """The first `limit` valid pairs."""
+    with Quarantine() as quarantine:
+        stream = read_records(source_names(source()), Preference, quarantine=quarantine)
+        return [record for record, _ in zip(stream, range(limit), strict=False)]
+
+
+def write_pairs(path: Path, records: list[Preference]) -> None:
+    """As JSON lines that prefine reads."""
+    path.write_text(
+        "".join(record.model_dump_json(include={"prompt", "chosen", "rejected"}) + "\n" for record in records)
+    )
+
+
+def recipe(stage: str, data: Path, run: Path, steps: int, batch_size: int = PAIRS_A_STEP) -> DpoRecipe | SftRecipe:
+    """The recipe both benchmarks and peers follow: LoRA r=16 on all linear layers, bf16, nothing held out."""
+    kind = {"dpo": DpoRecipe, "sft": SftRecipe}[stage]
+    return kind.model_validate(
+        {
+            "run": str(run),
+            "model": {"dtype": "bfloat16"},
+            "lora": {"r": LORA_RANK, "alpha": 2.0 * LORA_RANK},
+            "data": {"train": str(data), "heldout_fraction": 0.0, "max_length_tokens": MAX_LENGTH_TOKENS},
+            "training": {"batch_size": batch_size, "max_steps": steps, "epochs": 100.0, "learning_rate": 5e-5},
+            "report": {"samples": 0},
+        }
+    )
+
+
+def fresh_cache(folder: Path) -> Path:
+    """A cache in `folder` that holds the converted model but no reference log-probabilities of earlier runs."""
+    cache = folder / "cache"
+    cache.mkdir()
+    (cache / "models").symlink_to(cache_directory() / "models")
+    return cache
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory of this process so far, GB (10^9 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def tell(result: dict[str, object]) -> None:
+    """Print one result as the last line, for the process that started this one."""
+    print("RESULT " + json.dumps(result))
