@@ -9,7 +9,8 @@
     ├── TrainingError            a run that must not go on: a failed self-check, a non-finite loss
     └── MissingDependencyError   an optional package that the recipe asks for and that is not installed
 
-Anything else that escapes is a bug in prefine, and shows its traceback.
+Stopped is none of them: the user asked, and everything is saved. Anything else that escapes is a bug in prefine, and
+shows its traceback.
 """
 
 
@@ -56,3 +57,7 @@ class TrainingError(PrefineError):
 
 class MissingDependencyError(PrefineError):
     """An optional package that the recipe asks for and that is not installed."""
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """A run was asked to stop and can be resumed; says how far it came. The command line exits with 130."""

@@ -9,6 +9,7 @@ torch and the rest are imported inside the verb.
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from prefine import __version__
-from prefine.errors import PrefineError
+from prefine.errors import PrefineError, Stopped
 
 # What the user types -> the function that does it. The help lists the verbs in this order.
 VERBS = {
@@ -85,12 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # One line, whatever library's message is quoted in it.
         typer.echo("error: " + re.sub(r"\s*\n\s*", " ", str(error)), err=True)
         sys.exit(2)
+    except Stopped as stopped:
+        typer.echo(f"{stopped}; to go on: {_resuming(sys.argv[1:] if arguments is None else arguments)}", err=True)
+        sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(_interrupted())
     except SystemExit as leaving:
         if leaving.code == 130:  # typer's answer to Ctrl-C, which says nothing
             _interrupted()
         raise
+
+
+def _resuming(arguments: Sequence[str]) -> str:
+    """The command that goes on with a stopped run, to be pasted into a shell."""
+    return shlex.join(["prefine", *arguments, *([] if "--resume" in arguments else ["--resume"])])
 
 
 def _interrupted() -> int:

@@ -40,7 +40,8 @@ class Display:
     def say(self, text: str) -> None:
         """One line."""
         if self._enabled:
-            self.console.print(text, highlight=False)
+            # As it is: rich would break long lines in a log and read [brackets] in a path as its markup.
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, total: int, done: int, what: str = "training") -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ class DpoStage:
     def __init__(self, section: DpoSection) -> None:
         self._section = section
         self._needs_reference = section.loss != "simpo"
+        self._pairs: dict[str, list[float]] = {}
 
     def to_tree(self, template: ChatTemplate, record: Preference) -> TokenTree:
         """A pair as a tree: its prompt once, then both answers."""
@@ -99,7 +101,9 @@ class DpoStage:
     def begin(self, session: Session) -> Step:
         """Compute (or read) the reference, check that policy and reference agree, and give the step's loss."""
         self._session = session
+        began = time.perf_counter()
         self._reference = {"train": self._reference_of("train"), "heldout": self._reference_of("heldout")}
+        session.manifest["reference_seconds"] = round(time.perf_counter() - began, 3)
         self._pairs_before = session.run.path / "heldout-before.json"
         if session.recipe.training.self_checks and self._needs_reference:
             session.checks += require(self._first_loss_checks())
@@ -120,12 +124,14 @@ class DpoStage:
                 parts.setdefault(name, []).append(values.cpu())
         joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
         self._pairs = {name: tensor.tolist() for name, tensor in joined.items()}
-        if not self._pairs_before.exists():
+        if self._session.accelerator.is_main_process and not self._pairs_before.exists():
             write_json(self._pairs_before, self._pairs)
         return {name: float(tensor.mean()) for name, tensor in joined.items() if not name.endswith("_tokens")}
 
     def finish(self) -> dict[str, Any]:
         """Held-out metrics and each pair before and after; warns where the chosen answers became less likely."""
+        if not self._pairs:  # resumed after the last step: no step of this process has evaluated
+            self.evaluate()
         before = json.loads(self._pairs_before.read_text("utf-8"))
         told = self._session.before_and_after()
         fall = told["before"]["logp_chosen"] - told["after"]["logp_chosen"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,11 +17,12 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from prefine.atomic import JSON, write_json
 from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, microbatches, steps_per_epoch
-from prefine.errors import CheckpointError, TrainingError
+from prefine.errors import CheckpointError, Stopped, TrainingError
 from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid, save_checkpoint
 from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng, rng_tensors
 from prefine.recipe import TrainingSection
@@ -69,14 +69,6 @@ class Position:
     seconds: float = 0.0
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the user asked, everything is saved
-    """The run was asked to stop, has saved itself, and can be resumed."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step = step
-
-
 @dataclass
 class Loop:
     """A run of optimiser steps over a sequence of trees.
@@ -91,7 +83,8 @@ class Loop:
         step: the stage's loss.
         evaluate: held-out metrics, called with the model in eval mode; None where there is nothing held out.
         run: where checkpoints and metrics go.
-        stop_requested: asked after every step; True saves and raises Stopped.
+        stop_requested: asked after every step; True, in any process, saves and raises Stopped.
+        began: when this process began the run, by time.perf_counter.
     """
 
     accelerator: Accelerator
@@ -105,17 +98,20 @@ class Loop:
     run: RunDirectory
     display: Display
     stop_requested: Callable[[], bool] = lambda: False
+    began: float = field(default_factory=time.perf_counter)
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
         self.scheduler = self._new_scheduler()
-        self.metrics = MetricsLog(self.run.metrics)
+        # One writer: a second process that cut the file back on resuming would leave this one writing to a lost file.
+        self.metrics = MetricsLog(self.run.metrics) if self.accelerator.is_main_process else None
+        self._wall_before = 0.0
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
         per_epoch = steps_per_epoch(len(self.trees), self.section.batch_size)
-        steps = math.ceil(self.section.epochs * per_epoch)
+        steps = math.ceil(round(self.section.epochs * per_epoch, 6))  # 1.1 * 10 is a little more than 11
         return max(1, steps if self.section.max_steps is None else min(steps, self.section.max_steps))
 
     def run_to_end(self) -> None:
@@ -126,46 +122,55 @@ class Loop:
             Stopped: stop_requested said so; a checkpoint is saved.
         """
         self.model.train()
-        if self.position.step == 0 and self.evaluate is not None:
+        self.optimizer.zero_grad(set_to_none=True)  # whatever ran before: the first step begins with no gradients
+        if self.position.step == 0:
             self._log_heldout()
         with self.display.progress(self.total_steps, self.position.step):
             while self.position.step < self.total_steps:
                 row = self._one_step()
                 step = self.position.step
-                if step % self.section.log_every_steps == 0 or step == self.total_steps:
-                    self._log(row)
                 last = step == self.total_steps
-                if self.evaluate is not None and (last or self._due(self.section.evaluate_every_steps)):
+                if last or step % self.section.log_every_steps == 0:
+                    self._log(row)
+                if last or self._due(self.section.evaluate_every_steps):
                     self._log_heldout()
-                if last or self._due(self.section.save_every_steps):
+                stop = self._stop_agreed() and not last
+                if last or stop or self._due(self.section.save_every_steps):
                     self.save()
-                if self.stop_requested() and not last:
-                    self.save()
-                    raise Stopped(step)
-        self.metrics.close()
+                if stop:
+                    raise Stopped(f"stopped after step {step} of {self.total_steps}, all saved")
+
+    def close(self) -> None:
+        """Close the metrics file."""
+        if self.metrics is not None:
+            self.metrics.close()
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time this run has taken, its earlier parts up to the checkpoint they were resumed from included."""
+        return self._wall_before + time.perf_counter() - self.began
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.position.step % every == 0
+
+    def _stop_agreed(self) -> bool:
+        """Whether any process was asked to stop: a signal reaches them at different steps, but all must stop at one."""
+        asked = self.stop_requested()
+        if self.accelerator.num_processes == 1:
+            return asked
+        votes = self.accelerator.reduce(torch.tensor([float(asked)], device=self.accelerator.device), reduction="sum")
+        return bool(votes.item())
 
     def _one_step(self) -> dict[str, float]:
         """One optimiser step; returns its metrics, summed over processes."""
         began = time.perf_counter()
         trees = [self.trees[row] for row in rows_of_step(self.position.step, len(self.trees), self.section)]
         totals = Totals.of(trees)
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = trees[rank::processes]
-        # With fewer trees than processes, one recomputes the first at weight 0: all must enter the backward pass.
-        weight = float(processes) if mine else 0.0
-        batches = [collate(run) for run in microbatches(mine or trees[:1], self.section.max_tokens_per_microbatch)]
-        sums: Counter[str] = Counter()
-        for index, batch in enumerate(batches):
-            last = index + 1 == len(batches)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss, logged = self.step(self.model, batch.to(self.accelerator.device), totals)
-                self._require_finite("loss", loss.detach(), batch)
-                self.accelerator.backward(loss * weight)
-            sums.update({"loss": float(loss.detach()) * totals.trees, **logged} if mine else {})
-        norm = self._clip(batches)
+        sums, suspects = self._accumulate(trees, totals)
+        self._require_finite("loss", sums["loss"], suspects)
+        limit = math.inf if self.section.max_grad_norm is None else self.section.max_grad_norm
+        norm = float(self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit))
+        self._require_finite("gradient norm", norm, suspects)
         rate = float(self.scheduler.get_last_lr()[0])
         self.optimizer.step()
         self.scheduler.step()
@@ -174,9 +179,8 @@ class Loop:
         self.position.step += 1
         self.position.tokens += tokens
         self.position.seconds += seconds
-        means = {name: value / totals.trees for name, value in self._over_processes(sums).items()}
         return {
-            **means,
+            **{name: value / totals.trees for name, value in sums.items()},
             "grad_norm": norm,
             "learning_rate": rate,
             "tokens": tokens,
@@ -185,41 +189,63 @@ class Loop:
             "memory_gb": memory_gb(self.accelerator.device),
         }
 
-    def _clip(self, batches: list[PackedBatch]) -> float:
-        limit = math.inf if self.section.max_grad_norm is None else self.section.max_grad_norm
-        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit)
-        self._require_finite("gradient norm", norm, batches[-1])
-        return float(norm)
+    def _accumulate(self, trees: Sequence[TokenTree], totals: Totals) -> tuple[dict[str, float], list[PackedBatch]]:
+        """Leave one step's gradients in the parameters.
 
-    def _require_finite(self, what: str, value: Tensor, batch: PackedBatch) -> None:
-        if bool(torch.isfinite(value)):
+        Returns: what is logged, summed over microbatches and processes, and this process's batches with a loss that
+        is not finite (all of its batches where there is none).
+        """
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        mine = trees[rank::processes]
+        # With fewer trees than processes, one recomputes the first at weight 0: all must enter the backward pass.
+        weight = 1.0 if mine else 0.0
+        batches = [collate(run) for run in microbatches(mine or trees[:1], self.section.max_tokens_per_microbatch)]
+        sums: dict[str, float] = {}
+        suspects: list[PackedBatch] = []
+        for index, batch in enumerate(batches):
+            last = index + 1 == len(batches)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, logged = self.step(self.model, batch.to(self.accelerator.device), totals)
+                # Gradients are averaged over processes; the step's mean is their sum.
+                self.accelerator.backward(loss * (weight * processes))
+            value = float(loss.detach())
+            suspects += [] if math.isfinite(value) else [batch]
+            for name, number in {"loss": value * totals.trees, **logged}.items():
+                sums[name] = sums.get(name, 0.0) + weight * number
+        return self._over_processes(sums), suspects or batches
+
+    def _require_finite(self, what: str, value: float, suspects: Sequence[PackedBatch]) -> None:
+        """Raise TrainingError, in all processes alike, unless `value` is finite; each dumps its own batches first."""
+        if math.isfinite(value):
             return
-        path = self.run.path / "non-finite-batch.json"
+        rank = self.accelerator.process_index
+        path = self.run.path / ("non-finite-batch.json" if rank == 0 else f"non-finite-batch-{rank}.json")
         dump: dict[str, JSON] = {
-            "step": self.position.step,
-            "rows": list(batch.rows),
-            "input_ids": batch.input_ids[0].tolist(),
+            "step": self.position.step + 1,
+            "what": what,
+            "rows": [row for batch in suspects for row in batch.rows],
+            "input_ids": [batch.input_ids[0].tolist() for batch in suspects],
         }
         write_json(path, dump)
         raise TrainingError(
-            f"the {what} became {float(value)} at step {self.position.step + 1}; its batch is in {path}",
+            f"the {what} became {value} at step {self.position.step + 1}; its batch is in {path}",
             "Look at those rows, lower training.learning_rate, or set model.dtype to float32; --resume goes on from "
             "the last checkpoint.",
         )
 
-    def _over_processes(self, sums: Counter[str]) -> dict[str, float]:
+    def _over_processes(self, sums: dict[str, float]) -> dict[str, float]:
         if self.accelerator.num_processes == 1:
-            return dict(sums)
-        values = torch.tensor([sums[name] for name in sorted(sums)], device=self.accelerator.device)
+            return sums
+        values = torch.tensor(list(sums.values()), device=self.accelerator.device)
         reduced = self.accelerator.reduce(values, reduction="sum")
-        return dict(zip(sorted(sums), reduced.tolist(), strict=True))
+        return dict(zip(sums, reduced.tolist(), strict=True))
 
     def _log(self, row: dict[str, float]) -> None:
         step = self.position.step
         epoch = step / steps_per_epoch(len(self.trees), self.section.batch_size)
-        if self.accelerator.is_main_process:
+        if self.metrics is not None:
             self.metrics.append({"kind": "train", "step": step, "epoch": epoch, **row})
-            self.display.step(step, row)
+        self.display.step(step, row)
         if self.accelerator.log_with:
             self.accelerator.log(row, step=step)
 
@@ -231,31 +257,32 @@ class Loop:
             row = self.evaluate()
         finally:
             self.model.train()
-        if self.accelerator.is_main_process:
+        if self.metrics is not None:
             self.metrics.append({"kind": "heldout", "step": self.position.step, **row})
-            self.display.heldout(self.position.step, row)
+        self.display.heldout(self.position.step, row)
         if self.accelerator.log_with:
             self.accelerator.log({f"heldout/{name}": value for name, value in row.items()}, step=self.position.step)
 
     def save(self) -> None:
-        """Save a checkpoint of everything the next step depends on. Main process only; the others wait."""
-        self.metrics.sync()
-        if self.accelerator.is_main_process:
+        """Save a checkpoint of everything the next step depends on. The main process writes; the others wait."""
+        generators = gather_object([rng_tensors()])  # dropout draws differently in every process
+        if self.metrics is not None:
+            self.metrics.sync()
             optimizer, optimizer_state = optimizer_tensors(self.optimizer)
-            rng, rng_state = rng_tensors()
             save_checkpoint(
                 self.run.checkpoints,
                 self.position.step,
                 {
                     "weights": {name: p.detach() for name, p in self.parameters.items()},
                     "optimizer": optimizer,
-                    "rng": rng,
+                    **{f"rng.{rank}": tensors for rank, (tensors, _) in enumerate(generators)},
                 },
                 {
                     "position": vars(self.position),
-                    "scheduler": _plain(self.scheduler.state_dict()),
+                    "wall_seconds": self.wall_seconds,
+                    "scheduler": self.scheduler.state_dict(),
                     "optimizer": optimizer_state,
-                    "rng": rng_state,
+                    "rng": [state for _, state in generators],
                 },
                 keep_last=self.section.keep_checkpoints,
             )
@@ -274,7 +301,7 @@ class Loop:
                     f"{self.run.checkpoints} holds checkpoints, but none is valid (see the warnings above)",
                     "Bring one back from a copy, or delete that folder to begin again from the first step.",
                 )
-            self.metrics.truncate_after(-1)
+            self._cut_metrics_after(-1)
             return None
         tensors, state = load_checkpoint(checkpoint)
         if set(tensors["weights"]) != set(self.parameters):
@@ -287,10 +314,25 @@ class Loop:
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors["weights"][name])
         self.scheduler.load_state_dict(state["scheduler"])
-        restore_rng(tensors["rng"], state["rng"])
+        self._restore_rng(tensors, state["rng"])
         self.position = Position(**state["position"])
-        self.metrics.truncate_after(checkpoint.step)
+        self._wall_before = state["wall_seconds"]
+        self._cut_metrics_after(checkpoint.step)
         return checkpoint
+
+    def _restore_rng(self, tensors: Mapping[str, Mapping[str, Tensor]], states: Sequence[Mapping[str, Any]]) -> None:
+        processes = self.accelerator.num_processes
+        if len(states) != processes:
+            self.display.say(
+                f"warning: {len(states)} processes saved the checkpoint and {processes} go on: the result will not be "
+                "equal to that of an uninterrupted run"
+            )
+        rank = self.accelerator.process_index % len(states)
+        restore_rng(tensors[f"rng.{rank}"], states[rank])
+
+    def _cut_metrics_after(self, step: int) -> None:
+        if self.metrics is not None:
+            self.metrics.truncate_after(step)
 
     def _new_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
         from transformers import get_scheduler
@@ -313,8 +355,3 @@ def rows_of_step(step: int, rows: int, section: TrainingSection) -> list[int]:
 @lru_cache(maxsize=2)
 def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(epoch_order(rows, seed, epoch))
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's state without the functions it was built from."""
-    return {name: value for name, value in state.items() if name != "lr_lambdas"}

@@ -6,11 +6,12 @@ A stage gives a `Stage`: how its records become trees, what one step's loss is, 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,15 +28,16 @@ from prefine.data.marking import marked_example
 from prefine.data.prepare import Preparation, Prepared
 from prefine.data.quarantine import Quarantine
 from prefine.data.template import ChatTemplate
-from prefine.errors import CheckpointError, PrefineError
+from prefine.errors import CheckpointError, PrefineError, Stopped
 from prefine.evaluation.report import write_report
+from prefine.models.device import choose_device
 from prefine.models.load import LoadedModel, load_model, save_model, saved_weights
 from prefine.recipe import StageRecipe
 from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, read_metrics, run_provenance
 from prefine.training.checks import check_leaks, check_tokens, require
 from prefine.training.display import Display
-from prefine.training.loop import Loop, Step, Stopped
+from prefine.training.loop import Loop, Step
 from prefine.training.samples import Samples
 
 # Fields of a recipe that may change between a run and its resumption without changing its result.
@@ -90,41 +92,66 @@ class Stage(Protocol):
         """Mean held-out metrics of the model as it is now."""
 
     def finish(self) -> dict[str, Any]:
-        """The held-out part of evaluation.json, after the last step."""
+        """The held-out part of evaluation.json, after the last step, in eval mode. Main process only."""
 
 
 def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console) -> Path:
     """Run a stage from its recipe to its report; returns the run's folder.
 
+    Under `accelerate launch` every process calls this; the main one alone writes.
+
     Raises:
         PrefineError: whatever cannot go on; what was saved before can be resumed.
+        Stopped: Ctrl-C or SIGTERM; the run can be resumed.
     """
     began = time.perf_counter()
-    with RunDirectory.create(Path(recipe.run), resume) as run:
+    accelerator = _accelerator(recipe)
+    display = Display(console, accelerator.is_main_process)
+    with _run_directory(Path(recipe.run), resume, accelerator) as run:
         previous = json.loads(run.manifest.read_text("utf-8")) if run.manifest.exists() else None
-        if previous is not None and previous.get("status") == "finished":
-            console.print(f"{run.path} is finished already: {run.report}", highlight=False)
+        if previous is not None and previous["status"] == "finished":
+            if accelerator.is_main_process and not run.report.exists():  # killed between the last two writes
+                write_report(run.path)
+            display.say(f"{run.path} is finished already: model in {run.model}, report in {run.report}")
             return run.path
-        session = _open(stage, recipe, run, previous, console)
         try:
-            _train(stage, session)
-        except (PrefineError, Stopped) as error:
-            session.manifest["ended_by"] = str(error)
-            session.write_manifest("stopped" if isinstance(error, Stopped) else "failed")
-            raise
-        session.manifest |= {
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - began + session.manifest.get("seconds_before", 0.0), 1),
-        }
-        session.write_manifest("finished")
-        if session.accelerator.is_main_process:
-            report = write_report(run.path)
-            session.display.say(f"done: model in {run.model}, report in {report}")
+            session = _open(stage, recipe, run, previous, accelerator, display)
+            _train(stage, session, began)
+        except KeyboardInterrupt:
+            raise Stopped("interrupted; what was saved before is kept") from None
+        if accelerator.is_main_process:
+            display.say(f"done: model in {run.model}, report in {write_report(run.path)}")
     return run.path
 
 
+def _accelerator(recipe: StageRecipe) -> Accelerator:
+    """Processes and their devices; made before anything is loaded, so that each process loads to its own."""
+    return Accelerator(
+        cpu=choose_device(recipe.model.device).type == "cpu",
+        log_with=list(recipe.training.trackers) or None,
+        project_dir=recipe.run,
+    )
+
+
+@contextmanager
+def _run_directory(path: Path, resume: bool, accelerator: Accelerator) -> Iterator[RunDirectory]:
+    """The run's folder, opened by the main process for all: the lock lets in no other."""
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        yield RunDirectory(path)
+        return
+    with RunDirectory.create(path, resume) as run:
+        accelerator.wait_for_everyone()
+        yield run
+
+
 def _open(
-    stage: Stage, recipe: StageRecipe, run: RunDirectory, previous: dict[str, Any] | None, console: Console
+    stage: Stage,
+    recipe: StageRecipe,
+    run: RunDirectory,
+    previous: dict[str, Any] | None,
+    accelerator: Accelerator,
+    display: Display,
 ) -> Session:
     """Load the model and the data; a resumed run must be of the same recipe, and computes in the same type."""
     section = recipe.model
@@ -132,18 +159,18 @@ def _open(
         _require_same_recipe(previous["recipe"], recipe.model_dump(mode="json"))
         # A measured type is settled once a run: measuring again could choose another, and the result would differ.
         section = section.model_copy(update={"dtype": previous["model"]["compute_dtype"]})
-    torch.manual_seed(recipe.training.seed)
+    torch.manual_seed(recipe.training.seed)  # every process begins with the same adapter
     loaded = load_model(section, recipe.lora)
-    accelerator = Accelerator(
-        cpu=loaded.packed.device.type == "cpu",
-        log_with=list(recipe.training.trackers) or None,
-        project_dir=str(run.path),
-    )
-    display = Display(console, accelerator.is_main_process)
+    if previous is not None and previous["model"]["base_sha256"] != loaded.base_sha256:
+        raise CheckpointError(
+            f"--resume: the weights of {loaded.location.base_name} are not those this run began with",
+            "Bring them back, or start a run of another name.",
+        )
+    torch.manual_seed(recipe.training.seed + accelerator.process_index)  # and draws its own dropout
     for line in _about(loaded):
         display.say(line)
     with accelerator.main_process_first():
-        prepared = _prepare(stage, recipe, run, loaded.template)
+        prepared = _prepare(stage, recipe, run, loaded.template, accelerator.is_main_process)
     if accelerator.log_with:
         accelerator.init_trackers("prefine", {"recipe": json.dumps(recipe.model_dump(mode="json"))})
     manifest = {
@@ -152,7 +179,11 @@ def _open(
         **run_provenance(sys.argv),
         "seed": recipe.training.seed,
         "recipe": recipe.model_dump(mode="json"),
-        "device": {"type": loaded.packed.device.type, "dtype": str(loaded.packed.compute_dtype).removeprefix("torch.")},
+        "device": {
+            "type": loaded.packed.device.type,
+            "dtype": str(loaded.packed.compute_dtype).removeprefix("torch."),
+            "processes": accelerator.num_processes,
+        },
         "model": loaded.describe(),
         "data": prepared.counts,
     }
@@ -168,10 +199,13 @@ def _open(
     return session
 
 
-def _prepare(stage: Stage, recipe: StageRecipe, run: RunDirectory, template: ChatTemplate) -> Prepared:
+def _prepare(
+    stage: Stage, recipe: StageRecipe, run: RunDirectory, template: ChatTemplate, is_main_process: bool
+) -> Prepared:
     folder = run.path / "data"
-    if not (folder / "prepared.json").exists():
-        run.quarantine.unlink(missing_ok=True)  # of a preparation that was cut short and begins again
+    if is_main_process and not run.manifest.exists():  # left by a preparation that was cut short or refused
+        shutil.rmtree(folder, ignore_errors=True)
+        run.quarantine.unlink(missing_ok=True)
     with Quarantine(run.quarantine) as quarantine:
         return Preparation(
             folder,
@@ -185,10 +219,32 @@ def _prepare(stage: Stage, recipe: StageRecipe, run: RunDirectory, template: Cha
         ).stores()
 
 
-def _train(stage: Stage, session: Session) -> None:
+def _train(stage: Stage, session: Session, began: float) -> None:
+    """Train from the last checkpoint, or the beginning, to the end, and write down what came out."""
+    try:
+        loop = _trained(stage, session, began)
+        if session.accelerator.is_main_process:
+            _write_results(stage, session)
+    except (PrefineError, Stopped, KeyboardInterrupt) as error:
+        session.manifest["ended_by"] = str(error) or "interrupted"
+        with suppress(CheckpointError):  # on a full disk, what ended the run is worth more than that nobody noted it
+            session.write_manifest("failed" if isinstance(error, PrefineError) else "stopped")
+        raise
+    session.accelerator.wait_for_everyone()
+    session.accelerator.end_training()
+    session.manifest |= {
+        "tokens": loop.position.tokens,
+        "training_seconds": round(loop.position.seconds, 3),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(loop.wall_seconds, 1),
+    }
+    session.write_manifest("finished")
+
+
+def _trained(stage: Stage, session: Session, began: float) -> Loop:
     recipe, accelerator, loaded = session.recipe, session.accelerator, session.loaded
-    samples = Samples(session.run, recipe.report, loaded, session.prepared, session.display)
-    samples.before()
+    if accelerator.is_main_process:
+        _samples(session).before()
     step = stage.begin(session)
     parameters = loaded.trainable()
     optimizer = _optimizer(list(parameters.values()), recipe.training, loaded.packed.device)
@@ -206,43 +262,50 @@ def _train(stage: Stage, session: Session) -> None:
             run=session.run,
             display=session.display,
             stop_requested=lambda: asked["stop"],
+            began=began,
         )
-        checkpoint = loop.restore()
-        if checkpoint is not None:
-            for line in checkpoint.skipped:
-                session.display.say(f"warning: {line}")
-            session.display.say(f"resuming after step {checkpoint.step}")
-        session.write_manifest("running")
-        loop.run_to_end()
-    session.manifest["tokens"] = loop.position.tokens
-    session.manifest["training_seconds"] = round(loop.position.seconds, 3)
-    if accelerator.is_main_process:
-        _save_result(session)
-        heldout = stage.finish() if len(session.prepared.heldout) else None
-        generation = samples.after()
-        write_json(session.run.evaluation, {"heldout": heldout, "generation": generation})
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+        with closing(loop):
+            checkpoint = loop.restore()
+            if checkpoint is not None:
+                for line in checkpoint.skipped:
+                    session.display.say(f"warning: {line}")
+                session.display.say(f"resuming after step {checkpoint.step}")
+            session.write_manifest("running")
+            loop.run_to_end()
+    return loop
+
+
+def _write_results(stage: Stage, session: Session) -> None:
+    """The model, then what held-out rows and samples say of it. Main process only."""
+    _save_result(session)
+    session.loaded.packed.eval()
+    heldout = stage.finish() if len(session.prepared.heldout) else None
+    write_json(session.run.evaluation, {"heldout": heldout, "generation": _samples(session).after()})
+
+
+def _samples(session: Session) -> Samples:
+    return Samples(session.run, session.recipe.report, session.loaded, session.prepared, session.display)
 
 
 def _save_result(session: Session) -> None:
     """Save the model, then prove by reading it back that the file holds what was trained."""
-    if session.run.model.exists():  # a run that was killed between saving and finishing
-        return
-    save_model(session.loaded, session.run.model)
+    if not session.run.model.exists():  # it is there where a run was killed between saving and finishing
+        save_model(session.loaded, session.run.model)
     from peft import PeftModel, get_peft_model_state_dict
 
     model = session.loaded.packed.model
-    held = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else dict(model.named_parameters())
+    adapter = isinstance(model, PeftModel)
+    held = get_peft_model_state_dict(model) if adapter else model.state_dict()
     saved = saved_weights(session.run.model)
-    tied = set(held) - set(saved)
-    same = all(torch.equal(tensor, held[name].detach().cpu()) for name, tensor in saved.items())
+    # A whole model's file leaves out tied weights, and names a few architectures' weights otherwise than memory does.
+    compared = held.keys() & saved.keys()
+    complete = held.keys() == saved.keys() if adapter else bool(compared)
     session.checks.append(
         {
             "name": "saved model",
-            "value": f"{len(saved)} tensors read back",
+            "value": f"{len(compared)} tensors read back",
             "rule": "equal to those in memory",
-            "passed": same and (not tied or not isinstance(model, PeftModel)),
+            "passed": complete and all(torch.equal(saved[name], held[name].cpu()) for name in compared),
         }
     )
     if not session.checks[-1]["passed"]:

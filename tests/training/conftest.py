@@ -1,0 +1,51 @@
+"""T and its data once a session, a cache of its own for every test, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prefine.recipe import StageRecipe
+from tests.training import tiny
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """T's folder."""
+    return tiny.save_model(tmp_path_factory.mktemp("T") / "model")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 pairs; with the recipe's seed 22 are trained on, so that an epoch's last step of 4 is ragged."""
+    return tiny.write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", tiny.pairs(26))
+
+
+@pytest.fixture
+def make(model: Path, data: Path, tmp_path: Path) -> Callable[..., StageRecipe]:
+    """make("dpo", "name", {"training.epochs": 1}): a recipe of T on the data, its run in the test's folder."""
+
+    def made(stage: str, name: str = "run", changes: dict[str, Any] | None = None) -> StageRecipe:
+        return tiny.recipe(stage, tmp_path / name, model, data, changes)
+
+    return made
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Reference log-probabilities of one test are not read by another."""
+    monkeypatch.setenv("PREFINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """T is too small for two, and a forked process can use only one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

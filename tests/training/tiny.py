@@ -1,0 +1,181 @@
+"""T, a random two-layer model that every test here trains in a second, with data, recipes and runs of its size."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from prefine.recipe import DpoRecipe, SftRecipe, StageRecipe
+from prefine.rundir import RunDirectory, read_metrics
+from prefine.training.dpo import DpoStage
+from prefine.training.session import run_stage
+from prefine.training.sft import SftStage
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# They say how fast the machine is, not what was computed.
+TIMING = {"seconds", "tokens_per_s", "memory_gb"}
+
+
+def make_tokenizer(template: str = CHATML, pad: str = "<|im_end|>") -> PreTrainedTokenizerFast:
+    """One token a byte, no download; padding with the end of turn, as many real ones do."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_alone = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_alone.decoder = decoders.ByteLevel()
+    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": pad}
+    return PreTrainedTokenizerFast(tokenizer_object=bytes_alone, chat_template=template, **special)
+
+
+def save_model(folder: Path, *, seed: int = 7, **tokenizer: str) -> Path:
+    """T with its tokenizer, as safetensors."""
+    words = make_tokenizer(**tokenizer)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Pairs of uneven lengths, so that microbatches are ragged."""
+    draw = random.Random(seed)
+    return [
+        {
+            "prompt": f"question {i}{' more' * draw.randrange(4)}",
+            "chosen": f"good answer{' yes' * draw.randrange(4)} {i}",
+            "rejected": f"bad {i}{' no' * draw.randrange(6)}",
+        }
+        for i in range(count)
+    ]
+
+
+STAGES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "dpo": DpoRecipe}
+
+
+def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str, Any] | None = None) -> StageRecipe:
+    """A recipe for a few steps on T; `changes` are dotted names and values, as for --set."""
+    values: dict[str, Any] = {
+        "run": str(run),
+        "model": {"name": str(model), "dtype": "float32", "device": "cpu"},
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+        "data": {"train": str(data), "heldout_fraction": 0.2, "max_length_tokens": 160},
+        "training": {
+            "batch_size": 4,
+            "epochs": 2,
+            "max_tokens_per_microbatch": 160,
+            "learning_rate": 1e-2,
+            "save_every_steps": 1,
+            "evaluate_every_steps": 3,
+        },
+        "report": {"samples": 2, "max_new_tokens": 4},
+    }
+    for name, value in (changes or {}).items():
+        *path, last = name.split(".")
+        section = values
+        for key in path:
+            section = section.setdefault(key, {})
+        section[last] = value
+    return STAGES[stage].model_validate(values)
+
+
+def train(made: StageRecipe, resume: bool = False) -> str:
+    """Run a recipe's stage in this process; returns what it said."""
+    said = io.StringIO()
+    stage = DpoStage(made.dpo) if isinstance(made, DpoRecipe) else SftStage()
+    run_stage(stage, made, resume, Console(file=said))
+    return said.getvalue()
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """What the run's result holds."""
+    return {k: v for file in sorted((run / "model").glob("*.safetensors")) for k, v in load_file(file).items()}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The run's metrics without those that tell the time."""
+    rows = read_metrics(RunDirectory(run).metrics)
+    return [{name: value for name, value in row.items() if name not in TIMING} for row in rows]
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((run / "manifest.json").read_text("utf-8"))
+    return read
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Where two runs' results are not bit for bit the same; empty if they are."""
+    mine, theirs = weights(one), weights(other)
+    apart = [f"weights {name}" for name in mine.keys() ^ theirs.keys()]
+    apart += [f"weights {name}" for name in mine.keys() & theirs.keys() if not torch.equal(mine[name], theirs[name])]
+    apart += [] if metrics(one) == metrics(other) else ["metrics.jsonl"]
+    for name in ("evaluation.json", "samples.jsonl"):
+        apart += [] if (one / name).read_bytes() == (other / name).read_bytes() else [name]
+    return apart
+
+
+def forked(work: Callable[[], object], kill_after_s: float | None = None, timeout_s: float = 60.0) -> int:
+    """Do `work` in a forked copy of this warm process, killed after a while if asked; returns how it left.
+
+    0 done, 1 an exception (its traceback is shown), minus a signal's number if one ended it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001 - shown, and told by the exit code
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + (timeout_s if kill_after_s is None else kill_after_s)
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            if kill_after_s is None:
+                raise TimeoutError(f"the forked process was still busy after {timeout_s} s")
+            return -signal.SIGKILL
+        time.sleep(0.002)
