@@ -8,12 +8,14 @@ do not depend on its answer. Special tokens come from the template alone: `add_s
 from __future__ import annotations
 
 import hashlib
-import re
+import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 from prefine.data.batch import TokenTree
+from prefine.data.encoding import PLAIN_TEXT, TextEncoder, any_of
+from prefine.data.stand_ins import FIRST_STAND_IN, STAND_IN, StandIns
 from prefine.errors import TemplateError
 from prefine.records import Conversation, Demonstration, Message, Preference
 
@@ -24,19 +26,9 @@ PLAIN_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"
 )
-
-# A control token's text inside content is replaced by one character of this range while the template is rendered. The
-# range is in a private-use plane; if content already holds such a character, it is replaced in the same way.
-_FIRST_STAND_IN = 0xF5A00
-_STAND_INS = 4096
-_STAND_IN_RANGE = f"[{chr(_FIRST_STAND_IN)}-{chr(_FIRST_STAND_IN + _STAND_INS - 1)}]"
-_STAND_IN_SPLIT = re.compile(f"({_STAND_IN_RANGE})")
-
-
-def _any_of(texts: Iterable[str], *, shielded: bool = False) -> re.Pattern[str]:
-    """A pattern that matches any of the texts, the longest first; `shielded` adds the stand-in characters."""
-    choices = [re.escape(text) for text in sorted(texts, key=len, reverse=True) if text]
-    return re.compile("|".join([*choices, _STAND_IN_RANGE] if shielded else choices or ["(?!)"]))
+_REMEDY = "Set model.chat_template to 'plain' (User: ... Assistant: ...) or to a Jinja file."
+# What users and assistants say while a template is tried out: characters that no template writes by itself.
+_ASKED, _SAID, _INSTRUCTED = (chr(FIRST_STAND_IN + place) for place in range(3))
 
 
 class ChatTemplate:
@@ -57,8 +49,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.chat_template is None:
             raise TemplateError(
-                f"model.chat_template: the tokenizer of {tokenizer.name_or_path!r} has no chat template",
-                "Set model.chat_template to 'plain' (User: ... Assistant: ...) or to a Jinja file.",
+                f"model.chat_template: the tokenizer of {tokenizer.name_or_path!r} has no chat template", _REMEDY
             )
         if tokenizer.eos_token_id is None:
             raise TemplateError(
@@ -66,44 +57,44 @@ class ChatTemplate:
                 "Set eos_token in its tokenizer_config.json; without one the model cannot learn to stop.",
             )
         self.tokenizer = tokenizer
-        decoder = tokenizer.added_tokens_decoder
-        special = {token.content for token in decoder.values() if token.special} | set(tokenizer.all_special_tokens)
-        # Runs of white space in the added vocabulary (GPT-NeoX, Phi) are ordinary text, not control.
-        control = {text for text in special | set(tokenizer.get_added_vocab()) if text.strip()}
-        self.control_ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(control)))
-        self._control_pattern = _any_of(control)
-        self._end_pattern = _any_of(special | {tokenizer.eos_token})
+        self._encoder = TextEncoder(tokenizer)
+        self.control_ids = self._encoder.control_ids
+        # A token that is special ends a turn rather than one that nobody flagged.
+        self._ends = (any_of(self._encoder.special), any_of(self._encoder.control))
+        self._closing = self._closing_of_a_turn()
+        self._loses_system = self._leaves_out_the_system_turn()
+        self._any_control = any_of(self._encoder.control, STAND_IN)
         # An assistant's <think> or tool tags are its own words; what opens or ends a turn never is.
-        opening = self._render([{"role": "user", "content": "x"}], opened=True)
-        markers = {text for text in control if text in opening}
-        self._patterns = {"assistant": _any_of((special & control) | markers, shielded=True)}
-        self._any_control = _any_of(control, shielded=True)
+        self._not_for_assistants = any_of(self._encoder.special | self._role_markers(), STAND_IN)
         ask = (Message(role="user", content="x"),)
         self.stop_ids = frozenset({tokenizer.eos_token_id, self.answer_ids(ask, "x")[-1]})
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides token ids: template, vocabulary, merges, added tokens."""
-        state = hashlib.sha256(str(self.tokenizer.chat_template).encode())
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        state.update((backend.to_str() if backend is not None else repr(self.tokenizer.get_vocab())).encode())
-        return state.hexdigest()
+        """Hash of everything that decides token ids: template, vocabulary, merges, added and special tokens."""
+        special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+        decides = [self.tokenizer.chat_template, special, self._encoder.vocabulary()]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def prompt_ids(self, messages: Conversation) -> list[int]:
         """Token ids of a conversation that ends with a user turn, up to where the assistant starts to write."""
-        stand_ins = _StandIns(self)
-        return self._encode(self._render(stand_ins.apply(messages), opened=True), stand_ins)
+        stand_ins = StandIns()
+        return self._encode(self._render(self._shielded(messages, stand_ins), opened=True), stand_ins)
 
     def answer_ids(self, prompt: Conversation, answer: str) -> list[int]:
         """Token ids of the assistant's next turn after `prompt`: its text, then the end of turn."""
-        stand_ins = _StandIns(self)
-        said = stand_ins.apply((*prompt, Message(role="assistant", content=answer)))
-        return self._encode_turn(self._turn(said), said[-1]["content"], stand_ins)[0]
+        stand_ins = StandIns()
+        *asked, said = self._shielded((*prompt, Message(role="assistant", content=answer)), stand_ins)
+        return self._answer_ids(asked, said, self._render(asked, opened=True), stand_ins)
 
     def preference_tree(self, record: Preference, row: int) -> TokenTree:
         """A pair as a tree: prompt, then chosen, then rejected."""
-        answers = tuple(self.answer_ids(record.prompt, text) for text in (record.chosen, record.rejected))
-        return TokenTree(self.prompt_ids(record.prompt), answers, (None, None), row)
+        stand_ins = StandIns()
+        asked = self._shielded(record.prompt, stand_ins)
+        opened = self._render(asked, opened=True)
+        said = (Message(role="assistant", content=text) for text in (record.chosen, record.rejected))
+        answers = tuple(self._answer_ids(asked, turn, opened, stand_ins) for turn in self._shielded(said, stand_ins))
+        return TokenTree(self._encode(opened, stand_ins), answers, (None, None), row)
 
     def demonstration_tree(self, record: Demonstration, row: int) -> TokenTree:
         """A demonstration as a tree with one answer, in which the supervised assistant turns count.
@@ -116,117 +107,122 @@ class ChatTemplate:
             for index, message in enumerate(record.messages)
             if message.role == "assistant" and index >= record.supervise_from
         ]
-        stand_ins = _StandIns(self)
-        messages = stand_ins.apply(record.messages)
+        stand_ins = StandIns()
+        messages = self._shielded(record.messages, stand_ins)
         opened = {index: self._render(messages[:index], opened=True) for index in learned}
-        turns = {index: self._turn(messages[: index + 1]) for index in learned}
+        turns = {index: self._turn(messages[: index + 1], opened[index]) for index in learned}
         whole = all(opened[later].startswith(opened[earlier] + turns[earlier]) for earlier, later in pairwise(learned))
         learned = learned if whole else learned[-1:]
         ids: list[int] = []
         counts: list[bool] = []
         for index, following in zip(learned, [*learned[1:], None], strict=True):
-            turn, closing = self._encode_turn(turns[index], messages[index]["content"], stand_ins)
+            turn, closing = self._encode_turn(turns[index], opened[index], stand_ins)
             between = []
             if following is not None:
-                done = len(opened[index]) + len(turns[index])
-                between = self._encode(closing + opened[following][done:], stand_ins)
+                done = len(opened[index]) + len(turns[index]) - len(closing)
+                between = self._encode(opened[following][done:], stand_ins, opened[following][:done])
             ids += turn + between
             counts += [True] * len(turn) + [False] * len(between)
         return TokenTree(self._encode(opened[learned[0]], stand_ins), (ids,), (counts,), row)
 
-    def _turn(self, messages: Sequence[dict[str, str]]) -> str:
-        """What the template writes for the last assistant turn, after the generation prompt."""
-        before = self._render(messages[:-1], opened=True)
-        after = self._render(messages, opened=False)
-        if not after.startswith(before):
+    def _answer_ids(
+        self, asked: list[dict[str, str]], said: dict[str, str], opened: str, stand_ins: StandIns
+    ) -> list[int]:
+        return self._encode_turn(self._turn([*asked, said], opened), opened, stand_ins)[0]
+
+    def _turn(self, messages: Sequence[dict[str, str]], opened: str) -> str:
+        """What the template writes for the last assistant turn, after the text of its prompt."""
+        whole = self._render(messages, opened=False)
+        if not whole.startswith(opened):
             raise TemplateError(
                 "model.chat_template: the text of a conversation does not begin with the text of its prompt",
                 "Use a template whose add_generation_prompt writes exactly what precedes an assistant turn.",
             )
-        return after[len(before) :]
+        return whole[len(opened) :]
 
-    def _encode_turn(self, turn: str, content: str, stand_ins: _StandIns) -> tuple[list[int], str]:
+    def _encode_turn(self, turn: str, opened: str, stand_ins: StandIns) -> tuple[list[int], str]:
         """Ids of an assistant turn up to and with its end of turn, and the text the template writes behind it.
 
         The end of turn is the first control token after the content; where the template writes none, the
         end-of-sequence token is added, for otherwise the model never learns to stop.
         """
-        found = turn.rfind(content.strip())
-        said = found + len(content.strip()) if found >= 0 else 0
-        end = self._end_pattern.search(turn, said)
-        if end is not None:
-            return self._encode(turn[: end.end()], stand_ins), turn[end.end() :]
-        said = said or len(turn.rstrip())
-        return [*self._encode(turn[:said], stand_ins), self.tokenizer.eos_token_id], turn[said:]
+        said = len(turn) - len(self._closing) if turn.endswith(self._closing) else self._end_of_unusual(turn)
+        closing = turn[said:]
+        end = next(filter(None, (pattern.search(closing) for pattern in self._ends)), None)
+        if end is None:
+            return [*self._encode(turn[:said], stand_ins, opened), self.tokenizer.eos_token_id], closing
+        said += end.end()
+        return self._encode(turn[:said], stand_ins, opened), turn[said:]
 
-    def _encode(self, text: str, stand_ins: _StandIns) -> list[int]:
+    def _end_of_unusual(self, turn: str) -> int:
+        """Where the content ends in a turn that closes otherwise than others do."""
+        starts = [match.start() for match in self._ends[0].finditer(turn)]
+        return starts[-1] if starts else len(turn.rstrip())
+
+    def _encode(self, text: str, stand_ins: StandIns, behind: str = "") -> list[int]:
         ids: list[int] = []
-        for piece, was_control in stand_ins.split(text):
-            ids += self._plain_ids(piece) if was_control else self._ids(piece)
+        for piece, hidden in stand_ins.pieces(text):
+            ids += (self._encoder.plain_ids if hidden else self._encoder.ids)(piece, behind)
+            behind = PLAIN_TEXT if hidden else piece
         return ids
 
-    def _ids(self, text: str) -> list[int]:
-        if not text:
-            return []
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return ids
-
-    def _plain_ids(self, text: str) -> list[int]:
-        """Ids of a control token's text as ordinary text: split after its first character, until none is left."""
-        match = self._control_pattern.search(text)
-        if match is None:
-            return self._ids(text)
-        if len(match.group()) == 1:
-            # A one-character control token has no other spelling: its character is left out.
-            return self._plain_ids(text[: match.start()]) + self._plain_ids(text[match.end() :])
-        cut = match.start() + 1
-        return self._plain_ids(text[:cut]) + self._plain_ids(text[cut:])
+    def _shielded(self, messages: Iterable[Message], stand_ins: StandIns) -> list[dict[str, str]]:
+        """The messages for the template, with stand-ins for what must not become a control token."""
+        shielded = []
+        for message in messages:
+            if message.role == "system" and self._loses_system:
+                raise TemplateError("model.chat_template: the template leaves out system turns", _REMEDY)
+            hidden = self._not_for_assistants if message.role == "assistant" else self._any_control
+            shielded.append({"role": message.role, "content": stand_ins.hide(hidden, message.content)})
+        return shielded
 
     def _render(self, messages: Sequence[dict[str, str]], *, opened: bool) -> str:
         try:
             text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=opened)
         except Exception as error:  # a template is a program: whatever it raises is its own
+            told = next(iter(str(error).splitlines()), "no message")
             raise TemplateError(
-                f"model.chat_template: rendering failed ({type(error).__name__}: {str(error).splitlines()[0]})",
+                f"model.chat_template: rendering failed ({type(error).__name__}: {told})",
                 "Check that the template accepts these roles (a system turn, say), or set model.chat_template.",
             ) from error
         return text
 
-    def shield_pattern(self, role: str) -> re.Pattern[str]:
-        """Texts that must not become control tokens when a message of this role says them."""
-        return self._patterns.get(role, self._any_control)
+    # --- Trying the template out -------------------------------------------------------------------------------------
+
+    def _closing_of_a_turn(self) -> str:
+        """What the template writes behind an assistant's text.
+
+        Raises:
+            TemplateError: it does not write what was said, or not behind the prompt.
+        """
+        opened = self._render([_turn_of("user", _ASKED)], opened=True)
+        turn = self._turn([_turn_of("user", _ASKED), _turn_of("assistant", _SAID)], opened)
+        for role, said, text in (("user", _ASKED, opened), ("assistant", _SAID, turn)):
+            if said not in text:
+                raise TemplateError(f"model.chat_template: the template leaves out what the {role} says", _REMEDY)
+        return turn.rpartition(_SAID)[2]
+
+    def _leaves_out_the_system_turn(self) -> bool:
+        """Whether a system turn vanishes; a template that refuses one says so when it is given one."""
+        try:
+            return _INSTRUCTED not in self._render(_WITH_SYSTEM, opened=True)
+        except TemplateError:
+            return False
+
+    def _role_markers(self) -> set[str]:
+        """Control tokens that the template writes around turns, an assistant's own words left out."""
+        written = ""
+        for conversation in (_WITH_SYSTEM, _TURN_BY_TURN[:1], _TURN_BY_TURN):
+            try:
+                written += self._render(conversation, opened=True).rpartition(_SAID)[2]
+            except TemplateError:  # without a system turn, or for one question only
+                continue
+        return {text for text in self._encoder.control if text in written}
 
 
-class _StandIns:
-    """Replaces control tokens inside content by stand-ins while a template is rendered, and finds them again."""
+def _turn_of(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self._template = template
-        self._texts: list[str] = []
 
-    def apply(self, messages: Iterable[Message]) -> list[dict[str, str]]:
-        return [{"role": m.role, "content": self._shield(m)} for m in messages]
-
-    def _shield(self, message: Message) -> str:
-        return self._template.shield_pattern(message.role).sub(self._stand_in, message.content)
-
-    def _stand_in(self, match: re.Match[str]) -> str:
-        self._texts.append(match.group())
-        if len(self._texts) > _STAND_INS:
-            raise TemplateError(
-                f"a conversation holds more than {_STAND_INS} control tokens as text",
-                "Remove the record, or the control tokens from its text.",
-            )
-        return chr(_FIRST_STAND_IN + len(self._texts) - 1)
-
-    def split(self, text: str) -> list[tuple[str, bool]]:
-        """(piece, whether it is content that a stand-in stood for), in order."""
-        if not self._texts:
-            return [(text, False)]
-        pieces: list[tuple[str, bool]] = []
-        for piece in _STAND_IN_SPLIT.split(text):
-            if _STAND_IN_SPLIT.fullmatch(piece):
-                pieces.append((self._texts[ord(piece) - _FIRST_STAND_IN], True))
-            elif piece:
-                pieces.append((piece, False))
-        return pieces
+_WITH_SYSTEM = [_turn_of("system", _INSTRUCTED), _turn_of("user", _ASKED)]
+_TURN_BY_TURN = [_turn_of("user", _ASKED), _turn_of("assistant", _SAID), _turn_of("user", _ASKED)]
