@@ -20,8 +20,8 @@ from torch import Tensor, nn
 class _LoraLinear(torch.autograd.Function):
     """x W^T + bias + scale (x A^T) B^T with W and bias frozen (Hu et al. 2021, arXiv 2106.09685, eq. 3).
 
-    x (T, I) in the compute type, W (O, I) frozen, A (r, I) and B (O, r) trainable in fp32. `dropped` is the LoRA
-    branch's input where it has dropout, else None.
+    x (T, I) in the compute type, W (O, I) frozen, A (r, I) and B (O, r) trainable, in fp32 as a rule. `dropped` is the
+    LoRA branch's input where it has dropout, else None.
     """
 
     @staticmethod
@@ -41,7 +41,7 @@ class _LoraLinear(torch.autograd.Function):
         out = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
         out.addmm_(rank, b.T)
         ctx.save_for_backward(x, dropped, weight, a, b, rank)
-        ctx.scale = scale
+        ctx.scale, ctx.learned = scale, down.dtype
         return out
 
     @staticmethod
@@ -49,8 +49,8 @@ class _LoraLinear(torch.autograd.Function):
         x, dropped, weight, a, b, rank = ctx.saved_tensors
         branch = x if dropped is None else dropped
         grad_rank = grad @ b
-        grad_down = (grad_rank.T @ branch).float()
-        grad_up = (rank.T @ grad).T.float().mul_(ctx.scale)
+        grad_down = (grad_rank.T @ branch).to(ctx.learned)
+        grad_up = (rank.T @ grad).T.to(ctx.learned).mul_(ctx.scale)
         grad_x = grad_branch = None
         if ctx.needs_input_grad[0]:
             grad_x = grad @ weight
@@ -152,17 +152,23 @@ def _is_gated_mlp(module: nn.Module) -> bool:
     return all(isinstance(child, nn.Module) for child in children)
 
 
+@torch.enable_grad()
 def _same(module: nn.Module, ours: Callable[[Any, Tensor], Tensor], width: int, dtype: torch.dtype) -> bool:
-    """Whether `ours` gives the module's own output and input gradient on random rows, to rounding of `dtype`."""
+    """Whether `ours` gives the module's own output and input gradient on random rows, to rounding of `dtype`.
+
+    Leaves no gradient in the module's parameters. The module must be in eval mode: dropout would make it differ.
+    """
     generator = torch.Generator().manual_seed(0)
     device = next(module.parameters()).device
-    x, grad = (torch.randn(1, 3, width, generator=generator).to(device, dtype) for _ in range(2))
+    x, weights = (torch.randn(1, 3, width, generator=generator).to(device, dtype) for _ in range(2))
     results = []
     for forward in (type(module).forward, ours):
         leaf = x.clone().requires_grad_()
         out = forward(module, leaf)
-        out.backward(grad if out.shape == grad.shape else torch.ones_like(out))
-        results.append((out.detach().float(), cast(Tensor, leaf.grad).float()))
+        if out.shape != x.shape:
+            return False
+        (grad,) = torch.autograd.grad(out, leaf, weights)
+        results.append((out.detach().float(), grad.float()))
     tolerance = 2e-5 if dtype == torch.float32 else 4e-2
     return all(
         a.shape == b.shape and (a - b).abs().max() <= tolerance * a.abs().max() for a, b in zip(*results, strict=True)
@@ -177,6 +183,8 @@ def install(model: nn.Module) -> dict[str, int]:
     from peft.tuners.lora.layer import Linear as LoraLinear
 
     changed = {"lora": 0, "norm": 0, "gated_mlp": 0}
+    training = model.training
+    model.eval()
     for module in model.modules():
         if type(module) is LoraLinear and type(module.base_layer) is nn.Linear:
             module.forward = MethodType(_lora_forward, module)
@@ -190,6 +198,7 @@ def install(model: nn.Module) -> dict[str, int]:
         if _is_gated_mlp(module) and _gate_width(module) and _same(module, _gated_forward, *_gate_width(module)):
             module.forward = MethodType(_gated_forward, module)
             changed["gated_mlp"] += 1
+    model.train(training)
     return changed
 
 
