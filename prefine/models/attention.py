@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
 
@@ -69,7 +70,7 @@ def _probabilities(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> Tensor:
     return torch.softmax(scores, -1)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)  # a microbatch's shapes return in every layer; more would only hold memory
 def _causal_bias(rows: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(rows, keys): 0 where a query may look, -inf elsewhere; queries are the last `rows` of `keys` positions."""
     distance = torch.arange(keys - rows, keys, device=device)[:, None] - torch.arange(keys, device=device)
@@ -250,8 +251,33 @@ def flash_attention_installed() -> bool:
     return importlib.util.find_spec("flash_attn") is not None
 
 
-# Lists to append to at each call: how the probe learns whether a model's layers come here at all.
-listeners: list[list[None]] = []
+@dataclass(slots=True)
+class Traffic:
+    """What reached this module while the probe watched.
+
+    Attributes:
+        calls: of the registered attention.
+        windows_asked: sliding windows and chunk sizes that the model asked of its masks.
+        windows_told: those that its layers handed to the attention, which has no mask and so must be told.
+    """
+
+    calls: int = 0
+    windows_asked: set[int] = field(default_factory=set)
+    windows_told: set[int] = field(default_factory=set)
+
+
+_watched: list[Traffic] = []
+
+
+@contextmanager
+def watched() -> Iterator[Traffic]:
+    """Count inside what models ask of the registered attention."""
+    traffic = Traffic()
+    _watched.append(traffic)
+    try:
+        yield traffic
+    finally:
+        _watched.remove(traffic)
 
 
 def packed_attention(
@@ -273,11 +299,17 @@ def packed_attention(
         ValueError: where the model asks for what this attention does not know (the probe at load then chooses the
             padded path), or was called without `segments`.
     """
-    for calls in listeners:
-        calls.append(None)
+    for traffic in _watched:
+        traffic.calls += 1
+        if sliding_window is not None:
+            traffic.windows_told.add(sliding_window)
+    if segments is None:
+        raise ValueError("its layers do not hand segments down to the attention")
     extra = sorted(name for name in ("s_aux", "sinks", "position_bias") if unsupported.get(name) is not None)
-    if segments is None or extra:
-        raise ValueError(f"packed attention needs segments and does not know {extra}")
+    if attention_mask is not None:
+        extra.append("attention_mask")
+    if extra:
+        raise ValueError(f"packed attention does not know {', '.join(extra)}")
     # Autocast leaves rotated queries in fp32 and values in bf16 for some models; one type goes into the products.
     dtype = value.dtype
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -287,10 +319,17 @@ def packed_attention(
     return out.transpose(0, 1)[None].contiguous(), None
 
 
+def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
+    """Segments say who sees whom; of a mask's arguments only a window matters, see `Traffic`."""
+    for traffic in _watched:
+        if local_size is not None:
+            traffic.windows_asked.add(local_size)
+
+
 def register() -> None:
     """Make `attn_implementation="prefine"` known to transformers; calling it again changes nothing."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, lambda *_, **__: None)
+    AttentionMaskInterface.register(NAME, _no_mask)

@@ -25,7 +25,8 @@ from prefine.errors import MissingDependencyError, ModelError
 from prefine.models import attention, fused
 from prefine.models.device import choose_device, choose_dtype
 from prefine.models.embedded import PREFIX, embedded_folder
-from prefine.models.forward import PackedModel, probe
+from prefine.models.forward import PackedModel, settle_path
+from prefine.models.noise import known_noise_off
 from prefine.recipe import LoraSection, ModelSection
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -223,30 +224,35 @@ def load_model(section: ModelSection, lora: LoraSection | None, *, trainable: bo
             "Use the base model it was trained on; on another one it would silently do something else.",
         )
     all_weights = trainable and lora is None and location.adapter is None
-    base = _load_base(location, section, torch.float32 if all_weights else dtype, device)
-    model = _with_adapter(base, location, lora, trainable)
+    options: dict[str, Any] = {
+        "dtype": torch.float32 if all_weights else dtype,
+        "attn_implementation": _attention_asked(section, device, dtype),
+    }
+    if section.quantization != "none":
+        options |= {"quantization_config": _quantization(section, dtype), "device_map": {"": device}}
+    with known_noise_off():
+        base = _load_base(location, section, options).to(device)
+        model = _with_adapter(base, location, lora, trainable)
     if not trainable:
         model.requires_grad_(False)
     if section.gradient_checkpointing and trainable:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
+        _checkpoint_layers(model, location)
     packed = PackedModel(model, dtype)
     fallback = _settle_path(packed, section)
-    faster = fused.install(model) if fallback is None else {}
-    return LoadedModel(packed, template, location, reason, fallback, sha256, faster)
+    return LoadedModel(packed, template, location, reason, fallback, sha256, fused.install(model))
 
 
-def _load_base(location: Location, section: ModelSection, dtype: torch.dtype, device: torch.device) -> Any:
-    from transformers import AutoModelForCausalLM
+def _load_base(location: Location, section: ModelSection, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     attention.register()
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention_name(section, device)}
-    if section.quantization != "none":
-        options |= {"quantization_config": _quantization(section, dtype), "device_map": {"": device}}
-    source = {"revision": section.revision, "trust_remote_code": section.trust_remote_code, "use_safetensors": True}
+    source = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    options = {**source, **options, "use_safetensors": True, "output_loading_info": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(location.base, **source, **options, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        config = AutoConfig.from_pretrained(location.base, **source)
+        _turn_dropout_off(config)
+        model, info = AutoModelForCausalLM.from_pretrained(location.base, config=config, **options)
+    except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
         raise ModelError(
             f"model.name: {location.base!r} could not be loaded ({_first_line(error)})",
             "Check that it is a causal language model with safetensors weights, or the name and the network.",
@@ -257,11 +263,19 @@ def _load_base(location: Location, section: ModelSection, dtype: torch.dtype, de
             f"model.name: {location.base!r} lacks {len(lost)} of the weights its config asks for ({lost[0]}, …)",
             "The weights and the config do not belong together: fetch the model again.",
         )
-    model.config.use_cache = False
-    return model if section.quantization != "none" else model.to(device)
+    return model
 
 
-def _attention_name(section: ModelSection, device: torch.device) -> str:
+def _turn_dropout_off(config: Any) -> None:
+    """A policy must be a function of its weights, or ratios and references are noise; lora.dropout is the one that is
+    asked for, and stays."""
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def _attention_asked(section: ModelSection, device: torch.device, dtype: torch.dtype) -> str | None:
+    """The name for transformers; None for its choice (packed attention comes later, where it fits)."""
     if section.attn_implementation == "flash_attention_2":
         if device.type != "cuda":
             raise ModelError(
@@ -273,9 +287,24 @@ def _attention_name(section: ModelSection, device: torch.device) -> str:
                 "model.attn_implementation: flash_attention_2 needs the package flash-attn, which is not installed",
                 "Run: pip install flash-attn --no-build-isolation; or set it to auto.",
             )
-    return (
-        attention.NAME if section.attn_implementation in ("auto", "flash_attention_2") else section.attn_implementation
-    )
+        if dtype == torch.float32:
+            raise ModelError(
+                "model.attn_implementation: flash_attention_2 does not compute in float32",
+                "Set it to auto, or model.dtype to bfloat16.",
+            )
+    return None if section.attn_implementation == "auto" else section.attn_implementation
+
+
+def _checkpoint_layers(model: Any, location: Location) -> None:
+    # Newer releases of transformers call activation_checkpointing_enable what older ones called gradient_…
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(
+            f"model.gradient_checkpointing: {location.base!r} is of an architecture that cannot do it",
+            "Set it to false, and lower training.max_tokens_per_microbatch where memory is short.",
+        ) from error
 
 
 def _quantization(section: ModelSection, dtype: torch.dtype) -> Any:
@@ -356,15 +385,12 @@ def _saved_adapter(base: Any, folder: Path, trainable: bool) -> Any:
 
 
 def _settle_path(packed: PackedModel, section: ModelSection) -> str | None:
-    """Packed or padded, found out by a probe; says so aloud where it is padded."""
+    """Packed or padded; says aloud where it is padded though nobody asked for that."""
     if section.attn_implementation in ("sdpa", "eager"):
         packed.packed = False
         return f"model.attn_implementation is {section.attn_implementation}"
-    reason = probe(packed)
+    reason = settle_path(packed)
     if reason is not None:
-        packed.packed = False
-        causal = packed.causal
-        causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
         log.warning("this model takes the padded path, which is slower: %s", reason)
     return reason
 

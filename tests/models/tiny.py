@@ -1,0 +1,197 @@
+"""Random two-layer models of many architectures, trees of random tokens, and what transformers itself says of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from prefine.data.batch import PackedBatch, TokenTree, collate
+from prefine.models import attention
+from prefine.models.forward import PackedModel, settle_path, standard_attention, unpack
+
+VOCABULARY = 96
+WINDOW = 5  # shorter than every sequence that `BATCH` holds
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_GPT2_NAMES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+# What the architectures differ in: biases, norms, position codes, windows, caps, scales, ties, experts.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": WINDOW},
+    "mixtral": {"sliding_window": WINDOW, "num_local_experts": 4},
+    "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    "qwen3": {"head_dim": 8},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": WINDOW, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": {"head_dim": 8, "sliding_window": WINDOW, "sliding_window_pattern": 2},
+    "phi": {},
+    "phi3": {"sliding_window": WINDOW},
+    "gpt2": _GPT2_NAMES,
+    "gpt_bigcode": _GPT2_NAMES,
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16},
+    "olmo2": {},
+    "olmo3": {"sliding_window": WINDOW},
+    "granite": {"logits_scaling": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.5},
+    "cohere2": {"logit_scale": 0.25, "sliding_window": WINDOW},
+    "starcoder2": {"sliding_window": WINDOW},
+    "smollm3": {"use_sliding_window": True, "sliding_window": WINDOW},
+}
+# Architectures that cannot be packed, and what the probe says of them.
+UNPACKABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "bloom": ({"n_layer": 2, "n_head": 4}, "do not use transformers' AttentionInterface"),
+    "falcon": ({"alibi": True}, "do not use transformers' AttentionInterface"),
+    "gpt_neo": (
+        {
+            "num_layers": 2,
+            "num_heads": 4,
+            "window_size": WINDOW,
+            "attention_types": [[["global", "local"], 1]],
+        },
+        "do not use transformers' AttentionInterface",
+    ),
+    "stablelm": ({}, "do not hand segments down"),
+    "gpt_oss": (
+        {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW},
+        "does not know s_aux",
+    ),
+    "lfm2": ({"layer_types": ["conv", "full_attention"]}, "tokens of another sequence"),
+    "mamba": ({"state_size": 4}, "do not call the registered attention"),
+    # Longer than the probe's sequences: only what the layers are told can give it away.
+    "phimoe": ({"sliding_window": 40, "num_local_experts": 4}, "do not tell the attention of their window of 40"),
+}
+
+
+def random_weights(model: nn.Module, seed: int = 1) -> None:
+    """Fill all weights so that each matters: fresh models attend evenly, and their norms and biases do nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.dim() == 1:
+                weight.add_(noise.mul_(0.1))
+            else:
+                weight.copy_(noise.mul_(0.9 * weight.shape[-1] ** -0.5))
+
+
+def make(architecture: str, **overrides: Any) -> Any:
+    """A random fp32 model as transformers makes it."""
+    attention.register()
+    own = ARCHITECTURES[architecture] if architecture in ARCHITECTURES else UNPACKABLE[architecture][0]
+    config = AutoConfig.for_model(architecture, **_COMMON | own | overrides)
+    for name, value in config.to_dict().items():  # as prefine loads models
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+    model = AutoModelForCausalLM.from_config(config).float()
+    random_weights(model)
+    return model.eval()
+
+
+def packed(architecture: str, **overrides: Any) -> PackedModel:
+    """A random fp32 model behind the packed forward."""
+    model = PackedModel(make(architecture, **overrides), torch.float32)
+    assert settle_path(model) is None
+    return model
+
+
+def with_lora(model: nn.Module, seed: int = 2, **settings: Any) -> Any:
+    """The model with a random adapter on all linear layers, trained a little already: B is not 0."""
+    config = LoraConfig(
+        **{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
+    )
+    adapted = get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+    return adapted
+
+
+def tree(prompt: int, *answers: int, vocabulary: int = VOCABULARY) -> TokenTree:
+    """Random tokens in these lengths, the same for the same lengths."""
+    generator = torch.Generator().manual_seed(31 * prompt + sum(answers))
+    tokens = [torch.randint(3, vocabulary, (n,), generator=generator).tolist() for n in (prompt, *answers)]
+    return TokenTree(tokens[0], tuple(tokens[1:]), (None,) * len(answers))
+
+
+# Pairs and a demonstration; all sequences are longer than WINDOW.
+BATCH = collate([tree(9, 8, 7), tree(3, 12), tree(11, 2, 9)])
+# Weights for a loss in which every target counts differently, so that equal gradients mean equal everywhere.
+LOSS_WEIGHTS = torch.linspace(-1.0, 2.0, len(BATCH.targets))
+
+
+def alone(model: PackedModel, batch: PackedBatch = BATCH) -> Tensor:
+    """What transformers' plain implementation says of each sequence by itself, as log-probabilities (R,)."""
+    ids, mask, row, column = unpack(batch)
+    with standard_attention(model, "eager"), model.autocast():
+        logits = [model.causal(input_ids=one[None, : int(m.sum())]).logits[0] for one, m in zip(ids, mask, strict=True)]
+    logprobs = [torch.log_softmax(each.float(), -1) for each in logits]
+    places = zip(row.tolist(), column.tolist(), batch.targets.tolist(), strict=True)
+    return torch.stack([logprobs[r][c, target] for r, c, target in places])
+
+
+def gradients(model: nn.Module, logprobs: Tensor) -> dict[str, Tensor]:
+    """Gradients of all trainable weights for a loss in which each target counts differently."""
+    named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    loss = (logprobs * LOSS_WEIGHTS).sum()
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: grad for name, grad in zip(named, found, strict=True) if grad is not None}
+
+
+def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    """Equal relative to each gradient's largest entry (and not all zero)."""
+    assert ours.keys() == theirs.keys()
+    assert ours
+    largest = max(grad.abs().max().item() for grad in theirs.values())
+    for name, grad in theirs.items():
+        # Some are 0 but for rounding: a key's bias moves all scores of a query alike.
+        bound = tolerance * max(grad.abs().max().item(), 1e-2 * largest)
+        assert (ours[name] - grad).abs().max().item() <= bound, name
+
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def save_tokenizer(folder: Path, template: str | None = CHATML) -> int:
+    """One token a byte and two control tokens, saved to `folder`; returns the vocabulary's size."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_alone = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_alone.decoder = decoders.ByteLevel()
+    bytes_alone.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_alone, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return len(tokenizer)
+
+
+def save_folder(folder: Path, architecture: str = "llama", template: str | None = CHATML, **overrides: Any) -> Path:
+    """A whole model folder, as from the hub: random weights and a byte-level tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = save_tokenizer(folder, template)
+    make(architecture, vocab_size=size, eos_token_id=size - 1, pad_token_id=size - 1, **overrides).save_pretrained(
+        folder
+    )
+    return folder
