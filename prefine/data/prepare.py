@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from prefine.atomic import sha256_of_file, write_json
+from prefine.atomic import sha256_of_file, sweep_temporaries, write_json
 from prefine.data.batch import TokenTree
 from prefine.data.dataset import RecordStream, read_records
 from prefine.data.quarantine import Quarantine
@@ -126,6 +127,7 @@ class Preparation(Generic[R]):
                 )
         else:
             self._folder.mkdir(parents=True, exist_ok=True)
+            sweep_temporaries(self._folder)
             summary = {"key": key, **self._build()}
             for name, read in files_read.items():
                 summary["counts"][name]["files"] = read
@@ -199,9 +201,7 @@ class Preparation(Generic[R]):
         )
 
     def _limited(self, stream: RecordStream[R]) -> Iterator[R]:
-        for done, record in enumerate(stream):
-            if done == self._section.limit:
-                return
+        for done, record in enumerate(islice(stream, self._section.limit)):
             if done % 500 == 0:
                 self._progress(done)
             yield record
@@ -221,7 +221,7 @@ class Preparation(Generic[R]):
             raise DataError(
                 f"data.train: {counts.dropped} of {counts.records} records cannot be used ({counts.dropped_too_long} "
                 f"have an answer longer than data.max_length_tokens {limit}, {counts.dropped_identical} two answers of "
-                "the same tokens)",
+                f"the same tokens, {counts.dropped_unusable} are of no use to this stage, as ties are)",
                 "Raise data.max_length_tokens, or data.max_dropped_fraction to go on with the rest.",
             )
         if not counts.rows:

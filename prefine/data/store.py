@@ -1,13 +1,14 @@
 """Token trees on disk: an Arrow file, memory-mapped, so that a data set larger than memory trains as a small one does.
 
 Columns: prompt list<int32>, answers list<list<int32>>, supervised list<list<bool>> (null where all of an answer
-counts), record string (the record's JSON, for reports).
+counts), record large_string (the record's JSON, for reports).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +23,13 @@ from prefine.errors import DataError
 
 _ROWS_PER_BLOCK = 256
 _IDS = pa.list_(pa.int32())
+_RECORD = pa.large_string()  # a block of the longest rows is over 2 GiB
 _SCHEMA = pa.schema(
     [
         ("prompt", _IDS),
         ("answers", pa.list_(_IDS)),
         ("supervised", pa.list_(pa.list_(pa.bool_()))),
-        ("record", pa.string()),
+        ("record", _RECORD),
     ]
 )
 
@@ -81,7 +83,9 @@ class TokenStore(Sequence[TokenTree]):
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{path}: is not a token store ({error})", "Delete it; the run makes it again.") from error
+            raise DataError(
+                f"{path}: is not a token store ({error})", f"Delete the folder {path.parent}; the run makes it again."
+            ) from error
         blocks = self._reader.num_record_batches
         last: int = self._reader.get_batch(blocks - 1).num_rows if blocks else 0
         self._rows: int = max(0, blocks - 1) * _ROWS_PER_BLOCK + last
@@ -90,19 +94,18 @@ class TokenStore(Sequence[TokenTree]):
         return self._rows
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._rows))]
-        row = self._row(index)
-        return TokenTree(row["prompt"], tuple(row["answers"]), tuple(row["supervised"]), index)
+        place = range(self._rows)[index]
+        if isinstance(place, range):
+            return [self[i] for i in place]
+        row = self._row(place)
+        return TokenTree(row["prompt"], tuple(row["answers"]), tuple(row["supervised"]), place)
 
     def record_json(self, index: int) -> str:
         """The record's JSON, as `model_dump_json` wrote it."""
-        text: str = self._row(index)["record"]
+        text: str = self._row(range(self._rows)[index])["record"]
         return text
 
     def _row(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self._rows:
-            raise IndexError(index)
         block = self._reader.get_batch(index // _ROWS_PER_BLOCK)
         row: dict[str, Any] = block.slice(index % _ROWS_PER_BLOCK, 1).to_pylist()[0]
         return row
@@ -122,18 +125,26 @@ class StoreWriter:
         self._block: list[tuple[TokenTree, str]] = []
 
     def __enter__(self) -> Self:
-        self._sink = pa.ipc.new_file(str(self._place.__enter__()), _SCHEMA)
+        with ExitStack() as opened:
+            self._sink = pa.ipc.new_file(str(opened.enter_context(self._place)), _SCHEMA)
+            opened.push(self._finish)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                self._flush()
+        self._opened.__exit__(kind, error, trace)
+
+    def _finish(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._flush()
             self._sink.close()
-        finally:
-            self._place.__exit__(kind, error, trace)
+        else:  # the file goes; that its last bytes find no room either is no news
+            with suppress(OSError):
+                self._sink.close()
 
     def add(self, tree: TokenTree, record_json: str) -> None:
         """Append a row."""
@@ -158,7 +169,7 @@ def _record_batch(block: list[tuple[TokenTree, str]]) -> pa.RecordBatch:
                 [[None if mask is None else list(mask) for mask in tree.supervised] for tree, _ in block],
                 type=pa.list_(pa.list_(pa.bool_())),
             ),
-            pa.array([record for _, record in block], type=pa.string()),
+            pa.array([record for _, record in block], type=_RECORD),
         ],
         schema=_SCHEMA,
     )
