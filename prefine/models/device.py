@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import platform
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +29,8 @@ _MEASURING_BUDGET_S = 0.45
 # without instructions for it can take a second.
 _LONGEST_PRODUCT_S = 0.1
 _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+# More than the shapes of one step (about 150), so that a step's thirty layers share each kernel.
+_KERNELS_KEPT = 256
 _CPU_INFO = Path("/proc/cpuinfo")
 _MATRIX_INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "bf16", "svebf16", "sve2")
 
@@ -280,3 +284,29 @@ def _cpu_info() -> str:
 
 def _mps_available() -> bool:
     return torch.backends.mps.is_available()
+
+
+def bound_kernel_caches() -> None:
+    """Keep torch's CPU caches of matrix-product kernels small; call it before the first product of a process.
+
+    oneDNN and torch's bridge to it keep a compiled kernel for each shape, up to 1024 each by default. In packed rows
+    nearly every step has new shapes: measured with SmolLM2-135M, 0.6 GB more after 60 steps, for kernels that are
+    never used again. Values that the user has set in the environment stay.
+    """
+    for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, str(_KERNELS_KEPT))
+
+
+def return_freed_memory() -> None:
+    """Give memory that torch has freed back to the system, where the C library keeps it (glibc); else nothing.
+
+    Tensors of ever other sizes leave holes in its heap: measured, 3.0 GB resident became 2.4 over twenty steps.
+    """
+    trim = getattr(_c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _c_library() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
