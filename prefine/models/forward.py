@@ -180,7 +180,7 @@ def _packed_with_leaks(model: PackedModel, batch: PackedBatch) -> tuple[Tensor, 
 
     def as_leaf(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
         embedded.append(out.detach().requires_grad_())
-        return embedded[-1]
+        return embedded[-1].clone()  # some models scale it in place
 
     hook = model.causal.get_input_embeddings().register_forward_hook(as_leaf)
     try:

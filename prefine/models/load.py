@@ -1,16 +1,14 @@
 """Loads what a recipe names: tokenizer, base weights, adapter; and settles device, types and forward path.
 
-A name may be a folder with a model, a folder with a PEFT adapter, a run of prefine (runs/NAME), a hub id, or
-`embedded:NAME`. The adapter of a run goes on being trained, so a DPO run on an SFT run starts where SFT ended; its
+The adapter of a run goes on being trained, so a DPO run on an SFT run starts where SFT ended; its
 reference is the policy as it was loaded (training/reference.py computes it before the first step).
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import logging
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,43 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefine.atomic import atomic_write, json_bytes, sha256_of_file
+from prefine.atomic import atomic_write, json_bytes
 from prefine.data.template import PLAIN_TEMPLATE, ChatTemplate
 from prefine.errors import MissingDependencyError, ModelError
 from prefine.models import attention, fused
-from prefine.models.device import choose_device, choose_dtype
-from prefine.models.embedded import PREFIX, embedded_folder
+from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
 from prefine.models.forward import PackedModel, settle_path
+from prefine.models.location import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ORIGIN,
+    Location,
+    base_hash,
+    locate_model,
+    weight_files,
+)
 from prefine.models.noise import known_noise_off
 from prefine.recipe import LoraSection, ModelSection
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# What prefine adds beside the ecosystem's files: which base an adapter belongs to.
-ORIGIN = "prefine.json"
-
 log = logging.getLogger("prefine")
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where a named model's parts are.
-
-    Attributes:
-        name: as the recipe said.
-        base: folder or hub id of the base weights.
-        base_name: what a later run should call the base.
-        adapter: folder of a PEFT adapter on that base, or None.
-        tokenizer: folder or hub id of the tokenizer.
-        base_sha256: of the base's weights as the adapter's training saw them; None if unknown.
-    """
-
-    name: str
-    base: str
-    base_name: str
-    adapter: Path | None
-    tokenizer: str
-    base_sha256: str | None = None
 
 
 @dataclass
@@ -106,71 +86,6 @@ class LoadedModel:
         }
 
 
-def locate_model(name: str) -> Location:
-    """Find a model's parts by name, without loading any.
-
-    Raises:
-        ModelError: a folder that holds neither a model nor an adapter nor a run, or a run without a result yet.
-    """
-    if name.startswith(PREFIX):
-        folder = str(embedded_folder(name))
-        return Location(name, folder, name, None, folder)
-    path = Path(name)
-    if not path.exists():
-        if name.startswith((".", "/", "~", "runs/")) or name.count("/") != 1:
-            raise ModelError(f"model.name: there is no folder {name!r}", "Name a folder, a run, a hub id or embedded:…")
-        return Location(name, name, name, None, name)
-    if (path / "manifest.json").is_file() and not (path / "config.json").is_file():
-        if not (path / "model").is_dir():
-            raise ModelError(f"model.name: the run {name!r} has no result yet", "Finish it first: add --resume to it.")
-        path = path / "model"
-    if (path / ADAPTER_CONFIG).is_file():
-        return _adapter_location(name, path)
-    if not path.is_dir() or not (path / "config.json").is_file():
-        raise ModelError(
-            f"model.name: {name!r} holds no model (no config.json, no {ADAPTER_CONFIG})",
-            "Name the folder that save_pretrained wrote, or a run of prefine.",
-        )
-    if not _weight_files(path):
-        raise ModelError(
-            f"model.name: {name!r} has a config.json but no weights in safetensors format",
-            "Fetch the model again, or convert its weights: prefine does not read pickled ones.",
-        )
-    return Location(name, str(path), str(path), None, str(path))
-
-
-def _adapter_location(name: str, path: Path) -> Location:
-    config = json.loads((path / ADAPTER_CONFIG).read_text("utf-8"))
-    base = config.get("base_model_name_or_path") or ""
-    origin: dict[str, Any] = {}
-    if (path / ORIGIN).is_file():
-        origin = json.loads((path / ORIGIN).read_text("utf-8"))
-    base_name = origin.get("base", base)
-    if not base_name:
-        raise ModelError(
-            f"model.name: the adapter {name!r} does not say which base model it belongs to",
-            f"Set base_model_name_or_path in its {ADAPTER_CONFIG}.",
-        )
-    located = locate_model(base_name)
-    if located.adapter is not None:
-        raise ModelError(f"model.name: the adapter {name!r} names another adapter as its base", "Merge that one first.")
-    tokenizer = str(path) if (path / "tokenizer_config.json").is_file() else located.tokenizer
-    return Location(name, located.base, base_name, path, tokenizer, origin.get("base_sha256"))
-
-
-def _weight_files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.safetensors"))
-
-
-def base_hash(base: str) -> str:
-    """Hash of a folder's weight files by content; "" for a hub id, whose revision is in the recipe."""
-    path = Path(base)
-    if not path.is_dir():
-        return ""
-    joined = "".join(sha256_of_file(file) for file in _weight_files(path))
-    return hashlib.sha256(joined.encode()).hexdigest()
-
-
 def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
     """The tokenizer with the chat template the recipe asks for.
 
@@ -184,9 +99,9 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
         tokenizer = AutoTokenizer.from_pretrained(
             location.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
         )
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+    except Exception as error:  # whatever transformers and tokenizers raise over broken files
         raise ModelError(
-            f"model.name: no tokenizer could be loaded from {location.tokenizer!r} ({_first_line(error)})",
+            f"model.name: no tokenizer could be loaded from {location.tokenizer!r} ({_in_a_line(error)})",
             "Put the model's tokenizer files into its folder, or check the name and the network.",
         ) from error
     if section.chat_template == "plain":
@@ -215,6 +130,7 @@ def load_model(section: ModelSection, lora: LoraSection | None, *, trainable: bo
     """
     location = locate_model(section.name)
     template = load_tokenizer(location, section)
+    bound_kernel_caches()
     device = choose_device(section.device)
     dtype, reason = choose_dtype(section.dtype, device)
     sha256 = base_hash(location.base)
@@ -247,22 +163,28 @@ def _load_base(location: Location, section: ModelSection, options: dict[str, Any
 
     attention.register()
     source = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    # Shapes that do not fit are found in the loading info, as missing weights are.
     options = {**source, **options, "use_safetensors": True, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True
     try:
         config = AutoConfig.from_pretrained(location.base, **source)
         _turn_dropout_off(config)
         model, info = AutoModelForCausalLM.from_pretrained(location.base, config=config, **options)
     except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
-        raise ModelError(
-            f"model.name: {location.base!r} could not be loaded ({_first_line(error)})",
-            "Check that it is a causal language model with safetensors weights, or the name and the network.",
-        ) from error
-    lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
-    if lost:
-        raise ModelError(
-            f"model.name: {location.base!r} lacks {len(lost)} of the weights its config asks for ({lost[0]}, …)",
-            "The weights and the config do not belong together: fetch the model again.",
-        )
+        remedy = "Check that it is a causal language model with safetensors weights, or the name and the network."
+        if "trust_remote_code" in str(error):
+            remedy = "Set model.trust_remote_code: true if you have read that code and trust it."
+        raise ModelError(f"model.name: {location.base!r} could not be loaded ({_in_a_line(error)})", remedy) from error
+    mismatched = {key for key, *_ in info["mismatched_keys"]}
+    for keys, what in ((info["missing_keys"], "lacks {}"), (mismatched, "has other shapes for {}")):
+        if keys:
+            raise ModelError(
+                f"model.name: {location.base!r} {what.format(len(keys))} of the weights its config asks for "
+                f"({min(keys)}, …)",
+                "The weights and the config do not belong together: fetch the model again.",
+            )
+    if unused := info["unexpected_keys"]:
+        log.warning("%s holds %d weights that its config does not use (%s, …)", location.base, len(unused), min(unused))
     return model
 
 
@@ -328,7 +250,7 @@ def _quantization(section: ModelSection, dtype: torch.dtype) -> Any:
 
 def _with_adapter(base: Any, location: Location, lora: LoraSection | None, trainable: bool) -> Any:
     if location.adapter is not None:
-        return _saved_adapter(base, location.adapter, trainable)
+        return _saved_adapter(base, location.adapter, lora, trainable)
     if lora is None or not trainable:
         return base
     from peft import LoraConfig, get_peft_model
@@ -348,7 +270,7 @@ def _with_adapter(base: Any, location: Location, lora: LoraSection | None, train
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
         raise ModelError(
-            f"lora.targets: {lora.targets!r} does not fit this model ({_first_line(error)})",
+            f"lora.targets: {lora.targets!r} does not fit this model ({_in_a_line(error)})",
             f"Its linear modules are {', '.join(names)}; all-linear takes all but the head.",
         ) from error
 
@@ -358,29 +280,41 @@ def _unmatched(base: nn.Module, targets: Sequence[str]) -> list[str]:
     return [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
 
 
-def _saved_adapter(base: Any, folder: Path, trainable: bool) -> Any:
-    from peft import PeftModel, get_peft_model_state_dict
+def _saved_adapter(base: Any, folder: Path, lora: LoraSection | None, trainable: bool) -> Any:
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    weights = folder / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        raise ModelError(f"model.name: {str(folder)!r} has no {ADAPTER_WEIGHTS}", "Fetch or train the adapter again.")
-    try:
-        model = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+    if trainable and lora is None:
         raise ModelError(
-            f"model.name: the adapter {str(folder)!r} does not fit its base model ({_first_line(error)})",
-            "Use the base model it was trained on.",
+            f"lora: null asks to train all weights, and {str(folder)!r} is an adapter",
+            "Remove it to train that adapter further, or name a whole model.",
+        )
+    try:
+        settings = PeftConfig.from_pretrained(folder)
+        outside = settings.is_prompt_learning
+        saved = load_file(folder / ADAPTER_WEIGHTS)
+        model = base if outside else PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+    except Exception as error:  # whatever peft and safetensors raise over broken files
+        raise ModelError(
+            f"model.name: the adapter {str(folder)!r} could not be put on its base model ({_in_a_line(error)})",
+            "Use the base model it was trained on, or fetch the adapter again.",
         ) from error
+    if outside:
+        raise ModelError(
+            f"model.name: the adapter {str(folder)!r} is of type {settings.peft_type.value}, which adds tokens",
+            "Name a LoRA adapter, or a whole model.",
+        )
     # peft warns about keys that find no place and goes on; an adapter that silently does nothing is worse.
-    saved, held = load_file(weights), get_peft_model_state_dict(model)
-    apart = sorted(set(saved) ^ set(held))
+    apart = sorted(set(saved) ^ set(get_peft_model_state_dict(model)))
     if apart:
         raise ModelError(
             f"model.name: {len(apart)} weights of the adapter {str(folder)!r} and its base model do not match "
             f"({apart[0]}, …)",
             "Use the base model it was trained on.",
         )
+    held = {name: getattr(settings, name, None) for name in ("r", "lora_alpha", "lora_dropout")}
+    if lora is not None and held != {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}:
+        log.warning("the adapter %s keeps its own settings, whatever lora says: %s", folder, held)
     return model
 
 
@@ -413,9 +347,8 @@ def saved_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors that `save_model` wrote, by name, on the CPU."""
     from safetensors.torch import load_file
 
-    return {name: tensor for file in _weight_files(folder) for name, tensor in load_file(file).items()}
+    return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+def _in_a_line(error: BaseException) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")

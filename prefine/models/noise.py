@@ -11,15 +11,17 @@ from typing import Any
 
 @contextmanager
 def known_noise_off() -> Iterator[None]:
-    """Inside, three messages of loading a model are left out.
+    """Inside, four messages of loading a model are left out.
 
-    They are transformers' "Loading weights" bar, its FutureWarning of is_gradient_checkpointing (which peft asks for),
-    and bitsandbytes' note that an optional kernel is not there.
+    They are transformers' "Loading weights" bar, its table of missing and unexpected weights (load.py says that in a
+    line), its FutureWarning of is_gradient_checkpointing (which peft asks for), and bitsandbytes' note that an
+    optional kernel is not there.
     """
     from transformers.utils import logging as transformers_logging
 
-    kernels = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    kernels.addFilter(_is_no_kernel_note)
+    loggers = [logging.getLogger(name) for name in ("bitsandbytes.backends.cpu.ops", "transformers.modeling_utils")]
+    for logger in loggers:
+        logger.addFilter(_is_news)
     bars_before = transformers_logging.set_tqdm_hook(_without_weights_bar)
     try:
         with warnings.catch_warnings():
@@ -27,11 +29,12 @@ def known_noise_off() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_tqdm_hook(bars_before)
-        kernels.removeFilter(_is_no_kernel_note)
+        for logger in loggers:
+            logger.removeFilter(_is_news)
 
 
-def _is_no_kernel_note(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(known in str(record.msg) for known in ("Failed to load CPU gemm_4bit_forward", " LOAD REPORT"))
 
 
 def _without_weights_bar(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -21,7 +21,8 @@ from prefine.cache import cache_directory
 from prefine.data.batch import collate, microbatches
 from prefine.data.store import TokenStore
 from prefine.models.forward import FORWARD_VERSION
-from prefine.models.load import ADAPTER_WEIGHTS, LoadedModel
+from prefine.models.load import LoadedModel
+from prefine.models.location import ADAPTER_WEIGHTS
 from prefine.objectives.masked import per_sequence
 from prefine.training.display import Display
 

@@ -46,6 +46,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt2": _GPT2_NAMES,
     "gpt_bigcode": _GPT2_NAMES,
     "gpt_neox": {},
+    "ctrl": _GPT2_NAMES | {"dff": 48},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16},
     "olmo2": {},
     "olmo3": {"sliding_window": WINDOW},
@@ -67,6 +68,7 @@ UNPACKABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "do not use transformers' AttentionInterface",
     ),
+    "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}, "AttentionInterface"),
     "stablelm": ({}, "do not hand segments down"),
     "gpt_oss": (
         {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW},

@@ -1,0 +1,129 @@
+"""Finds a named model's parts without loading any.
+
+A name may be a folder with a model, a folder with a PEFT adapter, a run of prefine (runs/NAME), a hub id, or
+`embedded:NAME`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefine.atomic import sha256_of_file
+from prefine.errors import ModelError
+from prefine.models.embedded import PREFIX, embedded_folder
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# What prefine adds beside the ecosystem's files: which base an adapter belongs to.
+ORIGIN = "prefine.json"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a named model's parts are.
+
+    Attributes:
+        name: as the recipe said.
+        base: folder or hub id of the base weights.
+        base_name: what a later run should call the base.
+        adapter: folder of a PEFT adapter on that base, or None.
+        tokenizer: folder or hub id of the tokenizer.
+        base_sha256: of the base's weights as the adapter's training saw them; None if unknown.
+    """
+
+    name: str
+    base: str
+    base_name: str
+    adapter: Path | None
+    tokenizer: str
+    base_sha256: str | None = None
+
+
+def locate_model(name: str) -> Location:
+    """Find a model's parts by name, without loading any.
+
+    Raises:
+        ModelError: a folder that holds neither a model nor an adapter nor a run, or a run without a result yet.
+    """
+    if name.startswith(PREFIX):
+        folder = str(embedded_folder(name))
+        return Location(name, folder, name, None, folder)
+    path = Path(name)
+    if not path.exists():
+        if name.startswith((".", "/", "~", "runs/")) or name.count("/") != 1:
+            raise ModelError(f"model.name: there is no folder {name!r}", "Name a folder, a run, a hub id or embedded:…")
+        return Location(name, name, name, None, name)
+    path = _result_of(path)
+    return _adapter_location(name, path) if (path / ADAPTER_CONFIG).is_file() else _base_location(name, path)
+
+
+def _result_of(path: Path) -> Path:
+    """The model folder of a run; any other path as it is."""
+    if (path / "manifest.json").is_file() and not (path / "config.json").is_file():
+        if not (path / "model").is_dir():
+            raise ModelError(
+                f"model.name: the run {str(path)!r} has no result yet", "Finish it first: add --resume to it."
+            )
+        return path / "model"
+    return path
+
+
+def _base_location(name: str, path: Path) -> Location:
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"model.name: {name!r} holds no model (no config.json, no {ADAPTER_CONFIG})",
+            "Name the folder that save_pretrained wrote, or a run of prefine.",
+        )
+    _read_object(path / "config.json")
+    if not weight_files(path):
+        raise ModelError(
+            f"model.name: {name!r} has a config.json but no weights in safetensors format",
+            "Fetch the model again, or convert its weights: prefine does not read pickled ones.",
+        )
+    return Location(name, str(path), str(path), None, str(path))
+
+
+def _adapter_location(name: str, path: Path) -> Location:
+    base = _read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
+    origin = _read_object(path / ORIGIN) if (path / ORIGIN).is_file() else {}
+    base_name = str(origin.get("base", base))
+    if not base_name:
+        raise ModelError(
+            f"model.name: the adapter {name!r} does not say which base model it belongs to",
+            f"Set base_model_name_or_path in its {ADAPTER_CONFIG}.",
+        )
+    if Path(base_name).exists() and (_result_of(Path(base_name)) / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"model.name: the adapter {name!r} names another adapter as its base", "Merge that one first.")
+    if not (path / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(f"model.name: {str(path)!r} has no {ADAPTER_WEIGHTS}", "Fetch or train the adapter again.")
+    located = locate_model(base_name)
+    tokenizer = str(path) if (path / "tokenizer_config.json").is_file() else located.tokenizer
+    return Location(name, located.base, base_name, path, tokenizer, origin.get("base_sha256"))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        value = error
+    if not isinstance(value, dict):
+        raise ModelError(f"model.name: {str(path)!r} is not a JSON object", "Fetch the model again.")
+    return value
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a folder, in order of name."""
+    return sorted(path.glob("*.safetensors"))
+
+
+def base_hash(base: str) -> str:
+    """Hash of a folder's weight files by content; "" for a hub id, whose revision is in the recipe."""
+    path = Path(base)
+    if not path.is_dir():
+        return ""
+    joined = "".join(sha256_of_file(file) for file in weight_files(path))
+    return hashlib.sha256(joined.encode()).hexdigest()
