@@ -24,6 +24,7 @@ from prefine.errors import PrefineError, Stopped
 # What the user types -> the function that does it. The help lists the verbs in this order.
 VERBS = {
     "doctor": "prefine.cli.doctor:doctor",
+    "data check": "prefine.cli.data:check",
     "sft": "prefine.cli.sft:sft",
     "dpo": "prefine.cli.dpo:dpo",
     "chat": "prefine.cli.chat:chat",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from prefine.data.batch import TokenTree
 from prefine.data.template import ChatTemplate
 
 
-class MarkedText(NamedTuple):
+@dataclass(frozen=True)
+class MarkedText:
     """A piece of a decoded row, and whether its tokens count in the loss."""
 
     text: str

@@ -1,0 +1,243 @@
+"""What a training stage would find in a source: rows and why some cannot be used, lengths in tokens, one example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefine.data.batch import TokenTree
+from prefine.data.dataset import read_records
+from prefine.data.kinds import KINDS
+from prefine.data.lengths import MOST_LOOKED_AT, EvenSample, Lengths, lengths_of
+from prefine.data.marking import MarkedText, marked_texts
+from prefine.data.prepare import source_names
+from prefine.data.quarantine import Quarantine
+from prefine.data.rows import Problem
+from prefine.data.store import FitCounts, fit
+from prefine.data.template import ChatTemplate
+from prefine.errors import TemplateError
+from prefine.records import Demonstration, Preference, Prompt, Record, Vote
+
+_PLACES_SHOWN = 3
+_ROWS_BETWEEN_PROGRESS = 200
+# From this share on, "the longer answer" guesses what people preferred about as well as a good reward model.
+_NEARLY_DECIDES = 0.8
+_FEWEST_PAIRS = 20
+_ANSWERS = {"preferences": ("chosen", "rejected"), "votes": ("completion",), "demonstrations": ("answer",)}
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Quarantined rows of one reason; `places` are the first of them, as file:line."""
+
+    reason: str
+    rows: int
+    places: list[str]
+
+
+@dataclass
+class AnswerLengths:
+    """Pairs without a tie, by which answer has more characters."""
+
+    chosen_longer: int = 0
+    rejected_longer: int = 0
+    equal: int = 0
+
+    @property
+    def pairs(self) -> int:
+        """All of them."""
+        return self.chosen_longer + self.rejected_longer + self.equal
+
+    @property
+    def length_decides(self) -> bool:
+        """Whether length alone nearly decides: a model can then learn to write long (or short) instead of well."""
+        larger = max(self.chosen_longer, self.rejected_longer)
+        return self.pairs >= _FEWEST_PAIRS and larger >= _NEARLY_DECIDES * self.pairs
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Lengths in tokens, and what the length limit does to the records looked at.
+
+    Attributes:
+        looked_at: records tokenized: all of them, or every `every`-th where there are many.
+        max_length: the limit, as data.max_length_tokens in a recipe.
+        lengths: by part of a record; "total" is its prompt and longest answer, what the limit is for.
+        fit: what became of the records at that limit.
+        refused: records that the chat template does not take, and `refusal` its words about the first.
+    """
+
+    looked_at: int
+    every: int
+    max_length: int
+    lengths: dict[str, Lengths]
+    fit: FitCounts
+    refused: int = 0
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found. `tokens` and `example` are None without a tokenizer.
+
+    Attributes:
+        counts: what became of the rows (see data/dataset.py, ReadCounts).
+        ties, thumbs_up: records, of preferences and of votes.
+    """
+
+    sources: list[str]
+    kind: str
+    counts: dict[str, Any]
+    set_aside: list[SetAside]
+    ties: int
+    thumbs_up: int
+    answer_lengths: AnswerLengths | None
+    tokens: TokenCounts | None
+    example: list[MarkedText] | None
+
+
+class NotingQuarantine(Quarantine):
+    """A quarantine that also remembers where the first rows of each reason were found."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__(path)
+        self._places: dict[str, list[str]] = {}
+
+    def add(self, file: str, line: int, problem: Problem, row: str | Mapping[str, Any]) -> str:
+        """Set one row aside, as every quarantine does."""
+        reason = super().add(file, line, problem, row)
+        places = self._places.setdefault(reason, [])
+        if len(places) < _PLACES_SHOWN:
+            places.append(f"{file}:{line}")
+        return reason
+
+    def set_aside(self) -> list[SetAside]:
+        """What was set aside, the commonest reason first."""
+        return [SetAside(reason, rows, self._places[reason]) for reason, rows in self.reasons.most_common()]
+
+
+def inspect_sources(
+    sources: Sequence[str],
+    kind: str,
+    *,
+    template: ChatTemplate | None,
+    max_length: int,
+    quarantine: NotingQuarantine,
+    split: str = "train",
+    most_tokenized: int = MOST_LOOKED_AT,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Inspection:
+    """Read sources as a training stage would, training nothing. Memory is bounded whatever their size.
+
+    Args:
+        sources: files, folders, data set ids or sample:….
+        kind: a name in KINDS.
+        template: of the tokenizer to count with; None counts no tokens.
+        max_length: tokens a prompt and an answer may have together.
+        quarantine: takes rows that are not valid.
+        split: of a Hugging Face data set.
+        most_tokenized: from more records than this, an even sample is tokenized.
+        progress: called with the number of rows read so far.
+
+    Raises:
+        DataError: a source that cannot be read, or in which no row can be used.
+    """
+    stream = read_records(source_names(list(sources)), KINDS[kind], quarantine=quarantine, split=split)
+    survey = _Survey(template, kind, max_length, EvenSample(most_tokenized))
+    for number, record in enumerate(stream):
+        survey.add(number, record)
+        if number % _ROWS_BETWEEN_PROGRESS == 0:
+            progress(stream.counts.rows_in)
+    progress(stream.counts.rows_in)
+    return Inspection(
+        sources=list(sources),
+        kind=kind,
+        counts=stream.counts.as_dict(),
+        set_aside=quarantine.set_aside(),
+        ties=survey.ties,
+        thumbs_up=survey.thumbs_up,
+        answer_lengths=survey.answer_lengths if kind == "preferences" else None,
+        tokens=survey.tokens() if template is not None else None,
+        example=survey.example,
+    )
+
+
+@dataclass
+class _Survey:
+    """What is counted record by record."""
+
+    template: ChatTemplate | None
+    kind: str
+    max_length: int
+    # Of each record looked at: tokens of its prompt and answers and how it fits; None where the template refused it.
+    looked_at: EvenSample[tuple[tuple[int, ...], FitCounts] | None]
+    ties: int = 0
+    thumbs_up: int = 0
+    answer_lengths: AnswerLengths = field(default_factory=AnswerLengths)
+    example: list[MarkedText] | None = None
+    refusal: str | None = None
+
+    def add(self, number: int, record: Record) -> None:
+        if isinstance(record, Preference):
+            self._compare(record)
+        elif isinstance(record, Vote):
+            self.thumbs_up += record.label
+        if self.template is not None and self.looked_at.wants(number):
+            self.looked_at.add(self._tokenized(self.template, record))
+
+    def _compare(self, record: Preference) -> None:
+        if record.tie:
+            self.ties += 1
+            return
+        longer = len(record.chosen) - len(record.rejected)
+        self.answer_lengths.chosen_longer += longer > 0
+        self.answer_lengths.rejected_longer += longer < 0
+        self.answer_lengths.equal += longer == 0
+
+    def _tokenized(self, template: ChatTemplate, record: Record) -> tuple[tuple[int, ...], FitCounts] | None:
+        try:
+            tree = token_tree(template, record)
+        except TemplateError as error:
+            self.refusal = self.refusal or str(error)
+            return None
+        counts = FitCounts()
+        fitted = fit(tree, self.max_length, counts)
+        if self.example is None and fitted is not None:
+            self.example = marked_texts(template, fitted)
+        return (len(tree.prompt), *map(len, tree.answers)), counts
+
+    def tokens(self) -> TokenCounts:
+        seen = [each for each in self.looked_at.values if each is not None]
+        columns = list(zip(*(lengths for lengths, _ in seen), strict=True)) if seen else []
+        parts = dict(zip(("prompt", *_ANSWERS.get(self.kind, ())), columns, strict=False))
+        if len(parts) > 1:
+            parts["total"] = tuple(prompt + max(answers) for (prompt, *answers), _ in seen)
+        return TokenCounts(
+            looked_at=len(self.looked_at.values),
+            every=self.looked_at.every,
+            max_length=self.max_length,
+            lengths={name: lengths_of(values) for name, values in parts.items()},
+            fit=FitCounts(*(sum(column) for column in zip(*(astuple(counts) for _, counts in seen), strict=True))),
+            refused=len(self.looked_at.values) - len(seen),
+            refusal=self.refusal,
+        )
+
+
+def token_tree(template: ChatTemplate, record: Record) -> TokenTree:
+    """Any record as a token tree: a prompt alone has no answer, a vote has one.
+
+    Raises:
+        TemplateError: the template does not take it.
+    """
+    match record:
+        case Preference():
+            return template.preference_tree(record, 0)
+        case Demonstration():
+            return template.demonstration_tree(record, 0)
+        case Vote():
+            answer = template.answer_ids(record.prompt, record.completion)
+            return TokenTree(template.prompt_ids(record.prompt), (answer,), (None,))
+        case Prompt():
+            return TokenTree(template.prompt_ids(record.prompt), (), ())
