@@ -17,6 +17,7 @@ from prefine.records import Message
 
 # Rows looked at: enough to find a systematic fault, few enough to cost no time on a large data set.
 _ROWS = 2000
+_FIRST_LOSS_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,13 @@ def record_prompt(record: dict[str, Any]) -> list[dict[str, str]]:
     return prompt
 
 
-def check_first_loss(loss: float, margin: float, tolerance: float) -> list[SelfCheck]:
+def check_first_loss(loss: float, margin: float) -> list[SelfCheck]:
     """DPO before the first step: policy and reference agree, so the margin is 0 and the loss ln 2.
 
     Args:
         loss, margin: means over a batch computed with the cached reference; nats.
-        tolerance: 1e-3, or what the compute type's rounding can do to a pair's log-ratio.
     """
-    wanted = math.log(2)
+    wanted, tolerance = math.log(2), _FIRST_LOSS_TOLERANCE
     return [
         SelfCheck("first margin", f"{margin:+.5f}", f"0 ± {tolerance:g}", abs(margin) <= tolerance),
         SelfCheck("first loss", f"{loss:.5f}", f"ln 2 = {wanted:.4f} ± {tolerance:g}", abs(loss - wanted) <= tolerance),
