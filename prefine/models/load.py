@@ -148,6 +148,7 @@ def load_model(section: ModelSection, lora: LoraSection | None, *, trainable: bo
         options |= {"quantization_config": _quantization(section, dtype), "device_map": {"": device}}
     with known_noise_off():
         base = _load_base(location, section, options).to(device)
+        _keep_layout(base)
         model = _with_adapter(base, location, lora, trainable)
     if not trainable:
         model.requires_grad_(False)
@@ -246,6 +247,17 @@ def _quantization(section: ModelSection, dtype: torch.dtype) -> Any:
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=torch.uint8,
     )
+
+
+def _keep_layout(base: nn.Module) -> None:
+    """Keep bitsandbytes from its evaluation layout on CPUs with AVX512-BF16.
+
+    It would move 4-bit weights into it at the first evaluation and never back: products are rounded to bf16 then, so
+    that evaluation and training differ, and no gradient passes them any more.
+    """
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _with_adapter(base: Any, location: Location, lora: LoraSection | None, trainable: bool) -> Any:

@@ -1,0 +1,185 @@
+"""Chunks and gradients made by hand give what log_softmax over the whole vocabulary gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prefine.models import logprobs
+from prefine.models.logprobs import Head, adjusted, logprobs_of_logits, rows_per_chunk, selected_logprobs
+
+ROWS, WIDTH, VOCABULARY = 37, 12, 50
+
+HEADS: dict[str, Callable[[], Head]] = {
+    "frozen": lambda: Head(linear().requires_grad_(False)),
+    "trainable": lambda: Head(linear()),
+    "bias": lambda: Head(linear(bias=True).requires_grad_(False)),
+    "trainable bias": lambda: Head(linear(bias=True)),
+    "softcap": lambda: Head(linear().requires_grad_(False), softcap=2.0),
+    "scale": lambda: Head(linear().requires_grad_(False), scale=0.25),
+    "scale and softcap, trainable": lambda: Head(linear(), scale=3.0, softcap=1.5),
+}
+
+
+def linear(bias: bool = False) -> nn.Linear:
+    torch.manual_seed(3)
+    return nn.Linear(WIDTH, VOCABULARY, bias=bias)
+
+
+def rows(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, targets, and a gradient for the result."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(ROWS, WIDTH, generator=generator) * 2
+    targets = torch.randint(VOCABULARY, (ROWS,), generator=generator)
+    return hidden.to(dtype).requires_grad_(), targets, torch.randn(ROWS, generator=generator)
+
+
+def whole(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+    """By the definition, over all logits at once, in float64."""
+    m = head.module
+    assert isinstance(m, nn.Linear)
+    logits = hidden.double() @ m.weight.double().T
+    if m.bias is not None:
+        logits = logits + m.bias.double()
+    logits = logits * head.scale
+    if head.softcap is not None:
+        logits = torch.tanh(logits / head.softcap) * head.softcap
+    return torch.log_softmax(logits, -1)[torch.arange(len(targets)), targets]
+
+
+def results(values: Tensor, hidden: Tensor, head: Head, grad: Tensor) -> list[Tensor]:
+    """The values and the gradients of everything that has one."""
+    leaves = [hidden, *(w for w in head.module.parameters() if w.requires_grad)]
+    return [values.detach(), *torch.autograd.grad(values, leaves, grad.to(values.dtype))]
+
+
+@pytest.fixture(params=[1, 16, 1000])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Rows in a chunk: one, not a divisor of all, more than there are."""
+    monkeypatch.setattr(logprobs, "rows_per_chunk", lambda *_: request.param)
+    return int(request.param)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_chunked_is_whole(kind: str, chunk: int) -> None:
+    """Values and all gradients in fp32, for heads that are frozen, trainable, biased, scaled and capped."""
+    head = HEADS[kind]()
+    assert head.plain_and_frozen is (kind == "frozen")
+    hidden, targets, grad = rows()
+    ours = results(selected_logprobs(hidden, targets, head), hidden, head, grad)
+    theirs = results(whole(hidden, targets, head), hidden, head, grad)
+    assert len(ours) == len(theirs)
+    assert ours[0].dtype == torch.float32
+    for mine, right in zip(ours, theirs, strict=True):
+        assert (mine - right).abs().max() <= 1e-5 * max(1.0, right.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", ["frozen", "softcap"])
+def test_bf16_rounds_and_no_more(kind: str, chunk: int) -> None:
+    """Hidden states and weights in bf16: values in fp32 to a few per cent, the gradient in bf16."""
+    head = HEADS[kind]()
+    head.module.to(torch.bfloat16)
+    hidden, targets, grad = rows(torch.bfloat16)
+    ours = results(selected_logprobs(hidden, targets, head), hidden, head, grad)
+    theirs = results(whole(hidden, targets, head), hidden, head, grad)
+    assert (ours[0].dtype, ours[1].dtype) == (torch.float32, torch.bfloat16)
+    assert (ours[0] - theirs[0]).abs().max() <= 0.05
+    assert (ours[1] - theirs[1]).abs().max() <= 0.02 * theirs[1].abs().max()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_without_gradients_the_values_are_the_same(kind: str, chunk: int) -> None:
+    """Evaluation and references take the same numbers as training."""
+    head = HEADS[kind]()
+    hidden, targets, _ = rows()
+    with torch.no_grad():
+        quiet = selected_logprobs(hidden, targets, head)
+    assert torch.equal(quiet, selected_logprobs(hidden, targets, head).detach())
+
+
+def test_by_hand() -> None:
+    """Logits (0, ln 3) give probabilities 1/4 and 3/4; the gradient is W[target] minus the mean of W's rows."""
+    head = Head(nn.Linear(1, 2, bias=False).requires_grad_(False))
+    with torch.no_grad():
+        head.module.weight.copy_(torch.tensor([[0.0], [math.log(3)]]))  # type: ignore[operator, union-attr]
+    hidden = torch.ones(2, 1, requires_grad=True)
+    values = selected_logprobs(hidden, torch.tensor([0, 1]), head)
+    assert values.tolist() == pytest.approx([math.log(1 / 4), math.log(3 / 4)])
+    (gradient,) = torch.autograd.grad(values.sum(), hidden)
+    assert gradient[:, 0].tolist() == pytest.approx([-3 / 4 * math.log(3), 1 / 4 * math.log(3)])
+
+
+def test_gradcheck() -> None:
+    """The forward-made gradient is the derivative of the forward pass: finite differences in float64."""
+    weight = linear().weight.detach().double()
+    hidden, targets, _ = rows(torch.float64)
+    hidden = hidden[:3].detach().requires_grad_()
+
+    def values(x: Tensor) -> Tensor:
+        return logprobs._FrozenHeadLogprobs.apply(x, weight, targets[:3])
+
+    # The sum of exponentials is taken in fp32.
+    assert torch.autograd.gradcheck(values, hidden, eps=1e-2, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["frozen", "trainable"])
+def test_huge_logits_stay_finite(kind: str) -> None:
+    """Of 1e4 nats: what is sure has log-probability 0, what is not -1e4, and no gradient is NaN."""
+    head = HEADS[kind]()
+    hidden, targets, _ = rows()
+    large = (hidden * 1e4).detach().requires_grad_()
+    values = selected_logprobs(large, targets, head)
+    assert values.isfinite().all()
+    assert (values <= 0).all()
+    assert torch.autograd.grad(values.sum(), large)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["frozen", "trainable"])
+def test_no_rows(kind: str) -> None:
+    """A microbatch without a target is a sum over nothing."""
+    head = HEADS[kind]()
+    hidden = torch.zeros(0, WIDTH, requires_grad=True)
+    values = selected_logprobs(hidden, torch.zeros(0, dtype=torch.int64), head)
+    assert values.shape == (0,)
+    assert torch.autograd.grad(values.sum(), hidden)[0].shape == (0, WIDTH)
+
+
+def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a trainable head too: no tensor of all rows by the vocabulary lives between forward and backward pass."""
+    monkeypatch.setattr(logprobs, "rows_per_chunk", lambda *_: 4)
+    for kind in ("frozen", "trainable"):
+        head = HEADS[kind]()
+        hidden, targets, grad = rows()
+        sizes: list[int] = []
+
+        def note(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            selected_logprobs(hidden, targets, head).backward(grad)
+        assert max(sizes) <= max(ROWS * WIDTH, VOCABULARY * WIDTH, 4 * VOCABULARY)
+
+
+def test_rows_per_chunk() -> None:
+    """48 MiB of fp32 logits on a CPU, 512 MiB elsewhere, and never fewer than 16 rows."""
+    assert rows_per_chunk(49_152, "cpu") == (48 << 20) // (4 * 49_152) == 256
+    assert rows_per_chunk(49_152, "cuda") == (512 << 20) // (4 * 49_152) == 2730
+    assert rows_per_chunk(1_000_000_000, "cpu") == 16
+
+
+def test_adjusted_by_hand() -> None:
+    """Scaled first, then capped: 2 tanh(4 * 0.5 / 2) = 2 tanh(1)."""
+    head = Head(nn.Identity(), scale=0.5, softcap=2.0)
+    assert adjusted(torch.tensor([4.0]), head).item() == pytest.approx(2 * math.tanh(1))
+    assert adjusted(torch.tensor([4.0], dtype=torch.bfloat16), Head(nn.Identity())).dtype == torch.float32
+
+
+def test_logprobs_of_logits_by_hand() -> None:
+    """Equal logits over four tokens: ln(1/4) each."""
+    values = logprobs_of_logits(torch.full((2, 3, 4), 7.0), torch.zeros(2, 3, dtype=torch.int64))
+    assert values.flatten().tolist() == pytest.approx([math.log(1 / 4)] * 6)
