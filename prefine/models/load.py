@@ -249,7 +249,7 @@ def _quantization(section: ModelSection, dtype: torch.dtype) -> Any:
     )
 
 
-def _keep_layout(base: nn.Module) -> None:
+def _keep_layout(base: Any) -> None:
     """Keep bitsandbytes from its evaluation layout on CPUs with AVX512-BF16.
 
     It would move 4-bit weights into it at the first evaluation and never back: products are rounded to bf16 then, so
