@@ -186,8 +186,8 @@ def _quarantine_table(inspection: Inspection) -> Table:
     table.add_column("rows", justify="right")
     table.add_column("first at", overflow="fold")
     for each in inspection.set_aside:
-        places = ", ".join(each.places) + (", …" if each.rows > len(each.places) else "")
-        table.add_row(Text(each.reason), Text(f"{each.rows:,}"), Text(printable(places)))
+        places = [*map(printable, each.places), *(["…"] if each.rows > len(each.places) else [])]
+        table.add_row(Text(each.reason), Text(f"{each.rows:,}"), Text("\n".join(places)))
     return table
 
 
