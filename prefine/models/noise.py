@@ -22,13 +22,15 @@ def known_noise_off() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("bitsandbytes.backends.cpu.ops", "transformers.modeling_utils")]
     for logger in loggers:
         logger.addFilter(_is_news)
-    bars_before = transformers_logging.set_tqdm_hook(_without_weights_bar)
+    # The first releases of transformers 5 have no such hook, and keep their bar.
+    set_hook = getattr(transformers_logging, "set_tqdm_hook", lambda hook: None)
+    bars_before = set_hook(_without_weights_bar)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             yield
     finally:
-        transformers_logging.set_tqdm_hook(bars_before)
+        set_hook(bars_before)
         for logger in loggers:
             logger.removeFilter(_is_news)
 

@@ -65,6 +65,12 @@ def remove_tokenizer(folder: Path) -> None:
         (folder / name).unlink()
 
 
+def empty_vocabulary(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"] |= {"vocab": {}, "merges": []}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
 def lose_a_shard(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -110,6 +116,7 @@ BASES: dict[str, tuple[Break, str, str]] = {
     "no tokenizer": (remove_tokenizer, "no tokenizer could be loaded", "Put the model's tokenizer files into"),
     "tokenizer cut": (lambda d: cut_in_half(d / "tokenizer.json"), "no tokenizer could be loaded", "Put"),
     "tokenizer empty": (lambda d: (d / "tokenizer.json").write_text("{}"), "no tokenizer could be loaded", "Put"),
+    "no vocabulary": (empty_vocabulary, "its vocabulary is empty", "Put"),
     "no chat template": (lambda d: (d / "chat_template.jinja").unlink(), "has no chat template", "'plain'"),
     "broken template": (lambda d: (d / "chat_template.jinja").write_text("{% for"), "rendering failed", "model.chat_t"),
 }
