@@ -35,6 +35,14 @@ def make(model: Path, data: Path, tmp_path: Path) -> Callable[..., StageRecipe]:
     return made
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing here reads or writes the user's cache, fixtures of modules included."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PREFINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Reference log-probabilities of one test are not read by another."""

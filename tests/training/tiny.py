@@ -47,7 +47,6 @@ def make_tokenizer(template: str = CHATML, pad: str = "<|im_end|>") -> PreTraine
 def save_model(folder: Path, *, seed: int = 7, **tokenizer: str) -> Path:
     """T with its tokenizer, as safetensors."""
     words = make_tokenizer(**tokenizer)
-    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(words),
         hidden_size=32,
@@ -60,7 +59,12 @@ def save_model(folder: Path, *, seed: int = 7, **tokenizer: str) -> Path:
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    llama, draw = LlamaForCausalLM(config), torch.Generator().manual_seed(seed)
+    with torch.no_grad():  # weights of our own, so that recorded losses outlive a library's change of its initial ones
+        for parameter in llama.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    llama.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
 

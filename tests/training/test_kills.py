@@ -1,0 +1,151 @@
+"""kill -9 at any moment: what is resumed ends with the very weights and metrics of a run that was left alone.
+
+Each test forks copies of this process, which has everything imported, and kills them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefine.data.prepare import Preparation
+from prefine.recipe import StageRecipe
+from prefine.training import reference, samples, session
+from tests.training import tiny
+
+Make = Callable[..., StageRecipe]
+KILLED = -signal.SIGKILL
+KILLS = 50
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a run imports on its way is imported here, once, and not in every forked copy."""
+    run = tmp_path_factory.mktemp("warm") / "run"
+    tiny.train(tiny.recipe("dpo", run, model, data, {"training.max_steps": 1}))
+
+
+def begun(made: StageRecipe) -> bool:
+    """Whether there is something to resume, as a person who types --resume after a crash sees it."""
+    return (Path(made.run) / ".lock").exists()
+
+
+def attempt(made: StageRecipe, cache: Path) -> None:
+    os.environ["PREFINE_CACHE"] = str(cache)
+    tiny.train(made, resume=begun(made))
+
+
+def nothing_is_left_behind(run: Path) -> bool:
+    return not any(run.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_killed_at_fifty_random_moments(stage: str, make: Make, tmp_path: Path) -> None:
+    """A checkpoint every step, dropout on; a run that ends before 50 kills is followed by another."""
+    changes = {"training.epochs": 4, "training.evaluate_every_steps": 7}
+    whole = make(stage, "whole", changes)
+    began = time.perf_counter()
+    assert tiny.forked(lambda: attempt(whole, tmp_path / "whole-cache")) == 0
+    longest = 0.5 * (time.perf_counter() - began)  # long enough to come further each time, also on a busy machine
+    draw = random.Random(f"{stage} 0")
+    kills = runs = 0
+    while kills < KILLS:
+        runs += 1
+        made, cache = make(stage, f"killed-{runs}", changes), tmp_path / f"cache-{runs}"
+        while True:
+            left = tiny.forked(lambda: attempt(made, cache), kill_after_s=draw.uniform(0.0, longest))  # noqa: B023
+            if left != KILLED:
+                break
+            kills += 1
+        assert left == 0
+        assert not tiny.differences(Path(whole.run), Path(made.run)), f"after {kills} kills"
+        assert nothing_is_left_behind(Path(made.run))
+    print(f"{stage}: {kills} kills over {runs} runs")
+
+
+@pytest.mark.slow
+def test_killed_before_each_write_in_turn(make: Make, tmp_path: Path) -> None:
+    """Every file and folder that a DPO run puts in its place, from the prepared rows to the report."""
+    changes = {"training.max_steps": 3, "training.evaluate_every_steps": 1, "training.keep_checkpoints": 1}
+    whole = make("dpo", "whole", changes)
+    names = tmp_path / "names"
+
+    def listing() -> None:
+        counted_writes(lambda number, name: names.open("a").write(name + "\n"))
+        attempt(whole, tmp_path / "cache")
+
+    assert tiny.forked(listing) == 0
+    written = names.read_text().split()
+    assert {"prepared.json", "train.arrow", "samples.jsonl", "model", "evaluation.json", "report.html"} <= set(written)
+    for last in range(len(written)):
+        made, cache = make("dpo", f"run-{last}", changes), tmp_path / f"cache-{last}"
+
+        def dying() -> None:
+            counted_writes(lambda number, name: number < last or os.kill(os.getpid(), signal.SIGKILL))  # noqa: B023
+            attempt(made, cache)  # noqa: B023
+
+        assert tiny.forked(dying) == KILLED
+        assert tiny.forked(lambda: attempt(made, cache)) == 0  # noqa: B023
+        assert not tiny.differences(Path(whole.run), Path(made.run)), f"killed before {written[last]} was there"
+        assert tiny.manifest(Path(made.run))["status"] == "finished"
+        assert (Path(made.run) / "report.html").exists()
+        assert nothing_is_left_behind(Path(made.run))
+        shutil.rmtree(made.run)
+
+
+def counted_writes(seen: Callable[[int, str], Any]) -> None:
+    """Call `seen` with a running number and a name before anything is put in its place. In forked processes only."""
+    real, count = Path.replace, iter(range(1000))
+
+    def replace(path: Path, target: Path) -> Path:
+        seen(next(count), Path(target).name)
+        return real(path, target)
+
+    Path.replace = replace  # type: ignore[method-assign, assignment]
+
+
+MOMENTS: dict[str, tuple[Any, str, int]] = {
+    "while rows are prepared": (Preparation, "_add", 9),
+    "during the reference pass": (reference, "per_sequence", 3),
+    "while the samples before are written": (samples, "write_answers", 1),
+    "between the last step and the result": (session, "_write_results", 1),
+    "while the result is saved": (session, "saved_weights", 1),
+    "while the report is written": (session, "write_report", 1),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: Path) -> None:
+    """And again at the same place of the resumed run. Rows that are refused are listed once, whatever happens."""
+    rows: list[dict[str, Any]] = [*tiny.pairs(13), {"prompt": "no answers"}, *tiny.pairs(26)[13:]]
+    changes = {"data.train": str(tiny.write_rows(tmp_path / "rows.jsonl", rows)), "training.max_steps": 3}
+    whole, made = make("dpo", "whole", changes), make("dpo", "killed", changes)
+    assert tiny.forked(lambda: attempt(whole, tmp_path / "whole-cache")) == 0
+
+    def dying() -> None:
+        place, name, calls = MOMENTS[moment]
+        real, count = getattr(place, name), iter(range(calls - 1, -1, -1))
+
+        def deadly(*args: Any, **kwargs: Any) -> Any:
+            if next(count) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        setattr(place, name, deadly)
+        attempt(made, tmp_path / "cache")
+
+    assert [tiny.forked(dying), tiny.forked(dying)] == [KILLED, KILLED]
+    assert tiny.forked(lambda: attempt(made, tmp_path / "cache")) == 0
+    assert not tiny.differences(Path(whole.run), Path(made.run))
+    assert (Path(made.run) / "quarantine.jsonl").read_text() == (Path(whole.run) / "quarantine.jsonl").read_text()
+    assert len((Path(made.run) / "quarantine.jsonl").read_text().splitlines()) == 1
+    assert nothing_is_left_behind(Path(made.run))

@@ -1,0 +1,88 @@
+"""Reference log-probabilities are computed once for the same rows under the same model, and never read for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from prefine.models.load import load_model
+from prefine.recipe import LoraSection, ModelSection, StageRecipe
+from prefine.records import Message, Preference
+from prefine.training.display import Display
+from prefine.training.reference import reference_logprobs
+from tests.training import tiny
+
+Make = Callable[..., StageRecipe]
+QUICK = {"training.max_steps": 1, "report.samples": 0}
+
+
+def test_they_are_the_summed_logprobs_of_the_untouched_model(model: Path) -> None:
+    """Against transformers on one answer at a time."""
+    loaded = load_model(ModelSection(name=str(model), dtype="float32", device="cpu"), LoraSection(r=4))
+    asked = (Message(role="user", content="question"),)
+    trees = [
+        loaded.template.preference_tree(Preference(prompt=asked, chosen=f"yes {'so' * i}", rejected="no"), i)
+        for i in range(3)
+    ]
+    found, cached = reference_logprobs(loaded, trees, "digest", 64, Display(Console(quiet=True)))  # type: ignore[arg-type]
+    assert not cached
+    with torch.no_grad(), loaded.packed.model.disable_adapter():
+        for tree, pair in zip(trees, found.view(-1, 2), strict=True):
+            for answer, summed in zip(tree.answers, pair, strict=True):
+                ids = torch.tensor([[*tree.prompt, *answer]])
+                model_alone = load_alone(model)
+                logprobs = model_alone(input_ids=ids).logits[0].log_softmax(-1)
+                wanted = sum(logprobs[i - 1, ids[0, i]].item() for i in range(len(tree.prompt), ids.shape[1]))
+                assert summed.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def load_alone(model: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+
+
+def test_what_is_read_again_and_what_is_not(make: Make, model: Path, own_cache: Path, tmp_path: Path) -> None:
+    names = iter(range(100))
+
+    def computed(changes: dict[str, Any]) -> int:
+        """How many of the two parts, train and held-out, a run with these changes had to compute."""
+        before = len(list((own_cache / "reference").glob("*"))) if own_cache.exists() else 0
+        said = tiny.train(make("dpo", f"run-{next(names)}", QUICK | changes))
+        made = len(list((own_cache / "reference").glob("*"))) - before
+        assert said.count("from the cache") == (0 if changes.get("dpo.loss") == "simpo" else 2 - made)
+        return made
+
+    assert computed({}) == 2
+    assert computed({}) == 0
+    for unrelated in (
+        {"training.learning_rate": 1e-3},
+        {"lora.r": 8},
+        {"lora": None},
+        {"dpo.loss": "hinge"},
+        {"training.batch_size": 3},
+    ):
+        assert computed(unrelated) == 0, unrelated
+    assert computed({"dpo.loss": "simpo"}) == 0  # it has none
+    template = tmp_path / "template.jinja"
+    template.write_text(tiny.CHATML.replace("\\n", " "))
+    adapter = make("sft", "sft", QUICK)
+    tiny.train(adapter)
+    other_model = tiny.save_model(tmp_path / "other", seed=8)
+    for related in (
+        {"model.chat_template": str(template)},
+        {"model.dtype": "bfloat16"},
+        {"model.name": adapter.run},
+        {"model.name": str(other_model)},
+        {"model.attn_implementation": "eager"},
+        {"data.max_length_tokens": 60},
+        {"data.train": str(tiny.write_rows(tmp_path / "fewer.jsonl", tiny.pairs(20)))},
+        {"training.max_tokens_per_microbatch": 200},  # how rows share a matrix product moves the last bits
+    ):
+        assert computed(related) == 2, related
+    assert computed(related) == 0

@@ -1,0 +1,130 @@
+"""Every self-check fails when it should. Stores are written by hand: prefine's own template makes none that fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prefine.data.batch import TokenTree
+from prefine.data.store import StoreWriter, TokenStore
+from prefine.data.template import ChatTemplate
+from prefine.errors import CheckpointError, TrainingError
+from prefine.models.load import LoadedModel
+from prefine.models.load import save_model as real_save_model
+from prefine.recipe import StageRecipe
+from prefine.training import session
+from prefine.training.checks import SelfCheck, check_first_loss, check_leaks, check_tokens, require
+from tests.training import tiny
+
+Make = Callable[..., StageRecipe]
+
+
+@pytest.fixture(scope="module")
+def template() -> ChatTemplate:
+    return ChatTemplate(tiny.make_tokenizer())
+
+
+def store(folder: Path, trees: Sequence[TokenTree], prompts: Sequence[str] = ()) -> TokenStore:
+    path = folder / f"{len(list(folder.iterdir()))}.arrow"
+    with StoreWriter(path) as writer:
+        for number, tree in enumerate(trees):
+            said = prompts[number] if prompts else f"question {number}"
+            writer.add(tree, json.dumps({"prompt": [{"role": "user", "content": said}]}))
+    return TokenStore(path)
+
+
+def outcome(template: ChatTemplate, rows: TokenStore) -> dict[str, tuple[bool, str]]:
+    return {check.name: (check.passed, check.value) for check in check_tokens(template, rows)}
+
+
+def test_good_rows_pass(template: ChatTemplate, tmp_path: Path) -> None:
+    stop = template.tokenizer.eos_token_id
+    good = TokenTree([5, 6], ([7, stop], [8, 9, stop]), (None, [False, True, True]))
+    assert all(passed for passed, _ in outcome(template, store(tmp_path, [good])).values())
+    assert all(passed for passed, _ in outcome(template, store(tmp_path, [])).values())
+
+
+@pytest.mark.parametrize(
+    ("answers", "masks"),
+    [
+        (([7, 8],), (None,)),  # no end of turn at all
+        (([7, "stop", 8],), (None,)),  # one, but not at the end
+        (([7, "stop"],), ([True, False],)),  # there, but not learned: pad == eos masked out
+        (([7, "stop"], [7, 8]), (None, None)),  # in one answer of two
+    ],
+)
+def test_an_unsupervised_end_of_turn_fails(answers: Any, masks: Any, template: ChatTemplate, tmp_path: Path) -> None:
+    ids = tuple([template.tokenizer.eos_token_id if i == "stop" else i for i in answer] for answer in answers)
+    found = outcome(template, store(tmp_path, [TokenTree([5], ids, masks)]))
+    assert found["end of turn"] == (False, "1 of 1 rows without")
+
+
+def test_rows_with_nothing_to_learn_fail(template: ChatTemplate, tmp_path: Path) -> None:
+    stop = template.tokenizer.eos_token_id
+    rows = [TokenTree([5], ([7, stop],), ([False, False],)), TokenTree([5], ([7, stop],), (None,))]
+    assert outcome(template, store(tmp_path, rows))["something to learn"] == (False, "1 of 2 rows without")
+
+
+def test_a_doubled_bos_fails(template: ChatTemplate, tmp_path: Path) -> None:
+    bos, stop = template.tokenizer.bos_token_id, template.tokenizer.eos_token_id
+    rows = [TokenTree([bos, bos, 5], ([stop],), (None,)), TokenTree([bos, 5, bos], ([stop],), (None,))]
+    assert outcome(template, store(tmp_path, rows))["beginning of sequence"] == (False, "1 of 2 rows with two")
+
+
+def test_a_shared_prompt_fails_however_it_is_spelled(tmp_path: Path) -> None:
+    trees = [TokenTree([5], ([6],), (None,))] * 2
+    train = store(tmp_path, trees, ["What is  DPO?", "another"])
+    assert not check_leaks(train, store(tmp_path, trees[:1], ["what is dpo?"])).passed
+    assert check_leaks(train, store(tmp_path, trees[:1], ["what is sft?"])).passed
+
+
+@pytest.mark.parametrize(("loss", "margin"), [(0.6960, 0.0), (0.6931, 0.0011), (0.6931, -0.0011), (float("nan"),) * 2])
+def test_the_first_loss_has_its_tolerance(loss: float, margin: float) -> None:
+    assert not all(check.passed for check in check_first_loss(loss, margin))
+
+
+def test_the_first_loss_may_be_rounded() -> None:
+    assert all(check.passed for check in check_first_loss(0.6940, -0.0009))
+
+
+def test_all_failures_are_told_at_once() -> None:
+    checks = [
+        SelfCheck("a", "1", "must be 2", False),
+        SelfCheck("b", "0", "is 0", True),
+        SelfCheck("c", "x", "y", False),
+    ]
+    with pytest.raises(TrainingError, match="self-check failed: a: 1, but must be 2; c: x, but y"):
+        require(checks)
+    assert [check["name"] for check in require(checks[1:2])] == ["b"]
+
+
+def test_a_model_that_reads_back_otherwise_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(loaded: LoadedModel, folder: Path) -> None:
+        with torch.no_grad():
+            parameter = next(iter(loaded.trainable().values()))
+            parameter += 1
+            real_save_model(loaded, folder)
+            parameter -= 2
+
+    made = make("sft", changes={"training.max_steps": 1})
+    monkeypatch.setattr(session, "save_model", damaged)
+    with pytest.raises(CheckpointError, match="reads back otherwise than it was saved"):
+        tiny.train(made)
+    assert tiny.manifest(Path(made.run))["status"] == "failed"
+
+
+@pytest.mark.parametrize("lora", [{"r": 4}, None])
+def test_a_sound_run_shows_its_checks_and_an_example(lora: Any, make: Make) -> None:
+    made = make("sft", changes={"lora": lora, "training.max_steps": 1})
+    tiny.train(made)
+    manifest = tiny.manifest(Path(made.run))
+    assert {check["name"]: check["passed"] for check in manifest["self_checks"]} == dict.fromkeys(
+        ["something to learn", "end of turn", "beginning of sequence", "held-out prompts", "saved model"], True
+    )
+    assert manifest["example"].count("⟦") == 1
+    assert manifest["example"].endswith("<|im_end|>⟧")
