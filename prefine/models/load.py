@@ -99,7 +99,7 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
         tokenizer = AutoTokenizer.from_pretrained(
             location.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
         )
-        if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some releases make where there is no file
+        if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # what some releases make where there is no file
             raise ValueError("its vocabulary is empty")
     except Exception as error:  # whatever transformers and tokenizers raise over broken files
         raise ModelError(
