@@ -139,7 +139,8 @@ def skip_space(text: str, start: int) -> int:
 def _complaint(error: ValueError) -> str:
     # The position is left out: it would make each reason unique, and reasons are counted.
     if isinstance(error, json.JSONDecodeError):
-        return f"is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]}"
+        told = error.msg.removesuffix(" at").removesuffix(" starting")
+        return f"is not valid JSON: {told[:1].lower()}{told[1:]}"
     return "has a number with too many digits"
 
 

@@ -64,7 +64,7 @@ def test_jsonl_accepts_byte_order_mark_crlf_blank_lines_and_a_missing_last_newli
         (b'{"a": "\\ud83d"}', "line", "has a lone surrogate (half of a character)"),
         (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "line", "nests deeper than 64 levels"),
         (b'{"a": ' + b"[" * 64 + b"]" * 64 + b"}", "line", "nests deeper than 64 levels"),
-        (b'{"a": "\x00"}', "line", "is not valid JSON: invalid control character at"),
+        (b'{"a": "\x00"}', "line", "is not valid JSON: invalid control character"),
     ],
 )
 def test_a_bad_json_line_is_set_aside_and_its_neighbours_are_read(
