@@ -48,7 +48,7 @@ class LoadedModel:
         location: where it came from.
         dtype_reason: why the compute type was chosen.
         fallback: why it takes the padded path; None where it is packed.
-        base_sha256: hash of the base's weight files; a hub id's is its revision, unknown ("") where there are none.
+        base_sha256: hash of the base's weight files.
         faster: modules with fused forwards, by kind.
     """
 
@@ -71,13 +71,12 @@ class LoadedModel:
 
     def describe(self) -> dict[str, Any]:
         """Facts for the manifest and the report."""
-        parameters = self.packed.model.parameters()
         return {
             "name": self.location.name,
             "base": self.location.base_name,
             "base_sha256": self.base_sha256,
             "adapter": None if self.location.adapter is None else str(self.location.adapter),
-            "parameters": sum(p.numel() for p in parameters),
+            "parameters": self.packed.causal.num_parameters(),  # which knows of 4-bit weights
             "trainable_parameters": sum(p.numel() for p in self.trainable().values()),
             "compute_dtype": str(self.packed.compute_dtype).removeprefix("torch."),
             "dtype_reason": self.dtype_reason,
@@ -135,12 +134,6 @@ def load_model(section: ModelSection, lora: LoraSection | None, *, trainable: bo
     bound_kernel_caches()
     device = choose_device(section.device)
     dtype, reason = choose_dtype(section.dtype, device)
-    sha256 = base_hash(location.base)
-    if location.base_sha256 is not None and sha256 != location.base_sha256:
-        raise ModelError(
-            f"model.name: the adapter {location.name!r} was trained on other weights than {location.base!r} holds",
-            "Use the base model it was trained on; on another one it would silently do something else.",
-        )
     all_weights = trainable and lora is None and location.adapter is None
     options: dict[str, Any] = {
         "dtype": torch.float32 if all_weights else dtype,
@@ -151,6 +144,12 @@ def load_model(section: ModelSection, lora: LoraSection | None, *, trainable: bo
     with known_noise_off():
         base = _load_base(location, section, options).to(device)
         _keep_layout(base)
+        sha256 = base_hash(location.base, section.revision)  # once they are there: a hub's were fetched just now
+        if location.base_sha256 and sha256 != location.base_sha256:
+            raise ModelError(
+                f"model.name: the adapter {location.name!r} was trained on other weights than {location.base!r} holds",
+                "Use the base model it was trained on; on another one it would silently do something else.",
+            )
         model = _with_adapter(base, location, lora, trainable)
     if not trainable:
         model.requires_grad_(False)

@@ -32,7 +32,7 @@ class Location:
         base_name: what a later run should call the base.
         adapter: folder of a PEFT adapter on that base, or None.
         tokenizer: folder or hub id of the tokenizer.
-        base_sha256: of the base's weights as the adapter's training saw them; None if unknown.
+        base_sha256: of the base's weights as the adapter's training saw them; "" or None if unknown.
     """
 
     name: str
@@ -120,10 +120,16 @@ def weight_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.safetensors"))
 
 
-def base_hash(base: str) -> str:
-    """Hash of a folder's weight files by content; "" for a hub id, whose revision is in the recipe."""
+def base_hash(base: str, revision: str | None = None) -> str:
+    """Hash of a folder's weight files by content, or of a hub model's in the cache; "" if there are none there."""
     path = Path(base)
     if not path.is_dir():
-        return ""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            path = Path(snapshot_download(base, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return ""
     joined = "".join(sha256_of_file(file) for file in weight_files(path))
     return hashlib.sha256(joined.encode()).hexdigest()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -298,6 +300,52 @@ def test_loading_is_quiet(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
+
+
+def test_a_hub_id_from_the_cache(folder: Path, tmp_path: Path) -> None:
+    """Without a network, with another weights file an adapter on it is refused: a hub id is checked by content too."""
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    shutil.copytree(folder, repository / "snapshots" / "0123")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from prefine.errors import ModelError\n"
+        "from prefine.models.load import load_model, save_model\n"
+        "from tests.models.test_load import LORA, section\n"
+        "adapter, weights = sys.argv[1:]\n"
+        "loaded = load_model(section('someone/tiny'), LORA)\n"
+        "save_model(loaded, Path(adapter))\n"
+        "again = load_model(section(adapter), LORA)\n"
+        "print(again.base_sha256 == loaded.base_sha256, len(again.base_sha256), again.location.base)\n"
+        "data = bytearray(Path(weights).read_bytes())\n"
+        "data[-1] ^= 1\n"
+        "Path(weights).write_bytes(data)\n"
+        "try:\n"
+        "    load_model(section(adapter), LORA)\n"
+        "except ModelError as error:\n"
+        "    print(error.problem)\n"
+    )
+    weights = repository / "snapshots" / "0123" / "model.safetensors"
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", program, str(tmp_path / "adapter"), str(weights)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, check=True, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+    known, refused = done.stdout.splitlines()
+    assert known == "True 64 someone/tiny"
+    assert "was trained on other weights than 'someone/tiny' holds" in refused
+
+
+def test_an_adapter_on_the_head(tmp_path: Path) -> None:
+    """Where lora.targets names it; log-probabilities then take the path for heads that learn."""
+    base = tiny.save_folder(tmp_path / "base")
+    loaded = load_model(section(base), LoraSection(r=4, targets=["q_proj", "lm_head"]))
+    train_a_step(loaded)
+    assert not loaded.packed.head().plain_and_frozen
+    ours, theirs = (tiny_gradients(loaded, f(BATCH)) for f in (loaded.packed, lambda b: alone(loaded.packed, b)))
+    assert any("lm_head" in name for name in ours)
+    tiny.assert_same_gradients(ours, theirs)
 
 
 def test_quantization_needs_lora() -> None:
