@@ -132,7 +132,7 @@ def _print(console: Console, inspection: Inspection, model: str, left_out: str |
         say(f"tokens: not counted. {left_out}", "yellow")
         return
     if inspection.tokens.lengths:
-        say(_tokens_title(inspection.tokens, model), "bold")
+        say(_tokens_title(inspection.tokens, inspection.counts["records"], model), "bold")
         console.print(_tokens_table(inspection.tokens))
     for line, style in _about_fit(inspection.tokens):
         say(line, style)
@@ -203,9 +203,9 @@ def _about_lengths(lengths: AnswerLengths) -> Iterator[tuple[str, str]]:
         )
 
 
-def _tokens_title(tokens: TokenCounts, model: str) -> str:
-    every = "" if tokens.every == 1 else f", every {tokens.every}th"
-    return f"tokens by the tokenizer of {model} ({tokens.looked_at:,} records{every})"
+def _tokens_title(tokens: TokenCounts, records: int, model: str) -> str:
+    looked = f"{records:,} records" if tokens.looked_at == records else f"{tokens.looked_at:,} of {records:,} records"
+    return f"tokens by the tokenizer of {model} ({looked})"
 
 
 def _tokens_table(tokens: TokenCounts) -> Table:

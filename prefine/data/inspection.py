@@ -62,7 +62,7 @@ class TokenCounts:
     """Lengths in tokens, and what the length limit does to the records looked at.
 
     Attributes:
-        looked_at: records tokenized: all of them, or every `every`-th where there are many.
+        looked_at: records tokenized: all of them, or an even sample where there are many.
         max_length: the limit, as data.max_length_tokens in a recipe.
         lengths: by part of a record; "total" is its prompt and longest answer, what the limit is for.
         fit: what became of the records at that limit.
@@ -70,7 +70,6 @@ class TokenCounts:
     """
 
     looked_at: int
-    every: int
     max_length: int
     lengths: dict[str, Lengths]
     fit: FitCounts
@@ -216,7 +215,6 @@ class _Survey:
             parts["total"] = tuple(prompt + max(answers) for (prompt, *answers), _ in seen)
         return TokenCounts(
             looked_at=len(self.looked_at.values),
-            every=self.looked_at.every,
             max_length=self.max_length,
             lengths={name: lengths_of(values) for name, values in parts.items()},
             fit=FitCounts(*(sum(column) for column in zip(*(astuple(counts) for _, counts in seen), strict=True))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -10,34 +11,38 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-MOST_LOOKED_AT = 20_000
+MOST_LOOKED_AT = 10_000
 """Rows an even sample holds at most. Up to that many, it holds all."""
 
 
 class EvenSample(Generic[T]):
-    """Every n-th of a sequence whose end is unknown; n doubles whenever the sample is full.
+    """A share of a sequence whose end is unknown; the share is halved whenever the sample is full.
 
-    Unlike a random sample it is the same every time, and unlike the first rows it is as mixed as the whole.
+    A hash of its place decides whether a value belongs to the sample. So the sample is the same every time, it is as
+    mixed as the whole, and rows that repeat in a pattern do not fool it as they would fool every n-th.
 
     Attributes:
-        every: n.
         values: what was added, in order.
     """
 
     def __init__(self, most: int = MOST_LOOKED_AT) -> None:
-        self.every = 1
         self.values: list[T] = []
+        self._lots: list[int] = []
+        self._one_in = 1
         self._most = most
 
     def wants(self, place: int) -> bool:
-        """Whether the value at this place (from 0) belongs to the sample; what is wanted must be added."""
-        if place % self.every:
+        """Whether the value at this place (from 0) belongs to the sample; what is wanted must be added next."""
+        lot = int.from_bytes(hashlib.blake2b(place.to_bytes(8), digest_size=8).digest())
+        while len(self.values) >= self._most and lot % self._one_in == 0:
+            self._one_in *= 2
+            pairs = zip(self._lots, self.values, strict=True)
+            kept = [(each, value) for each, value in pairs if each % self._one_in == 0]
+            self._lots, self.values = [each for each, _ in kept], [value for _, value in kept]
+        if lot % self._one_in:
             return False
-        if len(self.values) < self._most:
-            return True
-        self.values = self.values[::2]
-        self.every *= 2
-        return place % self.every == 0
+        self._lots.append(lot)
+        return True
 
     def add(self, value: T) -> None:
         """Add a value that is wanted."""
