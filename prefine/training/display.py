@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -42,6 +43,12 @@ class Display:
         if self._enabled:
             # As it is: rich would break long lines in a log and read [brackets] in a path as its markup.
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def say_from_signal(self, text: str) -> None:
+        """One line to standard error, past all buffers: a signal's handler may interrupt one that is being written."""
+        if self._enabled:
+            with contextlib.suppress(OSError):
+                os.write(2, f"{text}\n".encode())
 
     @contextlib.contextmanager
     def progress(self, total: int, done: int, what: str = "training") -> Iterator[None]:

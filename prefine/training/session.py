@@ -332,7 +332,9 @@ def _stop_on_signal(display: Display) -> Iterator[dict[str, bool]]:
         if asked["stop"]:
             raise KeyboardInterrupt
         asked["stop"] = True
-        display.say("stopping after this step; press Ctrl-C again to stop at once (steps since the last save are lost)")
+        display.say_from_signal(
+            "stopping after this step; press Ctrl-C again to stop at once (steps since the last save are lost)"
+        )
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -43,6 +43,13 @@ def no_cache_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture(scope="session")
+def warm(model: Path, data: Path, no_cache_outside: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a run imports on its way is imported here, once, and not in every forked copy."""
+    run = tmp_path_factory.mktemp("warm") / "run"
+    tiny.train(tiny.recipe("dpo", run, model, data, {"training.max_steps": 1}))
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Reference log-probabilities of one test are not read by another."""

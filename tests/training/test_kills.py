@@ -21,16 +21,11 @@ from prefine.recipe import StageRecipe
 from prefine.training import reference, samples, session
 from tests.training import tiny
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 Make = Callable[..., StageRecipe]
 KILLED = -signal.SIGKILL
 KILLS = 50
-
-
-@pytest.fixture(scope="module", autouse=True)
-def warm(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What a run imports on its way is imported here, once, and not in every forked copy."""
-    run = tmp_path_factory.mktemp("warm") / "run"
-    tiny.train(tiny.recipe("dpo", run, model, data, {"training.max_steps": 1}))
 
 
 def begun(made: StageRecipe) -> bool:

@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from prefine.cli.app import main
 from prefine.recipe import DpoRecipe, SftRecipe, StageRecipe
+from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.dpo import DpoStage
 from prefine.training.session import run_stage
@@ -154,23 +157,9 @@ def differences(one: Path, other: Path) -> list[str]:
 def forked(work: Callable[[], object], kill_after_s: float | None = None, timeout_s: float = 60.0) -> int:
     """Do `work` in a forked copy of this warm process, killed after a while if asked; returns how it left.
 
-    0 done, 1 an exception (its traceback is shown), minus a signal's number if one ended it.
+    Its exit code (0 done, 1 an exception, whose traceback is shown), or minus a signal's number if one ended it.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
-            work()
-            code = 0
-        except BaseException:  # noqa: BLE001 - shown, and told by the exit code
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(code)
+    child = fork(work)
     deadline = time.monotonic() + (timeout_s if kill_after_s is None else kill_after_s)
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -183,3 +172,75 @@ def forked(work: Callable[[], object], kill_after_s: float | None = None, timeou
                 raise TimeoutError(f"the forked process was still busy after {timeout_s} s")
             return -signal.SIGKILL
         time.sleep(0.002)
+
+
+def fork(work: Callable[[], object], output: int | None = None) -> int:
+    """Begin `work` in a forked copy of this process; returns its process id.
+
+    Args:
+        work: what to do there.
+        output: a file descriptor that takes all it prints; None leaves that where it is.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        if output is not None:
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+        work()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:  # noqa: BLE001 - shown, and told by the exit code
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+class Command:
+    """`prefine ARGUMENTS` in a forked copy of this process: the command line without its imports.
+
+    Args:
+        arguments: as typed after `prefine`.
+        prepare: called in the copy first, to put something in its way.
+    """
+
+    def __init__(self, *arguments: str, prepare: Callable[[], object] = lambda: None) -> None:
+        def work() -> None:
+            prepare()
+            main(arguments)
+
+        reading, writing = os.pipe()
+        self.process = fork(work, writing)
+        os.close(writing)
+        self._output = os.fdopen(reading, "r", errors="replace")
+        self._seen: list[str] = []
+
+    def wait_for(self, text: str) -> None:
+        """Read its output up to a line with `text`."""
+        for line in self._output:
+            self._seen.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"{text!r} was never said, but: {''.join(self._seen)}")
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process, number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait until it ends; its exit code and all it printed."""
+        with self._output:
+            self._seen += self._output.readlines()
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1]), "".join(self._seen)
+
+
+def written(made: StageRecipe, path: Path) -> str:
+    """The recipe as a file for the command line; returns its path."""
+    path.write_text(resolved_yaml(made), encoding="utf-8")
+    return str(path)
