@@ -8,6 +8,7 @@ torch and the rest are imported inside the verb.
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import sys
@@ -81,6 +82,7 @@ app = create_app()
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments` (default: sys.argv); always leaves by SystemExit."""
+    _show_log()
     try:
         app(arguments, prog_name="prefine")
     except PrefineError as error:
@@ -96,6 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if leaving.code == 130:  # typer's answer to Ctrl-C, which says nothing
             _interrupted()
         raise
+
+
+def _show_log() -> None:
+    """Show what prefine's own rooms log (a conversion that takes a while, a fallback) on stderr, as bare lines."""
+    logging.getLogger("prefine").setLevel(logging.INFO)
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.INFO)
 
 
 def _resuming(arguments: Sequence[str]) -> str:
