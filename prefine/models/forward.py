@@ -19,7 +19,7 @@ from prefine.models import attention
 from prefine.models.logprobs import Head, logprobs_of_logits, selected_logprobs
 
 # Part of the key of cached log-probabilities: raise it whenever the forward's numbers change.
-FORWARD_VERSION = 1
+FORWARD_VERSION = 2
 
 _FP32_TOLERANCE = 1e-4
 # Where products are rounded never ask for less than this, nats: implementations can happen to agree on a few tokens.
@@ -32,7 +32,11 @@ class PackedModel(nn.Module):
     Args:
         model: transformers' causal LM, or a PeftModel around one.
         compute_dtype: type of the matrix products; others are autocast to it.
-        packed: whether to take the packed path; `probe` finds out.
+        packed: whether to take the packed path; `settle_path` finds out.
+
+    Attributes:
+        whole_logits: on the padded path, let the model make all its logits; `take_padded_path` finds out whether it
+            must.
 
     Calling it with a PackedBatch of R targets gives their log-probabilities, (R,) fp32.
     """
@@ -42,6 +46,7 @@ class PackedModel(nn.Module):
         self.model = model
         self.compute_dtype = compute_dtype
         self.packed = packed
+        self.whole_logits = True
 
     @property
     def causal(self) -> Any:
@@ -63,27 +68,27 @@ class PackedModel(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         """Log-probabilities of the batch's targets: (R,) fp32."""
         with self.autocast():
-            if self.packed:
-                return selected_logprobs(self.hidden(batch)[batch.predict_from], batch.targets, self.head())
-            return self._padded(batch)
+            return self._packed(batch) if self.packed else self._padded(batch)
 
-    def hidden(self, batch: PackedBatch) -> Tensor:
-        """Last hidden states of the row, (T, H); packed path only."""
+    def _packed(self, batch: PackedBatch) -> Tensor:
         out = self.causal.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, segments=batch.segments
         )
-        return cast(Tensor, out.last_hidden_state[0])
+        return selected_logprobs(out.last_hidden_state[0, batch.predict_from], batch.targets, self.head())
+
+    def _padded(self, batch: PackedBatch) -> Tensor:
+        ids, mask, row, column = unpack(batch)
+        if self.whole_logits:
+            out = self.causal(input_ids=ids, attention_mask=mask, use_cache=False)
+            return logprobs_of_logits(out.logits[row, column], batch.targets)
+        out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        return selected_logprobs(out.last_hidden_state[row, column], batch.targets, self.head())
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Casts matrix products to the compute type inside; nothing where that is fp32."""
         if self.compute_dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.compute_dtype)
-
-    def _padded(self, batch: PackedBatch) -> Tensor:
-        ids, mask, row, column = unpack(batch)
-        out = self.causal(input_ids=ids, attention_mask=mask, use_cache=False)
-        return logprobs_of_logits(out.logits[row, column], batch.targets)
 
 
 def unpack(batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -123,8 +128,28 @@ def settle_path(model: PackedModel) -> str | None:
             causal.set_attn_implementation(own)
     else:
         reason = "its layers do not use transformers' AttentionInterface"
-    model.packed = reason is None
+    if reason is not None:
+        take_padded_path(model)
     return reason
+
+
+@torch.no_grad()
+def take_padded_path(model: PackedModel) -> None:
+    """Attend the model's own way, each answer a padded row; see whether its head may still take chosen rows only."""
+    batch = probe_batch(model.causal.get_input_embeddings().weight.shape[0], model.device)
+    training = model.training
+    model.eval()
+    model.packed = False
+    try:
+        model.whole_logits = True
+        theirs = model(batch)
+        model.whole_logits = False
+        apart = (model(batch) - theirs).abs().max().item()
+        model.whole_logits = not apart <= (_FP32_TOLERANCE if model.compute_dtype == torch.float32 else _LEAST_NOISE)
+    except Exception:  # noqa: BLE001 (whatever a model's own code raises where its trunk is not as others are)
+        model.whole_logits = True
+    finally:
+        model.train(training)
 
 
 def probe(model: PackedModel) -> str | None:

@@ -22,7 +22,7 @@ from prefine.data.template import PLAIN_TEMPLATE, ChatTemplate
 from prefine.errors import MissingDependencyError, ModelError
 from prefine.models import attention, fused
 from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
-from prefine.models.forward import PackedModel, settle_path
+from prefine.models.forward import PackedModel, settle_path, take_padded_path
 from prefine.models.location import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -334,7 +334,7 @@ def _saved_adapter(base: Any, folder: Path, lora: LoraSection | None, trainable:
 def _settle_path(packed: PackedModel, section: ModelSection) -> str | None:
     """Packed or padded; says aloud where it is padded though nobody asked for that."""
     if section.attn_implementation in ("sdpa", "eager"):
-        packed.packed = False
+        take_padded_path(packed)
         return f"model.attn_implementation is {section.attn_implementation}"
     reason = settle_path(packed)
     if reason is not None:

@@ -11,8 +11,9 @@ import torch
 
 from prefine.data.batch import TokenTree, collate
 from prefine.errors import CheckpointError, ModelError
-from prefine.models import embedded
+from prefine.models import attention, embedded
 from prefine.models.embedded import embedded_folder
+from prefine.models.forward import probe
 from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import LoraSection, ModelSection
 from prefine.records import Message
@@ -68,6 +69,20 @@ def test_packed_bf16_is_near_alone(loaded: LoadedModel) -> None:
     with torch.no_grad():
         apart = (loaded.packed(batch) - alone(loaded.packed, batch)).abs()
     assert apart.mean() <= 0.05
+
+
+@pytest.mark.parametrize("leak", [1.0, 1e-4])
+def test_a_leak_is_found_in_bf16(leak: float, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small: each token also gets a little of the token before it, whosesoever that is."""
+    from transformers import AttentionInterface
+
+    def leaky(*args: Any, **kwargs: Any) -> Any:
+        out, weights = attention.packed_attention(*args, **kwargs)
+        return out + leak * out.roll(1, dims=1), weights
+
+    assert probe(loaded.packed) is None
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, leaky)
+    assert "another sequence" in str(probe(loaded.packed))
 
 
 def converted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, save: Any) -> Path:

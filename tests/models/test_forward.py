@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prefine.data.batch import TokenTree, collate
 from prefine.models import attention
 from prefine.models.attention import Traffic
-from prefine.models.forward import PackedModel, probe, settle_path, standard_attention, unpack
+from prefine.models.forward import PackedModel, probe, settle_path, standard_attention, take_padded_path, unpack
 from tests.models import tiny
 from tests.models.tiny import BATCH, alone, assert_same_gradients, gradients, tree
 
@@ -121,6 +121,7 @@ def test_what_cannot_be_packed_is_padded(architecture: str) -> None:
     assert tiny.UNPACKABLE[architecture][1] in reason
     assert "\n" not in reason
     assert not model.packed
+    assert not model.whole_logits
     model.eval()  # Phi-MoE draws its experts by lot in training
     assert model.causal.config._attn_implementation == attention_before != attention.NAME
     ours, theirs = model(BATCH), alone(model)
@@ -128,10 +129,29 @@ def test_what_cannot_be_packed_is_padded(architecture: str) -> None:
     assert_same_gradients(gradients(model, ours), gradients(model, theirs), 1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "granite", "cohere2", "phi"])
 def test_the_padded_path_is_right_for_what_can_be_packed(architecture: str) -> None:
-    """For who asks for sdpa or eager."""
-    model = PackedModel(tiny.make(architecture), torch.float32, packed=False)
+    """For who asks for sdpa or eager: the head, with its scales, caps and biases, on chosen rows only."""
+    model = PackedModel(tiny.make(architecture), torch.float32)
+    take_padded_path(model)
+    assert not model.whole_logits
+    assert (model(BATCH) - alone(model)).abs().max() <= 1e-5
+
+
+def test_a_head_with_a_secret_makes_whole_logits() -> None:
+    """What a model does between its trunk and its logits is found by comparing, not by its name."""
+    model = PackedModel(tiny.make("bloom"), torch.float32)
+    inner = model.causal.forward
+
+    def doubled(*args: Any, **kwargs: Any) -> Any:
+        out = inner(*args, **kwargs)
+        out.logits = 2 * out.logits
+        return out
+
+    model.causal.forward = doubled
+    assert settle_path(model) is not None
+    assert model.whole_logits
+    model.eval()
     assert (model(BATCH) - alone(model)).abs().max() <= 1e-5
 
 
