@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from prefine.atomic import write_json, write_text
@@ -135,13 +136,18 @@ def _accelerator(recipe: StageRecipe) -> Accelerator:
 
 @contextmanager
 def _run_directory(path: Path, resume: bool, accelerator: Accelerator) -> Iterator[RunDirectory]:
-    """The run's folder, opened by the main process for all: the lock lets in no other."""
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        yield RunDirectory(path)
-        return
-    with RunDirectory.create(path, resume) as run:
-        accelerator.wait_for_everyone()
+    """The run's folder, opened by the main process for all, as the lock lets in no other; all are refused together."""
+    run = RunDirectory(path)
+    refusals: list[PrefineError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            run = RunDirectory.create(path, resume)
+        except PrefineError as error:
+            refusals = [error]
+    (refusal,) = broadcast_object_list(refusals)
+    if refusal is not None:
+        raise refusal
+    with run:
         yield run
 
 

@@ -34,6 +34,7 @@ def going_on(output: str) -> list[str]:
     return arguments
 
 
+@pytest.mark.slow
 def test_the_real_command_is_stopped_and_goes_on(make: Make, tmp_path: Path) -> None:
     """A process of its own, a recipe with a space in its path and a --set, pasted back as the message says."""
     slow = {"training.epochs": 12}  # a checkpoint every step: there is time to press Ctrl-C

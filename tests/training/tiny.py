@@ -159,19 +159,28 @@ def forked(work: Callable[[], object], kill_after_s: float | None = None, timeou
 
     Its exit code (0 done, 1 an exception, whose traceback is shown), or minus a signal's number if one ended it.
     """
-    child = fork(work)
-    deadline = time.monotonic() + (timeout_s if kill_after_s is None else kill_after_s)
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            if kill_after_s is None:
-                raise TimeoutError(f"the forked process was still busy after {timeout_s} s")
-            return -signal.SIGKILL
+    left = waited_for([fork(work)], timeout_s if kill_after_s is None else kill_after_s)[0]
+    if left is None and kill_after_s is None:
+        raise TimeoutError(f"the forked process was still busy after {timeout_s} s")
+    return -signal.SIGKILL if left is None else left
+
+
+def waited_for(children: list[int], timeout_s: float) -> list[int | None]:
+    """How forked processes left; None for those that had to be killed after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    left: dict[int, int | None] = {}
+    while len(left) < len(children):
+        late = time.monotonic() >= deadline
+        for child in [child for child in children if child not in left]:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                left[child] = os.waitstatus_to_exitcode(status)
+            elif late:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                left[child] = None
         time.sleep(0.002)
+    return [left[child] for child in children]
 
 
 def fork(work: Callable[[], object], output: int | None = None) -> int:

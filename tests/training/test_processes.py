@@ -1,0 +1,178 @@
+"""Two processes train as one does: as torchrun and `accelerate launch` start them, here on the CPU through gloo."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from prefine.errors import CheckpointError, Stopped, TrainingError
+from prefine.recipe import StageRecipe
+from prefine.training import sft
+from prefine.training.loop import Loop
+from tests.training import tiny
+
+pytestmark = pytest.mark.usefixtures("warm")
+
+Make = Callable[..., StageRecipe]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def together(work: Callable[[int], object], processes: int = 2) -> list[int | None]:
+    """Do `work(rank)` in forked copies of this process that know each other as torchrun's do; their exit codes."""
+    port = str(free_port())
+
+    def joining(rank: int) -> Callable[[], None]:
+        def joined() -> None:
+            os.environ |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+            }
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+            work(rank)
+
+        return joined
+
+    return tiny.waited_for([tiny.fork(joining(rank)) for rank in range(processes)], timeout_s=120)
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("sft", {}),
+    ("dpo", {}),
+    # 19 rows in steps of 6: the last step has one row, which leaves one process with none.
+    ("sft", {"training.batch_size": 6}),
+    ("dpo", {"training.batch_size": 6, "dpo.nll_weight": 0.5}),
+    ("sft", {"lora": None, "training.batch_size": 1, "training.max_steps": 4}),
+]
+
+
+@pytest.mark.parametrize(("stage", "changes"), CASES)
+def test_two_processes_end_where_one_does(stage: str, changes: dict[str, Any], make: Make) -> None:
+    """Losses and weights, to what summing in another order moves; rows that do not divide evenly weigh the same."""
+    steady = {"lora.dropout": 0.0, "training.learning_rate": 1e-3, "training.save_every_steps": None}
+    one, two = make(stage, "one", steady | changes), make(stage, "two", steady | changes)
+    tiny.train(one)
+    assert together(lambda rank: tiny.train(two)) == [0, 0]
+    alone, shared = tiny.metrics(Path(one.run)), tiny.metrics(Path(two.run))
+    assert [(row["kind"], row["step"]) for row in alone] == [(row["kind"], row["step"]) for row in shared]
+    for mine, theirs in zip(alone, shared, strict=True):
+        assert mine.pop("kind") == theirs.pop("kind")
+        assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-4)
+    for name, weight in tiny.weights(Path(one.run)).items():
+        torch.testing.assert_close(tiny.weights(Path(two.run))[name], weight, rtol=0, atol=2e-5)
+    assert tiny.manifest(Path(two.run))["device"]["processes"] == 2
+    assert tiny.manifest(Path(two.run))["status"] == "finished"
+    assert (Path(two.run) / "report.html").exists()
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_two_processes_resume_exactly(stage: str, make: Make) -> None:
+    """Each draws its own dropout, and goes on with it; one that is asked to stop stops both at the same step."""
+    whole, cut = make(stage, "whole"), make(stage, "cut")
+    assert together(lambda rank: tiny.train(whole)) == [0, 0]
+
+    def stopping(rank: int) -> None:
+        real = Loop.__post_init__
+
+        def asked(loop: Loop) -> None:
+            real(loop)
+            loop.stop_requested = lambda: rank == 1 and loop.position.step == 3
+
+        Loop.__post_init__ = asked  # type: ignore[method-assign]
+        with pytest.raises(Stopped, match="after step 3 of 10"):
+            tiny.train(cut)
+
+    assert together(stopping) == [0, 0]
+    assert together(lambda rank: tiny.train(cut, resume=True)) == [0, 0]
+    assert not tiny.differences(Path(whole.run), Path(cut.run))
+
+
+def test_fewer_processes_go_on_with_a_warning(make: Make) -> None:
+    made = make("sft", changes={"training.max_steps": 4})
+
+    def stopping(rank: int) -> None:
+        real = Loop.__post_init__
+
+        def asked(loop: Loop) -> None:
+            real(loop)
+            loop.stop_requested = lambda: loop.position.step == 2
+
+        Loop.__post_init__ = asked  # type: ignore[method-assign]
+        with pytest.raises(Stopped):
+            tiny.train(made)
+
+    assert together(stopping) == [0, 0]
+    said = tiny.train(made, resume=True)
+    assert "warning: 2 processes saved the checkpoint and 1 go on" in said
+    assert tiny.manifest(Path(made.run))["status"] == "finished"
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_both(make: Make) -> None:
+    """Neither waits for the other for ever; the one that had it says which rows."""
+    made = make("sft")
+
+    def breaking(rank: int) -> None:
+        real, calls = sft.token_nll, iter(range(100))
+
+        def broken(logprobs: torch.Tensor, total_tokens: int) -> torch.Tensor:
+            loss = real(logprobs, total_tokens)
+            return loss * float("nan") if rank == 1 and next(calls) == 5 else loss
+
+        sft.token_nll = broken  # type: ignore[assignment]
+        with pytest.raises(TrainingError, match="the loss became nan at step"):
+            tiny.train(made)
+
+    assert together(breaking) == [0, 0]
+    assert (Path(made.run) / "non-finite-batch-1.json").exists()
+
+
+def test_both_are_refused_together(make: Make) -> None:
+    """The main process alone looks at the folder; the other is told, and waits for nothing."""
+    made = make("sft", changes={"training.max_steps": 1})
+    tiny.train(made)
+
+    def refused(rank: int) -> None:
+        with pytest.raises(CheckpointError, match="already holds a run"):
+            tiny.train(made)
+
+    assert together(refused) == [0, 0]
+    assert together(lambda rank: tiny.train(made, resume=True)) == [0, 0]  # finished: both say so and leave
+
+
+@pytest.mark.slow
+def test_torchrun(make: Make, tmp_path: Path) -> None:
+    """The command that users scale with, in processes of its own (on a CPU `accelerate launch` starts only one)."""
+    made = make("dpo", changes={"training.max_steps": 2})
+    command = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m", "prefine"]
+    ended = subprocess.run(
+        [sys.executable, "-m", *command, "dpo", tiny.written(made, tmp_path / "dpo.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("done: model in") == 1
+    assert tiny.manifest(Path(made.run))["device"]["processes"] == 2
+    assert tiny.manifest(Path(made.run))["status"] == "finished"
