@@ -108,13 +108,13 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
     if section.chat_template == "plain":
         tokenizer.chat_template = PLAIN_TEMPLATE
     elif section.chat_template is not None:
-        path = Path(section.chat_template)
-        if not path.is_file():
+        try:
+            tokenizer.chat_template = Path(section.chat_template).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
-                f"model.chat_template: there is no file {section.chat_template!r}",
+                f"model.chat_template: {section.chat_template!r} could not be read ({_in_a_line(error)})",
                 "Write 'plain', the path of a Jinja file, or null for the tokenizer's own.",
-            )
-        tokenizer.chat_template = path.read_text("utf-8")
+            ) from error
     return ChatTemplate(tokenizer)
 
 

@@ -245,7 +245,13 @@ def test_names_that_lead_nowhere(tmp_path: Path, good: Path, monkeypatch: pytest
     refused(tmp_path / "run", "has no result yet", "add --resume")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused("someone/some-model", "no tokenizer could be loaded from 'someone/some-model'", "and the network")
-    refused(good / "base", "there is no file 'nosuch.jinja'", "'plain'", chat_template="nosuch.jinja")
+
+
+def test_a_template_file_that_cannot_be_read(good: Path, tmp_path: Path) -> None:
+    """Missing, a folder, or no text."""
+    (tmp_path / "binary.jinja").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "missing.jinja", tmp_path, tmp_path / "binary.jinja"):
+        refused(good / "base", f"model.chat_template: {str(path)!r}", "'plain'", chat_template=str(path))
 
 
 def test_embedded_names(monkeypatch: pytest.MonkeyPatch) -> None:
