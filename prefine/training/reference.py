@@ -9,20 +9,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefine.atomic import atomic_write, sha256_of_file
+from prefine.atomic import atomic_write, sha256_of_file, storage_errors
 from prefine.cache import cache_directory
 from prefine.data.batch import collate, microbatches
 from prefine.data.store import TokenStore
+from prefine.models.attention import flash_attention_installed
 from prefine.models.forward import FORWARD_VERSION
 from prefine.models.load import LoadedModel
-from prefine.models.location import ADAPTER_WEIGHTS
+from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prefine.objectives.masked import per_sequence
 from prefine.training.display import Display
 
@@ -41,9 +43,10 @@ def reference_logprobs(
         max_tokens: tokens a microbatch.
     """
     path = cache_directory() / "reference" / f"{cache_key(loaded, digest, max_tokens)}.safetensors"
-    if path.is_file():
+    with contextlib.suppress(OSError, SafetensorError, KeyError):  # not there, or damaged: it can be made again
         return load_file(path)["logprobs"], True
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     logprobs = _compute(loaded, store, max_tokens, display)
     with atomic_write(path) as temporary:
         save_file({"logprobs": logprobs}, temporary)
@@ -51,21 +54,29 @@ def reference_logprobs(
 
 
 def cache_key(loaded: LoadedModel, digest: str, max_tokens: int) -> str:
-    """Hash of everything the numbers depend on, down to how sequences share a matrix product."""
-    location = loaded.location
-    adapter = "" if location.adapter is None else sha256_of_file(Path(location.adapter) / ADAPTER_WEIGHTS)
-    config = loaded.packed.causal.config
+    """Hash of everything the numbers depend on, down to what moves their last bits.
+
+    Another rounding would be no error, but DPO's first loss could no longer be checked to three digits.
+    """
+    location, packed = loaded.location, loaded.packed
+    adapter = [] if location.adapter is None else [location.adapter / n for n in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+    config, cuda = packed.causal.config, packed.device.type == "cuda"
     decides: list[Any] = [
         FORWARD_VERSION,
         digest,
         loaded.base_sha256 or [location.base, getattr(config, "_commit_hash", None)],
-        adapter,
-        str(loaded.packed.compute_dtype),
+        [sha256_of_file(file) for file in adapter],
+        str(packed.compute_dtype),
         str(getattr(config, "quantization_config", None)),
-        loaded.packed.device.type,
-        loaded.packed.packed,
+        # how sequences share a matrix product, and what computes it
         max_tokens,
-        torch.get_num_threads(),
+        packed.packed,
+        config._attn_implementation,
+        flash_attention_installed(),
+        torch.cuda.get_device_name(packed.device) if cuda else [packed.device.type, torch.get_num_threads()],
+        torch.backends.cpu.get_cpu_capability(),
+        torch.__version__,
+        transformers.__version__,
     ]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:40]
 

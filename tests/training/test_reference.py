@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from prefine.errors import CheckpointError
 from prefine.models.load import load_model
 from prefine.recipe import LoraSection, ModelSection, StageRecipe
 from prefine.records import Message, Preference
@@ -39,6 +40,23 @@ def test_they_are_the_summed_logprobs_of_the_untouched_model(model: Path) -> Non
                 logprobs = model_alone(input_ids=ids).logits[0].log_softmax(-1)
                 wanted = sum(logprobs[i - 1, ids[0, i]].item() for i in range(len(tree.prompt), ids.shape[1]))
                 assert summed.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_damaged_cache_is_made_again(make: Make, own_cache: Path) -> None:
+    tiny.train(make("dpo", "first", QUICK))
+    files = sorted((own_cache / "reference").iterdir())
+    right = [file.read_bytes() for file in files]
+    files[0].write_bytes(right[0][:-7])
+    files[1].write_bytes(b"")
+    tiny.train(make("dpo", "second", QUICK))
+    assert [file.read_bytes() for file in files] == right
+
+
+def test_a_cache_that_cannot_be_written_is_told(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PREFINE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match="a file stands where a folder is needed"):
+        tiny.train(make("dpo", "run", QUICK))
 
 
 def load_alone(model: Path) -> Any:
@@ -80,6 +98,7 @@ def test_what_is_read_again_and_what_is_not(make: Make, model: Path, own_cache: 
         {"model.name": adapter.run},
         {"model.name": str(other_model)},
         {"model.attn_implementation": "eager"},
+        {"model.attn_implementation": "sdpa"},
         {"data.max_length_tokens": 60},
         {"data.train": str(tiny.write_rows(tmp_path / "fewer.jsonl", tiny.pairs(20)))},
         {"training.max_tokens_per_microbatch": 200},  # how rows share a matrix product moves the last bits
