@@ -31,7 +31,10 @@ class Answer:
 
 
 def generation_settings(template: ChatTemplate, max_new_tokens: int, temperature: float) -> dict[str, Any]:
-    """Arguments for transformers' generate: greedy at temperature 0; stops at the template's end of turn."""
+    """Arguments for transformers' generate: greedy at temperature 0; stops at the template's end of turn.
+
+    What else shapes sampling (top_p, say) is as the model's own generation_config has it.
+    """
     stops = sorted(template.stop_ids)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "eos_token_id": stops, "pad_token_id": stops[0]}
     if temperature == 0:
@@ -59,8 +62,12 @@ def write_answers(
 ) -> list[Answer]:
     """One answer a prompt, in order.
 
-    The global random state is left as it was found, so that writing samples changes nothing in training.
+    A prompt that leaves no room for the answer in the model's context is cut from the left, as in training. The global
+    random state is left as it was found, so that writing samples changes nothing in training.
     """
+    limit = getattr(model.causal.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    max_new_tokens = min(max_new_tokens, limit - 1)
+    prompts = [prompt[max_new_tokens - limit :] for prompt in prompts]
     settings = generation_settings(template, max_new_tokens, temperature)
     answers: list[Answer] = []
     training = model.training

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from prefine.data.batch import TokenTree, collate
 from prefine.evaluation.sample import write_answers
 from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import LoraSection, ModelSection, StageRecipe
@@ -42,16 +43,14 @@ def test_a_batch_writes_what_each_prompt_gets_alone(loaded: LoadedModel, prompts
     assert len({answer.text for answer in together}) > 1
 
 
-def test_greedy_is_the_argmax_of_the_packed_forward(loaded: LoadedModel, prompts: list[list[int]]) -> None:
+def test_greedy_is_the_likeliest_under_the_packed_forward(loaded: LoadedModel, prompts: list[list[int]]) -> None:
     """Generation attends another way than training; both must be the same model."""
-    from prefine.data.batch import TokenTree, collate
-
-    ids = list(prompts[0])
+    ids, vocabulary = list(prompts[0]), range(len(loaded.tokenizer))
     model = loaded.packed.eval()
     for _ in range(4):
-        row = collate([TokenTree(ids, ([0],), (None,))])
+        every_token = TokenTree(ids, tuple([token] for token in vocabulary), (None,) * len(vocabulary))
         with torch.no_grad():
-            ids.append(int(model.head().module(model.hidden(row)[row.predict_from]).argmax()))
+            ids.append(int(model(collate([every_token])).argmax()))
     (answer,) = write_answers(model, loaded.template, prompts[:1], max_new_tokens=4, temperature=0)
     assert answer.text == loaded.tokenizer.decode(ids[len(prompts[0]) :], skip_special_tokens=True).strip()
 
@@ -88,6 +87,16 @@ def test_lengths_and_progress_are_told(loaded: LoadedModel, prompts: list[list[i
     assert done == [16, 20]
     assert all((answer.tokens == 5 and not answer.ended) or answer.tokens <= 5 for answer in answers)
     assert write_answers(loaded.packed, loaded.template, [], 5, temperature=0) == []
+
+
+def test_a_prompt_as_long_as_the_context_is_cut_from_the_left(loaded: LoadedModel) -> None:
+    """T has 512 positions; a model with learned positions fails beyond its last."""
+    limit = loaded.packed.causal.config.max_position_embeddings
+    long = [5 + i % 200 for i in range(limit + 30)]
+    whole, cut = write_answers(loaded.packed, loaded.template, [long, long[-(limit - 6) :]], 6, temperature=0)
+    assert whole == cut
+    (most,) = write_answers(loaded.packed, loaded.template, [long], 10 * limit, temperature=0)
+    assert most.tokens <= limit - 1
 
 
 def test_a_run_writes_each_sample_before_and_after(make: Make, tmp_path: Path) -> None:
