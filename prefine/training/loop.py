@@ -263,6 +263,11 @@ class Loop:
             row = self.evaluate()
         finally:
             self.model.train()
+        if not all(map(math.isfinite, row.values())):
+            raise TrainingError(
+                f"held-out metrics are not finite after step {self.position.step}: {row}",
+                "Look for extreme held-out rows, lower training.learning_rate, or set model.dtype to float32.",
+            )
         if self.metrics is not None:
             self.metrics.append({"kind": "heldout", "step": self.position.step, **row})
         self.display.heldout(self.position.step, row)

@@ -5,6 +5,7 @@ A stage gives a `Stage`: how its records become trees, what one step's loss is, 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -29,7 +30,7 @@ from prefine.data.marking import marked_example
 from prefine.data.prepare import Preparation, Prepared
 from prefine.data.quarantine import Quarantine
 from prefine.data.template import ChatTemplate
-from prefine.errors import CheckpointError, PrefineError, Stopped
+from prefine.errors import CheckpointError, MissingDependencyError, PrefineError, Stopped
 from prefine.evaluation.report import write_report
 from prefine.models.device import choose_device
 from prefine.models.load import LoadedModel, load_model, save_model, saved_weights
@@ -126,7 +127,16 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
 
 
 def _accelerator(recipe: StageRecipe) -> Accelerator:
-    """Processes and their devices; made before anything is loaded, so that each process loads to its own."""
+    """Processes and their devices; made before anything is loaded, so that each process loads to its own.
+
+    Raises:
+        MissingDependencyError: a tracker's package is not installed; accelerate would leave it out silently.
+    """
+    for tracker in recipe.training.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise MissingDependencyError(
+                f"training.trackers: {tracker} is not installed", f"Run: pip install {tracker}; or leave it out."
+            )
     return Accelerator(
         cpu=choose_device(recipe.model.device).type == "cpu",
         log_with=list(recipe.training.trackers) or None,

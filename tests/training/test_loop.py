@@ -12,12 +12,12 @@ import pytest
 import torch
 import transformers
 
-from prefine.errors import TrainingError
+from prefine.errors import MissingDependencyError, TrainingError
 from prefine.models.checkpoint import newest_valid
 from prefine.models.load import load_model
 from prefine.recipe import LoraSection, ModelSection, StageRecipe, TrainingSection
 from prefine.records import Demonstration
-from prefine.training import sft
+from prefine.training import session, sft
 from prefine.training.loop import rows_of_step
 from tests.training import tiny
 from tests.training.stepping import learning_weights, record
@@ -157,3 +157,21 @@ def test_a_step_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(
     assert checkpoint.step == step - 1
     tiny.train(broken, resume=True)
     assert not tiny.differences(Path(whole.run), run)
+
+
+def test_heldout_metrics_that_are_not_finite_stop_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make("sft")
+    monkeypatch.setattr(sft.SftStage, "evaluate", lambda stage: {"loss": math.inf, "perplexity": 1.0})
+    with pytest.raises(TrainingError, match="held-out metrics are not finite after step 0"):
+        tiny.train(made)
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_begins(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make("sft", changes={"training.trackers": ["wandb"]})
+    real = session.importlib.util.find_spec
+    monkeypatch.setattr(session.importlib.util, "find_spec", lambda name: None if name == "wandb" else real(name))
+    with pytest.raises(MissingDependencyError, match=r"training.trackers: wandb is not installed. Run: pip install"):
+        tiny.train(made)
+    assert not Path(made.run).exists()

@@ -48,3 +48,41 @@ def test_stopped_after_any_step_and_resumed_is_the_same_run(
         shutil.rmtree(own_cache, ignore_errors=True)
         assert f"resuming after step {stopped_at}\n" in tiny.train(cut, resume=True)
         assert not tiny.differences(Path(whole.run), Path(cut.run))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "all weights": {"lora": None},
+    "bf16": {"model.dtype": "bfloat16"},
+    "padded rows": {"model.attn_implementation": "sdpa"},
+    "recomputed layers": {"model.gradient_checkpointing": True},
+    "nf4": {"model.quantization": "nf4"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_of_runs_resume_as_exactly(kind: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = make("dpo", "whole", KINDS[kind]), make("dpo", "cut", KINDS[kind])
+    tiny.train(whole)
+    with monkeypatch.context() as patched:
+        stop_after(3, patched)
+        with pytest.raises(Stopped):
+            tiny.train(cut)
+    tiny.train(cut, resume=True)
+    assert not tiny.differences(Path(whole.run), Path(cut.run))
+
+
+def test_a_run_on_an_adapter_resumes_with_the_adapter_as_its_reference(
+    make: Make, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    """Not with the checkpoint's: the reference is made before the checkpoint is put back."""
+    sft = make("sft", "sft", {"training.max_steps": 3})
+    tiny.train(sft)
+    whole, cut = make("dpo", "whole", {"model.name": sft.run}), make("dpo", "cut", {"model.name": sft.run})
+    tiny.train(whole)
+    with monkeypatch.context() as patched:
+        stop_after(4, patched)
+        with pytest.raises(Stopped):
+            tiny.train(cut)
+    shutil.rmtree(own_cache)
+    tiny.train(cut, resume=True)
+    assert not tiny.differences(Path(whole.run), Path(cut.run))

@@ -1,0 +1,58 @@
+"""What a run shows: a bar on a terminal, about twenty lines in a log, nothing from any process but the main one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from prefine.recipe import StageRecipe
+from prefine.training.display import Display, memory_gb
+from prefine.training.dpo import run_dpo
+from tests.training import tiny
+
+Make = Callable[..., StageRecipe]
+ROW = {"loss": 0.6931, "accuracy": 0.5, "tokens_per_s": 1234.0, "memory_gb": 2.0}
+
+
+def test_a_log_has_the_first_the_last_and_about_twenty_lines() -> None:
+    said = io.StringIO()
+    display = Display(Console(file=said))
+    with display.progress(200, 0):
+        for step in range(1, 201):
+            display.step(step, ROW)
+    lines = said.getvalue().splitlines()
+    assert lines[0] == "step 1/200  loss 0.6931  accuracy 0.50  1234 tokens/s  2.0 GB"
+    assert [line.split()[1] for line in lines[1:]] == [f"{step}/200" for step in range(10, 201, 10)]
+
+
+def test_a_run_on_a_terminal_shows_a_bar(make: Make) -> None:
+    made = make("dpo", changes={"training.epochs": 1})
+    said = io.StringIO()
+    run_dpo(made, False, Console(file=said, force_terminal=True, width=120))  # type: ignore[arg-type]
+    assert "training" in said.getvalue()
+    assert "5/5" in said.getvalue()
+    assert "reference" in said.getvalue()
+    assert "held-out at step 5" in said.getvalue()
+    assert tiny.manifest(Path(made.run))["status"] == "finished"
+
+
+def test_other_processes_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    said = io.StringIO()
+    display = Display(Console(file=said, force_terminal=True), enabled=False)
+    with display.progress(2, 0):
+        display.step(1, ROW)
+        display.advance(1)
+        display.heldout(1, {"loss": 1.0})
+        display.say("something")
+        display.say_from_signal("something")
+    assert said.getvalue() == ""
+    assert capfd.readouterr().err == ""
+
+
+def test_memory_is_in_use() -> None:
+    assert 0.05 < memory_gb(torch.device("cpu")) < 100
