@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from prefine.atomic import write_text
 from prefine.recipe import StageRecipe
+from prefine.training import session
 from tests.training import tiny
 
 
@@ -55,6 +57,23 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Reference log-probabilities of one test are not read by another."""
     monkeypatch.setenv("PREFINE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def real_report() -> None:
+    """For tests that want report.html as users get it."""
+
+
+@pytest.fixture(autouse=True)
+def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the report takes as long as training T: most runs here end with one line in its place."""
+
+    def one_line(run: Path) -> Path:
+        write_text(run / "report.html", "drawn elsewhere")
+        return run / "report.html"
+
+    if "real_report" not in request.fixturenames:
+        monkeypatch.setattr(session, "write_report", one_line)
 
 
 @pytest.fixture(autouse=True)

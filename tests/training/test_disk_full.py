@@ -20,7 +20,7 @@ from prefine.training import dpo, samples, session
 from prefine.training.loop import Loop
 from tests.training import tiny
 
-pytestmark = pytest.mark.usefixtures("warm")
+pytestmark = pytest.mark.usefixtures("warm", "real_report")
 
 Make = Callable[..., StageRecipe]
 SHORT = {"training.max_steps": 6}

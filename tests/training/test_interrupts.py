@@ -37,7 +37,7 @@ def going_on(output: str) -> list[str]:
 @pytest.mark.slow
 def test_the_real_command_is_stopped_and_goes_on(make: Make, tmp_path: Path) -> None:
     """A process of its own, a recipe with a space in its path and a --set, pasted back as the message says."""
-    slow = {"training.epochs": 12}  # a checkpoint every step: there is time to press Ctrl-C
+    slow = {"training.epochs": 10}  # a checkpoint every step: there is time to press Ctrl-C
     whole, cut = make("dpo", "whole", slow), make("dpo", "cut", slow)
     tiny.train(whole)
     file = tiny.written(make("dpo", "elsewhere", slow), tmp_path / "my recipe.yaml")
@@ -51,13 +51,13 @@ def test_the_real_command_is_stopped_and_goes_on(make: Make, tmp_path: Path) -> 
         env=environment,
     ) as process:
         assert process.stdout is not None
-        assert any("step 3/" in line for line in process.stdout)
+        assert any("step 4/" in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
         said, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopping after this step" in error
     assert "Traceback" not in error
-    assert "of 60, all saved; to go on: prefine dpo" in error.splitlines()[-1]
+    assert "of 50, all saved; to go on: prefine dpo" in error.splitlines()[-1]
     assert going_on(error) == [*arguments, "--resume"]
     assert tiny.manifest(Path(cut.run))["status"] == "stopped"
     code, said = tiny.Command(*going_on(error)).end()

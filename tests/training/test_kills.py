@@ -70,7 +70,7 @@ def test_killed_at_fifty_random_moments(stage: str, make: Make, tmp_path: Path) 
 @pytest.mark.slow
 def test_killed_before_each_write_in_turn(make: Make, tmp_path: Path) -> None:
     """Every file and folder that a DPO run puts in its place, from the prepared rows to the report."""
-    changes = {"training.max_steps": 3, "training.evaluate_every_steps": 1, "training.keep_checkpoints": 1}
+    changes = {"training.max_steps": 2, "training.evaluate_every_steps": 1, "training.keep_checkpoints": 1}
     whole = make("dpo", "whole", changes)
     names = tmp_path / "names"
 
