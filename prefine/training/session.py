@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -41,6 +39,7 @@ from prefine.training.checks import check_leaks, check_tokens, require
 from prefine.training.display import Display
 from prefine.training.loop import Loop, Step
 from prefine.training.samples import Samples
+from prefine.training.stopping import stop_on_signal
 
 # Fields of a recipe that may change between a run and its resumption without changing its result.
 _FREE_FIELDS = ("run", "training.keep_checkpoints", "training.save_every_steps", "training.trackers")
@@ -265,7 +264,7 @@ def _trained(stage: Stage, session: Session, began: float) -> Loop:
     parameters = loaded.trainable()
     optimizer = _optimizer(list(parameters.values()), recipe.training, loaded.packed.device)
     model, prepared_optimizer = accelerator.prepare(loaded.packed, optimizer)
-    with _stop_on_signal(session.display) as asked:
+    with stop_on_signal(session.display) as asked:
         loop = Loop(
             accelerator=accelerator,
             model=model,
@@ -337,31 +336,6 @@ def _optimizer(parameters: list[torch.nn.Parameter], section: Any, device: torch
         weight_decay=section.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
-
-
-@contextmanager
-def _stop_on_signal(display: Display) -> Iterator[dict[str, bool]]:
-    """Inside, the first Ctrl-C (or SIGTERM) asks the loop to stop after its step; a second one interrupts at once."""
-    asked = {"stop": False}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked["stop"]:
-            raise KeyboardInterrupt
-        asked["stop"] = True
-        display.say_from_signal(
-            "stopping after this step; press Ctrl-C again to stop at once (steps since the last save are lost)"
-        )
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _require_same_recipe(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from prefine import __version__
 from prefine.cli import app as app_module
 from prefine.cli.app import VERBS, app, create_app, main
-from prefine.errors import DataError
+from prefine.errors import DataError, Stopped
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "matplotlib")
 
@@ -97,6 +97,15 @@ def test_ctrl_c_is_130_with_a_word(
 ) -> None:
     verb_that(KeyboardInterrupt())
     assert left_with(capsys) == (130, "", "interrupted\n")
+
+
+def test_a_stopped_run_is_130_and_its_last_line_is_the_command_that_goes_on(
+    verb_that: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb_that(Stopped("stopped after step 3 of 9, all saved"))
+    assert left_with(capsys) == (130, "", "stopped after step 3 of 9, all saved; to go on: prefine --resume\n")
+    assert app_module._resuming(["dpo", "my recipe.yaml", "--resume"]) == "prefine dpo 'my recipe.yaml' --resume"
+    assert app_module._resuming(["sft", "a.yaml", "--set", "lora=null"]).endswith("--set lora=null --resume")
 
 
 def test_success_is_0(capsys: pytest.CaptureFixture[str], verb_that: Callable[[BaseException], None]) -> None:

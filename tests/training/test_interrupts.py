@@ -53,7 +53,7 @@ def test_the_real_command_is_stopped_and_goes_on(make: Make, tmp_path: Path) -> 
         assert process.stdout is not None
         assert any("step 4/" in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
-        said, error = process.communicate(timeout=60)
+        said, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "stopping after this step" in error
     assert "Traceback" not in error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,14 @@ def test_stopped_after_any_step_and_resumed_is_the_same_run(
             with pytest.raises(Stopped, match=f"after step {stopped_at} of {steps}"):
                 tiny.train(cut)
         assert tiny.manifest(Path(cut.run))["status"] == "stopped"
+        (state,) = (Path(cut.run) / "checkpoints").glob("step-*/state.json")
+        before_s = json.loads(state.read_text())["wall_seconds"]
         shutil.rmtree(own_cache, ignore_errors=True)
+        resumed_at = time.perf_counter()
         assert f"resuming after step {stopped_at}\n" in tiny.train(cut, resume=True)
+        after_s = time.perf_counter() - resumed_at
+        seconds = tiny.manifest(Path(cut.run))["seconds"]  # to one digit
+        assert 0 < before_s < seconds + 0.1 <= before_s + after_s + 0.2
         assert not tiny.differences(Path(whole.run), Path(cut.run))
 
 
