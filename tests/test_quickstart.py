@@ -1,0 +1,58 @@
+"""The quickstart's own recipes, end to end on the embedded model, at a size that a test can afford."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from prefine.cli.app import main
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def run(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code in (0, None)
+
+
+def small(run_folder: Path, limit: int, steps: int) -> list[str]:
+    changes = {
+        "run": run_folder,
+        "data.limit": limit,
+        "data.heldout_fraction": 0.25,
+        "training.max_steps": steps,
+        "training.evaluate_every_steps": "null",
+        "training.save_every_steps": "null",
+        "report.samples": 2,
+        "report.max_new_tokens": 12,
+    }
+    return [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+
+
+@pytest.mark.slow
+def test_quickstart_ends_with_a_model_that_prefers_what_people_prefer(tmp_path: Path) -> None:
+    sft, dpo = tmp_path / "sft", tmp_path / "dpo"
+    run("sft", str(RECIPES / "quickstart-sft.yaml"), *small(sft, 60, 5))
+    changes = ["--set", f"model.name={sft}", "--set", "training.learning_rate=2.0e-4"]
+    run("dpo", str(RECIPES / "quickstart-dpo.yaml"), *small(dpo, 100, 12), *changes)
+
+    told = json.loads((sft / "evaluation.json").read_text())["heldout"]
+    assert told["after"]["loss"] < told["before"]["loss"]
+    told = json.loads((dpo / "evaluation.json").read_text())["heldout"]
+    assert told["count"] >= 15
+    assert told["before"]["loss"] == pytest.approx(math.log(2), abs=1e-3)
+    assert told["after"]["loss"] < math.log(2)
+    assert told["after"]["accuracy"] > 0.6
+    assert told["after"]["policy_accuracy"] >= told["before"]["policy_accuracy"]
+    manifest = json.loads((dpo / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["model"]["forward"] == "packed"
+    assert all(check["passed"] for check in manifest["self_checks"])
+    samples = [json.loads(line) for line in (dpo / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 2
+    assert all(sample["before_tokens"] and sample["after_tokens"] for sample in samples)
+    assert (dpo / "report.html").stat().st_size > 10_000
