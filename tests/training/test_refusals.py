@@ -11,6 +11,7 @@ import pytest
 from prefine.errors import CheckpointError, DataError, PrefineError, Stopped
 from prefine.recipe import StageRecipe
 from prefine.rundir import RunDirectory
+from prefine.training import session
 from prefine.training.loop import Loop
 from tests.training import tiny
 
@@ -152,6 +153,23 @@ def test_a_start_that_was_refused_can_be_repeated(make: Make, tmp_path: Path) ->
     tiny.write_rows(file, tiny.pairs(26))
     tiny.train(made)
     assert not (Path(made.run) / "quarantine.jsonl").exists()
+
+
+def test_rows_prepared_by_a_start_that_came_to_nothing_are_not_used(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its rows and its manifest, a run is not yet one: another recipe may take its name."""
+
+    def killed(*args: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "run_provenance", killed)
+        with pytest.raises(ZeroDivisionError):
+            tiny.train(make("dpo", "run"))
+    made = make("dpo", "run", {"data.heldout_fraction": 0.5, "training.max_steps": 1})
+    tiny.train(made)
+    assert tiny.manifest(Path(made.run))["data"]["heldout"]["rows"] > 7
 
 
 def test_paths_with_brackets_are_shown_as_they_are(make: Make) -> None:
