@@ -124,7 +124,8 @@ def main() -> None:
         "waits": {
             "prefine --help": help_seconds(),
             "reading 100,000 pairs": reading_seconds(),
-            "start to first DPO step": first_step_seconds(),
+            "start to first SFT step": first_step_seconds("sft"),
+            "start to first DPO step, reference of 64 pairs included": first_step_seconds("dpo"),
         },
     }
     console = Console()
