@@ -58,7 +58,9 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_files_can_hold_a_run(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    RunDirectory.create(tmp_path, resume=False).close()
+    with RunDirectory.create(tmp_path, resume=False) as run:
+        assert run.path == tmp_path
+    assert (tmp_path / "notes.txt").exists()
 
 
 def test_only_one_process_may_write_a_run_and_a_killed_one_lets_go(tmp_path: Path) -> None:
