@@ -59,6 +59,16 @@ def source_names(sources: Sources) -> list[str]:
     return [_sample_path(name) if name.startswith(_SAMPLE) else name for name in _listed(sources)]
 
 
+def require_sources(section: DataSection) -> None:
+    """Find every source of a recipe, before a run's folder is made or a model loaded.
+
+    Raises:
+        DataError: one is not there, or is of no known kind.
+    """
+    for name in (*source_names(section.train), *source_names(section.heldout or [])):
+        locate(name)
+
+
 def _listed(sources: Sources) -> list[str]:
     return [sources] if isinstance(sources, str) else list(sources)
 

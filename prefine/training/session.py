@@ -25,7 +25,7 @@ from rich.console import Console
 from prefine.atomic import write_json, write_text
 from prefine.data.batch import TokenTree
 from prefine.data.marking import marked_example
-from prefine.data.prepare import Preparation, Prepared
+from prefine.data.prepare import Preparation, Prepared, require_sources
 from prefine.data.quarantine import Quarantine
 from prefine.data.template import ChatTemplate
 from prefine.errors import CheckpointError, MissingDependencyError, PrefineError, Stopped
@@ -106,6 +106,8 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
         Stopped: Ctrl-C or SIGTERM; the run can be resumed.
     """
     began = time.perf_counter()
+    if not resume:
+        require_sources(recipe.data)
     accelerator = _accelerator(recipe)
     display = Display(console, accelerator.is_main_process)
     with _run_directory(Path(recipe.run), resume, accelerator) as run:

@@ -176,3 +176,11 @@ def test_paths_with_brackets_are_shown_as_they_are(make: Make) -> None:
     """rich would read [/b] as markup, and break a long line in two."""
     made = make("sft", "run [/b] " + "x" * 100, {"training.max_steps": 1})
     assert f"report in {made.run}/report.html\n" in tiny.train(made)
+
+
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_a_source_that_is_not_there_is_refused_before_anything_is_made(make: Make, part: str) -> None:
+    made = make("dpo", "sourceless", {f"data.{part}": "nowhere.jsonl"})
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: no such file"):
+        tiny.train(made, resume=False)
+    assert not Path(made.run).exists()
