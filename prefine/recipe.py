@@ -73,6 +73,10 @@ class TrainingSection(RecipeSection):
     max_grad_norm: Positive | None = 1.0
     evaluate_every_steps: Count | None = Field(25, description="null: only before and after")
     save_every_steps: Count | None = Field(50, description="null: only at the end")
+    keep_best: bool = Field(False, description="end with the weights of the lowest held-out loss; holds them twice")
+    early_stopping_patience: Count | None = Field(
+        None, description="stop after so many evaluations in a row without a lower held-out loss; null: never"
+    )
     keep_checkpoints: Count = 2
     log_every_steps: Count = 1
     trackers: list[Literal["wandb", "tensorboard", "trackio", "mlflow"]] = Field(
@@ -98,7 +102,6 @@ class StageRecipe(RecipeSection):
     lora: LoraSection | None = LoraSection()
     data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()
-    report: ReportSection = ReportSection()
 
     @model_validator(mode="after")
     def _quantised_needs_lora(self) -> StageRecipe:
@@ -107,7 +110,13 @@ class StageRecipe(RecipeSection):
         return self
 
 
-class SftRecipe(StageRecipe):
+class WritingRecipe(StageRecipe):
+    """A stage whose model writes: its report shows samples."""
+
+    report: ReportSection = ReportSection()
+
+
+class SftRecipe(WritingRecipe):
     """Supervised fine-tuning."""
 
     run: str = "runs/sft"
@@ -144,9 +153,59 @@ class DpoTrainingSection(TrainingSection):
     learning_rate: Positive = 5e-5
 
 
-class DpoRecipe(StageRecipe):
+class DpoRecipe(WritingRecipe):
     """Direct preference optimisation."""
 
     run: str = "runs/dpo"
     training: DpoTrainingSection = DpoTrainingSection()
     dpo: DpoSection = DpoSection()
+
+
+class RewardSection(RecipeSection):
+    """The reward model's objective (prefine/objectives/reward.py)."""
+
+    loss: Literal["bradley_terry", "hinge"] = "bradley_terry"
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="share of flipped labels that the loss assumes"
+    )
+    margins: bool = Field(True, description="ask of pairs that have a margin that their scores lie so far apart")
+    margin_scale: Positive = Field(1.0, description="the data's margins are multiplied by this")
+    centring_weight: Annotated[float, Field(ge=0)] = Field(0.01, description="of (r_chosen + r_rejected)²")
+    heads: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="score heads; each leaves out its own share of the pairs, so that they can disagree"
+    )
+
+
+class ReadinessSection(RecipeSection):
+    """Thresholds of the readiness report (docs/reward.md): what makes a reward model unfit for PPO, or doubtful."""
+
+    min_pairs: Count = Field(50, description="fewer held-out pairs: caution")
+    min_accuracy: Fraction = Field(0.65, description="held-out accuracy below: caution; not above 0.5 for sure: no-go")
+    max_calibration_error: Fraction = Field(0.15, description="expected calibration error above: caution")
+    max_length_excess: Fraction = Field(
+        0.2, description="picks the longer answer more often than people do by more than this: caution"
+    )
+    max_accuracy_gap: Fraction = Field(0.2, description="train accuracy above held-out by more than this: caution")
+    max_fooled: Fraction = Field(0.2, description="share of spoilt answers that gain by it above: caution")
+    max_fooled_no_go: Fraction = Field(0.5, description="blank and stuck answers that beat real ones above: no-go")
+    max_suspects: Fraction = Field(0.1, description="share of labels that look flipped above: caution")
+    suspect_probability: Fraction = Field(0.2, description="a label that the model gives less than this is suspected")
+    max_variance: Positive = Field(
+        0.1, description="of a score with padding or company, in standard deviations, above: no-go"
+    )
+
+
+class RewardTrainingSection(TrainingSection):
+    """As for the other stages, but held to the held-out loss: reward models overfit soon."""
+
+    keep_best: bool = True
+    early_stopping_patience: Count | None = 3
+
+
+class RewardRecipe(StageRecipe):
+    """A reward model."""
+
+    run: str = "runs/reward"
+    training: RewardTrainingSection = RewardTrainingSection()
+    reward: RewardSection = RewardSection()
+    readiness: ReadinessSection = ReadinessSection()

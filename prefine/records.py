@@ -102,6 +102,12 @@ class Vote(Prompt):
     label: bool
 
 
+class Completion(Prompt):
+    """One answer without a verdict, to be scored. It may be empty: models write that, too."""
+
+    completion: Text
+
+
 class Demonstration(_Record):
     """A conversation to imitate.
 
@@ -121,4 +127,4 @@ class Demonstration(_Record):
         return self
 
 
-Record = Preference | Vote | Demonstration | Prompt
+Record = Preference | Vote | Completion | Demonstration | Prompt

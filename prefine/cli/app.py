@@ -28,13 +28,17 @@ VERBS = {
     "data check": "prefine.cli.data:check",
     "sft": "prefine.cli.sft:sft",
     "dpo": "prefine.cli.dpo:dpo",
+    "reward train": "prefine.cli.reward:train",
     "chat": "prefine.cli.chat:chat",
     "report": "prefine.cli.report:report",
 }
 # First words of verbs that have two.
 GROUPS = {
     "data": "Look at data before training on it.",
+    "reward": "Train a reward model, and find out whether it is fit for PPO.",
 }
+# What is meant where the second word is none of the group's: `prefine reward RECIPE` trains.
+DEFAULTS = {"reward": "train"}
 
 
 class _VerbGroup(TyperGroup):
@@ -42,6 +46,16 @@ class _VerbGroup(TyperGroup):
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(dict.fromkeys(verb.split()[0] for verb in VERBS))
+
+
+class _DefaultingGroup(TyperGroup):
+    """A group of verbs one of which may be left out."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        default = DEFAULTS.get(self.name or "")
+        if default is not None and args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = [default, *args]
+        return super().parse_args(ctx, args)
 
 
 def create_app() -> typer.Typer:
@@ -56,7 +70,7 @@ def create_app() -> typer.Typer:
         parent = app
         for word in group:
             if word not in groups:
-                groups[word] = typer.Typer(no_args_is_help=True, help=GROUPS[word])
+                groups[word] = typer.Typer(cls=_DefaultingGroup, no_args_is_help=True, help=GROUPS[word])
                 app.add_typer(groups[word], name=word)
             parent = groups[word]
         parent.command(name)(getattr(import_module(module), function))

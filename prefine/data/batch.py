@@ -93,6 +93,14 @@ class PackedBatch:
         names = ("input_ids", "position_ids", "predict_from", "targets", "sequence")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
+    def last_tokens(self) -> Tensor:
+        """(S,) int64: index in the row of each answer's last token, told by lengths and never by a token's id."""
+        ends: list[int] = []
+        for segment in self.segments:
+            start = segment.start + segment.prompt
+            ends += [start + end - 1 for end in token_offsets(segment.answers)[1:]]
+        return torch.tensor(ends, device=self.input_ids.device)
+
     def sequence_lengths(self) -> Tensor:
         """(S,) int64: how many tokens count in each answer."""
         return torch.bincount(self.sequence, minlength=self.sequences)
@@ -161,6 +169,14 @@ def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % (1 << 63))
     order: list[int] = torch.randperm(rows, generator=generator).tolist()
     return order
+
+
+def folds(rows: int, count: int, seed: int) -> list[int]:
+    """The part, in range(count), that each of range(rows) belongs to: parts of equal size, drawn by the seed alone."""
+    part = [0] * rows
+    for place, row in enumerate(epoch_order(rows, seed, -1)):
+        part[row] = place % count
+    return part
 
 
 def steps_per_epoch(rows: int, per_step: int) -> int:

@@ -21,7 +21,7 @@ from prefine.data.answers import (
 )
 from prefine.data.rows import RowError, kind_of
 from prefine.data.turns import Turn, chat_turns, is_transcript, prompt_turns, said_text
-from prefine.records import Conversation, Demonstration, Message, Preference, Prompt, Record, Vote
+from prefine.records import Completion, Conversation, Demonstration, Message, Preference, Prompt, Record, Vote
 
 R = TypeVar("R", bound=Prompt | Demonstration)
 
@@ -231,6 +231,33 @@ def _asked(column: str) -> Callable[[dict[str, Any], dict[str, Any]], Prompt]:
     return build
 
 
+def _answered(column: str) -> Callable[[dict[str, Any], dict[str, Any]], Completion]:
+    """A prompt and one answer, which may say nothing."""
+
+    def build(value: dict[str, Any], common: dict[str, Any]) -> Completion:
+        answer = value[column]
+        empty = isinstance(answer, str) and not answer.strip()
+        return Completion(
+            prompt=_conversation(prompt_turns(value["prompt"], "prompt"), value),
+            completion="" if empty else lone_answer(answer, column, is_transcript(value["prompt"])),
+            **common,
+        )
+
+    return build
+
+
+def _last_answer(column: str) -> Callable[[dict[str, Any], dict[str, Any]], Completion]:
+    """A conversation whose last turn, the assistant's, is the answer."""
+
+    def build(value: dict[str, Any], common: dict[str, Any]) -> Completion:
+        *turns, (role, said) = chat_turns(value[column], column)
+        if role != "assistant" or not turns:
+            raise RowError(column, "does not end with an answer to something")
+        return Completion(prompt=_conversation(turns, value), completion=said, **common)
+
+    return build
+
+
 _PAIRS = (
     Shape("explicit pair", ("prompt", "chosen", "rejected"), _SCORES | {"tie"}, _explicit_pair, "prompt"),
     Shape("A/B", ("prompt", "response_1", "response_2", "preferred"), frozenset({"margin"}), _a_or_b, "prompt"),
@@ -252,6 +279,12 @@ SHAPES: dict[type[BaseModel], tuple[Shape, ...]] = {
         _COMPLETION,
         _ALPACA,
         *_PAIRS,
+    ),
+    Completion: (
+        Shape("prompt and answer", ("prompt", "completion"), frozenset(), _answered("completion"), "prompt"),
+        Shape("prompt and response", ("prompt", "response"), frozenset(), _answered("response"), "prompt"),
+        Shape("chat", ("messages",), _SUPERVISED, _last_answer("messages"), "messages"),
+        Shape("ShareGPT", ("conversations",), frozenset(), _last_answer("conversations"), "conversations"),
     ),
     Prompt: (
         *_PAIRS,

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from prefine.records import Conversation, Demonstration, Preference, Prompt, Record, Vote
+from prefine.records import Completion, Conversation, Demonstration, Preference, Prompt, Record, Vote
 
 _HASH_BYTES = 16
 _SPACE = re.compile(r"\s+")
@@ -131,6 +131,8 @@ def _verdict(record: Record) -> list[str]:
             return ["preference", *_said(record.prompt), record.chosen, record.rejected]
         case Vote():
             return ["vote", *_said(record.prompt), record.completion, str(record.label)]
+        case Completion():
+            return ["completion", *_said(record.prompt), record.completion]
         case Demonstration():
             return ["demonstration", *_said(record.messages)]
         case Prompt():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -58,17 +58,21 @@ def fit(tree: TokenTree, max_length: int, counts: FitCounts) -> TokenTree | None
     so is a pair whose answers are the same tokens. At most the prompt's first tokens are lost.
     """
     counts.records += 1
-    room = max_length - max(map(len, tree.answers), default=0)
-    if room < 1:
+    fitting = cut_prompt(tree, max_length)
+    if fitting is None:
         counts.dropped_too_long += 1
         return None
     if len(tree.answers) == 2 and list(tree.answers[0]) == list(tree.answers[1]):
         counts.dropped_identical += 1
         return None
-    if len(tree.prompt) > room:
-        counts.prompts_cut += 1
-        tree = TokenTree(tree.prompt[-room:], tree.answers, tree.supervised, tree.row)
-    return TokenTree(tree.prompt, tree.answers, tree.supervised, _next_row(counts))
+    counts.prompts_cut += len(fitting.prompt) < len(tree.prompt)
+    return replace(fitting, row=_next_row(counts))
+
+
+def cut_prompt(tree: TokenTree, max_length: int) -> TokenTree | None:
+    """The tree with its prompt cut from the left to fit; None if its longest answer leaves a prompt no room."""
+    room = max_length - max(map(len, tree.answers), default=0)
+    return None if room < 1 else replace(tree, prompt=tree.prompt[-room:])
 
 
 def _next_row(counts: FitCounts) -> int:

@@ -89,12 +89,25 @@ class ChatTemplate:
 
     def preference_tree(self, record: Preference, row: int) -> TokenTree:
         """A pair as a tree: prompt, then chosen, then rejected."""
+        return self.answers_tree(record.prompt, (record.chosen, record.rejected), row)
+
+    def answers_tree(
+        self, prompt: Conversation, answers: Iterable[str], row: int = 0, *, closed: bool = False
+    ) -> TokenTree:
+        """Answers to one prompt as a tree.
+
+        Args:
+            prompt: ends with a user turn.
+            answers: texts; an empty one is an answer that says nothing.
+            row: see TokenTree.
+            closed: whether what the template writes behind an end of turn belongs to the answer (a line break, mostly).
+        """
         stand_ins = StandIns()
-        asked = self._shielded(record.prompt, stand_ins)
+        asked = self._shielded(prompt, stand_ins)
         opened = self._render(asked, opened=True)
-        said = (Message(role="assistant", content=text) for text in (record.chosen, record.rejected))
-        answers = tuple(self._answer_ids(asked, turn, opened, stand_ins) for turn in self._shielded(said, stand_ins))
-        return TokenTree(self._encode(opened, stand_ins), answers, (None, None), row)
+        said = [{"role": "assistant", "content": self._hidden("assistant", text, stand_ins)} for text in answers]
+        ids = tuple(self._answer_ids(asked, turn, opened, stand_ins, closed=closed) for turn in said)
+        return TokenTree(self._encode(opened, stand_ins), ids, (None,) * len(ids), row)
 
     def demonstration_tree(self, record: Demonstration, row: int) -> TokenTree:
         """A demonstration as a tree with one answer, in which the supervised assistant turns count.
@@ -126,9 +139,16 @@ class ChatTemplate:
         return TokenTree(self._encode(opened[learned[0]], stand_ins), (ids,), (counts,), row)
 
     def _answer_ids(
-        self, asked: list[dict[str, str]], said: dict[str, str], opened: str, stand_ins: StandIns
+        self,
+        asked: list[dict[str, str]],
+        said: dict[str, str],
+        opened: str,
+        stand_ins: StandIns,
+        *,
+        closed: bool = False,
     ) -> list[int]:
-        return self._encode_turn(self._turn([*asked, said], opened), opened, stand_ins)[0]
+        ids, closing = self._encode_turn(self._turn([*asked, said], opened), opened, stand_ins)
+        return [*ids, *self._encode(closing, stand_ins, PLAIN_TEXT)] if closed and closing else ids
 
     def _turn(self, messages: Sequence[dict[str, str]], opened: str) -> str:
         """What the template writes for the last assistant turn, after the text of its prompt."""
@@ -172,9 +192,12 @@ class ChatTemplate:
         for message in messages:
             if message.role == "system" and self._loses_system:
                 raise TemplateError("model.chat_template: the template leaves out system turns", _REMEDY)
-            hidden = self._not_for_assistants if message.role == "assistant" else self._any_control
-            shielded.append({"role": message.role, "content": stand_ins.hide(hidden, message.content)})
+            shielded.append({"role": message.role, "content": self._hidden(message.role, message.content, stand_ins)})
         return shielded
+
+    def _hidden(self, role: str, said: str, stand_ins: StandIns) -> str:
+        hidden = self._not_for_assistants if role == "assistant" else self._any_control
+        return stand_ins.hide(hidden, said)
 
     def _render(self, messages: Sequence[dict[str, str]], *, opened: bool) -> str:
         try:

@@ -1,4 +1,4 @@
-"""The one forward pass of every stage: a PackedBatch in, fp32 log-probabilities of its targets out.
+"""The one forward pass of every stage: a PackedBatch in, fp32 log-probabilities of its targets, or scores, out.
 
 The packed path runs the model's trunk once over the row (see data/batch.py). A model that does not route its attention
 through transformers' AttentionInterface takes the padded path instead: each answer a row of its own behind its own
@@ -70,11 +70,19 @@ class PackedModel(nn.Module):
         with self.autocast():
             return self._packed(batch) if self.packed else self._padded(batch)
 
-    def _packed(self, batch: PackedBatch) -> Tensor:
+    def owners(self, batch: PackedBatch) -> Tensor:
+        """(R,) int64: the answer that each number of the forward's output belongs to."""
+        return batch.sequence
+
+    def _trunk(self, batch: PackedBatch) -> Tensor:
+        """(T, H) hidden states of the packed row."""
         out = self.causal.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, segments=batch.segments
         )
-        return selected_logprobs(out.last_hidden_state[0, batch.predict_from], batch.targets, self.head())
+        return cast(Tensor, out.last_hidden_state[0])
+
+    def _packed(self, batch: PackedBatch) -> Tensor:
+        return selected_logprobs(self._trunk(batch)[batch.predict_from], batch.targets, self.head())
 
     def _padded(self, batch: PackedBatch) -> Tensor:
         ids, mask, row, column = unpack(batch)
@@ -89,6 +97,33 @@ class PackedModel(nn.Module):
         if self.compute_dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.compute_dtype)
+
+
+class PackedScorer(PackedModel):
+    """A sequence classifier with a linear score head behind the packed forward: a reward model.
+
+    A score is read at an answer's last token, its end of turn, where the model has seen all of it. The place comes from
+    lengths: padding, and a padding token that is also the end of turn, cannot move it.
+
+    Calling it with a PackedBatch of S answers gives (S, k) fp32, a raw score of each head for each answer.
+    """
+
+    def owners(self, batch: PackedBatch) -> Tensor:
+        """(S,) int64: each answer itself."""
+        return torch.arange(batch.sequences, device=batch.input_ids.device)
+
+    def _packed(self, batch: PackedBatch) -> Tensor:
+        return self._scores(self._trunk(batch)[batch.last_tokens()])
+
+    def _padded(self, batch: PackedBatch) -> Tensor:
+        ids, mask, *_ = unpack(batch)
+        out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        return self._scores(out.last_hidden_state[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1])
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        # In fp32 whatever the trunk computes in: a bf16 score has three digits, and PPO's rewards are differences.
+        with torch.autocast(self.device.type, enabled=False):
+            return cast(Tensor, self.causal.score(hidden.float()))
 
 
 def unpack(batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -216,7 +251,7 @@ def _packed_with_leaks(model: PackedModel, batch: PackedBatch) -> tuple[Tensor, 
     runs = list(attention.runs(batch.segments))
     for sequence in (1, 2):  # one behind its sibling, one behind another tree; both before others
         own, prompt = runs[sequence]
-        answer = ours[batch.sequence == sequence].sum()
+        answer = ours[model.owners(batch) == sequence].sum()
         (gradient,) = torch.autograd.grad(answer, embedded[0], retain_graph=True)
         gradient[0, own.start : own.stop] = gradient[0, prompt.start : prompt.stop] = 0
         leaks |= bool(gradient.any())

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefine.atomic import atomic_write, json_bytes
+from prefine.atomic import JSON, atomic_write, json_bytes
 from prefine.data.template import PLAIN_TEMPLATE, ChatTemplate
 from prefine.errors import MissingDependencyError, ModelError
 from prefine.models import attention, fused
+from prefine.models.adapters import put_adapter
 from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
-from prefine.models.forward import PackedModel, settle_path, take_padded_path
-from prefine.models.location import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    ORIGIN,
-    Location,
-    base_hash,
-    locate_model,
-    weight_files,
-)
+from prefine.models.forward import PackedModel, PackedScorer, settle_path, take_padded_path
+from prefine.models.heads import SCORE_WEIGHT, begin_scores, pad_apart
+from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, base_hash, in_a_line, locate_model, weight_files
 from prefine.models.noise import known_noise_off
 from prefine.recipe import LoraSection, ModelSection
 
@@ -102,7 +95,7 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
             raise ValueError("its vocabulary is empty")
     except Exception as error:  # whatever transformers and tokenizers raise over broken files
         raise ModelError(
-            f"model.name: no tokenizer could be loaded from {location.tokenizer!r} ({_in_a_line(error)})",
+            f"model.name: no tokenizer could be loaded from {location.tokenizer!r} ({in_a_line(error)})",
             "Put the model's tokenizer files into its folder, or check the name and the network.",
         ) from error
     if section.chat_template == "plain":
@@ -112,19 +105,23 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
             tokenizer.chat_template = Path(section.chat_template).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
-                f"model.chat_template: {section.chat_template!r} could not be read ({_in_a_line(error)})",
+                f"model.chat_template: {section.chat_template!r} could not be read ({in_a_line(error)})",
                 "Write 'plain', the path of a Jinja file, or null for the tokenizer's own.",
             ) from error
     return ChatTemplate(tokenizer)
 
 
-def load_model(section: ModelSection, lora: LoraSection | None, *, trainable: bool = True) -> LoadedModel:
+def load_model(
+    section: ModelSection, lora: LoraSection | None, *, trainable: bool = True, heads: int | None = None
+) -> LoadedModel:
     """Load what a recipe names, ready for the packed forward.
 
     Args:
         section: the recipe's model section.
         lora: adapter settings for a model that has none yet; None trains all weights.
         trainable: False freezes everything (chat, evaluation).
+        heads: None for a language model; else a reward model with so many score heads, which are made where the model
+            has none, drawn from torch's global generator.
 
     Raises:
         ModelError, TemplateError, MissingDependencyError: as their messages say; nothing is half-loaded.
@@ -142,7 +139,7 @@ def load_model(section: ModelSection, lora: LoraSection | None, *, trainable: bo
     if section.quantization != "none":
         options |= {"quantization_config": _quantization(section, dtype), "device_map": {"": device}}
     with known_noise_off():
-        base = _load_base(location, section, options).to(device)
+        base = _load_base(location, section, options, heads, fresh_head=trainable).to(device)
         _keep_layout(base)
         sha256 = base_hash(location.base, section.revision)  # once they are there: a hub's were fetched just now
         if location.base_sha256 and sha256 != location.base_sha256:
@@ -150,18 +147,22 @@ def load_model(section: ModelSection, lora: LoraSection | None, *, trainable: bo
                 f"model.name: the adapter {location.name!r} was trained on other weights than {location.base!r} holds",
                 "Use the base model it was trained on; on another one it would silently do something else.",
             )
-        model = _with_adapter(base, location, lora, trainable)
+        model = put_adapter(base, location, lora, trainable, scores=heads is not None)
+    if heads is not None and trainable:
+        pad_apart(model, template)
     if not trainable:
         model.requires_grad_(False)
     if section.gradient_checkpointing and trainable:
         _checkpoint_layers(model, location)
-    packed = PackedModel(model, dtype)
+    packed = PackedModel(model, dtype) if heads is None else PackedScorer(model, dtype)
     fallback = _settle_path(packed, section)
     return LoadedModel(packed, template, location, reason, fallback, sha256, fused.install(model))
 
 
-def _load_base(location: Location, section: ModelSection, options: dict[str, Any]) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _load_base(
+    location: Location, section: ModelSection, options: dict[str, Any], heads: int | None, fresh_head: bool
+) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     attention.register()
     source = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
@@ -171,14 +172,26 @@ def _load_base(location: Location, section: ModelSection, options: dict[str, Any
     try:
         config = AutoConfig.from_pretrained(location.base, **source)
         _turn_dropout_off(config)
-        model, info = AutoModelForCausalLM.from_pretrained(location.base, config=config, **options)
+        if heads is not None and not is_classifier(config):
+            config.num_labels = heads
+        kind = AutoModelForCausalLM if heads is None else AutoModelForSequenceClassification
+        model, info = kind.from_pretrained(location.base, config=config, **options)
     except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
         remedy = "Check that it is a causal language model with safetensors weights, or the name and the network."
         if "trust_remote_code" in str(error):
             remedy = "Set model.trust_remote_code: true if you have read that code and trust it."
-        raise ModelError(f"model.name: {location.base!r} could not be loaded ({_in_a_line(error)})", remedy) from error
+        raise ModelError(f"model.name: {location.base!r} could not be loaded ({in_a_line(error)})", remedy) from error
     mismatched = {key for key, *_ in info["mismatched_keys"]}
-    for keys, what in ((info["missing_keys"], "lacks {}"), (mismatched, "has other shapes for {}")):
+    missing = set(info["missing_keys"])
+    if heads is not None:
+        missing -= begin_scores(model, missing) if fresh_head or location.adapter is not None else set()
+        info["unexpected_keys"] = {key for key in info["unexpected_keys"] if not key.startswith("lm_head.")}
+        if SCORE_WEIGHT in missing:
+            raise ModelError(
+                f"model.name: {location.base!r} is a language model without a score head, not a reward model",
+                "Name a reward run, or a sequence-classification model.",
+            )
+    for keys, what in ((missing, "lacks {}"), (mismatched, "has other shapes for {}")):
         if keys:
             raise ModelError(
                 f"model.name: {location.base!r} {what.format(len(keys))} of the weights its config asks for "
@@ -188,6 +201,11 @@ def _load_base(location: Location, section: ModelSection, options: dict[str, Any
     if unused := info["unexpected_keys"]:
         log.warning("%s holds %d weights that its config does not use (%s, …)", location.base, len(unused), min(unused))
     return model
+
+
+def is_classifier(config: Any) -> bool:
+    """Whether a model's config says that its weights are those of a sequence classifier."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 def _turn_dropout_off(config: Any) -> None:
@@ -261,76 +279,6 @@ def _keep_layout(base: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _with_adapter(base: Any, location: Location, lora: LoraSection | None, trainable: bool) -> Any:
-    if location.adapter is not None:
-        return _saved_adapter(base, location.adapter, lora, trainable)
-    if lora is None or not trainable:
-        return base
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets,
-        task_type="CAUSAL_LM",
-    )
-    unmatched = [] if isinstance(lora.targets, str) else _unmatched(base, lora.targets)
-    try:
-        if unmatched:
-            raise ValueError(f"no module is named {', '.join(unmatched)}")
-        return get_peft_model(base, config)
-    except ValueError as error:
-        names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
-        raise ModelError(
-            f"lora.targets: {lora.targets!r} does not fit this model ({_in_a_line(error)})",
-            f"Its linear modules are {', '.join(names)}; all-linear takes all but the head.",
-        ) from error
-
-
-def _unmatched(base: nn.Module, targets: Sequence[str]) -> list[str]:
-    names = [name for name, _ in base.named_modules()]
-    return [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
-
-
-def _saved_adapter(base: Any, folder: Path, lora: LoraSection | None, trainable: bool) -> Any:
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    if trainable and lora is None:
-        raise ModelError(
-            f"lora: null asks to train all weights, and {str(folder)!r} is an adapter",
-            "Remove it to train that adapter further, or name a whole model.",
-        )
-    try:
-        settings = PeftConfig.from_pretrained(folder)
-        outside = settings.is_prompt_learning
-        saved = load_file(folder / ADAPTER_WEIGHTS)
-        model = base if outside else PeftModel.from_pretrained(base, folder, is_trainable=trainable)
-    except Exception as error:  # whatever peft and safetensors raise over broken files
-        raise ModelError(
-            f"model.name: the adapter {str(folder)!r} could not be put on its base model ({_in_a_line(error)})",
-            "Use the base model it was trained on, or fetch the adapter again.",
-        ) from error
-    if outside:
-        raise ModelError(
-            f"model.name: the adapter {str(folder)!r} is of type {settings.peft_type.value}, which adds tokens",
-            "Name a LoRA adapter, or a whole model.",
-        )
-    # peft warns about keys that find no place and goes on; an adapter that silently does nothing is worse.
-    apart = sorted(set(saved) ^ set(get_peft_model_state_dict(model)))
-    if apart:
-        raise ModelError(
-            f"model.name: {len(apart)} weights of the adapter {str(folder)!r} and its base model do not match "
-            f"({apart[0]}, …)",
-            "Use the base model it was trained on.",
-        )
-    held = {name: getattr(settings, name, None) for name in ("r", "lora_alpha", "lora_dropout")}
-    if lora is not None and held != {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}:
-        log.warning("the adapter %s keeps its own settings, whatever lora says: %s", folder, held)
-    return model
-
-
 def _settle_path(packed: PackedModel, section: ModelSection) -> str | None:
     """Packed or padded; says aloud where it is padded though nobody asked for that."""
     if section.attn_implementation in ("sdpa", "eager"):
@@ -342,8 +290,11 @@ def _settle_path(packed: PackedModel, section: ModelSection) -> str | None:
     return reason
 
 
-def save_model(loaded: LoadedModel, folder: Path) -> None:
+def save_model(loaded: LoadedModel, folder: Path, beside: Mapping[str, JSON] | None = None) -> None:
     """Save the result so that the ecosystem loads it: a PEFT adapter or a whole model, with its tokenizer.
+
+    Args:
+        beside: JSON files that belong to it, by name.
 
     Raises:
         CheckpointError: the disk is full or not writable; nothing half-written is left.
@@ -351,6 +302,8 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     with atomic_write(folder) as temporary:
         loaded.packed.model.save_pretrained(temporary)  # type: ignore[operator]
         loaded.tokenizer.save_pretrained(temporary)
+        for name, value in (beside or {}).items():
+            (temporary / name).write_bytes(json_bytes(value, indent=2))
         if (temporary / ADAPTER_CONFIG).is_file():
             origin = {"base": loaded.location.base_name, "base_sha256": loaded.base_sha256}
             (temporary / ORIGIN).write_bytes(json_bytes(origin, indent=2))
@@ -361,7 +314,3 @@ def saved_weights(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
-
-
-def _in_a_line(error: BaseException) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,8 @@ def base_hash(base: str, revision: str | None = None) -> str:
             return ""
     joined = "".join(sha256_of_file(file) for file in weight_files(path))
     return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def in_a_line(error: BaseException) -> str:
+    """A library's error as part of a message: its kind and the begin of what it says."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")

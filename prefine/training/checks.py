@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from prefine.data.batch import TokenTree
 from prefine.data.selection import prompt_group
 from prefine.data.store import TokenStore
@@ -18,6 +20,8 @@ from prefine.records import Message
 # Rows looked at: enough to find a systematic fault, few enough to cost no time on a large data set.
 _ROWS = 2000
 _FIRST_LOSS_TOLERANCE = 1e-3
+_SCORE_TOLERANCE = 1e-4
+_SCORE_TOLERANCE_BF16 = 0.1  # of the scores' standard deviation
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,23 @@ def check_first_loss(loss: float, margin: float) -> list[SelfCheck]:
         SelfCheck("first margin", f"{margin:+.5f}", f"0 ± {tolerance:g}", abs(margin) <= tolerance),
         SelfCheck("first loss", f"{loss:.5f}", f"ln 2 = {wanted:.4f} ± {tolerance:g}", abs(loss - wanted) <= tolerance),
     ]
+
+
+def check_scores(alone: Tensor, together: Tensor, fp32: bool) -> SelfCheck:
+    """A reward score does not change with the other answers in its batch, nor with padding.
+
+    Args:
+        alone, together: raw scores of the same answers, each computed by itself and all at once.
+        fp32: whether products are in fp32; rounding in bf16 depends on their shapes.
+    """
+    apart, spread = float((alone - together).abs().max()), float(together.std())
+    tolerance = _SCORE_TOLERANCE if fp32 else _SCORE_TOLERANCE_BF16 * spread
+    return SelfCheck(
+        "scores in company",
+        f"{apart:.2g} from those alone, at a spread of {spread:.2g}",
+        f"at most {tolerance:.2g}",
+        apart <= tolerance,
+    )
 
 
 def require(checks: list[SelfCheck]) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ from prefine.records import Preference
 from prefine.training.checks import check_first_loss, require
 from prefine.training.loop import Step, Totals
 from prefine.training.reference import reference_logprobs
-from prefine.training.session import Session, run_stage
+from prefine.training.session import run_stage
+from prefine.training.stage import Session, Stage
 
 # A fall of the chosen answers' mean log-probability by more than this many nats is worth a warning.
 _CHOSEN_FALL_NATS = 5.0
@@ -75,7 +76,7 @@ def pair_outcome(section: DpoSection, policy: Paired, reference: Paired | None, 
     return PairOutcome(loss, beta * raw, policy, tokens)
 
 
-class DpoStage:
+class DpoStage(Stage):
     """Learns which of two answers people prefer."""
 
     name = "dpo"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from prefine.atomic import JSON, write_json
@@ -29,6 +29,7 @@ from prefine.models.training_state import optimizer_tensors, restore_optimizer, 
 from prefine.recipe import TrainingSection
 from prefine.rundir import MetricsLog, RunDirectory
 from prefine.training.display import Display, memory_gb
+from prefine.training.watch import HeldoutWatch
 
 # Returning freed memory takes some 20 ms; every few steps it keeps the heap from growing at no cost one can see.
 _STEPS_BETWEEN_TRIMS = 4
@@ -110,6 +111,7 @@ class Loop:
         # One writer: a second process that cut the file back on resuming would leave this one writing to a lost file.
         self.metrics = MetricsLog(self.run.metrics) if self.accelerator.is_main_process else None
         self._wall_before = 0.0
+        self.watch = HeldoutWatch(self.section)
 
     @property
     def total_steps(self) -> int:
@@ -121,6 +123,9 @@ class Loop:
     def run_to_end(self) -> None:
         """Train from the current position to the last step, saving on the way and at the end.
 
+        The last step is that of the recipe, or the one after which the held-out loss has not fallen for long enough.
+        Where the best weights are kept, the model then has those.
+
         Raises:
             TrainingError: a loss or gradient is not finite; the batch is dumped, no checkpoint is overwritten.
             Stopped: stop_requested said so; a checkpoint is saved.
@@ -130,7 +135,7 @@ class Loop:
         if self.position.step == 0:
             self._log_heldout()
         with self.display.progress(self.total_steps, self.position.step):
-            while self.position.step < self.total_steps:
+            while self.position.step < self.total_steps and not self.watch.exhausted:
                 row = self._one_step()
                 step = self.position.step
                 last = step == self.total_steps
@@ -138,11 +143,22 @@ class Loop:
                     self._log(row)
                 if last or self._due(self.section.evaluate_every_steps):
                     self._log_heldout()
+                last = last or self.watch.exhausted
                 stop = self._stop_agreed() and not last
                 if last or stop or self._due(self.section.save_every_steps):
                     self.save()
                 if stop:
                     raise Stopped(f"stopped after step {step} of {self.total_steps}, all saved")
+        self._end_on_best()
+
+    def _end_on_best(self) -> None:
+        step, best = self.position.step, self.watch.best_step
+        if step < self.total_steps:
+            self.display.say(f"stopped early after step {step}: the held-out loss has not fallen since step {best}")
+        if self.watch.put_back(step, self.parameters) and self.evaluate is not None:
+            self.display.say(f"the weights of step {best} are kept: held-out loss {self.watch.best_loss:.4g}")
+            self.model.eval()
+            self.evaluate()  # what the stage remembers of held-out rows is of these weights, as the result is
 
     def close(self) -> None:
         """Close the metrics file."""
@@ -268,11 +284,19 @@ class Loop:
                 f"held-out metrics are not finite after step {self.position.step}: {row}",
                 "Look for extreme held-out rows, lower training.learning_rate, or set model.dtype to float32.",
             )
+        self.watch.see(self.position.step, self._of_main_process(row["loss"]), self.parameters)
         if self.metrics is not None:
             self.metrics.append({"kind": "heldout", "step": self.position.step, **row})
         self.display.heldout(self.position.step, row)
         if self.accelerator.log_with:
             self.accelerator.log({f"heldout/{name}": value for name, value in row.items()}, step=self.position.step)
+
+    def _of_main_process(self, value: float) -> float:
+        """One process's number for all: the last bits may differ, and what is decided on them must not."""
+        if self.accelerator.num_processes == 1:
+            return value
+        (agreed,) = broadcast_object_list([value])
+        return float(agreed)
 
     def save(self) -> None:
         """Save a checkpoint of everything the next step depends on. The main process writes; the others wait."""
@@ -286,12 +310,14 @@ class Loop:
                 {
                     "weights": {name: p.detach() for name, p in self.parameters.items()},
                     "optimizer": optimizer,
+                    **({"best": self.watch.best_weights} if self.watch.best_weights else {}),
                     **{f"rng.{rank}": tensors for rank, (tensors, _) in enumerate(generators)},
                 },
                 {
                     "position": vars(self.position),
                     "wall_seconds": self.wall_seconds,
                     "scheduler": self.scheduler.state_dict(),
+                    "watch": self.watch.state(),
                     "optimizer": optimizer_state,
                     "rng": [state for _, state in generators],
                 },
@@ -325,6 +351,7 @@ class Loop:
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors["weights"][name])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.watch.restore(state["watch"], tensors.get("best", {}))
         self._restore_rng(tensors, state["rng"])
         self.position = Position(**state["position"])
         self._wall_before = state["wall_seconds"]

@@ -1,6 +1,6 @@
 """What every training stage does around its own step: open the run, load, prepare, check, train, report.
 
-A stage gives a `Stage`: how its records become trees, what one step's loss is, and how held-out rows are judged.
+A stage is a `Stage`: how its records become trees, what one step's loss is, and how held-out rows are judged.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +22,6 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from prefine.atomic import write_json, write_text
-from prefine.data.batch import TokenTree
 from prefine.data.marking import marked_example
 from prefine.data.prepare import Preparation, Prepared, require_sources
 from prefine.data.quarantine import Quarantine
@@ -31,69 +29,19 @@ from prefine.data.template import ChatTemplate
 from prefine.errors import CheckpointError, MissingDependencyError, PrefineError, Stopped
 from prefine.evaluation.report import write_report
 from prefine.models.device import choose_device
-from prefine.models.load import LoadedModel, load_model, save_model, saved_weights
-from prefine.recipe import StageRecipe
+from prefine.models.load import LoadedModel, save_model, saved_weights
+from prefine.recipe import StageRecipe, WritingRecipe
 from prefine.recipe_loading import resolved_yaml
-from prefine.rundir import RunDirectory, read_metrics, run_provenance
+from prefine.rundir import RunDirectory, run_provenance
 from prefine.training.checks import check_leaks, check_tokens, require
 from prefine.training.display import Display
-from prefine.training.loop import Loop, Step
+from prefine.training.loop import Loop
 from prefine.training.samples import Samples
+from prefine.training.stage import Session, Stage
 from prefine.training.stopping import stop_on_signal
 
 # Fields of a recipe that may change between a run and its resumption without changing its result.
 _FREE_FIELDS = ("run", "training.keep_checkpoints", "training.save_every_steps", "training.trackers")
-
-
-@dataclass
-class Session:
-    """An opened run with its parts."""
-
-    stage: str
-    recipe: Any
-    run: RunDirectory
-    display: Display
-    accelerator: Accelerator
-    loaded: LoadedModel
-    prepared: Prepared
-    manifest: dict[str, Any]
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def write_manifest(self, status: str) -> None:
-        """Write manifest.json with all that is known by now. Main process only."""
-        if not self.accelerator.is_main_process:
-            return
-        self.manifest |= {"status": status, "self_checks": self.checks, "warnings": self.warnings}
-        write_json(self.run.manifest, self.manifest)
-
-    def before_and_after(self) -> dict[str, dict[str, float]]:
-        """The first and the last held-out evaluation in the run's metrics."""
-        rows = [row for row in read_metrics(self.run.metrics) if row["kind"] == "heldout"]
-        told = [{k: v for k, v in row.items() if k not in ("kind", "step")} for row in (rows[0], rows[-1])]
-        return {"before": told[0], "after": told[1]}
-
-
-class Stage(Protocol):
-    """What a training stage brings."""
-
-    name: str
-    kind: Any
-
-    def to_tree(self, template: ChatTemplate, record: Any) -> TokenTree:
-        """A record as a token tree."""
-
-    def usable(self, record: Any) -> bool:
-        """Whether the stage can learn from this valid record."""
-
-    def begin(self, session: Session) -> Step:
-        """Called once the policy is loaded and before any step or restored checkpoint; gives the step's loss."""
-
-    def evaluate(self) -> dict[str, float]:
-        """Mean held-out metrics of the model as it is now."""
-
-    def finish(self) -> dict[str, Any]:
-        """The held-out part of evaluation.json, after the last step, in eval mode. Main process only."""
 
 
 def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console) -> Path:
@@ -177,7 +125,7 @@ def _open(
         # A measured type is settled once a run: measuring again could choose another, and the result would differ.
         section = section.model_copy(update={"dtype": previous["model"]["compute_dtype"]})
     torch.manual_seed(recipe.training.seed)  # every process begins with the same adapter
-    loaded = load_model(section, recipe.lora)
+    loaded = stage.load(section, recipe.lora)
     if previous is not None and previous["model"]["base_sha256"] != loaded.base_sha256:
         raise CheckpointError(
             f"--resume: the weights of {loaded.location.base_name} are not those this run began with",
@@ -260,8 +208,9 @@ def _train(stage: Stage, session: Session, began: float) -> None:
 
 def _trained(stage: Stage, session: Session, began: float) -> Loop:
     recipe, accelerator, loaded = session.recipe, session.accelerator, session.loaded
-    if accelerator.is_main_process:
-        _samples(session).before()
+    samples = _samples(session)
+    if samples is not None:
+        samples.before()
     step = stage.begin(session)
     parameters = loaded.trainable()
     optimizer = _optimizer(list(parameters.values()), recipe.training, loaded.packed.device)
@@ -289,25 +238,33 @@ def _trained(stage: Stage, session: Session, began: float) -> Loop:
                 session.display.say(f"resuming after step {checkpoint.step}")
             session.write_manifest("running")
             loop.run_to_end()
+    if recipe.training.keep_best and loop.watch.best_step is not None:
+        session.manifest["kept_step"] = loop.watch.best_step
     return loop
 
 
 def _write_results(stage: Stage, session: Session) -> None:
     """The model, then what held-out rows and samples say of it. Main process only."""
-    _save_result(session)
     session.loaded.packed.eval()
+    _save_result(stage, session)
     heldout = stage.finish() if len(session.prepared.heldout) else None
-    write_json(session.run.evaluation, {"heldout": heldout, "generation": _samples(session).after()})
+    samples = _samples(session)
+    generation = None if samples is None else samples.after()
+    write_json(session.run.evaluation, {"heldout": heldout, "generation": generation})
 
 
-def _samples(session: Session) -> Samples:
-    return Samples(session.run, session.recipe.report, session.loaded, session.prepared, session.display)
+def _samples(session: Session) -> Samples | None:
+    """None for stages whose model writes nothing, and in all processes but the main one."""
+    recipe = session.recipe
+    if not isinstance(recipe, WritingRecipe) or not session.accelerator.is_main_process:
+        return None
+    return Samples(session.run, recipe.report, session.loaded, session.prepared, session.display)
 
 
-def _save_result(session: Session) -> None:
+def _save_result(stage: Stage, session: Session) -> None:
     """Save the model, then prove by reading it back that the file holds what was trained."""
     if not session.run.model.exists():  # it is there where a run was killed between saving and finishing
-        save_model(session.loaded, session.run.model)
+        save_model(session.loaded, session.run.model, stage.beside_the_model())
     from peft import PeftModel, get_peft_model_state_dict
 
     model = session.loaded.packed.model

@@ -16,7 +16,8 @@ from prefine.objectives.sft import token_nll
 from prefine.recipe import SftRecipe
 from prefine.records import Demonstration
 from prefine.training.loop import Step, Totals
-from prefine.training.session import Session, run_stage
+from prefine.training.session import run_stage
+from prefine.training.stage import Session, Stage
 
 
 def run_sft(recipe: SftRecipe, resume: bool, console: Console) -> Path:
@@ -24,7 +25,7 @@ def run_sft(recipe: SftRecipe, resume: bool, console: Console) -> Path:
     return run_stage(SftStage(), recipe, resume, console)
 
 
-class SftStage:
+class SftStage(Stage):
     """Learns every supervised token of a demonstration."""
 
     name = "sft"
@@ -33,10 +34,6 @@ class SftStage:
     def to_tree(self, template: ChatTemplate, record: Demonstration) -> TokenTree:
         """A demonstration as a tree with one answer."""
         return template.demonstration_tree(record, 0)
-
-    def usable(self, record: Demonstration) -> bool:
-        """Every demonstration can be learned from."""
-        return True
 
     def begin(self, session: Session) -> Step:
         """The step's loss: this microbatch's share of the step's mean token NLL."""

@@ -1,0 +1,153 @@
+"""Puts low-rank adapters on a base model: a fresh one, or a saved one that goes on being trained.
+
+A reward model's adapter carries its score head in the same file (PEFT's modules_to_save), so that neither is ever saved
+or loaded without the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from prefine.errors import ModelError
+from prefine.models.heads import IN_ADAPTER, SCORE, adapter_head_shape
+from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line
+from prefine.recipe import LoraSection
+
+log = logging.getLogger("prefine")
+
+
+def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainable: bool, *, scores: bool) -> Any:
+    """The base with the location's adapter, or with a fresh one; the base itself where none is asked for.
+
+    Args:
+        base: transformers' model, frozen or not.
+        location: where the model came from.
+        lora: settings of a fresh adapter; None for none.
+        trainable: whether the adapter learns.
+        scores: whether `base` is a sequence classifier, whose score head is trained and saved with the adapter.
+
+    Raises:
+        ModelError: targets that match nothing; an adapter that does not belong to this base, or to this use.
+    """
+    if location.adapter is not None:
+        return _saved_adapter(base, location.adapter, lora, trainable, scores)
+    if lora is None or not trainable:
+        return base
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        **_task(scores),
+    )
+    unmatched = [] if isinstance(lora.targets, str) else _unmatched(base, lora.targets)
+    try:
+        if unmatched:
+            raise ValueError(f"no module is named {', '.join(unmatched)}")
+        return get_peft_model(base, config)
+    except ValueError as error:
+        names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
+        raise ModelError(
+            f"lora.targets: {lora.targets!r} does not fit this model ({in_a_line(error)})",
+            f"Its linear modules are {', '.join(names)}; all-linear takes all but the head.",
+        ) from error
+
+
+def _unmatched(base: nn.Module, targets: Sequence[str]) -> list[str]:
+    names = [name for name, _ in base.named_modules()]
+    return [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
+
+
+def _task(scores: bool) -> dict[str, Any]:
+    return {"task_type": "SEQ_CLS", "modules_to_save": [SCORE]} if scores else {"task_type": "CAUSAL_LM"}
+
+
+def _saved_adapter(base: Any, folder: Path, lora: LoraSection | None, trainable: bool, scores: bool) -> Any:
+    from peft import PeftConfig, get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if trainable and lora is None:
+        raise ModelError(
+            f"lora: null asks to train all weights, and {str(folder)!r} is an adapter",
+            "Remove it to train that adapter further, or name a whole model.",
+        )
+    has_head = _require_fitting_head(base, folder, trainable, scores)
+    try:
+        settings = PeftConfig.from_pretrained(folder)
+        outside = settings.is_prompt_learning
+        saved = load_file(folder / ADAPTER_WEIGHTS)
+        model = base if outside else _put_on(base, folder, settings, saved, trainable, with_new_head=scores > has_head)
+    except Exception as error:  # whatever peft and safetensors raise over broken files
+        raise ModelError(
+            f"model.name: the adapter {str(folder)!r} could not be put on its base model ({in_a_line(error)})",
+            "Use the base model it was trained on, or fetch the adapter again.",
+        ) from error
+    if outside:
+        raise ModelError(
+            f"model.name: the adapter {str(folder)!r} is of type {settings.peft_type.value}, which adds tokens",
+            "Name a LoRA adapter, or a whole model.",
+        )
+    # peft warns about keys that find no place and goes on; an adapter that silently does nothing is worse.
+    held = {name for name in get_peft_model_state_dict(model) if has_head or name != IN_ADAPTER}
+    apart = sorted(set(saved) ^ held)
+    if apart:
+        raise ModelError(
+            f"model.name: {len(apart)} weights of the adapter {str(folder)!r} and its base model do not match "
+            f"({apart[0]}, …)",
+            "Use the base model it was trained on.",
+        )
+    kept = {name: getattr(settings, name, None) for name in ("r", "lora_alpha", "lora_dropout")}
+    if lora is not None and kept != {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}:
+        log.warning("the adapter %s keeps its own settings, whatever lora says: %s", folder, kept)
+    return model
+
+
+def _put_on(
+    base: Any, folder: Path, settings: Any, saved: dict[str, Tensor], trainable: bool, *, with_new_head: bool
+) -> Any:
+    from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+
+    if not with_new_head:
+        return PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+    # A language model's adapter goes on as a reward model's: the same matrices, and a score head beside them.
+    settings.inference_mode = False
+    for name, value in _task(scores=True).items():
+        setattr(settings, name, value)
+    model = get_peft_model(base, settings)
+    set_peft_model_state_dict(model, saved)
+    return model
+
+
+def _require_fitting_head(base: Any, folder: Path, trainable: bool, scores: bool) -> bool:
+    """Whether the adapter has a score head; refuses one where a language model is wanted, or one of another size."""
+    try:
+        shape = adapter_head_shape(folder / ADAPTER_WEIGHTS)
+    except Exception:  # noqa: BLE001 (a broken file: the loader below says so)
+        return False
+    if shape is None:
+        if scores and not trainable:
+            raise ModelError(
+                f"model.name: the adapter {str(folder)!r} has no score head: it is a language model's",
+                "Name a reward run, or a sequence-classification model.",
+            )
+        return False
+    if not scores:
+        raise ModelError(
+            f"model.name: the adapter {str(folder)!r} is a reward model's, which gives scores and writes no text",
+            "Name a language model; reward models go to prefine score and prefine reward check.",
+        )
+    hidden = base.score.in_features
+    if shape[1] != hidden:
+        raise ModelError(
+            f"model.name: the score head of {str(folder)!r} is made for hidden size {shape[1]}, its base model has "
+            f"{hidden}",
+            "Use the base model it was trained on.",
+        )
+    return True

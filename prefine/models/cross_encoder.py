@@ -1,0 +1,98 @@
+"""Reward models built on encoders (DeBERTa and its kin): prompt and answer as the two texts of a sequence classifier.
+
+They know no chat template and no packed rows: they are run as transformers runs them, on padded batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from prefine.errors import ModelError
+from prefine.models.device import choose_device, choose_dtype
+from prefine.models.location import Location, in_a_line
+from prefine.models.noise import known_noise_off
+from prefine.models.scoring import Question, RewardModel, Score
+from prefine.recipe import ModelSection
+
+_QUESTIONS_AT_ONCE = 16
+
+
+class CrossEncoder(RewardModel):
+    """A sequence classifier with a head of its own, run as it is. Its scores are not centred.
+
+    The first text is the conversation's turns, a line each; the second is the answer.
+
+    Raises:
+        ModelError: it cannot be loaded, or its file lacks weights.
+    """
+
+    def __init__(self, location: Location, section: ModelSection) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        self.name = location.name
+        self.scale = None
+        source = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+        device = choose_device(section.device)
+        dtype, _ = choose_dtype(section.dtype, device)
+        try:
+            with known_noise_off():
+                self.tokenizer = AutoTokenizer.from_pretrained(location.tokenizer, **source)
+                self._model, info = AutoModelForSequenceClassification.from_pretrained(
+                    location.base, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
+                )
+        except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
+            raise ModelError(
+                f"{location.name!r} could not be loaded as a reward model ({in_a_line(error)})",
+                "Check that it is a sequence classifier with safetensors weights, or the name and the network.",
+            ) from error
+        if info["missing_keys"]:
+            raise ModelError(
+                f"{location.name!r} lacks {len(info['missing_keys'])} of its weights ({min(info['missing_keys'])}, …)",
+                "It is no trained reward model, or its files are not complete: fetch it again.",
+            )
+        self._model.to(device).eval()
+        limit = getattr(self._model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        self._max_length = min(int(limit), self.tokenizer.model_max_length)
+
+        self.tokenizer.truncation_side = "left"  # of the prompt, as everywhere else
+
+    def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
+        """See RewardModel."""
+        waiting = iter(questions)
+        while some := list(itertools.islice(waiting, _QUESTIONS_AT_ONCE)):
+            yield from self._scored(some)
+
+    @torch.no_grad()
+    def _scored(self, questions: list[Question]) -> Iterator[list[Score] | None]:
+        lengths = [[self._length(answer) for answer in question.answers] for question in questions]
+        room = self._max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
+        fits = [max(own, default=0) < room for own in lengths]
+        texts = [
+            (_as_text(question), answer)
+            for question, fitting in zip(questions, fits, strict=True)
+            if fitting
+            for answer in question.answers
+        ]
+        tokens = [length for own, fitting in zip(lengths, fits, strict=True) if fitting for length in own]
+        scores = iter(self._centred(self._raw(texts), tokens) if texts else [])
+        for question, fitting in zip(questions, fits, strict=True):
+            yield [next(scores) for _ in question.answers] if fitting else None
+
+    def _raw(self, texts: list[tuple[str, str]]) -> Tensor:
+        firsts, seconds = ([pair[side] for pair in texts] for side in (0, 1))
+        batch = self.tokenizer(
+            firsts, seconds, truncation="only_first", max_length=self._max_length, padding=True, return_tensors="pt"
+        )
+        logits: Tensor = self._model(**batch.to(self._model.device)).logits
+        return logits.float().cpu()
+
+    def _length(self, answer: str) -> int:
+        return len(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+
+
+def _as_text(question: Question) -> str:
+    return "\n".join(message.content for message in question.prompt)

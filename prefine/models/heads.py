@@ -1,0 +1,61 @@
+"""Score heads: a linear map from an answer's last hidden state to k scores, under transformers' own name for it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from prefine.data.template import ChatTemplate
+
+# What transformers' sequence classifiers of decoder models call their head.
+SCORE = "score"
+SCORE_WEIGHT = f"{SCORE}.weight"
+# How it is called in the file of a PEFT adapter.
+IN_ADAPTER = f"base_model.model.{SCORE_WEIGHT}"
+
+
+@torch.no_grad()
+def begin_scores(model: Any, missing: set[str]) -> set[str]:
+    """Draw the head's weights where the model's file has none; returns the keys that are no longer missing.
+
+    Normal with standard deviation 1/√(d + 1), so that first scores of a trunk whose features have unit size are about 1
+    (Huang et al. 2024, arXiv 2403.17031, detail 11). Kept in fp32 whatever the trunk's type.
+    """
+    head = getattr(model, SCORE, None)
+    if not isinstance(head, nn.Linear):
+        return set()
+    head.float()
+    made = missing & {SCORE_WEIGHT}
+    if made:
+        head.weight.normal_(std=1 / math.sqrt(head.in_features + 1))
+    return made
+
+
+def adapter_head_shape(weights: Path) -> tuple[int, int] | None:
+    """(heads, hidden size) of the score head in a PEFT adapter's file; None where it has none."""
+    with safe_open(weights, "pt") as file:
+        if IN_ADAPTER not in file.keys():  # noqa: SIM118 - not a mapping
+            return None
+        heads, hidden = file.get_slice(IN_ADAPTER).get_shape()
+        return int(heads), int(hidden)
+
+
+def pad_apart(model: Any, template: ChatTemplate) -> None:
+    """Give a classifier and its tokenizer a padding token that ends no turn.
+
+    transformers' classifiers read their score at the last token that is not padding. Where padding is the end of turn,
+    as in many chat models, they would read it one token early: saved so, the model would score otherwise elsewhere.
+    """
+    tokenizer = template.tokenizer
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in template.stop_ids:
+        special = sorted(set(tokenizer.all_special_ids) | template.control_ids)
+        free = [token for token in special if token not in template.stop_ids]
+        known = (tokenizer.unk_token_id, *free, 0, 1)
+        pad = next(token for token in known if token is not None and token not in template.stop_ids)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,152 @@
+"""Loads reward models by name.
+
+There are three kinds: a reward run of prefine (adapter and head, or a whole model), a sequence classifier of the hub on
+a decoder, and one on an encoder (models/cross_encoder.py). The first two go through the packed
+forward.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prefine.data.batch import TokenTree, collate
+from prefine.data.store import cut_prompt
+from prefine.errors import ModelError
+from prefine.models.cross_encoder import CrossEncoder
+from prefine.models.heads import adapter_head_shape
+from prefine.models.load import LoadedModel, is_classifier, load_model
+from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line, locate_model
+from prefine.models.scoring import FORMAT, SCALE_FILE, Question, RewardModel, Scale, Score
+from prefine.recipe import ModelSection
+
+_MAX_TOKENS = 8192
+
+
+class PackedReward(RewardModel):
+    """A reward model on a decoder, behind the packed forward.
+
+    Args:
+        loaded: with a PackedScorer.
+        scale: None for a model that others trained.
+        closed: whether what a template writes behind the end of turn is read, too. prefine's own models are read at the
+            end of turn; others were trained on whole rendered conversations.
+        max_tokens: packed tokens computed at once.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, scale: Scale | None, *, closed: bool = False, max_tokens: int = _MAX_TOKENS
+    ) -> None:
+        self.name = loaded.location.name
+        self.loaded = loaded
+        self.scale = scale
+        self.tokenizer = loaded.tokenizer
+        self._closed = closed
+        self._max_tokens = max_tokens
+        context = getattr(loaded.packed.causal.config.get_text_config(), "max_position_embeddings", None)
+        self._max_length = scale.max_length_tokens if scale is not None else context or _MAX_TOKENS
+
+    def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
+        """See RewardModel."""
+        waiting: list[TokenTree | None] = []
+        room = self._max_tokens
+        for question in questions:
+            tree = self.tree(question)
+            if tree is not None and tree.tokens > room and waiting:
+                yield from self._scored(waiting)
+                waiting, room = [], self._max_tokens
+            waiting.append(tree)
+            room -= 0 if tree is None else tree.tokens
+        yield from self._scored(waiting)
+
+    def tree(self, question: Question) -> TokenTree | None:
+        """A question's tokens, its prompt cut to fit; None where an answer leaves it no room."""
+        tree = self.loaded.template.answers_tree(question.prompt, question.answers, closed=self._closed)
+        return cut_prompt(tree, self._max_length)
+
+    @torch.no_grad()
+    def raw(self, trees: Sequence[TokenTree]) -> Tensor:
+        """(answers, k) fp32 raw scores on the CPU of trees computed together."""
+        packed = self.loaded.packed
+        training = packed.training
+        packed.eval()
+        try:
+            scores: Tensor = packed(collate(trees).to(packed.device))
+            return scores.cpu()
+        finally:
+            packed.train(training)
+
+    def _scored(self, trees: Sequence[TokenTree | None]) -> Iterator[list[Score] | None]:
+        fitting = [tree for tree in trees if tree is not None]
+        lengths = [len(answer) for tree in fitting for answer in tree.answers]
+        scores = iter(self._centred(self.raw(fitting), lengths) if fitting else [])
+        for tree in trees:
+            yield None if tree is None else [next(scores) for _ in tree.answers]
+
+
+def load_reward(section: ModelSection) -> RewardModel:
+    """Load a reward model by name: a reward run, a folder, or a hub id.
+
+    Raises:
+        ModelError: there is none, or it is no reward model (no score head, several labels).
+    """
+    location = locate_model(section.name)
+    scale = _read_scale(location)
+    heads = _heads_of(location, section)
+    if heads is None:
+        return CrossEncoder(location, section)
+    loaded = load_model(section, None, trainable=False, heads=heads)
+    if scale is not None and len(scale.bias) != heads:
+        raise ModelError(
+            f"{section.name}: {SCALE_FILE} knows {len(scale.bias)} heads, the weights have {heads}",
+            "They belong to different models: train or fetch it again.",
+        )
+    return PackedReward(loaded, scale, closed=scale is None)
+
+
+def _read_scale(location: Location) -> Scale | None:
+    path = (location.adapter or Path(location.base)) / SCALE_FILE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        if found["format"] != FORMAT:
+            raise ValueError(f"format {found['format']!r}")
+        scale = Scale(**{**found, "bias": tuple(map(float, found["bias"]))})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} cannot be understood ({in_a_line(error)})", "Train the reward model again.") from None
+    return scale
+
+
+def _heads_of(location: Location, section: ModelSection) -> int | None:
+    """How many score heads a model has; None for a classifier whose head is not a linear map of the last token."""
+    if location.adapter is not None:
+        try:
+            shape = adapter_head_shape(location.adapter / ADAPTER_WEIGHTS)
+        except Exception:  # noqa: BLE001 (a broken file: the loader says so)
+            shape = None
+        return 1 if shape is None else shape[0]  # one without a head is refused by the loader, which says why
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    try:
+        config = AutoConfig.from_pretrained(
+            location.base, revision=section.revision, trust_remote_code=section.trust_remote_code
+        )
+        if not is_classifier(config):
+            return 1  # refused by the loader
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=section.trust_remote_code)
+    except Exception as error:  # whatever transformers or a model's own code raise over broken files
+        raise ModelError(
+            f"{location.name!r} could not be loaded ({in_a_line(error)})", "Check the name, the files and the network."
+        ) from error
+    if config.num_labels != 1 and not (Path(location.base) / SCALE_FILE).is_file():
+        raise ModelError(
+            f"{location.name!r} gives {config.num_labels} labels, not one score: not a reward model",
+            "Name a model with one label.",
+        )
+    return int(config.num_labels) if isinstance(getattr(model, "score", None), torch.nn.Linear) else None

@@ -1,0 +1,113 @@
+"""Text in, scores out: what every reward model does, whatever made it, and what makes its scores mean something."""
+
+from __future__ import annotations
+
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prefine.atomic import JSON
+from prefine.errors import ModelError
+from prefine.records import Conversation
+
+SCALE_FILE = "reward.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What makes raw scores mean something: measured on held-out answers when the model was trained.
+
+    Attributes:
+        bias: mean raw score of each head there; it is subtracted, so that 0 is an average answer.
+        std: standard deviation of the centred scores there; PPO divides by it.
+        answers: on how many answers both were measured.
+        max_length_tokens: prompt and answer as the model was trained; longer prompts are cut from the left.
+        format: of this file.
+    """
+
+    bias: tuple[float, ...]
+    std: float
+    answers: int
+    max_length_tokens: int
+    format: int = FORMAT
+
+    def as_json(self) -> dict[str, JSON]:
+        """What `reward.json` holds."""
+        return {**asdict(self), "bias": list(self.bias)}
+
+    @staticmethod
+    def of(raw: Tensor, max_length_tokens: int) -> Scale:
+        """Measure raw scores (N, k) of held-out answers, N at least 2 (Huang et al. 2024, arXiv 2403.17031, detail 12).
+
+        Raises:
+            ModelError: the scores do not differ, or are not finite.
+        """
+        bias = raw.double().mean(0)
+        std = float((raw.double() - bias).mean(1).std())
+        if not std > 0:
+            raise ModelError(
+                f"the held-out scores do not differ (standard deviation {std:g}): the reward model has learned nothing",
+                "Look at the training loss; raise training.learning_rate, or give more or cleaner pairs.",
+            )
+        return Scale(tuple(bias.tolist()), std, len(raw), max_length_tokens)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and the answers to be scored; the prompt is computed once for all of them."""
+
+    prompt: Conversation
+    answers: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One answer's score.
+
+    Attributes:
+        score: centred; the mean over heads.
+        heads: each head's own centred score.
+        tokens: of the answer.
+    """
+
+    score: float
+    heads: tuple[float, ...]
+    tokens: int
+
+    @property
+    def disagreement(self) -> float:
+        """Standard deviation over heads; 0 with one head."""
+        return statistics.pstdev(self.heads)
+
+
+class RewardModel(ABC):
+    """Gives scores to answers.
+
+    Attributes:
+        name: as the user said.
+        scale: None for a model that nobody measured: its scores are as they come.
+        tokenizer: the transformers tokenizer; text is tokenized by it, whatever wrote the text.
+    """
+
+    name: str
+    scale: Scale | None
+    tokenizer: Any
+
+    @abstractmethod
+    def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
+        """Scores of each question's answers, in order, lazily; None where an answer leaves its prompt no room."""
+
+    def _centred(self, raw: Tensor, tokens: Sequence[int]) -> list[Score]:
+        bias = torch.zeros(raw.shape[1]) if self.scale is None else torch.tensor(self.scale.bias)
+        heads = (raw.float().cpu() - bias).tolist()
+        if not torch.isfinite(raw).all():
+            raise ModelError(
+                f"{self.name} gives scores that are not finite", "Load it with dtype float32, or train it again."
+            )
+        return [Score(statistics.fmean(own), tuple(own), n) for own, n in zip(heads, tokens, strict=True)]

@@ -1,0 +1,218 @@
+"""Reward modelling on pairs, or on single answers with votes: a step reads scores, margins, losses, mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from prefine.atomic import JSON
+from prefine.data.batch import PackedBatch, TokenTree, collate, folds, microbatches
+from prefine.data.kinds import KINDS, kind_of_sources
+from prefine.data.prepare import source_names
+from prefine.data.store import TokenStore
+from prefine.data.template import ChatTemplate
+from prefine.errors import DataError
+from prefine.models.load import LoadedModel, load_model
+from prefine.models.scoring import SCALE_FILE, Scale
+from prefine.objectives import reward
+from prefine.recipe import LoraSection, ModelSection, RewardRecipe, RewardSection
+from prefine.records import Preference, Vote
+from prefine.training.checks import check_scores, require
+from prefine.training.loop import Step, Totals
+from prefine.training.session import run_stage
+from prefine.training.stage import Session, Stage
+
+# Answers scored alone and together at the start.
+_CHECKED_ROWS = 4
+
+
+def run_reward(recipe: RewardRecipe, resume: bool, console: Console) -> Path:
+    """Train a reward model as the recipe says; returns the run's folder. Raises PrefineError."""
+    kind = kind_of_sources(source_names(recipe.data.train), split=recipe.data.split)
+    if KINDS[kind] not in (Preference, Vote):
+        raise DataError(
+            f"data.train: {recipe.data.train} holds {kind}", "A reward model learns from preferences, or from votes."
+        )
+    return run_stage(RewardStage(recipe, KINDS[kind]), recipe, resume, console)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What people said of B rows.
+
+    Attributes:
+        right: (B,) of pairs, the probability that the label is right: 1, or 1/2 for a tie; of votes, 1 for up, 0 for
+            down.
+        wanted: (B,) margin that the data asks for; 0 where it says nothing.
+    """
+
+    right: Tensor
+    wanted: Tensor
+
+    @property
+    def decided(self) -> Tensor:
+        """(B,) bool: no tie."""
+        return self.right != 0.5
+
+    @staticmethod
+    def of(records: Sequence[dict[str, Any]], section: RewardSection) -> Labels:
+        """Read them from stored records."""
+        if "label" in records[0]:
+            up = torch.tensor([float(record["label"]) for record in records])
+            return Labels(up, torch.zeros_like(up))
+        scale = section.margin_scale if section.margins else 0.0
+        right = torch.tensor([0.5 if record["tie"] else 1.0 for record in records])
+        wanted = torch.tensor([0.0 if record["tie"] else scale * (record["margin"] or 0.0) for record in records])
+        return Labels(right, wanted)
+
+
+def row_losses(raw: Tensor, labels: Labels, section: RewardSection) -> Tensor:
+    """(B, k): the loss of each row under each head, from the raw scores of its answers (B, answers a row, k)."""
+    smoothing, right = section.label_smoothing, labels.right[:, None]
+    if raw.shape[1] == 1:
+        return reward.vote(raw[:, 0], right, smoothing)
+    objective: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "bradley_terry": reward.bradley_terry,
+        "hinge": reward.hinge,
+    }
+    chosen, rejected = raw.unbind(1)
+    loss = objective[section.loss](chosen - rejected - labels.wanted[:, None], right - smoothing * (2 * right - 1))
+    return loss + section.centring_weight * reward.centring(chosen, rejected)
+
+
+def margins(raw: Tensor, labels: Labels) -> Tensor:
+    """(B,) r(chosen) - r(rejected), or a vote's score with the vote's sign; above 0 it agrees with people. Mean of heads."""
+    mean = raw.detach().mean(-1)
+    if mean.shape[1] == 1:
+        return mean[:, 0] * (2 * labels.right - 1)
+    return mean[:, 0] - mean[:, 1]
+
+
+class RewardStage(Stage):
+    """Learns what people prefer, as a number."""
+
+    name = "reward"
+
+    def __init__(self, recipe: RewardRecipe, kind: type[Preference] | type[Vote]) -> None:
+        self.kind = kind
+        self._recipe = recipe
+        self._section = recipe.reward
+        self._raw: Tensor | None = None
+
+    def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
+        """The model with score heads in the place of its language head."""
+        return load_model(section, lora, heads=self._section.heads)
+
+    def to_tree(self, template: ChatTemplate, record: Preference | Vote) -> TokenTree:
+        """A pair as a tree with two answers, a vote as one with one."""
+        if isinstance(record, Vote):
+            return template.answers_tree(record.prompt, (record.completion,))
+        return template.preference_tree(record, 0)
+
+    def begin(self, session: Session) -> Step:
+        """Check that there is something to learn from and to judge by, and give the step's loss."""
+        self._session = session
+        train, heldout = session.prepared.train, session.prepared.heldout
+        _require_heldout(heldout)
+        if self.kind is Vote:
+            _require_both_votes(train)
+        if session.recipe.training.self_checks:
+            session.checks += require([self._check_scores(train)])
+        count = self._section.heads
+        part = torch.tensor(folds(len(train), count, session.recipe.training.seed))
+
+        def step(model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
+            labels = self._labels(train, batch.rows)
+            raw = _by_row(model(batch), len(batch.rows)).to(labels.right.device)
+            losses = row_losses(raw, labels, self._section)
+            if count > 1:  # each head leaves out a part of its own
+                seen = part[list(batch.rows), None].to(losses.device) != torch.arange(count, device=losses.device)
+                losses = losses * seen * (count / (count - 1))
+            margin = margins(raw, labels)
+            accuracy = torch.where(labels.decided, (margin > 0).float(), 0.5)
+            logged = {"accuracy": float(accuracy.sum()), "margin": float(margin.sum())}
+            return losses.mean(1).sum() / totals.trees, logged
+
+        return step
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Held-out log-loss (nats; ln 2 is a coin's), accuracy over decided rows, mean margin and scores."""
+        model, heldout = self._session.loaded.packed, self._session.prepared.heldout
+        limit = self._session.recipe.training.max_tokens_per_microbatch
+        batches = (collate(run) for run in microbatches(heldout, limit))
+        self._raw = torch.cat([model(batch.to(model.device)).cpu() for batch in batches])
+        raw, labels = _by_row(self._raw, len(heldout)), self._labels(heldout, range(len(heldout)))
+        margin, decided = margins(raw, labels), labels.decided
+        # Of the label as it is, whatever the objective trains on, so that runs can be compared.
+        sure = torch.where(decided, 1.0, 0.5)
+        told = {
+            "loss": float(reward.bradley_terry(margin, sure).mean()),
+            "accuracy": float((margin > 0)[decided].float().mean()) if decided.any() else 0.5,
+            "margin": float(margin.mean()),
+        }
+        mean = raw.mean(-1)
+        if mean.shape[1] == 2:
+            told |= {"score_chosen": float(mean[:, 0].mean()), "score_rejected": float(mean[:, 1].mean())}
+        return told
+
+    def beside_the_model(self) -> dict[str, JSON]:
+        """The scale of the scores, measured on the held-out answers."""
+        return {SCALE_FILE: self._scale().as_json()}
+
+    def finish(self) -> dict[str, Any]:
+        """Held-out metrics before and after."""
+        return {**self._session.before_and_after(), "count": len(self._session.prepared.heldout)}
+
+    def _scale(self) -> Scale:
+        if self._raw is None:  # resumed after the last step: no step of this process has evaluated
+            self.evaluate()
+        assert self._raw is not None  # noqa: S101
+        return Scale.of(self._raw, self._recipe.data.max_length_tokens)
+
+    def _labels(self, store: TokenStore, rows: Sequence[int]) -> Labels:
+        return Labels.of([json.loads(store.record_json(row)) for row in rows], self._section)
+
+    @torch.no_grad()
+    def _check_scores(self, train: TokenStore) -> Any:
+        model = self._session.loaded.packed
+        trees = train[: min(_CHECKED_ROWS, len(train))]
+        training = model.training
+        model.eval()
+        together = model(collate(trees).to(model.device))
+        alone = torch.cat([model(collate([tree]).to(model.device)) for tree in trees])
+        model.train(training)
+        return check_scores(alone, together, model.compute_dtype == torch.float32)
+
+
+def _by_row(raw: Tensor, rows: int) -> Tensor:
+    """(answers, k) as (rows, answers a row, k)."""
+    return raw.view(rows, -1, raw.shape[-1])
+
+
+def _require_heldout(heldout: TokenStore) -> None:
+    if len(heldout) < 2:
+        raise DataError(
+            f"data: {len(heldout)} rows are held out, and a reward model must be judged on pairs it has not seen (all "
+            "rows of one prompt stay together)",
+            "Give rows with more prompts, raise data.heldout_fraction, or name data.heldout.",
+        )
+
+
+def _require_both_votes(train: TokenStore) -> None:
+    seen: set[bool] = set()
+    for row in range(len(train)):
+        seen.add(bool(json.loads(train.record_json(row))["label"]))
+        if len(seen) == 2:
+            return
+    raise DataError(
+        f"data.train: all {len(train)} votes are {'up' if seen == {True} else 'down'}",
+        "A reward model learns from differences: give votes of both kinds, or preference pairs.",
+    )

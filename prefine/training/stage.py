@@ -1,0 +1,89 @@
+"""A stage, and the opened run it works in: what every stage brings, and what each finds there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator
+
+from prefine.atomic import JSON, write_json
+from prefine.data.batch import TokenTree
+from prefine.data.prepare import Prepared
+from prefine.data.template import ChatTemplate
+from prefine.models.load import LoadedModel, load_model
+from prefine.recipe import LoraSection, ModelSection
+from prefine.rundir import RunDirectory, read_metrics
+from prefine.training.display import Display
+from prefine.training.loop import Step
+
+
+@dataclass
+class Session:
+    """An opened run with its parts."""
+
+    stage: str
+    recipe: Any
+    run: RunDirectory
+    display: Display
+    accelerator: Accelerator
+    loaded: LoadedModel
+    prepared: Prepared
+    manifest: dict[str, Any]
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def write_manifest(self, status: str) -> None:
+        """Write manifest.json with all that is known by now. Main process only."""
+        if not self.accelerator.is_main_process:
+            return
+        self.manifest |= {"status": status, "self_checks": self.checks, "warnings": self.warnings}
+        write_json(self.run.manifest, self.manifest)
+
+    def before_and_after(self) -> dict[str, dict[str, float]]:
+        """Two of the held-out evaluations in the run's metrics: the first, and that of the weights which are kept."""
+        rows = [row for row in read_metrics(self.run.metrics) if row["kind"] == "heldout"]
+        kept = next((row for row in rows if row["step"] == self.manifest.get("kept_step")), rows[-1])
+        told = [{k: v for k, v in row.items() if k not in ("kind", "step")} for row in (rows[0], kept)]
+        return {"before": told[0], "after": told[1]}
+
+
+class Stage(ABC):
+    """What a training stage brings.
+
+    Attributes:
+        name: as in manifests.
+        kind: the record type it learns from.
+    """
+
+    name: str
+    kind: Any
+
+    def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
+        """The model to be trained: a language model, unless a stage says otherwise."""
+        return load_model(section, lora)
+
+    @abstractmethod
+    def to_tree(self, template: ChatTemplate, record: Any) -> TokenTree:
+        """A record as a token tree."""
+
+    def usable(self, record: Any) -> bool:
+        """Whether the stage can learn from this valid record."""
+        return True
+
+    @abstractmethod
+    def begin(self, session: Session) -> Step:
+        """Called once the policy is loaded and before any step or restored checkpoint; gives the step's loss."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Mean held-out metrics of the model as it is now, `loss` among them."""
+
+    def beside_the_model(self) -> dict[str, JSON]:
+        """JSON files, by name, that are saved in one folder with the trained model."""
+        return {}
+
+    @abstractmethod
+    def finish(self) -> dict[str, Any]:
+        """The held-out part of evaluation.json, after the last step, in eval mode. Main process only."""
