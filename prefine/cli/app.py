@@ -29,6 +29,9 @@ VERBS = {
     "sft": "prefine.cli.sft:sft",
     "dpo": "prefine.cli.dpo:dpo",
     "reward train": "prefine.cli.reward:train",
+    "reward check": "prefine.cli.reward:check",
+    "reward merge": "prefine.cli.reward:merge",
+    "score": "prefine.cli.score:score",
     "chat": "prefine.cli.chat:chat",
     "report": "prefine.cli.report:report",
 }

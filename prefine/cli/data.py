@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,13 +60,14 @@ def check(
 
     from rich.console import Console
 
+    from prefine.cli.progress import counting
     from prefine.data.inspection import NotingQuarantine, inspect_sources
     from prefine.data.kinds import kind_of_sources
     from prefine.data.prepare import source_names
 
     found = kind_of_sources(source_names(sources), split=split) if kind is Kind.AUTO else kind.value
     template, left_out = _template_of(model)
-    with NotingQuarantine(quarantine) as noting, _progress() as progress:
+    with NotingQuarantine(quarantine) as noting, counting("reading") as progress:
         inspection = inspect_sources(
             sources,
             found,
@@ -97,19 +97,6 @@ def _template_of(model: str) -> tuple[ChatTemplate | None, str | None]:
         if model != _EMBEDDED:
             raise
         return None, str(error)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int], None]]:
-    """A function that shows how many rows have been read, on a terminal; in a log or a pipe it shows nothing."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading")
-        yield lambda rows: bar.update(task, description=f"{rows:,} rows read")
 
 
 def _print(console: Console, inspection: Inspection, model: str, left_out: str | None, quarantine: Path | None) -> None:

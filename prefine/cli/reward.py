@@ -1,8 +1,23 @@
-"""prefine reward."""
+"""prefine reward: train, check, merge."""
 
 from __future__ import annotations
 
-from prefine.cli.options import Overrides, RecipePath, Resume
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefine.cli.options import AsJson, Device, Overrides, RecipePath, Resume
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from prefine.evaluation.readiness.assess import Readiness
+
+RewardName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A reward run (runs/NAME), a folder, or a hub id.", show_default=False)
+]
 
 
 def train(recipe: RecipePath, overrides: Overrides, resume: Resume = False) -> None:
@@ -14,3 +29,106 @@ def train(recipe: RecipePath, overrides: Overrides, resume: Resume = False) -> N
     from prefine.training.reward import run_reward
 
     run_reward(load_recipe(recipe, overrides, RewardRecipe), resume, Console())
+
+
+def check(
+    model: RewardName,
+    overrides: Overrides,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Pairs or votes to judge it on; without it, the run's own held-out rows."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the report goes; without --data, the run's folder.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model PPO is to train: are its tokens the reward model's?")
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a reward model is fit for PPO: go, caution or no-go, with reasons and pictures.
+
+    --set readiness.min_accuracy=0.7 changes a threshold. Accuracy by subset is part of it, as for RewardBench.
+    """
+    import json
+
+    from rich.console import Console
+
+    from prefine.cli.progress import counting
+    from prefine.evaluation.readiness.check import check_reward
+    from prefine.evaluation.readiness.page import write_readiness
+
+    console = Console(highlight=False)
+    with counting("scoring") as progress:
+        checked = check_reward(
+            model, overrides, data=data or (), split=split, policy=policy, device=device, progress=progress
+        )
+    readiness = checked.readiness
+    folder = out or (None if data else checked.folder)
+    page = None if folder is None else write_readiness(readiness, folder)
+    if as_json:
+        typer.echo(json.dumps(readiness.as_json(), indent=2))
+        return
+    _print(console, readiness)
+    for line in checked.notes:
+        console.print(line, markup=False, soft_wrap=True)
+    last = f"report: {page}" if page else "Add --out FOLDER for the report with its pictures."
+    console.print(last, markup=False, soft_wrap=True)
+
+
+def _print(console: Console, readiness: Readiness) -> None:
+    from rich.text import Text
+
+    from prefine.evaluation.wording import percent, percent_range
+
+    styles = {"go": "green", "caution": "yellow", "no-go": "red"}
+    console.print(
+        Text(f"{readiness.model}: {readiness.verdict.value}", style=f"bold {styles[readiness.verdict.value]}")
+    )
+    table = _table("what was looked at", "found", "asked", "")
+    for each in readiness.findings:
+        table.add_row(
+            Text(each.name), Text(each.found), Text(each.rule), Text(each.level.value, style=styles[each.level.value])
+        )
+    console.print(table)
+    if readiness.by_group:
+        table = _table("subset", "pairs", "accuracy", "95 % interval")
+        for part in readiness.by_group:
+            interval = part.accuracy.interval
+            table.add_row(
+                Text(part.name),
+                f"{part.accuracy.count}",
+                percent(part.accuracy.value, 1),
+                percent_range(interval) if interval else "",
+            )
+        console.print(table)
+    for reason in readiness.reasons:
+        console.print(Text(f"{reason.level.value}: {reason.name}. {reason.meaning}", style=styles[reason.level.value]))
+    if readiness.too_long:
+        console.print(f"{readiness.too_long} records were left out: an answer is longer than the model takes.")
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, name in enumerate(columns):
+        table.add_column(name, overflow="fold", style="cyan" if number == 0 else "")
+    return table
+
+
+def merge(
+    model: RewardName,
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the merged model goes.", show_default=False)],
+    dtype: Annotated[
+        str, typer.Option(help="float32, which changes no score, or bfloat16: half the size.")
+    ] = "float32",
+) -> None:
+    """Write a reward run as one model that AutoModelForSequenceClassification loads, and prove that it scores alike."""
+    from prefine.models.merge import merge_reward
+
+    apart = merge_reward(model, out, dtype)
+    typer.echo(f"{out}: scores differ from those of {model} by at most {apart:.2g} standard deviations")

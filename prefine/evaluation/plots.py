@@ -263,3 +263,46 @@ def _svg(figure: Any, name: str, label: str) -> Markup:
     view_box = re.search(r'viewBox="[^"]*"', drawing)
     start = f'<svg {view_box[0] if view_box else ""} role="img" aria-label="{escape(label)}">'
     return Markup(start + drawing[drawing.index(">") + 1 :])  # noqa: S704 - drawn here, and the label is escaped
+
+
+def reliability_chart(name: str, label: str, points: Sequence[tuple[float, float, float, float]]) -> Markup:
+    """How often a model is right against how sure it is; on the dotted line its confidence can be believed.
+
+    Args:
+        points: (confidence, accuracy, low, high) of each bin, with the accuracy's interval, all in [0, 1].
+    """
+    with _axes() as (figure, axes):
+        axes.plot([0.5, 1], [0.5, 1], color=_STAND_INS["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
+        for confidence, accuracy, low, high in points:
+            axes.vlines(confidence, low, high, color=_STAND_INS["after"], alpha=0.38, linewidth=3.5)
+            axes.plot([confidence], [accuracy], color=_STAND_INS["after"], marker="o", markersize=4.2)
+        axes.set_xlim(0.48, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9, 1], ["50", "60", "70", "80", "90", "100\u202f%"])
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100\u202f%"])
+        axes.set_xlabel("how sure it is")
+        axes.set_ylabel("how often it is right")
+        return _svg(figure, name, label)
+
+
+def scatter_chart(
+    name: str, label: str, groups: dict[Ink, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str
+) -> Markup:
+    """Points of two kinds; of long groups an even sample is drawn."""
+    with _axes() as (figure, axes):
+        for ink, points in groups.items():
+            shown = evenly(points, _MOST_POINTS)
+            axes.plot(
+                [x for x, _ in shown],
+                [y for _, y in shown],
+                color=_STAND_INS[ink],
+                linestyle="",
+                marker="D" if ink == "rejected" else "o",
+                markersize=3.0,
+                alpha=0.65,
+                markeredgewidth=0,
+            )
+        axes.margins(0.06)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        return _svg(figure, name, label)

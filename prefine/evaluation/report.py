@@ -76,8 +76,8 @@ def write_report(run_path: Path) -> Path:
     return page
 
 
-def render(context: Mapping[str, Any]) -> str:
-    """The page as HTML."""
+def render(context: Mapping[str, Any], template: str = "report.html.j2") -> str:
+    """A page as HTML, from one of the templates."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -86,7 +86,7 @@ def render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(context)
+    return environment.get_template(template).render(context)
 
 
 def _finalize(value: object) -> object:

@@ -91,6 +91,17 @@ def mean(values: Sequence[float]) -> Mean | None:
     return Mean(centre, len(finite), Interval(float(low), float(high)))
 
 
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, Interval] | None:
+    """Spearman's rank correlation with its interval by Fisher's transformation; None if one side does not vary."""
+    from scipy.stats import pearsonr, rankdata
+
+    if len(xs) < 4 or min(xs) == max(xs) or min(ys) == max(ys):
+        return None
+    found = pearsonr(rankdata(xs), rankdata(ys))
+    interval = found.confidence_interval(CONFIDENCE)
+    return float(found.statistic), Interval(float(interval.low), float(interval.high))
+
+
 def median(values: Sequence[float]) -> float | None:
     """The middle value, None without values."""
     ordered = sorted(values)

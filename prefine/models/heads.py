@@ -20,20 +20,12 @@ IN_ADAPTER = f"base_model.model.{SCORE_WEIGHT}"
 
 
 @torch.no_grad()
-def begin_scores(model: Any, missing: set[str]) -> set[str]:
-    """Draw the head's weights where the model's file has none; returns the keys that are no longer missing.
+def begin_scores(head: nn.Linear) -> None:
+    """Draw a fresh head: normal with standard deviation 1/√(d + 1), d the hidden size.
 
-    Normal with standard deviation 1/√(d + 1), so that first scores of a trunk whose features have unit size are about 1
-    (Huang et al. 2024, arXiv 2403.17031, detail 11). Kept in fp32 whatever the trunk's type.
+    So the first scores of a trunk whose features have unit size are about 1 (Huang et al. 2024, arXiv 2403.17031).
     """
-    head = getattr(model, SCORE, None)
-    if not isinstance(head, nn.Linear):
-        return set()
-    head.float()
-    made = missing & {SCORE_WEIGHT}
-    if made:
-        head.weight.normal_(std=1 / math.sqrt(head.in_features + 1))
-    return made
+    head.weight.normal_(std=1 / math.sqrt(head.in_features + 1))
 
 
 def adapter_head_shape(weights: Path) -> tuple[int, int] | None:

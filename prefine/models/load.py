@@ -184,13 +184,16 @@ def _load_base(
     mismatched = {key for key, *_ in info["mismatched_keys"]}
     missing = set(info["missing_keys"])
     if heads is not None:
-        missing -= begin_scores(model, missing) if fresh_head or location.adapter is not None else set()
-        info["unexpected_keys"] = {key for key in info["unexpected_keys"] if not key.startswith("lm_head.")}
-        if SCORE_WEIGHT in missing:
+        if SCORE_WEIGHT in missing and not fresh_head and location.adapter is None:
             raise ModelError(
                 f"model.name: {location.base!r} is a language model without a score head, not a reward model",
                 "Name a reward run, or a sequence-classification model.",
             )
+        if SCORE_WEIGHT in missing:
+            begin_scores(model.score)
+        model.score.float()  # whatever the trunk's type: see PackedScorer
+        missing.discard(SCORE_WEIGHT)
+        info["unexpected_keys"] = {key for key in info["unexpected_keys"] if not key.startswith("lm_head.")}
     for keys, what in ((missing, "lacks {}"), (mismatched, "has other shapes for {}")):
         if keys:
             raise ModelError(

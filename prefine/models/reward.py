@@ -18,6 +18,7 @@ from prefine.data.batch import TokenTree, collate
 from prefine.data.store import cut_prompt
 from prefine.errors import ModelError
 from prefine.models.cross_encoder import CrossEncoder
+from prefine.models.forward import standard_attention
 from prefine.models.heads import adapter_head_shape
 from prefine.models.load import LoadedModel, is_classifier, load_model
 from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line, locate_model
@@ -63,6 +64,17 @@ class PackedReward(RewardModel):
             room -= 0 if tree is None else tree.tokens
         yield from self._scored(waiting)
 
+    def score_padded(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
+        """See RewardModel."""
+        packed = self.loaded.packed
+        before = packed.packed
+        with standard_attention(packed):
+            packed.packed = False
+            try:
+                yield from list(self.score(questions))
+            finally:
+                packed.packed = before
+
     def tree(self, question: Question) -> TokenTree | None:
         """A question's tokens, its prompt cut to fit; None where an answer leaves it no room."""
         tree = self.loaded.template.answers_tree(question.prompt, question.answers, closed=self._closed)
@@ -95,7 +107,7 @@ def load_reward(section: ModelSection) -> RewardModel:
         ModelError: there is none, or it is no reward model (no score head, several labels).
     """
     location = locate_model(section.name)
-    scale = _read_scale(location)
+    scale = read_scale(location.adapter or Path(location.base))
     heads = _heads_of(location, section)
     if heads is None:
         return CrossEncoder(location, section)
@@ -108,8 +120,13 @@ def load_reward(section: ModelSection) -> RewardModel:
     return PackedReward(loaded, scale, closed=scale is None)
 
 
-def _read_scale(location: Location) -> Scale | None:
-    path = (location.adapter or Path(location.base)) / SCALE_FILE
+def read_scale(folder: Path) -> Scale | None:
+    """The scale saved beside a reward model's weights; None where nobody measured one.
+
+    Raises:
+        ModelError: the file cannot be understood.
+    """
+    path = folder / SCALE_FILE
     if not path.is_file():
         return None
     try:

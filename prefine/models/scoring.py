@@ -103,6 +103,10 @@ class RewardModel(ABC):
     def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
         """Scores of each question's answers, in order, lazily; None where an answer leaves its prompt no room."""
 
+    def score_padded(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
+        """The same scores on padded rows, as other libraries compute them; for checks."""
+        return self.score(questions)
+
     def _centred(self, raw: Tensor, tokens: Sequence[int]) -> list[Score]:
         bias = torch.zeros(raw.shape[1]) if self.scale is None else torch.tensor(self.scale.bias)
         heads = (raw.float().cpu() - bias).tolist()

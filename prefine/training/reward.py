@@ -19,7 +19,11 @@ from prefine.data.prepare import source_names
 from prefine.data.store import TokenStore
 from prefine.data.template import ChatTemplate
 from prefine.errors import DataError
+from prefine.evaluation.readiness.assess import assess
+from prefine.evaluation.readiness.page import write_readiness
+from prefine.evaluation.readiness.stored import stored_records, trained_records
 from prefine.models.load import LoadedModel, load_model
+from prefine.models.reward import PackedReward, read_scale
 from prefine.models.scoring import SCALE_FILE, Scale
 from prefine.objectives import reward
 from prefine.recipe import LoraSection, ModelSection, RewardRecipe, RewardSection
@@ -88,7 +92,7 @@ def row_losses(raw: Tensor, labels: Labels, section: RewardSection) -> Tensor:
 
 
 def margins(raw: Tensor, labels: Labels) -> Tensor:
-    """(B,) r(chosen) - r(rejected), or a vote's score with the vote's sign; above 0 it agrees with people. Mean of heads."""
+    """(B,) r(chosen) - r(rejected), or a vote's score signed as the vote; above 0 as labelled. Mean of the heads."""
     mean = raw.detach().mean(-1)
     if mean.shape[1] == 1:
         return mean[:, 0] * (2 * labels.right - 1)
@@ -168,8 +172,25 @@ class RewardStage(Stage):
         return {SCALE_FILE: self._scale().as_json()}
 
     def finish(self) -> dict[str, Any]:
-        """Held-out metrics before and after."""
-        return {**self._session.before_and_after(), "count": len(self._session.prepared.heldout)}
+        """Held-out metrics before and after; writes the readiness report and says its verdict aloud."""
+        session = self._session
+        reward_model = PackedReward(session.loaded, read_scale(session.run.model))
+        with session.display.progress(len(session.prepared.heldout), 0, "readiness"):
+            readiness = assess(
+                reward_model,
+                stored_records(session.prepared.heldout, self.kind),
+                self._recipe.readiness,
+                data=f"{len(session.prepared.heldout)} held-out rows",
+                trained_on=trained_records(session.prepared.train, self.kind, self._recipe),
+                progress=session.display.advance,
+            )
+        page = write_readiness(readiness, session.run.path)
+        session.warnings += [f"{each.name}: {each.found}. {each.meaning}" for each in readiness.reasons]
+        session.manifest["readiness"] = readiness.verdict.value
+        session.display.say(f"readiness for PPO: {readiness.verdict.value}, see {page}")
+        for reason in readiness.reasons:
+            session.display.say(f"  {reason.level.value}: {reason.name}: {reason.found}. {reason.meaning}")
+        return {**session.before_and_after(), "count": len(session.prepared.heldout)}
 
     def _scale(self) -> Scale:
         if self._raw is None:  # resumed after the last step: no step of this process has evaluated

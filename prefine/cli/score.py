@@ -1,0 +1,61 @@
+"""prefine score."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefine.cli.options import Device
+
+
+def score(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A reward run (runs/NAME), a folder, or a hub id.", show_default=False),
+    ],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE", help="Rows with prompt and completion (or response), chats, or pairs.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write here, whole or not at all; else print.")
+    ] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where rows go that cannot be scored; else they are counted.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "train",
+    device: Device = "auto",
+) -> None:
+    """Score answers: each row comes back as one JSON line with its score, in order, while it is read.
+
+    A row with one answer gets `score`, a pair `chosen_score` and `rejected_score`; with several heads also their
+    disagreement, a standard deviation. Scores of prefine's own models are centred: 0 is an average held-out answer.
+    """
+    import json
+
+    from prefine.atomic import atomic_write
+    from prefine.cli.progress import counting
+    from prefine.data.quarantine import Quarantine
+    from prefine.evaluation.scores import ScoredRows
+    from prefine.models.reward import load_reward
+    from prefine.recipe import ModelSection
+
+    reward = load_reward(ModelSection(name=model, device=device))
+    with Quarantine(quarantine) as refused, counting("scoring") as progress:
+        rows = ScoredRows(reward, sources, refused, split)
+        if out is None:
+            for done, row in enumerate(rows, start=1):
+                sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+                progress(done)
+        else:
+            with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+                for done, row in enumerate(rows, start=1):
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    progress(done)
+    for line in rows.summary():
+        typer.echo(line, err=True)

@@ -1,0 +1,219 @@
+"""From a reward model and people's judgements to a readiness report's figures, as one JSON object."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from prefine.errors import DataError
+from prefine.evaluation.readiness import measures
+from prefine.evaluation.readiness.pairs import JudgedPair, as_trained_on, judge
+from prefine.evaluation.readiness.probes import Spoilt, Variance, spoilt_answers, variances
+from prefine.evaluation.readiness.verdict import Finding, Level, Measured, findings, verdict
+from prefine.evaluation.statistics import Share
+from prefine.models.scoring import RewardModel
+from prefine.recipe import ReadinessSection
+from prefine.records import Preference, Vote
+
+_MOST_SUSPECTS_LISTED = 100
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a reward model is fit for PPO, and all that says so.
+
+    Attributes:
+        model: its name.
+        data: what it was judged on, in words.
+        verdict: the worst of the findings.
+        too_long: records left out because an answer is too long for the model.
+        suspects: labels that look flipped, the most suspicious first.
+    """
+
+    model: str
+    data: str
+    verdict: Level
+    findings: list[Finding]
+    accuracy: Share
+    train_accuracy: Share | None
+    by_group: list[measures.Part]
+    by_data_margin: list[measures.Part]
+    by_score_margin: list[measures.Part]
+    calibration: measures.Calibration | None
+    length: measures.LengthBias
+    variances: list[Variance]
+    spoilt: list[Spoilt]
+    pairs: list[JudgedPair]
+    suspects: list[JudgedPair]
+    looked_at: int
+    std: float
+    too_long: int
+
+    @property
+    def reasons(self) -> list[Finding]:
+        """What speaks against the model, the worst first."""
+        order = list(Level)
+        found = [finding for finding in self.findings if finding.level is not Level.GO]
+        return sorted(found, key=lambda finding: -order.index(finding.level))
+
+    def as_json(self) -> dict[str, Any]:
+        """What readiness.json holds: every share with its interval, and each pair's scores."""
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("pairs", "suspects")]
+        return {
+            **{name: _plain(getattr(self, name)) for name in names},
+            "suspects": [_suspect(pair) for pair in self.suspects[:_MOST_SUSPECTS_LISTED]],
+            "pairs": [_scores(pair) for pair in self.pairs],
+        }
+
+
+def assess(
+    reward: RewardModel,
+    heldout: Iterable[Preference | Vote],
+    limits: ReadinessSection,
+    *,
+    data: str,
+    trained_on: Iterable[tuple[Preference | Vote, int | None]] = (),
+    is_trained_prompt: Callable[[Preference | Vote], bool] = lambda record: False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Readiness:
+    """Judge a reward model on records it has not seen, and look for suspicious labels also among those it has.
+
+    Args:
+        heldout: preferences, or votes.
+        limits: a recipe's thresholds.
+        data: what `heldout` is, in words.
+        trained_on: some of the records learned from, each with the head that left it out, if one did.
+        is_trained_prompt: whether a held-out record's prompt was trained on.
+        progress: called with the number of records scored so far.
+
+    Raises:
+        DataError: there is no pair to judge by.
+    """
+    counted = _Counted(heldout, is_trained_prompt)
+    judged = _scored(reward, counted, progress)
+    pairs = [pair for pair in judged if pair is not None]
+    accuracy = measures.accuracy(pairs)
+    if accuracy is None:
+        raise DataError(
+            f"{data}: it holds no pair with a preferred answer that the model can score",
+            "Give preferences (ties do not count), or votes of both kinds.",
+        )
+    learned = list(trained_on)
+    known = _scored(reward, [record for record, _ in learned], lambda done: progress(len(judged) + done))
+    trained = _out_of_part(known, learned)
+    std = statistics.pstdev([side.score.score for pair in pairs for side in (pair.chosen, pair.rejected)]) or 1.0
+    everything = [*pairs, *trained]
+    suspects = measures.suspects(everything, limits.suspect_probability)
+    measured = Measured(
+        accuracy=accuracy,
+        train_accuracy=measures.accuracy([pair for pair in known if pair is not None]),
+        calibration=measures.calibration(pairs),
+        length=measures.length_bias(pairs),
+        variances=variances(reward, pairs, std),
+        spoilt=spoilt_answers(reward, pairs, std),
+        suspects=len(suspects),
+        looked_at=len(everything),
+        shared_prompts=counted.shared,
+        std=std,
+    )
+    found = findings(measured, limits)
+    return Readiness(
+        model=reward.name,
+        data=data,
+        verdict=verdict(found),
+        findings=found,
+        accuracy=accuracy,
+        train_accuracy=measured.train_accuracy,
+        by_group=measures.by_group(pairs),
+        by_data_margin=measures.by_data_margin(pairs),
+        by_score_margin=measures.by_score_margin(pairs),
+        calibration=measured.calibration,
+        length=measured.length,
+        variances=list(measured.variances),
+        spoilt=list(measured.spoilt),
+        pairs=pairs,
+        suspects=suspects,
+        looked_at=len(everything),
+        std=std,
+        too_long=len(judged) - len(pairs),
+    )
+
+
+class _Counted:
+    """Records passed on; counts those whose prompt was trained on."""
+
+    def __init__(self, records: Iterable[Preference | Vote], is_trained: Callable[[Preference | Vote], bool]) -> None:
+        self.shared = 0
+        self._records = records
+        self._is_trained = is_trained
+
+    def __iter__(self) -> Any:
+        for record in self._records:
+            self.shared += self._is_trained(record)
+            yield record
+
+
+def _scored(
+    reward: RewardModel, records: Iterable[Preference | Vote], progress: Callable[[int], None]
+) -> list[JudgedPair | None]:
+    found = []
+    for pair in judge(reward, records):
+        found.append(pair)
+        progress(len(found))
+    return found
+
+
+def _out_of_part(
+    known: Sequence[JudgedPair | None], learned: Sequence[tuple[Preference | Vote, int | None]]
+) -> list[JudgedPair]:
+    """Pairs learned from, by the head that left each out. Votes' pairs mix two rows, so all heads speak there."""
+    decided = [(record, head) for record, head in learned if not (isinstance(record, Preference) and record.tie)]
+    of_votes = any(isinstance(record, Vote) for record, _ in learned)
+    heads = [None] * len(known) if of_votes else [head for _, head in decided]
+    return [as_trained_on(pair, head) for pair, head in zip(known, heads, strict=True) if pair is not None]
+
+
+def _scores(pair: JudgedPair) -> dict[str, Any]:
+    return {
+        "id": pair.id,
+        "group": pair.group,
+        "chosen_score": pair.chosen.score.score,
+        "rejected_score": pair.rejected.score.score,
+        "disagreement": pair.disagreement,
+        "chosen_tokens": pair.chosen.score.tokens,
+        "rejected_tokens": pair.rejected.score.tokens,
+        "data_margin": pair.data_margin,
+    }
+
+
+def _suspect(pair: JudgedPair) -> dict[str, Any]:
+    return {
+        "id": pair.id,
+        "trained_on": pair.trained_on,
+        "margin": pair.margin,
+        "probability": measures.probability(pair.margin),
+        "prompt": [message.model_dump() for message in pair.chosen.prompt],
+        "chosen": pair.chosen.answer,
+        "rejected": pair.rejected.answer,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as JSON, a share with its interval."""
+    if isinstance(value, Share):
+        interval = value.interval
+        return {
+            "value": value.value,
+            "count": value.count,
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+        }
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value

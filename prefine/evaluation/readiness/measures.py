@@ -1,0 +1,166 @@
+"""What can be read off judged pairs: accuracy, calibration, length bias, suspected labels. Numbers only, no verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from prefine.evaluation.readiness.pairs import JudgedPair
+from prefine.evaluation.statistics import Interval, Share, correlation
+
+_CALIBRATION_BINS = 5
+_MARGIN_PARTS = 4
+_FEWEST_FOR_CORRELATION = 10
+
+
+def accuracy(pairs: Sequence[JudgedPair]) -> Share | None:
+    """Share of pairs in which the chosen answer has the higher score; None without pairs."""
+    return Share(sum(pair.agrees for pair in pairs) / len(pairs), len(pairs)) if pairs else None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Accuracy within one part of the pairs."""
+
+    name: str
+    accuracy: Share
+
+
+def by_group(pairs: Sequence[JudgedPair]) -> list[Part]:
+    """Accuracy by subset or category, in the order of first appearance; empty where pairs name none."""
+    names = dict.fromkeys(pair.group for pair in pairs)
+    if not any(names):
+        return []
+    return _parts({name or "(none)": [pair for pair in pairs if pair.group == name] for name in names})
+
+
+def by_data_margin(pairs: Sequence[JudgedPair]) -> list[Part]:
+    """Accuracy by how much better the chosen answer is according to the data; empty where it does not say."""
+    return _quantiles([pair for pair in pairs if pair.data_margin is not None], lambda pair: pair.data_margin or 0.0)
+
+
+def by_score_margin(pairs: Sequence[JudgedPair]) -> list[Part]:
+    """Accuracy by how far apart the model itself sees the two answers: where it is sure it should be right."""
+    return _quantiles(pairs, lambda pair: abs(pair.margin))
+
+
+def _quantiles(pairs: Sequence[JudgedPair], size: Callable[[JudgedPair], float]) -> list[Part]:
+    ordered = sorted(pairs, key=size)
+    edges = [place * len(ordered) // _MARGIN_PARTS for place in range(_MARGIN_PARTS + 1)]
+    runs = [ordered[start:end] for start, end in pairwise(edges) if end > start]
+    return _parts({f"{size(run[0]):.2f} to {size(run[-1]):.2f}": run for run in runs})
+
+
+def _parts(groups: dict[str, list[JudgedPair]]) -> list[Part]:
+    found = ((name, accuracy(pairs)) for name, pairs in groups.items())
+    return [Part(name, share) for name, share in found if share is not None]
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Pairs about which the model is about equally sure.
+
+    Attributes:
+        low, high: of the confidence σ(|Δr|), in [0.5, 1].
+        confidence: mean.
+        accuracy: share of them in which the preferred answer has the higher score.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    accuracy: Share
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the model's confidence can be believed (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+
+    Attributes:
+        error: expected calibration error, the bins' mean |accuracy - confidence| weighted by pairs.
+    """
+
+    error: float
+    bins: list[CalibrationBin]
+
+
+def calibration(pairs: Sequence[JudgedPair]) -> Calibration | None:
+    """Reliability of σ(|Δr|) in bins of equal width over [0.5, 1]; None without pairs."""
+    if not pairs:
+        return None
+    width = 0.5 / _CALIBRATION_BINS
+    filled: dict[int, list[JudgedPair]] = {}
+    for pair in pairs:
+        place = min(int((_confidence(pair) - 0.5) / width), _CALIBRATION_BINS - 1)
+        filled.setdefault(place, []).append(pair)
+    bins = []
+    for place, inside in sorted(filled.items()):
+        mean = math.fsum(map(_confidence, inside)) / len(inside)
+        right = Share(sum(pair.agrees for pair in inside) / len(inside), len(inside))
+        bins.append(CalibrationBin(0.5 + place * width, 0.5 + (place + 1) * width, mean, right))
+    error = math.fsum(abs(b.accuracy.value - b.confidence) * (b.accuracy.count or 0) for b in bins) / len(pairs)
+    return Calibration(error, bins)
+
+
+def probability(margin: float) -> float:
+    """σ(Δr): what the model gives the chance that people prefer the chosen answer."""
+    return 1 / (1 + math.exp(-margin)) if margin > -700 else 0.0
+
+
+def _confidence(pair: JudgedPair) -> float:
+    return probability(abs(pair.margin))
+
+
+@dataclass(frozen=True)
+class LengthBias:
+    """What length has to do with scores.
+
+    Attributes:
+        correlation: Spearman's, of score and tokens over all answers; None with too few.
+        pair_correlation: the same of the differences within each pair, which no prompt can cause.
+        people: share of pairs (of unequal lengths) in which people chose the longer answer.
+        model: share of them in which the model does.
+        chosen_longer, chosen_shorter: accuracy where the chosen answer is the longer, or the shorter one.
+    """
+
+    correlation: tuple[float, Interval] | None
+    pair_correlation: tuple[float, Interval] | None
+    people: Share | None
+    model: Share | None
+    chosen_longer: Share | None
+    chosen_shorter: Share | None
+
+
+def length_bias(pairs: Sequence[JudgedPair]) -> LengthBias:
+    """Measure it on pairs (Singhal et al. 2023, arXiv 2310.03716)."""
+    sides = [side.score for pair in pairs for side in (pair.chosen, pair.rejected)]
+    uneven = [pair for pair in pairs if pair.longer]
+    count = len(uneven)
+    longer = sum(pair.longer > 0 for pair in uneven)
+    picked = sum((pair.margin > 0) == (pair.longer > 0) for pair in uneven)
+    return LengthBias(
+        correlation=_correlation([side.tokens for side in sides], [side.score for side in sides]),
+        pair_correlation=_correlation(
+            [pair.chosen.score.tokens - pair.rejected.score.tokens for pair in pairs], [pair.margin for pair in pairs]
+        ),
+        people=Share(longer / count, count) if count else None,
+        model=Share(picked / count, count) if count else None,
+        chosen_longer=accuracy([pair for pair in uneven if pair.longer > 0]),
+        chosen_shorter=accuracy([pair for pair in uneven if pair.longer < 0]),
+    )
+
+
+def _correlation(lengths: Sequence[float], scores: Sequence[float]) -> tuple[float, Interval] | None:
+    return correlation(lengths, scores) if len(lengths) >= _FEWEST_FOR_CORRELATION else None
+
+
+def suspects(pairs: Sequence[JudgedPair], below: float) -> list[JudgedPair]:
+    """Pairs whose label looks flipped, the most suspicious first.
+
+    The model gives the label a probability under `below`, and its heads, if there are several, agree on the side
+    (Wang et al. 2024, arXiv 2401.06080, sec. 2.2: a low mean preference strength over an ensemble marks wrong labels).
+    """
+    found = [pair for pair in pairs if probability(pair.margin) < below and pair.margin + pair.disagreement < 0]
+    return sorted(found, key=lambda pair: pair.margin)

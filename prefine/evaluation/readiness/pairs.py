@@ -1,0 +1,125 @@
+"""Held-out records with the scores that a reward model gives them: what every measure of readiness starts from."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefine.models.scoring import Question, RewardModel, Score
+from prefine.records import Conversation, Preference, Vote
+
+# Columns that say what kind of pair it is, RewardBench's first.
+_GROUP_COLUMNS = ("subset", "category")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An answer with its prompt and score."""
+
+    prompt: Conversation
+    answer: str
+    score: Score
+
+
+@dataclass(frozen=True)
+class JudgedPair:
+    """Two answers of which people preferred the first.
+
+    Attributes:
+        id: of the record; a number where it has none.
+        group: its subset or category; "" where it has none.
+        data_margin: how much better the chosen answer is by the data's own scores, if they say.
+        margin: score of the chosen answer less that of the rejected one; above 0 the model agrees with people.
+        disagreement: standard deviation of the heads' margins; 0 with one head.
+        trained_on: whether the model has learned from this pair.
+    """
+
+    id: str
+    group: str
+    chosen: Scored
+    rejected: Scored
+    data_margin: float | None
+    margin: float
+    disagreement: float
+    trained_on: bool = False
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the model prefers what people prefer; equal scores are no agreement."""
+        return self.margin > 0
+
+    @property
+    def longer(self) -> int:
+        """1 if the chosen answer has more tokens, -1 if fewer, 0 if as many."""
+        chosen, rejected = self.chosen.score.tokens, self.rejected.score.tokens
+        return (chosen > rejected) - (chosen < rejected)
+
+
+def judge(reward: RewardModel, records: Iterable[Preference | Vote]) -> Iterator[JudgedPair | None]:
+    """The records as pairs with scores, lazily; None for one with an answer too long to be scored. Ties are left out.
+
+    Votes become pairs as they come: the next answer with a thumb up beside the next with a thumb down, whatever their
+    prompts, so that the pairs are independent; votes that are left over are left out.
+    """
+    waiting: list[Preference | tuple[Vote, Vote]] = []
+
+    def questions() -> Iterator[Question]:
+        ups: list[Vote] = []
+        downs: list[Vote] = []
+        for record in records:
+            if isinstance(record, Vote):
+                (ups if record.label else downs).append(record)
+                if ups and downs:
+                    both = (ups.pop(0), downs.pop(0))
+                    waiting.append(both)
+                    yield from (Question(vote.prompt, (vote.completion,)) for vote in both)
+            elif not record.tie:
+                waiting.append(record)
+                yield Question(record.prompt, (record.chosen, record.rejected))
+
+    scores = reward.score(questions())
+    for number, first in enumerate(scores, start=1):
+        record = waiting.pop(0)
+        if isinstance(record, Preference):
+            both = zip((record.chosen, record.rejected), first or (), strict=False)
+            sides = None if first is None else [Scored(record.prompt, *each) for each in both]
+            source: Preference | Vote = record
+        else:
+            second = next(scores)
+            votes = zip(record, (first, second), strict=True)
+            found = [Scored(vote.prompt, vote.completion, own[0]) for vote, own in votes if own is not None]
+            sides = found if len(found) == 2 else None
+            source = record[0]
+        yield None if sides is None else _pair(source, sides[0], sides[1], number)
+
+
+def _pair(record: Preference | Vote, chosen: Scored, rejected: Scored, number: int) -> JudgedPair:
+    margins = [c - r for c, r in zip(chosen.score.heads, rejected.score.heads, strict=True)]
+    return JudgedPair(
+        id=record.id or f"pair {number}",
+        group=_group_of(record.extra),
+        chosen=chosen,
+        rejected=rejected,
+        data_margin=record.margin if isinstance(record, Preference) else None,
+        margin=statistics.fmean(margins),
+        disagreement=statistics.pstdev(margins),
+    )
+
+
+def _group_of(extra: dict[str, Any]) -> str:
+    return next((str(extra[name]) for name in _GROUP_COLUMNS if isinstance(extra.get(name), str | int)), "")
+
+
+def as_trained_on(pair: JudgedPair, head: int | None) -> JudgedPair:
+    """A pair that the model learned from; `head` is the one that left it out, whose judgement alone is unspoilt."""
+    if head is None:
+        return replace(pair, trained_on=True)
+    margin = pair.chosen.score.heads[head] - pair.rejected.score.heads[head]
+    return replace(pair, trained_on=True, margin=margin)
+
+
+def evenly_chosen(count: int, most: int) -> Sequence[int]:
+    """At most `most` of range(count), at even distances."""
+    return range(count) if count <= most else [place * count // most for place in range(most)]

@@ -1,0 +1,110 @@
+"""What should not move a score, and what should lower it: the cheap tricks that a policy under PPO finds first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prefine.evaluation.readiness.pairs import JudgedPair, Scored, evenly_chosen
+from prefine.evaluation.statistics import Share
+from prefine.models.scoring import Question, RewardModel, Score
+
+_INVARIANCE_PAIRS = 8
+_SPOILT_ANSWERS = 64
+
+
+@dataclass(frozen=True)
+class Variance:
+    """How far a score moves with something that should not matter, at most, over some answers.
+
+    Attributes:
+        deviations: in standard deviations of the held-out scores.
+    """
+
+    name: str
+    deviations: float
+
+
+def variances(reward: RewardModel, pairs: Sequence[JudgedPair], std: float) -> list[Variance]:
+    """Score a few answers alone, in company, on padded rows and with their prompt written out again."""
+    chosen = [pairs[place] for place in evenly_chosen(len(pairs), _INVARIANCE_PAIRS)]
+    sides = [side for pair in chosen for side in (pair.chosen, pair.rejected)]
+    apart = [Question(side.prompt, (side.answer,)) for side in sides]
+    shared = [Question(a.prompt, (a.answer, b.answer)) for a, b in zip(sides, _rotated(sides), strict=True)]
+    alone = _alone(reward.score, apart)
+    found = {
+        "other answers in the batch": (alone, _first(reward.score(apart))),
+        # On padded rows both times: another attention kernel rounds otherwise, which is not padding's doing.
+        "padding": (_alone(reward.score_padded, apart), _first(reward.score_padded(apart))),
+        "a prompt shared or repeated": (alone, _first(reward.score(shared))),
+    }
+    return [
+        Variance(name, max(abs(a - b) for a, b in zip(before, after, strict=True)) / std)
+        for name, (before, after) in found.items()
+    ]
+
+
+def _alone(
+    score: Callable[[Sequence[Question]], Iterator[list[Score] | None]], questions: list[Question]
+) -> list[float]:
+    return [value for question in questions for value in _first(score([question]))]
+
+
+def _first(scored: Iterator[list[Score] | None]) -> list[float]:
+    # Every answer here has been scored before, so it fits.
+    return [scores[0].score for scores in scored if scores]
+
+
+def _rotated(sides: list[Scored]) -> list[Scored]:
+    return [*sides[1:], *sides[:1]]
+
+
+def _stuck(answer: str) -> str:
+    words = answer.split()
+    return " ".join(words[:1] * len(words))
+
+
+SPOILERS: dict[str, Callable[[str], str]] = {
+    "“Thanks!” appended": lambda answer: f"{answer} Thanks!",
+    "text doubled": lambda answer: f"{answer}\n\n{answer}",
+    "stuck on one word": _stuck,
+    "blank": lambda answer: "",
+}
+FATAL = ("stuck on one word", "blank")
+"""Spoilers that leave nothing of an answer."""
+SWAPPED = "answer to another prompt"
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """Preferred answers spoilt in one way.
+
+    Attributes:
+        fooled: share of them that did not lose by it.
+        mean_change: of the score, in standard deviations of the held-out scores.
+    """
+
+    name: str
+    fooled: Share
+    mean_change: float
+
+
+def spoilt_answers(reward: RewardModel, pairs: Sequence[JudgedPair], std: float) -> list[Spoilt]:
+    """Spoil preferred held-out answers and see whether their scores fall."""
+    sides = [pairs[place].chosen for place in evenly_chosen(len(pairs), _SPOILT_ANSWERS)]
+    edited = {name: [spoil(side.answer) for side in sides] for name, spoil in SPOILERS.items()}
+    if len(sides) > 1:
+        edited[SWAPPED] = [side.answer for side in _rotated(sides)]
+    names = list(edited)
+    questions = (
+        Question(side.prompt, tuple(edited[name][place] for name in names)) for place, side in enumerate(sides)
+    )
+    changes: dict[str, list[float]] = {name: [] for name in names}
+    for side, scores in zip(sides, reward.score(questions), strict=True):
+        for name, score in zip(names, scores or (), strict=False):
+            changes[name].append((score.score - side.score.score) / std)
+    return [
+        Spoilt(name, Share(sum(c >= 0 for c in found) / len(found), len(found)), sum(found) / len(found))
+        for name, found in changes.items()
+        if found
+    ]

@@ -1,0 +1,39 @@
+"""The records of a run's token stores: what a reward model learned from, and what was kept from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prefine.data.batch import folds
+from prefine.data.selection import group_of
+from prefine.data.store import TokenStore
+from prefine.evaluation.readiness.pairs import evenly_chosen
+from prefine.recipe import RewardRecipe
+from prefine.records import Preference, Vote
+
+Judgement = Preference | Vote
+Kind = type[Preference] | type[Vote]
+
+# Pairs learned from that are scored again: enough for the gap and for suspicious labels, few enough for a short wait.
+_MOST_TRAINED = 1_000
+
+
+def stored_records(store: TokenStore, kind: Kind) -> Iterator[Judgement]:
+    """All records of a store."""
+    return (kind.model_validate_json(store.record_json(row)) for row in range(len(store)))
+
+
+def trained_records(store: TokenStore, kind: Kind, recipe: RewardRecipe) -> list[tuple[Judgement, int | None]]:
+    """Some of the records learned from, each with the head that left it out; None with one head: it left out none."""
+    heads = recipe.reward.heads
+    left_out = folds(len(store), heads, recipe.training.seed)
+    return [
+        (kind.model_validate_json(store.record_json(row)), left_out[row] if heads > 1 else None)
+        for row in evenly_chosen(len(store), _MOST_TRAINED)
+    ]
+
+
+def prompts_trained_on(store: TokenStore, kind: Kind) -> Callable[[Judgement], bool]:
+    """Whether a record's prompt is, but for case and spacing, one that was trained on."""
+    groups = {group_of(record) for record in stored_records(store, kind)}
+    return lambda record: group_of(record) in groups
