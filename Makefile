@@ -17,13 +17,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-# Supervised fine-tuning, then preferences, on the embedded model and the shipped data.
+# Supervised fine-tuning, a reward model, then preferences, on the embedded model and the shipped data.
 quickstart: $(VENV)/.installed
 	rm -rf $(RUNS)
 	$(BIN)/prefine sft recipes/quickstart-sft.yaml --set run=$(RUNS)/sft
+	$(BIN)/prefine reward recipes/quickstart-reward.yaml --set run=$(RUNS)/reward --set model.name=$(RUNS)/sft
 	$(BIN)/prefine dpo recipes/quickstart-dpo.yaml --set run=$(RUNS)/dpo --set model.name=$(RUNS)/sft
 	@echo
-	@echo "Look at:  $(RUNS)/sft/report.html  and  $(RUNS)/dpo/report.html"
+	@echo "Look at:  $(RUNS)/sft/report.html, $(RUNS)/reward/readiness.html and $(RUNS)/dpo/report.html"
 	@echo "Talk to:  $(BIN)/prefine chat $(RUNS)/dpo"
 
 test: $(VENV)/.installed-dev

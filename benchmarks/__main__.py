@@ -65,6 +65,16 @@ def versus(stage: str, rounds: int, number: int) -> dict[str, Any]:
     }
 
 
+def scoring(rounds: int) -> dict[str, Any]:
+    """prefine's scores and a loop over padded batches in turns."""
+    ours: list[dict[str, float]] = []
+    theirs: list[dict[str, float]] = []
+    for _ in range(rounds):
+        ours.append(run("benchmarks.score", "packed"))
+        theirs.append(run("benchmarks.score", "padded"))
+    return {"ours": ours, "padded": theirs, "speed_ratio": mean(theirs, "seconds") / mean(ours, "seconds")}
+
+
 def scaling(number: int) -> list[dict[str, float]]:
     """Seconds a token as a step grows to twice and four times the pairs."""
     return [
@@ -76,7 +86,7 @@ def scaling(number: int) -> list[dict[str, float]]:
 def tables(results: dict[str, Any]) -> list[Table]:
     """What a person reads."""
     against = Table("work", "prefine", "TRL", "ratio", title=f"against TRL, {results['source']}")
-    for stage in ("dpo", "sft"):
+    for stage in ("dpo", "sft", "reward"):
         r = results[stage]
         step, peer = mean(r["ours"], "seconds_a_step"), mean(r["trl"], "seconds_a_step")
         against.add_row(f"{stage}, s a step", f"{step:.2f}", f"{peer:.2f}", f"{r['speed_ratio']:.1f}x faster")
@@ -90,6 +100,13 @@ def tables(results: dict[str, Any]) -> list[Table]:
             )
         memory = (mean(r["ours"], "memory_gb"), mean(r["trl"], "memory_gb"))
         against.add_row(f"{stage}, peak GB", f"{memory[0]:.2f}", f"{memory[1]:.2f}", f"1/{r['memory_ratio']:.1f}")
+    r = results["score"]
+    against.add_row(
+        "scoring 128 pairs (against a padded loop), s",
+        f"{mean(r['ours'], 'seconds'):.2f}",
+        f"{mean(r['padded'], 'seconds'):.2f}",
+        f"{r['speed_ratio']:.1f}x faster",
+    )
     r = results["dpo"]
     against.add_row(
         "dpo, share of bf16 matmul peak",
@@ -120,6 +137,8 @@ def main() -> None:
         "pairs": args.pairs,
         "dpo": versus("dpo", args.rounds, args.pairs),
         "sft": versus("sft", args.rounds, args.pairs),
+        "reward": versus("reward", args.rounds, args.pairs),
+        "score": scoring(args.rounds),
         "scaling": scaling(args.pairs),
         "waits": {
             "prefine --help": help_seconds(),

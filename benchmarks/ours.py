@@ -1,4 +1,4 @@
-"""Time prefine's own stage: python -m benchmarks.ours dpo|sft [--pairs 32] [--batch-size 4]."""
+"""Time prefine's own stage: python -m benchmarks.ours dpo|sft|reward [--pairs 32] [--batch-size 4]."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from prefine.models.device import matmul_rates
 from prefine.rundir import read_metrics
 from prefine.training.dpo import run_dpo
 from prefine.training.loop import rows_of_step
+from prefine.training.reward import run_reward
 from prefine.training.sft import run_sft
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=["dpo", "sft"])
+    parser.add_argument("stage", choices=["dpo", "sft", "reward"])
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=PAIRS_A_STEP)
     args = parser.parse_args()
@@ -35,10 +36,10 @@ def main() -> None:
         data, run = Path(folder) / "pairs.jsonl", Path(folder) / "run"
         write_pairs(data, pairs(args.pairs))
         made = recipe(args.stage, data, run, args.pairs // args.batch_size, args.batch_size)
-        {"dpo": run_dpo, "sft": run_sft}[args.stage](made, False, Console(stderr=True))  # type: ignore[operator]
+        {"dpo": run_dpo, "sft": run_sft, "reward": run_reward}[args.stage](made, False, Console(stderr=True))  # type: ignore[operator]
         rows = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "train"]
         manifest = json.loads((run / "manifest.json").read_text())
-        flops = [_flops(made, run / "data" / "train.arrow", step) for step in range(len(rows))]
+        flops = [_flops(args.stage, made, run / "data" / "train.arrow", step) for step in range(len(rows))]
     rate = max(rate, matmul_rates(torch.device("cpu"))["bfloat16"])
     seconds = [row["seconds"] for row in rows]
     after_first = sum(seconds[1:])
@@ -54,11 +55,11 @@ def main() -> None:
     )
 
 
-def _flops(made: Any, store: Path, step: int) -> float:
+def _flops(stage: str, made: Any, store: Path, step: int) -> float:
     trees = TokenStore(store)
     chosen: list[TokenTree] = [trees[row] for row in rows_of_step(step, len(trees), made.training)]
     segments = [Segment(0, len(tree.prompt), tuple(map(len, tree.answers))) for tree in chosen]
-    return step_flops(segments, sum(tree.supervised_tokens for tree in chosen))
+    return step_flops(segments, 0 if stage == "reward" else sum(tree.supervised_tokens for tree in chosen))
 
 
 if __name__ == "__main__":

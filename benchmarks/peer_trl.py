@@ -1,4 +1,4 @@
-"""Time TRL's trainer on the same pairs: python -m benchmarks.peer_trl dpo|sft [--pairs 32]."""
+"""Time TRL's trainer on the same pairs: python -m benchmarks.peer_trl dpo|sft|reward [--pairs 32]."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from benchmarks.work import LORA_RANK, MAX_LENGTH_TOKENS, PAIRS_A_STEP, pairs, peak_memory_gb, tell
 from prefine.models.embedded import embedded_folder
@@ -40,7 +45,7 @@ def rows(stage: str, records: list[Preference]) -> Dataset:
     made = []
     for record in records:
         prompt = [message.model_dump() for message in record.prompt]
-        if stage == "dpo":
+        if stage in ("dpo", "reward"):
             made.append({"prompt": prompt, "chosen": answer(record.chosen), "rejected": answer(record.rejected)})
         else:
             made.append({"prompt": prompt, "completion": answer(record.chosen)})
@@ -49,7 +54,7 @@ def rows(stage: str, records: list[Preference]) -> Dataset:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=["dpo", "sft"])
+    parser.add_argument("stage", choices=["dpo", "sft", "reward"])
     parser.add_argument("--pairs", type=int, default=32)
     args = parser.parse_args()
     folder = embedded_folder("embedded:smollm2-135m")
@@ -67,11 +72,22 @@ def main() -> None:
         "logging_steps": 1,
         "disable_tqdm": True,
     }
-    lora = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer_kind, config_kind = {"dpo": (DPOTrainer, DPOConfig), "sft": (SFTTrainer, SFTConfig)}[args.stage]
+    scores = args.stage == "reward"
+    task: dict[str, Any] = (
+        {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if scores else {"task_type": "CAUSAL_LM"}
+    )
+    lora = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", **task)
+    kinds = {
+        "dpo": (DPOTrainer, DPOConfig),
+        "sft": (SFTTrainer, SFTConfig),
+        "reward": (RewardTrainer, RewardConfig),
+    }
+    trainer_kind, config_kind = kinds[args.stage]
+    auto: Any = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    labels = {"num_labels": 1} if scores else {}
     with tempfile.TemporaryDirectory() as out:
         trainer = trainer_kind(
-            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16),
+            auto.from_pretrained(folder, dtype=torch.bfloat16, **labels),
             args=config_kind(output_dir=out, **settings),
             train_dataset=rows(args.stage, pairs(args.pairs)),
             processing_class=AutoTokenizer.from_pretrained(folder),

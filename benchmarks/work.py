@@ -11,13 +11,15 @@ from prefine.cache import cache_directory
 from prefine.data.dataset import read_records
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
-from prefine.recipe import DpoRecipe, SftRecipe
+from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe
 from prefine.records import Preference
 
 HH = "hh-harmless-base.jsonl.gz"
 PAIRS_A_STEP = 4
 MAX_LENGTH_TOKENS = 512
 LORA_RANK = 16
+# A reward model is never trained without rows to judge it by; these are evaluated before and after the timed steps.
+HELDOUT_PAIRS = 4
 
 
 def source() -> str:
@@ -41,19 +43,24 @@ def write_pairs(path: Path, records: list[Preference]) -> None:
     )
 
 
-def recipe(stage: str, data: Path, run: Path, steps: int, batch_size: int = PAIRS_A_STEP) -> DpoRecipe | SftRecipe:
-    """The recipe both benchmarks and peers follow: LoRA r=16 on all linear layers, bf16, nothing held out."""
-    kind = {"dpo": DpoRecipe, "sft": SftRecipe}[stage]
-    return kind.model_validate(
-        {
-            "run": str(run),
-            "model": {"dtype": "bfloat16"},
-            "lora": {"r": LORA_RANK, "alpha": 2.0 * LORA_RANK},
-            "data": {"train": str(data), "heldout_fraction": 0.0, "max_length_tokens": MAX_LENGTH_TOKENS},
-            "training": {"batch_size": batch_size, "max_steps": steps, "epochs": 100.0, "learning_rate": 5e-5},
-            "report": {"samples": 0},
-        }
-    )
+def recipe(stage: str, data: Path, run: Path, steps: int, batch_size: int = PAIRS_A_STEP) -> StageRecipe:
+    """The recipe both benchmarks and peers follow: LoRA r=16 on all linear layers, bf16, nothing held out of `data`."""
+    kind: type[StageRecipe] = {"dpo": DpoRecipe, "sft": SftRecipe, "reward": RewardRecipe}[stage]
+    values: dict[str, dict[str, object] | str] = {
+        "run": str(run),
+        "model": {"dtype": "bfloat16"},
+        "lora": {"r": LORA_RANK, "alpha": 2.0 * LORA_RANK},
+        "data": {"train": str(data), "heldout_fraction": 0.0, "max_length_tokens": MAX_LENGTH_TOKENS},
+        "training": {"batch_size": batch_size, "max_steps": steps, "epochs": 100.0, "learning_rate": 5e-5},
+    }
+    if stage == "reward":
+        heldout = data.with_name("heldout.jsonl")
+        write_pairs(heldout, pairs(500)[-HELDOUT_PAIRS:])
+        values["data"] = {**values["data"], "heldout": str(heldout)}  # type: ignore[dict-item]
+        values["training"] = {**values["training"], "evaluate_every_steps": None}  # type: ignore[dict-item]
+    else:
+        values["report"] = {"samples": 0}
+    return kind.model_validate(values)
 
 
 def fresh_cache(folder: Path) -> Path:

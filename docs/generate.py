@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from prefine.recipe import DpoRecipe, SftRecipe
+from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe
 
 PAGE = Path(__file__).parent / "recipes.md"
 
@@ -67,15 +67,27 @@ def section(title: str, model: type[BaseModel], defaults: BaseModel) -> str:
 
 def page() -> str:
     """The whole page."""
-    dpo, sft = DpoRecipe(), SftRecipe()
+    dpo, sft, reward = DpoRecipe(), SftRecipe(), RewardRecipe()
     parts = [HEAD]
-    for name in ("model", "lora", "data", "training", "report", "dpo"):
-        defaults = getattr(dpo, name)
-        parts.append(section(name, type(defaults), defaults))
-    rates = (
-        f"`prefine sft` has another default for `training.learning_rate`, `{sft.training.learning_rate}`, and no `dpo`."
-    )
-    return "\n".join([*parts, rates, ""])
+    for recipe, names in (
+        (dpo, ("model", "lora", "data", "training", "report", "dpo")),
+        (reward, ("reward", "readiness")),
+    ):
+        for name in names:
+            defaults = getattr(recipe, name)
+            parts.append(section(name, type(defaults), defaults))
+    parts += ["## Which stage has what", "", "| | `run` | sections of its own | other defaults |", "|---|---|---|---|"]
+    for name, made in (("sft", sft), ("reward", reward), ("dpo", dpo)):
+        own = [key for key in type(made).model_fields if key in ("report", "dpo", "reward", "readiness")]
+        parts.append(f"| `prefine {name}` | `{made.run}` | {', '.join(f'`{key}`' for key in own)} | {others(made, dpo)} |")
+    return "\n".join([*parts, ""])
+
+
+def others(made: BaseModel, shown: BaseModel) -> str:
+    """The defaults of `training` that differ from those in the table."""
+    mine, theirs = made.training.model_dump(), shown.training.model_dump()  # type: ignore[attr-defined]
+    apart = [f"`training.{key}: {json.dumps(value)}`" for key, value in mine.items() if value != theirs[key]]
+    return ", ".join(apart)
 
 
 if __name__ == "__main__":

@@ -19,27 +19,35 @@ def run(*arguments: str) -> None:
     assert left.value.code in (0, None)
 
 
-def small(run_folder: Path, limit: int, steps: int) -> list[str]:
-    changes = {
+def small(run_folder: Path, limit: int, steps: int, writes: bool = True) -> list[str]:
+    changes: dict[str, object] = {
         "run": run_folder,
         "data.limit": limit,
         "data.heldout_fraction": 0.25,
         "training.max_steps": steps,
         "training.evaluate_every_steps": "null",
         "training.save_every_steps": "null",
-        "report.samples": 2,
-        "report.max_new_tokens": 12,
     }
+    if writes:
+        changes |= {"report.samples": 2, "report.max_new_tokens": 12}
     return [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
 
 
 @pytest.mark.slow
-def test_quickstart_ends_with_a_model_that_prefers_what_people_prefer(tmp_path: Path) -> None:
-    sft, dpo = tmp_path / "sft", tmp_path / "dpo"
+def test_quickstart_ends_with_models_that_prefer_what_people_prefer(tmp_path: Path) -> None:
+    sft, dpo, reward = tmp_path / "sft", tmp_path / "dpo", tmp_path / "reward"
     run("sft", str(RECIPES / "quickstart-sft.yaml"), *small(sft, 60, 5))
     changes = ["--set", f"model.name={sft}", "--set", "training.learning_rate=2.0e-4"]
     run("dpo", str(RECIPES / "quickstart-dpo.yaml"), *small(dpo, 100, 12), *changes)
 
+    changes = ["--set", f"model.name={sft}", "--set", "training.learning_rate=4.0e-4"]
+    run("reward", str(RECIPES / "quickstart-reward.yaml"), *small(reward, 100, 12, writes=False), *changes)
+
+    told = json.loads((reward / "evaluation.json").read_text())["heldout"]
+    assert told["after"]["loss"] < min(told["before"]["loss"], math.log(2))
+    assert told["after"]["accuracy"] > 0.6
+    assert json.loads((reward / "readiness.json").read_text())["looked_at"] == 100
+    assert (reward / "readiness.html").stat().st_size > 10_000
     told = json.loads((sft / "evaluation.json").read_text())["heldout"]
     assert told["after"]["loss"] < told["before"]["loss"]
     told = json.loads((dpo / "evaluation.json").read_text())["heldout"]

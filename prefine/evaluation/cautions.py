@@ -117,7 +117,7 @@ def _loss_rises(facts: RunFacts) -> Iterator[Caution]:
     if len(measured) < 3:
         return
     (least, best), (last, step) = min(measured), measured[-1]
-    if last > least + _RISE_OF_LOSS * abs(least):
+    if facts.kept_step != best and last > least + _RISE_OF_LOSS * abs(least):
         yield Caution(
             f"The held-out loss was lowest at step {best} ({figure(least)}) and has risen to {figure(last)} "
             f"by step {step}.",

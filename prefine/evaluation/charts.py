@@ -63,7 +63,8 @@ def _loss_chart(facts: RunFacts) -> Chart | None:
     lines, keys = _lines(facts, "loss")
     if not lines:
         return None
-    unit = "nats a token" if facts.stage == "sft" else "the objective’s own unit; at the start DPO’s is ln 2"
+    units = {"sft": "nats a token", "reward": "training: the objective; held-out: log-loss, nats; a coin’s is ln 2"}
+    unit = units.get(facts.stage, "the objective’s own unit; at the start DPO’s is ln 2")
     return Chart(_title("Loss", facts, "loss"), unit, line_chart("loss", "Loss over steps", lines), keys)
 
 
@@ -77,7 +78,9 @@ def _accuracy_chart(facts: RunFacts) -> Chart | None:
     drawing = line_chart("accuracy", "Accuracy over steps", lines, percent=True, reference=0.5)
     note = f"Shaded: {INTERVAL} of each held-out figure." if any(line.low for line in lines) else ""
     keys = [*keys, Key("muted", "dotted", "a coin")]
-    return Chart(title, "share of pairs moved towards the chosen answer", drawing, keys, note)
+    scored = "share of pairs whose preferred answer has the higher score"
+    subtitle = scored if facts.stage == "reward" else "share of pairs moved towards the chosen answer"
+    return Chart(title, subtitle, drawing, keys, note)
 
 
 def _without_ties(facts: RunFacts) -> RunFacts:

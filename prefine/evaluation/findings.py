@@ -112,7 +112,14 @@ def _preference_headline(facts: RunFacts) -> Headline | None:
         sentence = f"The model {_ranking(found, 'the preferred answer', of=f' of {pairs}')}."
     else:
         return None
-    return Headline(sentence, [*_moved_lines(found), *_ranked_lines(found), few_pairs(facts)])
+    return Headline(sentence, [*_moved_lines(found), *_ranked_lines(found), few_pairs(facts), _kept_line(facts)])
+
+
+def _kept_line(facts: RunFacts) -> str:
+    steps = [step for row in facts.heldout if (step := count(row.get("step"))) is not None]
+    if facts.kept_step is None or not steps or facts.kept_step == steps[-1]:
+        return ""
+    return f"The weights of step {facts.kept_step} were kept, where the held-out loss was lowest."
 
 
 def _ranking(found: Shares, answer: str, of: str = "") -> str:
@@ -232,7 +239,9 @@ def scales(facts: RunFacts) -> list[Scale]:
     )
     ranked = Scale(
         "Preferred answer ranked first",
-        "The model’s own log-probability per token is higher than the other answer’s.",
+        "Its score is higher than the other answer’s."
+        if facts.stage == "reward"
+        else "The model’s own log-probability per token is higher than the other answer’s.",
         _whiskers(found.ranked_before, found.ranked_after),
     )
     return [scale for scale in (moved, ranked) if scale.whiskers]

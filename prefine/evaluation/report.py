@@ -101,6 +101,7 @@ def build_context(facts: RunFacts) -> dict[str, Any]:
         "stage": _STAGES.get(facts.stage, facts.stage),
         "kicker": _kicker(facts),
         "finished": facts.finished,
+        "readiness": text(facts.manifest.get("readiness")),
         "status": text(facts.manifest.get("status")),
         "headline": headline(facts),
         "scales": scales(facts),

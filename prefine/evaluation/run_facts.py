@@ -84,7 +84,14 @@ class RunFacts:
     @property
     def has_reference(self) -> bool:
         """Whether rewards are measured against the model as it was, so that at step 0 all are 0."""
+        if self.stage == "reward":
+            return False
         return mapping(mapping(self.manifest.get("recipe")).get("dpo")).get("loss") != "simpo"
+
+    @property
+    def kept_step(self) -> int | None:
+        """The step whose weights the run ended with, where it kept the best ones."""
+        return count(self.manifest.get("kept_step"))
 
     @property
     def is_preference(self) -> bool:

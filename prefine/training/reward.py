@@ -39,12 +39,21 @@ _CHECKED_ROWS = 4
 
 def run_reward(recipe: RewardRecipe, resume: bool, console: Console) -> Path:
     """Train a reward model as the recipe says; returns the run's folder. Raises PrefineError."""
+    return run_stage(reward_stage(recipe), recipe, resume, console)
+
+
+def reward_stage(recipe: RewardRecipe) -> RewardStage:
+    """The stage for what the recipe's data holds, preferences or votes.
+
+    Raises:
+        DataError: it holds something else, or cannot be found or read.
+    """
     kind = kind_of_sources(source_names(recipe.data.train), split=recipe.data.split)
     if KINDS[kind] not in (Preference, Vote):
         raise DataError(
             f"data.train: {recipe.data.train} holds {kind}", "A reward model learns from preferences, or from votes."
         )
-    return run_stage(RewardStage(recipe, KINDS[kind]), recipe, resume, console)
+    return RewardStage(recipe, KINDS[kind])
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ def _trained(stage: Stage, session: Session, began: float) -> Loop:
                 session.display.say(f"resuming after step {checkpoint.step}")
             session.write_manifest("running")
             loop.run_to_end()
-    if recipe.training.keep_best and loop.watch.best_step is not None:
+    if loop.watch.best_weights and loop.watch.best_step is not None:
         session.manifest["kept_step"] = loop.watch.best_step
     return loop
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefine.data.convert import SHAPES, convert, shape_of
-from prefine.records import Demonstration, Preference, Prompt, Vote
+from prefine.records import Completion, Demonstration, Preference, Prompt, Vote
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -21,7 +21,7 @@ def examples(kind: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for block in blocks for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("kind", [Preference, Vote, Demonstration, Prompt])
+@pytest.mark.parametrize("kind", [Preference, Vote, Demonstration, Prompt, Completion])
 def test_examples_are_read_as_documented(kind: Any) -> None:
     rows = examples(kind)
     for row in rows:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from prefine.atomic import write_text
+from prefine.atomic import write_json, write_text
+from prefine.evaluation.readiness.assess import Readiness
 from prefine.recipe import StageRecipe
-from prefine.training import session
+from prefine.training import reward, session
 from tests.training import tiny
 
 
@@ -72,8 +73,13 @@ def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         write_text(run / "report.html", "drawn elsewhere")
         return run / "report.html"
 
+    def figures_only(readiness: Readiness, folder: Path) -> Path:
+        write_json(folder / "readiness.json", readiness.as_json())
+        return folder / "readiness.html"
+
     if "real_report" not in request.fixturenames:
         monkeypatch.setattr(session, "write_report", one_line)
+        monkeypatch.setattr(reward, "write_readiness", figures_only)
 
 
 @pytest.fixture(autouse=True)

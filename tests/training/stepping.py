@@ -16,12 +16,11 @@ from torch import Tensor
 
 from prefine.data.batch import TokenTree
 from prefine.models.load import LoadedModel
-from prefine.recipe import DpoRecipe, StageRecipe
+from prefine.recipe import StageRecipe
 from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.display import Display
-from prefine.training.dpo import DpoStage
 from prefine.training.loop import Loop
-from prefine.training.sft import SftStage
+from tests.training.tiny import stage_of
 
 
 @dataclass
@@ -68,7 +67,7 @@ def record(made: StageRecipe, loaded: LoadedModel, trees: Sequence[TokenTree], f
         manifest={},
         checks=[],
     )
-    stage = DpoStage(made.dpo) if isinstance(made, DpoRecipe) else SftStage()
+    stage = stage_of(made)
     recorded, parameters = Recorded(), loaded.trainable()
     model, optimizer = accelerator.prepare(loaded.packed, _Recorder(parameters, recorded))
     step = stage.begin(session)

@@ -18,12 +18,17 @@ from prefine.recipe import StageRecipe
 from tests.training import tiny
 
 GOLDEN = Path(__file__).with_name("golden.json")
-RECORDED = ("loss", "grad_norm", "margin", "logp_chosen", "logp_rejected", "perplexity", "learning_rate")
+RECORDED = (
+    *("loss", "grad_norm", "margin", "logp_chosen", "logp_rejected", "perplexity"),
+    *("score_chosen", "score_rejected", "learning_rate"),
+)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
 def test_twenty_steps(stage: str, make: Callable[..., StageRecipe]) -> None:
-    changes = {"lora.dropout": 0.0, "training.epochs": 4, "training.evaluate_every_steps": 10, "report.samples": 0}
+    changes = {"lora.dropout": 0.0, "training.epochs": 4, "training.evaluate_every_steps": 10}
+    if stage != "reward":
+        changes["report.samples"] = 0
     made = make(stage, changes=changes)
     tiny.train(made)
     rows = [

@@ -43,7 +43,7 @@ def nothing_is_left_behind(run: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
 def test_killed_at_fifty_random_moments(stage: str, make: Make, tmp_path: Path) -> None:
     """A checkpoint every step, dropout on; a run that ends before 50 kills is followed by another."""
     changes = {"training.epochs": 4, "training.evaluate_every_steps": 7}

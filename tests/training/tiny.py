@@ -21,12 +21,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefine.cli.app import main
-from prefine.recipe import DpoRecipe, SftRecipe, StageRecipe
+from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe, WritingRecipe
 from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.dpo import DpoStage
+from prefine.training.reward import reward_stage
 from prefine.training.session import run_stage
 from prefine.training.sft import SftStage
+from prefine.training.stage import Stage
 
 CHATML = (
     "{% for message in messages %}"
@@ -90,7 +92,7 @@ def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-STAGES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "dpo": DpoRecipe}
+STAGES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "dpo": DpoRecipe, "reward": RewardRecipe}
 
 
 def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str, Any] | None = None) -> StageRecipe:
@@ -108,8 +110,9 @@ def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str,
             "save_every_steps": 1,
             "evaluate_every_steps": 3,
         },
-        "report": {"samples": 2, "max_new_tokens": 4},
     }
+    if issubclass(STAGES[stage], WritingRecipe):
+        values["report"] = {"samples": 2, "max_new_tokens": 4}
     for name, value in (changes or {}).items():
         *path, last = name.split(".")
         section = values
@@ -122,9 +125,15 @@ def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str,
 def train(made: StageRecipe, resume: bool = False) -> str:
     """Run a recipe's stage in this process; returns what it said."""
     said = io.StringIO()
-    stage = DpoStage(made.dpo) if isinstance(made, DpoRecipe) else SftStage()
-    run_stage(stage, made, resume, Console(file=said))
+    run_stage(stage_of(made), made, resume, Console(file=said))
     return said.getvalue()
+
+
+def stage_of(made: StageRecipe) -> Stage:
+    """The stage that a recipe is for."""
+    if isinstance(made, RewardRecipe):
+        return reward_stage(made)
+    return DpoStage(made.dpo) if isinstance(made, DpoRecipe) else SftStage()
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -149,8 +158,9 @@ def differences(one: Path, other: Path) -> list[str]:
     apart = [f"weights {name}" for name in mine.keys() ^ theirs.keys()]
     apart += [f"weights {name}" for name in mine.keys() & theirs.keys() if not torch.equal(mine[name], theirs[name])]
     apart += [] if metrics(one) == metrics(other) else ["metrics.jsonl"]
-    for name in ("evaluation.json", "samples.jsonl"):
-        apart += [] if (one / name).read_bytes() == (other / name).read_bytes() else [name]
+    for name in ("evaluation.json", "samples.jsonl", "model/reward.json"):  # not every stage has all
+        contents = [(run / name).read_bytes() if (run / name).exists() else None for run in (one, other)]
+        apart += [] if contents[0] == contents[1] else [name]
     return apart
 
 

@@ -1,0 +1,76 @@
+"""Time scoring: python -m benchmarks.score packed|padded. The same reward model, as prefine and as transformers run it.
+
+The padded loop is what scripts do: AutoModelForSequenceClassification in bf16, batches of 16 whole conversations in the
+order of the file, padded to the longest of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from benchmarks.work import MAX_LENGTH_TOKENS, pairs, peak_memory_gb, tell
+from prefine.models.load import load_model, save_model
+from prefine.models.reward import PackedReward, load_reward
+from prefine.models.scoring import SCALE_FILE, Question, RewardModel, Scale
+from prefine.recipe import ModelSection
+
+PAIRS = 128
+_BATCH = 16
+
+
+def save_reward_model(folder: Path) -> None:
+    """A reward model with a fresh head: what it says does not matter here, only how long it takes."""
+    torch.manual_seed(0)
+    loaded = load_model(ModelSection(dtype="bfloat16"), None, heads=1)
+    save_model(loaded, folder, {SCALE_FILE: Scale((0.0,), 1.0, 2, MAX_LENGTH_TOKENS).as_json()})
+
+
+def packed(reward: RewardModel, questions: list[Question]) -> tuple[list[float], float]:
+    """Scores by prefine, and seconds."""
+    list(reward.score(questions[:2]))
+    began = time.perf_counter()
+    scores = [score.score for found in reward.score(questions) if found for score in found]
+    return scores, time.perf_counter() - began
+
+
+@torch.no_grad()
+def padded(folder: Path, rows: list[list[int]]) -> tuple[list[float], float]:
+    """Scores by transformers' own classifier, and seconds."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model(torch.tensor([rows[0]]))
+    scores: list[float] = []
+    began = time.perf_counter()
+    for first in range(0, len(rows), _BATCH):
+        batch = tokenizer.pad({"input_ids": rows[first : first + _BATCH]}, return_tensors="pt")
+        scores += model(**batch).logits[:, 0].tolist()
+    return scores, time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("how", choices=["packed", "padded"])
+    args = parser.parse_args()
+    questions = [Question(record.prompt, (record.chosen, record.rejected)) for record in pairs(PAIRS)]
+    with tempfile.TemporaryDirectory() as out:
+        folder = Path(out) / "model"
+        save_reward_model(folder)
+        reward = load_reward(ModelSection(name=str(folder), dtype="bfloat16"))
+        if args.how == "packed":
+            scores, seconds = packed(reward, questions)
+        else:
+            trees = [tree for question in questions if (tree := cast(PackedReward, reward).tree(question)) is not None]
+            scores, seconds = padded(folder, [[*tree.prompt, *answer] for tree in trees for answer in tree.answers])
+    tell({"seconds": seconds, "answers": len(scores), "mean": sum(scores) / len(scores), "memory_gb": peak_memory_gb()})
+
+
+if __name__ == "__main__":
+    main()
