@@ -65,12 +65,18 @@ class ReadCounts:
 
 
 class RecordStream(Generic[R]):
-    """An iterator over records. `counts` is up to date at every moment, and final once the iterator is used up."""
+    """An iterator over records.
+
+    Attributes:
+        counts: up to date at every moment, and final once the iterator is used up.
+        place: file and line of the record handed on last.
+    """
 
     def __init__(
         self, parts: Sequence[Part], kind: type[R], *, split: str, quarantine: Quarantine, deduplicate: bool
     ) -> None:
         self.counts = ReadCounts()
+        self.place = ("", 0)
         self._parts = parts
         self._kind = kind
         self._split = split
@@ -101,6 +107,7 @@ class RecordStream(Generic[R]):
                 continue
             self.counts.kept += 1
             if self._filter is None or not self._is_duplicate(self._filter, record):
+                self.place = (row.file, row.line)
                 yield record
         columns.require_known()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from prefine.data.dataset import read_records
+from prefine.data.dataset import RecordStream, read_records
 from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
@@ -14,7 +15,25 @@ from prefine.data.rows import Problem
 from prefine.models.scoring import Question, RewardModel, Score
 from prefine.records import Completion, Preference
 
+_MOST_TOGETHER = 32
 _TOO_LONG = Problem("completion", "leaves its prompt no room within the model's length")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A record and where it stood."""
+
+    record: Preference | Completion
+    file: str
+    line: int
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        match self.record:
+            case Preference():
+                return (self.record.chosen, self.record.rejected)
+            case Completion():
+                return (self.record.completion,)
 
 
 class ScoredRows:
@@ -40,32 +59,29 @@ class ScoredRows:
         self._quarantine = quarantine
         names = source_names(list(sources))
         pairs = KINDS[kind_of_sources(names, split=split)] is Preference
-        self._name = ", ".join(sources)
-        self._stream: Iterator[Preference | Completion] = read_records(
+        self._stream: RecordStream[Preference | Completion] = read_records(
             names, Preference if pairs else Completion, quarantine=quarantine, split=split, deduplicate=False
         )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        waiting: deque[list[Preference | Completion]] = deque()
+        waiting: deque[list[_Row]] = deque()
 
         def questions() -> Iterator[Question]:
-            for run in _sharing_a_prompt(self._stream):
+            for run in self._sharing_a_prompt():
                 waiting.append(run)
-                yield Question(run[0].prompt, [answer for record in run for answer in _answers(record)])
+                yield Question(run[0].record.prompt, [answer for row in run for answer in row.answers])
 
         for scores in self._reward.score(questions()):
             run = waiting.popleft()
             if scores is not None:
-                yield from self._rows(run, scores)
-            elif len(run) == 1:
-                self._refuse(run[0])
-            else:  # one answer is too long, and its neighbours are not to suffer for it
-                for record in run:
-                    (alone,) = self._reward.score([Question(record.prompt, _answers(record))])
-                    if alone is None:
-                        self._refuse(record)
-                    else:
-                        yield from self._rows([record], alone)
+                yield from self._told(run, scores)
+                continue
+            for row in run:  # one answer is too long, and its neighbours are not to suffer for it
+                (alone,) = self._reward.score([Question(row.record.prompt, row.answers)])
+                if alone is None:
+                    self._quarantine.add(row.file, row.line, _TOO_LONG, row.record.model_dump(mode="json"))
+                else:
+                    yield from self._told([row], alone)
 
     def summary(self) -> list[str]:
         """What became of the rows, for people."""
@@ -78,36 +94,25 @@ class ScoredRows:
             told.append(f"{self._quarantine.total:,} rows could not be scored: {reasons} ({where})")
         return told
 
-    def _rows(self, run: list[Preference | Completion], scores: list[Score]) -> Iterator[dict[str, Any]]:
-        left = iter(scores)
-        for record in run:
-            self.scored += 1
-            yield _row(record, [next(left) for _ in _answers(record)])
-
-    def _refuse(self, record: Preference | Completion) -> None:
-        self._quarantine.add(self._name, 0, _TOO_LONG, record.model_dump(mode="json"))
-
-
-_MOST_TOGETHER = 32
-
-
-def _sharing_a_prompt(records: Iterator[Preference | Completion]) -> Iterator[list[Preference | Completion]]:
-    """Neighbours with one prompt, at most _MOST_TOGETHER."""
-    run: list[Preference | Completion] = []
-    for record in records:
-        if run and (record.prompt != run[0].prompt or len(run) == _MOST_TOGETHER):
+    def _sharing_a_prompt(self) -> Iterator[list[_Row]]:
+        """Neighbours with one prompt, at most _MOST_TOGETHER."""
+        run: list[_Row] = []
+        for record in self._stream:
+            if run and (record.prompt != run[0].record.prompt or len(run) == _MOST_TOGETHER):
+                yield run
+                run = []
+            run.append(_Row(record, *self._stream.place))
+        if run:
             yield run
-            run = []
-        run.append(record)
-    if run:
-        yield run
+
+    def _told(self, run: list[_Row], scores: list[Score]) -> Iterator[dict[str, Any]]:
+        left = iter(scores)
+        for row in run:
+            self.scored += 1
+            yield _with_scores(row.record, [next(left) for _ in row.answers])
 
 
-def _answers(record: Preference | Completion) -> tuple[str, ...]:
-    return (record.chosen, record.rejected) if isinstance(record, Preference) else (record.completion,)
-
-
-def _row(record: Preference | Completion, scores: Sequence[Score]) -> dict[str, Any]:
+def _with_scores(record: Preference | Completion, scores: Sequence[Score]) -> dict[str, Any]:
     row = {**record.extra, **record.model_dump(mode="json", exclude={"extra"}, exclude_none=True)}
     names = ("chosen_score", "rejected_score") if isinstance(record, Preference) else ("score",)
     for name, score in zip(names, scores, strict=True):

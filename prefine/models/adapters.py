@@ -150,4 +150,9 @@ def _require_fitting_head(base: Any, folder: Path, trainable: bool, scores: bool
             f"{hidden}",
             "Use the base model it was trained on.",
         )
+    if shape[0] != base.score.out_features:
+        raise ModelError(
+            f"reward.heads: {base.score.out_features}, but {str(folder)!r} was trained with {shape[0]}",
+            f"Set reward.heads to {shape[0]}, or begin with another model.",
+        )
     return True

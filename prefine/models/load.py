@@ -23,7 +23,7 @@ from prefine.models import attention, fused
 from prefine.models.adapters import put_adapter
 from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
 from prefine.models.forward import PackedModel, PackedScorer, settle_path, take_padded_path
-from prefine.models.heads import SCORE_WEIGHT, begin_scores, pad_apart
+from prefine.models.heads import SCORE, SCORE_WEIGHT, begin_scores, pad_apart
 from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, base_hash, in_a_line, locate_model, weight_files
 from prefine.models.noise import known_noise_off
 from prefine.recipe import LoraSection, ModelSection
@@ -184,14 +184,7 @@ def _load_base(
     mismatched = {key for key, *_ in info["mismatched_keys"]}
     missing = set(info["missing_keys"])
     if heads is not None:
-        if SCORE_WEIGHT in missing and not fresh_head and location.adapter is None:
-            raise ModelError(
-                f"model.name: {location.base!r} is a language model without a score head, not a reward model",
-                "Name a reward run, or a sequence-classification model.",
-            )
-        if SCORE_WEIGHT in missing:
-            begin_scores(model.score)
-        model.score.float()  # whatever the trunk's type: see PackedScorer
+        _settle_head(model, location, heads, missing, fresh_head or location.adapter is not None)
         missing.discard(SCORE_WEIGHT)
         info["unexpected_keys"] = {key for key in info["unexpected_keys"] if not key.startswith("lm_head.")}
     for keys, what in ((missing, "lacks {}"), (mismatched, "has other shapes for {}")):
@@ -204,6 +197,29 @@ def _load_base(
     if unused := info["unexpected_keys"]:
         log.warning("%s holds %d weights that its config does not use (%s, …)", location.base, len(unused), min(unused))
     return model
+
+
+def _settle_head(model: Any, location: Location, heads: int, missing: set[str], fresh: bool) -> None:
+    """Draw a head that the files lack, where one may be `fresh`; see that it is one that prefine can read and train."""
+    head = getattr(model, SCORE, None)
+    if not isinstance(head, nn.Linear):
+        raise ModelError(
+            f"model.name: {location.base!r} is an encoder, or a classifier with a head of its own kind",
+            "Train a reward model on a decoder (a language model); such models can be scored with, as they are.",
+        )
+    if head.out_features != heads:
+        raise ModelError(
+            f"reward.heads: {heads}, but {location.base!r} has a score head of {head.out_features} already",
+            f"Set reward.heads to {head.out_features}, or name a language model.",
+        )
+    if SCORE_WEIGHT in missing:
+        if not fresh:
+            raise ModelError(
+                f"model.name: {location.base!r} is a language model without a score head, not a reward model",
+                "Name a reward run, or a sequence-classification model.",
+            )
+        begin_scores(head)
+    head.float()  # whatever the trunk's type: see PackedScorer
 
 
 def is_classifier(config: Any) -> bool:

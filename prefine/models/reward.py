@@ -71,9 +71,10 @@ class PackedReward(RewardModel):
         with standard_attention(packed):
             packed.packed = False
             try:
-                yield from list(self.score(questions))
+                scored = list(self.score(questions))
             finally:
                 packed.packed = before
+        yield from scored
 
     def tree(self, question: Question) -> TokenTree | None:
         """A question's tokens, its prompt cut to fit; None where an answer leaves it no room."""

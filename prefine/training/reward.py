@@ -184,13 +184,15 @@ class RewardStage(Stage):
         """Held-out metrics before and after; writes the readiness report and says its verdict aloud."""
         session = self._session
         reward_model = PackedReward(session.loaded, read_scale(session.run.model))
-        with session.display.progress(len(session.prepared.heldout), 0, "readiness"):
+        heldout = session.prepared.heldout
+        trained = trained_records(session.prepared.train, self.kind, self._recipe)
+        with session.display.progress(len(heldout) + len(trained), 0, "readiness"):
             readiness = assess(
                 reward_model,
-                stored_records(session.prepared.heldout, self.kind),
+                stored_records(heldout, self.kind),
                 self._recipe.readiness,
-                data=f"{len(session.prepared.heldout)} held-out rows",
-                trained_on=trained_records(session.prepared.train, self.kind, self._recipe),
+                data=f"{len(heldout)} held-out rows",
+                trained_on=trained,
                 progress=session.display.advance,
             )
         page = write_readiness(readiness, session.run.path)
@@ -199,7 +201,7 @@ class RewardStage(Stage):
         session.display.say(f"readiness for PPO: {readiness.verdict.value}, see {page}")
         for reason in readiness.reasons:
             session.display.say(f"  {reason.level.value}: {reason.name}: {reason.found}. {reason.meaning}")
-        return {**session.before_and_after(), "count": len(session.prepared.heldout)}
+        return {**session.before_and_after(), "count": len(heldout)}
 
     def _scale(self) -> Scale:
         if self._raw is None:  # resumed after the last step: no step of this process has evaluated

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefine.data.batch import TokenTree
-from prefine.data.store import FitCounts, StoreWriter, TokenStore, fit
+from prefine.data.store import FitCounts, StoreWriter, TokenStore, cut_prompt, fit
 from prefine.errors import CheckpointError, DataError
 
 ids = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=8)
@@ -88,6 +88,55 @@ def test_counts_add_up(given_trees: list[TokenTree], limit: int) -> None:
     assert counts.records == len(given_trees) == counts.rows + counts.dropped
     assert counts.rows == len(kept)
     assert all(len(tree.prompt) + max(map(len, tree.answers)) <= limit for tree in kept)
+
+
+@pytest.mark.parametrize(
+    ("limit", "prompt"),
+    [
+        (9, [91, 92, 93, 94]),
+        (7, [91, 92, 93, 94]),
+        (6, [92, 93, 94]),
+        (4, [94]),
+        (3, None),
+        (1, None),
+    ],
+)
+def test_a_prompt_is_cut_by_its_longest_answer(limit: int, prompt: list[int] | None) -> None:
+    """Three tokens of answer and four of prompt; the rest of the tree is as it was, its row too."""
+    tree = TokenTree([91, 92, 93, 94], ([1], [2, 3, 4]), ([True], None), 7)
+    cut = cut_prompt(tree, limit)
+    assert cut == (None if prompt is None else TokenTree(prompt, tree.answers, tree.supervised, 7))
+    assert list(tree.prompt) == [91, 92, 93, 94]
+
+
+def test_a_prompt_without_answers_is_cut_to_the_whole_length() -> None:
+    tree = TokenTree([1, 2, 3], (), ())
+    assert [cut_prompt(tree, limit) for limit in (0, 1, 2, 9)] == [
+        None,
+        TokenTree([3], (), ()),
+        TokenTree([2, 3], (), ()),
+        tree,
+    ]
+
+
+def test_answers_of_the_same_tokens_are_cut_like_any() -> None:
+    """Only training has no use for them: whoever scores has."""
+    same = TokenTree([1, 2], ([5], [5]), (None, None))
+    assert cut_prompt(same, 2) == TokenTree([2], ([5], [5]), (None, None))
+    assert fit(same, 2, FitCounts()) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(trees(), st.integers(0, 20))
+def test_a_cut_prompt_is_what_training_sees(tree: TokenTree, limit: int) -> None:
+    """Scoring and training cut alike, or their scores would be of different texts."""
+    cut, counts = cut_prompt(tree, limit), FitCounts()
+    trained = fit(tree, limit, counts)
+    assert (cut is None) == (counts.dropped_too_long == 1)
+    if trained is not None:
+        assert cut is not None
+        assert unpacked(cut) == unpacked(trained)
+        assert len(cut.prompt) == min(len(tree.prompt), limit - max(map(len, tree.answers)))
 
 
 # --- The store -------------------------------------------------------------------------------------------------------

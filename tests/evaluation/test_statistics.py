@@ -3,8 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm, spearmanr
 
-from prefine.evaluation.statistics import Share, mean, median
+from prefine.evaluation.statistics import Share, correlation, mean, median
 
 
 # Newcombe 1998 (Statistics in Medicine 17, 857-872), table I, method 3.
@@ -52,3 +55,53 @@ def test_median() -> None:
     assert median([3, 1, 2]) == 2
     assert median([4, 1, 2, 3]) == 2.5
     assert median([]) is None
+
+
+def test_correlation_by_hand() -> None:
+    """Ranks 1 2 3 4 5 against 2 1 4 3 5: 1 - 6 · 4 / (5 · 24) = 0.8; by Fisher tanh(atanh 0.8 ± 1.96 / √2)."""
+    found = correlation([10, 20, 30, 40, 50], [0.2, 0.1, 0.4, 0.3, 900])
+    assert found is not None
+    value, interval = found
+    half = norm.ppf(0.975) / math.sqrt(5 - 3)
+    assert value == pytest.approx(0.8)
+    assert interval.low == pytest.approx(math.tanh(math.atanh(0.8) - half))
+    assert interval.high == pytest.approx(math.tanh(math.atanh(0.8) + half))
+
+
+@pytest.mark.filterwarnings("error")
+@given(st.lists(st.tuples(st.integers(-5, 5), st.floats(-1e3, 1e3)), min_size=4, max_size=40))
+def test_correlation_is_spearmans_and_lies_in_its_interval(points: list[tuple[int, float]]) -> None:
+    """Ties included; a side that does not vary has none."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    found = correlation(xs, ys)
+    if len(set(xs)) == 1 or len(set(ys)) == 1:
+        assert found is None
+        return
+    assert found is not None
+    value, interval = found
+    assert value == pytest.approx(spearmanr(xs, ys).statistic, abs=1e-9)
+    assert -1 <= interval.low <= value + 1e-12
+    assert value - 1e-12 <= interval.high <= 1
+
+
+def test_values_in_one_order_or_the_opposite_correlate_wholly() -> None:
+    rising = correlation([1, 2, 3, 4], [1, 10, 100, 1000])
+    falling = correlation([1, 2, 3, 4], [4, 3, 2, 1])
+    assert rising is not None
+    assert falling is not None
+    assert (rising[0], falling[0]) == (pytest.approx(1), pytest.approx(-1))
+
+
+def test_more_points_make_a_correlation_surer() -> None:
+    """The same scatter ten times over: the interval narrows about √10 times."""
+    few = correlation([1, 2, 3, 4, 5, 6, 7, 8], [2, 1, 4, 3, 6, 5, 8, 7])
+    many = correlation([1, 2, 3, 4, 5, 6, 7, 8] * 10, [2, 1, 4, 3, 6, 5, 8, 7] * 10)
+    assert few is not None
+    assert many is not None
+    assert few[0] == pytest.approx(many[0])
+    assert few[1].width / many[1].width > 3
+
+
+def test_too_few_points_have_no_correlation() -> None:
+    assert correlation([1, 2, 3], [1, 2, 3]) is None
+    assert correlation([], []) is None

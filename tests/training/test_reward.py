@@ -113,6 +113,19 @@ def test_a_run_learns_what_people_prefer_and_saves_what_it_scores(make: Make) ->
     assert scale["answers"] == len(scores) == 2 * heldout["count"]
 
 
+def test_the_split_into_microbatches_changes_nothing(make: Make) -> None:
+    """Pairs in steps of 4, all at once and one by one; the last step of an epoch is ragged."""
+    changes = {"lora.dropout": 0.0, "reward.heads": 3, "training.learning_rate": 1e-3, "training.keep_best": False}
+    runs = {}
+    for budget in (16, 100_000):
+        made = make("reward", f"{budget}", {**changes, "training.max_tokens_per_microbatch": budget})
+        tiny.train(made)
+        runs[budget] = tiny.weights(Path(made.run))
+    assert runs[16]
+    for name, weight in runs[16].items():
+        torch.testing.assert_close(runs[100_000][name], weight, rtol=0, atol=2e-5, msg=name)
+
+
 def test_heads_leave_out_their_own_parts_and_differ(make: Make) -> None:
     made = make("reward", changes={**LEARNING, "reward.heads": 3})
     tiny.train(made)

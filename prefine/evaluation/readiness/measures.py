@@ -159,14 +159,10 @@ def _correlation(lengths: Sequence[float], scores: Sequence[float]) -> tuple[flo
 def suspects(pairs: Sequence[JudgedPair], below: float) -> list[JudgedPair]:
     """Pairs whose label looks flipped, the most suspicious first.
 
-    The model is as sure of the other label as it is of labels on average (confident learning; Northcutt et al. 2021,
-    arXiv 1911.00068, eq. 2: one threshold, as pairs have no classes); it gives this one less than `below`; and its
-    heads, if there are several, agree on the side (Wang et al. 2024, arXiv 2401.06080, sec. 2.2). Where a share of the
-    labels is wrong, a model that has learned well is only that sure of any label: a fixed bound alone would find none.
+    The model gives the label a probability under `below`, and its heads, if there are several, agree on the side
+    (Wang et al. 2024, arXiv 2401.06080, sec. 2.2: a low mean preference strength over an ensemble marks wrong labels).
+    `below` is not far from 1/2: where a share e of the labels is wrong, a model that has learned all there is to learn
+    is only sure to 1 - e of any of them.
     """
-    if not pairs:
-        return []
-    mean = math.fsum(probability(pair.margin) for pair in pairs) / len(pairs)
-    bound = min(below, 1 - mean)
-    found = [pair for pair in pairs if probability(pair.margin) < bound and pair.margin + pair.disagreement < 0]
+    found = [pair for pair in pairs if probability(pair.margin) < below and pair.margin + pair.disagreement < 0]
     return sorted(found, key=lambda pair: pair.margin)
