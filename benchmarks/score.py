@@ -28,7 +28,8 @@ def save_reward_model(folder: Path) -> None:
     """A reward model with a fresh head: what it says does not matter here, only how long it takes."""
     torch.manual_seed(0)
     loaded = load_model(ModelSection(dtype="bfloat16"), None, heads=1)
-    save_model(loaded, folder, {SCALE_FILE: Scale((0.0,), 1.0, 2, MAX_LENGTH_TOKENS).as_json()})
+    scale = Scale(bias=(0.0,), std=1.0, answers=2, max_length_tokens=MAX_LENGTH_TOKENS)
+    save_model(loaded, folder, {SCALE_FILE: scale.as_json()})
 
 
 def packed(reward: RewardModel, questions: list[Question]) -> tuple[list[float], float]:
@@ -67,7 +68,7 @@ def main() -> None:
         if args.how == "packed":
             scores, seconds = packed(reward, questions)
         else:
-            trees = [tree for question in questions if (tree := cast(PackedReward, reward).tree(question)) is not None]
+            trees = [tree for question in questions for tree in cast(PackedReward, reward).trees(question) or ()]
             scores, seconds = padded(folder, [[*tree.prompt, *answer] for tree in trees for answer in tree.answers])
     tell({"seconds": seconds, "answers": len(scores), "mean": sum(scores) / len(scores), "memory_gb": peak_memory_gb()})
 

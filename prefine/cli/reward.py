@@ -81,6 +81,7 @@ def check(
 def _print(console: Console, readiness: Readiness) -> None:
     from rich.text import Text
 
+    from prefine.data.rows import printable
     from prefine.evaluation.wording import percent, percent_range
 
     styles = {"go": "green", "caution": "yellow", "no-go": "red"}
@@ -98,7 +99,7 @@ def _print(console: Console, readiness: Readiness) -> None:
         for part in readiness.by_group:
             interval = part.accuracy.interval
             table.add_row(
-                Text(part.name),
+                Text(printable(part.name)),
                 f"{part.accuracy.count}",
                 percent(part.accuracy.value, 1),
                 percent_range(interval) if interval else "",

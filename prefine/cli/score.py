@@ -29,11 +29,14 @@ def score(
         Path | None, typer.Option(metavar="FILE", help="Where rows go that cannot be scored; else they are counted.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "train",
+    chat_template: Annotated[
+        str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Score answers: each row comes back as one JSON line with its score, in order, while it is read.
 
-    A row with one answer gets `score`, a pair `chosen_score` and `rejected_score`; with several heads also their
+    A row with one answer gets `score`, a pair `score_of_chosen` and `score_of_rejected`; with several heads also their
     disagreement, a standard deviation. Scores of prefine's own models are centred: 0 is an average held-out answer.
     """
     import json
@@ -45,17 +48,17 @@ def score(
     from prefine.models.reward import load_reward
     from prefine.recipe import ModelSection
 
-    reward = load_reward(ModelSection(name=model, device=device))
     with Quarantine(quarantine) as refused, counting("scoring") as progress:
-        rows = ScoredRows(reward, sources, refused, split)
+        rows = ScoredRows(sources, refused, split)  # first: a file that is not there is found before a model is loaded
+        reward = load_reward(ModelSection(name=model, device=device, chat_template=chat_template))
         if out is None:
-            for done, row in enumerate(rows, start=1):
+            for done, row in enumerate(rows.by(reward), start=1):
                 sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
                 progress(done)
         else:
             with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-                for done, row in enumerate(rows, start=1):
+                for done, row in enumerate(rows.by(reward), start=1):
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                     progress(done)
-    for line in rows.summary():
+    for line in rows.summary(reward):
         typer.echo(line, err=True)

@@ -99,7 +99,7 @@ class PackedBatch:
         for segment in self.segments:
             start = segment.start + segment.prompt
             ends += [start + end - 1 for end in token_offsets(segment.answers)[1:]]
-        return torch.tensor(ends, device=self.input_ids.device)
+        return torch.tensor(ends, dtype=torch.int64, device=self.input_ids.device)
 
     def sequence_lengths(self) -> Tensor:
         """(S,) int64: how many tokens count in each answer."""

@@ -239,7 +239,7 @@ def _answered(column: str) -> Callable[[dict[str, Any], dict[str, Any]], Complet
         empty = isinstance(answer, str) and not answer.strip()
         return Completion(
             prompt=_conversation(prompt_turns(value["prompt"], "prompt"), value),
-            completion="" if empty else lone_answer(answer, column, is_transcript(value["prompt"])),
+            completion=answer if empty else lone_answer(answer, column, is_transcript(value["prompt"])),
             **common,
         )
 

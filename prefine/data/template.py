@@ -100,7 +100,8 @@ class ChatTemplate:
             prompt: ends with a user turn.
             answers: texts; an empty one is an answer that says nothing.
             row: see TokenTree.
-            closed: whether what the template writes behind an end of turn belongs to the answer (a line break, mostly).
+            closed: take the answers as the template closes them, neither more (an end of turn that it does not write)
+                nor less (a line break behind it).
         """
         stand_ins = StandIns()
         asked = self._shielded(prompt, stand_ins)
@@ -147,8 +148,8 @@ class ChatTemplate:
         *,
         closed: bool = False,
     ) -> list[int]:
-        ids, closing = self._encode_turn(self._turn([*asked, said], opened), opened, stand_ins)
-        return [*ids, *self._encode(closing, stand_ins, PLAIN_TEXT)] if closed and closing else ids
+        turn = self._turn([*asked, said], opened)
+        return self._encode(turn, stand_ins, opened) if closed else self._encode_turn(turn, opened, stand_ins)[0]
 
     def _turn(self, messages: Sequence[dict[str, str]], opened: str) -> str:
         """What the template writes for the last assistant turn, after the text of its prompt."""

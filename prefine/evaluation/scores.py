@@ -37,13 +37,12 @@ class _Row:
 
 
 class ScoredRows:
-    """An iterator over the rows of `sources` with their scores, in order and lazily.
+    """The rows of `sources` with their scores, in order and lazily.
 
     Files of pairs give pairs; all others (votes, demonstrations, completions) single answers. Rows that follow each
     other and share a prompt are scored together, with the prompt computed once.
 
     Args:
-        reward: gives the scores.
         sources: see prefine.data.reading.
         quarantine: takes rows that are not valid, and those with an answer too long for the model.
 
@@ -51,11 +50,8 @@ class ScoredRows:
         DataError: a source cannot be found or read, or none of its rows holds a prompt with an answer.
     """
 
-    def __init__(
-        self, reward: RewardModel, sources: Sequence[str], quarantine: Quarantine, split: str = "train"
-    ) -> None:
+    def __init__(self, sources: Sequence[str], quarantine: Quarantine, split: str = "train") -> None:
         self.scored = 0
-        self._reward = reward
         self._quarantine = quarantine
         names = source_names(list(sources))
         pairs = KINDS[kind_of_sources(names, split=split)] is Preference
@@ -63,7 +59,8 @@ class ScoredRows:
             names, Preference if pairs else Completion, quarantine=quarantine, split=split, deduplicate=False
         )
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def by(self, reward: RewardModel) -> Iterator[dict[str, Any]]:
+        """The rows as JSON objects with the scores that `reward` gives them."""
         waiting: deque[list[_Row]] = deque()
 
         def questions() -> Iterator[Question]:
@@ -71,22 +68,22 @@ class ScoredRows:
                 waiting.append(run)
                 yield Question(run[0].record.prompt, [answer for row in run for answer in row.answers])
 
-        for scores in self._reward.score(questions()):
+        for scores in reward.score(questions()):
             run = waiting.popleft()
             if scores is not None:
                 yield from self._told(run, scores)
                 continue
             for row in run:  # one answer is too long, and its neighbours are not to suffer for it
-                (alone,) = self._reward.score([Question(row.record.prompt, row.answers)])
+                (alone,) = reward.score([Question(row.record.prompt, row.answers)])
                 if alone is None:
                     self._quarantine.add(row.file, row.line, _TOO_LONG, row.record.model_dump(mode="json"))
                 else:
                     yield from self._told([row], alone)
 
-    def summary(self) -> list[str]:
+    def summary(self, reward: RewardModel) -> list[str]:
         """What became of the rows, for people."""
-        told = [f"{self.scored:,} rows scored by {self._reward.name}"]
-        if self._reward.scale is None:
+        told = [f"{self.scored:,} rows scored by {reward.name}"]
+        if reward.scale is None:
             told.append("The scores are as the model gives them: nobody measured what an average answer gets.")
         if self._quarantine.total:
             reasons = "; ".join(f"{reason} ({count})" for reason, count in self._quarantine.reasons.most_common(3))
@@ -114,7 +111,8 @@ class ScoredRows:
 
 def _with_scores(record: Preference | Completion, scores: Sequence[Score]) -> dict[str, Any]:
     row = {**record.extra, **record.model_dump(mode="json", exclude={"extra"}, exclude_none=True)}
-    names = ("chosen_score", "rejected_score") if isinstance(record, Preference) else ("score",)
+    # Not chosen_score and rejected_score: read as data, those are people's and become a margin to train on.
+    names = ("score_of_chosen", "score_of_rejected") if isinstance(record, Preference) else ("score",)
     for name, score in zip(names, scores, strict=True):
         row[name] = score.score
         if len(score.heads) > 1:

@@ -120,8 +120,9 @@ def _put_on(
     settings.inference_mode = False
     for name, value in _task(scores=True).items():
         setattr(settings, name, value)
+    head = base.score.weight.detach().clone()
     model = get_peft_model(base, settings)
-    set_peft_model_state_dict(model, saved)
+    set_peft_model_state_dict(model, saved | {IN_ADAPTER: head})
     return model
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefine.errors import ModelError
 from prefine.models.device import choose_device, choose_dtype
@@ -55,8 +56,7 @@ class CrossEncoder(RewardModel):
                 "It is no trained reward model, or its files are not complete: fetch it again.",
             )
         self._model.to(device).eval()
-        limit = getattr(self._model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        self._max_length = min(int(limit), self.tokenizer.model_max_length)
+        self._max_length = min(_positions(self._model), self.tokenizer.model_max_length)
 
         self.tokenizer.truncation_side = "left"  # of the prompt, as everywhere else
 
@@ -92,6 +92,15 @@ class CrossEncoder(RewardModel):
 
     def _length(self, answer: str) -> int:
         return len(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+
+
+def _positions(model: Any) -> int:
+    """How many tokens a model has positions for; RoBERTa and its kin begin to count behind their padding index."""
+    named = (each for name, each in model.named_modules() if name.endswith("position_embeddings"))
+    table = next((each for each in named if isinstance(each, nn.Embedding)), None)
+    if table is not None:
+        return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
 
 
 def _as_text(question: Question) -> str:

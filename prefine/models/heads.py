@@ -42,12 +42,13 @@ def pad_apart(model: Any, template: ChatTemplate) -> None:
 
     transformers' classifiers read their score at the last token that is not padding. Where padding is the end of turn,
     as in many chat models, they would read it one token early: saved so, the model would score otherwise elsewhere.
+    A tokenizer without another special token gets no padding at all: transformers then takes one row at a time, and
+    says so of more, which is better than a wrong score.
     """
     tokenizer = template.tokenizer
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in template.stop_ids:
         special = sorted(set(tokenizer.all_special_ids) | template.control_ids)
         free = [token for token in special if token not in template.stop_ids]
-        known = (tokenizer.unk_token_id, *free, 0, 1)
-        pad = next(token for token in known if token is not None and token not in template.stop_ids)
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+        preferred = [tokenizer.unk_token_id] if tokenizer.unk_token_id in free else free
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(preferred[0]) if preferred else None
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

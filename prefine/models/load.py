@@ -112,7 +112,12 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
 
 
 def load_model(
-    section: ModelSection, lora: LoraSection | None, *, trainable: bool = True, heads: int | None = None
+    section: ModelSection,
+    lora: LoraSection | None,
+    *,
+    trainable: bool = True,
+    heads: int | None = None,
+    weights_in_fp32: bool = False,
 ) -> LoadedModel:
     """Load what a recipe names, ready for the packed forward.
 
@@ -122,6 +127,7 @@ def load_model(
         trainable: False freezes everything (chat, evaluation).
         heads: None for a language model; else a reward model with so many score heads, which are made where the model
             has none, drawn from torch's global generator.
+        weights_in_fp32: hold the weights as a run that trains all of them does, whatever the products are in.
 
     Raises:
         ModelError, TemplateError, MissingDependencyError: as their messages say; nothing is half-loaded.
@@ -133,7 +139,7 @@ def load_model(
     dtype, reason = choose_dtype(section.dtype, device)
     all_weights = trainable and lora is None and location.adapter is None
     options: dict[str, Any] = {
-        "dtype": torch.float32 if all_weights else dtype,
+        "dtype": torch.float32 if all_weights or weights_in_fp32 else dtype,
         "attn_implementation": _attention_asked(section, device, dtype),
     }
     if section.quantization != "none":
@@ -172,19 +178,29 @@ def _load_base(
     try:
         config = AutoConfig.from_pretrained(location.base, **source)
         _turn_dropout_off(config)
+        if heads is None and is_classifier(config):
+            raise ModelError(
+                f"model.name: {location.name!r} is a reward model or another classifier, which writes no text",
+                "Name a language model; reward models go to prefine score and prefine reward check.",
+            )
         if heads is not None and not is_classifier(config):
             config.num_labels = heads
         kind = AutoModelForCausalLM if heads is None else AutoModelForSequenceClassification
         model, info = kind.from_pretrained(location.base, config=config, **options)
+    except ModelError:
+        raise
     except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
         remedy = "Check that it is a causal language model with safetensors weights, or the name and the network."
+        if "Unrecognized configuration class" in str(error) and heads is not None:
+            remedy = "transformers knows no sequence classifier of this architecture: begin with a model of another."
         if "trust_remote_code" in str(error):
             remedy = "Set model.trust_remote_code: true if you have read that code and trust it."
         raise ModelError(f"model.name: {location.base!r} could not be loaded ({in_a_line(error)})", remedy) from error
     mismatched = {key for key, *_ in info["mismatched_keys"]}
     missing = set(info["missing_keys"])
     if heads is not None:
-        _settle_head(model, location, heads, missing, fresh_head or location.adapter is not None)
+        fresh = not is_classifier(config) and (fresh_head or location.adapter is not None)
+        _settle_head(model, location, heads, missing, fresh)
         missing.discard(SCORE_WEIGHT)
         info["unexpected_keys"] = {key for key in info["unexpected_keys"] if not key.startswith("lm_head.")}
     for keys, what in ((missing, "lacks {}"), (mismatched, "has other shapes for {}")):
@@ -215,7 +231,7 @@ def _settle_head(model: Any, location: Location, heads: int, missing: set[str], 
     if SCORE_WEIGHT in missing:
         if not fresh:
             raise ModelError(
-                f"model.name: {location.base!r} is a language model without a score head, not a reward model",
+                f"model.name: {location.base!r} has no score head: no reward model, or its files are not complete",
                 "Name a reward run, or a sequence-classification model.",
             )
         begin_scores(head)

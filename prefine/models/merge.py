@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from prefine.data.batch import TokenTree
 from prefine.errors import CheckpointError, ModelError
 from prefine.models.forward import standard_attention
 from prefine.models.heads import SCORE, pad_apart
+from prefine.models.load import load_model
+from prefine.models.noise import known_noise_off
 from prefine.models.reward import PackedReward, load_reward
-from prefine.models.scoring import SCALE_FILE, Question, Scale
+from prefine.models.scoring import SCALE_FILE, Question
 from prefine.recipe import ModelSection
 from prefine.records import Message
 
@@ -41,14 +44,20 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
     """
     if dtype not in _TOLERANCE:
         raise ModelError(f"--dtype: {dtype!r} is not known", f"Choose one of {', '.join(_TOLERANCE)}.")
-    reward = load_reward(ModelSection(name=name, device="cpu", dtype="float32"))
+    if folder.exists():
+        raise CheckpointError(f"{folder} is there already", "Name a folder that is not.")
+    section = ModelSection(name=name, device="cpu", dtype="float32")
+    reward = load_reward(section)
     if not isinstance(reward, PackedReward) or reward.scale is None:
         raise ModelError(f"{name} is no reward run of prefine", "Name a run that prefine reward has trained.")
-    trees = [tree for tree in (reward.tree(Question(_asked(q), answers)) for q, answers in _PROBES) if tree is not None]
+    trees = [tree for q, answers in _PROBES for tree in reward.trees(Question(_asked(q), answers)) or ()]
     before = reward.raw(trees).mean(1)
+    scale = reward.scale.model_copy(update={"bias": (statistics.fmean(reward.scale.bias),), "quantization": "none"})
+    if reward.scale.quantization != "none":  # adapters are merged into whole weights, and the scores say what that does
+        loaded = load_model(section, None, trainable=False, heads=len(reward.scale.bias))
+        reward = PackedReward(loaded, reward.scale)
     model = _merged(reward, getattr(torch, dtype))
-    scale = Scale((sum(reward.scale.bias) / len(reward.scale.bias),), *_rest(reward.scale))
-    with atomic_write(folder) as temporary:
+    with atomic_write(folder) as temporary, known_noise_off():
         with standard_attention(reward.loaded.packed):
             model.save_pretrained(temporary)
         reward.tokenizer.save_pretrained(temporary)
@@ -56,18 +65,14 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
         apart = float((_by_transformers(temporary, trees) - before).abs().max()) / scale.std
         if not apart <= _TOLERANCE[dtype]:
             raise CheckpointError(
-                f"{folder}: the merged model's scores are {apart:.2g} standard deviations from the run's",
-                "Merge in float32; if it stays so, this architecture cannot be merged.",
+                f"{folder}: the merged model's scores are {apart:.2g} standard deviations from those of {name}",
+                "Merge in float32, or train on weights that are not quantized: on whole weights scores are others.",
             )
     return apart
 
 
 def _asked(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
-
-
-def _rest(scale: Scale) -> tuple[float, int, int]:
-    return scale.std, scale.answers, scale.max_length_tokens
 
 
 @torch.no_grad()
@@ -92,6 +97,8 @@ def _by_transformers(folder: Path, trees: list[TokenTree]) -> Tensor:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     rows = [[*tree.prompt, *answer] for tree in trees for answer in tree.answers]
-    batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
-    logits: Tensor = model(**batch).logits
-    return logits[:, 0].float()
+    # One by one where nothing can be padding; see pad_apart.
+    batches = [rows] if tokenizer.pad_token_id is not None else [[row] for row in rows]
+    padded = [tokenizer.pad({"input_ids": some}, return_tensors="pt") for some in batches]
+    logits = [model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits for batch in padded]
+    return torch.cat(logits)[:, 0].float()

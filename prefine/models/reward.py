@@ -7,11 +7,14 @@ forward.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from pydantic import ValidationError
 from torch import Tensor
 
 from prefine.data.batch import TokenTree, collate
@@ -22,7 +25,7 @@ from prefine.models.forward import standard_attention
 from prefine.models.heads import adapter_head_shape
 from prefine.models.load import LoadedModel, is_classifier, load_model
 from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line, locate_model
-from prefine.models.scoring import FORMAT, SCALE_FILE, Question, RewardModel, Scale, Score
+from prefine.models.scoring import SCALE_FILE, Question, RewardModel, Scale, Score
 from prefine.recipe import ModelSection
 
 _MAX_TOKENS = 8192
@@ -53,15 +56,16 @@ class PackedReward(RewardModel):
 
     def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
         """See RewardModel."""
-        waiting: list[TokenTree | None] = []
+        waiting: list[list[TokenTree] | None] = []
         room = self._max_tokens
         for question in questions:
-            tree = self.tree(question)
-            if tree is not None and tree.tokens > room and waiting:
+            trees = self.trees(question)
+            tokens = sum(tree.tokens for tree in trees or ())
+            if waiting and tokens > room:
                 yield from self._scored(waiting)
                 waiting, room = [], self._max_tokens
-            waiting.append(tree)
-            room -= 0 if tree is None else tree.tokens
+            waiting.append(trees)
+            room -= tokens
         yield from self._scored(waiting)
 
     def score_padded(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
@@ -76,10 +80,18 @@ class PackedReward(RewardModel):
                 packed.packed = before
         yield from scored
 
-    def tree(self, question: Question) -> TokenTree | None:
-        """A question's tokens, its prompt cut to fit; None where an answer leaves it no room."""
-        tree = self.loaded.template.answers_tree(question.prompt, question.answers, closed=self._closed)
-        return cut_prompt(tree, self._max_length)
+    def trees(self, question: Question) -> list[TokenTree] | None:
+        """A question's tokens; None where an answer leaves its prompt no room.
+
+        One tree, unless the prompt must be cut: then one an answer, as what is left of a prompt for one answer must not
+        depend on how long another is.
+        """
+        whole = self.loaded.template.answers_tree(question.prompt, question.answers, closed=self._closed)
+        if len(whole.prompt) + max(map(len, whole.answers), default=0) <= self._max_length:
+            return [whole]
+        alone = [replace(whole, answers=(answer,), supervised=(None,)) for answer in whole.answers]
+        cut = [tree for each in alone if (tree := cut_prompt(each, self._max_length)) is not None]
+        return cut if len(cut) == len(alone) else None
 
     @torch.no_grad()
     def raw(self, trees: Sequence[TokenTree]) -> Tensor:
@@ -93,31 +105,40 @@ class PackedReward(RewardModel):
         finally:
             packed.train(training)
 
-    def _scored(self, trees: Sequence[TokenTree | None]) -> Iterator[list[Score] | None]:
-        fitting = [tree for tree in trees if tree is not None]
+    def _scored(self, questions: Sequence[list[TokenTree] | None]) -> Iterator[list[Score] | None]:
+        fitting = [tree for trees in questions for tree in trees or ()]
         lengths = [len(answer) for tree in fitting for answer in tree.answers]
         scores = iter(self._centred(self.raw(fitting), lengths) if fitting else [])
-        for tree in trees:
-            yield None if tree is None else [next(scores) for _ in tree.answers]
+        for trees in questions:
+            yield None if trees is None else [next(scores) for tree in trees for _ in tree.answers]
 
 
 def load_reward(section: ModelSection) -> RewardModel:
     """Load a reward model by name: a reward run, a folder, or a hub id.
 
+    A model of prefine's is computed on weights quantized as they were in training, and in the type of its training
+    unless another is asked for: in others its scores are not those that its scale was measured on.
+
     Raises:
         ModelError: there is none, or it is no reward model (no score head, several labels).
+        MissingDependencyError: it was trained on quantized weights, and bitsandbytes is not installed.
     """
     location = locate_model(section.name)
-    scale = read_scale(location.adapter or Path(location.base))
-    heads = _heads_of(location, section)
+    scale = _scale_of(location, section)
+    heads = _heads_of(location, section, scale)
     if heads is None:
         return CrossEncoder(location, section)
-    loaded = load_model(section, None, trainable=False, heads=heads)
-    if scale is not None and len(scale.bias) != heads:
-        raise ModelError(
-            f"{section.name}: {SCALE_FILE} knows {len(scale.bias)} heads, the weights have {heads}",
-            "They belong to different models: train or fetch it again.",
-        )
+    if scale is not None:
+        section = section.model_copy(update={"quantization": scale.quantization})
+        if section.dtype == "auto" and scale.compute_dtype is not None:
+            section = section.model_copy(update={"dtype": scale.compute_dtype})
+        if len(scale.bias) != heads:
+            raise ModelError(
+                f"{section.name}: {SCALE_FILE} knows {len(scale.bias)} heads, the weights have {heads}",
+                "They belong to different models: train or fetch it again.",
+            )
+    whole = scale is not None and location.adapter is None
+    loaded = load_model(section, None, trainable=False, heads=heads, weights_in_fp32=whole)
     return PackedReward(loaded, scale, closed=scale is None)
 
 
@@ -131,16 +152,30 @@ def read_scale(folder: Path) -> Scale | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_bytes())
-        if found["format"] != FORMAT:
-            raise ValueError(f"format {found['format']!r}")
-        scale = Scale(**{**found, "bias": tuple(map(float, found["bias"]))})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} cannot be understood ({in_a_line(error)})", "Train the reward model again.") from None
-    return scale
+        return Scale.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise ModelError(f"{path}: {place}: {first['msg'].lower()}", "Train the reward model again.") from None
 
 
-def _heads_of(location: Location, section: ModelSection) -> int | None:
+def _scale_of(location: Location, section: ModelSection) -> Scale | None:
+    folder = location.adapter or Path(location.base)
+    if folder.is_dir():
+        return read_scale(folder)
+    try:
+        file = hf_hub_download(location.base, SCALE_FILE, revision=section.revision)
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OSError,
+        ValueError,
+    ):  # none there; the loader says what else is wrong
+        return None
+    return read_scale(Path(file).parent)
+
+
+def _heads_of(location: Location, section: ModelSection, scale: Scale | None) -> int | None:
     """How many score heads a model has; None for a classifier whose head is not a linear map of the last token."""
     if location.adapter is not None:
         try:
@@ -162,7 +197,7 @@ def _heads_of(location: Location, section: ModelSection) -> int | None:
         raise ModelError(
             f"{location.name!r} could not be loaded ({in_a_line(error)})", "Check the name, the files and the network."
         ) from error
-    if config.num_labels != 1 and not (Path(location.base) / SCALE_FILE).is_file():
+    if config.num_labels != 1 and scale is None:
         raise ModelError(
             f"{location.name!r} gives {config.num_labels} labels, not one score: not a reward model",
             "Name a model with one label.",

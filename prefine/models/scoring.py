@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from prefine.atomic import JSON
@@ -16,11 +18,9 @@ from prefine.errors import ModelError
 from prefine.records import Conversation
 
 SCALE_FILE = "reward.json"
-FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(BaseModel):
     """What makes raw scores mean something: measured on held-out answers when the model was trained.
 
     Attributes:
@@ -28,34 +28,46 @@ class Scale:
         std: standard deviation of the centred scores there; PPO divides by it.
         answers: on how many answers both were measured.
         max_length_tokens: prompt and answer as the model was trained; longer prompts are cut from the left.
+        quantization: of the base weights, as in a recipe.
+        compute_dtype: of the products that they were measured with.
         format: of this file.
     """
 
-    bias: tuple[float, ...]
-    std: float
-    answers: int
-    max_length_tokens: int
-    format: int = FORMAT
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    bias: Annotated[tuple[float, ...], Field(min_length=1)]
+    std: Annotated[float, Field(gt=0)]
+    answers: Annotated[int, Field(ge=2)]
+    max_length_tokens: Annotated[int, Field(ge=2)]
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    compute_dtype: Literal["float32", "bfloat16"] | None = None
+    format: Literal[1] = 1
 
     def as_json(self) -> dict[str, JSON]:
         """What `reward.json` holds."""
-        return {**asdict(self), "bias": list(self.bias)}
+        found: dict[str, JSON] = self.model_dump(mode="json")
+        return found
 
     @staticmethod
-    def of(raw: Tensor, max_length_tokens: int) -> Scale:
-        """Measure raw scores (N, k) of held-out answers, N at least 2 (Huang et al. 2024, arXiv 2403.17031, detail 12).
+    def of(raw: Tensor, max_length_tokens: int, **settings: Any) -> Scale:
+        """Measure raw scores (N, k) of held-out answers, N at least 2 (Huang et al. 2024, arXiv 2403.17031).
+
+        Args:
+            raw: fp32.
+            max_length_tokens: as the attribute; `settings` are the other ones.
 
         Raises:
             ModelError: the scores do not differ, or are not finite.
         """
         bias = raw.double().mean(0)
         std = float((raw.double() - bias).mean(1).std())
-        if not std > 0:
+        if not (std > 0 and math.isfinite(std)):
             raise ModelError(
                 f"the held-out scores do not differ (standard deviation {std:g}): the reward model has learned nothing",
                 "Look at the training loss; raise training.learning_rate, or give more or cleaner pairs.",
             )
-        return Scale(tuple(bias.tolist()), std, len(raw), max_length_tokens)
+        measured = {"bias": tuple(bias.tolist()), "std": std, "answers": len(raw)}
+        return Scale.model_validate({**measured, "max_length_tokens": max_length_tokens, **settings})
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,12 @@ class RewardStage(Stage):
         if self._raw is None:  # resumed after the last step: no step of this process has evaluated
             self.evaluate()
         assert self._raw is not None  # noqa: S101
-        return Scale.of(self._raw, self._recipe.data.max_length_tokens)
+        return Scale.of(
+            self._raw,
+            self._recipe.data.max_length_tokens,
+            quantization=self._recipe.model.quantization,
+            compute_dtype=self._session.manifest["model"]["compute_dtype"],
+        )
 
     def _labels(self, store: TokenStore, rows: Sequence[int]) -> Labels:
         return Labels.of([json.loads(store.record_json(row)) for row in rows], self._section)

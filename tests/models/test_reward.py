@@ -365,8 +365,8 @@ def test_scoring_reads_no_further_than_needed(trained: dict[str, Trained]) -> No
     assert isinstance(reward, PackedReward)
     reward._max_tokens = 100
     read = itertools.count()
-    endless = (Question(talk(f"question {next(read)}"), ("good", "bad")) for _ in itertools.count())
-    first = list(itertools.islice(reward.score(endless), 5))
+    stream = (Question(talk(f"question {next(read)}"), ("good", "bad")) for _ in range(300))
+    first = list(itertools.islice(reward.score(stream), 5))
     assert all(scores is not None and len(scores) == 2 for scores in first)
     assert next(read) < 15
     assert list(reward.score([])) == []
@@ -525,18 +525,16 @@ def test_an_encoders_prompt_is_cut_from_the_left_and_its_answer_never(tmp_path: 
 
 
 def test_an_encoder_scores_a_stream_in_order(tmp_path: Path) -> None:
-    """More questions than go into one batch, and no further read than one batch needs."""
+    """More questions than go into one batch, each as alone, and no further read than one batch needs."""
     reward = load_reward(section(save_bert(tmp_path / "bert")))
+    words = WORDS[4:]
+    questions = [Question(talk(f"who {words[i % 10]}"), ("yes", "bad bot"[: 3 + 4 * (i % 2)])) for i in range(100)]
     read = itertools.count()
-    words = itertools.cycle(WORDS[4:])
-    endless = (Question(talk(f"who {next(words)}"), ("yes", "bad bot"[: 3 + 4 * (next(read) % 2)])) for _ in read)
-    first = flat(itertools.islice(reward.score(endless), 20))
-    assert next(read) < 70
-    words, read = itertools.cycle(WORDS[4:]), itertools.count()
-    again = [Question(talk(f"who {next(words)}"), ("yes", "bad bot"[: 3 + 4 * (next(read) % 2)])) for _ in range(20)]
-    alone = [value for question in again for value in flat(reward.score([question]))]
-    assert len(first) == 40
-    assert alone == pytest.approx(flat(reward.score(again)), abs=1e-5)
+    stream = (questions[next(read)] for _ in questions)
+    first = flat(itertools.islice(reward.score(stream), 40))
+    assert next(read) <= 48
+    assert first == pytest.approx([value for one in questions[:40] for value in flat(reward.score([one]))], abs=1e-5)
+    assert flat(reward.score(questions))[:80] == pytest.approx(first, abs=1e-5)
 
 
 # --- The scale -------------------------------------------------------------------------------------------------------
@@ -621,6 +619,17 @@ def test_a_whole_reward_model_without_its_head(trained: dict[str, Trained], tmp_
     del tensors["score.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     refused(lambda: load_reward(section(folder)), "without a score head", "Name a reward run")
+
+
+@pytest.mark.xfail(strict=True, reason="bug: a fresh head is drawn in the place of the lost one, and nothing is said")
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_training_does_not_go_on_from_a_classifier_that_lost_its_head(lora: LoraSection | None, tmp_path: Path) -> None:
+    """Its config says that it has one: missing weights are fatal there, too."""
+    folder = save_classifier(tmp_path / "headless")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["score.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    refused(lambda: load_model(section(folder), lora, heads=1), "score", "")
 
 
 def test_a_head_of_another_hidden_size(copy: Path) -> None:

@@ -17,7 +17,7 @@ from prefine.evaluation.readiness.verdict import Finding, Level, Measured, findi
 from prefine.evaluation.statistics import Share
 from prefine.models.scoring import RewardModel
 from prefine.recipe import ReadinessSection
-from prefine.records import Preference, Vote
+from prefine.records import Conversation, Preference, Vote
 
 _MOST_SUSPECTS_LISTED = 100
 
@@ -77,7 +77,7 @@ def assess(
     *,
     data: str,
     trained_on: Iterable[tuple[Preference | Vote, int | None]] = (),
-    is_trained_prompt: Callable[[Preference | Vote], bool] = lambda record: False,
+    is_trained_prompt: Callable[[Conversation], bool] = lambda prompt: False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Readiness:
     """Judge a reward model on records it has not seen, and look for suspicious labels also among those it has.
@@ -87,14 +87,13 @@ def assess(
         limits: a recipe's thresholds.
         data: what `heldout` is, in words.
         trained_on: some of the records learned from, each with the head that left it out, if one did.
-        is_trained_prompt: whether a held-out record's prompt was trained on.
+        is_trained_prompt: whether a prompt was trained on.
         progress: called with the number of records scored so far.
 
     Raises:
         DataError: there is no pair to judge by.
     """
-    counted = _Counted(heldout, is_trained_prompt)
-    judged = _scored(reward, counted, progress)
+    judged = _scored(reward, heldout, progress)
     pairs = [pair for pair in judged if pair is not None]
     accuracy = measures.accuracy(pairs)
     if accuracy is None:
@@ -117,7 +116,9 @@ def assess(
         spoilt=spoilt_answers(reward, pairs, std),
         suspects=len(suspects),
         looked_at=len(everything),
-        shared_prompts=counted.shared,
+        shared_prompts=sum(
+            is_trained_prompt(pair.chosen.prompt) or is_trained_prompt(pair.rejected.prompt) for pair in pairs
+        ),
         std=std,
     )
     found = findings(measured, limits)
@@ -141,20 +142,6 @@ def assess(
         std=std,
         too_long=len(judged) - len(pairs),
     )
-
-
-class _Counted:
-    """Records passed on; counts those whose prompt was trained on."""
-
-    def __init__(self, records: Iterable[Preference | Vote], is_trained: Callable[[Preference | Vote], bool]) -> None:
-        self.shared = 0
-        self._records = records
-        self._is_trained = is_trained
-
-    def __iter__(self) -> Any:
-        for record in self._records:
-            self.shared += self._is_trained(record)
-            yield record
 
 
 def _scored(

@@ -12,16 +12,16 @@ from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.store import TokenStore
-from prefine.errors import DataError
+from prefine.errors import DataError, RecipeError
 from prefine.evaluation.readiness.assess import Readiness, assess
-from prefine.evaluation.readiness.stored import prompts_trained_on, stored_records, trained_records
+from prefine.evaluation.readiness.stored import kind_stored, prompts_trained_on, stored_records, trained_records
 from prefine.models.load import load_tokenizer
 from prefine.models.location import locate_model
 from prefine.models.reward import load_reward
 from prefine.models.scoring import RewardModel
-from prefine.recipe import ModelSection, RewardRecipe
+from prefine.recipe import ModelSection, ReadinessSection, RewardRecipe
 from prefine.recipe_loading import load_recipe
-from prefine.records import Preference, Vote
+from prefine.records import Conversation, Preference, Vote
 
 
 @dataclass(frozen=True)
@@ -60,69 +60,75 @@ def check_reward(
         PrefineError: no such model or data; a model that is no run, without data.
     """
     run = _run_folder(name)
-    recipe = load_recipe(None if run is None else run / "recipe.yaml", overrides, RewardRecipe)
+    limits = _limits(run, overrides)
     if run is None and not data:
         raise DataError(f"{name} is no reward run, so it has no held-out rows", "Name pairs or votes with --data FILE.")
-    kind = _kind(data, split) if data else _kind_of_run(run)
-    reward = load_reward(_section(name, recipe, run, device))
+    sources = _sources(data, split) if data else None
+    reward = load_reward(ModelSection(name=name, device=device))
     notes = [] if policy is None else [_about_tokens(reward, policy)]
-    stores = (
-        None if run is None else {part: TokenStore(run / "data" / f"{part}.arrow") for part in ("train", "heldout")}
-    )
-    if not data:
-        assert stores is not None  # noqa: S101
-        readiness = assess(
-            reward,
-            stored_records(stores["heldout"], kind),
-            recipe.readiness,
-            data=f"{len(stores['heldout'])} held-out rows",
-            trained_on=trained_records(stores["train"], kind, recipe),
-            progress=progress,
-        )
-        return Checked(readiness, run, notes)
+    if sources is None:
+        assert run is not None  # noqa: S101
+        return Checked(_on_own_rows(reward, run, limits, progress), run, notes)
+    kind, names = sources
     with Quarantine() as quarantine:
-        stream: RecordStream[Preference | Vote] = read_records(
-            source_names(list(data)), kind, quarantine=quarantine, split=split
-        )
-        trained = (lambda record: False) if stores is None else prompts_trained_on(stores["train"], _kind_of_run(run))
-        readiness = assess(
-            reward,
-            stream,
-            recipe.readiness,
-            data=", ".join(data),
-            is_trained_prompt=trained,
-            progress=progress,
-        )
+        stream: RecordStream[Preference | Vote] = read_records(names, kind, quarantine=quarantine, split=split)
+        train = None if run is None else run / "data" / "train.arrow"
+        if train is None or not train.is_file():  # runs are copied without their data, too
+            trained: Callable[[Conversation], bool] = lambda prompt: False  # noqa: E731
+        else:
+            store = TokenStore(train)
+            trained = prompts_trained_on(store, kind_stored(store))
+        readiness = assess(reward, stream, limits, data=", ".join(data), is_trained_prompt=trained, progress=progress)
         if quarantine.total:
             notes.append(f"{quarantine.total} rows could not be used; prefine data check shows which and why.")
     return Checked(readiness, run, notes)
 
 
+def _on_own_rows(
+    reward: RewardModel, run: Path, limits: ReadinessSection, progress: Callable[[int], None]
+) -> Readiness:
+    recipe = load_recipe(run / "recipe.yaml", [], RewardRecipe)
+    train, heldout = (TokenStore(run / "data" / f"{part}.arrow") for part in ("train", "heldout"))
+    if not len(heldout):
+        raise DataError(f"{run} holds no held-out rows", "Name pairs or votes with --data FILE.")
+    kind = kind_stored(heldout)
+    return assess(
+        reward,
+        stored_records(heldout, kind),
+        limits,
+        data=f"{len(heldout)} held-out rows",
+        trained_on=trained_records(train, kind, recipe),
+        progress=progress,
+    )
+
+
+def _limits(run: Path | None, overrides: Sequence[str]) -> ReadinessSection:
+    """The thresholds of a run, or the defaults, with what --set changes; how a run was trained is not to be changed."""
+    foreign = [override for override in overrides if not override.startswith("readiness.")]
+    if foreign:
+        raise RecipeError(
+            f"--set {foreign[0]}: a check changes thresholds only", "Write --set readiness.NAME=VALUE (docs/reward.md)."
+        )
+    return load_recipe(None if run is None else run / "recipe.yaml", overrides, RewardRecipe).readiness
+
+
 def _run_folder(name: str) -> Path | None:
+    """The folder, if it is a reward run; one of another stage is refused by name."""
     path = Path(name)
-    return path if (path / "manifest.json").is_file() and (path / "recipe.yaml").is_file() else None
+    if not ((path / "manifest.json").is_file() and (path / "recipe.yaml").is_file()):
+        return None
+    stage = json.loads((path / "manifest.json").read_text("utf-8")).get("stage")
+    if stage != "reward":
+        raise DataError(f"{name} is a run of {stage}, not of a reward model", "Name a run of prefine reward.")
+    return path
 
 
-def _section(name: str, recipe: RewardRecipe, run: Path | None, device: str) -> ModelSection:
-    """How the model is loaded: a run's as it was trained, so that its scores are the same."""
-    section = recipe.model.model_copy(update={"name": name, "device": device})
-    if run is None:
-        return section
-    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
-    return section.model_copy(update={"dtype": manifest["model"]["compute_dtype"], "revision": None})
-
-
-def _kind(data: Sequence[str], split: str) -> type[Preference] | type[Vote]:
-    found = kind_of_sources(source_names(list(data)), split=split)
+def _sources(data: Sequence[str], split: str) -> tuple[type[Preference] | type[Vote], list[str]]:
+    names = source_names(list(data))
+    found = kind_of_sources(names, split=split)
     if KINDS[found] not in (Preference, Vote):
         raise DataError(f"{', '.join(data)} holds {found}", "A reward model is judged on preferences, or on votes.")
-    return KINDS[found]
-
-
-def _kind_of_run(run: Path | None) -> type[Preference] | type[Vote]:
-    assert run is not None  # noqa: S101
-    first = TokenStore(run / "data" / "heldout.arrow").record_json(0)
-    return Vote if "label" in json.loads(first) else Preference
+    return KINDS[found], names
 
 
 def _about_tokens(reward: RewardModel, policy: str) -> str:

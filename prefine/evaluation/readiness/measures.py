@@ -33,7 +33,7 @@ def by_group(pairs: Sequence[JudgedPair]) -> list[Part]:
     names = dict.fromkeys(pair.group for pair in pairs)
     if not any(names):
         return []
-    return _parts({name or "(none)": [pair for pair in pairs if pair.group == name] for name in names})
+    return _parts([(name or "(none)", [pair for pair in pairs if pair.group == name]) for name in names])
 
 
 def by_data_margin(pairs: Sequence[JudgedPair]) -> list[Part]:
@@ -50,11 +50,11 @@ def _quantiles(pairs: Sequence[JudgedPair], size: Callable[[JudgedPair], float])
     ordered = sorted(pairs, key=size)
     edges = [place * len(ordered) // _MARGIN_PARTS for place in range(_MARGIN_PARTS + 1)]
     runs = [ordered[start:end] for start, end in pairwise(edges) if end > start]
-    return _parts({f"{size(run[0]):.2f} to {size(run[-1]):.2f}": run for run in runs})
+    return _parts([(f"{size(run[0]):.2f} to {size(run[-1]):.2f}", run) for run in runs])
 
 
-def _parts(groups: dict[str, list[JudgedPair]]) -> list[Part]:
-    found = ((name, accuracy(pairs)) for name, pairs in groups.items())
+def _parts(groups: Sequence[tuple[str, list[JudgedPair]]]) -> list[Part]:
+    found = ((name, accuracy(pairs)) for name, pairs in groups)
     return [Part(name, share) for name, share in found if share is not None]
 
 
@@ -121,7 +121,7 @@ class LengthBias:
         correlation: Spearman's, of score and tokens over all answers; None with too few.
         pair_correlation: the same of the differences within each pair, which no prompt can cause.
         people: share of pairs (of unequal lengths) in which people chose the longer answer.
-        model: share of them in which the model does.
+        model: share of those that it does not score equal in which the model does.
         chosen_longer, chosen_shorter: accuracy where the chosen answer is the longer, or the shorter one.
     """
 
@@ -139,14 +139,15 @@ def length_bias(pairs: Sequence[JudgedPair]) -> LengthBias:
     uneven = [pair for pair in pairs if pair.longer]
     count = len(uneven)
     longer = sum(pair.longer > 0 for pair in uneven)
-    picked = sum((pair.margin > 0) == (pair.longer > 0) for pair in uneven)
+    preferring = [pair for pair in uneven if pair.margin]
+    picked = sum((pair.margin > 0) == (pair.longer > 0) for pair in preferring)
     return LengthBias(
         correlation=_correlation([side.tokens for side in sides], [side.score for side in sides]),
         pair_correlation=_correlation(
             [pair.chosen.score.tokens - pair.rejected.score.tokens for pair in pairs], [pair.margin for pair in pairs]
         ),
         people=Share(longer / count, count) if count else None,
-        model=Share(picked / count, count) if count else None,
+        model=Share(picked / len(preferring), len(preferring)) if preferring else None,
         chosen_longer=accuracy([pair for pair in uneven if pair.longer > 0]),
         chosen_shorter=accuracy([pair for pair in uneven if pair.longer < 0]),
     )

@@ -117,7 +117,7 @@ def as_trained_on(pair: JudgedPair, head: int | None) -> JudgedPair:
     if head is None:
         return replace(pair, trained_on=True)
     margin = pair.chosen.score.heads[head] - pair.rejected.score.heads[head]
-    return replace(pair, trained_on=True, margin=margin)
+    return replace(pair, trained_on=True, margin=margin, disagreement=0.0)
 
 
 def evenly_chosen(count: int, most: int) -> Sequence[int]:

@@ -92,19 +92,24 @@ class Spoilt:
 def spoilt_answers(reward: RewardModel, pairs: Sequence[JudgedPair], std: float) -> list[Spoilt]:
     """Spoil preferred held-out answers and see whether their scores fall."""
     sides = [pairs[place].chosen for place in evenly_chosen(len(pairs), _SPOILT_ANSWERS)]
-    edited = {name: [spoil(side.answer) for side in sides] for name, spoil in SPOILERS.items()}
-    if len(sides) > 1:
-        edited[SWAPPED] = [side.answer for side in _rotated(sides)]
-    names = list(edited)
-    questions = (
-        Question(side.prompt, tuple(edited[name][place] for name in names)) for place, side in enumerate(sides)
-    )
-    changes: dict[str, list[float]] = {name: [] for name in names}
-    for side, scores in zip(sides, reward.score(questions), strict=True):
-        for name, score in zip(names, scores or (), strict=False):
-            changes[name].append((score.score - side.score.score) / std)
+    edits = [(name, side, spoil(side.answer)) for side in sides for name, spoil in SPOILERS.items()]
+    edits += [(SWAPPED, side, other) for side in sides if (other := _of_another_prompt(side, sides)) is not None]
+    # Each by itself: one that does not fit the model's length must not take the others with it.
+    real = [(name, side, text) for name, side, text in edits if text != side.answer]
+    questions = (Question(side.prompt, (text,)) for _, side, text in real)
+    changes: dict[str, list[float]] = {}
+    for (name, side, _), scores in zip(real, reward.score(questions), strict=True):
+        if scores is not None:
+            changes.setdefault(name, []).append((scores[0].score - side.score.score) / std)
     return [
         Spoilt(name, Share(sum(c >= 0 for c in found) / len(found), len(found)), sum(found) / len(found))
-        for name, found in changes.items()
-        if found
+        for name in (*SPOILERS, SWAPPED)
+        if (found := changes.get(name))
     ]
+
+
+def _of_another_prompt(side: Scored, sides: Sequence[Scored]) -> str | None:
+    """The next answer that was given to another prompt; None where there is none."""
+    place = sides.index(side)
+    others = (*sides[place + 1 :], *sides[:place])
+    return next((other.answer for other in others if other.prompt != side.prompt), None)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 from prefine.data.batch import folds
-from prefine.data.selection import group_of
+from prefine.data.selection import group_of, prompt_group
 from prefine.data.store import TokenStore
 from prefine.evaluation.readiness.pairs import evenly_chosen
 from prefine.recipe import RewardRecipe
-from prefine.records import Preference, Vote
+from prefine.records import Conversation, Preference, Vote
 
 Judgement = Preference | Vote
 Kind = type[Preference] | type[Vote]
@@ -33,7 +34,12 @@ def trained_records(store: TokenStore, kind: Kind, recipe: RewardRecipe) -> list
     ]
 
 
-def prompts_trained_on(store: TokenStore, kind: Kind) -> Callable[[Judgement], bool]:
-    """Whether a record's prompt is, but for case and spacing, one that was trained on."""
+def prompts_trained_on(store: TokenStore, kind: Kind) -> Callable[[Conversation], bool]:
+    """Whether a prompt is, but for case and spacing, one that was trained on."""
     groups = {group_of(record) for record in stored_records(store, kind)}
-    return lambda record: group_of(record) in groups
+    return lambda prompt: prompt_group(prompt) in groups
+
+
+def kind_stored(store: TokenStore) -> Kind:
+    """What a store's records are."""
+    return Vote if len(store) and "label" in json.loads(store.record_json(0)) else Preference

@@ -1,7 +1,7 @@
 """Each finding at its go, caution and no-go, with the thresholds of the recipe, and the verdict as the worst of them.
 
-Wilson's intervals that decide, to three decimals: 30 of 100 (0.219, 0.396), 45 of 100 (0.356, 0.548), 55 of 100 (0.452,
-0.644), 60 of 100 (0.502, 0.691), 70 of 100 (0.604, 0.781), 4 of 10 (0.168, 0.687).
+Wilson's intervals that decide, to three decimals: 0 of 4 (0, 0.490), 40 of 100 (0.309, 0.498), 45 of 100 (0.356,
+0.548), 55 of 100 (0.452, 0.644), 60 of 100 (0.502, 0.691), 70 of 100 (0.604, 0.781), 4 of 10 (0.168, 0.687).
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ def test_held_out_accuracy_is_told_with_its_interval_and_rule() -> None:
     assert "right more often than a coin" in told.meaning
 
 
-def test_below_a_coin_for_sure_the_columns_may_be_swapped() -> None:
-    swapped = found("held-out accuracy", accuracy=Share(0.3, 100))
+@pytest.mark.parametrize("share", [Share(0.0, 4), Share(0.3, 100), Share(0.4, 100)])
+def test_below_a_coin_for_sure_the_columns_may_be_swapped(share: Share) -> None:
+    swapped = found("held-out accuracy", accuracy=share)
     assert swapped.level is NO_GO
     assert "Are the columns chosen and rejected swapped" in swapped.meaning
 
