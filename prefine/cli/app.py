@@ -13,7 +13,9 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,7 +59,8 @@ class _DefaultingGroup(TyperGroup):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         default = DEFAULTS.get(self.name or "")
         if default is not None and args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
-            args = [default, *args]
+            mistyped = get_close_matches(args[0], self.commands) and not Path(args[0]).exists()
+            args = args if mistyped else [default, *args]
         return super().parse_args(ctx, args)
 
 

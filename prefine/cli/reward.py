@@ -40,7 +40,8 @@ def check(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "test",
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the report goes; without --data, the run's folder.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the report goes; without --data and --set, the run's folder."),
     ] = None,
     policy: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model PPO is to train: are its tokens the reward model's?")
@@ -66,10 +67,13 @@ def check(
             model, overrides, data=data or (), split=split, policy=policy, device=device, progress=progress
         )
     readiness = checked.readiness
-    folder = out or (None if data else checked.folder)
+    # The run's own report is what PPO goes by: other data or other thresholds do not overwrite it.
+    folder = out or (None if data or overrides else checked.folder)
     page = None if folder is None else write_readiness(readiness, folder)
     if as_json:
         typer.echo(json.dumps(readiness.as_json(), indent=2))
+        for line in checked.notes:
+            typer.echo(line, err=True)
         return
     _print(console, readiness)
     for line in checked.notes:

@@ -44,10 +44,13 @@ def score(
     from prefine.atomic import atomic_write
     from prefine.cli.progress import counting
     from prefine.data.quarantine import Quarantine
+    from prefine.errors import RecipeError
     from prefine.evaluation.scores import ScoredRows
     from prefine.models.reward import load_reward
     from prefine.recipe import ModelSection
 
+    if out is not None and out == quarantine:
+        raise RecipeError(f"--out and --quarantine are both {out}", "Name two files.")
     with Quarantine(quarantine) as refused, counting("scoring") as progress:
         rows = ScoredRows(sources, refused, split)  # first: a file that is not there is found before a model is loaded
         reward = load_reward(ModelSection(name=model, device=device, chat_template=chat_template))

@@ -39,8 +39,8 @@ class _Row:
 class ScoredRows:
     """The rows of `sources` with their scores, in order and lazily.
 
-    Files of pairs give pairs; all others (votes, demonstrations, completions) single answers. Rows that follow each
-    other and share a prompt are scored together, with the prompt computed once.
+    Files of pairs give pairs; all others (votes, chats, prompts with a completion) single answers. Rows that follow
+    each other and share a prompt are scored together, with the prompt computed once.
 
     Args:
         sources: see prefine.data.reading.

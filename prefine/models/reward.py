@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from pydantic import ValidationError
 from torch import Tensor
 
-from prefine.data.batch import TokenTree, collate
+from prefine.data.batch import TokenTree, collate, microbatches
 from prefine.data.store import cut_prompt
 from prefine.errors import ModelError
 from prefine.models.cross_encoder import CrossEncoder
@@ -108,7 +108,9 @@ class PackedReward(RewardModel):
     def _scored(self, questions: Sequence[list[TokenTree] | None]) -> Iterator[list[Score] | None]:
         fitting = [tree for trees in questions for tree in trees or ()]
         lengths = [len(answer) for tree in fitting for answer in tree.answers]
-        scores = iter(self._centred(self.raw(fitting), lengths) if fitting else [])
+        # One question may be many trees.
+        raw = [self.raw(run) for run in microbatches(fitting, self._max_tokens)]
+        scores = iter(self._centred(torch.cat(raw), lengths) if raw else [])
         for trees in questions:
             yield None if trees is None else [next(scores) for tree in trees for _ in tree.answers]
 

@@ -22,6 +22,7 @@ from prefine.errors import DataError
 from prefine.evaluation.readiness.assess import assess
 from prefine.evaluation.readiness.page import write_readiness
 from prefine.evaluation.readiness.stored import stored_records, trained_records
+from prefine.evaluation.wording import plural
 from prefine.models.load import LoadedModel, load_model
 from prefine.models.reward import PackedReward, read_scale
 from prefine.models.scoring import SCALE_FILE, Scale
@@ -191,7 +192,7 @@ class RewardStage(Stage):
                 reward_model,
                 stored_records(heldout, self.kind),
                 self._recipe.readiness,
-                data=f"{len(heldout)} held-out rows",
+                data=plural(len(heldout), "held-out row"),
                 trained_on=trained,
                 progress=session.display.advance,
             )

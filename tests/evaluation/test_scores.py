@@ -31,8 +31,8 @@ def scored(
     reward: RewardModel, *sources: Path, into: Path | None = None
 ) -> tuple[list[dict[str, Any]], ScoredRows, Quarantine]:
     with Quarantine(into) as quarantine:
-        rows = ScoredRows(reward, [str(source) for source in sources], quarantine)
-        return list(rows), rows, quarantine
+        rows = ScoredRows([str(source) for source in sources], quarantine)
+        return list(rows.by(reward)), rows, quarantine
 
 
 def said(text: str) -> list[dict[str, str]]:
@@ -90,16 +90,16 @@ def test_pairs_get_both_scores(tmp_path: Path) -> None:
             "rejected": "a",
             "margin": 2.0,
             "tie": False,
-            "chosen_score": 2.0,
-            "rejected_score": 1.0,
+            "score_of_chosen": 2.0,
+            "score_of_rejected": 1.0,
         },
         {
             "prompt": said("Q"),
             "chosen": "a",
             "rejected": "a b c",
             "tie": True,
-            "chosen_score": 1.0,
-            "rejected_score": 3.0,
+            "score_of_chosen": 1.0,
+            "score_of_rejected": 3.0,
         },
     ]
     assert summary.scored == 2
@@ -111,7 +111,7 @@ def test_scores_of_several_heads_come_with_their_disagreement(tmp_path: Path) ->
     (one,), _, _ = scored(reward, write(tmp_path / "a.jsonl", [{"prompt": "Q", "completion": "a b"}]))
     assert (one["score"], one["score_disagreement"]) == (3.0, 1.0)
     (two,), _, _ = scored(reward, write(tmp_path / "b.jsonl", [{"prompt": "Q", "chosen": "a b", "rejected": "a"}]))
-    assert (two["chosen_score_disagreement"], two["rejected_score_disagreement"]) == (1.0, 0.5)
+    assert (two["score_of_chosen_disagreement"], two["score_of_rejected_disagreement"]) == (1.0, 0.5)
 
 
 def test_votes_responses_demonstrations_and_conversations_are_single_answers(tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_votes_responses_demonstrations_and_conversations_are_single_answers(tmp
 @pytest.mark.parametrize("column", ["completion", "response"])
 def test_blank_answers_are_scored(blank: str, column: str, tmp_path: Path) -> None:
     """Models write that, too."""
-    reward = Fake(lambda prompt, answer: -1.0 if answer == "" else 1.0)
+    reward = Fake(lambda prompt, answer: 1.0 if answer.strip() else -1.0)
     rows = [{"prompt": "Q", column: "a"}, {"prompt": "Q", column: blank}]
     found, _, quarantine = scored(reward, write(tmp_path / "a.jsonl", rows))
-    assert [(row["completion"], row["score"]) for row in found] == [("a", 1.0), ("", -1.0)]
+    assert [(row["completion"], row["score"]) for row in found] == [("a", 1.0), (blank, -1.0)]
     assert quarantine.total == 0
 
 
@@ -159,7 +159,6 @@ def test_what_was_scored_can_be_scored_again(tmp_path: Path) -> None:
     assert quarantine.total == 0
 
 
-@pytest.mark.xfail(strict=True, reason="chosen_score and rejected_score are read as people's scores, as in data")
 def test_pairs_that_were_scored_can_be_scored_again(tmp_path: Path) -> None:
     """Also those the model does not agree with, and its scores are no margins of the data."""
     rows = [{"prompt": "Q", "chosen": "a b", "rejected": "a"}, {"prompt": "R", "chosen": "a", "rejected": "a b"}]
@@ -193,7 +192,7 @@ def test_a_pair_with_one_answer_too_long_is_refused_whole(tmp_path: Path) -> Non
         {"prompt": "Q", "chosen": "a b", "rejected": "a"},
     ]
     found, _, quarantine = scored(Fake(words, longest=3), write(tmp_path / "a.jsonl", rows))
-    assert [(row["chosen_score"], row["rejected_score"]) for row in found] == [(2.0, 1.0)]
+    assert [(row["score_of_chosen"], row["score_of_rejected"]) for row in found] == [(2.0, 1.0)]
     assert dict(quarantine.reasons) == {TOO_LONG: 1}
 
 
@@ -255,7 +254,7 @@ def test_rows_are_read_as_they_are_wanted(tmp_path: Path, monkeypatch: pytest.Mo
     rows = [{"prompt": f"Q{number}", "completion": "a"} for number in range(20_000)]
     reward = Fake(words)
     with Quarantine() as quarantine:
-        found = iter(ScoredRows(reward, [str(write(tmp_path / "a.jsonl", rows))], quarantine))
+        found = ScoredRows([str(write(tmp_path / "a.jsonl", rows))], quarantine).by(reward)
         assert (read, reward.asked) == ([], 0)
         assert next(found)["score"] == 1.0
         assert (read, reward.asked) == ([1, 2], 1)
@@ -282,7 +281,7 @@ def test_prompts_without_answers_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_source_is_found_at_once(tmp_path: Path) -> None:
     with Quarantine() as quarantine, pytest.raises(DataError, match="no such file"):
-        ScoredRows(Fake(words), [str(tmp_path / "none.jsonl")], quarantine)
+        ScoredRows([str(tmp_path / "none.jsonl")], quarantine)
 
 
 def test_a_file_in_which_no_row_is_valid_is_an_error(tmp_path: Path) -> None:
@@ -293,20 +292,21 @@ def test_a_file_in_which_no_row_is_valid_is_an_error(tmp_path: Path) -> None:
 def test_the_summary_says_what_became_of_the_rows(tmp_path: Path) -> None:
     rows = [{"prompt": "Q", "completion": "a"}] * 1_200 + ["oops", {"prompt": "Q", "completion": "a b c d"}]
     source, bad = write(tmp_path / "a.jsonl", rows), tmp_path / "bad.jsonl"
-    _, summary, _ = scored(Fake(words, longest=3), source, into=bad)
-    counted, uncentred, refused = summary.summary()
+    reward = Fake(words, longest=3)
+    _, summary, _ = scored(reward, source, into=bad)
+    counted, uncentred, refused = summary.summary(reward)
     assert counted == "1,200 rows scored by fake"
     assert "nobody measured what an average answer gets" in uncentred
     assert refused.startswith("2 rows could not be scored: ")
     assert "line is not valid JSON: expecting value (1)" in refused
     assert f"{TOO_LONG} (1)" in refused
     assert refused.endswith(f"({bad})")
-    _, summary, _ = scored(Fake(words, longest=3), source)
-    assert summary.summary()[2].endswith("(not written: name a file with --quarantine)")
+    _, summary, _ = scored(reward, source)
+    assert summary.summary(reward)[2].endswith("(not written: name a file with --quarantine)")
 
 
 def test_the_summary_of_a_measured_model_and_clean_rows_is_one_line(tmp_path: Path) -> None:
     reward = Fake(words)
-    reward.scale = Scale((0.0,), 1.0, 10, 512)
+    reward.scale = Scale(bias=(0.0,), std=1.0, answers=10, max_length_tokens=512)
     _, summary, _ = scored(reward, write(tmp_path / "a.jsonl", [{"prompt": "Q", "completion": "a"}]))
-    assert summary.summary() == ["1 rows scored by fake"]
+    assert summary.summary(reward) == ["1 rows scored by fake"]

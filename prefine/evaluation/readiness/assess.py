@@ -65,6 +65,7 @@ class Readiness:
         names = [field.name for field in dataclasses.fields(self) if field.name not in ("pairs", "suspects")]
         return {
             **{name: _plain(getattr(self, name)) for name in names},
+            "suspected": len(self.suspects),
             "suspects": [_suspect(pair) for pair in self.suspects[:_MOST_SUSPECTS_LISTED]],
             "pairs": [_scores(pair) for pair in self.pairs],
         }

@@ -12,9 +12,10 @@ from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.store import TokenStore
-from prefine.errors import DataError, RecipeError
+from prefine.errors import DataError, ModelError, RecipeError
 from prefine.evaluation.readiness.assess import Readiness, assess
 from prefine.evaluation.readiness.stored import kind_stored, prompts_trained_on, stored_records, trained_records
+from prefine.evaluation.wording import plural
 from prefine.models.load import load_tokenizer
 from prefine.models.location import locate_model
 from prefine.models.reward import load_reward
@@ -60,6 +61,7 @@ def check_reward(
         PrefineError: no such model or data; a model that is no run, without data.
     """
     run = _run_folder(name)
+    locate_model(name)  # says at once that there is none
     limits = _limits(run, overrides)
     if run is None and not data:
         raise DataError(f"{name} is no reward run, so it has no held-out rows", "Name pairs or votes with --data FILE.")
@@ -80,7 +82,8 @@ def check_reward(
             trained = prompts_trained_on(store, kind_stored(store))
         readiness = assess(reward, stream, limits, data=", ".join(data), is_trained_prompt=trained, progress=progress)
         if quarantine.total:
-            notes.append(f"{quarantine.total} rows could not be used; prefine data check shows which and why.")
+            unusable = plural(quarantine.total, "row")
+            notes.append(f"{unusable} could not be used; prefine data check shows which and why.")
     return Checked(readiness, run, notes)
 
 
@@ -88,7 +91,10 @@ def _on_own_rows(
     reward: RewardModel, run: Path, limits: ReadinessSection, progress: Callable[[int], None]
 ) -> Readiness:
     recipe = load_recipe(run / "recipe.yaml", [], RewardRecipe)
-    train, heldout = (TokenStore(run / "data" / f"{part}.arrow") for part in ("train", "heldout"))
+    paths = [run / "data" / f"{part}.arrow" for part in ("train", "heldout")]
+    if not all(path.is_file() for path in paths):
+        raise DataError(f"{run} has come without its data", "Name pairs or votes with --data FILE.")
+    train, heldout = map(TokenStore, paths)
     if not len(heldout):
         raise DataError(f"{run} holds no held-out rows", "Name pairs or votes with --data FILE.")
     kind = kind_stored(heldout)
@@ -96,7 +102,7 @@ def _on_own_rows(
         reward,
         stored_records(heldout, kind),
         limits,
-        data=f"{len(heldout)} held-out rows",
+        data=plural(len(heldout), "held-out row"),
         trained_on=trained_records(train, kind, recipe),
         progress=progress,
     )
@@ -132,7 +138,10 @@ def _sources(data: Sequence[str], split: str) -> tuple[type[Preference] | type[V
 
 
 def _about_tokens(reward: RewardModel, policy: str) -> str:
-    template = load_tokenizer(locate_model(policy), ModelSection(name=policy))
+    try:
+        template = load_tokenizer(locate_model(policy), ModelSection(name=policy))
+    except ModelError as error:
+        raise ModelError(error.problem.replace("model.name:", "--policy:", 1), error.remedy) from error
     theirs, ours = template.tokenizer, reward.tokenizer
     if theirs.get_vocab() == ours.get_vocab() and theirs.chat_template == ours.chat_template:
         return f"{policy} and {reward.name} have the same tokens and chat template."

@@ -62,10 +62,10 @@ def build_context(held: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "variances": [[each["name"], figure(each["deviations"])] for each in held["variances"]],
         "suspects": held["suspects"][:_MOST_SUSPECTS_SHOWN],
-        "suspects_in_all": len(held["suspects"]),
+        "suspects_in_all": held["suspected"],
+        "looked_at": plural(held["looked_at"], "pair"),
         "suspected": [percent(each["probability"], 1) for each in held["suspects"][:_MOST_SUSPECTS_SHOWN]],
-        "looked_at": whole(held["looked_at"]),
-        "too_long": held["too_long"],
+        "too_long": plural(held["too_long"], "record") if held["too_long"] else "",
     }
 
 

@@ -138,7 +138,9 @@ def _gap(measured: Measured, limits: ReadinessSection) -> Iterator[Finding]:
 def _calibration(found: Calibration | None, limits: ReadinessSection) -> Iterator[Finding]:
     if found is None:
         return
-    bad = found.error > limits.max_calibration_error
+    # Few pairs have a large error by chance alone: in some bin it must lie beyond that.
+    beyond = any(b.accuracy.interval and not b.accuracy.interval.contains(b.confidence) for b in found.bins)
+    bad = found.error > limits.max_calibration_error and beyond
     sure = sum((b.confidence - b.accuracy.value) * (b.accuracy.count or 0) for b in found.bins) > 0
     meaning = (
         "It is surer than it is right: differences of scores overstate what people would feel."
@@ -149,7 +151,7 @@ def _calibration(found: Calibration | None, limits: ReadinessSection) -> Iterato
         "calibration error",
         Level.CAUTION if bad else Level.GO,
         figure(found.error),
-        f"at most {figure(limits.max_calibration_error, 2)}",
+        f"at most {figure(limits.max_calibration_error, 2)}, or by chance",
         meaning if bad else "",
     )
 
@@ -233,7 +235,9 @@ def _suspects(measured: Measured, limits: ReadinessSection) -> Iterator[Finding]
         Level.CAUTION if bad else Level.GO,
         f"{measured.suspects} of {measured.looked_at} ({percent(share.value)})",
         f"at most {percent(limits.max_suspects)}",
-        "Read them below; correct or drop the wrong ones, or set reward.label_smoothing to their share." if bad else "",
+        "Read them in the report; correct or drop the wrong ones, or set reward.label_smoothing to their share."
+        if bad
+        else "",
     )
 
 

@@ -265,7 +265,6 @@ def test_accuracy_by_the_models_margin_goes_by_its_size() -> None:
 SIZES = st.lists(st.sampled_from([0.0, 0.001, 0.002, 1.0, 2.0, 3.0]), max_size=30)
 
 
-@pytest.mark.xfail(strict=True, reason="_quantiles keeps one of the parts that round to the same name")
 @given(SIZES)
 def test_no_pair_is_lost_between_the_parts(sizes: list[float]) -> None:
     """Margins are often whole numbers or nearly equal."""
@@ -384,12 +383,11 @@ def test_the_correlations_are_spearmans() -> None:
     assert found.pair_correlation[1].contains(within)
 
 
-@pytest.mark.xfail(strict=True, reason="length_bias counts a margin of 0 as a preference for the rejected answer")
 def test_a_model_without_an_opinion_does_not_prefer_length() -> None:
     """Equal scores pick neither answer."""
     found = measures.length_bias([pair(0, chosen=1, rejected=5), pair(0, chosen=1, rejected=9)])
-    assert found.model is not None
-    assert found.model.value == 0.0
+    assert found.model is None
+    assert found.people == Share(0.0, 2)
 
 
 # --- Suspects --------------------------------------------------------------------------------------------------------
@@ -471,9 +469,6 @@ def test_pairs_learned_from_give_the_gap_of_the_whole_model() -> None:
     assert [(each.id, each.trained_on) for each in found.suspects] == [("pair 1", True)]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="as_trained_on keeps the disagreement with the heads that know the pair by heart"
-)
 def test_a_flipped_pair_learned_by_heart_is_suspected_by_the_head_that_left_it_out() -> None:
     """Head 0 has left the flipped pair out and gives it -0.2 - 2.6; head 1 has learned it by heart."""
     records = [preference(*answers(number, long=number % 2 == 0)) for number in range(8)]
@@ -502,19 +497,18 @@ def test_prompts_that_were_trained_on_are_counted() -> None:
         records,
         ReadinessSection(),
         data="made up",
-        is_trained_prompt=lambda record: record.prompt[0].content in {"Q1", "Q3"},
+        is_trained_prompt=lambda prompt: prompt[0].content in {"Q1", "Q3"},
     )
     (finding,) = [finding for finding in found.findings if finding.name == "prompts trained on"]
     assert (finding.level, finding.found) == (Level.CAUTION, "2 pairs")
 
 
-@pytest.mark.xfail(strict=True, reason="records are counted: ties, both votes of a pair, and what does not fit")
 def test_prompts_that_were_trained_on_are_counted_by_pairs() -> None:
     """Two votes make one pair, and a tie none."""
     votes = [vote(f"Q{number}", "a", number % 2 == 0) for number in range(4)]
     tied = [preference("Q", "a b", "a"), preference("R", "a", "b", tie=True)]
     for records, pairs_in_all in ((votes, "2 pairs"), (tied, "1 pair")):
-        found = assess(Fake(words), records, ReadinessSection(), data="made up", is_trained_prompt=lambda record: True)
+        found = assess(Fake(words), records, ReadinessSection(), data="made up", is_trained_prompt=lambda prompt: True)
         assert [each.found for each in found.findings if each.name == "prompts trained on"] == [pairs_in_all]
 
 

@@ -168,8 +168,8 @@ def test_suspects_are_shown_with_their_text_and_not_too_many() -> None:
     page = page_of(found)
     text = page.text
     assert page.tags.count("article") == 30
-    assert "100 or more of 130 pairs" in text
-    assert "70 more in readiness.json." in text
+    assert "130 of 130 pairs" in text
+    assert "100 more; readiness.json lists the first hundred." in text
     assert "p0 q0 r0" in text
     assert "held out" in text
 
@@ -184,7 +184,7 @@ def test_a_suspect_that_was_trained_on_says_so() -> None:
 def test_what_did_not_fit_is_counted() -> None:
     rows = [*records(4), preference("Q", " ".join(["long"] * 30), "a")]
     text = page_of(readiness(rows, Fake(sensible, longest=20))).text
-    assert "1 records were left out" in text
+    assert "1 record left out" in text
 
 
 # --- Little to show --------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_very_few_pairs_give_a_page(count: int) -> None:
     page = page_of(readiness(records(count)))
     page.assert_harmless()
     text = plain(page.text)
-    assert f"None of {count} pairs." in text
+    assert f"None of {count} pair{'s' if count > 1 else ''}." in text
     assert "too few answers for a correlation" in text
     for absent in ("By category", "By the data's own margin", "None of 0", " nan", "None None"):
         assert absent not in text
