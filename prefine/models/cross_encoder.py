@@ -98,9 +98,10 @@ def _positions(model: Any) -> int:
     """How many tokens a model has positions for; RoBERTa and its kin begin to count behind their padding index."""
     named = (each for name, each in model.named_modules() if name.endswith("position_embeddings"))
     table = next((each for each in named if isinstance(each, nn.Embedding)), None)
-    if table is not None:
-        return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    return int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+    limit = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+    if table is None:
+        return limit
+    return min(limit, table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
 
 
 def _as_text(question: Question) -> str:

@@ -124,6 +124,8 @@ class PackedScorer(PackedModel):
         return self._scores(self._trunk(batch)[batch.last_tokens()])
 
     def _padded(self, batch: PackedBatch) -> Tensor:
+        if not batch.sequences:
+            return torch.zeros(0, self.causal.score.out_features, device=self.device)
         ids, mask, *_ = unpack(batch)
         out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         return self._scores(out.last_hidden_state[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1])

@@ -46,6 +46,8 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
         raise ModelError(f"--dtype: {dtype!r} is not known", f"Choose one of {', '.join(_TOLERANCE)}.")
     if folder.exists():
         raise CheckpointError(f"{folder} is there already", "Name a folder that is not.")
+    if not folder.parent.is_dir():
+        raise CheckpointError(f"{folder}: there is no folder {folder.parent}", "Create it first.")
     section = ModelSection(name=name, device="cpu", dtype="float32")
     reward = load_reward(section)
     if not isinstance(reward, PackedReward) or reward.scale is None:
@@ -97,8 +99,8 @@ def _by_transformers(folder: Path, trees: list[TokenTree]) -> Tensor:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     rows = [[*tree.prompt, *answer] for tree in trees for answer in tree.answers]
-    # One by one where nothing can be padding; see pad_apart.
-    batches = [rows] if tokenizer.pad_token_id is not None else [[row] for row in rows]
-    padded = [tokenizer.pad({"input_ids": some}, return_tensors="pt") for some in batches]
-    logits = [model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits for batch in padded]
-    return torch.cat(logits)[:, 0].float()
+    if tokenizer.pad_token_id is None:  # nothing can be padding: one by one, see pad_apart
+        return torch.cat([model(input_ids=torch.tensor([row])).logits[:, 0] for row in rows]).float()
+    batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+    logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits[:, 0].float()

@@ -157,8 +157,8 @@ def read_scale(folder: Path) -> Scale | None:
         return Scale.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "it"
-        raise ModelError(f"{path}: {place}: {first['msg'].lower()}", "Train the reward model again.") from None
+        place = "".join(f"{part}: " for part in first["loc"])
+        raise ModelError(f"{path}: {place}{first['msg']}", "Train the reward model again.") from None
 
 
 def _scale_of(location: Location, section: ModelSection) -> Scale | None:

@@ -130,8 +130,8 @@ def test_last_tokens_are_those_of_the_answers_at_their_last_positions(packed: li
     last = batch.last_tokens()
     ends = [(answer[-1], len(tree.prompt) + len(answer) - 1) for tree in packed for answer in tree.answers]
     assert last.shape == (batch.sequences,)
-    places = last.long()  # of no answers it is not int64: see the next test
-    found = zip(batch.input_ids[0, places].tolist(), batch.position_ids[0, places].tolist(), strict=True)
+    assert last.dtype == torch.int64  # of no answers, too
+    found = zip(batch.input_ids[0, last].tolist(), batch.position_ids[0, last].tolist(), strict=True)
     assert list(found) == ends
     assert last.tolist() == sorted(last.tolist())
 
@@ -143,7 +143,6 @@ def test_where_all_tokens_count_the_last_target_of_an_answer_is_its_last_token()
     assert batch.input_ids[0, batch.last_tokens()].tolist() == batch.targets[finals].tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="bug: of no answers it is float32, which indexes nothing")
 def test_last_tokens_of_no_answers_are_indices_too() -> None:
     batch = collate([TokenTree([1, 2], (), ())])
     assert batch.input_ids[0, batch.last_tokens()].tolist() == []

@@ -129,7 +129,7 @@ def test_answers_of_the_same_tokens_are_cut_like_any() -> None:
 @settings(max_examples=200, deadline=None)
 @given(trees(), st.integers(0, 20))
 def test_a_cut_prompt_is_what_training_sees(tree: TokenTree, limit: int) -> None:
-    """Scoring and training cut alike, or their scores would be of different texts."""
+    """Scoring cuts for one answer as training does for its pair, or scores would be of texts that were never seen."""
     cut, counts = cut_prompt(tree, limit), FitCounts()
     trained = fit(tree, limit, counts)
     assert (cut is None) == (counts.dropped_too_long == 1)

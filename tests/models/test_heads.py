@@ -159,12 +159,17 @@ def test_a_proper_padding_token_is_left_alone() -> None:
     assert model.config.pad_token_id == 258
 
 
-@pytest.mark.xfail(strict=True, reason="bug: '!', token 0, becomes padding, and is then dropped from all texts")
-def test_where_the_only_special_token_ends_turns_texts_keep_their_tokens(tmp_path: Path) -> None:
-    """GPT-2's tokenizer has one special token; an ordinary one that is made padding must not vanish from texts."""
-    template = ChatTemplate(words := tokenizer(ONLY_END, PLAIN_TEMPLATE, **GPT2_NAMES))
+@pytest.mark.parametrize("names", [GPT2_NAMES, GPT2_NAMES | {"pad_token": "<|endoftext|>"}], ids=["no pad", "pad"])
+def test_where_the_only_special_token_ends_turns_nothing_is_padding(names: dict[str, str], tmp_path: Path) -> None:
+    """GPT-2's tokenizer has one special token. An ordinary one that were made padding would vanish from texts, and the
+    end of turn would move the place where a score is read: rather none, in tokenizer and config alike."""
+    template = ChatTemplate(words := tokenizer(ONLY_END, PLAIN_TEMPLATE, **names))
     before = template.answers_tree(TALK, (ANSWER,))
-    pad_apart(tiny.make("llama", vocab_size=len(words)), template)
+    model = model_stub(pad_token_id=words.pad_token_id)
+    pad_apart(model, template)
+    assert (words.pad_token, words.pad_token_id, model.config.pad_token_id) == (None, None, None)
+    assert words.eos_token == "<|endoftext|>"
     words.save_pretrained(tmp_path)
-    again = ChatTemplate(AutoTokenizer.from_pretrained(tmp_path))
-    assert again.answers_tree(TALK, (ANSWER,)) == before
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert (again.pad_token_id, again.eos_token_id) == (None, words.eos_token_id)
+    assert template.answers_tree(TALK, (ANSWER,)) == before == ChatTemplate(again).answers_tree(TALK, (ANSWER,))

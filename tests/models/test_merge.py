@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from prefine.data.template import PLAIN_TEMPLATE
 from prefine.errors import CheckpointError, ModelError
 from prefine.models import attention, merge
 from prefine.models.load import load_model, save_model
@@ -21,7 +23,9 @@ from prefine.models.merge import merge_reward
 from prefine.models.reward import PackedReward, load_reward, read_scale
 from prefine.models.scoring import SCALE_FILE, Question, Scale
 from tests.models import tiny
-from tests.models.test_reward import LORA, QUESTIONS, heads_of, save_bert, save_classifier, section, talk, train_reward
+from tests.models.test_heads import GPT2_NAMES, ONLY_END, tokenizer
+from tests.models.test_reward import LORA, QUESTIONS, heads_of, section, talk, train_reward
+from tests.models.test_reward_others import save_bert, save_classifier
 from tests.training import tiny as training_tiny
 
 # name -> how it was made, the type it is merged into, how far its scores may be from the run's, in standard deviations
@@ -96,14 +100,18 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Merged]:
 
 
 def random_reward(folder: Path, architecture: str = "llama", **overrides: Any) -> Path:
-    """An adapter with a head, its matrices random, and a scale; as a reward run's result."""
-    base = tiny.save_folder(folder / "base", architecture, **overrides)
+    """An adapter with two heads on a random model; as a reward run's result."""
+    return random_adapter(folder, tiny.save_folder(folder / "base", architecture, **overrides))
+
+
+def random_adapter(folder: Path, base: Path, **settings: Any) -> Path:
+    """An adapter with two heads, its matrices random, and a scale that `settings` of a recipe's model are part of."""
     torch.manual_seed(0)
-    loaded, draw = load_model(section(base), LORA, heads=2), torch.Generator().manual_seed(1)
+    loaded, draw = load_model(section(base, **settings), LORA, heads=2), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in loaded.trainable().values():
             weight.copy_(torch.randn(weight.shape, generator=draw) * 0.1)
-    scale = Scale.of(heads_of(PackedReward(loaded, None)), 160)
+    scale = Scale.of(heads_of(PackedReward(loaded, None)), 160, **settings)
     save_model(loaded, folder / "reward", {SCALE_FILE: scale.as_json()})
     return folder / "reward"
 
@@ -209,6 +217,22 @@ def test_merging_a_merged_model_again_changes_nothing(
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
+def test_a_merge_without_padding_scores_alike_row_by_row(tmp_path: Path) -> None:
+    """Where the only special token ends turns, nothing is padding, and transformers says so of more than one row."""
+    words = tokenizer(ONLY_END, PLAIN_TEMPLATE, **GPT2_NAMES)
+    words.save_pretrained(tmp_path / "base")
+    size = len(words)
+    tiny.make("llama", vocab_size=size, eos_token_id=size - 1, pad_token_id=size - 1).save_pretrained(tmp_path / "base")
+    source, folder = random_adapter(tmp_path, tmp_path / "base"), tmp_path / "merged"
+    assert merge_reward(str(source), folder) <= 1e-4
+    assert (raw_mean(folder) - raw_mean(source)).abs().max() <= 1e-4
+    assert AutoTokenizer.from_pretrained(folder).pad_token_id is None
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.pad_token_id is None
+    with pytest.raises(ValueError, match="no padding token"):
+        model(input_ids=torch.tensor([[5, 6], [7, 8]]))
+
+
 # --- Refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -228,9 +252,10 @@ def test_an_existing_folder_is_not_overwritten(merged: dict[str, Merged], tmp_pa
     """Not even an empty one."""
     source, taken = merged["one head"].source, tmp_path / "taken"
     taken.mkdir()
-    refused(CheckpointError, "a folder of that name is there", "choose another name", source, taken)
+    refused(CheckpointError, "is there already", "Name a folder that is not", source, taken)
     (taken / "mine.txt").write_text("mine")
-    refused(CheckpointError, "a folder of that name is there", "choose another name", source, taken)
+    refused(CheckpointError, "is there already", "Name a folder that is not", source, taken)
+    refused(CheckpointError, "is there already", "Name a folder that is not", tmp_path / "nothing", taken)  # at once
     refused(CheckpointError, "there is no folder", "Create it first", source, tmp_path / "nowhere" / "merged")
 
 
@@ -240,7 +265,7 @@ def test_what_is_no_reward_run_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out" / "merged"
     language = tiny.save_folder(tmp_path / "llama")
     save_model(load_model(section(language), LORA), tmp_path / "adapter")
-    refused(ModelError, "without a score head", "Name a reward run", language, out)
+    refused(ModelError, "has no score head", "Name a reward run", language, out)
     refused(ModelError, "has no score head", "Name a reward run", tmp_path / "adapter", out)
     for foreign in (save_classifier(tmp_path / "foreign"), save_bert(tmp_path / "bert")):
         refused(ModelError, "is no reward run of prefine", "that prefine reward has trained", foreign, out)
@@ -268,9 +293,21 @@ def test_a_merge_that_scores_otherwise_is_not_kept(
     for dtype in ("float32", "bfloat16"):
         refused(
             CheckpointError,
-            "standard deviations from the run's",
+            "standard deviations from those of",
             "Merge in float32",
             merged["one head"].source,
             tmp_path / "merged",
             dtype=dtype,
         )
+
+
+def test_a_merge_is_held_against_the_quantised_run(tmp_path: Path) -> None:
+    """On whole weights scores are others than those that the scale was measured on; rounding to bf16 is no excuse."""
+    source = random_adapter(tmp_path, tiny.save_folder(tmp_path / "base"), quantization="nf4")
+    scale = read_scale(source)
+    assert scale is not None
+    assert scale.quantization == "nf4"
+    (tmp_path / "out").mkdir()
+    said, remedy = "standard deviations from those of", "train on weights that are not quantized"
+    for dtype in ("float32", "bfloat16"):
+        refused(CheckpointError, said, remedy, source, tmp_path / "out" / "merged", dtype=dtype)

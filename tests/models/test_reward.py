@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -18,21 +17,15 @@ import pytest
 import torch
 from peft import PeftModel
 from rich.console import Console
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    PreTrainedTokenizerFast,
 )
 
 from prefine.data.batch import collate, microbatches
 from prefine.data.store import TokenStore
-from prefine.errors import ModelError, PrefineError, TemplateError
-from prefine.models.cross_encoder import CrossEncoder
+from prefine.errors import ModelError, PrefineError
 from prefine.models.heads import IN_ADAPTER, adapter_head_shape
 from prefine.models.load import LoadedModel, load_model, save_model
 from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -58,6 +51,7 @@ def talk(*turns: str) -> Conversation:
     return tuple(Message(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(turns))
 
 
+UNIT_SCALE = Scale(bias=(0.0,), std=1.0, answers=2, max_length_tokens=160)
 QUESTIONS = [
     Question(talk("question 3 more more"), ("good answer yes 3", "bad 3 no no no", "")),
     Question(talk("question 4", "good answer", "and now! <|im_end|>"), ("good answer 4",)),
@@ -139,8 +133,15 @@ def trained(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return {kind: train_reward(root / kind.replace(" ", "-"), base, data, it) for kind, it in CHANGES.items()}
 
 
-def asked_for(kind: str) -> dict[str, str]:
-    return {"quantization": "nf4"} if kind == "nf4" else {}
+def refused(load: Callable[[], object], problem: str, remedy: str) -> None:
+    """One ModelError in one line."""
+    with pytest.raises(PrefineError) as caught:
+        load()
+    assert type(caught.value) is ModelError
+    assert problem in caught.value.problem
+    assert remedy in caught.value.remedy
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 # --- Loaded again ----------------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def asked_for(kind: str) -> dict[str, str]:
 def test_reloaded_scores_are_those_of_the_model_in_memory(kind: str, trained: dict[str, Trained]) -> None:
     """Bit for bit on a frozen base; all weights, once frozen, take fused forwards that round otherwise."""
     run = trained[kind]
-    reward = load_reward(section(run.run, **asked_for(kind)))
+    reward = load_reward(section(run.run))
     assert isinstance(reward, PackedReward)
     assert reward.scale == run.scale
     assert run.raw.shape == (4, 3 if kind == "three heads" else 1)
@@ -166,15 +167,13 @@ def test_a_new_process_gives_the_same_scores(trained: dict[str, Trained], tmp_pa
     program = (
         "import sys, torch\n"
         "torch.set_num_threads(1)\n"
-        "from tests.models.test_reward import asked_for, heads_of, load_reward, section\n"
-        "pairs = zip(sys.argv[2::2], sys.argv[3::2], strict=True)\n"
-        "torch.save([heads_of(load_reward(section(run, **asked_for(kind)))) for kind, run in pairs], sys.argv[1])\n"
+        "from tests.models.test_reward import heads_of, load_reward, section\n"
+        "torch.save([heads_of(load_reward(section(run))) for run in sys.argv[2:]], sys.argv[1])\n"
     )
-    named = [str(part) for kind, run in trained.items() for part in (kind, run.run)]
-    command = [sys.executable, "-c", program, str(tmp_path / "scores.pt"), *named]
+    command = [sys.executable, "-c", program, str(tmp_path / "scores.pt"), *(str(one.run) for one in trained.values())]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
-    for (kind, run), there in zip(trained.items(), torch.load(tmp_path / "scores.pt"), strict=True):
-        assert torch.equal(there, heads_of(load_reward(section(run.run, **asked_for(kind)))))
+    for run, there in zip(trained.values(), torch.load(tmp_path / "scores.pt"), strict=True):
+        assert torch.equal(there, heads_of(load_reward(section(run.run))))
 
 
 @pytest.mark.parametrize("kind", ["one head", "three heads"])
@@ -185,7 +184,7 @@ def test_the_scale_is_that_of_the_held_out_scores(kind: str, trained: dict[str, 
     assert isinstance(reward, PackedReward)
     heldout = TokenStore(run.run / "data" / "heldout.arrow")
     raw = torch.cat([reward.raw(trees) for trees in microbatches(heldout, 160)])
-    assert Scale.of(raw, 160) == run.scale
+    assert Scale.of(raw, 160, compute_dtype="float32") == run.scale
     assert run.scale.answers == len(raw) == 2 * len(heldout)
     assert (raw - torch.tensor(run.scale.bias)).mean(0).abs().max() <= 1e-6
     assert (raw - torch.tensor(run.scale.bias)).mean(1).std().item() == pytest.approx(run.scale.std, rel=1e-5)
@@ -217,8 +216,8 @@ def test_peft_and_transformers_alone_give_the_raw_scores(kind: str, base: Path, 
 @torch.no_grad()
 def by_transformers(model: Any, reward: PackedReward, questions: list[Question]) -> Tensor:
     """(answers, k) scores of prefine's own tokens."""
-    trees = [reward.tree(question) for question in questions]
-    rows = [[*tree.prompt, *answer] for tree in trees if tree is not None for answer in tree.answers]
+    trees = [tree for question in questions for tree in reward.trees(question) or ()]
+    rows = [[*tree.prompt, *answer] for tree in trees for answer in tree.answers]
     return torch.cat([model(input_ids=torch.tensor([row])).logits for row in rows])
 
 
@@ -235,19 +234,46 @@ def test_a_score_head_is_never_quantised(trained: dict[str, Trained]) -> None:
         assert {type(layer).__name__ for layer in layers} == {"Linear4bit"}
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the run's quantization is forgotten, its bias and std are not its base's")
-def test_a_quantised_run_is_scored_on_the_weights_it_was_trained_on(trained: dict[str, Trained]) -> None:
-    """Whoever names the run alone gets its scores, or is told; not those of a base it never saw."""
-    assert torch.equal(heads_of(load_reward(section(trained["nf4"].run))), trained["nf4"].centred)
+@pytest.mark.parametrize("asked", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("kind", ["nf4", "one head"])
+def test_a_run_is_scored_on_weights_as_it_was_trained_on(kind: str, asked: str, trained: dict[str, Trained]) -> None:
+    """Quantized like those that its bias and std were measured on, whatever is asked for."""
+    run = trained[kind]
+    assert run.scale.quantization == ("nf4" if kind == "nf4" else "none")
+    assert torch.equal(heads_of(load_reward(section(run.run, quantization=asked))), run.centred)
 
 
-@pytest.mark.xfail(strict=True, reason="weak: all weights trained in bf16 products are rounded to bf16 at the reload")
+@pytest.mark.parametrize(
+    ("trained_in", "asked", "computed_in"),
+    [
+        ("bfloat16", "auto", torch.bfloat16),
+        ("float32", "auto", torch.float32),
+        ("bfloat16", "float32", torch.float32),
+        ("float32", "bfloat16", torch.bfloat16),
+    ],
+)
+def test_a_run_is_scored_in_the_type_of_its_training_unless_another_is_asked_for(
+    trained_in: str, asked: str, computed_in: torch.dtype, trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    """ "auto" would be the device's choice, which may be another machine's."""
+    folder = shutil.copytree(trained["one head"].run / "model", tmp_path / "copy")
+    scale = trained["one head"].scale.model_copy(update={"compute_dtype": trained_in})
+    (folder / SCALE_FILE).write_text(json.dumps(scale.as_json()))
+    reward = load_reward(section(folder, dtype=asked))
+    assert isinstance(reward, PackedReward)
+    assert reward.loaded.packed.compute_dtype == computed_in
+
+
 def test_all_weights_under_bf16_products_score_alike_after_a_reload(base: Path, tmp_path: Path) -> None:
     """Trained in fp32 under autocast; embeddings, norms and the head are not to lose digits afterwards."""
     loaded = load_model(section(base, dtype="bfloat16"), None, heads=1)
     before = heads_of(PackedReward(loaded, None))
-    save_model(loaded, tmp_path / "run", {SCALE_FILE: Scale((0.0,), 1.0, 2, 160).as_json()})
-    after = heads_of(load_reward(section(tmp_path / "run", dtype="bfloat16")))
+    save_model(loaded, tmp_path / "run", {SCALE_FILE: UNIT_SCALE.as_json()})
+    reward = load_reward(section(tmp_path / "run", dtype="bfloat16"))
+    assert isinstance(reward, PackedReward)
+    assert reward.loaded.packed.compute_dtype == torch.bfloat16
+    assert {weight.dtype for weight in reward.loaded.packed.parameters()} == {torch.float32}
+    after = heads_of(reward)
     assert (after - before).abs().max() <= 1e-5
 
 
@@ -267,7 +293,6 @@ def sft(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.xfail(strict=True, raises=ModelError, reason="bug: peft asks the saved adapter for the head it has not")
 def test_an_sft_adapter_goes_on_as_a_reward_models(sft: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The same matrices of the same rank, a fresh head beside them; saved together, loaded together."""
     policy = load_model(section(sft), LORA)
@@ -284,7 +309,7 @@ def test_an_sft_adapter_goes_on_as_a_reward_models(sft: Path, tmp_path: Path, ca
         assert torch.equal(loaded.packed._trunk(batch), policy.packed._trunk(batch))
     expected = heads_of(PackedReward(loaded, None))
     assert expected.std() > 1e-2
-    save_model(loaded, tmp_path / "reward", {SCALE_FILE: Scale((0.0,), 1.0, 2, 160).as_json()})
+    save_model(loaded, tmp_path / "reward", {SCALE_FILE: UNIT_SCALE.as_json()})
     tensors = load_file(tmp_path / "reward" / ADAPTER_WEIGHTS)
     before = load_file(sft / "model" / ADAPTER_WEIGHTS)
     assert tensors.keys() == before.keys() | {IN_ADAPTER}
@@ -292,7 +317,6 @@ def test_an_sft_adapter_goes_on_as_a_reward_models(sft: Path, tmp_path: Path, ca
     assert torch.equal(heads_of(load_reward(section(tmp_path / "reward"))), expected)
 
 
-@pytest.mark.xfail(strict=True, raises=ModelError, reason="bug: peft asks the saved adapter for the head it has not")
 def test_a_reward_run_on_an_sft_run(sft: Path, data: Path, tmp_path: Path) -> None:
     """Adapter and head both learn, and are both there afterwards."""
     run = train_reward(tmp_path / "run", sft, data)
@@ -373,16 +397,32 @@ def test_scoring_reads_no_further_than_needed(trained: dict[str, Trained]) -> No
 
 
 def test_long_prompts_are_cut_from_the_left_to_the_length_of_the_training(trained: dict[str, Trained]) -> None:
-    """160 tokens with the longest answer, as the run's rows were cut."""
+    """160 tokens with the answer, each prompt for its own: another answer takes none of it away."""
     reward = load_reward(section(trained["one head"].run))
     assert isinstance(reward, PackedReward)
-    question = Question(talk("x" * 300 + "what now"), ("good answer", "bad"))
-    tree = reward.tree(question)
-    assert tree is not None
-    assert len(tree.prompt) + len("good answer") + 1 == 160
-    assert reward.tokenizer.decode(tree.prompt).endswith("what now<|im_end|>\n<|im_start|>assistant\n")
-    assert reward.tree(Question(talk("q"), ("a" * 158,))) is not None
-    assert reward.tree(Question(talk("q"), ("a" * 159,))) is None
+    asked, answers = talk("x" * 300 + "what now"), ("good answer", "bad")
+    trees = reward.trees(Question(asked, answers))
+    assert trees is not None
+    for tree, text in zip(trees, answers, strict=True):
+        assert [reward.tokenizer.decode(answer) for answer in tree.answers] == [f"{text}<|im_end|>"]
+        assert len(tree.prompt) + len(text) + 1 == 160
+        assert reward.tokenizer.decode(tree.prompt).endswith("what now<|im_end|>\n<|im_start|>assistant\n")
+    alone = [value for text in answers for value in flat(reward.score([Question(asked, (text,))]))]
+    among = [*QUESTIONS, Question(asked, answers), *QUESTIONS]
+    assert flat(reward.score(among))[4:6] == pytest.approx(alone, abs=1e-5)
+    assert flat(reward.score_padded(among))[4:6] == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_prompt_that_need_not_be_cut_is_computed_once(trained: dict[str, Trained]) -> None:
+    """Whether it must says the longest answer; one that leaves no room takes the whole question with it."""
+    reward = load_reward(section(trained["one head"].run))
+    assert isinstance(reward, PackedReward)
+    room = 160 - len(reward.loaded.template.prompt_ids(talk("q"))) - 1  # and the end of turn
+    for longest, trees in ((room, 1), (room + 1, 2), (158, 2)):
+        found = reward.trees(Question(talk("q"), ("a" * longest, "b")))
+        assert found is not None
+        assert len(found) == trees
+    assert reward.trees(Question(talk("q"), ("a" * 159, "b"))) is None
 
 
 def test_a_model_in_training_stays_in_training(base: Path) -> None:
@@ -404,334 +444,16 @@ def test_padded_scores_taken_in_part_leave_the_model_packed(trained: dict[str, T
     padded.close()
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="bug: last_tokens() of no answers is no index")
 def test_a_question_without_answers_has_no_scores(trained: dict[str, Trained]) -> None:
-    assert list(load_reward(section(trained["one head"].run)).score([Question(talk("q"), ())])) == [[]]
-
-
-# --- Other people's classifiers --------------------------------------------------------------------------------------
-
-
-def save_classifier(folder: Path, labels: int = 1, template: str | None = tiny.CHATML, **overrides: Any) -> Path:
-    """A sequence classifier as others publish it: no reward.json."""
-    folder.mkdir(parents=True)
-    size = tiny.save_tokenizer(folder, template)
-    config = tiny.make("llama", vocab_size=size, eos_token_id=size - 1, pad_token_id=size - 1, **overrides).config
-    config.num_labels = labels
-    model = AutoModelForSequenceClassification.from_config(config)
-    tiny.random_weights(model)
-    model.save_pretrained(folder)
-    return folder
-
-
-def test_a_classifier_of_others_is_scored_on_the_whole_rendered_conversation(tmp_path: Path) -> None:
-    """As transformers does, the line break behind the end of turn included; not centred."""
-    folder = save_classifier(tmp_path / "foreign")
-    reward = load_reward(section(folder))
-    assert isinstance(reward, PackedReward)
-    assert reward.scale is None
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    model.config.pad_token_id = None
-    questions = [Question(talk("Hi there"), ("Hello!", "No", "")), Question(talk("Hi", "Yes?", "More"), ("Of what?",))]
-    expected = []
-    for question in questions:
-        for answer in question.answers:
-            turns = [message.model_dump() for message in (*question.prompt,)]
-            turns.append({"role": "assistant", "content": answer})
-            ids = tokenizer.apply_chat_template(turns, return_dict=False, return_tensors="pt")
-            assert tokenizer.decode(ids[0]).endswith("<|im_end|>\n")
-            with torch.no_grad():
-                expected.append(model(input_ids=ids).logits[0].tolist())
-    assert (heads_of(reward, questions) - torch.tensor(expected)).abs().max() <= 1e-5
-    assert torch.tensor(expected).std() > 0.05
-
-
-def test_a_classifier_without_a_chat_template_needs_one(tmp_path: Path) -> None:
-    folder = save_classifier(tmp_path / "foreign", template=None)
-    with pytest.raises(TemplateError, match=r"has no chat template\. Set model\.chat_template"):
-        load_reward(section(folder))
-    assert load_reward(section(folder, chat_template="plain")).scale is None
-
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "who", "are", "you", "I", "am", "a", "good", "bad", "bot", "yes"]
-
-
-def save_bert(folder: Path, labels: int = 1, longest: int = 12) -> Path:
-    """A cross-encoder that takes `longest` tokens; texts are words of WORDS."""
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    PreTrainedTokenizerFast(tokenizer_object=words, model_input_names=inputs, **names).save_pretrained(folder)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    config = BertConfig(vocab_size=len(WORDS), max_position_embeddings=longest, num_labels=labels, **sizes)
-    model = BertForSequenceClassification(config)
-    tiny.random_weights(model)
-    with torch.no_grad():
-        model.classifier.weight.mul_(5)
-    model.save_pretrained(folder)
-    return folder
-
-
-@torch.no_grad()
-def bert_says(folder: Path, *pairs: tuple[list[str], list[str]]) -> list[float]:
-    """transformers' own forward on [CLS] first [SEP] second [SEP], one pair after another."""
-    model = BertForSequenceClassification.from_pretrained(folder).eval()
-    said = []
-    for first, second in pairs:
-        words = ["[CLS]", *first, "[SEP]", *second, "[SEP]"]
-        types = [0] * (len(first) + 2) + [1] * (len(second) + 1)
-        ids = torch.tensor([[WORDS.index(word) for word in words]])
-        said.append(model(input_ids=ids, token_type_ids=torch.tensor([types])).logits.item())
-    return said
-
-
-def test_an_encoder_reads_turns_and_answer_as_two_texts(tmp_path: Path) -> None:
-    folder = save_bert(tmp_path / "bert")
-    reward = load_reward(section(folder))
-    assert isinstance(reward, CrossEncoder)
-    assert reward.scale is None
-    questions = [
-        Question(talk("who are you"), ("I am a good bot", "bad", "")),
-        Question(talk("who", "I am", "are you a bot"), ("yes",)),
-    ]
-    expected = bert_says(
-        folder,
-        (["who", "are", "you"], ["I", "am", "a", "good", "bot"]),
-        (["who", "are", "you"], ["bad"]),
-        (["who", "are", "you"], []),
-        (["who", "I", "am", "are", "you", "a", "bot"], ["yes"]),
-    )
-    assert torch.tensor(expected).std() > 0.05
-    assert flat(reward.score(questions)) == pytest.approx(expected, abs=1e-5)
-    assert flat(reward.score_padded(questions)) == pytest.approx(expected, abs=1e-5)
-    tokens = [[score.tokens for score in scores] for scores in reward.score(questions) if scores is not None]
-    assert tokens == [[5, 1, 0], [1]]
-
-
-def test_an_encoders_prompt_is_cut_from_the_left_and_its_answer_never(tmp_path: Path) -> None:
-    """12 tokens hold three special ones, so an answer of 8 leaves one to the prompt and one of 9 leaves none."""
-    folder = save_bert(tmp_path / "bert", longest=12)
-    reward = load_reward(section(folder))
-    prompt = talk(" ".join(["who"] * 20 + ["are", "you"]))
-    given = list(reward.score(Question(prompt, (" ".join(["yes"] * count),)) for count in (8, 9, 7)))
-    assert [scores is None for scores in given] == [False, True, False]
-    expected = bert_says(folder, (["you"], ["yes"] * 8), (["are", "you"], ["yes"] * 7))
-    assert flat(iter([given[0], given[2]])) == pytest.approx(expected, abs=1e-5)
-
-
-def test_an_encoder_scores_a_stream_in_order(tmp_path: Path) -> None:
-    """More questions than go into one batch, each as alone, and no further read than one batch needs."""
-    reward = load_reward(section(save_bert(tmp_path / "bert")))
-    words = WORDS[4:]
-    questions = [Question(talk(f"who {words[i % 10]}"), ("yes", "bad bot"[: 3 + 4 * (i % 2)])) for i in range(100)]
-    read = itertools.count()
-    stream = (questions[next(read)] for _ in questions)
-    first = flat(itertools.islice(reward.score(stream), 40))
-    assert next(read) <= 48
-    assert first == pytest.approx([value for one in questions[:40] for value in flat(reward.score([one]))], abs=1e-5)
-    assert flat(reward.score(questions))[:80] == pytest.approx(first, abs=1e-5)
-
-
-# --- The scale -------------------------------------------------------------------------------------------------------
-
-
-def test_the_scale_by_hand() -> None:
-    """Each head's mean is its bias: 3 and 12. Centred means over heads are -2, 1, 1; with n - 1, variance 3."""
-    scale = Scale.of(torch.tensor([[1.0, 10.0], [3.0, 14.0], [5.0, 12.0]]), 160)
-    assert scale.bias == (3.0, 12.0)
-    assert scale.std == pytest.approx(math.sqrt(3))
-    assert (scale.answers, scale.max_length_tokens) == (3, 160)
-
-
-def test_a_scale_survives_its_file(tmp_path: Path) -> None:
-    scale = Scale((0.1, -1 / 3), math.pi, 14, 160)
-    (tmp_path / SCALE_FILE).write_text(json.dumps(scale.as_json()))
-    assert read_scale(tmp_path) == scale
-    assert read_scale(tmp_path / "nowhere") is None
-
-
-@pytest.mark.parametrize("raw", [[[2.0], [2.0], [2.0]], [[1.0]], [[1.0], [math.nan]], [[1.0, 2.0], [2.0, 1.0]]])
-def test_scores_that_do_not_differ_have_no_scale(raw: list[list[float]]) -> None:
-    """Equal ones, a single one, not a number, and heads that cancel each other."""
-    with pytest.raises(ModelError, match="the held-out scores do not differ") as caught:
-        Scale.of(torch.tensor(raw), 160)
-    assert "training.learning_rate" in caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("heads", "disagreement"), [((2.0,), 0.0), ((1.0, 3.0), 1.0), ((1.0, 1.0, 4.0), math.sqrt(2)), ((5.0, 5.0), 0.0)]
-)
-def test_disagreement_is_the_standard_deviation_over_heads(heads: tuple[float, ...], disagreement: float) -> None:
-    assert Score(0.0, heads, 3).disagreement == pytest.approx(disagreement)
-
-
-# --- What is no reward model, or no longer one -----------------------------------------------------------------------
-
-
-def refused(load: Callable[[], object], problem: str, remedy: str) -> None:
-    """One ModelError in one line."""
-    with pytest.raises(PrefineError) as caught:
-        load()
-    assert type(caught.value) is ModelError
-    assert problem in caught.value.problem
-    assert remedy in caught.value.remedy
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 600
-
-
-def change_head(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    tensors = load_file(folder / ADAPTER_WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / ADAPTER_WEIGHTS, {"format": "pt"})
-
-
-@pytest.fixture
-def copy(trained: dict[str, Trained], tmp_path: Path) -> Path:
-    """The model folder of the run with one head, to be broken."""
-    return shutil.copytree(trained["one head"].run / "model", tmp_path / "copy")
-
-
-def test_language_models_have_no_scores(base: Path, sft: Path) -> None:
-    """A whole one and an adapter."""
-    refused(lambda: load_reward(section(base)), "is a language model without a score head", "Name a reward run")
-    refused(lambda: load_reward(section(sft)), "has no score head: it is a language model's", "Name a reward run")
-
-
-def test_a_head_without_its_adapter_or_an_adapter_without_its_head(copy: Path, trained: dict[str, Trained]) -> None:
-    """Neither is loaded without the other, and nothing that is too much is passed by."""
-    whole = load_file(copy / ADAPTER_WEIGHTS)
-    change_head(copy, lambda tensors: [tensors.pop(name) for name in list(tensors) if "lora_B" in name])
-    refused(lambda: load_reward(section(copy)), "14 weights of the adapter", "Use the base model")
-    save_file({name: tensor for name, tensor in whole.items() if name != IN_ADAPTER}, copy / ADAPTER_WEIGHTS)
-    refused(lambda: load_reward(section(copy)), "has no score head", "Name a reward run")
-    save_file(whole | {"base_model.model.score.bias": torch.zeros(1)}, copy / ADAPTER_WEIGHTS)
-    refused(lambda: load_reward(section(copy)), "of the adapter", "Use the base model")
-
-
-def test_a_whole_reward_model_without_its_head(trained: dict[str, Trained], tmp_path: Path) -> None:
-    folder = shutil.copytree(trained["all weights"].run / "model", tmp_path / "headless")
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["score.weight"]
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    refused(lambda: load_reward(section(folder)), "without a score head", "Name a reward run")
-
-
-@pytest.mark.xfail(strict=True, reason="bug: a fresh head is drawn in the place of the lost one, and nothing is said")
-@pytest.mark.parametrize("lora", [None, LORA])
-def test_training_does_not_go_on_from_a_classifier_that_lost_its_head(lora: LoraSection | None, tmp_path: Path) -> None:
-    """Its config says that it has one: missing weights are fatal there, too."""
-    folder = save_classifier(tmp_path / "headless")
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["score.weight"]
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    refused(lambda: load_model(section(folder), lora, heads=1), "score", "")
-
-
-def test_a_head_of_another_hidden_size(copy: Path) -> None:
-    """The adapter's, and a whole model's."""
-    change_head(copy, lambda tensors: tensors.update({IN_ADAPTER: torch.zeros(1, 48)}))
-    said = "is made for hidden size 48, its base model has 32"
-    refused(lambda: load_reward(section(copy)), said, "Use the base model it was trained on")
-    refused(lambda: load_model(section(copy), LORA, heads=1), said, "Use the base model it was trained on")
-
-
-def test_a_whole_model_with_a_head_of_another_hidden_size(tmp_path: Path) -> None:
-    folder = save_classifier(tmp_path / "foreign")
-    tensors = load_file(folder / "model.safetensors")
-    save_file(tensors | {"score.weight": torch.zeros(1, 48)}, folder / "model.safetensors", {"format": "pt"})
-    refused(lambda: load_reward(section(folder)), "has other shapes for 1 of the weights", "fetch the model again")
-
-
-def test_classifiers_with_several_labels(tmp_path: Path) -> None:
-    """On a decoder and on an encoder."""
-    for folder in (save_classifier(tmp_path / "llama", labels=2), save_bert(tmp_path / "bert", labels=5)):
-        refused(lambda folder=folder: load_reward(section(folder)), "labels, not one score", "with one label")
-
-
-DAMAGED = {
-    "cut": '{"bias": [0.1], "st',
-    "a list": "[1, 2]",
-    "null": "null",
-    "no bias": '{"std": 1.0, "answers": 2, "max_length_tokens": 160, "format": 1}',
-    "no std": '{"bias": [0.1], "answers": 2, "max_length_tokens": 160, "format": 1}',
-    "no format": '{"bias": [0.1], "std": 1.0, "answers": 2, "max_length_tokens": 160}',
-    "an unknown field": '{"bias": [0.1], "std": 1.0, "answers": 2, "max_length_tokens": 160, "format": 1, "x": 1}',
-    "a later format": '{"bias": [0.1], "std": 1.0, "answers": 2, "max_length_tokens": 160, "format": 2}',
-    "text as bias": '{"bias": ["high"], "std": 1.0, "answers": 2, "max_length_tokens": 160, "format": 1}',
-}
-
-
-@pytest.mark.parametrize("case", DAMAGED)
-def test_a_damaged_scale(case: str, copy: Path) -> None:
-    (copy / SCALE_FILE).write_text(DAMAGED[case])
-    refused(lambda: load_reward(section(copy)), f"{SCALE_FILE} cannot be understood", "Train the reward model again")
-
-
-@pytest.mark.xfail(strict=True, reason="bug: only the bias is checked")
-@pytest.mark.parametrize(
-    "values",
-    [{"std": None}, {"std": "1"}, {"std": 0}, {"std": math.nan}, {"bias": [math.inf]}, {"max_length_tokens": "160"}],
-    ids=str,
-)
-def test_a_scale_whose_values_cannot_be(values: dict[str, Any], copy: Path) -> None:
-    (copy / SCALE_FILE).write_text(json.dumps(json.loads((copy / SCALE_FILE).read_text()) | values))
-    refused(lambda: load_reward(section(copy)), f"{SCALE_FILE} cannot be understood", "Train the reward model again")
-
-
-@pytest.mark.parametrize("bias", [[], [0.1, 0.2]])
-def test_a_scale_of_another_number_of_heads(bias: list[float], copy: Path) -> None:
-    (copy / SCALE_FILE).write_text(json.dumps(Scale(tuple(bias), 1.0, 2, 160).as_json()))
-    said = f"{SCALE_FILE} knows {len(bias)} heads, the weights have 1"
-    refused(lambda: load_reward(section(copy)), said, "They belong to different models")
-
-
-def test_a_reward_adapter_is_no_policy(trained: dict[str, Trained]) -> None:
-    for lora, trainable in ((LORA, True), (None, False)):
-        refused(
-            lambda lora=lora, trainable=trainable: load_model(
-                section(trained["one head"].run), lora, trainable=trainable
-            ),
-            "is a reward model's, which gives scores and writes no text",
-            "Name a language model",
-        )
-
-
-@pytest.mark.xfail(strict=True, reason="bug: with tied embeddings it loads, with others the message misleads")
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_whole_reward_model_is_no_policy(tied: bool, tmp_path: Path) -> None:
-    folder = save_classifier(tmp_path / "reward", tie_word_embeddings=tied)
-    refused(lambda: load_model(section(folder), LORA), "gives scores and writes no text", "Name a language model")
-
-
-def test_an_architecture_without_a_classifier(tmp_path: Path) -> None:
-    folder = tiny.save_folder(tmp_path / "granite", "granite")
-    refused(lambda: load_model(section(folder), LORA, heads=1), "could not be loaded (ValueError: Unrecognized", "")
-
-
-def test_an_architecture_whose_classifier_has_another_head(tmp_path: Path) -> None:
-    """CTRL's is no `score`."""
-    said, remedy = "a head of its own kind", "Train a reward model on a decoder"
-    refused(lambda: load_model(section(tiny.save_folder(tmp_path / "ctrl", "ctrl")), LORA, heads=1), said, remedy)
-
-
-def test_scores_that_are_no_numbers(copy: Path) -> None:
-    change_head(copy, lambda tensors: tensors[IN_ADAPTER].fill_(math.nan))
-    refused(lambda: list(load_reward(section(copy)).score(QUESTIONS)), "gives scores that are not finite", "float32")
-
-
-def test_other_broken_files(copy: Path, tmp_path: Path) -> None:
-    """An adapter file cut in half, an encoder without its head, a config of no known model."""
-    weights = copy / ADAPTER_WEIGHTS
-    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    refused(lambda: load_reward(section(copy)), "could not be put on its base model", "Use the base model")
-    bert = save_bert(tmp_path / "bert")
-    tensors = load_file(bert / "model.safetensors")
-    save_file({name: x for name, x in tensors.items() if "classifier" not in name}, bert / "model.safetensors")
-    refused(lambda: load_reward(section(bert)), "of its weights (classifier.bias", "no trained reward model")
-    (bert / "config.json").write_text('{"model_type": "nothing-known"}')
-    refused(lambda: load_reward(section(bert)), "could not be loaded", "Check the name")
+    """Alone, behind others, and where its prompt is too long."""
+    reward = load_reward(section(trained["one head"].run))
+    short, long = Question(talk("q"), ()), Question(talk("q" * 300), ())
+    assert list(reward.score([short])) == [[]]
+    assert list(reward.score([long])) == [[]]
+    assert [len(scores or ()) for scores in reward.score([short, *QUESTIONS, long])] == [0, 3, 1, 0]
+
+
+def test_a_question_without_answers_has_no_scores_on_padded_rows_either(trained: dict[str, Trained]) -> None:
+    """So it goes with models that cannot be packed."""
+    reward = load_reward(section(trained["one head"].run))
+    assert list(reward.score_padded([Question(talk("q"), ())])) == [[]]

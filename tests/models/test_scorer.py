@@ -149,13 +149,23 @@ def test_the_probe_finds_a_leak_in_scores(monkeypatch: pytest.MonkeyPatch) -> No
     assert "another sequence" in str(probe(scorer))
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the probe's tolerance is absolute, and scores may be of any size")
-def test_large_scores_are_packed_too() -> None:
-    """A head a thousand times as large rounds a thousand times as coarsely, and is as right."""
+def skewed(*args: Any, **kwargs: Any) -> Any:
+    """Attention a hundredth too strong."""
+    out, weights = attention.packed_attention(*args, **kwargs)
+    return out * 1.01, weights
+
+
+@pytest.mark.parametrize("size", [1.0, 1000.0])
+def test_large_scores_are_packed_too(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head a thousand times as large rounds a thousand times as coarsely, and is as right; or as wrong."""
+    from transformers import AttentionInterface
+
     scorer = PackedScorer(classifier("llama"), torch.float32)
     with torch.no_grad():
-        scorer.causal.score.weight.mul_(1000)
+        scorer.causal.score.weight.mul_(size)
     assert settle_path(scorer) is None
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, skewed)
+    assert "differ by" in str(probe(scorer))
 
 
 # --- Where a score is read (pitfall 9) -------------------------------------------------------------------------------

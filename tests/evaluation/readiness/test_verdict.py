@@ -291,7 +291,7 @@ def test_every_finding_against_a_model_says_what_it_means() -> None:
 
 
 def test_a_calibration_error_that_chance_explains_is_no_caution() -> None:
-    """Ten pairs at 80 % confidence of which six are right: the error is 0.2, and 0.8 lies in the interval of 6 of 10."""
+    """Ten pairs at 80 % confidence of which six are right: the error is 0.2; 0.8 lies in the interval of 6 of 10."""
     few = Calibration(0.2, [CalibrationBin(0.8, 0.9, 0.8, Share(0.6, 10))])
     many = Calibration(0.2, [CalibrationBin(0.8, 0.9, 0.8, Share(0.6, 400))])
     levels = [found("calibration error", calibration=each).level for each in (few, many)]
