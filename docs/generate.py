@@ -79,7 +79,8 @@ def page() -> str:
     parts += ["## Which stage has what", "", "| | `run` | sections of its own | other defaults |", "|---|---|---|---|"]
     for name, made in (("sft", sft), ("reward", reward), ("dpo", dpo)):
         own = [key for key in type(made).model_fields if key in ("report", "dpo", "reward", "readiness")]
-        parts.append(f"| `prefine {name}` | `{made.run}` | {', '.join(f'`{key}`' for key in own)} | {others(made, dpo)} |")
+        sections = ", ".join(f"`{key}`" for key in own)
+        parts.append(f"| `prefine {name}` | `{made.run}` | {sections} | {others(made, dpo)} |")
     return "\n".join([*parts, ""])
 
 
