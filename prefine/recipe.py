@@ -190,6 +190,9 @@ class ReadinessSection(RecipeSection):
     max_fooled_no_go: Fraction = Field(0.5, description="blank and stuck answers that beat real ones above: no-go")
     max_suspects: Fraction = Field(0.1, description="share of labels that look flipped above: caution")
     suspect_probability: Fraction = Field(0.4, description="a label that the model gives less than this is suspected")
+    trained_pairs: Count = Field(
+        1000, description="at most so many pairs learned from are scored again, for the gap and for flipped labels"
+    )
     max_variance: Positive = Field(
         0.1, description="of a score with padding or company, in standard deviations, above: no-go"
     )

@@ -46,7 +46,7 @@ def test_quickstart_ends_with_models_that_prefer_what_people_prefer(tmp_path: Pa
     told = json.loads((reward / "evaluation.json").read_text())["heldout"]
     assert told["after"]["loss"] < min(told["before"]["loss"], math.log(2))
     assert told["after"]["accuracy"] > 0.6
-    assert json.loads((reward / "readiness.json").read_text())["looked_at"] == 100
+    assert json.loads((reward / "readiness.json").read_text())["looked_at"] <= 100
     assert (reward / "readiness.html").stat().st_size > 10_000
     told = json.loads((sft / "evaluation.json").read_text())["heldout"]
     assert told["after"]["loss"] < told["before"]["loss"]

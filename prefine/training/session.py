@@ -40,7 +40,8 @@ from prefine.training.samples import Samples
 from prefine.training.stage import Session, Stage
 from prefine.training.stopping import stop_on_signal
 
-# Fields of a recipe that may change between a run and its resumption without changing its result.
+# Fields of a recipe that may change between a run and its resumption without changing its result; so may a readiness
+# report's thresholds.
 _FREE_FIELDS = ("run", "training.keep_checkpoints", "training.save_every_steps", "training.trackers")
 
 
@@ -301,7 +302,9 @@ def _require_same_recipe(before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = sorted(
         name
         for name in set(_flat(before)) | set(_flat(now))
-        if name not in _FREE_FIELDS and _flat(before).get(name) != _flat(now).get(name)
+        if name not in _FREE_FIELDS
+        and not name.startswith("readiness.")
+        and _flat(before).get(name) != _flat(now).get(name)
     )
     if changed:
         told = ", ".join(

@@ -20,7 +20,7 @@ from prefine.models.load import load_tokenizer
 from prefine.models.location import locate_model
 from prefine.models.reward import load_reward
 from prefine.models.scoring import RewardModel
-from prefine.recipe import ModelSection, ReadinessSection, RewardRecipe
+from prefine.recipe import ModelSection, RewardRecipe
 from prefine.recipe_loading import load_recipe
 from prefine.records import Conversation, Preference, Vote
 
@@ -62,7 +62,8 @@ def check_reward(
     """
     run = _run_folder(name)
     locate_model(name)  # says at once that there is none
-    limits = _limits(run, overrides)
+    recipe = _recipe(run, overrides)
+    limits = recipe.readiness
     if run is None and not data:
         raise DataError(f"{name} is no reward run, so it has no held-out rows", "Name pairs or votes with --data FILE.")
     sources = _sources(data, split) if data else None
@@ -70,7 +71,7 @@ def check_reward(
     notes = [] if policy is None else [_about_tokens(reward, policy)]
     if sources is None:
         assert run is not None  # noqa: S101
-        return Checked(_on_own_rows(reward, run, limits, progress), run, notes)
+        return Checked(_on_own_rows(reward, run, recipe, progress), run, notes)
     kind, names = sources
     with Quarantine() as quarantine:
         stream: RecordStream[Preference | Vote] = read_records(names, kind, quarantine=quarantine, split=split)
@@ -87,10 +88,7 @@ def check_reward(
     return Checked(readiness, run, notes)
 
 
-def _on_own_rows(
-    reward: RewardModel, run: Path, limits: ReadinessSection, progress: Callable[[int], None]
-) -> Readiness:
-    recipe = load_recipe(run / "recipe.yaml", [], RewardRecipe)
+def _on_own_rows(reward: RewardModel, run: Path, recipe: RewardRecipe, progress: Callable[[int], None]) -> Readiness:
     paths = [run / "data" / f"{part}.arrow" for part in ("train", "heldout")]
     if not all(path.is_file() for path in paths):
         raise DataError(f"{run} has come without its data", "Name pairs or votes with --data FILE.")
@@ -101,21 +99,21 @@ def _on_own_rows(
     return assess(
         reward,
         stored_records(heldout, kind),
-        limits,
+        recipe.readiness,
         data=plural(len(heldout), "held-out row"),
         trained_on=trained_records(train, kind, recipe),
         progress=progress,
     )
 
 
-def _limits(run: Path | None, overrides: Sequence[str]) -> ReadinessSection:
-    """The thresholds of a run, or the defaults, with what --set changes; how a run was trained is not to be changed."""
+def _recipe(run: Path | None, overrides: Sequence[str]) -> RewardRecipe:
+    """A run's recipe, or the default one, with the thresholds that --set changes; nothing else of it may be."""
     foreign = [override for override in overrides if not override.startswith("readiness.")]
     if foreign:
         raise RecipeError(
             f"--set {foreign[0]}: a check changes thresholds only", "Write --set readiness.NAME=VALUE (docs/reward.md)."
         )
-    return load_recipe(None if run is None else run / "recipe.yaml", overrides, RewardRecipe).readiness
+    return load_recipe(None if run is None else run / "recipe.yaml", overrides, RewardRecipe)
 
 
 def _run_folder(name: str) -> Path | None:

@@ -9,7 +9,7 @@ from prefine.evaluation.readiness.pairs import JudgedPair, Scored, evenly_chosen
 from prefine.evaluation.statistics import Share
 from prefine.models.scoring import Question, RewardModel, Score
 
-_INVARIANCE_PAIRS = 8
+_INVARIANCE_PAIRS = 4
 _SPOILT_ANSWERS = 64
 
 
@@ -92,20 +92,34 @@ class Spoilt:
 def spoilt_answers(reward: RewardModel, pairs: Sequence[JudgedPair], std: float) -> list[Spoilt]:
     """Spoil preferred held-out answers and see whether their scores fall."""
     sides = [pairs[place].chosen for place in evenly_chosen(len(pairs), _SPOILT_ANSWERS)]
-    edits = [(name, side, spoil(side.answer)) for side in sides for name, spoil in SPOILERS.items()]
-    edits += [(SWAPPED, side, other) for side in sides if (other := _of_another_prompt(side, sides)) is not None]
-    # Each by itself: one that does not fit the model's length must not take the others with it.
-    real = [(name, side, text) for name, side, text in edits if text != side.answer]
-    questions = (Question(side.prompt, (text,)) for _, side, text in real)
+    edits = [_edits(side, sides) for side in sides]
+    questions = (Question(side.prompt, list(edited.values())) for side, edited in zip(sides, edits, strict=True))
     changes: dict[str, list[float]] = {}
-    for (name, side, _), scores in zip(real, reward.score(questions), strict=True):
-        if scores is not None:
-            changes.setdefault(name, []).append((scores[0].score - side.score.score) / std)
+    for side, edited, scores in zip(sides, edits, reward.score(questions), strict=True):
+        # One that is too long for the model must not take the others with it.
+        found = _one_by_one(reward, side, edited) if scores is None else zip(edited, scores, strict=True)
+        for name, score in found:
+            changes.setdefault(name, []).append((score.score - side.score.score) / std)
     return [
-        Spoilt(name, Share(sum(c >= 0 for c in found) / len(found), len(found)), sum(found) / len(found))
+        Spoilt(name, Share(sum(c >= 0 for c in each) / len(each), len(each)), sum(each) / len(each))
         for name in (*SPOILERS, SWAPPED)
-        if (found := changes.get(name))
+        if (each := changes.get(name))
     ]
+
+
+def _edits(side: Scored, sides: Sequence[Scored]) -> dict[str, str]:
+    """A preferred answer spoilt in every way that changes it."""
+    edited = {name: spoil(side.answer) for name, spoil in SPOILERS.items()}
+    other = _of_another_prompt(side, sides)
+    edited |= {} if other is None else {SWAPPED: other}
+    return {name: text for name, text in edited.items() if text != side.answer}
+
+
+def _one_by_one(reward: RewardModel, side: Scored, edited: dict[str, str]) -> Iterator[tuple[str, Score]]:
+    for name, text in edited.items():
+        (scores,) = reward.score([Question(side.prompt, (text,))])
+        if scores is not None:
+            yield name, scores[0]
 
 
 def _of_another_prompt(side: Scored, sides: Sequence[Scored]) -> str | None:

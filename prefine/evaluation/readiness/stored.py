@@ -15,9 +15,6 @@ from prefine.records import Conversation, Preference, Vote
 Judgement = Preference | Vote
 Kind = type[Preference] | type[Vote]
 
-# Pairs learned from that are scored again: enough for the gap and for suspicious labels, few enough for a short wait.
-_MOST_TRAINED = 1_000
-
 
 def stored_records(store: TokenStore, kind: Kind) -> Iterator[Judgement]:
     """All records of a store."""
@@ -30,7 +27,7 @@ def trained_records(store: TokenStore, kind: Kind, recipe: RewardRecipe) -> list
     left_out = folds(len(store), heads, recipe.training.seed)
     return [
         (kind.model_validate_json(store.record_json(row)), left_out[row] if heads > 1 else None)
-        for row in evenly_chosen(len(store), _MOST_TRAINED)
+        for row in evenly_chosen(len(store), recipe.readiness.trained_pairs)
     ]
 
 
