@@ -215,11 +215,11 @@ def test_a_score_that_moves_is_a_no_go(reward: RewardModel, name: str) -> None:
     assert found[f"score moves with {name}"].level is Level.NO_GO
 
 
-def test_one_pair_is_enough_to_be_tried_and_eight_are_most() -> None:
+def test_one_pair_is_enough_to_be_tried_and_four_are_most() -> None:
     assert moves(Padded(sensible), count=1) == {COMPANY: 0.0, PADDING: 2.0, PROMPT: 0.0}
     reward = Fake(sensible)
     moves(reward, count=100)
-    assert reward.asked == 5 * 16  # alone, in company, both again on padded rows, and with a shared prompt
+    assert reward.asked == 5 * 8  # alone, in company, both again on padded rows, and with a shared prompt
 
 
 # --- Probes that say nothing -----------------------------------------------------------------------------------------
