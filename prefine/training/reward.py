@@ -185,6 +185,7 @@ class RewardStage(Stage):
         """Held-out metrics before and after; writes the readiness report and says its verdict aloud."""
         session = self._session
         reward_model = PackedReward(session.loaded, read_scale(session.run.model))
+        reward_model.name = str(session.run.path)  # by which it will be known, not the model it began with
         heldout = session.prepared.heldout
         trained = trained_records(session.prepared.train, self.kind, self._recipe)
         with session.display.progress(len(heldout) + len(trained), 0, "readiness"):

@@ -105,6 +105,7 @@ def test_a_run_learns_what_people_prefer_and_saves_what_it_scores(make: Make) ->
     assert tiny.manifest(Path(made.run))["readiness"] == readiness(made)["verdict"]
     assert all(check["passed"] for check in tiny.manifest(Path(made.run))["self_checks"])
 
+    assert readiness(made)["model"] == made.run
     pairs = readiness(made)["pairs"]
     scores = [pair[f"{side}_score"] for pair in pairs for side in ("chosen", "rejected")]
     assert sum(scores) / len(scores) == pytest.approx(0, abs=1e-5)
