@@ -125,7 +125,7 @@ def _conversation(turns: list[Turn], value: dict[str, Any]) -> Conversation:
     system = value.get("system")
     if system is not None and not (isinstance(system, str) and not system.strip()):
         instruction = said_text(system, "system")
-        if turns[0][0] != "system":
+        if not turns or turns[0][0] != "system":
             turns = [("system", instruction), *turns]
         elif turns[0][1] != instruction:
             raise RowError("system", "differs from the system turn of the conversation")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from prefine.data.convert import SHAPES, convert
@@ -122,6 +122,7 @@ def test_files_of_random_bytes(content: bytes, suffix: str) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(row=rows)
+@example(row={"prompt": "\n\nAssistant:", "system": "0"})  # a system turn before no turn at all
 def test_any_row_converts_or_is_refused_by_field_and_reason(row: dict[str, Any]) -> None:
     for kind in KINDS:
         try:

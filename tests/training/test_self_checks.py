@@ -104,11 +104,11 @@ def test_all_failures_are_told_at_once() -> None:
 
 
 def test_a_model_that_reads_back_otherwise_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(loaded: LoadedModel, folder: Path) -> None:
+    def damaged(loaded: LoadedModel, folder: Path, beside: dict[str, Any]) -> None:
         with torch.no_grad():
             parameter = next(iter(loaded.trainable().values()))
             parameter += 1
-            real_save_model(loaded, folder)
+            real_save_model(loaded, folder, beside)
             parameter -= 2
 
     made = make("sft", changes={"training.max_steps": 1})
