@@ -194,8 +194,9 @@ class ReadinessSection(RecipeSection):
         1000, description="at most so many pairs learned from are scored again, for the gap and for flipped labels"
     )
     max_variance: Positive = Field(
-        0.1, description="of a score with padding or company, in standard deviations, above: no-go"
+        0.1, description="of a score with padding or company, in standard deviations, above: caution"
     )
+    max_variance_no_go: Positive = Field(0.5, description="the same, above: no-go")
 
 
 class RewardTrainingSection(TrainingSection):

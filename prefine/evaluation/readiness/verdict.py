@@ -213,15 +213,17 @@ def _spoilt(spoilt: Spoilt, limits: ReadinessSection) -> Finding:
 
 
 def _variance(variance: Variance, limits: ReadinessSection) -> Finding:
-    bad = variance.deviations > limits.max_variance
+    level, meaning = Level.GO, ""
+    if variance.deviations > limits.max_variance_no_go:
+        level, meaning = Level.NO_GO, "One answer has several scores. Does it stay so in float32, its code is at fault."
+    elif variance.deviations > limits.max_variance:
+        level, meaning = Level.CAUTION, "Rounding weighs as much as small differences of answers: use float32."
     return Finding(
         f"score moves with {variance.name}",
-        Level.NO_GO if bad else Level.GO,
+        level,
         f"{figure(variance.deviations)} standard deviations",
         f"at most {figure(limits.max_variance, 2)}",
-        "One answer has several scores. Load it in float32; if it stays so, the model's code is at fault."
-        if bad
-        else "",
+        meaning,
     )
 
 

@@ -210,9 +210,10 @@ def test_scores_that_depend_on_an_answers_neighbour_show_there_alone() -> None:
     ("reward", "name"),
     [(Companions(sensible), COMPANY), (Padded(sensible), PADDING), (Neighbours(sensible), PROMPT)],
 )
-def test_a_score_that_moves_is_a_no_go(reward: RewardModel, name: str) -> None:
+def test_a_score_that_moves_is_no_go_or_a_caution_by_how_far(reward: RewardModel, name: str) -> None:
+    """By 0.4 standard deviations in company here, by more than 0.5 with the others."""
     found = told(reward)
-    assert found[f"score moves with {name}"].level is Level.NO_GO
+    assert found[f"score moves with {name}"].level is (Level.CAUTION if name == COMPANY else Level.NO_GO)
 
 
 def test_one_pair_is_enough_to_be_tried_and_four_are_most() -> None:
