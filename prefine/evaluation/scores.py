@@ -12,6 +12,7 @@ from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.rows import Problem
+from prefine.evaluation.wording import plural
 from prefine.models.scoring import Question, RewardModel, Score
 from prefine.records import Completion, Preference
 
@@ -82,13 +83,13 @@ class ScoredRows:
 
     def summary(self, reward: RewardModel) -> list[str]:
         """What became of the rows, for people."""
-        told = [f"{self.scored:,} rows scored by {reward.name}"]
+        told = [f"{plural(self.scored, 'row')} scored by {reward.name}"]
         if reward.scale is None:
             told.append("The scores are as the model gives them: nobody measured what an average answer gets.")
         if self._quarantine.total:
             reasons = "; ".join(f"{reason} ({count})" for reason, count in self._quarantine.reasons.most_common(3))
             where = self._quarantine.path or "not written: name a file with --quarantine"
-            told.append(f"{self._quarantine.total:,} rows could not be scored: {reasons} ({where})")
+            told.append(f"{plural(self._quarantine.total, 'row')} could not be scored: {reasons} ({where})")
         return told
 
     def _sharing_a_prompt(self) -> Iterator[list[_Row]]:

@@ -54,7 +54,9 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
         raise ModelError(f"{name} is no reward run of prefine", "Name a run that prefine reward has trained.")
     trees = [tree for q, answers in _PROBES for tree in reward.trees(Question(_asked(q), answers)) or ()]
     before = reward.raw(trees).mean(1)
-    scale = reward.scale.model_copy(update={"bias": (statistics.fmean(reward.scale.bias),), "quantization": "none"})
+    # In the type it is saved in: products in bf16 would round an adapter's small deltas off the weights they are in now.
+    changes = {"bias": (statistics.fmean(reward.scale.bias),), "quantization": "none", "compute_dtype": dtype}
+    scale = reward.scale.model_copy(update=changes)
     if reward.scale.quantization != "none":  # adapters are merged into whole weights, and the scores say what that does
         loaded = load_model(section, None, trainable=False, heads=len(reward.scale.bias))
         reward = PackedReward(loaded, reward.scale)

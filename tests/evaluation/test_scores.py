@@ -309,4 +309,4 @@ def test_the_summary_of_a_measured_model_and_clean_rows_is_one_line(tmp_path: Pa
     reward = Fake(words)
     reward.scale = Scale(bias=(0.0,), std=1.0, answers=10, max_length_tokens=512)
     _, summary, _ = scored(reward, write(tmp_path / "a.jsonl", [{"prompt": "Q", "completion": "a"}]))
-    assert summary.summary(reward) == ["1 rows scored by fake"]
+    assert summary.summary(reward) == ["1 row scored by fake"]

@@ -311,3 +311,12 @@ def test_a_merge_is_held_against_the_quantised_run(tmp_path: Path) -> None:
     said, remedy = "standard deviations from those of", "train on weights that are not quantized"
     for dtype in ("float32", "bfloat16"):
         refused(CheckpointError, said, remedy, source, tmp_path / "out" / "merged", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_merged_model_is_computed_in_the_type_it_is_saved_in(
+    dtype: str, merged: dict[str, Merged], tmp_path: Path
+) -> None:
+    """Deltas that fp32 weights hold are rounded off them in bf16, whatever the run was computed in."""
+    merge_reward(str(merged["one head"].source), tmp_path / "merged", dtype)
+    assert json.loads((tmp_path / "merged" / "reward.json").read_text())["compute_dtype"] == dtype
