@@ -12,6 +12,7 @@ installed, else FlexAttention with a block mask.
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ def _causal_bias(rows: int, keys: int, window: int | None, dtype: torch.dtype, d
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class Rule:
     """How scores are made: scale, sliding window (tokens, or None), soft cap of the scores, dropout rate."""
 
     scale: float
@@ -90,7 +91,7 @@ class _Rule:
     dropout: float
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor, rule: _Rule) -> Tensor:
+def _causal(q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
     """Causal attention of the last N of M positions: q (K, G, N, D), k and v (K, M, D) -> like q."""
     rows, keys = q.shape[2], k.shape[1]
     outs = []
@@ -107,7 +108,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, rule: _Rule) -> Tensor:
     return outs[0] if len(outs) == 1 else torch.cat(outs, 2)
 
 
-def _plain_block(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, rule: _Rule) -> Tensor:
+def _plain_block(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, rule: Rule) -> Tensor:
     scores = q @ k[:, None].transpose(2, 3) * rule.scale
     if rule.softcap is not None:
         scores = torch.tanh(scores / rule.softcap) * rule.softcap
@@ -129,7 +130,7 @@ def runs(segments: Sequence[Segment]) -> Iterator[tuple[range, range]]:
             end += length
 
 
-def _blockwise(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: _Rule) -> Tensor:
+def _blockwise(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: Rule) -> Tensor:
     """Any device: run after run. q (H, T, D), k and v (K, T, D) -> (H, T, D)."""
     heads = k.shape[0]
     grouped = q.view(heads, q.shape[0] // heads, *q.shape[1:])
@@ -156,7 +157,7 @@ def _varlen_plan(segments: tuple[Segment, ...], device: torch.device) -> tuple[T
     return torch.tensor(index, device=device), query_offsets, key_offsets, max(queries), max(keys)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: _Rule) -> Tensor:
+def _flash(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: Rule) -> Tensor:
     """FlashAttention's variable-length kernel: causal is aligned at the bottom right, as our runs are."""
     from flash_attn import flash_attn_varlen_func
 
@@ -211,7 +212,7 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def _flex(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: _Rule) -> Tensor:
+def _flex(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: Rule) -> Tensor:
     """FlexAttention; compiled on CUDA only (elsewhere it is the slow reference that the tests use)."""
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -280,6 +281,20 @@ def watched() -> Iterator[Traffic]:
         _watched.remove(traffic)
 
 
+class CachedRow(ABC):
+    """A row of tokens that also attends to what is outside it; stands in the place of segments (models/slots.py)."""
+
+    @abstractmethod
+    def attend(self, layer: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
+        """One layer's attention: q (H, T, D), k and v (K, T, D) -> (H, T, D)."""
+
+
+def packed_kernel(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: Rule) -> Tensor:
+    """Attention within the segments of a row, by this device's kernel: q (H, T, D), k and v (K, T, D) -> (H, T, D)."""
+    kernel = choose_kernel(q.device.type, v.dtype, rule.dropout, flash_attention_installed())
+    return KERNELS[kernel](q, k, v, segments, rule)
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -288,7 +303,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: Sequence[Segment] | None = None,
+    segments: Sequence[Segment] | CachedRow | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **unsupported: Any,
@@ -313,9 +328,12 @@ def packed_attention(
     # Autocast leaves rotated queries in fp32 and values in bf16 for some models; one type goes into the products.
     dtype = value.dtype
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rule = _Rule(scale, sliding_window, softcap, dropout if module.training else 0.0)
-    kernel = choose_kernel(query.device.type, dtype, rule.dropout, flash_attention_installed())
-    out = KERNELS[kernel](query[0].to(dtype), key[0].to(dtype), value[0], segments, rule)
+    rule = Rule(scale, sliding_window, softcap, dropout if module.training else 0.0)
+    q, k, v = query[0].to(dtype), key[0].to(dtype), value[0]
+    if isinstance(segments, CachedRow):
+        out = segments.attend(module, q, k, v, rule)
+    else:
+        out = packed_kernel(q, k, v, segments, rule)
     return out.transpose(0, 1)[None].contiguous(), None
 
 

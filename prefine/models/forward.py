@@ -8,14 +8,15 @@ copy of the prompt. A probe decides which, and says so.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from prefine.data.batch import PackedBatch, TokenTree, collate
+from prefine.data.batch import PackedBatch, Segment, TokenTree, collate
 from prefine.models import attention
+from prefine.models.attention import CachedRow
 from prefine.models.logprobs import Head, logprobs_of_logits, selected_logprobs
 
 # Part of the key of cached log-probabilities: raise it whenever the forward's numbers change.
@@ -78,12 +79,13 @@ class PackedModel(nn.Module):
         """How far outputs of one kind of forward may be from another's where products are in fp32."""
         return _FP32_TOLERANCE
 
-    def _trunk(self, batch: PackedBatch) -> Tensor:
-        """(T, H) hidden states of the packed row."""
-        out = self.causal.base_model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, segments=batch.segments
-        )
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, segments: Sequence[Segment] | CachedRow) -> Tensor:
+        """(T, H) hidden states of a packed row of T tokens, both tensors (1, T) int64."""
+        out = self.causal.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, segments=segments)
         return cast(Tensor, out.last_hidden_state[0])
+
+    def _trunk(self, batch: PackedBatch) -> Tensor:
+        return self.hidden(batch.input_ids, batch.position_ids, batch.segments)
 
     def _packed(self, batch: PackedBatch) -> Tensor:
         return selected_logprobs(self._trunk(batch)[batch.predict_from], batch.targets, self.head())

@@ -1,0 +1,315 @@
+"""Writes many sequences at once, in slots: a sequence that ends leaves its slot to the next one at once.
+
+Rollouts, `prefine generate`, samples for reports and chat all write here. New prompts are computed packed, each
+distinct one once (several answers to one prompt share it); then all sequences go on a token a step, as one row of
+tokens. A model that takes no packed rows writes in padded batches through transformers' generate
+(models/padded_generate.py), with the same settings, the same random numbers and the same results.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prefine.data.batch import Segment
+from prefine.models.attention import CachedRow
+from prefine.models.forward import PackedModel
+from prefine.models.logprobs import adjusted
+from prefine.models.sampling import Draws, Row, Sampling, choose
+from prefine.models.slots import Decode, Prefill, SlotCache
+
+# Prompt tokens computed at once: memory follows it.
+_PREFILL_TOKENS = 4096
+# Rows of a step are rounded up to these: processors' libraries keep a kernel for each number of rows.
+_ROWS = (1, 2, 4, 8, 12, 16, 24, 32)
+_ROWS_APART = 16
+# A slot's room grows by steps of this many tokens.
+_CAPACITY_STEP = 64
+# A stop text is looked for in the last tokens, at least so many more than it has characters.
+_STOP_MARGIN_TOKENS = 8
+
+OnToken = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A sequence to be written.
+
+    Attributes:
+        prompt: token ids, at least one.
+        sampling: how.
+        stop_ids: token ids that end it; the one that did is its last token.
+        on_token: called with every token and its log-probability, at once.
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    on_token: OnToken | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A sequence that was written.
+
+    Attributes:
+        tokens: new token ids, the end of turn included where there is one.
+        logprobs: of each, under the model itself (before temperature, penalties and filters), nats.
+        text: decoded without control tokens, up to a stop text.
+        finish: stop (an end of turn or a stop text), length, or cancelled.
+        ended: whether its last token is an end of turn.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish: Literal["stop", "length", "cancelled"]
+    ended: bool
+
+
+@dataclass
+class Writing:
+    """A sequence while it is written."""
+
+    number: int
+    request: Request
+    draws: Draws
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: Literal["stop", "length", "cancelled"] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, prompt included."""
+        return len(self.request.prompt) + len(self.tokens)
+
+    def row(self) -> Row:
+        """For the choice of the next token."""
+        sampling = self.request.sampling
+        seen = [*self.request.prompt, *self.tokens] if sampling.repetition_penalty != 1 else ()
+        return Row(sampling, self.draws[len(self.tokens)], seen)
+
+    def add(self, token: int, logprob: float, tokenizer: Any) -> None:
+        """Take a token; finished if it ends the sequence, completes a stop text, or is the last there is room for."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if token in self.request.stop_ids or self._stopped_by_text(tokenizer):
+            self.finish = "stop"
+        elif len(self.tokens) == self.request.sampling.max_new_tokens:
+            self.finish = "length"
+        if self.request.on_token is not None:
+            self.request.on_token(token, logprob)
+
+    def _stopped_by_text(self, tokenizer: Any) -> bool:
+        stops = self.request.sampling.stop
+        if not stops:
+            return False
+        tail = self.tokens[-max(map(len, stops)) - _STOP_MARGIN_TOKENS :]
+        text = tokenizer.decode(tail, skip_special_tokens=True)
+        return any(stop in text for stop in stops)
+
+    def result(self, tokenizer: Any) -> Generated:
+        """What was written."""
+        ended = bool(self.tokens) and self.tokens[-1] in self.request.stop_ids
+        text = tokenizer.decode(self.tokens[:-1] if ended else self.tokens, skip_special_tokens=True)
+        places = [place for stop in self.request.sampling.stop if (place := text.find(stop)) >= 0]
+        text = text[: min(places)] if places else text
+        return Generated(tuple(self.tokens), tuple(self.logprobs), text, self.finish or "cancelled", ended)
+
+
+class Writer(ABC):
+    """Writes requests; one thread at a time.
+
+    Args:
+        model: in eval mode while it writes, and as it was after each call.
+        tokenizer: transformers'.
+        slots: sequences at once.
+    """
+
+    def __init__(self, model: PackedModel, tokenizer: Any, slots: int) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self._queue: deque[Writing] = deque()
+        self._count = 0
+
+    def add(self, request: Request) -> int:
+        """Queue a request; returns its number, counted from 0.
+
+        Raises:
+            ValueError: the prompt is empty.
+        """
+        if not request.prompt:
+            raise ValueError("a prompt must have at least one token")
+        writing = Writing(self._count, request, Draws(request.sampling.seed, request.sampling.max_new_tokens))
+        self._queue.append(writing)
+        self._count += 1
+        return writing.number
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether something is queued or being written."""
+
+    @abstractmethod
+    def cancel(self, number: int) -> None:
+        """Give a request up; it comes out of the next step as far as it was written."""
+
+    @abstractmethod
+    def step(self) -> list[tuple[int, Generated]]:
+        """Write on a little; returns the requests that ended, with their numbers."""
+
+    def write(
+        self, requests: Iterable[Request], progress: Callable[[int], None] = lambda done: None
+    ) -> list[Generated]:
+        """Write requests to their end; results in their order. `progress` is told how many are done."""
+        numbers = [self.add(request) for request in requests]
+        found: dict[int, Generated] = {}
+        while len(found) < len(numbers):
+            found |= dict(self.step())
+            progress(len(found))
+        return [found[number] for number in numbers]
+
+
+class SlotWriter(Writer):
+    """Writes in slots; for models that take packed rows."""
+
+    def __init__(self, model: PackedModel, tokenizer: Any, slots: int) -> None:
+        super().__init__(model, tokenizer, slots)
+        self._cache: SlotCache | None = None
+        self._active: list[Writing] = []
+        self._cancelled: list[Writing] = []
+
+    @property
+    def busy(self) -> bool:
+        """See Writer."""
+        return bool(self._queue or self._active or self._cancelled)
+
+    def cancel(self, number: int) -> None:
+        """See Writer."""
+        for writing in (*self._queue, *self._active):
+            if writing.number == number:
+                writing.finish = "cancelled"
+        self._cancelled += [writing for writing in self._queue if writing.number == number]
+        self._queue = deque(writing for writing in self._queue if writing.number != number)
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, Generated]]:
+        """One token more for every sequence in a slot, after new ones have taken free slots."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self.model.autocast():
+                self._release()
+                self._admit()
+                done = self._cancelled + self._release()
+                if self._active:
+                    self._decode()
+                done += self._release()
+        finally:
+            self.model.train(training)
+        self._cancelled = []
+        return [(writing.number, writing.result(self.tokenizer)) for writing in done]
+
+    def _release(self) -> list[Writing]:
+        """Free the slots of finished sequences; the last sequences move into them, so that used slots come first."""
+        done = []
+        for slot in reversed(range(len(self._active))):
+            if self._active[slot].finish is not None:
+                done.append(self._active[slot])
+                last = self._active.pop()
+                if slot < len(self._active):
+                    self._active[slot] = last
+                    self._room(0).copy(len(self._active), slot, last.length - 1)
+        return done
+
+    def _admit(self) -> None:
+        """Fill free slots from the queue: each distinct prompt is computed once, in packed rows."""
+        while self._queue and len(self._active) < self.slots:
+            new: dict[tuple[int, ...], list[Writing]] = {}
+            tokens, free = 0, self.slots - len(self._active)
+            while self._queue and free:
+                prompt = tuple(self._queue[0].request.prompt)
+                tokens += 0 if prompt in new else len(prompt)
+                if new and tokens > _PREFILL_TOKENS:
+                    break
+                new.setdefault(prompt, []).append(self._queue.popleft())
+                free -= 1
+            self._prefill(new)
+
+    def _prefill(self, new: dict[tuple[int, ...], list[Writing]]) -> None:
+        writings = [writing for same in new.values() for writing in same]
+        cache = self._room(max(w.length + w.request.sampling.max_new_tokens for w in writings))
+        ids: list[int] = []
+        positions: list[int] = []
+        segments: list[Segment] = []
+        firsts: list[int] = []
+        slot = len(self._active)
+        for prompt, same in new.items():
+            segments.append(Segment(len(ids), len(prompt), ()))
+            ids += prompt
+            positions += range(len(prompt))
+            firsts.append(slot)
+            slot += len(same)
+        logits = self._logits(
+            ids, positions, Prefill(cache, tuple(segments), tuple(firsts)), [s.start + s.prompt - 1 for s in segments]
+        )
+        for first, (prompt, same) in zip(firsts, new.items(), strict=True):
+            for extra in range(1, len(same)):
+                cache.copy(first, first + extra, len(prompt))
+        self._active += writings
+        self._take(
+            writings, logits.repeat_interleave(torch.tensor(list(map(len, new.values())), device=logits.device), 0)
+        )
+
+    def _decode(self) -> None:
+        """One token more for every active sequence, as one row; rows beyond them compute nothing that is used."""
+        count = len(self._active)
+        rows = min(_rounded_up(count), self.slots)
+        spare = rows - count
+        lengths = [writing.length - 1 for writing in self._active] + [0] * spare
+        cache = self._room(0)
+        ids = [writing.tokens[-1] for writing in self._active] + [0] * spare
+        logits = self._logits(ids, lengths, Decode(cache, lengths, self.model.device), None)
+        self._take(self._active, logits[:count])
+
+    def _logits(self, ids: Sequence[int], positions: Sequence[int], row: CachedRow, last: list[int] | None) -> Tensor:
+        """(N, V) logits behind the places `last` of a row; of all of its tokens where that is None."""
+        device = self.model.device
+        hidden = self.model.hidden(torch.tensor([ids], device=device), torch.tensor([positions], device=device), row)
+        head = self.model.head()
+        logits = head.module(hidden if last is None else hidden[last])
+        return logits if head.scale == 1 and head.softcap is None else adjusted(logits, head)
+
+    def _take(self, writings: Sequence[Writing], logits: Tensor) -> None:
+        tokens, logprobs = choose(logits, [writing.row() for writing in writings])
+        for writing, token, logprob in zip(writings, tokens.tolist(), logprobs.tolist(), strict=True):
+            writing.add(token, logprob, self.tokenizer)
+
+    def _room(self, capacity: int) -> SlotCache:
+        """The cache, made or made larger where it has no room for a sequence of `capacity` tokens."""
+        wanted = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
+        if self._cache is None:
+            self._cache = SlotCache(self.slots, wanted)
+        elif self._cache.capacity < wanted:
+            self._cache = self._cache.grown(wanted)
+        return self._cache
+
+
+def _rounded_up(rows: int) -> int:
+    return next((size for size in _ROWS if size >= rows), -(-rows // _ROWS_APART) * _ROWS_APART)
+
+
+def writer_for(model: PackedModel, tokenizer: Any, slots: int) -> Writer:
+    """The way that a model writes: in slots, or padded where it takes no packed rows."""
+    if model.packed:
+        return SlotWriter(model, tokenizer, slots)
+    from prefine.models.padded_generate import PaddedWriter
+
+    return PaddedWriter(model, tokenizer, slots)

@@ -1,0 +1,107 @@
+"""Writes through transformers' generate, batch after batch, for models that take no packed rows.
+
+Tokens are chosen by models/sampling.py, so that settings, random numbers and results are those of the slots.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from prefine.models.forward import standard_attention
+from prefine.models.generate import Generated, Writer, Writing
+from prefine.models.sampling import choose
+
+
+class _Chooser(LogitsProcessor):  # type: ignore[misc]
+    """Leaves of each row's logits the one token that was chosen, so that transformers takes it."""
+
+    def __init__(self, writings: list[Writing], tokenizer: Any) -> None:
+        self._writings = writings
+        self._tokenizer = tokenizer
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        going = [place for place, writing in enumerate(self._writings) if writing.finish is None]
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, 0] = 0.0
+        if going:
+            tokens, logprobs = choose(scores[going], [self._writings[place].row() for place in going])
+            for place, token, logprob in zip(going, tokens.tolist(), logprobs.tolist(), strict=True):
+                self._writings[place].add(token, logprob, self._tokenizer)
+                forced[place, 0] = float("-inf")
+                forced[place, token] = 0.0
+        return forced
+
+
+class _Finished(StoppingCriteria):  # type: ignore[misc]
+    """Stops each row where its sequence has ended."""
+
+    def __init__(self, writings: list[Writing]) -> None:
+        self._writings = writings
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        done = [writing.finish is not None for writing in self._writings]
+        return torch.tensor(done, device=input_ids.device)
+
+
+class PaddedWriter(Writer):
+    """Writes a batch at a time; a cancelled request ends with its batch's next token."""
+
+    def __init__(self, model: Any, tokenizer: Any, slots: int) -> None:
+        super().__init__(model, tokenizer, slots)
+        self._batch: list[Writing] = []
+        self._cancelled: list[Writing] = []
+
+    @property
+    def busy(self) -> bool:
+        """See Writer."""
+        return bool(self._queue or self._cancelled)
+
+    def cancel(self, number: int) -> None:
+        """See Writer."""
+        for writing in (*self._queue, *self._batch):
+            if writing.number == number:
+                writing.finish = "cancelled"
+        self._cancelled += [writing for writing in self._queue if writing.number == number]
+        self._queue = deque(writing for writing in self._queue if writing.number != number)
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, Generated]]:
+        """Write one batch to its end."""
+        self._batch = [self._queue.popleft() for _ in range(min(self.slots, len(self._queue)))]
+        if self._batch:
+            training = self.model.training
+            self.model.eval()
+            try:
+                self._generate()
+            finally:
+                self.model.train(training)
+        done, self._batch, self._cancelled = [*self._cancelled, *self._batch], [], []
+        return [(writing.number, writing.result(self.tokenizer)) for writing in done]
+
+    def _generate(self) -> None:
+        device = self.model.device
+        prompts = [torch.tensor(writing.request.prompt) for writing in self._batch]
+        length = max(map(len, prompts))
+        ids = torch.stack([torch.nn.functional.pad(prompt, (length - len(prompt), 0)) for prompt in prompts])
+        mask = torch.stack([torch.arange(length) >= length - len(prompt) for prompt in prompts]).long()
+        longest = max(writing.request.sampling.max_new_tokens for writing in self._batch)
+        with standard_attention(self.model) as generator, self.model.autocast():
+            generator.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                max_new_tokens=longest,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=None,
+                pad_token_id=0,
+                use_cache=True,
+                logits_processor=LogitsProcessorList([_Chooser(self._batch, self.tokenizer)]),
+                stopping_criteria=StoppingCriteriaList([_Finished(self._batch)]),
+            )

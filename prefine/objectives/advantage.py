@@ -1,0 +1,87 @@
+"""From rewards to advantages: how much better a token, or an answer, was than expected."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prefine.objectives.masked import padded
+
+
+def token_rewards(scores: Tensor, kl: Tensor, lengths: Tensor, coefficient: float) -> Tensor:
+    """-beta KL at each token, and the answer's score at its last one (Ziegler et al. 2019, arXiv 1909.08593, eq. 2).
+
+    Args:
+        scores: (S,) one an answer.
+        kl: (T,) nats, tokens of all answers end to end.
+        lengths: (S,) int64 tokens an answer, at least 1 each; their sum is T.
+        coefficient: beta.
+
+    Returns: (T,).
+    """
+    rewards = -coefficient * kl
+    return rewards.index_add(0, lengths.cumsum(0) - 1, scores.to(rewards.dtype))
+
+
+def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2015, arXiv 1506.02438, eq. 16).
+
+    A_t = sum over l of (gamma lambda)^l delta_(t+l),  delta_t = r_t + gamma V(s_(t+1)) - V(s_t),  V = 0 behind the end.
+
+    Args:
+        rewards: (T,) of S answers' tokens end to end.
+        values: (T,) V(s_t), what the critic expects before token t is written.
+        lengths: (S,) int64.
+        gamma: discount.
+        lam: lambda.
+
+    Returns: (T,).
+    """
+    value, mask = padded(values, lengths)
+    reward, _ = padded(rewards, lengths)
+    following = torch.nn.functional.pad(value[:, 1:], (0, 1))  # padding is 0, and so is the value behind the end
+    delta = reward + gamma * following - value
+    advantage = torch.zeros_like(delta)
+    running = torch.zeros_like(delta[:, 0])
+    for place in reversed(range(delta.shape[1])):
+        running = torch.where(mask[:, place], delta[:, place] + gamma * lam * running, 0.0)
+        advantage[:, place] = running
+    return advantage[mask]
+
+
+def returns(rewards: Tensor, lengths: Tensor) -> Tensor:
+    """(S,): the sum of each answer's token rewards."""
+    row, _ = padded(rewards, lengths)
+    return row.sum(1)
+
+
+def rloo(rewards: Tensor) -> Tensor:
+    """An answer's reward less the mean of its siblings' (Ahmadian et al. 2024, arXiv 2402.14740, eq. 8).
+
+    Args:
+        rewards: (P, n) of n answers to each of P prompts, n at least 2.
+
+    Returns: (P, n).
+    """
+    siblings = rewards.shape[1]
+    return (rewards - rewards.mean(1, keepdim=True)) * (siblings / (siblings - 1))
+
+
+def grpo(rewards: Tensor) -> Tensor:
+    """An answer's reward less its group's mean, over its deviation (Shao et al. 2024, arXiv 2402.03300, 4.1.2).
+
+    Args:
+        rewards: (P, n) of n answers to each of P prompts, n at least 2. Where all are equal the advantage is 0.
+
+    Returns: (P, n).
+    """
+    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+
+
+def explained_variance(values: Tensor, targets: Tensor) -> float:
+    """1 - Var(target - value) / Var(target): 1 is a perfect critic, 0 one that knows the mean only.
+
+    0 where the targets do not vary.
+    """
+    variance = targets.var(correction=0)
+    return float(1 - (targets - values).var(correction=0) / variance) if variance > 0 else 0.0

@@ -1,0 +1,57 @@
+"""How far a policy has gone from its reference, estimated from tokens that it drew itself; and how hard to pull.
+
+With x drawn from the policy and r = ref(x) / policy(x), both estimate KL(policy || ref) in nats (Schulman 2020,
+"Approximating KL divergence"):
+
+    k1 = -log r            unbiased; single tokens may be negative
+    k3 = (r - 1) - log r   unbiased as well, never negative, less noisy
+
+k1 goes into the reward: there the gradient of its mean is that of the KL. As a loss neither has that gradient
+(arXiv 2512.21852).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def k1(policy: Tensor, reference: Tensor) -> Tensor:
+    """-log r of each token from log-probabilities: (T,), (T,) -> (T,)."""
+    return policy - reference
+
+
+def k3(policy: Tensor, reference: Tensor) -> Tensor:
+    """(r - 1) - log r of each token from log-probabilities: (T,), (T,) -> (T,)."""
+    log_ratio = reference - policy
+    return torch.expm1(log_ratio) - log_ratio
+
+
+@dataclass
+class KlController:
+    """The coefficient of the KL penalty, fixed or steered towards a target.
+
+    Adaptive: after an update with n sequences of mean KL d, coefficient *= 1 + e n / horizon with
+    e = clip(d / target - 1, -0.2, 0.2) (Ziegler et al. 2019, arXiv 1909.08593, sec. 2.2; its K_beta is 1 / horizon a
+    sequence).
+
+    Attributes:
+        coefficient: beta, as it is now.
+        kind: fixed or adaptive.
+        target: nats a token.
+        horizon: sequences over which a full error changes the coefficient by its own size.
+    """
+
+    coefficient: float
+    kind: Literal["fixed", "adaptive"] = "fixed"
+    target: float = 0.1
+    horizon: int = 10_000
+
+    def update(self, kl: float, sequences: int) -> None:
+        """After an update over `sequences` sequences with this mean KL, nats a token."""
+        if self.kind == "adaptive":
+            error = min(max(kl / self.target - 1, -0.2), 0.2)
+            self.coefficient *= 1 + error * sequences / self.horizon

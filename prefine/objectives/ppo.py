@@ -1,0 +1,39 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347). Token tensors (T,) in, (T,) out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip)), ratio = pi / pi_old (arXiv 1707.06347, eq. 7, negated).
+
+    At ratio 1 its gradient is that of -A log pi: REINFORCE with a baseline.
+    """
+    ratio = torch.exp(logprobs - old_logprobs)
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
+
+
+def policy_clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """(T,) bool: tokens whose loss is the clipped one, so that they give no gradient."""
+    ratio = torch.exp(logprobs - old_logprobs)
+    return torch.where(advantages > 0, ratio > 1 + clip, ratio < 1 - clip)
+
+
+def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None) -> Tensor:
+    """max((V - R)^2, (V_clipped - R)^2) / 2, V kept within `clip` of the old one (arXiv 2403.17031, detail 21).
+
+    None for `clip` leaves the plain squared error.
+    """
+    loss = (values - targets) ** 2
+    if clip is not None:
+        near = old_values + (values - old_values).clamp(-clip, clip)
+        loss = torch.maximum(loss, (near - targets) ** 2)
+    return loss / 2
+
+
+def approximate_kl(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """(T,) how far the update has moved the policy: k3 of KL(pi_old || pi), nats, on tokens that pi_old drew."""
+    log_ratio = logprobs - old_logprobs
+    return torch.expm1(log_ratio) - log_ratio
