@@ -94,6 +94,32 @@ class ReportSection(RecipeSection):
     temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0 is greedy: the same text every time")
 
 
+Action = Literal["off", "warn", "stop", "roll_back"]
+
+
+class GuardSection(RecipeSection):
+    """One guard: beyond its limit for so many steps in a row, it acts."""
+
+    limit: float
+    patience: Count = Field(1, description="steps in a row beyond the limit before it acts")
+    action: Action = Field("warn", description="off, warn, stop (end on the last healthy weights) or roll_back")
+
+
+class NonFiniteGuard(RecipeSection):
+    """A loss or gradient that is no number."""
+
+    action: Literal["stop", "roll_back"] = Field("stop", description="stop with an error, or roll_back")
+
+
+class GuardsSection(RecipeSection):
+    """What stops a run, or takes it back to its last healthy checkpoint (docs/ppo.md)."""
+
+    non_finite: NonFiniteGuard = NonFiniteGuard()
+    max_rollbacks: Annotated[int, Field(ge=0)] = Field(3, description="after so many, roll_back means stop")
+    learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="of the rate, at a roll-back")
+    kl_factor: Annotated[float, Field(ge=1)] = Field(2.0, description="of the KL coefficient, at a roll-back")
+
+
 class StageRecipe(RecipeSection):
     """What all training stages share."""
 
@@ -102,6 +128,7 @@ class StageRecipe(RecipeSection):
     lora: LoraSection | None = LoraSection()
     data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()
+    guards: GuardsSection = GuardsSection()
 
     @model_validator(mode="after")
     def _quantised_needs_lora(self) -> StageRecipe:
@@ -153,11 +180,25 @@ class DpoTrainingSection(TrainingSection):
     learning_rate: Positive = 5e-5
 
 
+class ChosenFallGuard(GuardSection):
+    """Fall of the chosen answers' mean log-probability below the reference's, nats an answer, above the limit."""
+
+    limit: float = 25.0
+    patience: Count = 5
+
+
+class DpoGuards(GuardsSection):
+    """Of DPO: those of every stage, and one on the chosen answers."""
+
+    chosen_fall: ChosenFallGuard = ChosenFallGuard()
+
+
 class DpoRecipe(WritingRecipe):
     """Direct preference optimisation."""
 
     run: str = "runs/dpo"
     training: DpoTrainingSection = DpoTrainingSection()
+    guards: DpoGuards = DpoGuards()
     dpo: DpoSection = DpoSection()
 
 

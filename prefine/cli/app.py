@@ -33,6 +33,7 @@ VERBS = {
     "reward train": "prefine.cli.reward:train",
     "reward check": "prefine.cli.reward:check",
     "reward merge": "prefine.cli.reward:merge",
+    "ppo": "prefine.cli.ppo:ppo",
     "score": "prefine.cli.score:score",
     "chat": "prefine.cli.chat:chat",
     "report": "prefine.cli.report:report",

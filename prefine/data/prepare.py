@@ -95,6 +95,7 @@ class Preparation(Generic[R]):
         quarantine: takes rows that are not valid.
         usable: whether the stage can learn from a valid record (DPO cannot from a tie); others are counted and left.
         progress: called with the number of records read so far.
+        answer_tokens: left free within the length limit, for answers that are still to be written.
     """
 
     def __init__(
@@ -108,7 +109,10 @@ class Preparation(Generic[R]):
         quarantine: Quarantine,
         usable: Callable[[R], bool] = lambda record: True,
         progress: Callable[[int], None] = lambda done: None,
+        *,
+        answer_tokens: int = 0,
     ) -> None:
+        self._room = section.max_length_tokens - answer_tokens
         self._folder = folder
         self._section = section
         self._kind: type[R] = kind
@@ -152,6 +156,7 @@ class Preparation(Generic[R]):
             read["heldout"] = self._file_hashes(self._section.heldout)
         hashes = {name: [file["sha256"] for file in listed] for name, listed in read.items()}
         settings = self._section.model_dump(exclude={"train", "heldout", "max_dropped_fraction"})
+        settings["max_length_tokens"] = self._room
         decides = [PREPARATION_VERSION, self._kind.__name__, self._seed, self._fingerprint, settings, hashes]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(), read
 
@@ -221,7 +226,7 @@ class Preparation(Generic[R]):
             counts.records += 1
             counts.dropped_unusable += 1
             return
-        tree = fit(self._to_tree(record, 0), self._section.max_length_tokens, counts)
+        tree = fit(self._to_tree(record, 0), self._room, counts)
         if tree is not None:
             writer.add(tree, record.model_dump_json())
 

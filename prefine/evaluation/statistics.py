@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 CONFIDENCE = 0.95
 
@@ -109,3 +110,26 @@ def median(values: Sequence[float]) -> float | None:
         return None
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def median_change(before: Sequence[float], after: Sequence[float]) -> Mean | None:
+    """How much the median of paired values has changed, with a bootstrap interval over pairs (Efron 1979).
+
+    None without pairs; no interval from fewer than two.
+    """
+    was, now = median(before), median(after)
+    if was is None or now is None:
+        return None
+    change = now - was
+    if len(before) < 2:
+        return Mean(change, len(before), None)
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    def statistic(x: Any, y: Any, axis: int) -> Any:
+        return np.median(y, axis=axis) - np.median(x, axis=axis)
+
+    found = bootstrap(
+        (before, after), statistic, paired=True, method="percentile", confidence_level=CONFIDENCE, rng=0
+    ).confidence_interval
+    return Mean(change, len(before), Interval(float(found.low), float(found.high)))

@@ -58,8 +58,9 @@ def save_checkpoint(
     state: Mapping[str, JSON],
     *,
     keep_last: int,
+    keep: int | None = None,
 ) -> Checkpoint:
-    """Save one checkpoint, then keep only the newest `keep_last` of the directory.
+    """Save one checkpoint, then keep only the newest `keep_last` of the directory, and that of step `keep`.
 
     Checkpoints of a later step are removed too: they belong to a future that a roll-back gave up.
 
@@ -69,6 +70,7 @@ def save_checkpoint(
         tensors: named groups of tensors; on any device, of any strides, sharing memory or not.
         state: what JSON holds exactly (string keys, no tuples); NaN and infinities may be in it.
         keep_last: how many valid checkpoints stay, this one included; at least 1.
+        keep: a step whose checkpoint stays besides.
 
     Raises:
         CheckpointError: the disk is full or not writable. What was valid before still is.
@@ -89,7 +91,7 @@ def save_checkpoint(
             path.rename(aside)  # newest_valid still finds it there until the new one is complete
     with atomic_write(path) as temporary:
         _write_contents(temporary, step, tensors, state)
-    _rotate(directory, step, keep_last)
+    _rotate(directory, step, keep_last, keep)
     return Checkpoint(path, step)
 
 
@@ -196,15 +198,31 @@ def _flaw(path: Path, step: int, *, read_contents: bool) -> str | None:
     return None
 
 
-def _rotate(directory: Path, newest: int, keep_last: int) -> None:
-    """Remove what is later than step `newest` and all before the last `keep_last` valid ones.
+def checkpoint_of(directory: Path, step: int) -> Checkpoint:
+    """The checkpoint of one step.
+
+    Raises:
+        CheckpointError: it is not there, or not valid.
+    """
+    found = next((path for candidate, path in _candidates(directory) if candidate == step), None)
+    reason = "it is not there" if found is None else _flaw(found, step, read_contents=True)
+    if found is None or reason is not None:
+        raise CheckpointError(
+            f"{directory}: the checkpoint of step {step} cannot be used: {reason}", "Bring it back from a copy."
+        )
+    return Checkpoint(found, step)
+
+
+def _rotate(directory: Path, newest: int, keep_last: int, keep: int | None) -> None:
+    """Remove what is later than step `newest` and all before the last `keep_last` valid ones, but for step `keep`.
 
     Which old ones are valid is judged by their sizes: reading gigabytes again at each save would cost minutes,
     and the newest, just written, is valid in any case.
     """
     kept: list[int] = []
     for step, path in _candidates(directory):
-        if step > newest or step in kept or len(kept) == keep_last:
+        wanted = len(kept) < keep_last or step == keep
+        if step > newest or step in kept or not wanted:
             discard(path)
         elif _flaw(path, step, read_contents=False) is None:
             kept.append(step)

@@ -20,7 +20,7 @@ from prefine.models.attention import CachedRow
 from prefine.models.logprobs import Head, logprobs_of_logits, selected_logprobs
 
 # Part of the key of cached log-probabilities: raise it whenever the forward's numbers change.
-FORWARD_VERSION = 2
+FORWARD_VERSION = 3
 
 _FP32_TOLERANCE = 1e-4
 # Where products are rounded never ask for less than this, nats: implementations can happen to agree on a few tokens.
@@ -87,16 +87,23 @@ class PackedModel(nn.Module):
     def _trunk(self, batch: PackedBatch) -> Tensor:
         return self.hidden(batch.input_ids, batch.position_ids, batch.segments)
 
+    def predicting(self, batch: PackedBatch) -> Tensor:
+        """(R, H) hidden states that the targets are predicted from, on either path."""
+        if self.packed:
+            return self._trunk(batch)[batch.predict_from]
+        ids, mask, row, column = unpack(batch)
+        out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        return cast(Tensor, out.last_hidden_state[row, column])
+
     def _packed(self, batch: PackedBatch) -> Tensor:
-        return selected_logprobs(self._trunk(batch)[batch.predict_from], batch.targets, self.head())
+        return selected_logprobs(self.predicting(batch), batch.targets, self.head())
 
     def _padded(self, batch: PackedBatch) -> Tensor:
+        if not self.whole_logits:
+            return selected_logprobs(self.predicting(batch), batch.targets, self.head())
         ids, mask, row, column = unpack(batch)
-        if self.whole_logits:
-            out = self.causal(input_ids=ids, attention_mask=mask, use_cache=False)
-            return logprobs_of_logits(out.logits[row, column], batch.targets)
-        out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return selected_logprobs(out.last_hidden_state[row, column], batch.targets, self.head())
+        out = self.causal(input_ids=ids, attention_mask=mask, use_cache=False)
+        return logprobs_of_logits(out.logits[row, column], batch.targets)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Casts matrix products to the compute type inside; nothing where that is fp32."""
@@ -127,7 +134,7 @@ class PackedScorer(PackedModel):
 
     def _padded(self, batch: PackedBatch) -> Tensor:
         if not batch.sequences:
-            return torch.zeros(0, self.causal.score.out_features, device=self.device)
+            return self._scores(torch.zeros(0, self.score_head.in_features, device=self.device))
         ids, mask, *_ = unpack(batch)
         out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         return self._scores(out.last_hidden_state[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1])
@@ -135,7 +142,12 @@ class PackedScorer(PackedModel):
     def _scores(self, hidden: Tensor) -> Tensor:
         # In fp32 whatever the trunk computes in: a bf16 score has three digits, and PPO's rewards are differences.
         with torch.autocast(self.device.type, enabled=False):
-            return cast(Tensor, self.causal.score(hidden.float()))
+            return cast(Tensor, self.score_head(hidden.float()))
+
+    @property
+    def score_head(self) -> nn.Linear:
+        """Hidden states (N, H) to scores (N, k), fp32."""
+        return cast(nn.Linear, self.causal.score)
 
 
 def unpack(batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

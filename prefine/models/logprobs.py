@@ -6,6 +6,7 @@ with respect to the hidden state, W[target] - softmax(W h) W, is made in the for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,22 +27,23 @@ class Head:
         module: hidden (N, H) -> logits (N, V).
         scale: logits are multiplied by this (Granite, Cohere).
         softcap: then squashed by softcap * tanh(logits / softcap), where not None (Gemma 2).
+        sharpness: then multiplied by this, 1 / temperature: the sampling policy's own treatment.
     """
 
     module: nn.Module
     scale: float = 1.0
     softcap: float | None = None
+    sharpness: float = 1.0
 
     @property
     def plain_and_frozen(self) -> bool:
-        """Whether the forward-made gradient is valid: a bias-free linear map without gradient, nothing after it."""
+        """Whether the forward-made gradient is valid: a scaled linear map, no bias, no gradient, no softcap."""
         m = self.module
         return (
             type(m) is nn.Linear
             and m.bias is None
             and not m.weight.requires_grad
             and m.weight.is_floating_point()
-            and self.scale == 1.0
             and self.softcap is None
         )
 
@@ -81,9 +83,10 @@ def _head_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
 
 
 def adjusted(logits: Tensor, head: Head) -> Tensor:
-    """What the model itself does to the head's output, in fp32."""
+    """What is done to the head's output, in fp32."""
     logits = logits.float() * head.scale
-    return logits if head.softcap is None else torch.tanh(logits / head.softcap) * head.softcap
+    logits = logits if head.softcap is None else torch.tanh(logits / head.softcap) * head.softcap
+    return logits if head.sharpness == 1.0 else logits * head.sharpness
 
 
 def logprobs_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -95,12 +98,29 @@ def selected_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """log p(target | hidden) for each row: hidden (R, H), targets (R,) int64 -> (R,) fp32, with gradient."""
     if head.plain_and_frozen:
         weight = cast(nn.Linear, head.module).weight
+        factor = head.scale * head.sharpness
+        hidden = hidden if factor == 1.0 else hidden * factor
         out: Tensor = _FrozenHeadLogprobs.apply(hidden.to(weight.dtype), weight, targets)  # type: ignore[no-untyped-call]
         return out
+    return torch.cat(_in_chunks(_head_logprobs, hidden, targets, head))
+
+
+def logprobs_and_entropy(hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """As selected_logprobs, and the entropy of each row's whole distribution, nats: (R,) fp32 each, with gradient."""
+    logprobs, entropies = zip(*_in_chunks(_head_logprobs_and_entropy, hidden, targets, head), strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _head_logprobs_and_entropy(hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    every = torch.log_softmax(adjusted(head.module(hidden), head), -1)
+    return every.gather(-1, targets[:, None])[:, 0], -(every.exp() * every).sum(-1)
+
+
+def _in_chunks(compute: Callable[..., Any], hidden: Tensor, targets: Tensor, head: Head) -> list[Any]:
+    """`compute` chunk by chunk; its logits are thrown away and made again in the backward pass."""
     vocabulary = getattr(head.module, "out_features", 65_536)
     rows = rows_per_chunk(vocabulary, hidden.device.type)
     chunks = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     if not torch.is_grad_enabled():
-        return torch.cat([_head_logprobs(h, t, head) for h, t in chunks])
-    # Logits of a chunk are thrown away and made again in the backward pass.
-    return torch.cat([checkpoint(_head_logprobs, h, t, head, use_reentrant=False) for h, t in chunks])
+        return [compute(h, t, head) for h, t in chunks]
+    return [checkpoint(compute, h, t, head, use_reentrant=False) for h, t in chunks]

@@ -34,8 +34,11 @@ class SelfCheck:
     passed: bool
 
 
-def check_tokens(template: ChatTemplate, train: TokenStore) -> list[SelfCheck]:
-    """Checks on the training rows' tokens: something to learn, the end of turn among it, at most one BOS."""
+def check_tokens(template: ChatTemplate, train: TokenStore, *, answered: bool = True) -> list[SelfCheck]:
+    """Checks on the training rows' tokens: something to learn, the end of turn among it, at most one BOS.
+
+    Rows that are prompts alone (`answered` False) have nothing yet to learn.
+    """
     bare = unended = doubled = looked = 0
     for tree in _first_trees(train):
         looked += 1
@@ -43,11 +46,14 @@ def check_tokens(template: ChatTemplate, train: TokenStore) -> list[SelfCheck]:
         unended += not _ends_supervised(tree, template)
         doubled += _doubles_bos(tree, template)
     rows = f"of {looked} rows"
-    return [
+    answers = [
         SelfCheck("something to learn", f"{bare} {rows} without", "every row has a supervised token", not bare),
         SelfCheck("end of turn", f"{unended} {rows} without", "every answer ends in a supervised stop", not unended),
-        SelfCheck("beginning of sequence", f"{doubled} {rows} with two", "at most one BOS at the start", not doubled),
     ]
+    start = SelfCheck(
+        "beginning of sequence", f"{doubled} {rows} with two", "at most one BOS at the start", not doubled
+    )
+    return [*(answers if answered else ()), start]
 
 
 def _first_trees(store: TokenStore) -> Iterator[TokenTree]:
@@ -112,6 +118,17 @@ def check_scores(alone: Tensor, together: Tensor, fp32: bool) -> SelfCheck:
         f"at most {tolerance:.2g}",
         apart <= tolerance,
     )
+
+
+def check_first_ratio(apart: float, fp32: bool) -> SelfCheck:
+    """Policy and rollouts agree before the first update: every ratio pi / pi_old is 1.
+
+    Args:
+        apart: the largest |ratio - 1| of the first minibatch.
+        fp32: whether products are in fp32.
+    """
+    tolerance = 1e-5 if fp32 else 1e-3
+    return SelfCheck("first ratio", f"{apart:.2g} from 1 at most", f"1 within {tolerance:g}", apart <= tolerance)
 
 
 def require(checks: list[SelfCheck]) -> list[dict[str, Any]]:

@@ -96,5 +96,7 @@ def _facts(row: Mapping[str, float]) -> str:
     told = [f"loss {row['loss']:.4f}"]
     if "accuracy" in row:
         told.append(f"accuracy {row['accuracy']:.2f}")
+    if "kl_k3" in row:
+        told = [f"score {row['score']:.3f}", f"KL {row['kl_k3']:.3f}", f"answer {row['response_tokens']:.0f} tokens"]
     told += [f"{row['tokens_per_s']:.0f} tokens/s", f"{row['memory_gb']:.1f} GB"]
     return "  ".join(told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
 from prefine.data.template import ChatTemplate
 from prefine.objectives import dpo
 from prefine.objectives.masked import Paired, paired, per_sequence
-from prefine.recipe import DpoRecipe, DpoSection
+from prefine.recipe import DpoGuards, DpoRecipe, DpoSection
 from prefine.records import Preference
 from prefine.training.checks import check_first_loss, require
+from prefine.training.guards import Rule
 from prefine.training.loop import Step, Totals
 from prefine.training.reference import reference_logprobs
 from prefine.training.session import run_stage
@@ -31,7 +33,7 @@ _CHOSEN_FALL_NATS = 5.0
 
 def run_dpo(recipe: DpoRecipe, resume: bool, console: Console) -> Path:
     """Optimise preferences as the recipe says; returns the run's folder. Raises PrefineError."""
-    return run_stage(DpoStage(recipe.dpo), recipe, resume, console)
+    return run_stage(DpoStage(recipe.dpo, recipe.guards), recipe, resume, console)
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class PairOutcome:
         margin: beta-scaled reward margin, nats; above 0 the pair is ordered as people ordered it.
         policy: summed log-probabilities under the policy.
         tokens: answer lengths.
+        chosen_fall: how much less likely the chosen answer is than under the reference, nats; None without one.
     """
 
     loss: Tensor
     margin: Tensor
     policy: Paired
     tokens: Paired
+    chosen_fall: Tensor | None
 
 
 def pair_outcome(section: DpoSection, policy: Paired, reference: Paired | None, tokens: Paired) -> PairOutcome:
@@ -73,7 +77,8 @@ def pair_outcome(section: DpoSection, policy: Paired, reference: Paired | None, 
         }[section.loss]()
     if section.nll_weight:
         loss = loss + section.nll_weight * dpo.chosen_nll(policy.chosen, tokens.chosen)
-    return PairOutcome(loss, beta * raw, policy, tokens)
+    fall = None if reference is None else (reference.chosen - policy.chosen).detach()
+    return PairOutcome(loss, beta * raw, policy, tokens, fall)
 
 
 class DpoStage(Stage):
@@ -82,8 +87,9 @@ class DpoStage(Stage):
     name = "dpo"
     kind = Preference
 
-    def __init__(self, section: DpoSection) -> None:
+    def __init__(self, section: DpoSection, guards: DpoGuards = DpoGuards()) -> None:  # noqa: B008 - it is frozen
         self._section = section
+        self._guards = guards
         self._needs_reference = section.loss != "simpo"
         self._pairs: dict[str, list[float]] = {}
 
@@ -94,6 +100,11 @@ class DpoStage(Stage):
     def usable(self, record: Preference) -> bool:
         """A tie says nothing about which answer to prefer."""
         return not record.tie
+
+    def guards(self) -> Sequence[Rule]:
+        """The chosen answers' log-probability must not fall away with the rejected ones'."""
+        means = "the chosen answers become unlikely, too; dpo.nll_weight or a smaller rate holds them up"
+        return (Rule("chosen_fall", "chosen_fall", self._guards.chosen_fall, means),)
 
     def begin(self, session: Session) -> Step:
         """Compute (or read) the reference, check that policy and reference agree, and give the step's loss."""
@@ -206,6 +217,7 @@ def _logged(pairs: PairOutcome) -> dict[str, Tensor]:
         "margin": pairs.margin.detach(),
         "logp_chosen": pairs.policy.chosen.detach(),
         "logp_rejected": pairs.policy.rejected.detach(),
+        **({} if pairs.chosen_fall is None else {"chosen_fall": pairs.chosen_fall}),
     }
 
 

@@ -1,8 +1,8 @@
-"""The only training loop: accumulate, clip, schedule, log, evaluate, save, resume. A stage brings the step's loss.
+"""The only training loop: accumulate, clip, schedule, log, guard, evaluate, save, resume. A stage brings the loss.
 
-One optimiser step takes `batch_size` trees, split over processes and, within each, over microbatches of at most
-`max_tokens_per_microbatch` tokens. Every microbatch's loss is divided by the whole step's totals, so the gradient
-does not depend on the split.
+A step is one optimiser step, unless the stage makes more of it (PPO's update is many). One optimiser step takes some
+trees, split over processes and, within each, over microbatches of at most `max_tokens_per_microbatch` tokens. Every
+microbatch's loss is divided by the whole step's totals, so the gradient does not depend on the split.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from torch import Tensor, nn
 from prefine.atomic import JSON, write_json
 from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, microbatches, steps_per_epoch
 from prefine.errors import CheckpointError, Stopped, TrainingError
-from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid, save_checkpoint
+from prefine.models.checkpoint import Checkpoint, checkpoint_of, load_checkpoint, newest_valid, save_checkpoint
 from prefine.models.device import return_freed_memory
 from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng, rng_tensors
-from prefine.recipe import TrainingSection
-from prefine.rundir import MetricsLog, RunDirectory
+from prefine.recipe import GuardsSection, TrainingSection
+from prefine.rundir import MetricsLog, RunDirectory, read_metrics
 from prefine.training.display import Display, memory_gb
+from prefine.training.guards import Alarm, Guards
 from prefine.training.watch import HeldoutWatch
 
 # Returning freed memory takes some 20 ms; every few steps it keeps the heap from growing at no cost one can see.
 _STEPS_BETWEEN_TRIMS = 4
+# What the names of a stage's own groups of tensors begin with in a checkpoint.
+_STAGE = "stage."
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,26 @@ class Step(Protocol):
     """A stage's loss: this microbatch's share of the step's mean, and sums to log (divided by the step's trees)."""
 
     def __call__(self, model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]: ...
+
+
+class Stateful(Protocol):
+    """A stage, as the loop knows it."""
+
+    def one_step(self, loop: Loop, trees: Sequence[TokenTree]) -> dict[str, float]:
+        """One step on these trees: calls `loop.optimise`; gives the step's metrics."""
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Whatever else the next step depends on: groups of tensors, and what JSON holds."""
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+
+    def rolled_back(self) -> dict[str, Any]:
+        """Go more gently after a guard's roll-back; says what has been changed."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or gradient that is no number."""
 
 
 @dataclass
@@ -86,6 +109,9 @@ class Loop:
         trees: training rows.
         section: the recipe's training section.
         step: the stage's loss.
+        stage: what it makes of a step, and what else of it must be saved.
+        guard_section: what the recipe says of guards.
+        guards: look at every step's figures.
         evaluate: held-out metrics, called with the model in eval mode; None where there is nothing held out.
         run: where checkpoints and metrics go.
         stop_requested: asked after every step; True, in any process, saves and raises Stopped.
@@ -99,6 +125,9 @@ class Loop:
     trees: Sequence[TokenTree]
     section: TrainingSection
     step: Step
+    stage: Stateful
+    guard_section: GuardsSection
+    guards: Guards
     evaluate: Callable[[], dict[str, float]] | None
     run: RunDirectory
     display: Display
@@ -111,6 +140,7 @@ class Loop:
         # One writer: a second process that cut the file back on resuming would leave this one writing to a lost file.
         self.metrics = MetricsLog(self.run.metrics) if self.accelerator.is_main_process else None
         self._wall_before = 0.0
+        self._restored = False
         self.watch = HeldoutWatch(self.section)
 
     @property
@@ -132,17 +162,22 @@ class Loop:
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)  # whatever ran before: the first step begins with no gradients
-        if self.position.step == 0:
+        if self.position.step == 0 and not self._restored:
             self._log_heldout()
+            if self._may_go_back():
+                self.guards.healthy_step = 0
+                self.save()
         with self.display.progress(self.total_steps, self.position.step):
-            while self.position.step < self.total_steps and not self.watch.exhausted:
-                row = self._one_step()
+            while self.position.step < self.total_steps and not self.watch.exhausted and not self.guards.ended:
+                row = self._guarded_step()
+                if row is None:
+                    continue
                 step = self.position.step
                 last = step == self.total_steps
                 if last or step % self.section.log_every_steps == 0:
                     self._log(row)
-                if last or self._due(self.section.evaluate_every_steps):
-                    self._log_heldout()
+                if (last or self._due(self.section.evaluate_every_steps)) and not self._log_heldout():
+                    continue
                 last = last or self.watch.exhausted
                 stop = self._stop_agreed() and not last
                 if last or stop or self._due(self.section.save_every_steps):
@@ -150,6 +185,74 @@ class Loop:
                 if stop:
                     raise Stopped(f"stopped after step {step} of {self.total_steps}, all saved")
         self._end_on_best()
+
+    def _may_go_back(self) -> bool:
+        acts = {str(rule.section.action) for rule in self.guards.rules}
+        return bool(acts & {"stop", "roll_back"}) or self.guard_section.non_finite.action == "roll_back"
+
+    def _guarded_step(self) -> dict[str, float] | None:
+        """One step; None where a guard then took the run back, or ended it on its last healthy weights."""
+        step = self.position.step + 1
+        try:
+            row = self._one_step()
+        except NonFiniteError as error:
+            action = self.guard_section.non_finite.action
+            alarm = self.guards.non_finite(step, action, error.problem)
+            if alarm.action != "roll_back" and (action == "stop" or self.guards.healthy_step is None):
+                raise
+            self._act(alarm)
+            return None
+        alarm_or_none = self.guards.see(step, row)
+        if alarm_or_none is not None and not self._act(alarm_or_none):
+            return None
+        return row
+
+    def _act(self, alarm: Alarm) -> bool:
+        """Do what a guard asks for; whether the run goes on from where it is."""
+        healthy = self.guards.healthy_step
+        if alarm.action == "warn" or healthy is None:
+            self.display.say(f"warning at step {alarm.step}: {alarm.words}")
+            self._note(self.guards.note(alarm))
+            return True
+        given_up = [row for row in self.guards.history if row["step"] > healthy]
+        event = self.guards.note(alarm, back_to_step=healthy, given_up=given_up)
+        self.guards.ended = alarm.action == "stop"
+        self.guards.rollbacks += alarm.action == "roll_back"
+        before = self.guards.state()
+        self._load(checkpoint_of(self.run.checkpoints, healthy))
+        self.guards.gone_back(before)
+        if alarm.action == "roll_back":
+            event["changed"] = {"learning_rate": self._slow_down(), **self.stage.rolled_back()}
+        told = "the run ends on the weights of" if self.guards.ended else "the run goes back to"
+        self.display.say(f"guard {alarm.guard} at step {alarm.step}: {alarm.words}; {told} step {healthy}")
+        self.save()
+        self._cut_metrics_after(healthy)
+        return False
+
+    def _slow_down(self) -> float:
+        """Lower all learning rates for good; returns the first one's new value."""
+        factor = self.guard_section.learning_rate_factor
+        scheduler: Any = self.scheduler
+        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+        scheduler._last_lr = [rate * factor for rate in scheduler._last_lr]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+            group["initial_lr"] = group.get("initial_lr", group["lr"]) * factor
+        return float(scheduler.base_lrs[0])
+
+    def _note(self, event: Mapping[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.append({"kind": "guard", "step": self.position.step, **event})
+
+    def safe_point(self) -> None:
+        """Between the optimiser steps of one step: if the run was asked to stop, it does so here, with all saved.
+
+        Raises:
+            Stopped: it was.
+        """
+        if self._stop_agreed():
+            self.save(within_step=True)
+            raise Stopped(f"stopped within step {self.position.step + 1} of {self.total_steps}, all saved")
 
     def _end_on_best(self) -> None:
         step, best = self.position.step, self.watch.best_step
@@ -185,31 +288,48 @@ class Loop:
         """One optimiser step; returns its metrics, summed over processes."""
         began = time.perf_counter()
         trees = [self.trees[row] for row in rows_of_step(self.position.step, len(self.trees), self.section)]
-        totals = Totals.of(trees)
-        sums, suspects = self._accumulate(trees, totals)
-        self._require_finite("loss", sums["loss"], suspects)
-        limit = math.inf if self.section.max_grad_norm is None else self.section.max_grad_norm
-        norm = float(self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit))
-        self._require_finite("gradient norm", norm, suspects)
         rate = float(self.scheduler.get_last_lr()[0])
-        self.optimizer.step()
+        row = self.stage.one_step(self, trees)
         self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
         if self.position.step % _STEPS_BETWEEN_TRIMS == 0 and self.accelerator.device.type == "cpu":
             return_freed_memory()
-        seconds, tokens = time.perf_counter() - began, sum(tree.tokens for tree in trees)
+        seconds, tokens = time.perf_counter() - began, int(row["tokens"])
         self.position.step += 1
         self.position.tokens += tokens
         self.position.seconds += seconds
         return {
-            **{name: value / totals.trees for name, value in sums.items()},
-            "grad_norm": norm,
+            **row,
             "learning_rate": rate,
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_s": tokens / seconds,
             "memory_gb": memory_gb(self.accelerator.device),
         }
+
+    def optimise(self, trees: Sequence[TokenTree]) -> dict[str, float]:
+        """One optimiser step on these trees; means over them of what the stage logs, over all processes.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is no number; no weight has been changed.
+        """
+        totals = Totals.of(trees)
+        sums, suspects = self._accumulate(trees, totals)
+        self._require_finite("loss", sums["loss"], suspects)
+        norm = self._clip()
+        self._require_finite("gradient norm", norm, suspects)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        means = {name: value / totals.trees for name, value in sums.items()}
+        return {**means, "grad_norm": norm, "tokens": sum(tree.tokens for tree in trees)}
+
+    def _clip(self) -> float:
+        """Clip the gradients of each of the optimiser's groups by itself: a critic's must not shrink its policy's.
+
+        Returns the norm over all of them, before clipping.
+        """
+        limit = math.inf if self.section.max_grad_norm is None else self.section.max_grad_norm
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        return math.hypot(*(float(self.accelerator.clip_grad_norm_(group, limit)) for group in groups))
 
     def _accumulate(self, trees: Sequence[TokenTree], totals: Totals) -> tuple[dict[str, float], list[PackedBatch]]:
         """Leave one step's gradients in the parameters.
@@ -249,7 +369,8 @@ class Loop:
             "input_ids": [batch.input_ids[0].tolist() for batch in suspects],
         }
         write_json(path, dump)
-        raise TrainingError(
+        self.optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteError(
             f"the {what} became {value} at step {self.position.step + 1}; its batch is in {path}",
             "Look at those rows, lower training.learning_rate, or set model.dtype to float32; --resume goes on from "
             "the last checkpoint.",
@@ -271,9 +392,10 @@ class Loop:
         if self.accelerator.log_with:
             self.accelerator.log(row, step=step)
 
-    def _log_heldout(self) -> None:
+    def _log_heldout(self) -> bool:
+        """Evaluate; whether the run goes on from where it is, and no guard took it elsewhere."""
         if self.evaluate is None:
-            return
+            return True
         self.model.eval()
         try:
             row = self.evaluate()
@@ -290,6 +412,8 @@ class Loop:
         self.display.heldout(self.position.step, row)
         if self.accelerator.log_with:
             self.accelerator.log({f"heldout/{name}": value for name, value in row.items()}, step=self.position.step)
+        alarm = self.guards.see(self.position.step, row, heldout=True)
+        return alarm is None or self._act(alarm)
 
     def _of_main_process(self, value: float) -> float:
         """One process's number for all: the last bits may differ, and what is decided on them must not."""
@@ -298,10 +422,16 @@ class Loop:
         (agreed,) = broadcast_object_list([value])
         return float(agreed)
 
-    def save(self) -> None:
-        """Save a checkpoint of everything the next step depends on. The main process writes; the others wait."""
+    def save(self, *, within_step: bool = False) -> None:
+        """Save a checkpoint of everything that follows depends on. The main process writes; the others wait.
+
+        Args:
+            within_step: it replaces that of the step before, but a guard must not take it for that.
+        """
         generators = gather_object([rng_tensors()])  # dropout draws differently in every process
+        self.guards.saved(None if within_step else self.position.step)
         if self.metrics is not None:
+            groups, state = self.stage.state()
             self.metrics.sync()
             optimizer, optimizer_state = optimizer_tensors(self.optimizer)
             save_checkpoint(
@@ -312,16 +442,20 @@ class Loop:
                     "optimizer": optimizer,
                     **({"best": self.watch.best_weights} if self.watch.best_weights else {}),
                     **{f"rng.{rank}": tensors for rank, (tensors, _) in enumerate(generators)},
+                    **{f"{_STAGE}{name}": tensors for name, tensors in groups.items()},
                 },
                 {
                     "position": vars(self.position),
                     "wall_seconds": self.wall_seconds,
                     "scheduler": self.scheduler.state_dict(),
                     "watch": self.watch.state(),
+                    "guards": self.guards.state(),
+                    "stage": state,
                     "optimizer": optimizer_state,
                     "rng": [state for _, state in generators],
                 },
                 keep_last=self.section.keep_checkpoints,
+                keep=self.guards.healthy_step,
             )
         self.accelerator.wait_for_everyone()
 
@@ -340,6 +474,12 @@ class Loop:
                 )
             self._cut_metrics_after(-1)
             return None
+        self._load(checkpoint)
+        self._restored = True
+        self._cut_metrics_after(checkpoint.step)
+        return checkpoint
+
+    def _load(self, checkpoint: Checkpoint) -> None:
         tensors, state = load_checkpoint(checkpoint)
         if set(tensors["weights"]) != set(self.parameters):
             raise CheckpointError(
@@ -352,11 +492,12 @@ class Loop:
                 parameter.copy_(tensors["weights"][name])
         self.scheduler.load_state_dict(state["scheduler"])
         self.watch.restore(state["watch"], tensors.get("best", {}))
+        self.guards.restore(state["guards"])
+        found = {name.removeprefix(_STAGE): group for name, group in tensors.items() if name.startswith(_STAGE)}
+        self.stage.restore(found, state["stage"])
         self._restore_rng(tensors, state["rng"])
         self.position = Position(**state["position"])
         self._wall_before = state["wall_seconds"]
-        self._cut_metrics_after(checkpoint.step)
-        return checkpoint
 
     def _restore_rng(self, tensors: Mapping[str, Mapping[str, Tensor]], states: Sequence[Mapping[str, Any]]) -> None:
         processes = self.accelerator.num_processes
@@ -369,8 +510,13 @@ class Loop:
         restore_rng(tensors[f"rng.{rank}"], states[rank])
 
     def _cut_metrics_after(self, step: int) -> None:
-        if self.metrics is not None:
-            self.metrics.truncate_after(step)
+        """Drop the metrics of steps that were given up; guards' events are written again where they went with them."""
+        if self.metrics is None:
+            return
+        self.metrics.truncate_after(step)
+        written = sum(row["kind"] == "guard" for row in read_metrics(self.run.metrics))
+        for event in self.guards.events[written:]:
+            self.metrics.append({"kind": "guard", "step": step, **event})
 
     def _new_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
         from transformers import get_scheduler

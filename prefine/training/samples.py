@@ -85,7 +85,8 @@ class Samples:
         rows = []
         for index in range(len(self._prepared.heldout)):
             record = json.loads(self._prepared.heldout.record_json(index))
-            reference = record.get("chosen") or record["messages"][-1]["content"]
+            said = record.get("messages")
+            reference = record.get("chosen") or (said[-1]["content"] if said else None)
             rows.append(
                 {
                     "id": record.get("id") or f"held-out-{index + 1}",

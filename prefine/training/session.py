@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, run_provenance
 from prefine.training.checks import check_leaks, check_tokens, require
 from prefine.training.display import Display
+from prefine.training.guards import Guards
 from prefine.training.loop import Loop
 from prefine.training.samples import Samples
 from prefine.training.stage import Session, Stage
@@ -156,7 +157,8 @@ def _open(
     session = Session(stage.name, recipe, run, display, accelerator, loaded, prepared, manifest)
     _say_data(session)
     if recipe.training.self_checks:
-        found = [*check_tokens(loaded.template, prepared.train), check_leaks(prepared.train, prepared.heldout)]
+        rows = check_tokens(loaded.template, prepared.train, answered=not stage.answer_tokens)
+        found = [*rows, check_leaks(prepared.train, prepared.heldout)]
         session.checks += require(found)
     session.manifest["example"] = marked_example(loaded.template, prepared.train[0])
     session.write_manifest("running")
@@ -182,6 +184,7 @@ def _prepare(
             recipe.training.seed,
             quarantine,
             stage.usable,
+            answer_tokens=stage.answer_tokens,
         ).stores()
 
 
@@ -213,8 +216,8 @@ def _trained(stage: Stage, session: Session, began: float) -> Loop:
     if samples is not None:
         samples.before()
     step = stage.begin(session)
-    parameters = loaded.trainable()
-    optimizer = _optimizer(list(parameters.values()), recipe.training, loaded.packed.device)
+    parameters = stage.parameters(loaded)
+    optimizer = _optimizer(stage, parameters, recipe.training, loaded.packed.device)
     model, prepared_optimizer = accelerator.prepare(loaded.packed, optimizer)
     with stop_on_signal(session.display) as asked:
         loop = Loop(
@@ -225,6 +228,9 @@ def _trained(stage: Stage, session: Session, began: float) -> Loop:
             trees=session.prepared.train,
             section=recipe.training,
             step=step,
+            stage=stage,
+            guard_section=recipe.guards,
+            guards=Guards(stage.guards(), recipe.guards.max_rollbacks),
             evaluate=stage.evaluate if len(session.prepared.heldout) else None,
             run=session.run,
             display=session.display,
@@ -239,6 +245,7 @@ def _trained(stage: Stage, session: Session, began: float) -> Loop:
                 session.display.say(f"resuming after step {checkpoint.step}")
             session.write_manifest("running")
             loop.run_to_end()
+    session.manifest["guard_events"] = loop.guards.events
     if loop.watch.best_weights and loop.watch.best_step is not None:
         session.manifest["kept_step"] = loop.watch.best_step
     return loop
@@ -287,9 +294,15 @@ def _save_result(stage: Stage, session: Session) -> None:
         raise CheckpointError(f"{session.run.model}: reads back otherwise than it was saved", "Check the disk.")
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], section: Any, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(
+    stage: Stage, parameters: Mapping[str, torch.nn.Parameter], section: Any, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW with one group of parameters for each learning rate."""
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(stage.learning_rate(name) or section.learning_rate, []).append(parameter)
     return torch.optim.AdamW(
-        parameters,
+        [{"params": group, "lr": rate} for rate, group in groups.items()],
         lr=section.learning_rate,
         betas=tuple(section.adam_betas),
         eps=section.adam_epsilon,

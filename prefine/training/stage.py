@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor, nn
 
 from prefine.atomic import JSON, write_json
 from prefine.data.batch import TokenTree
@@ -16,7 +18,8 @@ from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import LoraSection, ModelSection
 from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.display import Display
-from prefine.training.loop import Step
+from prefine.training.guards import Rule
+from prefine.training.loop import Loop, Step
 
 
 @dataclass
@@ -59,6 +62,8 @@ class Stage(ABC):
 
     name: str
     kind: Any
+    # Room that rows leave within data.max_length_tokens for answers that are still to be written.
+    answer_tokens = 0
 
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
         """The model to be trained: a language model, unless a stage says otherwise."""
@@ -75,6 +80,35 @@ class Stage(ABC):
     @abstractmethod
     def begin(self, session: Session) -> Step:
         """Called once the policy is loaded and before any step or restored checkpoint; gives the step's loss."""
+
+    def parameters(self, loaded: LoadedModel) -> dict[str, nn.Parameter]:
+        """What learns, by name."""
+        return loaded.trainable()
+
+    def learning_rate(self, parameter: str) -> float | None:
+        """A learning rate of this parameter's own; None for the recipe's."""
+        return None
+
+    def guards(self) -> Sequence[Rule]:
+        """What the guards look at in each step's metrics."""
+        return ()
+
+    def one_step(self, loop: Loop, trees: Sequence[TokenTree]) -> dict[str, float]:
+        """One step on these trees; gives its metrics."""
+        return loop.optimise(trees)
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Whatever else the next step depends on, for a checkpoint: groups of tensors, and what JSON holds."""
+        return {}, {}
+
+    def restore(  # noqa: B027 - most stages have nothing to put back
+        self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    ) -> None:
+        """Put back what `state` gave."""
+
+    def rolled_back(self) -> dict[str, Any]:
+        """Go more gently after a guard took the run back; says what has been changed besides the learning rate."""
+        return {}
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:

@@ -1,0 +1,27 @@
+"""prefine ppo."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prefine.cli.options import Overrides, RecipePath, Resume
+
+
+def ppo(
+    recipe: RecipePath,
+    overrides: Overrides,
+    resume: Resume = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Use a reward model although its readiness report says no-go.")
+    ] = False,
+) -> None:
+    """Optimise a model against a reward: PPO, RLOO or GRPO."""
+    from rich.console import Console
+
+    from prefine.recipe_loading import load_recipe
+    from prefine.recipe_ppo import PpoRecipe
+    from prefine.training.ppo import run_ppo
+
+    run_ppo(load_recipe(recipe, overrides, PpoRecipe), resume, Console(), force=force)

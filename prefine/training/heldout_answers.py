@@ -1,0 +1,261 @@
+"""What the policy writes to held-out prompts, scored: the same prompts and random numbers at every evaluation."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prefine.atomic import atomic_write, json_bytes, write_json
+from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
+from prefine.data.dataset import read_records
+from prefine.data.prepare import source_names
+from prefine.data.quarantine import Quarantine
+from prefine.data.store import cut_prompt
+from prefine.errors import DataError
+from prefine.evaluation.readiness.pairs import evenly_chosen
+from prefine.evaluation.statistics import median_change
+from prefine.models.actor_critic import ActorCritic
+from prefine.objectives import kl
+from prefine.objectives.masked import paired, per_sequence
+from prefine.recipe_ppo import PpoRecipe, RewardSource
+from prefine.records import Preference
+from prefine.rundir import read_metrics
+from prefine.training.rewards import ModelSource, Rewards, RunningScale, load_source, shape
+from prefine.training.rollout import (
+    Written,
+    answered,
+    conversation_of,
+    measure,
+    seed_of,
+    text_metrics,
+    write_answers,
+)
+from prefine.training.stage import Session
+
+if TYPE_CHECKING:
+    from prefine.training.rewards import Scored
+    from prefine.training.rollout import Rollouts
+
+_KEPT_ANSWERS = 8
+_MOST_PAIRS = 200
+# A tenth of the pairs weighs as much as one of the judge's standard deviations.
+_PAIRS_FACTOR = 10.0
+
+
+class HeldoutAnswers:
+    """Judges a policy by what it writes.
+
+    Args:
+        session: the opened run.
+        policy: as it is being trained.
+        rewards: what is optimised.
+        reference: the reference's log-probabilities of a batch.
+        force: whether a judge may be unfit.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        policy: ActorCritic,
+        rewards: Rewards,
+        reference: Callable[[PackedBatch], Tensor],
+        *,
+        force: bool,
+    ) -> None:
+        self._session = session
+        self._recipe: PpoRecipe = session.recipe
+        self._policy = policy
+        self._rewards = rewards
+        self._reference = reference
+        heldout = session.prepared.heldout
+        chosen = evenly_chosen(len(heldout), self._recipe.rollout.heldout_prompts) if len(heldout) else []
+        self._trees: list[TokenTree] = [heldout[row] for row in chosen]
+        self._before_path = session.run.path / "heldout-before.json"
+        self._rows: list[dict[str, Any]] = []
+        name = self._recipe.reward.judge
+        self._judge = (
+            None
+            if name is None
+            else load_source(
+                RewardSource(name=name), self._recipe, session.loaded, "judge", session.display, force=force
+            )
+        )
+        self._pairs = self._read_pairs()
+
+    def evaluate(self) -> dict[str, float]:
+        """Means over held-out answers; `loss` is the mean reward, negated. Each answer is kept for `finish`."""
+        recipe, store = self._recipe, self._session.prepared.heldout
+        if not self._trees:
+            return {"loss": 0.0, **self._pair_metrics()}
+        written = write_answers(
+            self._policy,
+            self._session.loaded.template,
+            recipe,
+            self._trees,
+            lambda place, sample: seed_of(recipe.training.seed, "held-out", self._trees[place].row, sample),
+            1,
+        )
+        asked = answered(written, [conversation_of(store, tree.row) for tree in self._trees])
+        parts = self._rewards.score(asked)
+        judged = None if self._judge is None else self._judge.score(asked)
+        self._rows = self._told(written, parts, judged)
+        self._keep_first()
+        proxy = torch.tensor([row["score"] for row in self._rows])
+        lengths, ended = torch.tensor(written.lengths), torch.tensor(written.ended)
+        measured = self._measured(written)
+        k1 = kl.k1(measured["logprobs"], measured["reference"])
+        k3 = kl.k3(measured["logprobs"], measured["reference"])
+        shaped = shape(proxy, lengths, ended, recipe.reward)
+        reward = float(shaped.mean()) - recipe.kl.coefficient * float(k1.sum()) / len(lengths)
+        found = {
+            "loss": -reward,
+            "score": float(proxy.mean()),
+            "score_median": float(proxy.median()),
+            "kl_k1": float(k1.mean()),
+            "kl_k3": float(k3.mean()),
+            "entropy": float(measured["entropy"].mean()),
+            **text_metrics(written.texts, written.trees, written.ended),
+            **({} if judged is None else {"judge": statistics.fmean(row["judge"] for row in self._rows)}),
+            **self._pair_metrics(),
+        }
+        return {**found, **self._gap(found)}
+
+    def _gap(self, now: Mapping[str, float]) -> dict[str, float]:
+        """How far what was never optimised has fallen since the start while the reward has risen."""
+        rows = [row for row in read_metrics(self._session.run.metrics) if row["kind"] == "heldout"]
+        if not rows or not {"judge", "pair_accuracy"} & now.keys():
+            return {}
+        falls = [
+            (rows[0][name] - now[name]) * factor
+            for name, factor in (("judge", 1.0), ("pair_accuracy", _PAIRS_FACTOR))
+            if name in now
+        ]
+        return {"proxy_gap": max(falls) if now["score"] > rows[0]["score"] else 0.0}
+
+    def finish(self) -> dict[str, Any]:
+        """Before and after, answer by answer, and by how much the median score has changed."""
+        if not self._rows:  # resumed after the last step: no step of this process has evaluated
+            with torch.no_grad():
+                self.evaluate()
+        told = self._session.before_and_after()
+        if not self._rows:
+            return told
+        before = json.loads(self._before_path.read_text("utf-8"))
+        responses = [
+            {"row": was["row"], **{f"before_{k}": was[k] for k in _KEPT}, **{f"after_{k}": now[k] for k in _KEPT}}
+            for was, now in zip(before, self._rows, strict=True)
+        ]
+        change = median_change([row["before_score"] for row in responses], [row["after_score"] for row in responses])
+        changed = None if change is None else asdict(change)
+        return {**told, "count": len(responses), "responses": responses, "median_change": changed}
+
+    def keep_rollouts(self, rollouts: Rollouts, scored: Scored, step: int) -> None:
+        """Write some answers of an update into rollouts.jsonl, in the place of those a resumed run wrote before."""
+        path = self._session.run.path / "rollouts.jsonl"
+        kept = [row for row in read_metrics(path) if row["step"] < step]
+        each = len(rollouts.lengths) // len(rollouts.trees)
+        for place in evenly_chosen(len(rollouts.texts), _KEPT_ANSWERS):
+            prompt = conversation_of(self._session.prepared.train, rollouts.rows[place // each])
+            kept.append(
+                {
+                    "step": step,
+                    "prompt": [message.model_dump() for message in prompt],
+                    "response": rollouts.texts[place],
+                    "score": float(scored.proxy[place]),
+                    "reward": float(scored.shaped[place]),
+                    "tokens": int(rollouts.lengths[place]),
+                    "ended": bool(rollouts.ended[place]),
+                }
+            )
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(b"".join(map(json_bytes, kept)))
+
+    def _told(
+        self, written: Written, parts: dict[str, list[float]], judged: list[float] | None
+    ) -> list[dict[str, Any]]:
+        scales = self._scales(parts)
+        rows = []
+        for place, text in enumerate(written.texts):
+            score = sum(
+                source.section.weight * parts[source.section.name][place] / scales[source.section.name]
+                for source in self._rewards.sources
+            )
+            rows.append(
+                {
+                    "row": self._trees[place].row,
+                    "text": text,
+                    "score": score,
+                    "tokens": written.lengths[place],
+                    "ended": written.ended[place],
+                    "parts": {name: values[place] for name, values in parts.items()},
+                    "judge": None if judged is None else judged[place] / (self._judge_std()),
+                }
+            )
+        return rows
+
+    def _judge_std(self) -> float:
+        found = self._judge.model.scale if isinstance(self._judge, ModelSource) else None
+        return 1.0 if found is None else found.std
+
+    def _scales(self, parts: dict[str, list[float]]) -> dict[str, float]:
+        """What each source's scores are divided by: for running scales that of the first evaluation, for good."""
+        scales = {}
+        first = json.loads(self._before_path.read_text("utf-8")) if self._before_path.exists() else None
+        for source in self._rewards.sources:
+            name = source.section.name
+            scales[name] = source.std
+            if source.scale == "running":
+                seen = RunningScale()
+                seen.see(parts[name] if first is None else [row["parts"][name] for row in first])
+                scales[name] = seen.std
+        return scales
+
+    def _keep_first(self) -> None:
+        if self._session.accelerator.is_main_process and not self._before_path.exists():
+            write_json(self._before_path, self._rows)
+
+    def _measured(self, written: Written) -> dict[str, Tensor]:
+        limit = self._recipe.training.max_tokens_per_microbatch
+        found = measure(self._policy, self._reference, [written.trees], limit)
+        return {
+            name: torch.cat([found[tree.row][name] for tree in written.trees])
+            for name in ("logprobs", "reference", "entropy")
+        }
+
+    def _read_pairs(self) -> list[TokenTree]:
+        sources = self._recipe.heldout_pairs
+        if sources is None:
+            return []
+        template, limit = self._session.loaded.template, self._recipe.data.max_length_tokens
+        with Quarantine(None) as quarantine:
+            records = list(read_records(source_names(sources), Preference, quarantine=quarantine))
+        trees = [
+            cut_prompt(template.preference_tree(records[place], 0), limit)
+            for place in evenly_chosen(len(records), _MOST_PAIRS)
+        ]
+        found = [tree for tree in trees if tree is not None]
+        if not found:
+            raise DataError(f"heldout_pairs: {sources} has no pair that fits", "Name preferences, or leave it out.")
+        return found
+
+    @torch.no_grad()
+    def _pair_metrics(self) -> dict[str, float]:
+        """Share of held-out pairs whose preferred answer is the likelier one, a token, under the policy."""
+        if not self._pairs:
+            return {}
+        right = 0
+        for run in microbatches(self._pairs, self._recipe.training.max_tokens_per_microbatch):
+            batch = collate(run).to(self._policy.device)
+            sums = per_sequence(self._policy.logprobs(batch), batch.sequence, batch.sequences)
+            means = paired(sums / batch.sequence_lengths())
+            right += int((means.chosen > means.rejected).sum())
+        return {"pair_accuracy": right / len(self._pairs)}
+
+
+_KEPT = ("text", "score", "tokens", "ended", "judge")

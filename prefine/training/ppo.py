@@ -1,0 +1,379 @@
+"""PPO, RLOO and GRPO: each update collects rollouts, shapes rewards, estimates advantages and takes clipped steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from prefine.data.batch import PackedBatch, TokenTree
+from prefine.data.template import ChatTemplate
+from prefine.errors import ModelError, RecipeError
+from prefine.models.actor_critic import ActorCritic
+from prefine.models.load import LoadedModel, load_model
+from prefine.models.shared_base import add_copy, has_adapter, using_adapter
+from prefine.objectives import advantage, kl, ppo
+from prefine.objectives.masked import whitened
+from prefine.recipe import GuardSection, LoraSection, ModelSection
+from prefine.recipe_ppo import PpoRecipe
+from prefine.records import Prompt
+from prefine.training.checks import check_first_ratio, require
+from prefine.training.guards import Rule
+from prefine.training.heldout_answers import HeldoutAnswers
+from prefine.training.loop import Loop, Step, Totals
+from prefine.training.ppo_metrics import ratio_extremes, update_metrics
+from prefine.training.rewards import Scored, load_rewards
+from prefine.training.rollout import (
+    Rollouts,
+    Timings,
+    answered,
+    conversation_of,
+    everywhere,
+    measure,
+    minibatches,
+    seed_of,
+    write_answers,
+)
+from prefine.training.session import run_stage
+from prefine.training.stage import Session, Stage
+
+_REFERENCE, _CRITIC = "reference", "critic"
+# Nothing a recipe changes: sampling and training then see different policies, which is a fault and no taste.
+_NEGATIVE_KL = GuardSection(limit=-0.05, patience=5, action="warn")
+
+
+def run_ppo(recipe: PpoRecipe, resume: bool, console: Console, *, force: bool = False) -> Path:
+    """Optimise a reward as the recipe says; returns the run's folder.
+
+    Args:
+        force: go on with a reward model whose readiness report says no-go.
+
+    Raises:
+        PrefineError: whatever cannot go on; what was saved before can be resumed.
+    """
+    return run_stage(PpoStage(recipe, force=force or resume), recipe, resume, console)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What an update's tokens are moved towards, (T,) fp32 each.
+
+    Attributes:
+        advantages: how much better each token was than expected.
+        returns: what the critic should have expected.
+    """
+
+    advantages: Tensor
+    returns: Tensor
+
+
+class PpoStage(Stage):
+    """Learns to write what is rewarded."""
+
+    name = "ppo"
+    kind = Prompt
+
+    def __init__(self, recipe: PpoRecipe, *, force: bool = False) -> None:
+        self._recipe = recipe
+        self._force = force
+        self.answer_tokens = recipe.rollout.max_new_tokens
+        self._kl = kl.KlController(recipe.kl.coefficient, recipe.kl.controller, recipe.kl.target, recipe.kl.horizon)
+        self._rollouts: Rollouts | None = None
+        self._scored: Scored | None = None
+        self._inner = 0
+        self._rows: list[dict[str, float]] = []
+        self._timings = Timings()
+        self._ratios = (math.inf, -math.inf)
+        self._checked = False
+
+    def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
+        """The policy with its critic, and the reference beside it on the same weights."""
+        loaded = load_model(section, lora)
+        _require_room(loaded, self._recipe)
+        if loaded.packed.whole_logits and not loaded.packed.packed:
+            raise ModelError(
+                f"model.name: {section.name!r} is of an architecture whose hidden states a critic cannot read",
+                "Use sft or dpo for it, or a model of another architecture.",
+            )
+        for module in loaded.packed.model.modules():  # ratios would be noise: see pitfalls of PPO in docs/ppo.md
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self._make_reference(loaded)
+        critic = self._recipe.ppo.critic if self._recipe.advantage == "gae" else None
+        if critic == "adapter":
+            if not has_adapter(loaded.packed.model):
+                raise RecipeError("ppo.critic: adapter needs lora, and the recipe trains all weights", "Set shared.")
+            add_copy(loaded.packed.model, _CRITIC, learns=True)
+        self._policy = ActorCritic(loaded.packed, self._recipe.rollout.temperature, critic)
+        loaded.packed = self._policy
+        return loaded
+
+    def _make_reference(self, loaded: LoadedModel) -> None:
+        """The policy as it was loaded: the base where its adapter is fresh, else a frozen copy of that adapter."""
+        self._frozen_twin: ActorCritic | None = None
+        if not has_adapter(loaded.packed.model):
+            import copy
+
+            twin = copy.deepcopy(loaded.packed).requires_grad_(False)
+            self._frozen_twin = ActorCritic(twin, self._recipe.rollout.temperature, None)
+        elif loaded.location.adapter is not None:
+            add_copy(loaded.packed.model, _REFERENCE)
+        self._reference_adapter = None if loaded.location.adapter is None else _REFERENCE
+
+    def parameters(self, loaded: LoadedModel) -> dict[str, nn.Parameter]:
+        """The policy's weights and the critic's."""
+        head = self._policy.value_head
+        named = {} if head is None else {f"value_head.{name}": p for name, p in head.named_parameters()}
+        return {**loaded.trainable(), **named}
+
+    def learning_rate(self, parameter: str) -> float | None:
+        """The critic has its own."""
+        critic = parameter.startswith("value_head.") or f".{_CRITIC}." in parameter
+        return self._recipe.ppo.critic_learning_rate if critic else None
+
+    def guards(self) -> Sequence[Rule]:
+        """See docs/ppo.md."""
+        found = self._recipe.guards
+        return (
+            Rule("kl", "kl_k3", found.kl, "the policy has gone far from what it was"),
+            Rule("entropy", "entropy", found.entropy, "the policy writes the same thing over and over", below=True),
+            Rule("degenerate", "degenerate", found.degenerate, "answers are blank, stuck or loop", from_start=True),
+            Rule("value_loss", "value_loss", found.value_loss, "the critic no longer follows"),
+            Rule("proxy_gap", "proxy_gap", found.proxy_gap, "the reward rises, what it stands for falls", heldout=True),
+            Rule("kl_negative", "kl_k1", _NEGATIVE_KL, "estimates of the KL should not stay negative", below=True),
+        )
+
+    def to_tree(self, template: ChatTemplate, record: Prompt) -> TokenTree:
+        """A prompt without answers."""
+        return TokenTree(template.prompt_ids(record.prompt), (), ())
+
+    def begin(self, session: Session) -> Step:
+        """Load the rewards, and give the step's loss."""
+        self._session = session
+        self._rewards = load_rewards(self._recipe, session.loaded, session.display, force=self._force)
+        self._heldout = HeldoutAnswers(
+            session, self._policy, self._rewards, self._reference_logprobs, force=self._force
+        )
+        return self._loss
+
+    # --- One update --------------------------------------------------------------------------------------------------
+
+    def one_step(self, loop: Loop, trees: Sequence[TokenTree]) -> dict[str, float]:
+        """One update on these prompts, from where a checkpoint left it."""
+        section = self._recipe.ppo
+        update = loop.position.step
+        rollouts = self._rollouts = self._rollouts or self._collect(trees, update)
+        scored = self._scored = self._scored or self._score(rollouts)
+        self._targets = self._estimate(rollouts, scored)
+        self._policy.head_only = update < section.value_warmup_updates
+        parts = min(section.minibatches, len(rollouts.trees))
+        while self._inner < section.epochs * parts:
+            epoch, part = divmod(self._inner, parts)
+            places = minibatches(len(rollouts.trees), parts, self._seed, update, epoch)[part]
+            with self._timings.of("train"):
+                row = loop.optimise([rollouts.trees[place] for place in places])
+            self._check_first_ratio(update)
+            self._rows.append(row)
+            self._inner += 1
+            if section.max_kl is not None and row["approx_kl"] > section.max_kl:
+                break
+            if self._inner < section.epochs * parts:
+                loop.safe_point()
+        metrics = update_metrics(
+            rollouts, scored, self._targets, self._rows, self._ratios, self._timings, self._kl.coefficient
+        )
+        self._keep_some(rollouts, scored, update + 1)
+        self._kl.update(metrics["kl_k1"], len(rollouts.lengths))
+        self._clear()
+        return metrics
+
+    def _clear(self) -> None:
+        self._rollouts, self._scored, self._inner, self._rows = None, None, 0, []
+        self._timings, self._ratios = Timings(), (math.inf, -math.inf)
+
+    def _collect(self, prompts: Sequence[TokenTree], update: int) -> Rollouts:
+        """Answers to prompts, scored and measured; each process does its share and all get everything."""
+        session, recipe, accelerator = self._session, self._recipe, self._session.accelerator
+        mine = list(range(len(prompts)))[accelerator.process_index :: accelerator.num_processes]
+        samples = recipe.samples_per_prompt
+        own = [prompts[place] for place in mine]
+        with self._timings.of("generate"):
+            written = write_answers(
+                self._policy,
+                session.loaded.template,
+                recipe,
+                own,
+                lambda place, sample: seed_of(self._seed, update, own[place].row, sample),
+                samples,
+            )
+        with self._timings.of("score"):
+            conversations = [conversation_of(session.prepared.train, tree.row) for tree in own]
+            scores = self._rewards.score(answered(written, conversations))
+
+        def share(values: Sequence[Any]) -> list[Any]:
+            """Values of answers, `samples` a prompt, of all processes in the prompts' order."""
+            chunks = {place: values[i * samples : (i + 1) * samples] for i, place in enumerate(mine)}
+            return [value for place, chunk in sorted(everywhere(accelerator, chunks).items()) for value in chunk]
+
+        answers = share([answer for tree in written.trees for answer in tree.answers])
+        trees = tuple(
+            TokenTree(prompt.prompt, tuple(answers[i * samples : (i + 1) * samples]), (None,) * samples, i)
+            for i, prompt in enumerate(prompts)
+        )
+        with self._timings.of("measure"):
+            measured = self._measure(trees, update)
+        columns = {
+            name: torch.cat([measured[place][name] for place in range(len(trees))])
+            for name in ("logprobs", "reference", "entropy", "values")
+        }
+        return Rollouts(
+            trees,
+            tuple(prompt.row for prompt in prompts),
+            tuple(share(written.texts)),
+            torch.tensor(list(map(len, answers))),
+            torch.tensor(share(written.ended)),
+            {name: share(values) for name, values in scores.items()},
+            **columns,
+        )
+
+    def _measure(self, trees: Sequence[TokenTree], update: int) -> dict[int, dict[str, Tensor]]:
+        """As the first epoch will train on them: same minibatches, same microbatches."""
+        accelerator, section = self._session.accelerator, self._recipe.ppo
+        parts = min(section.minibatches, len(trees))
+        groups = [
+            [trees[place] for place in part][accelerator.process_index :: accelerator.num_processes]
+            for part in minibatches(len(trees), parts, self._seed, update, 0)
+        ]
+        return everywhere(accelerator, measure(self._policy, self._reference_logprobs, groups, self._max_tokens))
+
+    def _reference_logprobs(self, batch: PackedBatch) -> Tensor:
+        if self._frozen_twin is not None:
+            return self._frozen_twin.logprobs(batch)
+        with using_adapter(self._policy.model, self._reference_adapter):
+            return self._policy.logprobs(batch)
+
+    def _score(self, rollouts: Rollouts) -> Scored:
+        return self._rewards.combined(rollouts.scores, rollouts.lengths, rollouts.ended)
+
+    def _estimate(self, rollouts: Rollouts, scored: Scored) -> Targets:
+        """Shape rewards with the KL penalty, and estimate advantages: (T,) each."""
+        section, lengths = self._recipe.ppo, rollouts.lengths
+        rewards = advantage.token_rewards(scored.shaped, rollouts.kl, lengths, self._kl.coefficient)
+        if self._recipe.reward.whiten:
+            rewards = whitened(rewards, shift_mean=False)
+        if self._recipe.advantage == "gae":
+            advantages = advantage.gae(rewards, rollouts.values, lengths, section.gamma, section.lam)
+            returns = advantages + rollouts.values
+            return Targets(whitened(advantages) if section.normalise_advantages else advantages, returns)
+        groups = advantage.returns(rewards, lengths).view(-1, self._recipe.samples_per_prompt)
+        of_answers = {"rloo": advantage.rloo, "grpo": advantage.grpo}[self._recipe.advantage](groups).flatten()
+        return Targets(of_answers.repeat_interleave(lengths), torch.zeros_like(rewards))
+
+    def _loss(self, model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
+        """This microbatch's share of the mean over an optimiser step's tokens."""
+        rollouts, section = self._rollouts, self._recipe.ppo
+        assert rollouts is not None  # noqa: S101
+        places, device = rollouts.places(batch.rows), batch.targets.device
+        old, advantages = rollouts.logprobs[places].to(device), self._targets.advantages[places].to(device)
+        self._policy.with_entropy = section.entropy_coefficient > 0
+        out = model(batch)
+        policy = ppo.policy_loss(out.logprobs, old, advantages, section.clip)
+        terms = {"policy_loss": policy}
+        loss = policy.sum() * (0.0 if self._policy.head_only else 1.0)
+        if out.values is not None:
+            known = rollouts.values[places].to(device), self._targets.returns[places].to(device)
+            terms["value_loss"] = ppo.value_loss(out.values, *known, section.value_clip)
+            loss = loss + section.value_coefficient * terms["value_loss"].sum()
+        if out.entropy is not None:
+            loss = loss - section.entropy_coefficient * out.entropy.sum()
+        with torch.no_grad():
+            terms["approx_kl"] = ppo.approximate_kl(out.logprobs, old)
+            terms["clip_fraction"] = ppo.policy_clipped(out.logprobs, old, advantages, section.clip).float()
+            self._ratios = ratio_extremes(self._ratios, out.logprobs - old)
+        # The loop divides what is logged by trees; these are means over tokens.
+        share = totals.trees / totals.tokens
+        return loss / totals.tokens, {name: float(term.detach().sum()) * share for name, term in terms.items()}
+
+    def _check_first_ratio(self, update: int) -> None:
+        """Once a run, after its first minibatch."""
+        if not self._checked and update == 0 and self._inner == 0 and self._recipe.training.self_checks:
+            apart = max(abs(ratio - 1) for ratio in self._ratios)
+            fp32 = self._policy.compute_dtype == torch.float32
+            self._session.checks += require([check_first_ratio(apart, fp32)])
+        self._checked = True
+
+    # --- What a checkpoint holds -------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """The controller, statistics of rewards, and the update in progress."""
+        rollouts = self._rollouts
+        tensors = {} if rollouts is None else {"rollouts": rollouts.tensors()}
+        state = {
+            "kl_coefficient": self._kl.coefficient,
+            "rewards": self._rewards.state(),
+            "inner": self._inner,
+            "rows": self._rows,
+            "ratios": list(self._ratios),
+            "seconds": self._timings.seconds,
+            "rollouts": None if rollouts is None else rollouts.state(),
+            "scored": None if self._scored is None else self._scored.state(),
+        }
+        return tensors, state
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self._kl.coefficient = state["kl_coefficient"]
+        self._rewards.restore(state["rewards"])
+        self._inner, self._rows = state["inner"], list(state["rows"])
+        low, high = state["ratios"]
+        self._ratios, self._timings = (low, high), Timings(dict(state["seconds"]))
+        kept = state["rollouts"]
+        self._rollouts = None if kept is None else Rollouts.restored(dict(tensors["rollouts"]), kept)
+        self._scored = None if state["scored"] is None else Scored.restored(state["scored"])
+
+    def rolled_back(self) -> dict[str, Any]:
+        """Pull harder towards the reference from now on."""
+        self._kl.coefficient *= self._recipe.guards.kl_factor
+        return {"kl_coefficient": self._kl.coefficient}
+
+    # --- Looking at it -----------------------------------------------------------------------------------------------
+
+    def _keep_some(self, rollouts: Rollouts, scored: Scored, step: int) -> None:
+        """Some answers of this update, for the report."""
+        every = self._recipe.training.sample_every_steps
+        if every is None or step % every or not self._session.accelerator.is_main_process:
+            return
+        self._heldout.keep_rollouts(rollouts, scored, step)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Answers to held-out prompts, scored: see HeldoutAnswers."""
+        return self._heldout.evaluate()
+
+    def finish(self) -> dict[str, Any]:
+        """Held-out answers before and after."""
+        return self._heldout.finish()
+
+    @property
+    def _seed(self) -> int:
+        return self._recipe.training.seed
+
+    @property
+    def _max_tokens(self) -> int:
+        return self._recipe.training.max_tokens_per_microbatch
+
+
+def _require_room(loaded: LoadedModel, recipe: PpoRecipe) -> None:
+    context = getattr(loaded.packed.causal.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and recipe.data.max_length_tokens > context:
+        raise RecipeError(
+            f"data.max_length_tokens is {recipe.data.max_length_tokens}, but the context of {recipe.model.name} is "
+            f"{context} tokens",
+            f"Set it to at most {context}: prompt and answer together.",
+        )

@@ -1,0 +1,69 @@
+"""What an update tells of itself; docs/ppo.md says what each figure means."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from prefine.objectives import kl
+from prefine.objectives.advantage import explained_variance
+from prefine.objectives.masked import padded
+from prefine.training.rewards import Scored
+from prefine.training.rollout import Rollouts, Timings, text_metrics
+
+if TYPE_CHECKING:
+    from prefine.training.ppo import Targets
+
+
+def update_metrics(
+    rollouts: Rollouts,
+    scored: Scored,
+    targets: Targets,
+    rows: Sequence[dict[str, float]],
+    ratios: tuple[float, float],
+    timings: Timings,
+    kl_coefficient: float,
+) -> dict[str, float]:
+    """One update's figures.
+
+    Args:
+        rows: of its optimiser steps.
+        ratios: smallest and largest ratio pi / pi_old of its tokens.
+        kl_coefficient: that its rewards were shaped with.
+    """
+    k1, k3 = rollouts.kl, kl.k3(rollouts.logprobs, rollouts.reference)
+    of_answers = padded(k1, rollouts.lengths)[0].sum(1)
+    means = {name: statistics.fmean(row[name] for row in rows) for name in rows[0] if name != "tokens"}
+    trained = sum(row["tokens"] for row in rows)
+    seconds = timings.seconds
+    new_tokens = int(rollouts.lengths.sum())
+    return {
+        **means,
+        "score": float(scored.proxy.mean()),
+        "score_median": float(scored.proxy.median()),
+        "reward": float((scored.shaped - kl_coefficient * of_answers).mean()),
+        "kl_k1": float(k1.mean()),
+        "kl_k3": float(k3.mean()),
+        "kl_sequence": float(of_answers.mean()),
+        "kl_coefficient": kl_coefficient,
+        "entropy": float(rollouts.entropy.mean()),
+        "explained_variance": explained_variance(rollouts.values, targets.returns),
+        "ratio_min": ratios[0],
+        "ratio_max": ratios[1],
+        **text_metrics(rollouts.texts, rollouts.trees, rollouts.ended.tolist()),
+        "optimiser_steps": len(rows),
+        "tokens": trained,
+        **{f"seconds_{phase}": value for phase, value in seconds.items()},
+        "generated_tokens_per_s": new_tokens / max(seconds.get("generate", 0.0), 1e-9),
+        "trained_tokens_per_s": trained / max(seconds.get("train", 0.0), 1e-9),
+    }
+
+
+def ratio_extremes(known: tuple[float, float], log_ratios: Tensor) -> tuple[float, float]:
+    """Smallest and largest ratio so far."""
+    ratios = torch.exp(log_ratios)
+    return min(known[0], float(ratios.min())), max(known[1], float(ratios.max()))

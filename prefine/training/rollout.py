@@ -1,0 +1,254 @@
+"""Rollouts: answers that the policy wrote to an update's prompts, with all that the update needs to know of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from prefine.data.batch import TokenTree, collate, epoch_order, microbatches
+from prefine.data.store import TokenStore
+from prefine.evaluation.degeneration import degenerate, distinct, is_blank
+from prefine.models.actor_critic import ActorCritic
+from prefine.models.generate import Generated, Request, writer_for
+from prefine.models.sampling import Sampling
+from prefine.objectives import kl
+from prefine.recipe_ppo import PpoRecipe
+from prefine.records import Conversation, Message
+from prefine.training.rewards import Answered
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Answers to P prompts, n each: S = P n answers of T tokens in all.
+
+    Token tensors hold the answers' tokens end to end, prompt after prompt, as `PackedBatch.targets` of all trees does:
+    there is no padding, and so no mask.
+
+    Attributes:
+        trees: P; a prompt and its n answers as token ids, end of turn included where it was written. `row` counts them.
+        rows: P; the training row that each prompt is.
+        texts: S; the answers' texts.
+        lengths: (S,) int64, tokens an answer.
+        ended: (S,) bool, whether an answer ended its turn itself.
+        scores: by source, S numbers each as the source gave them.
+        logprobs: (T,) fp32, of each token under the policy that wrote it, by the training forward.
+        reference: (T,) fp32, the same under the reference.
+        entropy: (T,) fp32, nats, of the distribution each token was drawn from.
+        values: (T,) fp32, what the critic expected before each token; zeros without a critic.
+    """
+
+    trees: tuple[TokenTree, ...]
+    rows: tuple[int, ...]
+    texts: tuple[str, ...]
+    lengths: Tensor
+    ended: Tensor
+    scores: dict[str, list[float]]
+    logprobs: Tensor
+    reference: Tensor
+    entropy: Tensor
+    values: Tensor
+
+    def places(self, trees: Sequence[int]) -> Tensor:
+        """Indices into token tensors of some trees' tokens, tree after tree."""
+        sizes = torch.tensor([tree.supervised_tokens for tree in self.trees])
+        starts = sizes.cumsum(0) - sizes
+        return torch.cat([torch.arange(int(starts[t]), int(starts[t] + sizes[t])) for t in trees])
+
+    @property
+    def kl(self) -> Tensor:
+        """(T,) k1 to the reference, nats."""
+        return kl.k1(self.logprobs, self.reference)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint, with `state`."""
+        tokens = [token for tree in self.trees for part in (tree.prompt, *tree.answers) for token in part]
+        names = ("lengths", "ended", "logprobs", "reference", "entropy", "values")
+        return {"tokens": torch.tensor(tokens), **{name: getattr(self, name) for name in names}}
+
+    def state(self) -> dict[str, Any]:
+        """What JSON holds of them."""
+        return {
+            "rows": list(self.rows),
+            "texts": list(self.texts),
+            "scores": self.scores,
+            "prompts": [len(tree.prompt) for tree in self.trees],
+            "answers": [list(map(len, tree.answers)) for tree in self.trees],
+        }
+
+    @staticmethod
+    def restored(tensors: dict[str, Tensor], state: dict[str, Any]) -> Rollouts:
+        """What `tensors` and `state` gave."""
+        rest = dict(tensors)
+        tokens = iter(rest.pop("tokens").tolist())
+
+        def take(count: int) -> list[int]:
+            return [next(tokens) for _ in range(count)]
+
+        trees = tuple(
+            TokenTree(take(prompt), tuple(take(length) for length in answers), (None,) * len(answers), place)
+            for place, (prompt, answers) in enumerate(zip(state["prompts"], state["answers"], strict=True))
+        )
+        return Rollouts(trees, tuple(state["rows"]), tuple(state["texts"]), scores=state["scores"], **rest)
+
+
+@dataclass
+class Written:
+    """Answers before they are scored and measured."""
+
+    trees: list[TokenTree]
+    texts: list[str]
+    ended: list[bool]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each answer."""
+        return [len(answer) for tree in self.trees for answer in tree.answers]
+
+
+@dataclass
+class Timings:
+    """Seconds of an update's phases."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, phase: str) -> Iterator[None]:
+        """Count the time inside as this phase's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed that depends on all of its parts and on nothing else."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:7])
+
+
+def write_answers(
+    policy: ActorCritic,
+    template: Any,
+    recipe: PpoRecipe,
+    prompts: Sequence[TokenTree],
+    seeds: Callable[[int, int], int],
+    samples: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Written:
+    """Let the policy answer prompts, each `samples` times.
+
+    Args:
+        prompts: trees without answers.
+        seeds: of a prompt's place and a sample's number.
+    """
+    section = recipe.rollout
+    requests = [
+        Request(
+            tree.prompt,
+            Sampling(section.max_new_tokens, temperature=section.temperature, seed=seeds(place, sample)),
+            template.stop_ids,
+        )
+        for place, tree in enumerate(prompts)
+        for sample in range(samples)
+    ]
+    found = writer_for(policy, template.tokenizer, min(section.slots, max(1, len(requests)))).write(requests, progress)
+    return Written(
+        [_answered(tree, found[place * samples : (place + 1) * samples]) for place, tree in enumerate(prompts)],
+        [each.text.strip() for each in found],
+        [each.ended for each in found],
+    )
+
+
+def _answered(tree: TokenTree, found: Sequence[Generated]) -> TokenTree:
+    return TokenTree(tree.prompt, tuple(each.tokens for each in found), (None,) * len(found), tree.row)
+
+
+def conversation_of(store: TokenStore, row: int) -> Conversation:
+    """The prompt of a stored record."""
+    return tuple(Message.model_validate(message) for message in json.loads(store.record_json(row))["prompt"])
+
+
+def answered(written: Written, prompts: Sequence[Conversation]) -> list[Answered]:
+    """Answers as reward sources take them."""
+    each = len(written.texts) // max(1, len(prompts))
+    return [
+        Answered(prompt, tuple(written.texts[place * each : (place + 1) * each]))
+        for place, prompt in enumerate(prompts)
+    ]
+
+
+@torch.no_grad()
+def measure(
+    policy: ActorCritic, reference: Callable[[Any], Tensor], groups: Iterable[Sequence[TokenTree]], max_tokens: int
+) -> dict[int, dict[str, Tensor]]:
+    """Log-probabilities, the reference's, entropies and values of trees' tokens, by the training forward.
+
+    Args:
+        reference: gives the reference's log-probabilities of a batch.
+        groups: trees that will be trained on together: in the same microbatches their products are rounded alike, so
+            that the first ratios are 1 and not nearly 1.
+
+    Returns: by tree row, each (tokens of the tree,) fp32 on the CPU.
+    """
+    training = policy.training
+    policy.eval()
+    found: dict[int, dict[str, Tensor]] = {}
+    try:
+        for group in groups:
+            for run in microbatches(group, max_tokens):
+                batch = collate(run).to(policy.device)
+                policy.with_entropy = True
+                out = policy(batch)
+                values = torch.zeros_like(out.logprobs) if out.values is None else out.values
+                columns = {
+                    "logprobs": out.logprobs,
+                    "entropy": out.entropy,
+                    "values": values,
+                    "reference": reference(batch),
+                }
+                sizes = [tree.supervised_tokens for tree in run]
+                split = {name: torch.split(column.float().cpu(), sizes) for name, column in columns.items()}
+                for place, tree in enumerate(run):
+                    found[tree.row] = {name: parts[place] for name, parts in split.items()}
+    finally:
+        policy.with_entropy = False
+        policy.train(training)
+    return found
+
+
+def minibatches(trees: int, count: int, seed: int, update: int, epoch: int) -> list[list[int]]:
+    """An update's trees in `count` parts of equal size, or one less, in an order of this epoch's own."""
+    order = epoch_order(trees, seed_of(seed, update), epoch)
+    count = min(count, trees)
+    return [order[trees * part // count : trees * (part + 1) // count] for part in range(count)]
+
+
+def everywhere(accelerator: Accelerator, mine: dict[int, Any]) -> dict[int, Any]:
+    """What each process made of its own rows, in all processes."""
+    if accelerator.num_processes == 1:
+        return mine
+    return dict(gather_object(list(mine.items())))
+
+
+def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequence[bool]) -> dict[str, float]:
+    """How answers look: their length, whether they end, how many say nothing, how varied they are."""
+    answers = [list(answer) for tree in trees for answer in tree.answers]
+    count = len(answers)
+    return {
+        "response_tokens": sum(map(len, answers)) / count,
+        "ended": sum(ended) / count,
+        "blank": sum(map(is_blank, texts)) / count,
+        "degenerate": sum(degenerate(t, a) for t, a in zip(texts, answers, strict=True)) / count,
+        "distinct_1": distinct(answers, 1),
+        "distinct_2": distinct(answers, 2),
+    }
