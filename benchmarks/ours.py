@@ -19,8 +19,8 @@ from prefine.data.store import TokenStore
 from prefine.models.device import matmul_rates
 from prefine.rundir import read_metrics
 from prefine.training.dpo import run_dpo
-from prefine.training.loop import rows_of_step
 from prefine.training.reward import run_reward
+from prefine.training.schedule import rows_of_step
 from prefine.training.sft import run_sft
 
 

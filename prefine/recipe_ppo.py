@@ -72,6 +72,12 @@ class KlSection(RecipeSection):
     target: Positive = Field(0.1, description="of the adaptive controller, nats a token")
     horizon: Count = Field(10_000, description="of the adaptive controller, answers")
 
+    @model_validator(mode="after")
+    def _something_to_steer(self) -> KlSection:
+        if self.controller == "adaptive" and self.coefficient == 0:
+            raise ValueError("controller adaptive multiplies the coefficient, which is 0: begin with 0.05, say")
+        return self
+
 
 class PpoSection(RecipeSection):
     """The update (prefine/objectives/ppo.py)."""

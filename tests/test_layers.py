@@ -18,7 +18,18 @@ HOUSE = Path(__file__).parents[1] / "prefine"
 
 # Room -> floor. A room is a folder, or a module that stands alone beside the folders; ENTRANCE is all of floor 0.
 ENTRANCE = "(floor 0)"
-FLOOR_0 = {"prefine", "atomic", "cache", "errors", "recipe", "recipe_loading", "recipe_problems", "records", "rundir"}
+FLOOR_0 = {
+    "prefine",
+    "atomic",
+    "cache",
+    "errors",
+    "recipe",
+    "recipe_ppo",
+    "recipe_loading",
+    "recipe_problems",
+    "records",
+    "rundir",
+}
 FLOORS = {
     ENTRANCE: 0,
     "data": 1,

@@ -44,7 +44,7 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: flo
     advantage = torch.zeros_like(delta)
     running = torch.zeros_like(delta[:, 0])
     for place in reversed(range(delta.shape[1])):
-        running = torch.where(mask[:, place], delta[:, place] + gamma * lam * running, 0.0)
+        running = delta[:, place] + gamma * lam * running  # padding is 0 on both sides
         advantage[:, place] = running
     return advantage[mask]
 
@@ -75,13 +75,16 @@ def grpo(rewards: Tensor) -> Tensor:
 
     Returns: (P, n).
     """
-    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+    wide = rewards.double()  # the mean of equal fp32 numbers need not equal them, and what is left would be blown up
+    return ((wide - wide.mean(1, keepdim=True)) / (wide.std(1, keepdim=True) + 1e-4)).to(rewards.dtype)
 
 
 def explained_variance(values: Tensor, targets: Tensor) -> float:
-    """1 - Var(target - value) / Var(target): 1 is a perfect critic, 0 one that knows the mean only.
+    """1 - Var(target - value) / Var(target): 1 is a critic that is right but for a constant, 0 one that knows no more.
 
     0 where the targets do not vary.
     """
-    variance = targets.var(correction=0)
-    return float(1 - (targets - values).var(correction=0) / variance) if variance > 0 else 0.0
+    values, targets = values.double(), targets.double()
+    if targets.min() == targets.max():
+        return 0.0
+    return float(1 - (targets - values).var(correction=0) / targets.var(correction=0))

@@ -36,7 +36,7 @@ class KlController:
 
     Adaptive: after an update with n sequences of mean KL d, coefficient *= 1 + e n / horizon with
     e = clip(d / target - 1, -0.2, 0.2) (Ziegler et al. 2019, arXiv 1909.08593, sec. 2.2; its K_beta is 1 / horizon a
-    sequence).
+    sequence). n / horizon counts as 1 where it is more: no update changes the coefficient by more than a fifth.
 
     Attributes:
         coefficient: beta, as it is now.
@@ -54,4 +54,4 @@ class KlController:
         """After an update over `sequences` sequences with this mean KL, nats a token."""
         if self.kind == "adaptive":
             error = min(max(kl / self.target - 1, -0.2), 0.2)
-            self.coefficient *= 1 + error * sequences / self.horizon
+            self.coefficient *= 1 + error * min(sequences / self.horizon, 1.0)

@@ -11,14 +11,19 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip
 
     At ratio 1 its gradient is that of -A log pi: REINFORCE with a baseline.
     """
-    ratio = torch.exp(logprobs - old_logprobs)
+    ratio = _ratio(logprobs, old_logprobs)
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
+
+
+def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """exp(log pi - log pi_old), kept within what fp32 holds: an infinite ratio times 0 would be NaN."""
+    return torch.exp((logprobs - old_logprobs).clamp(-60, 60))
 
 
 def policy_clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float) -> Tensor:
     """(T,) bool: tokens whose loss is the clipped one, so that they give no gradient."""
-    ratio = torch.exp(logprobs - old_logprobs)
-    return torch.where(advantages > 0, ratio > 1 + clip, ratio < 1 - clip)
+    ratio = _ratio(logprobs, old_logprobs)
+    return ((advantages > 0) & (ratio > 1 + clip)) | ((advantages < 0) & (ratio < 1 - clip))
 
 
 def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None) -> Tensor:

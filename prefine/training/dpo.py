@@ -22,7 +22,7 @@ from prefine.recipe import DpoGuards, DpoRecipe, DpoSection
 from prefine.records import Preference
 from prefine.training.checks import check_first_loss, require
 from prefine.training.guards import Rule
-from prefine.training.loop import Step, Totals
+from prefine.training.optimiser_step import Step, Totals
 from prefine.training.reference import reference_logprobs
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage

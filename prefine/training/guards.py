@@ -121,10 +121,6 @@ class Guards:
         self.events.append(event)
         return event
 
-    def saved(self, step: int | None) -> None:
-        """A checkpoint of this step was saved; None for one from within a step."""
-        self.saved_step = step
-
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {

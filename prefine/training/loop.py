@@ -7,12 +7,11 @@ microbatch's loss is divided by the whole step's totals, so the gradient does no
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -20,8 +19,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from prefine.atomic import JSON, write_json
-from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, microbatches, steps_per_epoch
+from prefine.atomic import discard
+from prefine.data.batch import TokenTree, steps_per_epoch
 from prefine.errors import CheckpointError, Stopped, TrainingError
 from prefine.models.checkpoint import Checkpoint, checkpoint_of, load_checkpoint, newest_valid, save_checkpoint
 from prefine.models.device import return_freed_memory
@@ -30,36 +29,14 @@ from prefine.recipe import GuardsSection, TrainingSection
 from prefine.rundir import MetricsLog, RunDirectory, read_metrics
 from prefine.training.display import Display, memory_gb
 from prefine.training.guards import Alarm, Guards
+from prefine.training.optimiser_step import NonFiniteError, OptimiserStep, Step
+from prefine.training.schedule import new_scheduler, rows_of_step, slow_down
 from prefine.training.watch import HeldoutWatch
 
 # Returning freed memory takes some 20 ms; every few steps it keeps the heap from growing at no cost one can see.
 _STEPS_BETWEEN_TRIMS = 4
 # What the names of a stage's own groups of tensors begin with in a checkpoint.
 _STAGE = "stage."
-
-
-@dataclass(frozen=True)
-class Totals:
-    """What a whole optimiser step holds, over all processes and microbatches.
-
-    Attributes:
-        trees: records (pairs, demonstrations).
-        tokens: supervised tokens.
-    """
-
-    trees: int
-    tokens: int
-
-    @staticmethod
-    def of(trees: Sequence[TokenTree]) -> Totals:
-        """Totals of the trees of one step."""
-        return Totals(len(trees), sum(tree.supervised_tokens for tree in trees))
-
-
-class Step(Protocol):
-    """A stage's loss: this microbatch's share of the step's mean, and sums to log (divided by the step's trees)."""
-
-    def __call__(self, model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]: ...
 
 
 class Stateful(Protocol):
@@ -76,10 +53,6 @@ class Stateful(Protocol):
 
     def rolled_back(self) -> dict[str, Any]:
         """Go more gently after a guard's roll-back; says what has been changed."""
-
-
-class NonFiniteError(TrainingError):
-    """A loss or gradient that is no number."""
 
 
 @dataclass
@@ -136,12 +109,15 @@ class Loop:
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
-        self.scheduler = self._new_scheduler()
+        self.scheduler = new_scheduler(self.optimizer, self.section, self.total_steps)
         # One writer: a second process that cut the file back on resuming would leave this one writing to a lost file.
         self.metrics = MetricsLog(self.run.metrics) if self.accelerator.is_main_process else None
         self._wall_before = 0.0
         self._restored = False
         self.watch = HeldoutWatch(self.section)
+        self._optimiser_step = OptimiserStep(
+            self.accelerator, self.model, self.parameters, self.optimizer, self.section, self.step, self.run.path
+        )
 
     @property
     def total_steps(self) -> int:
@@ -222,23 +198,17 @@ class Loop:
         self._load(checkpoint_of(self.run.checkpoints, healthy))
         self.guards.gone_back(before)
         if alarm.action == "roll_back":
-            event["changed"] = {"learning_rate": self._slow_down(), **self.stage.rolled_back()}
+            event["changed"] = {
+                "learning_rate": slow_down(self.scheduler, self.optimizer, self.guard_section.learning_rate_factor),
+                **self.stage.rolled_back(),
+            }
+        if self._within.exists() and self.accelerator.is_main_process:
+            discard(self._within)  # part of what is given up
         told = "the run ends on the weights of" if self.guards.ended else "the run goes back to"
         self.display.say(f"guard {alarm.guard} at step {alarm.step}: {alarm.words}; {told} step {healthy}")
         self.save()
         self._cut_metrics_after(healthy)
         return False
-
-    def _slow_down(self) -> float:
-        """Lower all learning rates for good; returns the first one's new value."""
-        factor = self.guard_section.learning_rate_factor
-        scheduler: Any = self.scheduler
-        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
-        scheduler._last_lr = [rate * factor for rate in scheduler._last_lr]
-        for group in self.optimizer.param_groups:
-            group["lr"] *= factor
-            group["initial_lr"] = group.get("initial_lr", group["lr"]) * factor
-        return float(scheduler.base_lrs[0])
 
     def _note(self, event: Mapping[str, Any]) -> None:
         if self.metrics is not None:
@@ -256,7 +226,7 @@ class Loop:
 
     def _end_on_best(self) -> None:
         step, best = self.position.step, self.watch.best_step
-        if step < self.total_steps:
+        if step < self.total_steps and not self.guards.ended:
             self.display.say(f"stopped early after step {step}: the held-out loss has not fallen since step {best}")
         if self.watch.put_back(step, self.parameters) and self.evaluate is not None:
             self.display.say(f"the weights of step {best} are kept: held-out loss {self.watch.best_loss:.4g}")
@@ -272,6 +242,11 @@ class Loop:
     def wall_seconds(self) -> float:
         """Time this run has taken, its earlier parts up to the checkpoint they were resumed from included."""
         return self._wall_before + time.perf_counter() - self.began
+
+    @property
+    def _within(self) -> Path:
+        """Where the checkpoint of a run is that was stopped within a step."""
+        return self.run.checkpoints / "within-step"
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.position.step % every == 0
@@ -307,81 +282,8 @@ class Loop:
         }
 
     def optimise(self, trees: Sequence[TokenTree]) -> dict[str, float]:
-        """One optimiser step on these trees; means over them of what the stage logs, over all processes.
-
-        Raises:
-            NonFiniteError: the loss or the gradient is no number; no weight has been changed.
-        """
-        totals = Totals.of(trees)
-        sums, suspects = self._accumulate(trees, totals)
-        self._require_finite("loss", sums["loss"], suspects)
-        norm = self._clip()
-        self._require_finite("gradient norm", norm, suspects)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        means = {name: value / totals.trees for name, value in sums.items()}
-        return {**means, "grad_norm": norm, "tokens": sum(tree.tokens for tree in trees)}
-
-    def _clip(self) -> float:
-        """Clip the gradients of each of the optimiser's groups by itself: a critic's must not shrink its policy's.
-
-        Returns the norm over all of them, before clipping.
-        """
-        limit = math.inf if self.section.max_grad_norm is None else self.section.max_grad_norm
-        groups = [group["params"] for group in self.optimizer.param_groups]
-        return math.hypot(*(float(self.accelerator.clip_grad_norm_(group, limit)) for group in groups))
-
-    def _accumulate(self, trees: Sequence[TokenTree], totals: Totals) -> tuple[dict[str, float], list[PackedBatch]]:
-        """Leave one step's gradients in the parameters.
-
-        Returns: what is logged, summed over microbatches and processes, and this process's batches with a loss that
-        is not finite (all of its batches where there is none).
-        """
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = trees[rank::processes]
-        # With fewer trees than processes, one recomputes the first at weight 0: all must enter the backward pass.
-        weight = 1.0 if mine else 0.0
-        batches = [collate(run) for run in microbatches(mine or trees[:1], self.section.max_tokens_per_microbatch)]
-        sums: dict[str, float] = {}
-        suspects: list[PackedBatch] = []
-        for index, batch in enumerate(batches):
-            last = index + 1 == len(batches)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss, logged = self.step(self.model, batch.to(self.accelerator.device), totals)
-                # Gradients are averaged over processes; the step's mean is their sum.
-                self.accelerator.backward(loss * (weight * processes))
-            value = float(loss.detach())
-            suspects += [] if math.isfinite(value) else [batch]
-            for name, number in {"loss": value * totals.trees, **logged}.items():
-                sums[name] = sums.get(name, 0.0) + weight * number
-        return self._over_processes(sums), suspects or batches
-
-    def _require_finite(self, what: str, value: float, suspects: Sequence[PackedBatch]) -> None:
-        """Raise TrainingError, in all processes alike, unless `value` is finite; each dumps its own batches first."""
-        if math.isfinite(value):
-            return
-        rank = self.accelerator.process_index
-        path = self.run.path / ("non-finite-batch.json" if rank == 0 else f"non-finite-batch-{rank}.json")
-        dump: dict[str, JSON] = {
-            "step": self.position.step + 1,
-            "what": what,
-            "rows": [row for batch in suspects for row in batch.rows],
-            "input_ids": [batch.input_ids[0].tolist() for batch in suspects],
-        }
-        write_json(path, dump)
-        self.optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(
-            f"the {what} became {value} at step {self.position.step + 1}; its batch is in {path}",
-            "Look at those rows, lower training.learning_rate, or set model.dtype to float32; --resume goes on from "
-            "the last checkpoint.",
-        )
-
-    def _over_processes(self, sums: dict[str, float]) -> dict[str, float]:
-        if self.accelerator.num_processes == 1:
-            return sums
-        values = torch.tensor(list(sums.values()), device=self.accelerator.device)
-        reduced = self.accelerator.reduce(values, reduction="sum")
-        return dict(zip(sums, reduced.tolist(), strict=True))
+        """One optimiser step on these trees: see OptimiserStep."""
+        return self._optimiser_step(trees, self.position.step + 1)
 
     def _log(self, row: dict[str, float]) -> None:
         step = self.position.step
@@ -426,16 +328,17 @@ class Loop:
         """Save a checkpoint of everything that follows depends on. The main process writes; the others wait.
 
         Args:
-            within_step: it replaces that of the step before, but a guard must not take it for that.
+            within_step: it is put apart from those between steps, which guards may go back to.
         """
         generators = gather_object([rng_tensors()])  # dropout draws differently in every process
-        self.guards.saved(None if within_step else self.position.step)
+        if not within_step:
+            self.guards.saved_step = self.position.step
         if self.metrics is not None:
             groups, state = self.stage.state()
             self.metrics.sync()
             optimizer, optimizer_state = optimizer_tensors(self.optimizer)
             save_checkpoint(
-                self.run.checkpoints,
+                self._within if within_step else self.run.checkpoints,
                 self.position.step,
                 {
                     "weights": {name: p.detach() for name, p in self.parameters.items()},
@@ -457,6 +360,8 @@ class Loop:
                 keep_last=self.section.keep_checkpoints,
                 keep=self.guards.healthy_step,
             )
+            if not within_step and self._within.exists():
+                discard(self._within)
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> Checkpoint | None:
@@ -465,7 +370,9 @@ class Loop:
         Raises:
             CheckpointError: it holds other weights than this run trains.
         """
-        checkpoint = newest_valid(self.run.checkpoints)
+        checkpoint, within = newest_valid(self.run.checkpoints), newest_valid(self._within)
+        if within is not None and (checkpoint is None or within.step >= checkpoint.step):
+            checkpoint = within
         if checkpoint is None:
             if any(self.run.checkpoints.glob("step-*")):
                 raise CheckpointError(
@@ -517,25 +424,3 @@ class Loop:
         written = sum(row["kind"] == "guard" for row in read_metrics(self.run.metrics))
         for event in self.guards.events[written:]:
             self.metrics.append({"kind": "guard", "step": step, **event})
-
-    def _new_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
-        from transformers import get_scheduler
-
-        name = "constant_with_warmup" if self.section.schedule == "constant" else self.section.schedule
-        warmup = round(self.section.warmup_fraction * self.total_steps)
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps the real one
-        scheduler: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
-            name, inner, num_warmup_steps=warmup, num_training_steps=self.total_steps
-        )
-        return scheduler
-
-
-def rows_of_step(step: int, rows: int, section: TrainingSection) -> list[int]:
-    """Row indices of optimiser step `step` (from 0): a function of its arguments alone, so a resumed run agrees."""
-    epoch, within = divmod(step, steps_per_epoch(rows, section.batch_size))
-    return list(_order(rows, section.seed, epoch)[within * section.batch_size : (within + 1) * section.batch_size])
-
-
-@lru_cache(maxsize=2)
-def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
-    return tuple(epoch_order(rows, seed, epoch))

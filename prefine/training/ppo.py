@@ -26,7 +26,8 @@ from prefine.records import Prompt
 from prefine.training.checks import check_first_ratio, require
 from prefine.training.guards import Rule
 from prefine.training.heldout_answers import HeldoutAnswers
-from prefine.training.loop import Loop, Step, Totals
+from prefine.training.loop import Loop
+from prefine.training.optimiser_step import Step, Totals
 from prefine.training.ppo_metrics import ratio_extremes, update_metrics
 from prefine.training.rewards import Scored, load_rewards
 from prefine.training.rollout import (

@@ -30,7 +30,7 @@ from prefine.objectives import reward
 from prefine.recipe import LoraSection, ModelSection, RewardRecipe, RewardSection
 from prefine.records import Preference, Vote
 from prefine.training.checks import check_scores, require
-from prefine.training.loop import Step, Totals
+from prefine.training.optimiser_step import Step, Totals
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
 

@@ -15,7 +15,7 @@ from prefine.data.template import ChatTemplate
 from prefine.objectives.sft import token_nll
 from prefine.recipe import SftRecipe
 from prefine.records import Demonstration
-from prefine.training.loop import Step, Totals
+from prefine.training.optimiser_step import Step, Totals
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
 

@@ -19,7 +19,8 @@ from prefine.recipe import LoraSection, ModelSection
 from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.display import Display
 from prefine.training.guards import Rule
-from prefine.training.loop import Loop, Step
+from prefine.training.loop import Loop
+from prefine.training.optimiser_step import Step
 
 
 @dataclass

@@ -236,7 +236,6 @@ def test_equal_whole_rewards_are_no_advantage(reward: int, siblings: int) -> Non
     assert torch.equal(grpo(equal), torch.zeros_like(equal))
 
 
-@pytest.mark.xfail(strict=True, reason="fault: the float32 mean of equal rewards is an ulp off, and 1e-4 scales it up")
 @pytest.mark.parametrize("reward", [0.1, 1.3, 100.1, 1000.1])
 def test_equal_rewards_of_any_size_are_no_advantage_in_grpo(reward: float) -> None:
     assert grpo(torch.full((1, 7), reward)).abs().max().item() == pytest.approx(0.0, abs=1e-6)
@@ -268,7 +267,6 @@ def test_of_targets_that_do_not_vary_nothing_is_explained(targets: list[float]) 
     assert explained_variance(values, torch.tensor(targets)) == 0.0
 
 
-@pytest.mark.xfail(strict=True, reason="fault: in float32 the variance of equal targets is rounding, not 0: -1e16")
 @pytest.mark.parametrize("target", [0.1, 1.3, 100.1])
 def test_of_equal_targets_of_any_size_nothing_is_explained(target: float) -> None:
     assert explained_variance(torch.arange(7.0), torch.full((7,), target)) == 0.0

@@ -194,7 +194,6 @@ def test_a_coefficient_stays_positive(start: float, updates: list[tuple[float, i
         assert controller.coefficient > 0
 
 
-@pytest.mark.xfail(strict=True, reason="fault: 1 - 0.2 n / horizon is negative for n above 5 horizons")
 def test_a_coefficient_stays_positive_however_many_sequences_an_update_has() -> None:
     controller = KlController(0.1, "adaptive", horizon=10)
     controller.update(0.0, 100)

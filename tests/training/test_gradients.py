@@ -16,7 +16,7 @@ from prefine.data.batch import TokenTree
 from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import LoraSection, ModelSection, StageRecipe
 from prefine.records import Demonstration, Preference
-from prefine.training.loop import rows_of_step
+from prefine.training.schedule import rows_of_step
 from tests.training import tiny
 from tests.training.stepping import Recorded, learning_weights, record
 

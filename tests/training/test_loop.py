@@ -18,7 +18,7 @@ from prefine.models.load import load_model
 from prefine.recipe import LoraSection, ModelSection, StageRecipe, TrainingSection
 from prefine.records import Demonstration
 from prefine.training import session, sft
-from prefine.training.loop import rows_of_step
+from prefine.training.schedule import rows_of_step
 from tests.training import tiny
 from tests.training.stepping import learning_weights, record
 

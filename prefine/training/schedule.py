@@ -1,0 +1,51 @@
+"""What happens at which step: the rows that are learned from, and the learning rate."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from prefine.data.batch import epoch_order, steps_per_epoch
+from prefine.recipe import TrainingSection
+
+
+def rows_of_step(step: int, rows: int, section: TrainingSection) -> list[int]:
+    """Row indices of step `step` (from 0): a function of its arguments alone, so a resumed run agrees."""
+    epoch, within = divmod(step, steps_per_epoch(rows, section.batch_size))
+    return list(_order(rows, section.seed, epoch)[within * section.batch_size : (within + 1) * section.batch_size])
+
+
+@lru_cache(maxsize=2)
+def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(epoch_order(rows, seed, epoch))
+
+
+def new_scheduler(
+    optimizer: torch.optim.Optimizer, section: TrainingSection, total_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The recipe's schedule over a whole run."""
+    from transformers import get_scheduler
+
+    name = "constant_with_warmup" if section.schedule == "constant" else section.schedule
+    warmup = round(section.warmup_fraction * total_steps)
+    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps the real one
+    scheduler: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
+        name, inner, num_warmup_steps=warmup, num_training_steps=total_steps
+    )
+    return scheduler
+
+
+def slow_down(
+    scheduler: torch.optim.lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, factor: float
+) -> float:
+    """Multiply all learning rates for good, by what both states hold of them; returns the first one's new peak."""
+    state: Any = scheduler.state_dict()
+    state["base_lrs"] = [rate * factor for rate in state["base_lrs"]]
+    state["_last_lr"] = [rate * factor for rate in state["_last_lr"]]
+    scheduler.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+        group["initial_lr"] *= factor
+    return float(state["base_lrs"][0])
