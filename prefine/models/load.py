@@ -335,7 +335,11 @@ def save_model(loaded: LoadedModel, folder: Path, beside: Mapping[str, JSON] | N
         CheckpointError: the disk is full or not writable; nothing half-written is left.
     """
     with atomic_write(folder) as temporary:
-        loaded.packed.model.save_pretrained(temporary)  # type: ignore[operator]
+        model: Any = loaded.packed.model
+        # Others on the same base (a reference, a reward model) are not the result.
+        model.save_pretrained(
+            temporary, **({"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {})
+        )
         loaded.tokenizer.save_pretrained(temporary)
         for name, value in (beside or {}).items():
             (temporary / name).write_bytes(json_bytes(value, indent=2))
