@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prefine.data.batch import Segment
+from prefine.data.batch import Segment, token_offsets
 from prefine.models.attention import CachedRow
 from prefine.models.forward import PackedModel
 from prefine.models.logprobs import adjusted
@@ -29,8 +29,8 @@ _PREFILL_TOKENS = 4096
 # Rows of a step are rounded up to these: processors' libraries keep a kernel for each number of rows.
 _ROWS = (1, 2, 4, 8, 12, 16, 24, 32)
 _ROWS_APART = 16
-# A slot's room grows by steps of this many tokens.
-_CAPACITY_STEP = 64
+# A slot's room grows by at least so many tokens, and by at least an eighth: all of it is computed with.
+_ROOM_STEP = 32
 # A stop text is looked for in the last tokens, at least so many more than it has characters.
 _STOP_MARGIN_TOKENS = 8
 
@@ -220,13 +220,14 @@ class SlotWriter(Writer):
     def _release(self) -> list[Writing]:
         """Free the slots of finished sequences; the last sequences move into them, so that used slots come first."""
         done = []
+        cache = self._cache
         for slot in reversed(range(len(self._active))):
             if self._active[slot].finish is not None:
                 done.append(self._active[slot])
                 last = self._active.pop()
-                if slot < len(self._active):
+                if slot < len(self._active) and cache is not None:
                     self._active[slot] = last
-                    self._room(0).copy(len(self._active), slot, last.length - 1)
+                    cache.copy(len(self._active), slot, last.length - 1)
         return done
 
     def _admit(self) -> None:
@@ -244,29 +245,24 @@ class SlotWriter(Writer):
             self._prefill(new)
 
     def _prefill(self, new: dict[tuple[int, ...], list[Writing]]) -> None:
+        """Compute prompts as one tree: what all of them begin with (a system turn, say) once, then the rest of each."""
         writings = [writing for same in new.values() for writing in same]
-        cache = self._room(max(w.length + w.request.sampling.max_new_tokens for w in writings))
-        ids: list[int] = []
-        positions: list[int] = []
-        segments: list[Segment] = []
-        firsts: list[int] = []
-        slot = len(self._active)
-        for prompt, same in new.items():
-            segments.append(Segment(len(ids), len(prompt), ()))
-            ids += prompt
-            positions += range(len(prompt))
-            firsts.append(slot)
-            slot += len(same)
-        logits = self._logits(
-            ids, positions, Prefill(cache, tuple(segments), tuple(firsts)), [s.start + s.prompt - 1 for s in segments]
-        )
-        for first, (prompt, same) in zip(firsts, new.items(), strict=True):
-            for extra in range(1, len(same)):
+        cache = self._room(max(map(len, new)) + 1)
+        prompts = list(new)
+        common = _common_beginning(prompts)
+        rests = [prompt[common:] for prompt in prompts]
+        ids = [*prompts[0][:common], *(token for rest in rests for token in rest)]
+        positions = [*range(common), *(place for prompt in prompts for place in range(common, len(prompt)))]
+        copies = list(map(len, new.values()))
+        firsts = [len(self._active) + before for before in token_offsets(copies)[:-1]]
+        row = Prefill(cache, Segment(0, common, tuple(map(len, rests))), tuple(firsts))
+        last = [common + end - 1 for end in token_offsets(map(len, rests))[1:]]
+        logits = self._logits(ids, positions, row, last)
+        for first, prompt, count in zip(firsts, prompts, copies, strict=True):
+            for extra in range(1, count):
                 cache.copy(first, first + extra, len(prompt))
         self._active += writings
-        self._take(
-            writings, logits.repeat_interleave(torch.tensor(list(map(len, new.values())), device=logits.device), 0)
-        )
+        self._take(writings, logits.repeat_interleave(torch.tensor(copies, device=logits.device), 0))
 
     def _decode(self) -> None:
         """One token more for every active sequence, as one row; rows beyond them compute nothing that is used."""
@@ -274,7 +270,7 @@ class SlotWriter(Writer):
         rows = min(_rounded_up(count), self.slots)
         spare = rows - count
         lengths = [writing.length - 1 for writing in self._active] + [0] * spare
-        cache = self._room(0)
+        cache = self._room(max(lengths) + 1)
         ids = [writing.tokens[-1] for writing in self._active] + [0] * spare
         logits = self._logits(ids, lengths, Decode(cache, lengths, self.model.device), None)
         self._take(self._active, logits[:count])
@@ -292,14 +288,24 @@ class SlotWriter(Writer):
         for writing, token, logprob in zip(writings, tokens.tolist(), logprobs.tolist(), strict=True):
             writing.add(token, logprob, self.tokenizer)
 
-    def _room(self, capacity: int) -> SlotCache:
-        """The cache, made or made larger where it has no room for a sequence of `capacity` tokens."""
-        wanted = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
-        if self._cache is None:
-            self._cache = SlotCache(self.slots, wanted)
-        elif self._cache.capacity < wanted:
-            self._cache = self._cache.grown(wanted)
-        return self._cache
+    def _room(self, longest: int) -> SlotCache:
+        """The cache, with room for sequences of so many tokens."""
+        cache = self._cache
+        if cache is None or (not self._active and cache.capacity > 2 * longest):
+            cache = self._cache = SlotCache(self.slots, _whole_steps(longest))
+        elif cache.capacity < longest:
+            cache.grow(_whole_steps(max(longest, cache.capacity * 9 // 8)))
+        return cache
+
+
+def _whole_steps(tokens: int) -> int:
+    return -(-tokens // _ROOM_STEP) * _ROOM_STEP
+
+
+def _common_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, leaving each at least one of its own."""
+    shortest = min(map(len, prompts)) - 1
+    return next((place for place in range(shortest) if len({prompt[place] for prompt in prompts}) > 1), shortest)
 
 
 def _rounded_up(rows: int) -> int:

@@ -116,28 +116,27 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         return tokens, _logprobs(logits, tokens)
     plain = wanted is logits and all(row.sampling.temperature == 1 and not row.sampling.filtered for row in rows)
     if plain:
-        top = logits.amax(-1, keepdim=True).float()
-        weights = torch.sub(logits, top).exp_()
-        tokens, totals = invert(weights, uniform)
-        return tokens, logits.gather(1, tokens[:, None]).float()[:, 0] - top[:, 0] - totals.log()
+        weights = torch.softmax(logits, -1, dtype=torch.float32)
+        tokens = invert(weights, uniform)
+        return tokens, weights.gather(1, tokens[:, None])[:, 0].log()
     greedy = wanted.argmax(-1)
     scaled = wanted.float() / temperatures.clamp_min(1e-6)[:, None]
     for place, row in enumerate(rows):
         if row.sampling.filtered:
             scaled[place : place + 1] = _filtered(scaled[place : place + 1], row.sampling)
-    tokens, _ = invert(torch.softmax(scaled, -1), uniform)
+    tokens = invert(torch.softmax(scaled, -1), uniform)
     tokens = torch.where(temperatures > 0, tokens, greedy)
     return tokens, _logprobs(logits, tokens)
 
 
-def invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def invert(weights: Tensor, uniform: Tensor) -> Tensor:
     """Draw from unnormalised probabilities: the first token at which their running sum exceeds uniform times the total.
 
     Args:
         weights: (N, V) fp32, 0 or more, some above 0 in each row.
         uniform: (N,) fp32 in [0, 1).
 
-    Returns: tokens (N,) int64, never one of weight 0; totals (N,).
+    Returns: tokens (N,) int64, never one of weight 0.
     """
     rows, vocabulary = weights.shape
     blocks = -(-vocabulary // _BLOCK)
@@ -149,7 +148,7 @@ def invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     block, before = _first_above(running, uniform * totals)
     within = tiles[torch.arange(rows, device=weights.device), block].cumsum(-1)
     token, _ = _first_above(within, uniform * totals - before)
-    return block * _BLOCK + token, totals
+    return block * _BLOCK + token
 
 
 def _first_above(running: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,59 +33,66 @@ class SlotCache:
         self._layers: weakref.WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = weakref.WeakKeyDictionary()
 
     def of(self, layer: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's keys and values, each (slots, K, capacity, D), made like `key` and `value` (K, T, D) at first."""
+        """The layer's keys (slots, K, D, capacity) and values (slots, K, capacity, D), made at first as `key` and
+        `value` (K, T, D) are.
+
+        Keys lie as the products with queries read them: that takes half the time.
+        """
         found = self._layers.get(layer)
         if found is None:
             # Zeros: what lies behind a sequence's end is weighed with 0, which no leftover NaN may spoil.
-            found = self._empty(key), self._empty(value)
+            found = (
+                key.new_zeros(self.slots, key.shape[0], key.shape[2], self.capacity),
+                value.new_zeros(self.slots, value.shape[0], self.capacity, value.shape[2]),
+            )
             self._layers[layer] = found
         return found
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a slot into another."""
-        for tensors in self._layers.values():
-            for each in tensors:
-                each[target, :, :length] = each[source, :, :length]
+        for keys, values in self._layers.values():
+            keys[target, :, :, :length] = keys[source, :, :, :length]
+            values[target, :, :length] = values[source, :, :length]
 
-    def grown(self, capacity: int) -> SlotCache:
-        """A cache with room for longer sequences, and all that is in this one."""
-        larger = SlotCache(self.slots, capacity)
-        for layer, (keys, values) in self._layers.items():
-            room = (0, 0, 0, capacity - self.capacity)
-            larger._layers[layer] = F.pad(keys, room), F.pad(values, room)
-        return larger
+    def grow(self, capacity: int) -> None:
+        """Make room for longer sequences; what is in it stays."""
+        room = capacity - self.capacity
+        for layer, (keys, values) in list(self._layers.items()):
+            self._layers[layer] = F.pad(keys, (0, room)), F.pad(values, (0, 0, 0, room))
+        self.capacity = capacity
 
     @property
     def bytes(self) -> int:
         """Memory held."""
         return sum(each.nbytes for tensors in self._layers.values() for each in tensors)
 
-    def _empty(self, like: Tensor) -> Tensor:
-        return like.new_zeros(self.slots, like.shape[0], self.capacity, like.shape[2])
-
 
 @dataclass(frozen=True)
 class Prefill(CachedRow):
-    """A packed row of prompts whose keys and values go into slots.
+    """A packed row of prompts that begin alike: their common beginning once, then what each goes on with.
 
     Attributes:
-        cache: where to.
-        segments: one a prompt, without answers.
-        slots: the slot of each.
+        cache: where their keys and values are kept.
+        tree: the row; its answers are the prompts' own parts.
+        slots: the slot of each prompt.
     """
 
     cache: SlotCache
-    segments: tuple[Segment, ...]
+    tree: Segment
     slots: tuple[int, ...]
 
     def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
         """Packed attention, with what it attends to kept."""
         keys, values = self.cache.of(layer, k, v)
-        for segment, slot in zip(self.segments, self.slots, strict=True):
-            stop = segment.start + segment.prompt
-            keys[slot, :, : segment.prompt] = k[:, segment.start : stop]
-            values[slot, :, : segment.prompt] = v[:, segment.start : stop]
-        return packed_kernel(q, k, v, self.segments, rule)
+        common, start = self.tree.prompt, self.tree.prompt
+        for slot, own in zip(self.slots, self.tree.answers, strict=True):
+            stop = start + own
+            keys[slot, :, :, :common] = k[:, :common].transpose(1, 2)
+            values[slot, :, :common] = v[:, :common]
+            keys[slot, :, :, common : common + own] = k[:, start:stop].transpose(1, 2)
+            values[slot, :, common : common + own] = v[:, start:stop]
+            start = stop
+        return packed_kernel(q, k, v, (self.tree,), rule)
 
 
 class Decode(CachedRow):
@@ -99,35 +106,35 @@ class Decode(CachedRow):
     def __init__(self, cache: SlotCache, lengths: Sequence[int], device: torch.device) -> None:
         self._cache = cache
         self._rows = len(lengths)
-        self._longest = max(lengths) + 1
         self._lengths = torch.tensor(lengths, device=device)
         self._slots = torch.arange(self._rows, device=device)
-        self._biases: dict[tuple[int | None, torch.dtype], Tensor] = {}
+        self._biases: dict[tuple[int | None, int, torch.dtype], Tensor] = {}
 
     def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
         """Attention of each token to its own slot: q (H, N, D), k and v (K, N, D) -> (H, N, D)."""
         keys, values = self._cache.of(layer, k, v)
-        keys[self._slots, :, self._lengths] = k.transpose(0, 1)
+        keys[self._slots, :, :, self._lengths] = k.transpose(0, 1)
         values[self._slots, :, self._lengths] = v.transpose(0, 1)
         heads, width = k.shape[0], v.shape[2]
-        seen_keys = keys[: self._rows, :, : self._longest]
-        seen_values = values[: self._rows, :, : self._longest]
+        # All of a slot, masked behind its sequence's end: a part of it would be copied before each product.
+        seen_keys, seen_values = (each[: self._rows].flatten(0, 1) for each in (keys, values))
         # Query heads of one key-value head are rows of one product: nothing is repeated.
-        grouped = q.view(heads, -1, self._rows, q.shape[2]).permute(2, 0, 1, 3)
-        scores = (grouped @ seen_keys.transpose(2, 3)).float().mul_(rule.scale)
-        if rule.softcap is not None:
-            scores = torch.tanh(scores / rule.softcap) * rule.softcap
-        scores += self._bias(rule.window, scores.dtype)
-        out = F.softmax(scores, -1).to(q.dtype) @ seen_values
-        return out.permute(1, 2, 0, 3).reshape(-1, self._rows, width)
+        grouped = q.view(heads, -1, self._rows, q.shape[2]).permute(2, 0, 1, 3).flatten(0, 1)
+        bias = self._bias(rule.window, heads, q.dtype)
+        if rule.softcap is None:
+            scores = torch.baddbmm(bias, grouped, seen_keys, alpha=rule.scale)
+        else:
+            scores = torch.tanh(torch.bmm(grouped, seen_keys) * (rule.scale / rule.softcap)) * rule.softcap + bias
+        out = torch.bmm(torch.softmax(scores, -1), seen_values)
+        return out.view(self._rows, -1, width).transpose(0, 1)
 
-    def _bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """(N, 1, 1, longest): 0 where a token may look, -inf elsewhere."""
-        found = self._biases.get((window, dtype))
+    def _bias(self, window: int | None, heads: int, dtype: torch.dtype) -> Tensor:
+        """(N K, 1, capacity): 0 where a token may look, -inf elsewhere."""
+        found = self._biases.get((window, heads, dtype))
         if found is None:
-            distance = self._lengths[:, None] - torch.arange(self._longest, device=self._lengths.device)
+            distance = self._lengths[:, None] - torch.arange(self._cache.capacity, device=self._lengths.device)
             allowed = distance >= 0 if window is None else (distance >= 0) & (distance < window)
             found = torch.zeros(distance.shape, dtype=dtype, device=distance.device)
-            found = found.masked_fill_(~allowed, float("-inf"))[:, None, None]
-            self._biases[window, dtype] = found
+            found = found.masked_fill_(~allowed, float("-inf")).repeat_interleave(heads, 0)[:, None]
+            self._biases[window, heads, dtype] = found
         return found

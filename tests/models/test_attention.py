@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from prefine.data.batch import Segment
 from prefine.models import attention
-from prefine.models.attention import _Rule, choose_kernel, packed_attention, runs
+from prefine.models.attention import Rule, choose_kernel, packed_attention, runs
 
 # A pair, a demonstration, a prompt alone, a pair: 9+8+7, 3+12, 4, 2+1+6 tokens.
 SEGMENTS = (Segment(0, 9, (8, 7)), Segment(24, 3, (12,)), Segment(39, 4, ()), Segment(43, 2, (1, 6)))
 TOKENS = 52
-PLAIN = _Rule(0.3, None, None, 0.0)
-WINDOW = _Rule(0.3, 5, None, 0.0)
-CAPPED = _Rule(0.3, None, 1.5, 0.0)
-WINDOW_CAPPED = _Rule(0.3, 3, 0.7, 0.0)
+PLAIN = Rule(0.3, None, None, 0.0)
+WINDOW = Rule(0.3, 5, None, 0.0)
+CAPPED = Rule(0.3, None, 1.5, 0.0)
+WINDOW_CAPPED = Rule(0.3, 3, 0.7, 0.0)
 RULES = {"plain": PLAIN, "window": WINDOW, "softcap": CAPPED, "window and softcap": WINDOW_CAPPED}
 
 
@@ -36,7 +36,7 @@ def sees(query: int, key: int, window: int | None = None) -> bool:
     return tree == key_tree and key_answer in (0, answer) and near
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, rule: _Rule) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
     """Attention over the whole row with one mask: q (H, T, D), k and v (K, T, D)."""
     groups = q.shape[0] // k.shape[0]
     scores = q @ k.repeat_interleave(groups, 0).transpose(1, 2) * rule.scale
@@ -61,7 +61,7 @@ def output_and_gradients(kernel: Callable[..., Tensor], *arguments: Any, dtype: 
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
 
-def assert_dense(kernel: Callable[..., Tensor], rule: _Rule, dtype: torch.dtype, tolerance: float) -> None:
+def assert_dense(kernel: Callable[..., Tensor], rule: Rule, dtype: torch.dtype, tolerance: float) -> None:
     ours = output_and_gradients(kernel, SEGMENTS, rule, dtype=dtype)
     theirs = output_and_gradients(dense, rule, dtype=torch.float64)
     for name, mine, right in zip(("out", "q", "k", "v"), ours, theirs, strict=True):
@@ -214,7 +214,7 @@ def test_a_layer_gets_tokens_before_heads() -> None:
     q, k, v, _ = inputs(torch.float32)
     assert torch.allclose(call()[0].transpose(0, 1), dense(q, k, v, PLAIN), atol=1e-5)
     assert call().is_contiguous()
-    usual = _Rule(8**-0.5, None, None, 0.0)
+    usual = Rule(8**-0.5, None, None, 0.0)
     assert torch.allclose(call(scaling=None)[0].transpose(0, 1), dense(q, k, v, usual), atol=1e-5)
 
 

@@ -65,9 +65,8 @@ def real_report() -> None:
     """For tests that want report.html as users get it."""
 
 
-@pytest.fixture(autouse=True)
-def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the report takes as long as training T: most runs here end with one line in its place."""
+def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end with one line in place of their report."""
 
     def one_line(run: Path) -> Path:
         write_text(run / "report.html", "drawn elsewhere")
@@ -77,9 +76,36 @@ def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         write_json(folder / "readiness.json", readiness.as_json())
         return folder / "readiness.html"
 
+    monkeypatch.setattr(session, "write_report", one_line)
+    monkeypatch.setattr(reward, "write_readiness", figures_only)
+
+
+@pytest.fixture(autouse=True)
+def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the report takes as long as training T: most runs here go without."""
     if "real_report" not in request.fixturenames:
-        monkeypatch.setattr(session, "write_report", one_line)
-        monkeypatch.setattr(reward, "write_readiness", figures_only)
+        draw_nothing(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def sft_run(model: Path, data: Path, no_cache_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished SFT run on T, for whoever begins on an adapter."""
+    return finished("sft", tmp_path_factory.mktemp("sft") / "run", model, data)
+
+
+@pytest.fixture(scope="session")
+def reward_run(model: Path, data: Path, no_cache_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished reward run on T; its few held-out pairs make its readiness report say caution."""
+    return finished("reward", tmp_path_factory.mktemp("reward") / "run", model, data)
+
+
+def finished(stage: str, run: Path, model: Path, data: Path) -> Path:
+    """The folder of a run of eight steps."""
+    with pytest.MonkeyPatch.context() as patched:
+        draw_nothing(patched)
+        changes = {"training.max_steps": 8, "training.save_every_steps": None}
+        tiny.train(tiny.recipe(stage, run, model, data, changes))
+    return run
 
 
 @pytest.fixture(autouse=True)

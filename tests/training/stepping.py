@@ -19,6 +19,7 @@ from prefine.models.load import LoadedModel
 from prefine.recipe import StageRecipe
 from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.display import Display
+from prefine.training.guards import Guards
 from prefine.training.loop import Loop
 from tests.training.tiny import stage_of
 
@@ -71,7 +72,21 @@ def record(made: StageRecipe, loaded: LoadedModel, trees: Sequence[TokenTree], f
     recorded, parameters = Recorded(), loaded.trainable()
     model, optimizer = accelerator.prepare(loaded.packed, _Recorder(parameters, recorded))
     step = stage.begin(session)
-    loop = Loop(accelerator, model, parameters, optimizer, trees, made.training, step, None, run, session.display)
+    loop = Loop(
+        accelerator=accelerator,
+        model=model,
+        parameters=parameters,
+        optimizer=optimizer,
+        trees=trees,
+        section=made.training,
+        step=step,
+        stage=stage,
+        guard_section=made.guards,
+        guards=Guards(()),
+        evaluate=None,
+        run=run,
+        display=session.display,
+    )
     loop.run_to_end()
     loop.close()
     recorded.losses = [row["loss"] for row in read_metrics(run.metrics)]

@@ -23,8 +23,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from prefine.cli.app import main
 from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe, WritingRecipe
 from prefine.recipe_loading import resolved_yaml
+from prefine.recipe_ppo import PpoRecipe
 from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.dpo import DpoStage
+from prefine.training.ppo import PpoStage
 from prefine.training.reward import reward_stage
 from prefine.training.session import run_stage
 from prefine.training.sft import SftStage
@@ -36,7 +38,10 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 # They say how fast the machine is, not what was computed.
-TIMING = {"seconds", "tokens_per_s", "memory_gb"}
+TIMING = {"seconds", "tokens_per_s", "memory_gb", "generated_tokens_per_s", "trained_tokens_per_s"}
+TIMING |= {f"seconds_{phase}" for phase in ("generate", "score", "measure", "train")}
+# T is moved further in a few updates of PPO than guards let a real model go.
+UNGUARDED: dict[str, Any] = {f"guards.{name}.action": "off" for name in ("kl", "entropy", "degenerate", "value_loss")}
 
 
 def make_tokenizer(template: str = CHATML, pad: str = "<|im_end|>") -> PreTrainedTokenizerFast:
@@ -92,7 +97,12 @@ def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-STAGES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "dpo": DpoRecipe, "reward": RewardRecipe}
+STAGES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "dpo": DpoRecipe, "reward": RewardRecipe, "ppo": PpoRecipe}
+
+
+def letters(rows: list[dict[str, Any]]) -> list[float]:
+    """The share of lower-case letters among an answer's characters: what PPO recipes here reward."""
+    return [sum("a" <= c <= "z" for c in row["response"]) / max(1, len(row["response"])) for row in rows]
 
 
 def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str, Any] | None = None) -> StageRecipe:
@@ -113,6 +123,9 @@ def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str,
     }
     if issubclass(STAGES[stage], WritingRecipe):
         values["report"] = {"samples": 2, "max_new_tokens": 4}
+    if STAGES[stage] is PpoRecipe:
+        values["reward"] = {"name": f"{__name__}:letters"}
+        values["rollout"] = {"max_new_tokens": 12, "slots": 4}
     for name, value in (changes or {}).items():
         *path, last = name.split(".")
         section = values
@@ -133,6 +146,8 @@ def stage_of(made: StageRecipe) -> Stage:
     """The stage that a recipe is for."""
     if isinstance(made, RewardRecipe):
         return reward_stage(made)
+    if isinstance(made, PpoRecipe):
+        return PpoStage(made)
     return DpoStage(made.dpo) if isinstance(made, DpoRecipe) else SftStage()
 
 
@@ -158,7 +173,7 @@ def differences(one: Path, other: Path) -> list[str]:
     apart = [f"weights {name}" for name in mine.keys() ^ theirs.keys()]
     apart += [f"weights {name}" for name in mine.keys() & theirs.keys() if not torch.equal(mine[name], theirs[name])]
     apart += [] if metrics(one) == metrics(other) else ["metrics.jsonl"]
-    for name in ("evaluation.json", "samples.jsonl", "model/reward.json"):  # not every stage has all
+    for name in ("evaluation.json", "samples.jsonl", "rollouts.jsonl", "model/reward.json"):  # no stage has all
         contents = [(run / name).read_bytes() if (run / name).exists() else None for run in (one, other)]
         apart += [] if contents[0] == contents[1] else [name]
     return apart

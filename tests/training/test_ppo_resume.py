@@ -1,0 +1,158 @@
+"""PPO stopped at any of its safe points, also between the optimiser steps of an update, goes on as if it never was."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefine.errors import Stopped
+from prefine.recipe import StageRecipe
+from prefine.training.loop import Loop
+from tests.training import tiny
+
+Make = Callable[..., StageRecipe]
+# Two updates of two passes over two minibatches: each has three safe points within, and there is one between them.
+SHORT = {**tiny.UNGUARDED, "training.max_steps": 2, "training.evaluate_every_steps": 1}
+SHORT |= {"training.sample_every_steps": 1, "rollout.heldout_prompts": 3, "ppo.max_kl": None}
+SAFE_POINTS = 7
+
+
+class Asked:
+    """How often runs begun now have been asked whether to stop; they stop at these times, counted from 1."""
+
+    def __init__(self, times: Collection[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = itertools.count(1)
+        real = Loop.__post_init__
+
+        def asked(loop: Loop) -> None:
+            real(loop)
+            loop.stop_requested = lambda: next(self.count) in times
+
+        monkeypatch.setattr(Loop, "__post_init__", asked)
+
+
+def stopped_at_every_safe_point(made: StageRecipe, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run it to its end, stopping wherever that is possible, a new start each time; returns how often it stopped."""
+    stops = 0
+    with monkeypatch.context() as patched:
+        Asked(range(1, 1000), patched)
+        while True:
+            try:
+                tiny.train(made, resume=stops > 0)
+                return stops
+            except Stopped:
+                stops += 1
+
+
+def updates(made: StageRecipe) -> list[dict[str, Any]]:
+    return [row for row in tiny.metrics(Path(made.run)) if row["kind"] == "train"]
+
+
+def test_one_stop_at_each_safe_point(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the first update, between the two, and within the last; the test below stops at all of them in one run.
+
+    Within an update the checkpoint lies apart from the others, and is gone once the update is done.
+    """
+    whole = make("ppo", "whole", SHORT)
+    tiny.train(whole)
+    for time in (1, 4, 7):
+        cut = make("ppo", f"cut-{time}", {**SHORT, "training.save_every_steps": None})
+        with monkeypatch.context() as patched:
+            Asked([time], patched)
+            where = "after step 1" if time == 4 else f"within step {1 + time // 4}"
+            with pytest.raises(Stopped, match=f"stopped {where} of 2, all saved"):
+                tiny.train(cut)
+        within = Path(cut.run) / "checkpoints" / "within-step"
+        assert within.exists() == (time != 4)
+        assert tiny.manifest(Path(cut.run))["status"] == "stopped"
+        tiny.train(cut, resume=True)
+        assert not within.exists()
+        assert not tiny.differences(Path(whole.run), Path(cut.run))
+        assert tiny.manifest(Path(cut.run))["status"] == "finished"
+
+
+def test_a_last_update_that_was_cut_counts_its_rollouts_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers of an update are written before it is cut: the reward is not asked again when it goes on."""
+    calls: list[int] = []
+    real = tiny.letters
+    monkeypatch.setattr(tiny, "letters", lambda rows: calls.append(len(rows)) or real(rows))
+    monkeypatch.setattr("prefine.training.heldout_answers.HeldoutAnswers.evaluate", lambda _: {"loss": 0.0})
+    cut = make("ppo", "cut", {**SHORT, "training.max_steps": 1, "data.heldout_fraction": 0})
+    assert stopped_at_every_safe_point(cut, monkeypatch) == 3
+    assert calls == [4]
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "a critic on an adapter of its own": {"ppo.critic": "adapter"},
+    "rloo": {"advantage": "rloo"},
+    "grpo": {"advantage": "grpo", "rollout.samples_per_prompt": 3},
+    "all weights": {"lora": None},
+    "an adaptive controller": {"kl.controller": "adaptive", "kl.horizon": 4, "kl.target": 1e-3},
+    "a running scale": {"reward.scale": "running", "rollout.samples_per_prompt": 2},
+    "updates that end early": {"ppo.max_kl": 3e-3, "ppo.epochs": 4, "ppo.minibatches": 1},
+    "a critic that warms up": {"ppo.value_warmup_updates": 1},
+    "whitened rewards and an entropy bonus": {"reward.whiten": True, "ppo.entropy_coefficient": 0.1},
+    "bf16": {"model.dtype": "bfloat16"},
+    "padded rows": {"model.attn_implementation": "sdpa"},
+    "nf4": {"model.quantization": "nf4"},
+    "the best weights are kept": {"training.keep_best": True, "training.schedule": "cosine"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_at_every_safe_point_of_one_run(kind: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = make("ppo", "whole", SHORT | KINDS[kind]), make("ppo", "cut", SHORT | KINDS[kind])
+    tiny.train(whole)
+    stops = stopped_at_every_safe_point(cut, monkeypatch)
+    assert not tiny.differences(Path(whole.run), Path(cut.run))
+    rows = updates(cut)
+    steps = [row["optimiser_steps"] for row in rows]
+    assert stops == sum(steps) - 1
+    if kind == "updates that end early":
+        assert min(steps) < 4
+    else:
+        assert stops == SAFE_POINTS
+    if kind == "an adaptive controller":
+        assert rows[0]["kl_coefficient"] != rows[1]["kl_coefficient"]
+
+
+def test_on_an_adapter_with_a_shared_reward_model(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference is the adapter that the run began on, and the reward stays what it was."""
+    sft = make("sft", "sft", {"training.max_steps": 4, "report.samples": 0})
+    reward = make("reward", "reward", {"model.name": sft.run, "training.max_steps": 4})
+    tiny.train(sft)
+    tiny.train(reward)
+    changes = {**SHORT, "model.name": sft.run, "reward.name": reward.run, "reward.judge": reward.run}
+    changes |= {"training.max_steps": 3, "ppo.critic": "adapter"}
+    whole, cut = make("ppo", "whole", changes), make("ppo", "cut", changes)
+    tiny.train(whole)
+    assert stopped_at_every_safe_point(cut, monkeypatch) == 11
+    assert not tiny.differences(Path(whole.run), Path(cut.run))
+
+
+def test_rollouts_of_updates_that_are_done_again_are_not_there_twice(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped behind its first checkpoint, the run repeats an update whose answers were kept already."""
+    made = make("ppo", "cut", {**SHORT, "training.max_steps": 3})
+    with monkeypatch.context() as patched:
+        real = Loop.save
+
+        def failing(loop: Loop, **more: Any) -> None:
+            if loop.position.step == 2:
+                raise ZeroDivisionError  # as if killed between an update's answers and its checkpoint
+            real(loop, **more)
+
+        patched.setattr(Loop, "save", failing)
+        with pytest.raises(ZeroDivisionError):
+            tiny.train(made)
+    kept = Path(made.run) / "rollouts.jsonl"
+    assert {json.loads(line)["step"] for line in kept.read_text().splitlines()} == {1, 2}
+    assert "resuming after step 1\n" in tiny.train(made, resume=True)
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1] * 4 + [2] * 4 + [3] * 4
