@@ -35,6 +35,7 @@ VERBS = {
     "reward merge": "prefine.cli.reward:merge",
     "ppo": "prefine.cli.ppo:ppo",
     "score": "prefine.cli.score:score",
+    "generate": "prefine.cli.generate:generate",
     "chat": "prefine.cli.chat:chat",
     "report": "prefine.cli.report:report",
 }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import torch
-
-from prefine.evaluation.sample import generation_settings
-from prefine.models.forward import standard_attention
+from prefine.evaluation.sample import context_of
+from prefine.models.generate import Request, writer_for
 from prefine.models.load import LoadedModel
+from prefine.models.sampling import Sampling
 from prefine.records import Message
+
+# What a decoder gives for a character of which not all bytes are there yet.
+_INCOMPLETE = "\ufffd"
 
 
 class Talk:
@@ -31,8 +31,10 @@ class Talk:
         self._loaded = loaded
         self._opening = () if system is None else (Message(role="system", content=system),)
         self._turns: tuple[Message, ...] = ()
-        self._settings = generation_settings(loaded.template, max_new_tokens, temperature)
-        torch.manual_seed(seed)
+        self._writer = writer_for(loaded.packed, loaded.tokenizer, 1)
+        self._temperature = temperature
+        self._max_new_tokens = max_new_tokens
+        self._seed = seed
 
     def forget(self) -> None:
         """Begin anew."""
@@ -40,35 +42,39 @@ class Talk:
 
     def answer(self, said: str) -> Iterator[str]:
         """Say something; yields the answer piece by piece. An answer cut by the token limit is kept as it is."""
-        from transformers import TextIteratorStreamer
-
         self._turns = (*self._turns, Message(role="user", content=said))
-        streamer = TextIteratorStreamer(self._loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        pieces = []
-        with ThreadPoolExecutor(1) as pool:
-            writing = pool.submit(self._generate, self._prompt(), streamer)
-            writing.add_done_callback(lambda _: streamer.end())  # a failure ends the stream too
-            for piece in streamer:
-                pieces.append(piece)
-                yield piece
-            writing.result()
-        text = "".join(pieces).strip()
+        text = ""
+        for whole in self._written(self._prompt()):
+            piece, text = whole[len(text) :], whole
+            yield piece
+        self._seed += 1
+        text = text.strip()
         # A model that says nothing leaves no turn: templates have no place for a blank one.
         self._turns = (*self._turns, Message(role="assistant", content=text)) if text else self._turns[:-1]
 
+    def _written(self, ids: list[int]) -> Iterator[str]:
+        """All of the answer so far, each time it has grown by whole characters."""
+        tokens: list[int] = []
+        stops = self._loaded.template.stop_ids
+        sampling = Sampling(self._max_new_tokens, temperature=self._temperature, seed=self._seed)
+        number = self._writer.add(Request(ids, sampling, stops, lambda token, _: tokens.append(token)))
+        text = ""
+        try:
+            while self._writer.busy:
+                done = self._writer.step()
+                whole = self._loaded.tokenizer.decode([t for t in tokens if t not in stops], skip_special_tokens=True)
+                if len(whole) > len(text) and (done or not whole.endswith(_INCOMPLETE)):
+                    text = whole
+                    yield text
+        finally:
+            self._writer.cancel(number)  # whoever listens may have left
+            while self._writer.busy:
+                self._writer.step()
+
     def _prompt(self) -> list[int]:
-        limit = getattr(self._loaded.packed.causal.config, "max_position_embeddings", None) or 1 << 20
-        room = limit - self._settings["max_new_tokens"]
+        room = context_of(self._loaded.packed) - self._max_new_tokens
         while True:
             ids = self._loaded.template.prompt_ids((*self._opening, *self._turns))
             if len(ids) <= room or len(self._turns) < 3:
                 return ids[-max(room, 1) :]
             self._turns = self._turns[2:]
-
-    @torch.no_grad()
-    def _generate(self, ids: list[int], streamer: Any) -> None:
-        model = self._loaded.packed
-        row = torch.tensor([ids], device=model.device)
-        mask = torch.ones_like(row)
-        with standard_attention(model) as generator, model.autocast():
-            generator.generate(input_ids=row, attention_mask=mask, use_cache=True, streamer=streamer, **self._settings)

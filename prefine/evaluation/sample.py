@@ -1,18 +1,16 @@
-"""Answers a model writes to prompts, in batches, through transformers' generate."""
+"""Answers a model writes to prompts, all at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from prefine.data.template import ChatTemplate
-from prefine.models.forward import PackedModel, standard_attention
+from prefine.models.forward import PackedModel
+from prefine.models.generate import Generated, Request, writer_for
+from prefine.models.sampling import Sampling
 
-_PROMPTS_AT_ONCE = 16
+_SLOTS = 32
 
 
 @dataclass(frozen=True)
@@ -30,27 +28,11 @@ class Answer:
     ended: bool
 
 
-def generation_settings(template: ChatTemplate, max_new_tokens: int, temperature: float) -> dict[str, Any]:
-    """Arguments for transformers' generate: greedy at temperature 0; stops at the template's end of turn.
-
-    What else shapes sampling (top_p, say) is as the model's own generation_config has it.
-    """
-    stops = sorted(template.stop_ids)
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "eos_token_id": stops, "pad_token_id": stops[0]}
-    if temperature == 0:
-        return {**settings, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {**settings, "do_sample": True, "temperature": temperature}
+def context_of(model: PackedModel) -> int:
+    """How many tokens a model can look at; very many where its config does not say."""
+    return getattr(model.causal.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
-def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts as input_ids (N, L) and attention_mask (N, L), both int64, padded on the left."""
-    length = max(map(len, prompts))
-    ids = [[pad] * (length - len(p)) + list(p) for p in prompts]
-    mask = [[0] * (length - len(p)) + [1] * len(p) for p in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-@torch.no_grad()
 def write_answers(
     model: PackedModel,
     template: ChatTemplate,
@@ -62,34 +44,21 @@ def write_answers(
 ) -> list[Answer]:
     """One answer a prompt, in order.
 
-    A prompt that leaves no room for the answer in the model's context is cut from the left, as in training. The global
-    random state is left as it was found, so that writing samples changes nothing in training.
+    A prompt that leaves no room for the answer in the model's context is cut from the left, as in training. Random
+    numbers are the answers' own, so that writing samples changes nothing in training.
     """
-    limit = getattr(model.causal.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    limit = context_of(model)
     max_new_tokens = min(max_new_tokens, limit - 1)
-    prompts = [prompt[max_new_tokens - limit :] for prompt in prompts]
-    settings = generation_settings(template, max_new_tokens, temperature)
-    answers: list[Answer] = []
-    training = model.training
-    model.eval()
-    devices = [model.device.index or 0] if model.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices), standard_attention(model) as generator:
-            torch.manual_seed(seed)
-            for first in range(0, len(prompts), _PROMPTS_AT_ONCE):
-                some = prompts[first : first + _PROMPTS_AT_ONCE]
-                ids, mask = left_padded(some, settings["pad_token_id"], model.device)
-                with model.autocast():
-                    out = generator.generate(input_ids=ids, attention_mask=mask, use_cache=True, **settings)
-                answers += [_answer(row, template) for row in out[:, ids.shape[1] :].tolist()]
-                progress(len(answers))
-    finally:
-        model.train(training)
-    return answers
+    requests = [
+        Request(
+            prompt[max_new_tokens - limit :],
+            Sampling(max_new_tokens, temperature=temperature, seed=seed + place),
+            template.stop_ids,
+        )
+        for place, prompt in enumerate(prompts)
+    ]
+    return [_answer(each) for each in writer_for(model, template.tokenizer, _SLOTS).write(requests, progress)]
 
 
-def _answer(ids: list[int], template: ChatTemplate) -> Answer:
-    end = next((i for i, token in enumerate(ids) if token in template.stop_ids), None)
-    written = ids if end is None else ids[:end]
-    text = template.tokenizer.decode(written, skip_special_tokens=True).strip()
-    return Answer(text, len(written) + (end is not None), end is not None)
+def _answer(generated: Generated) -> Answer:
+    return Answer(generated.text.strip(), len(generated.tokens), generated.ended)

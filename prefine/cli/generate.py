@@ -1,0 +1,79 @@
+"""prefine generate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefine.cli.options import Device
+
+
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run (runs/NAME), a folder, a hub id or embedded:…")],
+    prompts: Annotated[
+        list[str], typer.Option(metavar="FILE", help="Rows with a prompt; may be repeated.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write here, whole or not at all; else print.")
+    ] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where rows go that cannot be answered; else they are counted.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "train",
+    samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Only so many likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Only tokens of at least this share of the likeliest one's.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens that are there become unlikelier.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first answer; each has its own, counted up.")] = 0,
+    slots: Annotated[int, typer.Option(min=1, help="Answers written at once; memory follows it.")] = 64,
+    chat_template: Annotated[
+        str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Answer prompts: each row comes back as one JSON line with its completion, in order, while others are written.
+
+    `logprob` is the answer's log-probability under the model itself, in nats. What comes out is read by prefine score.
+    """
+    import json
+
+    from prefine.atomic import atomic_write
+    from prefine.cli.progress import counting
+    from prefine.data.quarantine import Quarantine
+    from prefine.errors import RecipeError
+    from prefine.evaluation.generation import GeneratedRows
+    from prefine.models.load import load_model
+    from prefine.models.sampling import Sampling
+    from prefine.recipe import ModelSection
+
+    if out is not None and out == quarantine:
+        raise RecipeError(f"--out and --quarantine are both {out}", "Name two files.")
+    try:
+        sampling = Sampling(
+            max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop or ()), seed
+        )
+    except ValueError as error:
+        option, _, rest = str(error).partition(" ")
+        raise RecipeError(f"--{option.replace('_', '-')} {rest}", "See prefine generate --help.") from None
+    with Quarantine(quarantine) as refused, counting("writing") as progress:
+        rows = GeneratedRows(prompts, refused, split)
+        loaded = load_model(ModelSection(name=model, device=device, chat_template=chat_template), None, trainable=False)
+        answers = rows.by(loaded, sampling, samples, slots)
+        if out is None:
+            for done, row in enumerate(answers, start=1):
+                sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+                progress(done)
+        else:
+            with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+                for done, row in enumerate(answers, start=1):
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    progress(done)
+    for line in rows.summary(model):
+        typer.echo(line, err=True)
