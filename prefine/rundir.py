@@ -6,7 +6,7 @@ runs/NAME/
   quarantine.jsonl    data rows that were refused, and why
   checkpoints/        to go on from (see prefine.models.checkpoint)
   model/              the result
-  samples.jsonl  evaluation.json  report.html
+  samples.jsonl  rollouts.jsonl  evaluation.json  report.html
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.samples = path / "samples.jsonl"
+        self.rollouts = path / "rollouts.jsonl"
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
         self._lock_path = path / ".lock"

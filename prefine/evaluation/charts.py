@@ -108,6 +108,14 @@ def _training_chart(facts: RunFacts, key: str, name: str, subtitle: str) -> Char
     return Chart(f"{name}: at most {figure(peak)}", subtitle, line_chart(key, f"{name} over steps", lines), [_TRAINING])
 
 
+def metric_chart(facts: RunFacts, key: str, name: str, subtitle: str, decimals: int | None = 2) -> Chart | None:
+    """One figure over the steps, in training and held-out; None where there is none."""
+    lines, keys = _lines(facts, key)
+    if not lines:
+        return None
+    return Chart(_title(name, facts, key, decimals), subtitle, line_chart(key, f"{name} over steps", lines), keys)
+
+
 def _title(name: str, facts: RunFacts, key: str, decimals: int | None = None) -> str:
     found = numbers(facts.heldout, key)
     where = "held-out " if found else "training "

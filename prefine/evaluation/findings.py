@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from prefine.evaluation.headlines import Headline, Tile
+from prefine.evaluation.ppo_findings import ppo_headline, ppo_tiles
 from prefine.evaluation.run_facts import RunFacts, count, differences, mapping, number, numbers
 from prefine.evaluation.statistics import Interval, Share, mean, median
 from prefine.evaluation.wording import (
@@ -24,25 +26,6 @@ from prefine.evaluation.wording import (
 
 WIDE_INTERVAL = 0.2
 """An interval of a share that is wider than this is called wide on the page."""
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The main result in one sentence, and what a careful reader must know with it."""
-
-    sentence: str
-    standfirst: list[str] = field(default_factory=list)  # empty lines are left out
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One key figure: what it is now, what it was, and how to read it."""
-
-    label: str
-    value: str
-    unit: str = ""
-    before: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +78,7 @@ def _share(facts: RunFacts, figures: Mapping[str, Any], key: str) -> Share | Non
 def headline(facts: RunFacts) -> Headline:
     """The run's main result in plain words."""
     found = _preference_headline(facts) if facts.is_preference else None
-    return found or _loss_headline(facts) or _training_headline(facts)
+    return found or ppo_headline(facts) or _loss_headline(facts) or _training_headline(facts)
 
 
 def _preference_headline(facts: RunFacts) -> Headline | None:
@@ -258,7 +241,8 @@ def _whiskers(before: Share | None, after: Share | None) -> list[Whisker]:
 def tiles(facts: RunFacts) -> list[Tile]:
     """The key figures, those that are known."""
     results = _preference_tiles(facts) if facts.is_preference else []
-    found = [*results, *_loss_tiles(facts), *_length_tiles(facts), *_cost_tiles(facts)]
+    measured = ppo_tiles(facts) if facts.stage == "ppo" else _loss_tiles(facts)
+    found = [*results, *measured, *_length_tiles(facts), *_cost_tiles(facts)]
     return [tile for tile in found if tile is not None]
 
 

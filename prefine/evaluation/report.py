@@ -20,6 +20,7 @@ from prefine.atomic import write_text
 from prefine.evaluation.cautions import cautions, chosen_falls, length_split, rows_add_up
 from prefine.evaluation.charts import directions, learning_charts, length_chart, logp_chart, pair_chart, shift_summary
 from prefine.evaluation.findings import headline, lengths, scales, tiles
+from prefine.evaluation.ppo_findings import guard_events, ppo_charts, rollouts
 from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, read_run, text
 from prefine.evaluation.statistics import Share
 from prefine.evaluation.wording import (
@@ -106,7 +107,9 @@ def build_context(facts: RunFacts) -> dict[str, Any]:
         "headline": headline(facts),
         "scales": scales(facts),
         "tiles": tiles(facts),
-        "learning": learning_charts(facts),
+        "learning": ppo_charts(facts) if facts.stage == "ppo" else learning_charts(facts),
+        "guard_events": guard_events(facts),
+        "rollouts": rollouts(facts),
         "shifts": [chart for chart in (logp_chart(facts), pair_chart(facts)) if chart],
         "shift_summary": shift_summary(facts),
         "directions": directions(facts),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class RunFacts:
         heldout: its rows on held-out data, by step.
         evaluation: evaluation.json.
         samples: samples.jsonl.
+        guard_events: the rows of metrics.jsonl on guards.
+        rollouts: rollouts.jsonl, answers kept while a PPO run learned.
     """
 
     name: str
@@ -34,6 +36,8 @@ class RunFacts:
     heldout: list[dict[str, Any]]
     evaluation: Mapping[str, Any]
     samples: list[dict[str, Any]]
+    guard_events: list[dict[str, Any]] = field(default_factory=list)
+    rollouts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def stage(self) -> str:
@@ -96,7 +100,7 @@ class RunFacts:
     @property
     def is_preference(self) -> bool:
         """Whether the run learned from pairs."""
-        if self.stage == "sft":
+        if self.stage in ("sft", "ppo"):
             return False
         return any(number(self.after.get(key)) is not None for key in _PREFERENCE_KEYS) or any(
             number(row.get(key)) is not None for row in (*self.train, *self.heldout) for key in _PREFERENCE_KEYS
@@ -120,6 +124,8 @@ def read_run(path: Path) -> RunFacts:
         heldout=[row for row in metrics if row.get("kind") == "heldout"],
         evaluation=_read_object(run.evaluation),
         samples=read_metrics(run.samples),
+        guard_events=[row for row in metrics if row.get("kind") == "guard"],
+        rollouts=read_metrics(run.rollouts),
     )
 
 

@@ -157,7 +157,7 @@ class HeldoutAnswers:
 
     def keep_rollouts(self, rollouts: Rollouts, scored: Scored, step: int) -> None:
         """Write some answers of an update into rollouts.jsonl, in the place of those a resumed run wrote before."""
-        path = self._session.run.path / "rollouts.jsonl"
+        path = self._session.run.rollouts
         kept = [row for row in read_metrics(path) if row["step"] < step]
         each = len(rollouts.lengths) // len(rollouts.trees)
         for place in evenly_chosen(len(rollouts.texts), _KEPT_ANSWERS):

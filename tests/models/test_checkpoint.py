@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefine.errors import CheckpointError
-from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid, save_checkpoint
+from prefine.models.checkpoint import Checkpoint, checkpoint_of, load_checkpoint, newest_valid, save_checkpoint
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool]
@@ -34,10 +34,10 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(flat_a, flat_b)
 
 
-def save(directory: Path, step: int, *, keep_last: int = 3, size: int = 100) -> Checkpoint:
+def save(directory: Path, step: int, *, keep_last: int = 3, size: int = 100, keep: int | None = None) -> Checkpoint:
     """A checkpoint whose contents tell its step."""
     tensors = {"weights": {"w": torch.full((size,), float(step))}, "optimizer": {"m": torch.tensor(step)}}
-    return save_checkpoint(directory, step, tensors, {"step": step}, keep_last=keep_last)
+    return save_checkpoint(directory, step, tensors, {"step": step}, keep_last=keep_last, keep=keep)
 
 
 def check_contents(checkpoint: Checkpoint) -> None:
@@ -147,6 +147,83 @@ def test_saving_a_step_again_replaces_it_and_drops_the_given_up_future(tmp_path:
     assert load_checkpoint(replaced) == ({}, {"again": True})
 
 
+def test_one_that_is_wanted_stays_beside_the_newest(tmp_path: Path) -> None:
+    """It takes no newer one's place, and goes once another is wanted."""
+    for step in range(1, 9):
+        save(tmp_path, step, keep_last=2, keep=2)
+    assert steps(tmp_path) == ["step-00000002", "step-00000007", "step-00000008"]
+    save(tmp_path, 9, keep_last=2, keep=8)
+    assert steps(tmp_path) == ["step-00000008", "step-00000009"], "wanted or not, it is one of the newest"
+    save(tmp_path, 10, keep_last=1, keep=8)
+    assert steps(tmp_path) == ["step-00000008", "step-00000010"]
+    save(tmp_path, 11, keep_last=1)
+    assert steps(tmp_path) == ["step-00000011"]
+
+
+def test_one_that_is_wanted_but_of_a_given_up_future_goes(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        save(tmp_path, step, keep_last=9)
+    save(tmp_path, 3, keep_last=1, keep=5)
+    assert steps(tmp_path) == ["step-00000003"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    saves=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(1, 3), st.none() | st.integers(0, 9)), min_size=1, max_size=8
+    )
+)
+def test_what_stays_is_what_its_rule_says(saves: list[tuple[int, int, int | None]]) -> None:
+    """Nothing later than what was saved last; of the rest the newest few, and the one that is wanted."""
+    there: set[int] = set()
+    with tempfile.TemporaryDirectory() as folder:
+        for step, keep_last, keep in saves:
+            save_checkpoint(Path(folder), step, {}, {}, keep_last=keep_last, keep=keep)
+            past = sorted(each for each in {*there, step} if each <= step)
+            there = {*past[-keep_last:], *({keep} & set(past))}
+            assert steps(Path(folder)) == [f"step-{each:08d}" for each in sorted(there)]
+
+
+def test_the_checkpoint_of_a_step_is_found_whatever_the_others_are_like(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "step-00000003" / "manifest.json").unlink()
+    (tmp_path / "step-00000001" / "state.json").unlink()
+    found = checkpoint_of(tmp_path, 2)
+    assert found == Checkpoint(tmp_path / "step-00000002", 2)
+    check_contents(found)
+
+
+def test_a_checkpoint_that_was_about_to_be_replaced_is_still_that_of_its_step(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    (tmp_path / "step-00000002").rename(tmp_path / "step-00000002.replaced")  # as a kill leaves it
+    check_contents(checkpoint_of(tmp_path, 2))
+    save(tmp_path, 2)
+    assert checkpoint_of(tmp_path, 2).path.name == "step-00000002"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: None, "the checkpoint of step 7 cannot be used: it is not there"),
+        (lambda path: _flip(path / "weights.safetensors"), "weights.safetensors was changed after it was saved"),
+        (lambda path: _truncate(path / "state.json"), r"state.json has \d+ bytes instead of \d+"),
+        (lambda path: (path / "manifest.json").unlink(), "manifest.json: No such file or directory"),
+    ],
+)
+def test_a_checkpoint_that_is_gone_or_damaged_is_refused_with_a_remedy(
+    tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    """Another step's would be another run: none is taken in its place."""
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    damage(tmp_path / "step-00000002")
+    asked = 7 if "7" in reason else 2
+    with pytest.raises(CheckpointError, match=rf"{reason}. Bring it back from a copy\."):
+        checkpoint_of(tmp_path, asked)
+
+
 def test_a_failed_replacement_leaves_the_one_before(
     tmp_path: Path, largest_file: Callable[[int], AbstractContextManager[None]]
 ) -> None:
@@ -245,6 +322,33 @@ def test_where_nothing_is_valid_nothing_is_found(tmp_path: Path) -> None:
 def test_a_checkpoint_that_vanished_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be read: .*Delete that folder"):
         load_checkpoint(Checkpoint(tmp_path / "step-00000001", 1))
+
+
+def test_killed_at_any_moment_the_wanted_one_is_never_lost(tmp_path: Path) -> None:
+    """Saved and replaced beside it, again and again, as after roll-backs, with one checkpoint kept."""
+    save(tmp_path, 3)
+
+    def saving(wanted: int = 3) -> None:
+        torch.set_num_threads(1)
+        while True:
+            for step in (4, 5, 6, wanted):
+                save(tmp_path, step, keep_last=1, keep=wanted, size=20_000)
+
+    randomness = random.Random(1)
+    beside: set[str] = set()
+    for _ in range(25):
+        child = os.fork()
+        if child == 0:
+            try:
+                saving()
+            finally:
+                os._exit(1)
+        time.sleep(randomness.uniform(0.005, 0.06))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        check_contents(checkpoint_of(tmp_path, 3))
+        beside |= {name for name in steps(tmp_path) if name.startswith("step-")}
+    assert {"step-00000004", "step-00000005", "step-00000006"} & beside
 
 
 def _save_forever(directory: Path, step: int, acknowledge: int) -> None:

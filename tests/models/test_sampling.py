@@ -67,12 +67,11 @@ def assert_shares(tokens: Tensor, probabilities: Tensor) -> None:
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_every_token_gets_its_share(vocabulary: int) -> None:
-    """Of 4000 numbers on a grid, whatever the weights' scale; the totals are theirs."""
+    """Of 4000 numbers on a grid, whatever the weights' scale."""
     weights = random_weights(vocabulary)
     for scale in (1.0, 1e-20, 1e20):
-        tokens, totals = invert((weights * scale).expand(4000, -1), grid(4000))
+        tokens = invert((weights * scale).expand(4000, -1), grid(4000))
         assert_shares(tokens, weights.double() / weights.double().sum())
-        assert torch.allclose(totals, (weights * scale).sum().expand(4000), rtol=1e-5)
 
 
 @pytest.mark.parametrize("vocabulary", [5, 256, 300, 1000])
@@ -80,7 +79,7 @@ def test_random_numbers_give_the_distribution(vocabulary: int) -> None:
     """Chi-squared of 20000 draws, rare tokens counted together."""
     weights = random_weights(vocabulary)
     uniform = torch.tensor(numbers(5, 20_000)).float()
-    counts = torch.bincount(invert(weights.expand(20_000, -1), uniform)[0], minlength=vocabulary).double()
+    counts = torch.bincount(invert(weights.expand(20_000, -1), uniform), minlength=vocabulary).double()
     expected = 20_000 * weights.double() / weights.double().sum()
     often = expected >= 10
     seen, right = ([*each[often].tolist(), each[~often].sum().item()] for each in (counts, expected))
@@ -91,7 +90,7 @@ def test_random_numbers_give_the_distribution(vocabulary: int) -> None:
 
 def test_other_numbers_would_be_noticed() -> None:
     """The test above has teeth: numbers squared give another distribution."""
-    tokens, _ = invert(torch.ones(4000, 5), grid(4000) ** 2)
+    tokens = invert(torch.ones(4000, 5), grid(4000) ** 2)
     with pytest.raises(AssertionError):
         assert_shares(tokens, torch.full((5,), 0.2))
 
@@ -109,7 +108,7 @@ def test_never_a_token_of_weight_zero(pattern: list[float], times: int, before: 
     A number just below 1 in fp64 is 1 in fp32.
     """
     weights = torch.tensor([0.0] * before + pattern * times + [0.0] * (before // 2))
-    token = int(invert(weights[None], torch.tensor([uniform]))[0])
+    token = int(invert(weights[None], torch.tensor([uniform])))
     assert 0 <= token < len(weights)
     assert weights[token] > 0
 
@@ -120,7 +119,7 @@ def test_larger_numbers_give_later_tokens(vocabulary: int, seed: int, chosen: li
     """The distribution function goes up only, and each is the token that an exact search finds, or its neighbour."""
     weights = random_weights(vocabulary, seed)
     uniform = torch.tensor(sorted(chosen))
-    tokens, _ = invert(weights.expand(len(uniform), -1), uniform)
+    tokens = invert(weights.expand(len(uniform), -1), uniform)
     assert (tokens.diff() >= 0).all()
     running = weights.double().cumsum(0)
     running, before = running / running[-1], (running - weights.double()) / running[-1]
@@ -132,10 +131,8 @@ def test_rows_are_drawn_by_themselves() -> None:
     """Each row its own weights and number."""
     weights = torch.stack([random_weights(300, seed) for seed in range(9)])
     uniform = grid(9)
-    together, totals = invert(weights, uniform)
-    for row in range(9):
-        token, total = invert(weights[row : row + 1], uniform[row : row + 1])
-        assert (token, total) == (together[row], totals[row])
+    together = invert(weights, uniform)
+    assert together.tolist() == [int(invert(w[None], u[None])) for w, u in zip(weights, uniform, strict=True)]
 
 
 def drawn(logits: Tensor, sampling: Sampling, seen: tuple[int, ...] = (), points: int = 256) -> Tensor:
@@ -238,9 +235,6 @@ def test_a_row_does_not_depend_on_the_others(cases: list[tuple[Sampling, int, tu
     assert logprobs.dtype == torch.float32
 
 
-@pytest.mark.xfail(
-    strict=True, reason="rows of temperature 1 are summed unnormalised alone, normalised in mixed batches"
-)
 def test_a_row_does_not_depend_on_the_others_in_a_large_vocabulary() -> None:
     """Where each rounded probability moves all that come after it; one row in a thousand is enough to be noticed."""
     logits = random_logits(49_152).expand(200, -1)

