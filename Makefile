@@ -17,15 +17,17 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-# Supervised fine-tuning, a reward model, then preferences, on the embedded model and the shipped data.
+# Supervised fine-tuning, a reward model, preferences, then PPO, on the embedded model and the shipped data.
 quickstart: $(VENV)/.installed
 	rm -rf $(RUNS)
 	$(BIN)/prefine sft recipes/quickstart-sft.yaml --set run=$(RUNS)/sft
 	$(BIN)/prefine reward recipes/quickstart-reward.yaml --set run=$(RUNS)/reward --set model.name=$(RUNS)/sft
 	$(BIN)/prefine dpo recipes/quickstart-dpo.yaml --set run=$(RUNS)/dpo --set model.name=$(RUNS)/sft
+	$(BIN)/prefine ppo recipes/quickstart-ppo.yaml --set run=$(RUNS)/ppo --set model.name=$(RUNS)/sft \
+		--set reward.name=$(RUNS)/reward
 	@echo
-	@echo "Look at:  $(RUNS)/sft/report.html, $(RUNS)/reward/readiness.html and $(RUNS)/dpo/report.html"
-	@echo "Talk to:  $(BIN)/prefine chat $(RUNS)/dpo"
+	@echo "Look at:  $(RUNS)/{sft,dpo,ppo}/report.html and $(RUNS)/reward/readiness.html"
+	@echo "Talk to:  $(BIN)/prefine chat $(RUNS)/ppo"
 
 test: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

@@ -12,12 +12,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe
+from prefine.recipe_ppo import PpoRecipe
 
 PAGE = Path(__file__).parent / "recipes.md"
 
 HEAD = """# Recipes
 
-<!-- Written by docs/generate.py from prefine/recipe.py. -->
+<!-- Written by docs/generate.py from prefine/recipe.py and prefine/recipe_ppo.py. -->
 
 A recipe is a YAML file; every field has a default. `--set section.field=value` changes one value, as in
 `--set data.train=mine.jsonl --set dpo.beta=0.3`; the value is YAML. A field that does not exist is an error that names
@@ -54,31 +55,43 @@ def kind(annotation: Any) -> str:
 
 
 def section(title: str, model: type[BaseModel], defaults: BaseModel) -> str:
-    """One table of fields; sections inside it are left to tables of their own."""
-    lines = [f"## {title}", "", (model.__doc__ or "").strip().splitlines()[0], ""]
-    lines += ["| field | default | rule | |", "|---|---|---|---|"]
-    for name, field in model.model_fields.items():
+    """One table of fields, those of sections inside it with their section's name."""
+    lines = [f"## {title}", "", " ".join((model.__doc__ or "").split()), ""]
+    return "\n".join([*lines, "| field | default | rule | |", "|---|---|---|---|", *rows(defaults, "")]) + "\n"
+
+
+def rows(defaults: BaseModel, prefix: str) -> list[str]:
+    """A table's rows."""
+    lines = []
+    for name, field in type(defaults).model_fields.items():
         value = getattr(defaults, name)
-        if not isinstance(value, BaseModel):
+        if isinstance(value, BaseModel):
+            lines += rows(value, f"{prefix}{name}.")
+        else:
             told = "null" if value is None else json.dumps(value).strip('"')
-            lines.append(f"| `{name}` | `{told}` | {rule(field)} | {field.description or ''} |")
-    return "\n".join(lines) + "\n"
+            lines.append(f"| `{prefix}{name}` | `{told}` | {rule(field)} | {field.description or ''} |")
+    return lines
 
 
 def page() -> str:
     """The whole page."""
-    dpo, sft, reward = DpoRecipe(), SftRecipe(), RewardRecipe()
+    dpo, sft, reward, ppo = DpoRecipe(), SftRecipe(), RewardRecipe(), PpoRecipe()
     parts = [HEAD]
     for recipe, names in (
         (dpo, ("model", "lora", "data", "training", "report", "dpo")),
         (reward, ("reward", "readiness")),
+        (ppo, ("reward", "rollout", "kl", "ppo", "guards")),
+        (dpo, ("guards",)),
     ):
         for name in names:
             defaults = getattr(recipe, name)
-            parts.append(section(name, type(defaults), defaults))
+            title = f"{name} (ppo)" if recipe is ppo and name in ("reward", "guards") else name
+            title = f"{name} (all others; chosen_fall is DPO's)" if recipe is dpo and name == "guards" else title
+            parts.append(section(title, type(defaults), defaults))
     parts += ["## Which stage has what", "", "| | `run` | sections of its own | other defaults |", "|---|---|---|---|"]
-    for name, made in (("sft", sft), ("reward", reward), ("dpo", dpo)):
-        own = [key for key in type(made).model_fields if key in ("report", "dpo", "reward", "readiness")]
+    shared = {"run", "model", "lora", "data", "training"}
+    for name, made in (("sft", sft), ("reward", reward), ("dpo", dpo), ("ppo", ppo)):
+        own = [key for key in type(made).model_fields if key not in shared]
         sections = ", ".join(f"`{key}`" for key in own)
         parts.append(f"| `prefine {name}` | `{made.run}` | {sections} | {others(made, dpo)} |")
     return "\n".join([*parts, ""])
@@ -87,7 +100,7 @@ def page() -> str:
 def others(made: BaseModel, shown: BaseModel) -> str:
     """The defaults of `training` that differ from those in the table."""
     mine, theirs = made.training.model_dump(), shown.training.model_dump()  # type: ignore[attr-defined]
-    apart = [f"`training.{key}: {json.dumps(value)}`" for key, value in mine.items() if value != theirs[key]]
+    apart = [f"`training.{key}: {json.dumps(value)}`" for key, value in mine.items() if value != theirs.get(key)]
     return ", ".join(apart)
 
 

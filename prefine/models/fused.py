@@ -8,7 +8,8 @@ a probe has shown that ours gives the same output and input gradient as the modu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any, cast
 
@@ -118,8 +119,40 @@ def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     dropped = rate(rows) if isinstance(rate, nn.Dropout) and rate.p and self.training else None
     down, up = self.lora_A[name].weight, self.lora_B[name].weight
     bias = self.base_layer.bias
+    if dropped is None and not torch.is_grad_enabled():
+        return _lora_product(rows, weight, bias, *_casts(self, cast(str, name), rows.dtype)).view(*x.shape[:-1], -1)
     out: Tensor = _LoraLinear.apply(rows, dropped, weight, bias, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], -1)
+
+
+def _lora_product(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+    """As _LoraLinear, of matrices in the compute type, `up` scaled; nothing is kept for a backward pass."""
+    out = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
+    return out.addmm_(x @ down.T, up.T)
+
+
+_kept: list[dict[tuple[int, str], tuple[Tensor, Tensor]]] = []
+
+
+@contextmanager
+def unchanging_adapters() -> Iterator[None]:
+    """Inside, no adapter's weights change, and what is computed without gradients casts each of them only once."""
+    _kept.append({})
+    try:
+        yield
+    finally:
+        _kept.pop()
+
+
+def _casts(layer: Any, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """An adapter's two matrices in the compute type, the second one scaled."""
+    found = _kept[-1].get((id(layer), name)) if _kept else None
+    if found is None:
+        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        found = down.to(dtype), (up * layer.scaling[name]).to(dtype)
+        if _kept:
+            _kept[-1][id(layer), name] = found
+    return found
 
 
 def _product_type(x: Tensor) -> torch.dtype:

@@ -20,6 +20,7 @@ from torch import Tensor
 from prefine.data.batch import Segment, token_offsets
 from prefine.models.attention import CachedRow
 from prefine.models.forward import PackedModel
+from prefine.models.fused import unchanging_adapters
 from prefine.models.logprobs import adjusted
 from prefine.models.sampling import Draws, Row, Sampling, choose
 from prefine.models.slots import Decode, Prefill, SlotCache
@@ -171,11 +172,12 @@ class Writer(ABC):
         """Write requests to their end; results in their order. `progress` is told how many are done."""
         numbers = [self.add(request) for request in requests]
         found: dict[int, Generated] = {}
-        while len(found) < len(numbers):
-            ended = self.step()
-            found |= dict(ended)
-            if ended:
-                progress(len(found))
+        with unchanging_adapters():
+            while len(found) < len(numbers):
+                ended = self.step()
+                found |= dict(ended)
+                if ended:
+                    progress(len(found))
         return [found[number] for number in numbers]
 
 

@@ -15,10 +15,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from prefine.data.batch import TokenTree, collate, epoch_order, microbatches
+from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, microbatches
 from prefine.data.store import TokenStore
 from prefine.evaluation.degeneration import degenerate, distinct, is_blank
 from prefine.models.actor_critic import ActorCritic
+from prefine.models.fused import unchanging_adapters
 from prefine.models.generate import Generated, Request, writer_for
 from prefine.models.sampling import Sampling
 from prefine.objectives import kl
@@ -189,7 +190,10 @@ def answered(written: Written, prompts: Sequence[Conversation]) -> list[Answered
 
 @torch.no_grad()
 def measure(
-    policy: ActorCritic, reference: Callable[[Any], Tensor], groups: Iterable[Sequence[TokenTree]], max_tokens: int
+    policy: ActorCritic,
+    reference: Callable[[PackedBatch], Tensor],
+    groups: Iterable[Sequence[TokenTree]],
+    max_tokens: int,
 ) -> dict[int, dict[str, Tensor]]:
     """Log-probabilities, the reference's, entropies and values of trees' tokens, by the training forward.
 
@@ -202,28 +206,33 @@ def measure(
     """
     training = policy.training
     policy.eval()
+    policy.with_entropy = True
     found: dict[int, dict[str, Tensor]] = {}
     try:
-        for group in groups:
-            for run in microbatches(group, max_tokens):
-                batch = collate(run).to(policy.device)
-                policy.with_entropy = True
-                out = policy(batch)
-                values = torch.zeros_like(out.logprobs) if out.values is None else out.values
-                columns = {
-                    "logprobs": out.logprobs,
-                    "entropy": out.entropy,
-                    "values": values,
-                    "reference": reference(batch),
-                }
-                sizes = [tree.supervised_tokens for tree in run]
-                split = {name: torch.split(column.float().cpu(), sizes) for name, column in columns.items()}
-                for place, tree in enumerate(run):
-                    found[tree.row] = {name: parts[place] for name, parts in split.items()}
+        with unchanging_adapters():
+            for group in groups:
+                for run in microbatches(group, max_tokens):
+                    found |= _measured(policy, reference, run)
     finally:
         policy.with_entropy = False
         policy.train(training)
     return found
+
+
+def _measured(
+    policy: ActorCritic, reference: Callable[[PackedBatch], Tensor], run: Sequence[TokenTree]
+) -> dict[int, dict[str, Tensor]]:
+    batch = collate(run).to(policy.device)
+    out = policy(batch)
+    columns = {
+        "logprobs": out.logprobs,
+        "entropy": out.entropy,
+        "values": torch.zeros_like(out.logprobs) if out.values is None else out.values,
+        "reference": reference(batch),
+    }
+    sizes = [tree.supervised_tokens for tree in run]
+    split = {name: torch.split(column.float().cpu(), sizes) for name, column in columns.items()}
+    return {tree.row: {name: parts[place] for name, parts in split.items()} for place, tree in enumerate(run)}
 
 
 def minibatches(trees: int, count: int, seed: int, update: int, epoch: int) -> list[list[int]]:
