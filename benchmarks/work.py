@@ -11,8 +11,8 @@ from prefine.cache import cache_directory
 from prefine.data.dataset import read_records
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
-from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe
-from prefine.records import Preference
+from prefine.recipe import DpoRecipe, ModelSection, RewardRecipe, SftRecipe, StageRecipe
+from prefine.records import Preference, Prompt
 
 HH = "hh-harmless-base.jsonl.gz"
 PAIRS_A_STEP = 4
@@ -79,3 +79,14 @@ def peak_memory_gb() -> float:
 def tell(result: dict[str, object]) -> None:
     """Print one result as the last line, for the process that started this one."""
     print("RESULT " + json.dumps(result))
+
+
+def short_prompts(count: int, most_tokens: int = 160) -> list[Prompt]:
+    """The first prompts of at most so many tokens of the embedded model."""
+    from prefine.models.load import load_tokenizer
+    from prefine.models.location import locate_model
+
+    section = ModelSection()
+    template = load_tokenizer(locate_model(section.name), section)
+    found = (Prompt(prompt=pair.prompt) for pair in pairs(20 * count + 1000))
+    return [prompt for prompt in found if len(template.prompt_ids(prompt.prompt)) <= most_tokens][:count]

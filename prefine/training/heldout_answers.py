@@ -116,7 +116,7 @@ class HeldoutAnswers:
         found = {
             "loss": -reward,
             "score": float(proxy.mean()),
-            "score_median": float(proxy.median()),
+            "score_median": statistics.median(proxy.tolist()),
             "kl_k1": float(k1.mean()),
             "kl_k3": float(k3.mean()),
             "entropy": float(measured["entropy"].mean()),

@@ -44,7 +44,7 @@ def update_metrics(
     return {
         **means,
         "score": float(scored.proxy.mean()),
-        "score_median": float(scored.proxy.median()),
+        "score_median": statistics.median(scored.proxy.tolist()),
         "reward": float((scored.shaped - kl_coefficient * of_answers).mean()),
         "kl_k1": float(k1.mean()),
         "kl_k3": float(k3.mean()),

@@ -1,0 +1,137 @@
+"""Time PPO updates of 16 answers of 64 tokens: python -m benchmarks.ppo ours|trl [--updates 3].
+
+The peer is TRL 1.10, the last release with a PPO trainer: pip install --no-deps --target FOLDER trl==1.10.0, and name
+FOLDER in PREFINE_TRL_PPO. Both write all 64 tokens of every answer, whatever they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.work import LORA_RANK, peak_memory_gb, recipe, short_prompts, tell, write_pairs
+from prefine.records import Prompt
+
+ANSWERS, NEW_TOKENS, EPOCHS = 16, 64, 2
+
+
+def ours(prompts: list[Prompt], updates: int) -> dict[str, float]:
+    """Seconds of each phase of an update; a reward run of one step stands in for a good one: it costs the same."""
+    from rich.console import Console
+
+    from benchmarks.work import pairs
+    from prefine.models.load import LoadedModel
+    from prefine.recipe import LoraSection, ModelSection
+    from prefine.recipe_ppo import PpoRecipe
+    from prefine.rundir import read_metrics
+    from prefine.training.ppo import PpoStage
+    from prefine.training.reward import run_reward
+    from prefine.training.session import run_stage
+
+    class WritesOn(PpoStage):
+        """Ends no answer before its last token."""
+
+        def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
+            loaded = super().load(section, lora)
+            loaded.template.stop_ids = frozenset()
+            return loaded
+
+    with tempfile.TemporaryDirectory() as folder:
+        data, reward = Path(folder) / "pairs.jsonl", Path(folder) / "reward"
+        write_pairs(data, pairs(4))
+        run_reward(recipe("reward", data, reward, 1), False, Console(stderr=True))  # type: ignore[arg-type]
+        asked = Path(folder) / "prompts.jsonl"
+        asked.write_text("".join(p.model_dump_json(include={"prompt"}) + "\n" for p in prompts))
+        made = PpoRecipe.model_validate(
+            {
+                "run": f"{folder}/ppo",
+                "model": {"name": "embedded:smollm2-135m", "dtype": "bfloat16"},
+                "lora": {"r": LORA_RANK, "alpha": 2.0 * LORA_RANK},
+                "data": {"train": str(asked), "heldout_fraction": 0.0, "max_length_tokens": 512},
+                "training": {"batch_size": ANSWERS, "max_steps": updates, "save_every_steps": None, "epochs": 100.0},
+                "reward": {"name": str(reward)},
+                "rollout": {"max_new_tokens": NEW_TOKENS, "heldout_prompts": 0},
+                "ppo": {"epochs": EPOCHS, "minibatches": 1, "max_kl": None},
+                "report": {"samples": 0},
+            }
+        )
+        run_stage(WritesOn(made, force=True), made, False, Console(stderr=True))
+        rows = [row for row in read_metrics(Path(made.run) / "metrics.jsonl") if row["kind"] == "train"]
+    phases = [name for name in rows[0] if name.startswith("seconds")]
+    return {name: statistics.fmean(row[name] for row in rows) for name in phases}
+
+
+def trl(prompts: list[Prompt], updates: int) -> dict[str, float]:
+    """Seconds an update of TRL's trainer: LoRA on the policy, a reward and a value model of the same size."""
+    sys.path.insert(0, os.environ["PREFINE_TRL_PPO"])
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    from prefine.models.embedded import embedded_folder
+
+    model = embedded_folder("embedded:smollm2-135m")
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    rows = []
+    for prompt in prompts[: ANSWERS * updates]:
+        messages = [message.model_dump() for message in prompt.prompt]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        rows.append({"input_ids": ids, "lengths": len(ids)})
+    whole: dict[str, Any] = {"dtype": torch.float32}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = PPOTrainer(
+            args=PPOConfig(
+                output_dir=folder,
+                use_cpu=True,
+                bf16=True,
+                per_device_train_batch_size=4,
+                gradient_accumulation_steps=ANSWERS // 4,
+                num_mini_batches=1,
+                num_ppo_epochs=EPOCHS,
+                total_episodes=len(rows),
+                response_length=NEW_TOKENS,
+                stop_token="eos",  # noqa: S106 - no password
+                local_rollout_forward_batch_size=ANSWERS,
+                report_to=[],
+                logging_steps=1,
+                save_strategy="no",
+                num_sample_generations=0,
+                missing_eos_penalty=1.0,
+                learning_rate=1e-5,
+            ),
+            processing_class=tokenizer,
+            model=AutoModelForCausalLM.from_pretrained(model, **whole),
+            ref_model=None,
+            reward_model=AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, **whole),
+            value_model=AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, **whole),
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(rows[:4]),
+            peft_config=LoraConfig(
+                r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
+        )
+        began = time.perf_counter()
+        trainer.train()
+    return {"seconds": (time.perf_counter() - began) / updates}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("who", choices=["ours", "trl"])
+    parser.add_argument("--updates", type=int, default=3)
+    args = parser.parse_args()
+    prompts = short_prompts(ANSWERS * args.updates)
+    found = {"ours": ours, "trl": trl}[args.who](prompts, args.updates)
+    tell({**found, "memory_gb": peak_memory_gb()})
+
+
+if __name__ == "__main__":
+    main()
