@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from prefine.recipe_loading import RecipeSection
 
@@ -94,7 +94,12 @@ class ReportSection(RecipeSection):
     temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0 is greedy: the same text every time")
 
 
-Action = Literal["off", "warn", "stop", "roll_back"]
+def _off_is_a_word(value: object) -> object:
+    """YAML reads a bare off as false."""
+    return "off" if value is False else value
+
+
+Action = Annotated[Literal["off", "warn", "stop", "roll_back"], BeforeValidator(_off_is_a_word)]
 
 
 class GuardSection(RecipeSection):

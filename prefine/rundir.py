@@ -200,9 +200,7 @@ class MetricsLog:
 
     def truncate_after(self, step: int) -> None:
         """Drop every line whose "step" is greater than `step`: a resumed run writes those again."""
-        kept = [row for row in read_metrics(self._path) if row.get("step", step) <= step]
-        with atomic_write(self._path) as temporary:
-            temporary.write_bytes(b"".join(map(json_bytes, kept)))
+        drop_rows_after(self._path, step)
         self._file.close()
         self._file = self._open()
 
@@ -223,6 +221,15 @@ class MetricsLog:
             file = self._path.open("ab", buffering=0)
             os.ftruncate(file.fileno(), sum(map(len, _whole_lines(self._path))))
         return file
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Drop every line of a file like metrics.jsonl whose "step" is greater than `step`, if the file is there."""
+    if not path.exists():
+        return
+    kept = [row for row in read_metrics(path) if row.get("step", step) <= step]
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"".join(map(json_bytes, kept)))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class ActorCritic(PackedModel):
 
     def __init__(self, policy: PackedModel, temperature: float, critic: str | None) -> None:
         super().__init__(policy.model, policy.compute_dtype, policy.packed)
-        self.whole_logits = policy.whole_logits
+        self.whole_logits, self.decodes = policy.whole_logits, policy.decodes
         self.temperature = temperature
         self.critic = critic
         self.with_entropy = False

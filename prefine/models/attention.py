@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -258,11 +259,13 @@ class Traffic:
 
     Attributes:
         calls: of the registered attention.
+        layers: calls of each layer, by its identity.
         windows_asked: sliding windows and chunk sizes that the model asked of its masks.
         windows_told: those that its layers handed to the attention, which has no mask and so must be told.
     """
 
     calls: int = 0
+    layers: Counter[int] = field(default_factory=Counter)
     windows_asked: set[int] = field(default_factory=set)
     windows_told: set[int] = field(default_factory=set)
 
@@ -316,6 +319,7 @@ def packed_attention(
     """
     for traffic in _watched:
         traffic.calls += 1
+        traffic.layers[id(module)] += 1
         if sliding_window is not None:
             traffic.windows_told.add(sliding_window)
     if segments is None:

@@ -213,6 +213,13 @@ def checkpoint_of(directory: Path, step: int) -> Checkpoint:
     return Checkpoint(found, step)
 
 
+def discard_after(directory: Path, step: int) -> None:
+    """Remove the checkpoints of all later steps."""
+    for found, path in _candidates(directory):
+        if found > step:
+            discard(path)
+
+
 def _rotate(directory: Path, newest: int, keep_last: int, keep: int | None) -> None:
     """Remove what is later than step `newest` and all before the last `keep_last` valid ones, but for step `keep`.
 

@@ -25,6 +25,8 @@ FORWARD_VERSION = 3
 _FP32_TOLERANCE = 1e-4
 # Where products are rounded never ask for less than this, nats: implementations can happen to agree on a few tokens.
 _LEAST_NOISE = 0.2
+# Forwards of the probe whose attention is watched.
+_PROBE_FORWARDS = 1
 
 
 class PackedModel(nn.Module):
@@ -38,6 +40,7 @@ class PackedModel(nn.Module):
     Attributes:
         whole_logits: on the padded path, let the model make all its logits; `take_padded_path` finds out whether it
             must.
+        decodes: on the packed path, whether it can also write token by token; the probe finds out.
 
     Calling it with a PackedBatch of R targets gives their log-probabilities, (R,) fp32.
     """
@@ -48,6 +51,7 @@ class PackedModel(nn.Module):
         self.compute_dtype = compute_dtype
         self.packed = packed
         self.whole_logits = True
+        self.decodes = True
 
     @property
     def causal(self) -> Any:
@@ -150,6 +154,18 @@ class PackedScorer(PackedModel):
         return cast(nn.Linear, self.causal.score)
 
 
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """In eval mode inside, and every part of it as it was afterwards."""
+    before = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in before:
+            part.training = True
+
+
 def unpack(batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Answers as padded rows behind their own copies of the prompt.
 
@@ -225,6 +241,8 @@ def probe(model: PackedModel) -> str | None:
         model.packed = True
         with attention.watched() as traffic:
             ours, leaks = _packed_with_leaks(model, batch)
+        # One that attends twice would need two places for its keys and values.
+        model.decodes = max(traffic.layers.values(), default=0) == _PROBE_FORWARDS
         if not traffic.calls:
             return "its layers do not call the registered attention"
         if lost := traffic.windows_asked - traffic.windows_told:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from prefine.data.batch import Segment, token_offsets
 from prefine.models.attention import CachedRow
-from prefine.models.forward import PackedModel
+from prefine.models.forward import PackedModel, evaluating
 from prefine.models.fused import unchanging_adapters
 from prefine.models.logprobs import adjusted
 from prefine.models.sampling import Draws, Row, Sampling, choose
@@ -32,7 +33,7 @@ _ROWS = (1, 2, 4, 8, 12, 16, 24, 32)
 _ROWS_APART = 16
 # A slot's room grows by at least so many tokens, and by at least an eighth: all of it is computed with.
 _ROOM_STEP = 32
-# A stop text is looked for in the last tokens, at least so many more than it has characters.
+# A stop text is looked for in the last tokens, so many more than it has bytes.
 _STOP_MARGIN_TOKENS = 8
 
 OnToken = Callable[[int, float], None]
@@ -104,14 +105,12 @@ class Writing:
             self.finish = "stop"
         elif len(self.tokens) == self.request.sampling.max_new_tokens:
             self.finish = "length"
-        if self.request.on_token is not None:
-            self.request.on_token(token, logprob)
 
     def _stopped_by_text(self, tokenizer: Any) -> bool:
         stops = self.request.sampling.stop
         if not stops:
             return False
-        tail = self.tokens[-max(map(len, stops)) - _STOP_MARGIN_TOKENS :]
+        tail = self.tokens[-max(len(stop.encode()) for stop in stops) - _STOP_MARGIN_TOKENS :]
         text = tokenizer.decode(tail, skip_special_tokens=True)
         return any(stop in text for stop in stops)
 
@@ -159,6 +158,10 @@ class Writer(ABC):
         """Whether something is queued or being written."""
 
     @abstractmethod
+    def clear(self) -> None:
+        """Forget all requests."""
+
+    @abstractmethod
     def cancel(self, number: int) -> None:
         """Give a request up; it comes out of the next step as far as it was written."""
 
@@ -169,16 +172,37 @@ class Writer(ABC):
     def write(
         self, requests: Iterable[Request], progress: Callable[[int], None] = lambda done: None
     ) -> list[Generated]:
-        """Write requests to their end; results in their order. `progress` is told how many are done."""
-        numbers = [self.add(request) for request in requests]
+        """Write requests to their end; results in their order. `progress` is told how many are done.
+
+        Raises:
+            ValueError: other requests are queued or being written; a prompt is empty.
+        """
+        if self.busy:
+            raise ValueError("the writer is busy with other requests: step it until they have ended")
         found: dict[int, Generated] = {}
-        with unchanging_adapters():
-            while len(found) < len(numbers):
-                ended = self.step()
-                found |= dict(ended)
-                if ended:
-                    progress(len(found))
+        try:
+            numbers = [self.add(request) for request in requests]
+            with unchanging_adapters():
+                while len(found) < len(numbers):
+                    ended = self.step()
+                    found |= dict(ended)
+                    if ended:
+                        progress(len(found))
+        except BaseException:
+            self.clear()
+            raise
         return [found[number] for number in numbers]
+
+    def _add_tokens(self, writings: Sequence[Writing], logits: Tensor) -> None:
+        """Choose and take a token for each; then tell whoever listens, all of them even if one raises."""
+        tokens, logprobs = choose(logits, [writing.row() for writing in writings])
+        taken = list(zip(writings, tokens.tolist(), logprobs.tolist(), strict=True))
+        for writing, token, logprob in taken:
+            writing.add(token, logprob, self.tokenizer)
+        with ExitStack() as calls:
+            for writing, token, logprob in reversed(taken):
+                if writing.request.on_token is not None:
+                    calls.callback(writing.request.on_token, token, logprob)
 
 
 class SlotWriter(Writer):
@@ -188,51 +212,49 @@ class SlotWriter(Writer):
         super().__init__(model, tokenizer, slots)
         self._cache: SlotCache | None = None
         self._active: list[Writing] = []
-        self._cancelled: list[Writing] = []
+        self._done: list[Writing] = []
 
     @property
     def busy(self) -> bool:
         """See Writer."""
-        return bool(self._queue or self._active or self._cancelled)
+        return bool(self._queue or self._active or self._done)
+
+    def clear(self) -> None:
+        """See Writer."""
+        self._queue.clear()
+        self._active, self._done = [], []
 
     def cancel(self, number: int) -> None:
         """See Writer."""
         for writing in (*self._queue, *self._active):
-            if writing.number == number:
+            if writing.number == number and writing.finish is None:
                 writing.finish = "cancelled"
-        self._cancelled += [writing for writing in self._queue if writing.number == number]
+        self._done += [writing for writing in self._queue if writing.number == number]
         self._queue = deque(writing for writing in self._queue if writing.number != number)
 
     @torch.no_grad()
     def step(self) -> list[tuple[int, Generated]]:
         """One token more for every sequence in a slot, after new ones have taken free slots."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            with self.model.autocast():
-                self._release()
-                self._admit()
-                done = self._cancelled + self._release()
-                if self._active:
-                    self._decode()
-                done += self._release()
-        finally:
-            self.model.train(training)
-        self._cancelled = []
+        with evaluating(self.model), self.model.autocast():
+            self._release()
+            self._admit()
+            self._release()
+            if self._active:
+                self._decode()
+            self._release()
+        done, self._done = self._done, []
         return [(writing.number, writing.result(self.tokenizer)) for writing in done]
 
-    def _release(self) -> list[Writing]:
+    def _release(self) -> None:
         """Free the slots of finished sequences; the last sequences move into them, so that used slots come first."""
-        done = []
         cache = self._cache
         for slot in reversed(range(len(self._active))):
             if self._active[slot].finish is not None:
-                done.append(self._active[slot])
+                self._done.append(self._active[slot])
                 last = self._active.pop()
                 if slot < len(self._active) and cache is not None:
                     self._active[slot] = last
-                    cache.copy(len(self._active), slot, last.length - 1)
-        return done
+                    cache.copy(len(self._active), slot)
 
     def _admit(self) -> None:
         """Fill free slots from the queue: each distinct prompt is computed once, in packed rows."""
@@ -262,11 +284,11 @@ class SlotWriter(Writer):
         row = Prefill(cache, Segment(0, common, tuple(map(len, rests))), tuple(firsts))
         last = [common + end - 1 for end in token_offsets(map(len, rests))[1:]]
         logits = self._logits(ids, positions, row, last)
-        for first, prompt, count in zip(firsts, prompts, copies, strict=True):
+        for first, count in zip(firsts, copies, strict=True):
             for extra in range(1, count):
-                cache.copy(first, first + extra, len(prompt))
+                cache.copy(first, first + extra)
         self._active += writings
-        self._take(writings, logits.repeat_interleave(torch.tensor(copies, device=logits.device), 0))
+        self._add_tokens(writings, logits.repeat_interleave(torch.tensor(copies, device=logits.device), 0))
 
     def _decode(self) -> None:
         """One token more for every active sequence, as one row; rows beyond them compute nothing that is used."""
@@ -277,7 +299,7 @@ class SlotWriter(Writer):
         cache = self._room(max(lengths) + 1)
         ids = [writing.tokens[-1] for writing in self._active] + [0] * spare
         logits = self._logits(ids, lengths, Decode(cache, lengths, self.model.device), None)
-        self._take(self._active, logits[:count])
+        self._add_tokens(self._active, logits[:count])
 
     def _logits(self, ids: Sequence[int], positions: Sequence[int], row: CachedRow, last: list[int] | None) -> Tensor:
         """(N, V) logits behind the places `last` of a row; of all of its tokens where that is None."""
@@ -286,11 +308,6 @@ class SlotWriter(Writer):
         head = self.model.head()
         logits = head.module(hidden if last is None else hidden[last])
         return logits if head.scale == 1 and head.softcap is None else adjusted(logits, head)
-
-    def _take(self, writings: Sequence[Writing], logits: Tensor) -> None:
-        tokens, logprobs = choose(logits, [writing.row() for writing in writings])
-        for writing, token, logprob in zip(writings, tokens.tolist(), logprobs.tolist(), strict=True):
-            writing.add(token, logprob, self.tokenizer)
 
     def _room(self, longest: int) -> SlotCache:
         """The cache, with room for sequences of so many tokens."""
@@ -318,8 +335,15 @@ def _rounded_up(rows: int) -> int:
 
 def writer_for(model: PackedModel, tokenizer: Any, slots: int) -> Writer:
     """The way that a model writes: in slots, or padded where it takes no packed rows."""
-    if model.packed:
+    alone = _positions_depend_on_company(model.causal.config)
+    if model.packed and model.decodes and not alone:
         return SlotWriter(model, tokenizer, slots)
     from prefine.models.padded_generate import PaddedWriter
 
-    return PaddedWriter(model, tokenizer, slots)
+    return PaddedWriter(model, tokenizer, 1 if alone else slots)
+
+
+def _positions_depend_on_company(config: Any) -> bool:
+    """Whether rotary angles follow the longest sequence of a batch, so that each must be written alone."""
+    told = str(getattr(config.get_text_config(), "rope_parameters", None))
+    return any(f"'{kind}'" in told for kind in ("dynamic", "longrope"))

@@ -55,7 +55,7 @@ def rows_per_chunk(vocabulary: int, device_type: str) -> int:
 
 class _FrozenHeadLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
         rows = rows_per_chunk(weight.shape[0], hidden.device.type)
         out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -63,19 +63,21 @@ class _FrozenHeadLogprobs(torch.autograd.Function):
             target = targets[i : i + rows, None]
             logits = hidden[i : i + rows] @ weight.T
             top = logits.amax(-1, keepdim=True).float()
-            exponentials = torch.sub(logits, top).exp_()
+            exponentials = torch.sub(logits, top)
+            exponentials = (exponentials if scale == 1.0 else exponentials.mul_(scale)).exp_()
             total = exponentials.sum(-1, keepdim=True)
-            out[i : i + rows] = (logits.gather(1, target) - top - total.log())[:, 0]
+            out[i : i + rows] = ((logits.gather(1, target) - top) * scale - total.log())[:, 0]
             if grad is not None:
                 expected = logits.copy_(exponentials) @ weight  # softmax-weighted mean of W's rows, times total
                 grad[i : i + rows] = weight[target[:, 0]] - expected / total
         ctx.save_for_backward(grad)
+        ctx.scale = scale
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
-        return (grad * grad_out[:, None]).to(grad.dtype), None, None
+        return (grad * (grad_out * ctx.scale)[:, None]).to(grad.dtype), None, None, None
 
 
 def _head_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
@@ -98,9 +100,8 @@ def selected_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """log p(target | hidden) for each row: hidden (R, H), targets (R,) int64 -> (R,) fp32, with gradient."""
     if head.plain_and_frozen:
         weight = cast(nn.Linear, head.module).weight
-        factor = head.scale * head.sharpness
-        hidden = hidden if factor == 1.0 else hidden * factor
-        out: Tensor = _FrozenHeadLogprobs.apply(hidden.to(weight.dtype), weight, targets)  # type: ignore[no-untyped-call]
+        scale = head.scale * head.sharpness
+        out: Tensor = _FrozenHeadLogprobs.apply(hidden.to(weight.dtype), weight, targets, scale)  # type: ignore[no-untyped-call]
         return out
     return torch.cat(_in_chunks(_head_logprobs, hidden, targets, head))
 

@@ -6,35 +6,33 @@ Tokens are chosen by models/sampling.py, so that settings, random numbers and re
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from prefine.models.forward import standard_attention
+from prefine.models.forward import evaluating, standard_attention
 from prefine.models.generate import Generated, Writer, Writing
-from prefine.models.sampling import choose
 
 
 class _Chooser(LogitsProcessor):  # type: ignore[misc]
     """Leaves of each row's logits the one token that was chosen, so that transformers takes it."""
 
-    def __init__(self, writings: list[Writing], tokenizer: Any) -> None:
+    def __init__(self, writings: list[Writing], add_tokens: Callable[[list[Writing], Tensor], None]) -> None:
         self._writings = writings
-        self._tokenizer = tokenizer
+        self._add_tokens = add_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         going = [place for place, writing in enumerate(self._writings) if writing.finish is None]
-        forced = torch.full_like(scores, float("-inf"))
-        forced[:, 0] = 0.0
+        chosen = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
         if going:
-            tokens, logprobs = choose(scores[going], [self._writings[place].row() for place in going])
-            for place, token, logprob in zip(going, tokens.tolist(), logprobs.tolist(), strict=True):
-                self._writings[place].add(token, logprob, self._tokenizer)
-                forced[place, 0] = float("-inf")
-                forced[place, token] = 0.0
-        return forced
+            self._add_tokens([self._writings[place] for place in going], scores[going])
+            for place in going:
+                chosen[place] = self._writings[place].tokens[-1]
+        return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 
 
 class _Finished(StoppingCriteria):  # type: ignore[misc]
@@ -54,19 +52,24 @@ class PaddedWriter(Writer):
     def __init__(self, model: Any, tokenizer: Any, slots: int) -> None:
         super().__init__(model, tokenizer, slots)
         self._batch: list[Writing] = []
-        self._cancelled: list[Writing] = []
+        self._done: list[Writing] = []
 
     @property
     def busy(self) -> bool:
         """See Writer."""
-        return bool(self._queue or self._cancelled)
+        return bool(self._queue or self._done)
+
+    def clear(self) -> None:
+        """See Writer."""
+        self._queue.clear()
+        self._batch, self._done = [], []
 
     def cancel(self, number: int) -> None:
         """See Writer."""
         for writing in (*self._queue, *self._batch):
-            if writing.number == number:
+            if writing.number == number and writing.finish is None:
                 writing.finish = "cancelled"
-        self._cancelled += [writing for writing in self._queue if writing.number == number]
+        self._done += [writing for writing in self._queue if writing.number == number]
         self._queue = deque(writing for writing in self._queue if writing.number != number)
 
     @torch.no_grad()
@@ -74,13 +77,9 @@ class PaddedWriter(Writer):
         """Write one batch to its end."""
         self._batch = [self._queue.popleft() for _ in range(min(self.slots, len(self._queue)))]
         if self._batch:
-            training = self.model.training
-            self.model.eval()
-            try:
+            with evaluating(self.model), _own_defaults_off(self.model.causal):
                 self._generate()
-            finally:
-                self.model.train(training)
-        done, self._batch, self._cancelled = [*self._cancelled, *self._batch], [], []
+        done, self._batch, self._done = [*self._done, *self._batch], [], []
         return [(writing.number, writing.result(self.tokenizer)) for writing in done]
 
     def _generate(self) -> None:
@@ -102,6 +101,17 @@ class PaddedWriter(Writer):
                 eos_token_id=None,
                 pad_token_id=0,
                 use_cache=True,
-                logits_processor=LogitsProcessorList([_Chooser(self._batch, self.tokenizer)]),
+                logits_processor=LogitsProcessorList([_Chooser(self._batch, self._add_tokens)]),
                 stopping_criteria=StoppingCriteriaList([_Finished(self._batch)]),
             )
+
+
+@contextmanager
+def _own_defaults_off(causal: Any) -> Iterator[None]:
+    """A model's own generation defaults (penalties, beams) are not the request's."""
+    own = causal.generation_config
+    causal.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        causal.generation_config = own

@@ -11,8 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from prefine.errors import ModelError
 
 # Vocabulary entries whose probabilities are summed before the search: two short searches instead of a long sum.
 _BLOCK = 256
@@ -69,12 +72,11 @@ class Sampling:
 class Draws:
     """The uniform numbers of one sequence: its seed alone decides them, and each token has its own.
 
-    torch's generators give them on the CPU, so that they are the same on every device.
+    NumPy gives them: they are the same on every device, and all of a seed's bits count.
     """
 
     def __init__(self, seed: int, count: int) -> None:
-        generator = torch.Generator().manual_seed(seed % (1 << 63))
-        self._numbers: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+        self._numbers: list[float] = np.random.default_rng(seed % (1 << 64)).random(count).tolist()
 
     def __getitem__(self, place: int) -> float:
         return self._numbers[place]
@@ -137,6 +139,9 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
         uniform: (N,) fp32 in [0, 1).
 
     Returns: tokens (N,) int64, never one of weight 0.
+
+    Raises:
+        ModelError: a weight is not finite.
     """
     rows, vocabulary = weights.shape
     blocks = -(-vocabulary // _BLOCK)
@@ -145,6 +150,8 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
     tiles = weights.view(rows, blocks, _BLOCK)
     running = tiles.sum(-1).cumsum(-1)
     totals = running[:, -1]
+    if not torch.isfinite(totals).all():
+        raise ModelError("the model's logits are not finite", "Load it with dtype float32, or go back to a checkpoint.")
     block, before = _first_above(running, uniform * totals)
     within = tiles[torch.arange(rows, device=weights.device), block].cumsum(-1)
     token, _ = _first_above(within, uniform * totals - before)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prefine.data.batch import PackedBatch
 from prefine.models import fused
-from prefine.models.forward import PackedModel, PackedScorer
+from prefine.models.forward import PackedModel, PackedScorer, evaluating
 from prefine.models.heads import IN_ADAPTER
 from prefine.models.load import LoadedModel, load_tokenizer
 from prefine.models.location import ADAPTER_WEIGHTS, Location
@@ -103,13 +103,8 @@ class SharedScorer(PackedScorer):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """(S, k) scores, in eval mode whatever the host is in."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            with using_adapter(self.model, self._adapter):
-                return super().forward(batch)
-        finally:
-            self.model.train(training)
+        with evaluating(self.model), using_adapter(self.model, self._adapter):
+            return super().forward(batch)
 
 
 def shares_base(policy: LoadedModel, location: Location, scale: Scale | None, section: ModelSection) -> str | None:

@@ -40,7 +40,6 @@ class SlotCache:
         """
         found = self._layers.get(layer)
         if found is None:
-            # Zeros: what lies behind a sequence's end is weighed with 0, which no leftover NaN may spoil.
             found = (
                 key.new_zeros(self.slots, key.shape[0], key.shape[2], self.capacity),
                 value.new_zeros(self.slots, value.shape[0], self.capacity, value.shape[2]),
@@ -48,11 +47,11 @@ class SlotCache:
             self._layers[layer] = found
         return found
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` tokens of a slot into another."""
-        for keys, values in self._layers.values():
-            keys[target, :, :, :length] = keys[source, :, :, :length]
-            values[target, :, :length] = values[source, :, :length]
+    def copy(self, source: int, target: int) -> None:
+        """Copy a slot into another."""
+        for tensors in self._layers.values():
+            for each in tensors:
+                each[target] = each[source]
 
     def grow(self, capacity: int) -> None:
         """Make room for longer sequences; what is in it stays."""
@@ -87,6 +86,9 @@ class Prefill(CachedRow):
         common, start = self.tree.prompt, self.tree.prompt
         for slot, own in zip(self.slots, self.tree.answers, strict=True):
             stop = start + own
+            # What lies behind a sequence's end is weighed with 0, which no NaN of a former one may spoil.
+            keys[slot].zero_()
+            values[slot].zero_()
             keys[slot, :, :, :common] = k[:, :common].transpose(1, 2)
             values[slot, :, :common] = v[:, :common]
             keys[slot, :, :, common : common + own] = k[:, start:stop].transpose(1, 2)

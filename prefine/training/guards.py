@@ -15,7 +15,7 @@ from prefine.evaluation.wording import figure
 from prefine.recipe import GuardSection
 
 Act = Literal["warn", "stop", "roll_back"]
-_SEVERITY: tuple[Act, ...] = ("warn", "stop", "roll_back")
+_SEVERITY: tuple[Act, ...] = ("warn", "roll_back", "stop")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Guards:
         saved_step: the newest checkpoint, proven or not.
         history: figures since the healthy step, for an event to keep when they are given up.
         ended: a guard has ended the run.
+        others: alarms of the last figures besides the worst.
     """
 
     rules: Sequence[Rule]
@@ -86,18 +87,19 @@ class Guards:
     saved_step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    others: list[Alarm] = field(default_factory=list)
     _streaks: dict[str, int] = field(default_factory=dict)
     _first: dict[str, float] = field(default_factory=dict)
 
     def see(self, step: int, row: Mapping[str, float], *, heldout: bool = False) -> Alarm | None:
-        """One step's figures, or with `heldout` an evaluation's, in order; the worst alarm, if any."""
+        """One step's figures, or with `heldout` an evaluation's, in order; the worst alarm, if any. See `others`."""
         alarms = []
         kept = {}
         for rule in self.rules:
             if rule.section.action == "off" or rule.heldout is not heldout or rule.figure not in row:
                 continue
             value = row[rule.figure]
-            first = self._first.setdefault(rule.figure, value)
+            first = self._first.setdefault(rule.name, value)
             kept[rule.figure] = value
             beyond = rule.broken(value, first)
             self._streaks[rule.name] = self._streaks.get(rule.name, 0) + 1 if beyond else 0
@@ -106,10 +108,13 @@ class Guards:
         if kept:
             self.history.append({"step": step, **kept})
         # A step tells of the weights it began with: those of the checkpoint saved before it, if one was.
-        if not heldout and not any(self._streaks.values()) and self.saved_step == step - 1:
+        sick = any(self._streaks.get(rule.name) for rule in self.rules if rule.section.action in ("stop", "roll_back"))
+        if not heldout and not sick and self.saved_step == step - 1:
             self.healthy_step = self.saved_step
             self.history = self.history[-1:]
-        return max(alarms, key=lambda alarm: _SEVERITY.index(alarm.action), default=None)
+        alarms.sort(key=lambda alarm: -_SEVERITY.index(alarm.action))
+        self.others = alarms[1:]
+        return alarms[0] if alarms else None
 
     def non_finite(self, step: int, action: Act, words: str) -> Alarm:
         """An alarm over a loss or gradient that is no number."""
@@ -148,8 +153,8 @@ class Guards:
             before: `state()` of the moment it acted.
         """
         self.events, self.ended = list(before["events"]), before["ended"]
-        self.rollbacks = before["rollbacks"]
-        self._streaks = {}
+        self.rollbacks, self.healthy_step = before["rollbacks"], before["healthy_step"]
+        self._streaks, self.history = {}, []
 
     def _allowed(self, action: Act) -> Act:
         return "stop" if action == "roll_back" and self.rollbacks >= self.max_rollbacks else action

@@ -22,11 +22,18 @@ from torch import Tensor, nn
 from prefine.atomic import discard
 from prefine.data.batch import TokenTree, steps_per_epoch
 from prefine.errors import CheckpointError, Stopped, TrainingError
-from prefine.models.checkpoint import Checkpoint, checkpoint_of, load_checkpoint, newest_valid, save_checkpoint
+from prefine.models.checkpoint import (
+    Checkpoint,
+    checkpoint_of,
+    discard_after,
+    load_checkpoint,
+    newest_valid,
+    save_checkpoint,
+)
 from prefine.models.device import return_freed_memory
 from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng, rng_tensors
 from prefine.recipe import GuardsSection, TrainingSection
-from prefine.rundir import MetricsLog, RunDirectory, read_metrics
+from prefine.rundir import MetricsLog, RunDirectory, drop_rows_after, read_metrics
 from prefine.training.display import Display, memory_gb
 from prefine.training.guards import Alarm, Guards
 from prefine.training.optimiser_step import NonFiniteError, OptimiserStep, Step
@@ -156,8 +163,9 @@ class Loop:
                     continue
                 last = last or self.watch.exhausted
                 stop = self._stop_agreed() and not last
-                if last or stop or self._due(self.section.save_every_steps):
-                    self.save()
+                due = last or self._due(self.section.save_every_steps)
+                if due or stop:
+                    self.save(provable=due)
                 if stop:
                     raise Stopped(f"stopped after step {step} of {self.total_steps}, all saved")
         self._end_on_best()
@@ -174,21 +182,23 @@ class Loop:
         except NonFiniteError as error:
             action = self.guard_section.non_finite.action
             alarm = self.guards.non_finite(step, action, error.problem)
-            if alarm.action != "roll_back" and (action == "stop" or self.guards.healthy_step is None):
+            if alarm.action != "roll_back" or self.guards.healthy_step is None:
                 raise
             self._act(alarm)
             return None
-        alarm_or_none = self.guards.see(step, row)
-        if alarm_or_none is not None and not self._act(alarm_or_none):
-            return None
-        return row
+        return row if self._heeded(self.guards.see(step, row)) else None
+
+    def _heeded(self, alarm: Alarm | None) -> bool:
+        """Act on the worst alarm and tell of the others; whether the run goes on from where it is."""
+        for other in self.guards.others:
+            self._warn(other)
+        return alarm is None or self._act(alarm)
 
     def _act(self, alarm: Alarm) -> bool:
         """Do what a guard asks for; whether the run goes on from where it is."""
         healthy = self.guards.healthy_step
         if alarm.action == "warn" or healthy is None:
-            self.display.say(f"warning at step {alarm.step}: {alarm.words}")
-            self._note(self.guards.note(alarm))
+            self._warn(alarm)
             return True
         given_up = [row for row in self.guards.history if row["step"] > healthy]
         event = self.guards.note(alarm, back_to_step=healthy, given_up=given_up)
@@ -202,15 +212,20 @@ class Loop:
                 "learning_rate": slow_down(self.scheduler, self.optimizer, self.guard_section.learning_rate_factor),
                 **self.stage.rolled_back(),
             }
-        if self._within.exists() and self.accelerator.is_main_process:
-            discard(self._within)  # part of what is given up
+        if self.accelerator.is_main_process:
+            # Before anything is saved: a run killed in between must not find what is given up.
+            discard_after(self.run.checkpoints, healthy)
+            if self._within.exists():
+                discard(self._within)
         told = "the run ends on the weights of" if self.guards.ended else "the run goes back to"
         self.display.say(f"guard {alarm.guard} at step {alarm.step}: {alarm.words}; {told} step {healthy}")
         self.save()
         self._cut_metrics_after(healthy)
         return False
 
-    def _note(self, event: Mapping[str, Any]) -> None:
+    def _warn(self, alarm: Alarm) -> None:
+        self.display.say(f"warning at step {alarm.step}: {alarm.words}")
+        event = self.guards.note(alarm)
         if self.metrics is not None:
             self.metrics.append({"kind": "guard", "step": self.position.step, **event})
 
@@ -226,7 +241,14 @@ class Loop:
 
     def _end_on_best(self) -> None:
         step, best = self.position.step, self.watch.best_step
-        if step < self.total_steps and not self.guards.ended:
+        if self.guards.ended:
+            told = [row["step"] for row in read_metrics(self.run.metrics) if row["kind"] == "heldout"]
+            if self.evaluate is not None and step not in told:
+                self._log_heldout(guarded=False)
+            elif self.evaluate is not None:
+                self.model.eval()
+                self.evaluate()  # what the stage remembers of held-out rows is of the weights it ends on
+        elif step < self.total_steps:
             self.display.say(f"stopped early after step {step}: the held-out loss has not fallen since step {best}")
         if self.watch.put_back(step, self.parameters) and self.evaluate is not None:
             self.display.say(f"the weights of step {best} are kept: held-out loss {self.watch.best_loss:.4g}")
@@ -294,7 +316,7 @@ class Loop:
         if self.accelerator.log_with:
             self.accelerator.log(row, step=step)
 
-    def _log_heldout(self) -> bool:
+    def _log_heldout(self, *, guarded: bool = True) -> bool:
         """Evaluate; whether the run goes on from where it is, and no guard took it elsewhere."""
         if self.evaluate is None:
             return True
@@ -304,34 +326,42 @@ class Loop:
         finally:
             self.model.train()
         if not all(map(math.isfinite, row.values())):
-            raise TrainingError(
-                f"held-out metrics are not finite after step {self.position.step}: {row}",
-                "Look for extreme held-out rows, lower training.learning_rate, or set model.dtype to float32.",
-            )
-        self.watch.see(self.position.step, self._of_main_process(row["loss"]), self.parameters)
+            return self._not_finite(row)
+        row = self._of_main_process(row)
+        step = self.position.step
+        self.watch.see(step, row["loss"], self.parameters)
         if self.metrics is not None:
-            self.metrics.append({"kind": "heldout", "step": self.position.step, **row})
-        self.display.heldout(self.position.step, row)
+            self.metrics.append({"kind": "heldout", "step": step, **row})
+        self.display.heldout(step, row)
         if self.accelerator.log_with:
-            self.accelerator.log({f"heldout/{name}": value for name, value in row.items()}, step=self.position.step)
-        alarm = self.guards.see(self.position.step, row, heldout=True)
-        return alarm is None or self._act(alarm)
+            self.accelerator.log({f"heldout/{name}": value for name, value in row.items()}, step=step)
+        return not guarded or self._heeded(self.guards.see(step, row, heldout=True))
 
-    def _of_main_process(self, value: float) -> float:
-        """One process's number for all: the last bits may differ, and what is decided on them must not."""
-        if self.accelerator.num_processes == 1:
-            return value
-        (agreed,) = broadcast_object_list([value])
-        return float(agreed)
+    def _not_finite(self, row: dict[str, float]) -> bool:
+        """Held-out metrics that are no numbers: go back as the recipe says, or stop."""
+        words = f"held-out metrics are not finite after step {self.position.step}: {row}"
+        alarm = self.guards.non_finite(self.position.step, self.guard_section.non_finite.action, words)
+        if alarm.action == "roll_back" and self.guards.healthy_step is not None:
+            return self._act(alarm)
+        raise TrainingError(
+            words, "Look for extreme held-out rows, lower training.learning_rate, or set model.dtype to float32."
+        )
 
-    def save(self, *, within_step: bool = False) -> None:
+    def _of_main_process(self, row: dict[str, float]) -> dict[str, float]:
+        """One process's numbers for all: the last bits may differ, and what is decided on them must not."""
+        if self.accelerator.num_processes > 1:
+            (row,) = broadcast_object_list([row])
+        return row
+
+    def save(self, *, within_step: bool = False, provable: bool = True) -> None:
         """Save a checkpoint of everything that follows depends on. The main process writes; the others wait.
 
         Args:
             within_step: it is put apart from those between steps, which guards may go back to.
+            provable: whether guards may go back to it, so that they do the same in a run that was never stopped.
         """
         generators = gather_object([rng_tensors()])  # dropout draws differently in every process
-        if not within_step:
+        if provable and not within_step:
             self.guards.saved_step = self.position.step
         if self.metrics is not None:
             groups, state = self.stage.state()
@@ -381,12 +411,12 @@ class Loop:
                 )
             self._cut_metrics_after(-1)
             return None
-        self._load(checkpoint)
+        self._wall_before = self._load(checkpoint)["wall_seconds"]
         self._restored = True
         self._cut_metrics_after(checkpoint.step)
         return checkpoint
 
-    def _load(self, checkpoint: Checkpoint) -> None:
+    def _load(self, checkpoint: Checkpoint) -> dict[str, Any]:
         tensors, state = load_checkpoint(checkpoint)
         if set(tensors["weights"]) != set(self.parameters):
             raise CheckpointError(
@@ -404,7 +434,7 @@ class Loop:
         self.stage.restore(found, state["stage"])
         self._restore_rng(tensors, state["rng"])
         self.position = Position(**state["position"])
-        self._wall_before = state["wall_seconds"]
+        return state
 
     def _restore_rng(self, tensors: Mapping[str, Mapping[str, Tensor]], states: Sequence[Mapping[str, Any]]) -> None:
         processes = self.accelerator.num_processes
@@ -421,6 +451,7 @@ class Loop:
         if self.metrics is None:
             return
         self.metrics.truncate_after(step)
+        drop_rows_after(self.run.rollouts, step)
         written = sum(row["kind"] == "guard" for row in read_metrics(self.run.metrics))
         for event in self.guards.events[written:]:
             self.metrics.append({"kind": "guard", "step": step, **event})

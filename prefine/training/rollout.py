@@ -19,6 +19,7 @@ from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, mic
 from prefine.data.store import TokenStore
 from prefine.evaluation.degeneration import degenerate, distinct, is_blank
 from prefine.models.actor_critic import ActorCritic
+from prefine.models.forward import evaluating
 from prefine.models.fused import unchanging_adapters
 from prefine.models.generate import Generated, Request, writer_for
 from prefine.models.sampling import Sampling
@@ -204,18 +205,15 @@ def measure(
 
     Returns: by tree row, each (tokens of the tree,) fp32 on the CPU.
     """
-    training = policy.training
-    policy.eval()
     policy.with_entropy = True
     found: dict[int, dict[str, Tensor]] = {}
     try:
-        with unchanging_adapters():
+        with evaluating(policy), unchanging_adapters():
             for group in groups:
                 for run in microbatches(group, max_tokens):
                     found |= _measured(policy, reference, run)
     finally:
         policy.with_entropy = False
-        policy.train(training)
     return found
 
 

@@ -244,8 +244,10 @@ def _trained(stage: Stage, session: Session, began: float) -> Loop:
                     session.display.say(f"warning: {line}")
                 session.display.say(f"resuming after step {checkpoint.step}")
             session.write_manifest("running")
-            loop.run_to_end()
-    session.manifest["guard_events"] = loop.guards.events
+            try:
+                loop.run_to_end()
+            finally:
+                session.manifest["guard_events"] = loop.guards.events
     if loop.watch.best_weights and loop.watch.best_step is not None:
         session.manifest["kept_step"] = loop.watch.best_step
     return loop

@@ -120,7 +120,7 @@ def test_gradcheck() -> None:
     hidden = hidden[:3].detach().requires_grad_()
 
     def values(x: Tensor) -> Tensor:
-        return logprobs._FrozenHeadLogprobs.apply(x, weight, targets[:3])
+        return logprobs._FrozenHeadLogprobs.apply(x, weight, targets[:3], 1.5)
 
     # The sum of exponentials is taken in fp32.
     assert torch.autograd.gradcheck(values, hidden, eps=1e-2, atol=1e-3, rtol=1e-2)

@@ -293,7 +293,6 @@ def test_draws_of_neighbouring_seeds_are_random_too() -> None:
     assert abs(np.corrcoef(firsts[:-1], firsts[1:])[0, 1]) < 4 * len(firsts) ** -0.5
 
 
-@pytest.mark.xfail(strict=True, reason="torch's CPU generator takes the lower 32 bits of a seed only")
 def test_every_bit_of_a_seed_counts() -> None:
     """Rollouts' seeds have 56 bits."""
     assert numbers(7, 3) != numbers(7 + 2**32, 3)

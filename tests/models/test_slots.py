@@ -140,7 +140,7 @@ def test_a_copied_slot_and_a_grown_cache_go_on_as_before() -> None:
     cache = SlotCache(3, 8)
     for layer, inputs in zip(layers, sequences, strict=True):
         fill(cache, layer, [part(inputs, 0, 8)], (2,), rule)
-    cache.copy(2, 0, 8)
+    cache.copy(2, 0)
     before = cache.bytes
     cache.grow(12)
     assert (cache.slots, cache.capacity, cache.bytes) == (3, 12, before * 12 // 8)
@@ -156,7 +156,7 @@ def test_source_and_copy_go_their_own_ways() -> None:
     rule, cache, layer = RULES["plain"], SlotCache(2, 16), nn.Identity()
     source, old, new = (sequence(9, seed) for seed in range(3))
     fill(cache, layer, [part(source, 0, 7), part(old, 0, 8)], (0, 1), rule)
-    cache.copy(0, 1, 5)
+    cache.copy(0, 1)
     copied = row([part(source, 0, 5), part(new, 0, 2)])
     for step in range(2):
         at = [7 + step, 5 + step]

@@ -88,24 +88,30 @@ def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture(scope="session")
-def sft_run(model: Path, data: Path, no_cache_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished SFT run on T, for whoever begins on an adapter."""
-    return finished("sft", tmp_path_factory.mktemp("sft") / "run", model, data)
+def finished(data: Path, no_cache_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """finished("sft", model): the folder of a run of eight steps on a model, for fixtures that several tests share."""
+
+    def trained(stage: str, model: Path) -> Path:
+        run = tmp_path_factory.mktemp(stage) / "run"
+        with pytest.MonkeyPatch.context() as patched:
+            draw_nothing(patched)
+            changes = {"training.max_steps": 8, "training.save_every_steps": None}
+            tiny.train(tiny.recipe(stage, run, model, data, changes))
+        return run
+
+    return trained
 
 
 @pytest.fixture(scope="session")
-def reward_run(model: Path, data: Path, no_cache_outside: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sft_run(model: Path, finished: Callable[..., Path]) -> Path:
+    """A finished SFT run on T, for whoever begins on an adapter."""
+    return finished("sft", model)
+
+
+@pytest.fixture(scope="session")
+def reward_run(model: Path, finished: Callable[..., Path]) -> Path:
     """A finished reward run on T; its few held-out pairs make its readiness report say caution."""
-    return finished("reward", tmp_path_factory.mktemp("reward") / "run", model, data)
-
-
-def finished(stage: str, run: Path, model: Path, data: Path) -> Path:
-    """The folder of a run of eight steps."""
-    with pytest.MonkeyPatch.context() as patched:
-        draw_nothing(patched)
-        changes = {"training.max_steps": 8, "training.save_every_steps": None}
-        tiny.train(tiny.recipe(stage, run, model, data, changes))
-    return run
+    return finished("reward", model)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,12 +22,18 @@ GOLDEN = Path(__file__).with_name("golden.json")
 RECORDED = (
     *("loss", "grad_norm", "margin", "logp_chosen", "logp_rejected", "perplexity"),
     *("score_chosen", "score_rejected", "learning_rate"),
+    *("policy_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance"),
+    *("score", "reward", "kl_k1", "kl_k3", "kl_coefficient", "entropy", "response_tokens", "ended"),
 )
+# So that it shows more of what an update does: a steered pull, a running scale, two answers to a prompt.
+OF_PPO = {**tiny.UNGUARDED, "training.learning_rate": 3e-3, "rollout.samples_per_prompt": 2, "rollout.temperature": 0.7}
+OF_PPO |= {"kl.controller": "adaptive", "kl.horizon": 40, "kl.target": 0.01, "reward.scale": "running"}
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "ppo"])
 def test_twenty_steps(stage: str, make: Callable[..., StageRecipe]) -> None:
-    changes = {"lora.dropout": 0.0, "training.epochs": 4, "training.evaluate_every_steps": 10}
+    changes: dict[str, Any] = {"lora.dropout": 0.0, "training.epochs": 4, "training.evaluate_every_steps": 10}
+    changes |= OF_PPO if stage == "ppo" else {}
     if stage != "reward":
         changes["report.samples"] = 0
     made = make(stage, changes=changes)

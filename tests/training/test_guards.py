@@ -103,7 +103,6 @@ def test_figures_of_evaluations_and_of_steps_do_not_mix() -> None:
     assert alarm.guard == "of steps"
 
 
-@pytest.mark.xfail(strict=True, reason="first values are kept by the figure's name alone")
 def test_a_change_is_that_of_steps_or_of_evaluations_but_not_from_one_to_the_other() -> None:
     of_steps, of_evaluations = rule("a", from_start=True), rule("b", from_start=True, heldout=True)
     guards = Guards([of_steps, of_evaluations])

@@ -18,7 +18,9 @@ import pytest
 
 from prefine.data.prepare import Preparation
 from prefine.recipe import StageRecipe
-from prefine.training import reference, samples, session
+from prefine.training import heldout_answers, ppo, reference, samples, session
+from prefine.training.heldout_answers import HeldoutAnswers
+from prefine.training.optimiser_step import OptimiserStep
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -46,14 +48,32 @@ def nothing_is_left_behind(run: Path) -> bool:
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
 def test_killed_at_fifty_random_moments(stage: str, make: Make, tmp_path: Path) -> None:
     """A checkpoint every step, dropout on; a run that ends before 50 kills is followed by another."""
-    changes = {"training.epochs": 4, "training.evaluate_every_steps": 7}
+    killed_at_random_moments(stage, {"training.epochs": 4, "training.evaluate_every_steps": 7}, KILLS, make, tmp_path)
+
+
+# All that one update hands to the next: running scales, a coefficient that is steered, kept answers.
+OF_PPO = {**tiny.UNGUARDED, "training.evaluate_every_steps": 3, "training.sample_every_steps": 1}
+OF_PPO |= {"reward.scale": "running", "kl.controller": "adaptive", "kl.horizon": 8, "rollout.heldout_prompts": 3}
+
+
+@pytest.mark.slow
+def test_ppo_killed_at_thirty_random_moments(make: Make, tmp_path: Path) -> None:
+    killed_at_random_moments("ppo", {**OF_PPO, "training.max_steps": 7}, 30, make, tmp_path)
+
+
+def test_ppo_killed_at_a_few_random_moments(make: Make, tmp_path: Path) -> None:
+    killed_at_random_moments("ppo", {**OF_PPO, "training.max_steps": 3}, 3, make, tmp_path)
+
+
+def killed_at_random_moments(stage: str, changes: dict[str, Any], wanted: int, make: Make, tmp_path: Path) -> None:
+    """Run after run, each begun again until it ends, until there have been so many kills."""
     whole = make(stage, "whole", changes)
     began = time.perf_counter()
     assert tiny.forked(lambda: attempt(whole, tmp_path / "whole-cache")) == 0
     longest = 0.5 * (time.perf_counter() - began)  # long enough to come further each time, also on a busy machine
     draw = random.Random(f"{stage} 0")
     kills = runs = 0
-    while kills < KILLS:
+    while kills < wanted:
         runs += 1
         made, cache = make(stage, f"killed-{runs}", changes), tmp_path / f"cache-{runs}"
         while True:
@@ -68,10 +88,12 @@ def test_killed_at_fifty_random_moments(stage: str, make: Make, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_killed_before_each_write_in_turn(make: Make, tmp_path: Path) -> None:
-    """Every file and folder that a DPO run puts in its place, from the prepared rows to the report."""
+@pytest.mark.parametrize("stage", ["dpo", "ppo"])
+def test_killed_before_each_write_in_turn(stage: str, make: Make, tmp_path: Path) -> None:
+    """Every file and folder that a run puts in its place, from the prepared rows to the report."""
     changes = {"training.max_steps": 2, "training.evaluate_every_steps": 1, "training.keep_checkpoints": 1}
-    whole = make("dpo", "whole", changes)
+    changes = OF_PPO | changes if stage == "ppo" else changes
+    whole = make(stage, "whole", changes)
     names = tmp_path / "names"
 
     def listing() -> None:
@@ -81,8 +103,9 @@ def test_killed_before_each_write_in_turn(make: Make, tmp_path: Path) -> None:
     assert tiny.forked(listing) == 0
     written = names.read_text().split()
     assert {"prepared.json", "train.arrow", "samples.jsonl", "model", "evaluation.json", "report.html"} <= set(written)
+    assert stage == "dpo" or {"heldout-before.json", "rollouts.jsonl"} <= set(written)
     for last in range(len(written)):
-        made, cache = make("dpo", f"run-{last}", changes), tmp_path / f"cache-{last}"
+        made, cache = make(stage, f"run-{last}", changes), tmp_path / f"cache-{last}"
 
         def dying() -> None:
             counted_writes(lambda number, name: number < last or os.kill(os.getpid(), signal.SIGKILL))  # noqa: B023
@@ -143,4 +166,41 @@ def test_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: Path)
     assert not tiny.differences(Path(whole.run), Path(made.run))
     assert (Path(made.run) / "quarantine.jsonl").read_text() == (Path(whole.run) / "quarantine.jsonl").read_text()
     assert len((Path(made.run) / "quarantine.jsonl").read_text().splitlines()) == 1
+    assert nothing_is_left_behind(Path(made.run))
+
+
+OF_AN_UPDATE: dict[str, tuple[Any, str, int]] = {
+    "while answers are written": (ppo, "write_answers", 2),
+    "before they are measured": (ppo, "measure", 2),
+    "between two optimiser steps": (OptimiserStep, "__call__", 6),
+    "before some are kept": (HeldoutAnswers, "keep_rollouts", 2),
+    "while held-out prompts are answered": (heldout_answers, "write_answers", 2),
+    "while the result is judged": (HeldoutAnswers, "finish", 1),
+}
+
+
+@pytest.mark.parametrize("moment", OF_AN_UPDATE)
+def test_ppo_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: Path) -> None:
+    """And again at the same place of the resumed run, if it comes there."""
+    changes = {**OF_PPO, "training.max_steps": 2, "ppo.max_kl": None, "training.evaluate_every_steps": 1}
+    whole, made = make("ppo", "whole", changes), make("ppo", "killed", changes)
+    assert tiny.forked(lambda: attempt(whole, tmp_path / "cache")) == 0
+
+    def dying() -> None:
+        place, name, calls = OF_AN_UPDATE[moment]
+        real, count = getattr(place, name), iter(range(calls - 1, -1, -1))
+
+        def deadly(*args: Any, **kwargs: Any) -> Any:
+            if next(count) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        setattr(place, name, deadly)
+        attempt(made, tmp_path / "cache")
+
+    assert tiny.forked(dying) == KILLED
+    assert tiny.forked(dying) in (KILLED, 0)
+    if tiny.manifest(Path(made.run))["status"] != "finished":
+        assert tiny.forked(lambda: attempt(made, tmp_path / "cache")) == 0
+    assert not tiny.differences(Path(whole.run), Path(made.run))
     assert nothing_is_left_behind(Path(made.run))

@@ -431,6 +431,26 @@ def test_a_pull_towards_the_reference_keeps_the_policy_near_it(make: Make) -> No
     assert reached[1.0] < 0.2 * reached[0.0]
 
 
+RECOMPUTED = fault("the backward pass computes the critic's layers again with the policy's adapter on")
+
+
+@pytest.mark.parametrize("critic", ["shared", pytest.param("adapter", marks=RECOMPUTED)])
+def test_gradient_checkpointing_computes_the_same(critic: str, make: Make) -> None:
+    found = []
+    for checkpointing in (False, True):
+        changes = {
+            **QUICK,
+            "training.max_steps": 2,
+            "ppo.critic": critic,
+            "training.learning_rate": 1e-3,
+            "lora.dropout": 0.0,
+        }
+        made = make("ppo", f"{checkpointing}", {**changes, "model.gradient_checkpointing": checkpointing})
+        tiny.train(made)
+        found.append([row["value_loss"] for row in rows(made)] + [row["grad_norm"] for row in rows(made)])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 # --- What an update says of itself -----------------------------------------------------------------------------------
 
 
@@ -528,7 +548,7 @@ def test_before_and_after_answer_by_answer(prompts: int, make: Make, data: Path)
 
 
 def digits(rows: list[dict[str, Any]]) -> list[float]:
-    """Another source of the same shape."""
+    """Another thing to look at."""
     return [10.0 * sum(map(str.isdigit, row["response"])) for row in rows]
 
 
@@ -553,6 +573,15 @@ def test_a_judge_and_held_out_pairs_are_looked_at_and_never_optimised(make: Make
         assert not {"judge", "pair_accuracy", "proxy_gap"} & row.keys()
     scale = json.loads((reward_run / "model" / "reward.json").read_text())
     assert math.isfinite(scale["std"])
+
+
+def test_a_function_can_judge_and_is_not_scaled(make: Make) -> None:
+    made = make("ppo", changes={**QUICK, "training.max_steps": 1, "reward.judge": f"{__name__}:digits"})
+    tiny.train(made)
+    for when, row in zip(("before", "after"), rows(made, "heldout"), strict=True):
+        wanted = digits([{"response": each[f"{when}_text"]} for each in evaluation(made)["responses"]])
+        assert [each[f"{when}_judge"] for each in evaluation(made)["responses"]] == wanted
+        assert row["judge"] == statistics.fmean(wanted)
 
 
 def test_the_judges_scores_are_in_its_own_standard_deviations(make: Make, reward_run: Path) -> None:
@@ -765,3 +794,11 @@ def test_a_single_token_is_room_enough(make: Make) -> None:
 def test_critics_of_their_own_adapter_need_one(make: Make) -> None:
     said = refused(make("ppo", changes={"ppo.critic": "adapter", "lora": None}))
     assert said == "RecipeError: ppo.critic: adapter needs lora, and the recipe trains all weights. Set shared."
+
+
+def test_a_run_ends_with_its_report(real_report: None, make: Make) -> None:
+    made = make("ppo", changes={"training.max_steps": 2, "report.samples": 1})
+    tiny.train(made)
+    page = (Path(made.run) / "report.html").read_text()
+    assert "</html>" in page
+    assert "KL" in page

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shlex
+import shutil
+import signal
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from prefine.errors import Stopped
+from prefine.errors import PrefineError, Stopped
 from prefine.recipe import StageRecipe
 from prefine.training.loop import Loop
 from tests.training import tiny
@@ -156,3 +161,46 @@ def test_rollouts_of_updates_that_are_done_again_are_not_there_twice(
     assert "resuming after step 1\n" in tiny.train(made, resume=True)
     rows = [json.loads(line) for line in kept.read_text().splitlines()]
     assert [row["step"] for row in rows] == [1] * 4 + [2] * 4 + [3] * 4
+
+
+def test_ctrl_c_within_an_update(make: Make, tmp_path: Path) -> None:
+    """The optimiser step is finished, all is saved, and the last line is the command that goes on."""
+    changes = {**SHORT, "training.max_steps": 3, "ppo.epochs": 4}
+    whole, cut = make("ppo", "whole", changes), make("ppo", "cut", changes)
+    tiny.train(whole)
+
+    def interrupted() -> None:
+        real, count = Loop.optimise, itertools.count(1)
+
+        def optimise(loop: Loop, trees: Any) -> dict[str, float]:
+            if next(count) == 12:
+                os.kill(os.getpid(), signal.SIGINT)
+            return real(loop, trees)
+
+        Loop.optimise = optimise  # type: ignore[method-assign]
+
+    code, said = tiny.Command("ppo", tiny.written(cut, tmp_path / "cut.yaml"), prepare=interrupted).end()
+    assert code == 130, said
+    last = said.splitlines()[-1]
+    assert last.startswith("stopped within step 2 of 3, all saved; to go on: prefine ppo ")
+    program, *arguments = shlex.split(last.partition("to go on: ")[2])
+    code, said = tiny.Command(*arguments).end()
+    assert (program, code, "resuming after step 1" in said) == ("prefine", 0, True), said
+    assert not tiny.differences(Path(whole.run), Path(cut.run))
+
+
+@pytest.mark.xfail(strict=True, reason="a checkpoint does not know which reward model it was rewarded by")
+def test_another_reward_model_under_the_same_name_is_refused(
+    make: Make, reward_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another base model is: the result would be that of no run."""
+    copied = shutil.copytree(reward_run, tmp_path / "reward")
+    made = make("ppo", "cut", {**SHORT, "reward.name": str(copied)})
+    with monkeypatch.context() as patched:
+        Asked([4], patched)
+        with pytest.raises(Stopped):
+            tiny.train(made)
+    file = copied / "model" / "adapter_model.safetensors"
+    save_file({name: -weight for name, weight in load_file(file).items()}, file)
+    with pytest.raises(PrefineError):
+        tiny.train(made, resume=True)

@@ -64,13 +64,20 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dpo", {"training.batch_size": 6, "dpo.nll_weight": 0.5}),
     ("reward", {"reward.heads": 3, "training.early_stopping_patience": None}),
     ("sft", {"lora": None, "training.batch_size": 1, "training.max_steps": 4}),
+    ("ppo", {"reward.scale": "running", "rollout.samples_per_prompt": 2, "training.max_steps": 4}),
+    ("ppo", {"advantage": "rloo", "training.batch_size": 3, "training.max_steps": 3}),
+    # One prompt in an update leaves one process with none.
+    ("ppo", {"ppo.critic": "adapter", "training.batch_size": 1, "training.max_steps": 3, "lora.dropout": 0.0}),
 ]
+# Each process knows those of its own tokens only.
+OWN = {"ratio_min", "ratio_max"}
 
 
 @pytest.mark.parametrize(("stage", "changes"), CASES)
 def test_two_processes_end_where_one_does(stage: str, changes: dict[str, Any], make: Make) -> None:
     """Losses and weights, to what summing in another order moves; rows that do not divide evenly weigh the same."""
     steady = {"lora.dropout": 0.0, "training.learning_rate": 1e-3, "training.save_every_steps": None}
+    steady |= {**tiny.UNGUARDED, "ppo.max_kl": None} if stage == "ppo" else {}
     one, two = make(stage, "one", steady | changes), make(stage, "two", steady | changes)
     tiny.train(one)
     assert together(lambda rank: tiny.train(two)) == [0, 0]
@@ -78,7 +85,11 @@ def test_two_processes_end_where_one_does(stage: str, changes: dict[str, Any], m
     assert [(row["kind"], row["step"]) for row in alone] == [(row["kind"], row["step"]) for row in shared]
     for mine, theirs in zip(alone, shared, strict=True):
         assert mine.pop("kind") == theirs.pop("kind")
-        assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-4)
+        assert theirs.keys() == mine.keys()
+        common = mine.keys() - OWN
+        assert {name: theirs[name] for name in common} == pytest.approx(
+            {name: mine[name] for name in common}, rel=1e-4, abs=1e-4
+        )
     for name, weight in tiny.weights(Path(one.run)).items():
         torch.testing.assert_close(tiny.weights(Path(two.run))[name], weight, rtol=0, atol=2e-5)
     assert tiny.manifest(Path(two.run))["device"]["processes"] == 2
@@ -86,10 +97,11 @@ def test_two_processes_end_where_one_does(stage: str, changes: dict[str, Any], m
     assert (Path(two.run) / "report.html").exists()
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "ppo"])
 def test_two_processes_resume_exactly(stage: str, make: Make) -> None:
     """Each draws its own dropout, and goes on with it; one that is asked to stop stops both at the same step."""
-    whole, cut = make(stage, "whole"), make(stage, "cut")
+    changes = {**tiny.UNGUARDED, "rollout.heldout_prompts": 2} if stage == "ppo" else {}
+    whole, cut = make(stage, "whole", changes), make(stage, "cut", changes)
     assert together(lambda rank: tiny.train(whole)) == [0, 0]
 
     def stopping(rank: int) -> None:
@@ -106,6 +118,70 @@ def test_two_processes_resume_exactly(stage: str, make: Make) -> None:
     assert together(stopping) == [0, 0]
     assert together(lambda rank: tiny.train(cut, resume=True)) == [0, 0]
     assert not tiny.differences(Path(whole.run), Path(cut.run))
+
+
+def test_two_processes_stop_within_an_update(make: Make) -> None:
+    """Between the same two of its optimiser steps, whichever of them was asked."""
+    changes = {**tiny.UNGUARDED, "training.max_steps": 2, "reward.scale": "running", "ppo.max_kl": None}
+    whole, cut = make("ppo", "whole", changes), make("ppo", "cut", changes)
+    assert together(lambda rank: tiny.train(whole)) == [0, 0]
+
+    def stopping(rank: int) -> None:
+        real, asked = Loop.__post_init__, iter(range(100))
+
+        def counted(loop: Loop) -> None:
+            real(loop)
+            loop.stop_requested = lambda: next(asked) == 5 and rank == 1
+
+        Loop.__post_init__ = counted  # type: ignore[method-assign]
+        with pytest.raises(Stopped, match="within step 2 of 2"):
+            tiny.train(cut)
+
+    assert together(stopping) == [0, 0]
+    assert together(lambda rank: tiny.train(cut, resume=True)) == [0, 0]
+    assert not tiny.differences(Path(whole.run), Path(cut.run))
+
+
+@pytest.mark.xfail(strict=True, reason="the other process waits for its answers, and gets a broken connection")
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_reward_that_fails_in_one_process_stops_both(failing: int, make: Make) -> None:
+    """With the same error in both, and a manifest that says so."""
+    made = make("ppo", changes={**tiny.UNGUARDED, "data.heldout_fraction": 0.0})
+
+    def broken(rank: int) -> None:
+        real = tiny.letters
+        tiny.letters = lambda rows: 1 / 0 if rank == failing else real(rows)  # type: ignore[assignment]
+        with pytest.raises(TrainingError, match="raised ZeroDivisionError"):
+            tiny.train(made)
+
+    assert together(broken) == [0, 0]
+    assert tiny.manifest(Path(made.run))["status"] == "failed"
+
+
+@pytest.mark.xfail(strict=True, reason="a process without prompts asks the reward about nothing")
+def test_a_reward_is_never_asked_about_nothing(make: Make) -> None:
+    """A mean over no answers is an error in many functions."""
+    changes = {**tiny.UNGUARDED, "data.heldout_fraction": 0.0, "training.batch_size": 1, "training.max_steps": 2}
+    made = make("ppo", changes=changes)
+
+    def asking(rank: int) -> None:
+        real, sizes = tiny.letters, []
+        tiny.letters = lambda rows: sizes.append(len(rows)) or real(rows)  # type: ignore[func-returns-value]
+        tiny.train(made)
+        assert 0 not in sizes
+
+    assert together(asking) == [0, 0]
+
+
+@pytest.mark.xfail(strict=True, reason="the main process tells of its own tokens only")
+def test_ratios_are_of_all_processes_tokens(make: Make) -> None:
+    changes = {**tiny.UNGUARDED, "training.max_steps": 2, "ppo.max_kl": None}
+    one, two = make("ppo", "one", changes), make("ppo", "two", changes)
+    tiny.train(one)
+    assert together(lambda rank: tiny.train(two)) == [0, 0]
+    alone, shared = ([row for row in tiny.metrics(Path(m.run)) if row["kind"] == "train"] for m in (one, two))
+    for name in sorted(OWN):
+        assert [row[name] for row in shared] == pytest.approx([row[name] for row in alone], rel=1e-4)
 
 
 def test_fewer_processes_go_on_with_a_warning(make: Make) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from prefine.errors import ModelError, PrefineError, RecipeError, TrainingError
+from prefine.errors import PrefineError, TrainingError
 from prefine.models.merge import merge_reward
 from prefine.models.reward import load_reward
 from prefine.models.scoring import Question, Scale
@@ -40,8 +40,6 @@ ASKED = [
     Answered((Message(role="user", content="question 3 more"),), ("good answer yes 3", "bad 3 no no no", "")),
     Answered((Message(role="user", content="question 4"),), ("good answer 4", "bad 4", "neither")),
 ]
-# It says nothing of what is being tested while a test waits for it.
-SILENCE = "Writing model shards"
 
 
 def fault(reason: str) -> pytest.MarkDecorator:
@@ -207,7 +205,7 @@ def test_a_function_gets_prompts_as_messages_and_answers_one_by_one() -> None:
 NUMBERS: dict[str, Callable[[int], Any]] = {
     "numpy": lambda n: np.arange(n, dtype=np.float32),
     "numpy's own numbers": lambda n: [np.float64(i) for i in range(n)],
-    "torch": lambda n: torch.arange(n),
+    "torch": torch.arange,
     "torch with gradients": lambda n: torch.arange(float(n), requires_grad=True),
     "tensors": lambda n: [torch.tensor(float(i)) for i in range(n)],
     "a tuple": lambda n: tuple(range(n)),
@@ -245,7 +243,7 @@ BROKEN: dict[str, tuple[Callable[[int], Any], str]] = {
     "a late error": (lambda n: (1 / (i - 2) for i in range(n)), "division by zero"),
     "a huge number": (lambda n: [10**400] * n, "mine"),
     "a text of digits": (lambda n: "1" * n, "returned str and not a list of numbers"),
-    "names with numbers": (lambda n: {i: 0.0 for i in range(n)}, "returned dict and not a list of numbers"),
+    "names with numbers": (lambda n: dict.fromkeys(range(n), 0.0), "returned dict and not a list of numbers"),
     "more than fp32 holds": (lambda n: [1e39] * n, "returned 1e+39"),
 }
 BROKEN_FAULTS = {
@@ -271,13 +269,11 @@ def test_a_function_that_fails_is_named_with_what_it_did(kind: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-LATER = ("raises", "NaN", "too few", "strings", "None")
+LATER = ("raises", "NaN", "None")
 
 
 @pytest.mark.parametrize("kind", LATER)
-def test_a_run_goes_on_once_its_function_is_corrected(
-    kind: str, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_once_its_function_is_corrected(kind: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails in the second of three updates; what comes of it is what an uninterrupted run gives."""
     changes = {**QUICK, "training.max_steps": 3, "reward.scale": "running", "kl.controller": "adaptive"}
     whole, made = make("ppo", "whole", changes), make("ppo", "broken", changes)
@@ -360,9 +356,7 @@ def test_what_cannot_be_called(make: Make, module: Callable[[str, str], str]) ->
 
 
 @fault("the run's folder and manifest are there before rewards are looked at")
-def test_a_reward_that_was_refused_does_not_stand_in_the_way(
-    make: Make, module: Callable[[str, str], str]
-) -> None:
+def test_a_reward_that_was_refused_does_not_stand_in_the_way(make: Make, module: Callable[[str, str], str]) -> None:
     """Put right, under the same name or another, the same run begins."""
     made = make("ppo", changes={**QUICK, "reward.name": module("mine_{n}:score", "")})
     refused(made)
@@ -424,22 +418,19 @@ def test_a_policy_on_its_reward_models_base_trains_as_with_the_model_beside_it(
 
 @pytest.fixture(scope="module")
 def others(
-    model: Path, data: Path, reward_run: Path, tmp_path_factory: pytest.TempPathFactory
+    finished: Callable[..., Path], reward_run: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, str]]:
     """Reward models that cannot join T's weights, and why."""
     root = tmp_path_factory.mktemp("others")
-    base = tiny.save_model(root / "other-T", seed=8)
-    words = tiny.save_model(root / "other-words", pad="<|pad|>")
-    changes = {"training.max_steps": 2, "training.save_every_steps": None, "training.evaluate_every_steps": None}
-    for name, on in (("other", base), ("words", words)):
-        tiny.train(tiny.recipe("reward", root / name, on, data, changes))
+    base = finished("reward", tiny.save_model(root / "T", seed=8))
+    words = finished("reward", tiny.save_model(root / "words", pad="<|pad|>"))
     merge_reward(str(reward_run), root / "merged")
     rounded = shutil.copytree(reward_run, root / "rounded")
     scale = json.loads((rounded / "model" / "reward.json").read_text())
     (rounded / "model" / "reward.json").write_text(json.dumps({**scale, "compute_dtype": "bfloat16"}))
     return {
-        "another base": (root / "other", "it was trained on another base model"),
-        "another tokenizer": (root / "words", "it was trained on another base model"),
+        "another base": (base, "it was trained on another base model"),
+        "another tokenizer": (words, "it was trained on another base model"),
         "a merged model": (root / "merged", "it is a whole model, not an adapter of a reward run"),
         "another type": (rounded, "it computes in bfloat16, the policy in float32"),
     }
@@ -484,8 +475,7 @@ def test_several_models_and_a_function_are_added(make: Make, reward_run: Path, o
     lengths, ended = torch.ones(6, dtype=torch.int64), torch.ones(6, dtype=torch.bool)
     letters = tiny.letters([{"response": answer} for each in ASKED for answer in each.answers])
     wanted = [
-        a / stds[0] + 0.5 * b / stds[1] - c
-        for a, b, c in zip(alone(reward_run), alone(other), letters, strict=True)
+        a / stds[0] + 0.5 * b / stds[1] - c for a, b, c in zip(alone(reward_run), alone(other), letters, strict=True)
     ]
     assert stage._rewards.combined(parts, lengths, ended).proxy.tolist() == pytest.approx(wanted, rel=1e-5)
 
@@ -596,7 +586,9 @@ def test_what_else_the_report_says_is_said(make: Make, judged: Callable[[Any], P
         assert f"reward {run}: {told}" in said
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"verdict": "go"}', '{"verdict": "splendid", "findings": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"verdict": "go"}', '{"verdict": "splendid", "findings": []}']
+)
 def test_a_damaged_report_is_an_error(text: str, make: Make, judged: Callable[[Any], Path]) -> None:
     run = judged(text)
     assert refused(make("ppo", changes={"reward.name": str(run)})) == (

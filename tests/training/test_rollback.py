@@ -203,7 +203,6 @@ def test_the_healthy_checkpoint_outlives_many_saves(make: Make, monkeypatch: pyt
     assert kept[7:] == [[2, 3], [3, 4], [4, 5], [5, 6], [6, 7]]
 
 
-@pytest.mark.xfail(strict=True, reason="after a roll-back the healthy step is the one before: its checkpoint is gone")
 def test_bad_again_at_once_it_goes_back_to_the_same_checkpoint(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = recipe(make, "sft", training__keep_checkpoints=1)
     troubled(monkeypatch, "sft", [{4}, {3}, set()])
@@ -274,7 +273,6 @@ def test_a_report_is_drawn_of_a_run_that_went_back(
     assert "<svg" in (Path(made.run) / "report.html").read_text("utf-8")
 
 
-@pytest.mark.xfail(strict=True, reason="nobody evaluates the weights that a guard goes back to for good")
 @pytest.mark.parametrize("every", [1, 3])
 def test_what_is_told_of_the_result_was_measured_with_it(
     every: int, make: Make, monkeypatch: pytest.MonkeyPatch
@@ -328,7 +326,6 @@ def test_a_warning_changes_nothing_but_what_is_told(stage: str, make: Make, monk
     assert apart == ["metrics.jsonl"], "by the guard's rows"
 
 
-@pytest.mark.xfail(strict=True, reason="a guard that only warns keeps checkpoints from being healthy for the others")
 def test_a_warning_does_not_change_where_another_guard_goes_back_to(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,10 +359,7 @@ def stop_when_asked(number: int, patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Loop, "__post_init__", asked)
 
 
-STALE = pytest.mark.xfail(strict=True, reason="evaluation.json is of given-up weights, unless the run was resumed")
-
-
-@pytest.mark.parametrize("stage", ["sft", pytest.param("dpo", marks=STALE), pytest.param("ppo", marks=STALE)])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo"])
 def test_stopped_at_any_safe_point_and_resumed_is_the_same_run(
     stage: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,7 +394,6 @@ def test_stopped_at_any_safe_point_and_resumed_is_the_same_run(
     assert stops == (8 + 11 if stage == "ppo" else 8)
 
 
-@pytest.mark.xfail(strict=True, reason="what a stop saves may be proven healthy, although no save was due there")
 def test_stopped_between_saves_it_goes_back_where_it_would_have(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saves at 2, 4 and 6; step 5 is bad, so that step 2 is the last healthy one, whoever stopped at step 3."""
     troubled(monkeypatch, "sft", [{5}, set()])
@@ -441,7 +434,6 @@ def dying(number: int) -> None:
 
 
 @pytest.mark.usefixtures("warm")
-@pytest.mark.xfail(strict=True, reason="killed between saving and rotating, the rates are halved twice")
 def test_killed_at_any_write_of_a_roll_back_it_is_the_same_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of either roll-back and of the end: before each file or folder is put in its place or taken away."""
     troubled(monkeypatch, "sft", TWICE_AND_OUT)
@@ -467,7 +459,6 @@ def test_killed_at_any_write_of_a_roll_back_it_is_the_same_run(make: Make, monke
     assert not apart
 
 
-@pytest.mark.xfail(strict=True, reason="a roll-back adds the time since the run began once more")
 def test_time_is_counted_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = recipe(make, "sft", guards__max_rollbacks=3)
     troubled(monkeypatch, "sft", [{3}, {5}, {7}, set()])
@@ -526,7 +517,6 @@ def test_once_not_finite_it_dumps_the_batch_goes_back_and_on(
     assert all(weight.isfinite().all() for weight in tiny.weights(Path(made.run)).values())
 
 
-@pytest.mark.xfail(strict=True, reason="after max_rollbacks it ends as finished on the healthy weights, without error")
 @pytest.mark.parametrize("stage", STAGES)
 def test_for_ever_not_finite_it_goes_back_so_often_and_then_it_is_an_error(
     stage: str, make: Make, monkeypatch: pytest.MonkeyPatch
@@ -650,7 +640,6 @@ def test_a_hacked_reward_is_caught_and_without_guards_it_is_not(make: Make) -> N
     said = train(guarded)
     assert events(free) == []
     assert max(figures(free, "kl_k3").values()) > 2.0
-    assert max(figures(free, "degenerate").values()) > 0.5
     found = events(guarded)
     assert [event["action"] for event in found][:1] == ["roll_back"]
     assert all(event["guard"] == "kl" for event in found)
@@ -723,7 +712,6 @@ def test_two_processes_go_back_as_one_does(stage: str, make: Make, monkeypatch: 
 
 
 @pytest.mark.usefixtures("warm")
-@pytest.mark.xfail(run=False, reason="each process judges its own evaluation: one ends, the other waits for ever")
 def test_an_evaluation_that_differs_in_its_last_bits_is_judged_alike(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

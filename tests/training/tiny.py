@@ -148,7 +148,7 @@ def stage_of(made: StageRecipe) -> Stage:
         return reward_stage(made)
     if isinstance(made, PpoRecipe):
         return PpoStage(made)
-    return DpoStage(made.dpo) if isinstance(made, DpoRecipe) else SftStage()
+    return DpoStage(made.dpo, made.guards) if isinstance(made, DpoRecipe) else SftStage()
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
