@@ -43,6 +43,16 @@ def test_quickstart_ends_with_models_that_prefer_what_people_prefer(tmp_path: Pa
     changes = ["--set", f"model.name={sft}", "--set", "training.learning_rate=4.0e-4"]
     run("reward", str(RECIPES / "quickstart-reward.yaml"), *small(reward, 100, 12, writes=False), *changes)
 
+    ppo = tmp_path / "ppo"
+    changes = ["--set", f"model.name={sft}", "--set", f"reward.name={reward}", "--set", "rollout.max_new_tokens=24"]
+    changes += ["--set", "training.batch_size=4", "--set", "rollout.heldout_prompts=4", "--force"]
+    run("ppo", str(RECIPES / "quickstart-ppo.yaml"), *small(ppo, 100, 2), *changes)
+    told = json.loads((ppo / "evaluation.json").read_text())["heldout"]
+    assert told["before"]["kl_k3"] < 1e-3
+    assert 0 < told["after"]["kl_k3"] < 0.2
+    assert len(told["responses"]) == 4
+    assert json.loads((ppo / "manifest.json").read_text())["status"] == "finished"
+
     told = json.loads((reward / "evaluation.json").read_text())["heldout"]
     assert told["after"]["loss"] < min(told["before"]["loss"], math.log(2))
     assert told["after"]["accuracy"] > 0.6

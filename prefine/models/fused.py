@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MethodType
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# For so many rows weights are packed; products of other numbers of rows read them as well.
+_PACKED_FOR_ROWS = 64
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -120,38 +125,79 @@ def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     down, up = self.lora_A[name].weight, self.lora_B[name].weight
     bias = self.base_layer.bias
     if dropped is None and not torch.is_grad_enabled():
-        return _lora_product(rows, weight, bias, *_casts(self, cast(str, name), rows.dtype)).view(*x.shape[:-1], -1)
+        return _lora_product(self.base_layer, rows, *_casts(self, cast(str, name), rows.dtype)).view(*x.shape[:-1], -1)
     out: Tensor = _LoraLinear.apply(rows, dropped, weight, bias, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], -1)
 
 
-def _lora_product(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
-    """As _LoraLinear, of matrices in the compute type, `up` scaled; nothing is kept for a backward pass."""
-    out = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
-    return out.addmm_(x @ down.T, up.T)
+@dataclass
+class _Kept:
+    """What is made once of weights while nothing changes them.
+
+    Attributes:
+        casts: an adapter's matrices in the compute type, by layer and name.
+        packed: weights as oneDNN's products read them, by layer; None where they are not packed.
+    """
+
+    casts: dict[tuple[int, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    packed: dict[int, Tensor] | None = None
 
 
-_kept: list[dict[tuple[int, str], tuple[Tensor, Tensor]]] = []
+_kept: list[_Kept] = []
 
 
 @contextmanager
-def unchanging_adapters() -> Iterator[None]:
-    """Inside, no adapter's weights change, and what is computed without gradients casts each of them only once."""
-    _kept.append({})
+def unchanging_weights(*, pack: bool = False) -> Iterator[None]:
+    """Inside, no weights change: what is computed without gradients casts each adapter only once.
+
+    Args:
+        pack: also lay out frozen bf16 weights for oneDNN, once, as long as this lasts. It takes their memory again and
+            the time of some products; those of few rows are then up to half as long.
+    """
+    _kept.append(_Kept(packed={} if pack and _packing_helps() else None))
     try:
         yield
     finally:
         _kept.pop()
 
 
+@lru_cache(maxsize=1)
+def _packing_helps() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.enabled else False
+
+
+def _product(layer: nn.Linear, x: Tensor) -> Tensor:
+    """x W^T + bias, x in the weight's type; with packed weights where they are kept."""
+    packed = _kept[-1].packed if _kept and not torch.is_grad_enabled() else None
+    weight = layer.weight
+    if packed is None or weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+        return F.linear(x, weight, layer.bias)
+    laid_out = packed.get(id(layer))
+    if laid_out is None:
+        laid_out = packed[id(layer)] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _PACKED_FOR_ROWS)
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, laid_out, layer.bias, "none", [], ""))
+
+
+def _linear_forward(self: Any, x: Tensor) -> Tensor:
+    """Stands in for a frozen nn.Linear's forward."""
+    if not _kept or self.weight.dtype != _product_type(x):
+        return F.linear(x, self.weight, self.bias)
+    return _product(self, x.to(self.weight.dtype))
+
+
+def _lora_product(layer: nn.Linear, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """As _LoraLinear, of matrices in the compute type, `up` scaled; nothing is kept for a backward pass."""
+    return _product(layer, x).addmm_(x @ down.T, up.T)
+
+
 def _casts(layer: Any, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """An adapter's two matrices in the compute type, the second one scaled."""
-    found = _kept[-1].get((id(layer), name)) if _kept else None
+    found = _kept[-1].casts.get((id(layer), name)) if _kept else None
     if found is None:
         down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
         found = down.to(dtype), (up * layer.scaling[name]).to(dtype)
         if _kept:
-            _kept[-1][id(layer), name] = found
+            _kept[-1].casts[id(layer), name] = found
     return found
 
 
@@ -222,6 +268,8 @@ def install(model: nn.Module) -> dict[str, int]:
         if type(module) is LoraLinear and type(module.base_layer) is nn.Linear:
             module.forward = MethodType(_lora_forward, module)
             changed["lora"] += 1
+        elif type(module) is nn.Linear and not module.weight.requires_grad:
+            module.forward = MethodType(_linear_forward, module)  # type: ignore[method-assign]
         elif _is_frozen_norm(module):
             weight = cast(Tensor, module.weight)
             if _same(module, _norm_forward, weight.shape[0], weight.dtype):

@@ -21,7 +21,7 @@ from torch import Tensor
 from prefine.data.batch import Segment, token_offsets
 from prefine.models.attention import CachedRow
 from prefine.models.forward import PackedModel, evaluating
-from prefine.models.fused import unchanging_adapters
+from prefine.models.fused import unchanging_weights
 from prefine.models.logprobs import adjusted
 from prefine.models.sampling import Draws, Row, Sampling, choose
 from prefine.models.slots import Decode, Prefill, SlotCache
@@ -35,6 +35,9 @@ _ROWS_APART = 16
 _ROOM_STEP = 32
 # A stop text is looked for in the last tokens, so many more than it has bytes.
 _STOP_MARGIN_TOKENS = 8
+
+# Packing weights for products of few rows takes about as long as it saves in so many steps.
+_STEPS_WORTH_PACKING = 24
 
 OnToken = Callable[[int, float], None]
 
@@ -182,7 +185,8 @@ class Writer(ABC):
         found: dict[int, Generated] = {}
         try:
             numbers = [self.add(request) for request in requests]
-            with unchanging_adapters():
+            tokens = sum(writing.request.sampling.max_new_tokens for writing in self._queue)
+            with unchanging_weights(pack=tokens >= _STEPS_WORTH_PACKING * min(self.slots, max(1, len(numbers)))):
                 while len(found) < len(numbers):
                     ended = self.step()
                     found |= dict(ended)

@@ -20,7 +20,7 @@ from prefine.data.store import TokenStore
 from prefine.evaluation.degeneration import degenerate, distinct, is_blank
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.forward import evaluating
-from prefine.models.fused import unchanging_adapters
+from prefine.models.fused import unchanging_weights
 from prefine.models.generate import Generated, Request, writer_for
 from prefine.models.sampling import Sampling
 from prefine.objectives import kl
@@ -208,7 +208,7 @@ def measure(
     policy.with_entropy = True
     found: dict[int, dict[str, Tensor]] = {}
     try:
-        with evaluating(policy), unchanging_adapters():
+        with evaluating(policy), unchanging_weights():
             for group in groups:
                 for run in microbatches(group, max_tokens):
                     found |= _measured(policy, reference, run)

@@ -1,0 +1,109 @@
+"""What a PPO run's report says, from facts written by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from prefine.evaluation.ppo_findings import guard_events, ppo_charts, ppo_headline, ppo_tiles, rollouts
+from prefine.evaluation.report import build_context, render
+from prefine.evaluation.run_facts import RunFacts
+
+BEFORE = {"score": 0.2, "score_median": 0.1, "kl_k3": 0.0, "entropy": 3.0, "degenerate": 0.0, "response_tokens": 80}
+AFTER = {"score": 0.9, "score_median": 0.8, "kl_k3": 0.12, "entropy": 2.5, "degenerate": 0.05, "response_tokens": 70}
+FACTS = RunFacts(
+    name="ppo",
+    manifest={"stage": "ppo", "status": "finished"},
+    train=[{"kind": "train", "step": step, "score": 0.1 * step, "kl_k3": 0.01 * step} for step in (1, 2, 3)],
+    heldout=[{"kind": "heldout", "step": 0, **BEFORE}, {"kind": "heldout", "step": 3, **AFTER}],
+    evaluation={
+        "heldout": {
+            "before": BEFORE,
+            "after": AFTER,
+            "count": 4,
+            "responses": [{"before_score": i, "after_score": i + 1} for i in range(4)],
+            "median_change": {"value": 0.7, "count": 4, "interval": {"low": 0.2, "high": 1.1}},
+        }
+    },
+    samples=[],
+    guard_events=[
+        {"guard": "kl", "action": "warn", "at_step": 1, "words": "kl_k3 is 0.1", "step": 1},
+        {
+            "guard": "kl",
+            "action": "roll_back",
+            "at_step": 3,
+            "words": "kl_k3 is 0.31, above 0.2 for 2 steps: far",
+            "back_to_step": 1,
+            "changed": {"learning_rate": 0.0001, "kl_coefficient": 0.1},
+            "given_up": [{"step": 2, "kl_k3": 0.25, "entropy": 2.0}, {"step": 3, "kl_k3": 0.31, "entropy": 1.9}],
+        },
+    ],
+    rollouts=[
+        {
+            "step": step,
+            "prompt": [{"role": "user", "content": f"asked {step} <b>"}],
+            "response": "" if step == 2 else f"said {step}",
+            "score": 0.5,
+            "tokens": 7,
+        }
+        for step in (1, 2, 3)
+    ],
+)
+
+
+def test_the_headline_says_what_was_won_and_at_what_distance() -> None:
+    found = ppo_headline(FACTS)
+    assert found is not None
+    assert found.sentence == "The median reward of 4 held-out answers rose from 0.10 to 0.80."
+    told = " ".join(found.standfirst)
+    assert "+0.70" in told and "0.12" in told and "Guards stepped in 1 time" in told
+    assert "may be chance" not in told
+
+
+def test_an_interval_with_zero_in_it_may_be_chance() -> None:
+    heldout = FACTS.evaluation["heldout"] | {"median_change": {"value": 0.7, "interval": {"low": -0.1, "high": 1.1}}}
+    found = ppo_headline(dataclasses.replace(FACTS, evaluation={"heldout": heldout}))
+    assert found is not None
+    assert any("may be chance" in line for line in found.standfirst)
+
+
+def test_no_ppo_no_headline() -> None:
+    assert ppo_headline(dataclasses.replace(FACTS, manifest={"stage": "sft"})) is None
+
+
+def test_tiles_and_charts_are_of_what_is_known() -> None:
+    assert {tile.label: tile.value for tile in ppo_tiles(FACTS)}["KL a token"] == "0.120"
+    titles = [chart.title for chart in ppo_charts(FACTS)]
+    assert titles[0] == "Reward: held-out 0.20 → 0.90"
+    assert "Held-out rewards: median 1.50 → 2.50" in titles
+    assert not any(title.startswith("Judge") for title in titles)
+
+
+def test_guards_are_told_in_words() -> None:
+    warned, back = guard_events(FACTS)
+    assert (warned.step, warned.did, warned.given_up) == ("1", "warned", "")
+    assert back.did == "took the run back to step 1"
+    assert "kl coefficient now 0.1" in back.changed
+    assert back.given_up.count("→") == 1
+
+
+def test_rollouts_are_shown_from_first_to_last() -> None:
+    assert [(r.step, r.asked, r.response) for r in rollouts(FACTS)] == [
+        ("1", "asked 1 <b>", "said 1"),
+        ("2", "asked 2 <b>", ""),
+        ("3", "asked 3 <b>", "said 3"),
+    ]
+
+
+@pytest.mark.parametrize("spoil", [None, "text", [], {}, [1, None], {"a": []}])
+def test_a_page_is_made_of_whatever_is_there(spoil: object) -> None:
+    page = render(build_context(FACTS))
+    assert "What the guards did" in page and "asked 1 &lt;b&gt;" in page
+    spoilt = dataclasses.replace(
+        FACTS,
+        evaluation={"heldout": {"before": spoil, "after": AFTER, "responses": spoil, "median_change": spoil}},
+        guard_events=[{"words": spoil, "given_up": spoil, "changed": spoil, "action": "stop"}],
+        rollouts=[{"step": spoil, "prompt": spoil, "response": spoil}],
+    )
+    assert "<html" in render(build_context(spoilt))
