@@ -7,6 +7,7 @@ FOLDER in PREFINE_TRL_PPO. Both write all 64 tokens of every answer, whatever th
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import sys
@@ -31,7 +32,6 @@ def ours(prompts: list[Prompt], updates: int) -> dict[str, float]:
     from prefine.recipe_ppo import PpoRecipe
     from prefine.rundir import read_metrics
     from prefine.training.ppo import PpoStage
-    from prefine.training.reward import run_reward
     from prefine.training.session import run_stage
 
     class WritesOn(PpoStage):
@@ -45,7 +45,10 @@ def ours(prompts: list[Prompt], updates: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         data, reward = Path(folder) / "pairs.jsonl", Path(folder) / "reward"
         write_pairs(data, pairs(4))
-        run_reward(recipe("reward", data, reward, 1), False, Console(stderr=True))  # type: ignore[arg-type]
+        # In a process of its own, so that the peak memory is that of PPO alone.
+        train = multiprocessing.get_context("spawn").Process(target=_train_reward, args=(data, reward))
+        train.start()
+        train.join()
         asked = Path(folder) / "prompts.jsonl"
         asked.write_text("".join(p.model_dump_json(include={"prompt"}) + "\n" for p in prompts))
         made = PpoRecipe.model_validate(
@@ -64,7 +67,18 @@ def ours(prompts: list[Prompt], updates: int) -> dict[str, float]:
         run_stage(WritesOn(made, force=True), made, False, Console(stderr=True))
         rows = [row for row in read_metrics(Path(made.run) / "metrics.jsonl") if row["kind"] == "train"]
     phases = [name for name in rows[0] if name.startswith("seconds")]
-    return {name: statistics.fmean(row[name] for row in rows) for name in phases}
+    # The first update also makes what is made once, the kernels for instance; it is told apart.
+    later = rows[1:] or rows
+    means = {name: statistics.fmean(row[name] for row in later) for name in phases}
+    return {**means, "seconds_first": rows[0]["seconds"]}
+
+
+def _train_reward(data: Path, run: Path) -> None:
+    from rich.console import Console
+
+    from prefine.training.reward import run_reward
+
+    run_reward(recipe("reward", data, run, 1), False, Console(stderr=True))  # type: ignore[arg-type]
 
 
 def trl(prompts: list[Prompt], updates: int) -> dict[str, float]:

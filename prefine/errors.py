@@ -7,6 +7,7 @@
     ├── ModelError               a model, tokenizer or adapter that cannot be loaded or does not fit
     ├── CheckpointError          a run directory or checkpoint that cannot be written, read or continued
     ├── TrainingError            a run that must not go on: a failed self-check, a non-finite loss
+    │   └── RewardError          a reward that raises, hangs, or gives something else than scores
     └── MissingDependencyError   an optional package that the recipe asks for and that is not installed
 
 Stopped is none of them: the user asked, and everything is saved. Anything else that escapes is a bug in prefine, and
@@ -53,6 +54,10 @@ class CheckpointError(PrefineError):
 
 class TrainingError(PrefineError):
     """A run that must not go on: a failed self-check, a non-finite loss."""
+
+
+class RewardError(TrainingError):
+    """A reward that raises, hangs, or gives something else than scores; what was trained before is saved."""
 
 
 class MissingDependencyError(PrefineError):

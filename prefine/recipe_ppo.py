@@ -199,6 +199,25 @@ class PpoRecipe(WritingRecipe):
         return self
 
     @model_validator(mode="after")
+    def _parts_go_together(self) -> PpoRecipe:
+        training = self.training
+        if self.ppo.critic == "adapter" and self.model.gradient_checkpointing:
+            raise ValueError(
+                "ppo.critic adapter and model.gradient_checkpointing do not go together: layers would be computed "
+                "again with the policy's adapter; set critic to shared"
+            )
+        if self.ppo.value_warmup_updates and training.weight_decay:
+            raise ValueError(
+                f"training.weight_decay {training.weight_decay} would move the policy during the "
+                f"{self.ppo.value_warmup_updates} updates of ppo.value_warmup_updates: set one of them to 0"
+            )
+        if not self.rollout.heldout_prompts and (training.keep_best or training.early_stopping_patience):
+            raise ValueError(
+                "training.keep_best and early_stopping_patience go by held-out answers: rollout.heldout_prompts is 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _answers_have_room(self) -> PpoRecipe:
         longest = self.data.max_length_tokens - 1
         if self.rollout.max_new_tokens > longest:

@@ -140,6 +140,8 @@ class Writer(ABC):
         self.tokenizer = tokenizer
         self.slots = slots
         self._queue: deque[Writing] = deque()
+        self._active: list[Writing] = []
+        self._done: list[Writing] = []
         self._count = 0
 
     def add(self, request: Request) -> int:
@@ -156,17 +158,22 @@ class Writer(ABC):
         return writing.number
 
     @property
-    @abstractmethod
     def busy(self) -> bool:
-        """Whether something is queued or being written."""
+        """Whether something is queued, being written, or has ended and not been returned yet."""
+        return bool(self._queue or self._active or self._done)
 
-    @abstractmethod
     def clear(self) -> None:
         """Forget all requests."""
+        self._queue.clear()
+        self._active, self._done = [], []
 
-    @abstractmethod
     def cancel(self, number: int) -> None:
         """Give a request up; it comes out of the next step as far as it was written."""
+        for writing in (*self._queue, *self._active):
+            if writing.number == number and writing.finish is None:
+                writing.finish = "cancelled"
+        self._done += [writing for writing in self._queue if writing.number == number]
+        self._queue = deque(writing for writing in self._queue if writing.number != number)
 
     @abstractmethod
     def step(self) -> list[tuple[int, Generated]]:
@@ -215,26 +222,6 @@ class SlotWriter(Writer):
     def __init__(self, model: PackedModel, tokenizer: Any, slots: int) -> None:
         super().__init__(model, tokenizer, slots)
         self._cache: SlotCache | None = None
-        self._active: list[Writing] = []
-        self._done: list[Writing] = []
-
-    @property
-    def busy(self) -> bool:
-        """See Writer."""
-        return bool(self._queue or self._active or self._done)
-
-    def clear(self) -> None:
-        """See Writer."""
-        self._queue.clear()
-        self._active, self._done = [], []
-
-    def cancel(self, number: int) -> None:
-        """See Writer."""
-        for writing in (*self._queue, *self._active):
-            if writing.number == number and writing.finish is None:
-                writing.finish = "cancelled"
-        self._done += [writing for writing in self._queue if writing.number == number]
-        self._queue = deque(writing for writing in self._queue if writing.number != number)
 
     @torch.no_grad()
     def step(self) -> list[tuple[int, Generated]]:

@@ -5,7 +5,6 @@ Tokens are chosen by models/sampling.py, so that settings, random numbers and re
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,46 +48,23 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]
 class PaddedWriter(Writer):
     """Writes a batch at a time; a cancelled request ends with its batch's next token."""
 
-    def __init__(self, model: Any, tokenizer: Any, slots: int) -> None:
-        super().__init__(model, tokenizer, slots)
-        self._batch: list[Writing] = []
-        self._done: list[Writing] = []
-
-    @property
-    def busy(self) -> bool:
-        """See Writer."""
-        return bool(self._queue or self._done)
-
-    def clear(self) -> None:
-        """See Writer."""
-        self._queue.clear()
-        self._batch, self._done = [], []
-
-    def cancel(self, number: int) -> None:
-        """See Writer."""
-        for writing in (*self._queue, *self._batch):
-            if writing.number == number and writing.finish is None:
-                writing.finish = "cancelled"
-        self._done += [writing for writing in self._queue if writing.number == number]
-        self._queue = deque(writing for writing in self._queue if writing.number != number)
-
     @torch.no_grad()
     def step(self) -> list[tuple[int, Generated]]:
         """Write one batch to its end."""
-        self._batch = [self._queue.popleft() for _ in range(min(self.slots, len(self._queue)))]
-        if self._batch:
+        self._active = [self._queue.popleft() for _ in range(min(self.slots, len(self._queue)))]
+        if self._active:
             with evaluating(self.model), _own_defaults_off(self.model.causal):
                 self._generate()
-        done, self._batch, self._done = [*self._done, *self._batch], [], []
+        done, self._active, self._done = [*self._done, *self._active], [], []
         return [(writing.number, writing.result(self.tokenizer)) for writing in done]
 
     def _generate(self) -> None:
         device = self.model.device
-        prompts = [torch.tensor(writing.request.prompt) for writing in self._batch]
+        prompts = [torch.tensor(writing.request.prompt) for writing in self._active]
         length = max(map(len, prompts))
         ids = torch.stack([torch.nn.functional.pad(prompt, (length - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(length) >= length - len(prompt) for prompt in prompts]).long()
-        longest = max(writing.request.sampling.max_new_tokens for writing in self._batch)
+        longest = max(writing.request.sampling.max_new_tokens for writing in self._active)
         with standard_attention(self.model) as generator, self.model.autocast():
             generator.generate(
                 input_ids=ids.to(device),
@@ -101,8 +77,8 @@ class PaddedWriter(Writer):
                 eos_token_id=None,
                 pad_token_id=0,
                 use_cache=True,
-                logits_processor=LogitsProcessorList([_Chooser(self._batch, self._add_tokens)]),
-                stopping_criteria=StoppingCriteriaList([_Finished(self._batch)]),
+                logits_processor=LogitsProcessorList([_Chooser(self._active, self._add_tokens)]),
+                stopping_criteria=StoppingCriteriaList([_Finished(self._active)]),
             )
 
 

@@ -62,9 +62,9 @@ def add_copy(model: Any, name: str, *, learns: bool = False) -> dict[str, nn.Par
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.add_adapter(name, model.peft_config[POLICY])
     named = dict(model.named_parameters())
-    added = {key: parameter for key, parameter in named.items() if f".{name}." in key}
+    added = {key: parameter for key, parameter in named.items() if name in key.split(".")}
     for key, parameter in added.items():
-        parameter.copy_(named[key.replace(f".{name}.", f".{POLICY}.")])
+        parameter.copy_(named[".".join(POLICY if part == name else part for part in key.split("."))])
     _only_learn(model, [*learned, *(added.values() if learns else ())])
     return added
 

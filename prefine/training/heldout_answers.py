@@ -234,7 +234,8 @@ class HeldoutAnswers:
             return []
         template, limit = self._session.loaded.template, self._recipe.data.max_length_tokens
         with Quarantine(None) as quarantine:
-            records = list(read_records(source_names(sources), Preference, quarantine=quarantine))
+            read = read_records(source_names(sources), Preference, quarantine=quarantine)
+            records = [record for record in read if not record.tie]
         trees = [
             cut_prompt(template.preference_tree(records[place], 0), limit)
             for place in evenly_chosen(len(records), _MOST_PAIRS)

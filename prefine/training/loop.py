@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prefine.atomic import discard
 from prefine.data.batch import TokenTree, steps_per_epoch
-from prefine.errors import CheckpointError, Stopped, TrainingError
+from prefine.errors import CheckpointError, RewardError, Stopped, TrainingError
 from prefine.models.checkpoint import (
     Checkpoint,
     checkpoint_of,
@@ -36,6 +36,7 @@ from prefine.recipe import GuardsSection, TrainingSection
 from prefine.rundir import MetricsLog, RunDirectory, drop_rows_after, read_metrics
 from prefine.training.display import Display, memory_gb
 from prefine.training.guards import Alarm, Guards
+from prefine.training.loop_stage import LoopStage
 from prefine.training.optimiser_step import NonFiniteError, OptimiserStep, Step
 from prefine.training.schedule import new_scheduler, rows_of_step, slow_down
 from prefine.training.watch import HeldoutWatch
@@ -44,22 +45,6 @@ from prefine.training.watch import HeldoutWatch
 _STEPS_BETWEEN_TRIMS = 4
 # What the names of a stage's own groups of tensors begin with in a checkpoint.
 _STAGE = "stage."
-
-
-class Stateful(Protocol):
-    """A stage, as the loop knows it."""
-
-    def one_step(self, loop: Loop, trees: Sequence[TokenTree]) -> dict[str, float]:
-        """One step on these trees: calls `loop.optimise`; gives the step's metrics."""
-
-    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Whatever else the next step depends on: groups of tensors, and what JSON holds."""
-
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Put back what `state` gave."""
-
-    def rolled_back(self) -> dict[str, Any]:
-        """Go more gently after a guard's roll-back; says what has been changed."""
 
 
 @dataclass
@@ -105,7 +90,7 @@ class Loop:
     trees: Sequence[TokenTree]
     section: TrainingSection
     step: Step
-    stage: Stateful
+    stage: LoopStage
     guard_section: GuardsSection
     guards: Guards
     evaluate: Callable[[], dict[str, float]] | None
@@ -186,6 +171,9 @@ class Loop:
                 raise
             self._act(alarm)
             return None
+        except RewardError:  # nothing has been learned since the last step, and all of that is kept
+            self.save(provable=False)
+            raise
         return row if self._heeded(self.guards.see(step, row)) else None
 
     def _heeded(self, alarm: Alarm | None) -> bool:
@@ -364,35 +352,42 @@ class Loop:
         if provable and not within_step:
             self.guards.saved_step = self.position.step
         if self.metrics is not None:
-            groups, state = self.stage.state()
             self.metrics.sync()
-            optimizer, optimizer_state = optimizer_tensors(self.optimizer)
+            tensors, state = self._contents(generators)
             save_checkpoint(
                 self._within if within_step else self.run.checkpoints,
                 self.position.step,
-                {
-                    "weights": {name: p.detach() for name, p in self.parameters.items()},
-                    "optimizer": optimizer,
-                    **({"best": self.watch.best_weights} if self.watch.best_weights else {}),
-                    **{f"rng.{rank}": tensors for rank, (tensors, _) in enumerate(generators)},
-                    **{f"{_STAGE}{name}": tensors for name, tensors in groups.items()},
-                },
-                {
-                    "position": vars(self.position),
-                    "wall_seconds": self.wall_seconds,
-                    "scheduler": self.scheduler.state_dict(),
-                    "watch": self.watch.state(),
-                    "guards": self.guards.state(),
-                    "stage": state,
-                    "optimizer": optimizer_state,
-                    "rng": [state for _, state in generators],
-                },
+                tensors,
+                state,
                 keep_last=self.section.keep_checkpoints,
                 keep=self.guards.healthy_step,
             )
             if not within_step and self._within.exists():
                 discard(self._within)
         self.accelerator.wait_for_everyone()
+
+    def _contents(self, generators: Sequence[tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A checkpoint's groups of tensors and its JSON, with every process's random states."""
+        groups, stage = self.stage.state()
+        optimizer, optimizer_state = optimizer_tensors(self.optimizer)
+        tensors = {
+            "weights": {name: p.detach() for name, p in self.parameters.items()},
+            "optimizer": optimizer,
+            **({"best": self.watch.best_weights} if self.watch.best_weights else {}),
+            **{f"rng.{rank}": own for rank, (own, _) in enumerate(generators)},
+            **{f"{_STAGE}{name}": own for name, own in groups.items()},
+        }
+        state = {
+            "position": vars(self.position),
+            "wall_seconds": self.wall_seconds,
+            "scheduler": self.scheduler.state_dict(),
+            "watch": self.watch.state(),
+            "guards": self.guards.state(),
+            "stage": stage,
+            "optimizer": optimizer_state,
+            "rng": [own for _, own in generators],
+        }
+        return tensors, state
 
     def restore(self) -> Checkpoint | None:
         """Go to the newest valid checkpoint, if there is one; metrics of steps after it are dropped.

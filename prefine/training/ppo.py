@@ -58,7 +58,7 @@ def run_ppo(recipe: PpoRecipe, resume: bool, console: Console, *, force: bool = 
     Raises:
         PrefineError: whatever cannot go on; what was saved before can be resumed.
     """
-    return run_stage(PpoStage(recipe, force=force or resume), recipe, resume, console)
+    return run_stage(PpoStage(recipe, force=force), recipe, resume, console)
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ class PpoStage(Stage):
                 f"model.name: {section.name!r} is of an architecture whose hidden states a critic cannot read",
                 "Use sft or dpo for it, or a model of another architecture.",
             )
-        for module in loaded.packed.model.modules():  # ratios would be noise: see pitfalls of PPO in docs/ppo.md
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
         self._make_reference(loaded)
         critic = self._recipe.ppo.critic if self._recipe.advantage == "gae" else None
         if critic == "adapter":
             if not has_adapter(loaded.packed.model):
                 raise RecipeError("ppo.critic: adapter needs lora, and the recipe trains all weights", "Set shared.")
             add_copy(loaded.packed.model, _CRITIC, learns=True)
+        for module in loaded.packed.model.modules():  # with dropout the policy is no function, and ratios are noise
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
         self._policy = ActorCritic(loaded.packed, self._recipe.rollout.temperature, critic)
         loaded.packed = self._policy
         return loaded
@@ -172,7 +172,7 @@ class PpoStage(Stage):
         rollouts = self._rollouts = self._rollouts or self._collect(trees, update)
         scored = self._scored = self._scored or self._score(rollouts)
         self._targets = self._estimate(rollouts, scored)
-        self._policy.head_only = update < section.value_warmup_updates
+        self._policy.head_only = self._policy.value_head is not None and update < section.value_warmup_updates
         parts = min(section.minibatches, len(rollouts.trees))
         while self._inner < section.epochs * parts:
             epoch, part = divmod(self._inner, parts)
@@ -286,13 +286,14 @@ class PpoStage(Stage):
         out = model(batch)
         policy = ppo.policy_loss(out.logprobs, old, advantages, section.clip)
         terms = {"policy_loss": policy}
-        loss = policy.sum() * (0.0 if self._policy.head_only else 1.0)
+        policy_weight = 0.0 if self._policy.head_only else 1.0
+        loss = policy.sum() * policy_weight
         if out.values is not None:
             known = rollouts.values[places].to(device), self._targets.returns[places].to(device)
             terms["value_loss"] = ppo.value_loss(out.values, *known, section.value_clip)
             loss = loss + section.value_coefficient * terms["value_loss"].sum()
         if out.entropy is not None:
-            loss = loss - section.entropy_coefficient * out.entropy.sum()
+            loss = loss - policy_weight * section.entropy_coefficient * out.entropy.sum()
         with torch.no_grad():
             terms["approx_kl"] = ppo.approximate_kl(out.logprobs, old)
             terms["clip_fraction"] = ppo.policy_clipped(out.logprobs, old, advantages, section.clip).float()

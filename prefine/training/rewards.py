@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefine.errors import ModelError, RecipeError, TrainingError
+from prefine.errors import ModelError, RecipeError, RewardError
 from prefine.evaluation.readiness.page import JSON_NAME
 from prefine.evaluation.readiness.verdict import Level
 from prefine.evaluation.wording import listing
@@ -32,6 +32,8 @@ from prefine.recipe_ppo import PpoRecipe, PpoRewardSection, RewardSource
 from prefine.records import Conversation
 from prefine.training.display import Display
 
+# Scores are computed with in fp32.
+_LARGEST = torch.finfo(torch.float32).max
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -83,7 +85,7 @@ class Source(ABC):
         """A score for every answer, in order, as the source itself gives them.
 
         Raises:
-            TrainingError: it fails, or gives anything but finite numbers, one an answer.
+            RewardError: it fails, or gives anything but finite numbers, one an answer.
         """
 
     @property
@@ -119,7 +121,7 @@ class ModelSource(Source):
             answered, self.model.score(Question(a.prompt, a.answers) for a in answered), strict=True
         ):
             if scores is None:
-                raise TrainingError(
+                raise RewardError(
                     f"reward.name: an answer of {max(map(len, each.answers))} characters is too long for "
                     f"{self.section.name}",
                     "Lower rollout.max_new_tokens below the length that the reward model was trained for.",
@@ -153,7 +155,7 @@ class FunctionSource(Source):
 
         def call() -> None:
             try:
-                answer.put((self._function(rows), None))
+                answer.put((_listed(self._function(rows)), None))
             except BaseException as error:  # noqa: BLE001 (whatever a user's code raises)
                 answer.put((None, error))
 
@@ -170,23 +172,34 @@ class FunctionSource(Source):
         return "none"
 
 
+def _listed(found: Any) -> Any:
+    """What a function returned as a list, if it is one of something; arrays and tensors are."""
+    if hasattr(found, "tolist"):
+        return found.tolist()
+    return list(found) if isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping) else found
+
+
 def _numbers(found: Any, count: int, name: str) -> list[float]:
-    if isinstance(found, Tensor) or hasattr(found, "tolist"):
-        found = found.tolist()
+    if not isinstance(found, list):
+        raise _failed(name, f"returned {type(found).__name__} and not a list of numbers")
     try:
-        numbers = [float(value) for value in found]
-    except (TypeError, ValueError):
-        raise _failed(name, f"returned {type(found).__name__} and not a list of numbers") from None
+        numbers = [float(value) for value in found if not isinstance(value, str)]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _failed(
+            name, f"returned a list of something else ({in_a_line(error)}), and not a list of numbers"
+        ) from None
+    if len(numbers) != len(found):
+        raise _failed(name, "returned a list with text in it, and not a list of numbers")
     if len(numbers) != count:
         raise _failed(name, f"returned {len(numbers)} numbers for {count} answers")
-    bad = [place for place, number in enumerate(numbers) if not math.isfinite(number)]
+    bad = [place for place, number in enumerate(numbers) if not abs(number) <= _LARGEST]
     if bad:
         raise _failed(name, f"returned {numbers[bad[0]]} for answer {bad[0] + 1} of {count}")
     return numbers
 
 
-def _failed(name: str, what: str) -> TrainingError:
-    return TrainingError(
+def _failed(name: str, what: str) -> RewardError:
+    return RewardError(
         f"reward: {name} {what}", "Correct it, then go on with --resume: all before this update is saved."
     )
 

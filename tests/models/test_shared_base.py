@@ -121,7 +121,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "a head that is trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
 }
 KIND_FAULTS = {
-    "embeddings": "names of an embedding's matrices end in '.reference', and '.reference.' is looked for",
     "a head that is trained whole": "using_adapter switches LoRA layers only, not modules_to_save",
 }
 

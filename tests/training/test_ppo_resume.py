@@ -126,17 +126,15 @@ def test_stopped_at_every_safe_point_of_one_run(kind: str, make: Make, monkeypat
         assert rows[0]["kl_coefficient"] != rows[1]["kl_coefficient"]
 
 
-def test_on_an_adapter_with_a_shared_reward_model(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_an_adapter_with_a_shared_reward_model(
+    make: Make, sft_run: Path, reward_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The reference is the adapter that the run began on, and the reward stays what it was."""
-    sft = make("sft", "sft", {"training.max_steps": 4, "report.samples": 0})
-    reward = make("reward", "reward", {"model.name": sft.run, "training.max_steps": 4})
-    tiny.train(sft)
-    tiny.train(reward)
-    changes = {**SHORT, "model.name": sft.run, "reward.name": reward.run, "reward.judge": reward.run}
-    changes |= {"training.max_steps": 3, "ppo.critic": "adapter"}
+    changes = {**SHORT, "model.name": str(sft_run), "reward.name": str(reward_run), "reward.judge": str(reward_run)}
+    changes |= {"ppo.critic": "adapter"}
     whole, cut = make("ppo", "whole", changes), make("ppo", "cut", changes)
     tiny.train(whole)
-    assert stopped_at_every_safe_point(cut, monkeypatch) == 11
+    assert stopped_at_every_safe_point(cut, monkeypatch) == SAFE_POINTS
     assert not tiny.differences(Path(whole.run), Path(cut.run))
 
 
