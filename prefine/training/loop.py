@@ -1,8 +1,6 @@
 """The only training loop: accumulate, clip, schedule, log, guard, evaluate, save, resume. A stage brings the loss.
 
-A step is one optimiser step, unless the stage makes more of it (PPO's update is many). One optimiser step takes some
-trees, split over processes and, within each, over microbatches of at most `max_tokens_per_microbatch` tokens. Every
-microbatch's loss is divided by the whole step's totals, so the gradient does not depend on the split.
+A step is one optimiser step (training/optimiser_step.py), unless the stage makes more of it: PPO's update is many.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from prefine.training.heldout_answers import HeldoutAnswers
 from prefine.training.loop import Loop
 from prefine.training.optimiser_step import Step, Totals
 from prefine.training.ppo_metrics import ratio_extremes, update_metrics
-from prefine.training.rewards import Scored, load_rewards
+from prefine.training.rewards import Scored, load_rewards, refuse_unfit
 from prefine.training.rollout import (
     Rollouts,
     Timings,
@@ -58,6 +58,8 @@ def run_ppo(recipe: PpoRecipe, resume: bool, console: Console, *, force: bool = 
     Raises:
         PrefineError: whatever cannot go on; what was saved before can be resumed.
     """
+    if not force:
+        refuse_unfit(recipe)
     return run_stage(PpoStage(recipe, force=force), recipe, resume, console)
 
 

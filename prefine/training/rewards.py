@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from prefine.errors import ModelError, RecipeError, RewardError
@@ -91,16 +92,18 @@ class Source(ABC):
     @property
     def std(self) -> float:
         """What its scores are divided by now."""
-        return {"std": self._measured() or 1.0, "running": self.running.std, "none": 1.0}[self.scale]
+        return {"std": self.measured or 1.0, "running": self.running.std, "none": 1.0}[self.scale]
 
     @property
     def scale(self) -> str:
         """How its scores are scaled, settled."""
         if self.section.scale != "auto":
             return self.section.scale
-        return "std" if self._measured() else self._otherwise()
+        return "std" if self.measured else self._otherwise()
 
-    def _measured(self) -> float | None:
+    @property
+    def measured(self) -> float | None:
+        """The standard deviation that was measured when it was made; None where nobody did."""
         return None
 
     def _otherwise(self) -> str:
@@ -129,7 +132,9 @@ class ModelSource(Source):
             found += [score.score for score in scores]
         return found
 
-    def _measured(self) -> float | None:
+    @property
+    def measured(self) -> float | None:
+        """See Source."""
         return None if self.model.scale is None else self.model.scale.std
 
 
@@ -227,11 +232,21 @@ class Scored:
 
 
 class Rewards:
-    """All sources of a recipe."""
+    """All sources of a recipe.
+
+    Raises:
+        RecipeError: a source is to be scaled by a deviation that nobody measured.
+    """
 
     def __init__(self, section: PpoRewardSection, sources: Sequence[Source]) -> None:
         self._section = section
         self.sources = list(sources)
+        for source in sources:
+            if source.section.scale == "std" and source.measured is None:
+                raise RecipeError(
+                    f"reward.scale: std, but nobody measured that of {source.section.name}",
+                    "Set it to running (that of all scores so far) or none.",
+                )
 
     def score(self, answered: Sequence[Answered]) -> dict[str, list[float]]:
         """Every source's own scores, by its name."""
@@ -294,6 +309,17 @@ def load_rewards(recipe: PpoRecipe, policy: LoadedModel, display: Display, *, fo
         for place, section in enumerate(sections)
     ]
     return Rewards(recipe.reward, found)
+
+
+def refuse_unfit(recipe: PpoRecipe) -> None:
+    """Refuse a reward that is not fit for PPO before anything is made of a run.
+
+    Raises:
+        ModelError: a readiness report says no-go.
+    """
+    for name in (recipe.reward.name, *(section.name for section in recipe.reward.more), recipe.reward.judge):
+        if name is not None:
+            require_ready(name, Display(Console(), enabled=False), force=False)
 
 
 def load_source(
