@@ -136,6 +136,11 @@ def base_hash(base: str, revision: str | None = None) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()
 
 
+def weights_hash(location: Location) -> str:
+    """Hash of what was trained: an adapter's weights, or a whole model's; "" where they are not here."""
+    return base_hash(location.base) if location.adapter is None else sha256_of_file(location.adapter / ADAPTER_WEIGHTS)
+
+
 def in_a_line(error: BaseException) -> str:
     """A library's error as part of a message: its kind and the begin of what it says."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from prefine.data.batch import PackedBatch
+from prefine.errors import ModelError
 from prefine.models import fused
 from prefine.models.forward import PackedModel, PackedScorer, evaluating
 from prefine.models.heads import IN_ADAPTER
 from prefine.models.load import LoadedModel, load_tokenizer
-from prefine.models.location import ADAPTER_WEIGHTS, Location
+from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line
 from prefine.models.reward import PackedReward, read_scale
 from prefine.models.scoring import Scale
 from prefine.recipe import ModelSection
@@ -36,8 +37,10 @@ def using_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
     peft's own switches also change which adapters learn; this one does not.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
 
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)  # low-rank layers, and modules trained whole beside them
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
     before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
     for layer in layers:
         layer._disable_adapters = name is None
@@ -130,6 +133,7 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
         ModelError: its files cannot be read.
     """
     from peft import PeftConfig, set_peft_model_state_dict
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = location.adapter
@@ -138,8 +142,14 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     settings = PeftConfig.from_pretrained(folder)
     settings.task_type, settings.modules_to_save, settings.inference_mode = "CAUSAL_LM", None, True
-    saved = load_file(folder / ADAPTER_WEIGHTS)
-    head = saved.pop(IN_ADAPTER).to(policy.packed.device, torch.float32)
+    try:
+        saved = load_file(folder / ADAPTER_WEIGHTS)
+        head = saved.pop(IN_ADAPTER).to(policy.packed.device, torch.float32)
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ModelError(
+            f"reward.name: {str(folder / ADAPTER_WEIGHTS)!r} is damaged, or has no score head ({in_a_line(error)})",
+            "Train the reward model again, or bring the file back from a copy.",
+        ) from error
     model.add_adapter(name, settings)
     outcome = set_peft_model_state_dict(model, saved, adapter_name=name)
     _require_complete(model, name, saved, outcome, folder)
@@ -153,8 +163,6 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
 
 def _require_complete(model: Any, name: str, saved: dict[str, Tensor], outcome: Any, folder: Path) -> None:
     from peft import get_peft_model_state_dict
-
-    from prefine.errors import ModelError
 
     held = set(get_peft_model_state_dict(model, adapter_name=name))
     apart = sorted(set(saved) ^ held) + sorted(outcome.unexpected_keys)

@@ -26,7 +26,8 @@ from prefine.objectives.masked import paired, per_sequence
 from prefine.recipe_ppo import PpoRecipe, RewardSource
 from prefine.records import Preference
 from prefine.rundir import read_metrics
-from prefine.training.rewards import ModelSource, Rewards, RunningScale, load_source, shape
+from prefine.training.reward_sources import ModelSource, RunningScale
+from prefine.training.rewards import Rewards, load_source, shape
 from prefine.training.rollout import (
     Written,
     answered,
@@ -56,7 +57,6 @@ class HeldoutAnswers:
         policy: as it is being trained.
         rewards: what is optimised.
         reference: the reference's log-probabilities of a batch.
-        force: whether a judge may be unfit.
     """
 
     def __init__(
@@ -65,8 +65,6 @@ class HeldoutAnswers:
         policy: ActorCritic,
         rewards: Rewards,
         reference: Callable[[PackedBatch], Tensor],
-        *,
-        force: bool,
     ) -> None:
         self._session = session
         self._recipe: PpoRecipe = session.recipe
@@ -82,9 +80,7 @@ class HeldoutAnswers:
         self._judge = (
             None
             if name is None
-            else load_source(
-                RewardSource(name=name), self._recipe, session.loaded, "judge", session.display, force=force
-            )
+            else load_source(RewardSource(name=name), self._recipe, session.loaded, "judge", session.display)
         )
         self._pairs = self._read_pairs()
 

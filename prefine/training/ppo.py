@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from prefine.data.batch import PackedBatch, TokenTree
 from prefine.data.template import ChatTemplate
-from prefine.errors import ModelError, RecipeError
+from prefine.errors import CheckpointError, ModelError, RecipeError, RewardError
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.load import LoadedModel, load_model
 from prefine.models.shared_base import add_copy, has_adapter, using_adapter
@@ -24,12 +25,14 @@ from prefine.recipe import GuardSection, LoraSection, ModelSection
 from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Prompt
 from prefine.training.checks import check_first_ratio, require
+from prefine.training.display import Display
 from prefine.training.guards import Rule
 from prefine.training.heldout_answers import HeldoutAnswers
 from prefine.training.loop import Loop
 from prefine.training.optimiser_step import Step, Totals
-from prefine.training.ppo_metrics import ratio_extremes, update_metrics
-from prefine.training.rewards import Scored, load_rewards, refuse_unfit
+from prefine.training.ppo_metrics import extremes, update_metrics
+from prefine.training.reward_sources import Answered
+from prefine.training.rewards import Scored, load_rewards, require_rewards
 from prefine.training.rollout import (
     Rollouts,
     Timings,
@@ -58,8 +61,6 @@ def run_ppo(recipe: PpoRecipe, resume: bool, console: Console, *, force: bool = 
     Raises:
         PrefineError: whatever cannot go on; what was saved before can be resumed.
     """
-    if not force:
-        refuse_unfit(recipe)
     return run_stage(PpoStage(recipe, force=force), recipe, resume, console)
 
 
@@ -95,6 +96,10 @@ class PpoStage(Stage):
         self._ratios = (math.inf, -math.inf)
         self._checked = False
 
+    def require(self, display: Display) -> None:
+        """Find the rewards, and refuse those that are not fit for PPO."""
+        require_rewards(self._recipe, display, force=self._force)
+
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
         """The policy with its critic, and the reference beside it on the same weights."""
         loaded = load_model(section, lora)
@@ -121,8 +126,6 @@ class PpoStage(Stage):
         """The policy as it was loaded: the base where its adapter is fresh, else a frozen copy of that adapter."""
         self._frozen_twin: ActorCritic | None = None
         if not has_adapter(loaded.packed.model):
-            import copy
-
             twin = copy.deepcopy(loaded.packed).requires_grad_(False)
             self._frozen_twin = ActorCritic(twin, self._recipe.rollout.temperature, None)
         elif loaded.location.adapter is not None:
@@ -137,7 +140,7 @@ class PpoStage(Stage):
 
     def learning_rate(self, parameter: str) -> float | None:
         """The critic has its own."""
-        critic = parameter.startswith("value_head.") or f".{_CRITIC}." in parameter
+        critic = parameter.startswith("value_head.") or _CRITIC in parameter.split(".")
         return self._recipe.ppo.critic_learning_rate if critic else None
 
     def guards(self) -> Sequence[Rule]:
@@ -159,10 +162,8 @@ class PpoStage(Stage):
     def begin(self, session: Session) -> Step:
         """Load the rewards, and give the step's loss."""
         self._session = session
-        self._rewards = load_rewards(self._recipe, session.loaded, session.display, force=self._force)
-        self._heldout = HeldoutAnswers(
-            session, self._policy, self._rewards, self._reference_logprobs, force=self._force
-        )
+        self._rewards = load_rewards(self._recipe, session.loaded, session.display)
+        self._heldout = HeldoutAnswers(session, self._policy, self._rewards, self._reference_logprobs)
         return self._loss
 
     # --- One update --------------------------------------------------------------------------------------------------
@@ -188,8 +189,9 @@ class PpoStage(Stage):
                 break
             if self._inner < section.epochs * parts:
                 loop.safe_point()
+        ratios = extremes(everywhere(loop.accelerator, {loop.accelerator.process_index: self._ratios}).values())
         metrics = update_metrics(
-            rollouts, scored, self._targets, self._rows, self._ratios, self._timings, self._kl.coefficient
+            rollouts, scored, self._targets, self._rows, ratios, self._timings, self._kl.coefficient
         )
         self._keep_some(rollouts, scored, update + 1)
         self._kl.update(metrics["kl_k1"], len(rollouts.lengths))
@@ -217,7 +219,7 @@ class PpoStage(Stage):
             )
         with self._timings.of("score"):
             conversations = [conversation_of(session.prepared.train, tree.row) for tree in own]
-            scores = self._rewards.score(answered(written, conversations))
+            scores = self._score_or_fail_together(answered(written, conversations))
 
         def share(values: Sequence[Any]) -> list[Any]:
             """Values of answers, `samples` a prompt, of all processes in the prompts' order."""
@@ -244,6 +246,18 @@ class PpoStage(Stage):
             {name: share(values) for name, values in scores.items()},
             **columns,
         )
+
+    def _score_or_fail_together(self, asked: Sequence[Answered]) -> dict[str, list[float]]:
+        """Scores of this process's answers; where a reward fails in one process, all raise what it did."""
+        accelerator, scores, failed = self._session.accelerator, {}, None
+        try:
+            scores = self._rewards.score(asked)
+        except RewardError as error:
+            failed = error
+        for one in everywhere(accelerator, {accelerator.process_index: failed}).values():
+            if one is not None:
+                raise one
+        return scores
 
     def _measure(self, trees: Sequence[TokenTree], update: int) -> dict[int, dict[str, Tensor]]:
         """As the first epoch will train on them: same minibatches, same microbatches."""
@@ -299,7 +313,8 @@ class PpoStage(Stage):
         with torch.no_grad():
             terms["approx_kl"] = ppo.approximate_kl(out.logprobs, old)
             terms["clip_fraction"] = ppo.policy_clipped(out.logprobs, old, advantages, section.clip).float()
-            self._ratios = ratio_extremes(self._ratios, out.logprobs - old)
+            ratio = torch.exp(out.logprobs - old)
+            self._ratios = extremes([self._ratios, (float(ratio.min()), float(ratio.max()))])
         # The loop divides what is logged by trees; these are means over tokens.
         share = totals.trees / totals.tokens
         return loss / totals.tokens, {name: float(term.detach().sum()) * share for name, term in terms.items()}
@@ -321,6 +336,7 @@ class PpoStage(Stage):
         state = {
             "kl_coefficient": self._kl.coefficient,
             "rewards": self._rewards.state(),
+            "reward_models": self._rewards.fingerprints(),
             "inner": self._inner,
             "rows": self._rows,
             "ratios": list(self._ratios),
@@ -332,6 +348,11 @@ class PpoStage(Stage):
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Put back what `state` gave."""
+        if state["reward_models"] != self._rewards.fingerprints():
+            raise CheckpointError(
+                "--resume: a reward model's weights are not those that this run began with",
+                "Bring them back, or start a run of another name.",
+            )
         self._kl.coefficient = state["kl_coefficient"]
         self._rewards.restore(state["rewards"])
         self._inner, self._rows = state["inner"], list(state["rows"])

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
 
 from prefine.objectives import kl
 from prefine.objectives.advantage import explained_variance
@@ -63,7 +60,7 @@ def update_metrics(
     }
 
 
-def ratio_extremes(known: tuple[float, float], log_ratios: Tensor) -> tuple[float, float]:
-    """Smallest and largest ratio so far."""
-    ratios = torch.exp(log_ratios)
-    return min(known[0], float(ratios.min())), max(known[1], float(ratios.max()))
+def extremes(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """The smallest and the largest number of several ranges."""
+    lows, highs = zip(*ranges, strict=True)
+    return min(lows), max(highs)

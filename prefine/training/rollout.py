@@ -26,7 +26,7 @@ from prefine.models.sampling import Sampling
 from prefine.objectives import kl
 from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Conversation, Message
-from prefine.training.rewards import Answered
+from prefine.training.reward_sources import Answered
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
         require_sources(recipe.data)
     accelerator = _accelerator(recipe)
     display = Display(console, accelerator.is_main_process)
+    stage.require(display)
     with _run_directory(Path(recipe.run), resume, accelerator) as run:
         previous = json.loads(run.manifest.read_text("utf-8")) if run.manifest.exists() else None
         if previous is not None and previous["status"] == "finished":

@@ -66,6 +66,13 @@ class Stage(ABC):
     # Room that rows leave within data.max_length_tokens for answers that are still to be written.
     answer_tokens = 0
 
+    def require(self, display: Display) -> None:  # noqa: B027 - most stages need nothing but data and a model
+        """Find what else the stage needs; called before the run's folder is made.
+
+        Raises:
+            PrefineError: it is not there, or not fit.
+        """
+
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
         """The model to be trained: a language model, unless a stage says otherwise."""
         return load_model(section, lora)

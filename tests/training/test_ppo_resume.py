@@ -187,7 +187,6 @@ def test_ctrl_c_within_an_update(make: Make, tmp_path: Path) -> None:
     assert not tiny.differences(Path(whole.run), Path(cut.run))
 
 
-@pytest.mark.xfail(strict=True, reason="a checkpoint does not know which reward model it was rewarded by")
 def test_another_reward_model_under_the_same_name_is_refused(
     make: Make, reward_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

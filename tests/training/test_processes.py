@@ -143,7 +143,6 @@ def test_two_processes_stop_within_an_update(make: Make) -> None:
     assert not tiny.differences(Path(whole.run), Path(cut.run))
 
 
-@pytest.mark.xfail(strict=True, reason="the other process waits for its answers, and gets a broken connection")
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_reward_that_fails_in_one_process_stops_both(failing: int, make: Make) -> None:
     """With the same error in both, and a manifest that says so."""
@@ -159,7 +158,6 @@ def test_a_reward_that_fails_in_one_process_stops_both(failing: int, make: Make)
     assert tiny.manifest(Path(made.run))["status"] == "failed"
 
 
-@pytest.mark.xfail(strict=True, reason="a process without prompts asks the reward about nothing")
 def test_a_reward_is_never_asked_about_nothing(make: Make) -> None:
     """A mean over no answers is an error in many functions."""
     changes = {**tiny.UNGUARDED, "data.heldout_fraction": 0.0, "training.batch_size": 1, "training.max_steps": 2}
@@ -174,7 +172,6 @@ def test_a_reward_is_never_asked_about_nothing(make: Make) -> None:
     assert together(asking) == [0, 0]
 
 
-@pytest.mark.xfail(strict=True, reason="the main process tells of its own tokens only")
 def test_ratios_are_of_all_processes_tokens(make: Make) -> None:
     changes = {**tiny.UNGUARDED, "training.max_steps": 2, "ppo.max_kl": None}
     one, two = make("ppo", "one", changes), make("ppo", "two", changes)

@@ -29,7 +29,8 @@ from prefine.recipe_ppo import PpoRecipe, PpoRewardSection, RewardSource
 from prefine.records import Message
 from prefine.training.display import Display
 from prefine.training.ppo import PpoStage, run_ppo
-from prefine.training.rewards import Answered, FunctionSource, ModelSource, Rewards, RunningScale, load_rewards, shape
+from prefine.training.reward_sources import Answered, FunctionSource, ModelSource, RunningScale
+from prefine.training.rewards import Rewards, load_rewards, shape
 from prefine.training.session import run_stage
 from tests.training import tiny
 
@@ -341,7 +342,6 @@ def test_what_cannot_be_called(make: Make, module: Callable[[str, str], str]) ->
     )
 
 
-@pytest.mark.xfail(strict=True, reason="the run's folder and manifest are there before the function is imported")
 def test_a_reward_that_was_refused_does_not_stand_in_the_way(make: Make, module: Callable[[str, str], str]) -> None:
     """Put right, under the same name or another, the same run begins."""
     made = make("ppo", changes={**QUICK, "reward.name": module("mine_{n}:score", "")})
@@ -376,7 +376,7 @@ def test_a_reward_run_on_the_policys_base_is_held_once_and_scores_as_alone(
     made = make("ppo", changes={**QUICK, **changes, "reward.name": str(reward_run)})
     assert isinstance(made, PpoRecipe)
     begun = PpoStage(made).load(made.model, made.lora)
-    before = load_rewards(made, begun, Display(Console(file=io.StringIO())), force=False)
+    before = load_rewards(made, begun, Display(Console(file=io.StringIO())))
     assert before.sources[0].score(ASKED) == alone(reward_run)
     stage, said = trained(made)
     assert stage._rewards.sources[0].score(ASKED) == alone(reward_run)
