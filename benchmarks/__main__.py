@@ -23,6 +23,7 @@ from benchmarks.startup import first_step_seconds, help_seconds, reading_seconds
 from benchmarks.work import PAIRS_A_STEP, source
 from prefine.models.embedded import embedded_folder
 
+SLOTS = (1, 8, 16, 32, 64, 128)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -75,6 +76,42 @@ def scoring(rounds: int) -> dict[str, Any]:
     return {"ours": ours, "padded": theirs, "speed_ratio": mean(theirs, "seconds") / mean(ours, "seconds")}
 
 
+def writing(rounds: int) -> dict[str, Any]:
+    """prefine's slots and transformers' generate in turns; then by slots, and with lengths of a long tail."""
+    ours: list[dict[str, float]] = []
+    theirs: list[dict[str, float]] = []
+    for _ in range(rounds):
+        ours.append(run("benchmarks.generation", "ours"))
+        theirs.append(run("benchmarks.generation", "hf"))
+    return {
+        "ours": ours,
+        "hf": theirs,
+        "speed_ratio": mean(ours, "tokens_per_s") / mean(theirs, "tokens_per_s"),
+        "by_slots": {n: run("benchmarks.generation", "ours", "--sequences", str(n)) for n in SLOTS},
+        "long_tail": {
+            who: run("benchmarks.generation", who, "--sequences", "128", "--slots", "32", "--tail")
+            for who in ("ours", "hf")
+        },
+    }
+
+
+def ppo(rounds: int) -> dict[str, Any] | None:
+    """prefine's updates and those of TRL 1.10 in turns; None where PREFINE_TRL_PPO names no folder with it."""
+    if "PREFINE_TRL_PPO" not in os.environ:
+        return None
+    ours: list[dict[str, float]] = []
+    theirs: list[dict[str, float]] = []
+    for _ in range(rounds):
+        ours.append(run("benchmarks.ppo", "ours"))
+        theirs.append(run("benchmarks.ppo", "trl", "--updates", "1"))
+    return {
+        "ours": ours,
+        "trl": theirs,
+        "speed_ratio": mean(theirs, "seconds") / mean(ours, "seconds"),
+        "memory_ratio": mean(theirs, "memory_gb") / mean(ours, "memory_gb"),
+    }
+
+
 def scaling(number: int) -> list[dict[str, float]]:
     """Seconds a token as a step grows to twice and four times the pairs."""
     return [
@@ -114,6 +151,18 @@ def tables(results: dict[str, Any]) -> list[Table]:
         "",
         f"{mean(r['ours'], 'gflops'):.0f} of {mean(r['ours'], 'bf16_peak_gflops'):.0f} GFLOP/s",
     )
+    r = results["generation"]
+    against.add_row(
+        "generation, 64 x 64 (against transformers), tokens/s",
+        f"{mean(r['ours'], 'tokens_per_s'):.0f}",
+        f"{mean(r['hf'], 'tokens_per_s'):.0f}",
+        f"{r['speed_ratio']:.1f}x faster",
+    )
+    if results["ppo"] is not None:
+        r = results["ppo"]
+        for name, unit, ratio in (("seconds", "s an update", "speed_ratio"), ("memory_gb", "peak GB", "memory_ratio")):
+            ours, theirs = mean(r["ours"], name), mean(r["trl"], name)
+            against.add_row(f"ppo, {unit} (TRL 1.10)", f"{ours:.2f}", f"{theirs:.2f}", f"{r[ratio]:.1f}")
     grown = Table("pairs a step", "tokens a step", "s a step", "ms a token", title="cost against tokens")
     for k, row in zip((1, 2, 4), results["scaling"], strict=True):
         seconds, tokens = row["seconds_a_step"], row["tokens_a_step"]
@@ -121,7 +170,12 @@ def tables(results: dict[str, Any]) -> list[Table]:
     waits = Table("wait", "seconds", title="before anything happens")
     for name, seconds in results["waits"].items():
         waits.add_row(name, f"{seconds:.2f}")
-    return [against, grown, waits]
+    slots = Table("slots", "tokens/s", title="generation by slots")
+    for count, row in results["generation"]["by_slots"].items():
+        slots.add_row(str(count), f"{row['tokens_per_s']:.0f}")
+    for who, row in results["generation"]["long_tail"].items():
+        slots.add_row(f"128 in 32, long tail, {who}", f"{row['tokens_per_s']:.0f}")
+    return [against, grown, slots, waits]
 
 
 def main() -> None:
@@ -139,6 +193,8 @@ def main() -> None:
         "sft": versus("sft", args.rounds, args.pairs),
         "reward": versus("reward", args.rounds, args.pairs),
         "score": scoring(args.rounds),
+        "generation": writing(args.rounds),
+        "ppo": ppo(args.rounds),
         "scaling": scaling(args.pairs),
         "waits": {
             "prefine --help": help_seconds(),

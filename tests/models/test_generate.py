@@ -123,9 +123,13 @@ def assert_same(ours: Generated, theirs: Generated) -> None:
 
 @pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.UNPACKABLE])
 def test_greedy_is_transformers_generate(architecture: str) -> None:
-    """More prompts than slots, of very different lengths, that end at different times; log-probabilities too."""
     model = settled(architecture)
     assert model.packed == (architecture in tiny.ARCHITECTURES)
+    assert_greedy_is_transformers(model)
+
+
+def assert_greedy_is_transformers(model: PackedModel) -> None:
+    """More prompts than slots, of very different lengths, that end at different times; log-probabilities too."""
     requests = [request(prompt, 9 + n, STOPS, temperature=0) for n, prompt in enumerate(PROMPTS)]
     found = write(model, requests)
     assert [each.tokens for each in found] == [by_transformers(model, each) for each in requests]
@@ -139,7 +143,9 @@ def test_greedy_is_transformers_generate(architecture: str) -> None:
 def test_a_layer_may_attend_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """DiffLlama does, with other values each time; the probe lets it be packed, and packed rows of it are right."""
     monkeypatch.setitem(tiny.ARCHITECTURES, "diffllama", {})
-    test_greedy_is_transformers_generate("diffllama")
+    model = settled("diffllama")
+    assert model.packed and not model.decodes
+    assert_greedy_is_transformers(model)
 
 
 @pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, "bloom"])

@@ -141,6 +141,18 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
 }
 
 
+def make_deadly(place: Any, name: str, calls: int) -> None:
+    """From now on this process is killed at the beginning of that call of a function."""
+    real, count = getattr(place, name), iter(range(calls - 1, -1, -1))
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        if next(count) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+
+    setattr(place, name, deadly)
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: Path) -> None:
     """And again at the same place of the resumed run. Rows that are refused are listed once, whatever happens."""
@@ -150,15 +162,7 @@ def test_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: Path)
     assert tiny.forked(lambda: attempt(whole, tmp_path / "whole-cache")) == 0
 
     def dying() -> None:
-        place, name, calls = MOMENTS[moment]
-        real, count = getattr(place, name), iter(range(calls - 1, -1, -1))
-
-        def deadly(*args: Any, **kwargs: Any) -> Any:
-            if next(count) == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-
-        setattr(place, name, deadly)
+        make_deadly(*MOMENTS[moment])
         attempt(made, tmp_path / "cache")
 
     assert [tiny.forked(dying), tiny.forked(dying)] == [KILLED, KILLED]
@@ -187,15 +191,7 @@ def test_ppo_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: P
     assert tiny.forked(lambda: attempt(whole, tmp_path / "cache")) == 0
 
     def dying() -> None:
-        place, name, calls = OF_AN_UPDATE[moment]
-        real, count = getattr(place, name), iter(range(calls - 1, -1, -1))
-
-        def deadly(*args: Any, **kwargs: Any) -> Any:
-            if next(count) == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-
-        setattr(place, name, deadly)
+        make_deadly(*OF_AN_UPDATE[moment])
         attempt(made, tmp_path / "cache")
 
     assert tiny.forked(dying) == KILLED
