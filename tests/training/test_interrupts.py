@@ -94,11 +94,11 @@ def test_a_second_signal_does_not_wait_for_the_step(make: Make, tmp_path: Path) 
     def interrupting() -> None:
         real, saves = Loop.save, iter(range(100))
 
-        def saving(loop: Loop) -> None:
+        def saving(loop: Loop, **asked: bool) -> None:
             if next(saves) == 3:
                 os.kill(os.getpid(), signal.SIGINT)
                 os.kill(os.getpid(), signal.SIGINT)
-            real(loop)
+            real(loop, **asked)
 
         Loop.save = saving  # type: ignore[method-assign]
 

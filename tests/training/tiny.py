@@ -221,6 +221,8 @@ def fork(work: Callable[[], object], output: int | None = None) -> int:
     if child:
         return child
     code = 1
+    # A test run in the background of a script is born deaf to it, and so would be this copy.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if output is not None:
             os.dup2(output, 1)
