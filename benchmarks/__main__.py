@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.startup import first_step_seconds, help_seconds, reading_seconds
-from benchmarks.work import PAIRS_A_STEP, source
+from benchmarks.tables import mean, tables
+from benchmarks.work import PAIRS_A_STEP, PPO_MICROBATCH_TOKENS, source
 from prefine.models.embedded import embedded_folder
 
 SLOTS = (1, 8, 16, 32, 64, 128)
@@ -41,11 +40,6 @@ def run(module: str, *arguments: str) -> dict[str, float]:
         sys.exit(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
     result: dict[str, float] = json.loads(results[-1].removeprefix("RESULT "))
     return result
-
-
-def mean(results: list[dict[str, float]], name: str) -> float:
-    """Mean over rounds."""
-    return statistics.fmean(result[name] for result in results)
 
 
 def versus(stage: str, rounds: int, number: int) -> dict[str, Any]:
@@ -77,16 +71,20 @@ def scoring(rounds: int) -> dict[str, Any]:
 
 
 def writing(rounds: int) -> dict[str, Any]:
-    """prefine's slots and transformers' generate in turns; then by slots, and with lengths of a long tail."""
+    """prefine's slots and its peers in turns, vLLM where PREFINE_VLLM names an interpreter that has it.
+
+    Then by slots, and with lengths of a long tail.
+    """
     ours: list[dict[str, float]] = []
-    theirs: list[dict[str, float]] = []
+    peers: dict[str, list[dict[str, float]]] = {"hf": [], **({"vllm": []} if "PREFINE_VLLM" in os.environ else {})}
     for _ in range(rounds):
         ours.append(run("benchmarks.generation", "ours"))
-        theirs.append(run("benchmarks.generation", "hf"))
+        for who, results in peers.items():
+            results.append(run("benchmarks.generation", who))
     return {
         "ours": ours,
-        "hf": theirs,
-        "speed_ratio": mean(ours, "tokens_per_s") / mean(theirs, "tokens_per_s"),
+        "peers": peers,
+        "shares": run("benchmarks.generation", "ours", "--profile"),
         "by_slots": {n: run("benchmarks.generation", "ours", "--sequences", str(n)) for n in SLOTS},
         "long_tail": {
             who: run("benchmarks.generation", who, "--sequences", "128", "--slots", "32", "--tail")
@@ -96,7 +94,10 @@ def writing(rounds: int) -> dict[str, Any]:
 
 
 def ppo(rounds: int) -> dict[str, Any] | None:
-    """prefine's updates and those of TRL 1.10 in turns; None where PREFINE_TRL_PPO names no folder with it."""
+    """prefine's updates and those of TRL 1.10 in turns, and DPO's memory on the same token budget.
+
+    None where PREFINE_TRL_PPO names no folder with it.
+    """
     if "PREFINE_TRL_PPO" not in os.environ:
         return None
     ours: list[dict[str, float]] = []
@@ -109,6 +110,7 @@ def ppo(rounds: int) -> dict[str, Any] | None:
         "trl": theirs,
         "speed_ratio": mean(theirs, "seconds") / mean(ours, "seconds"),
         "memory_ratio": mean(theirs, "memory_gb") / mean(ours, "memory_gb"),
+        "dpo": run("benchmarks.ours", "dpo", "--batch-size", "8", "--microbatch-tokens", str(PPO_MICROBATCH_TOKENS)),
     }
 
 
@@ -118,64 +120,6 @@ def scaling(number: int) -> list[dict[str, float]]:
         run("benchmarks.ours", "dpo", "--pairs", str(number * k), "--batch-size", str(PAIRS_A_STEP * k))
         for k in (1, 2, 4)
     ]
-
-
-def tables(results: dict[str, Any]) -> list[Table]:
-    """What a person reads."""
-    against = Table("work", "prefine", "TRL", "ratio", title=f"against TRL, {results['source']}")
-    for stage in ("dpo", "sft", "reward"):
-        r = results[stage]
-        step, peer = mean(r["ours"], "seconds_a_step"), mean(r["trl"], "seconds_a_step")
-        against.add_row(f"{stage}, s a step", f"{step:.2f}", f"{peer:.2f}", f"{r['speed_ratio']:.1f}x faster")
-        if stage == "dpo":
-            once = mean(r["ours"], "reference_seconds_a_step")
-            against.add_row(
-                "dpo, reference counted (one epoch)",
-                f"{step + once:.2f}",
-                f"{peer:.2f}",
-                f"{r['speed_ratio_with_reference']:.1f}x faster",
-            )
-        memory = (mean(r["ours"], "memory_gb"), mean(r["trl"], "memory_gb"))
-        against.add_row(f"{stage}, peak GB", f"{memory[0]:.2f}", f"{memory[1]:.2f}", f"1/{r['memory_ratio']:.1f}")
-    r = results["score"]
-    against.add_row(
-        "scoring 128 pairs (against a padded loop), s",
-        f"{mean(r['ours'], 'seconds'):.2f}",
-        f"{mean(r['padded'], 'seconds'):.2f}",
-        f"{r['speed_ratio']:.1f}x faster",
-    )
-    r = results["dpo"]
-    against.add_row(
-        "dpo, share of bf16 matmul peak",
-        f"{r['share_of_bf16_peak']:.0%}",
-        "",
-        f"{mean(r['ours'], 'gflops'):.0f} of {mean(r['ours'], 'bf16_peak_gflops'):.0f} GFLOP/s",
-    )
-    r = results["generation"]
-    against.add_row(
-        "generation, 64 x 64 (against transformers), tokens/s",
-        f"{mean(r['ours'], 'tokens_per_s'):.0f}",
-        f"{mean(r['hf'], 'tokens_per_s'):.0f}",
-        f"{r['speed_ratio']:.1f}x faster",
-    )
-    if results["ppo"] is not None:
-        r = results["ppo"]
-        for name, unit, ratio in (("seconds", "s an update", "speed_ratio"), ("memory_gb", "peak GB", "memory_ratio")):
-            ours, theirs = mean(r["ours"], name), mean(r["trl"], name)
-            against.add_row(f"ppo, {unit} (TRL 1.10)", f"{ours:.2f}", f"{theirs:.2f}", f"{r[ratio]:.1f}")
-    grown = Table("pairs a step", "tokens a step", "s a step", "ms a token", title="cost against tokens")
-    for k, row in zip((1, 2, 4), results["scaling"], strict=True):
-        seconds, tokens = row["seconds_a_step"], row["tokens_a_step"]
-        grown.add_row(str(PAIRS_A_STEP * k), f"{tokens:.0f}", f"{seconds:.2f}", f"{1e3 * seconds / tokens:.3f}")
-    waits = Table("wait", "seconds", title="before anything happens")
-    for name, seconds in results["waits"].items():
-        waits.add_row(name, f"{seconds:.2f}")
-    slots = Table("slots", "tokens/s", title="generation by slots")
-    for count, row in results["generation"]["by_slots"].items():
-        slots.add_row(str(count), f"{row['tokens_per_s']:.0f}")
-    for who, row in results["generation"]["long_tail"].items():
-        slots.add_row(f"128 in 32, long tail, {who}", f"{row['tokens_per_s']:.0f}")
-    return [against, grown, slots, waits]
 
 
 def main() -> None:

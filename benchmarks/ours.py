@@ -1,4 +1,7 @@
-"""Time prefine's own stage: python -m benchmarks.ours dpo|sft|reward [--pairs 32] [--batch-size 4]."""
+"""Time prefine's own stage: python -m benchmarks.ours dpo|sft|reward [--pairs 32] [--batch-size 4].
+
+With --microbatch-tokens 1024 and --batch-size 8, the memory is that of DPO on the token budget of benchmarks.ppo.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,15 @@ def main() -> None:
     parser.add_argument("stage", choices=["dpo", "sft", "reward"])
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=PAIRS_A_STEP)
+    parser.add_argument("--microbatch-tokens", type=int, default=4096)
     args = parser.parse_args()
     rate = matmul_rates(torch.device("cpu"))["bfloat16"]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PREFINE_CACHE"] = str(fresh_cache(Path(folder)))
         data, run = Path(folder) / "pairs.jsonl", Path(folder) / "run"
         write_pairs(data, pairs(args.pairs))
-        made = recipe(args.stage, data, run, args.pairs // args.batch_size, args.batch_size)
+        steps, most = args.pairs // args.batch_size, args.microbatch_tokens
+        made = recipe(args.stage, data, run, steps, args.batch_size, max_tokens_per_microbatch=most)
         {"dpo": run_dpo, "sft": run_sft, "reward": run_reward}[args.stage](made, False, Console(stderr=True))  # type: ignore[operator]
         rows = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "train"]
         manifest = json.loads((run / "manifest.json").read_text())

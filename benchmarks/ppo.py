@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.work import LORA_RANK, peak_memory_gb, recipe, short_prompts, tell, write_pairs
+from benchmarks.work import LORA_RANK, PPO_MICROBATCH_TOKENS, peak_memory_gb, recipe, short_prompts, tell, write_pairs
 from prefine.records import Prompt
 
 ANSWERS, NEW_TOKENS, EPOCHS = 16, 64, 2
@@ -57,7 +57,13 @@ def ours(prompts: list[Prompt], updates: int) -> dict[str, float]:
                 "model": {"name": "embedded:smollm2-135m", "dtype": "bfloat16"},
                 "lora": {"r": LORA_RANK, "alpha": 2.0 * LORA_RANK},
                 "data": {"train": str(asked), "heldout_fraction": 0.0, "max_length_tokens": 512},
-                "training": {"batch_size": ANSWERS, "max_steps": updates, "save_every_steps": None, "epochs": 100.0},
+                "training": {
+                    "batch_size": ANSWERS,
+                    "max_steps": updates,
+                    "save_every_steps": None,
+                    "epochs": 100.0,
+                    "max_tokens_per_microbatch": PPO_MICROBATCH_TOKENS,
+                },
                 "reward": {"name": str(reward)},
                 "rollout": {"max_new_tokens": NEW_TOKENS, "heldout_prompts": 0},
                 "ppo": {"epochs": EPOCHS, "minibatches": 1, "max_kl": None},

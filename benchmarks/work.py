@@ -18,6 +18,8 @@ HH = "hh-harmless-base.jsonl.gz"
 PAIRS_A_STEP = 4
 MAX_LENGTH_TOKENS = 512
 LORA_RANK = 16
+# The tokens of four padded prompts and answers, which TRL's PPO computes at once.
+PPO_MICROBATCH_TOKENS = 1024
 # A reward model is never trained without rows to judge it by; these are evaluated before and after the timed steps.
 HELDOUT_PAIRS = 4
 
@@ -43,15 +45,20 @@ def write_pairs(path: Path, records: list[Preference]) -> None:
     )
 
 
-def recipe(stage: str, data: Path, run: Path, steps: int, batch_size: int = PAIRS_A_STEP) -> StageRecipe:
-    """The recipe both benchmarks and peers follow: LoRA r=16 on all linear layers, bf16, nothing held out of `data`."""
+def recipe(
+    stage: str, data: Path, run: Path, steps: int, batch_size: int = PAIRS_A_STEP, **training: int
+) -> StageRecipe:
+    """The recipe both benchmarks and peers follow: LoRA r=16 on all linear layers, bf16, nothing held out of `data`.
+
+    `training` are further settings of that section.
+    """
     kind: type[StageRecipe] = {"dpo": DpoRecipe, "sft": SftRecipe, "reward": RewardRecipe}[stage]
     values: dict[str, dict[str, object] | str] = {
         "run": str(run),
         "model": {"dtype": "bfloat16"},
         "lora": {"r": LORA_RANK, "alpha": 2.0 * LORA_RANK},
         "data": {"train": str(data), "heldout_fraction": 0.0, "max_length_tokens": MAX_LENGTH_TOKENS},
-        "training": {"batch_size": batch_size, "max_steps": steps, "epochs": 100.0, "learning_rate": 5e-5},
+        "training": {"batch_size": batch_size, "max_steps": steps, "epochs": 100.0, "learning_rate": 5e-5, **training},
     }
     if stage == "reward":
         heldout = data.with_name("heldout.jsonl")
