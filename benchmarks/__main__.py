@@ -103,8 +103,8 @@ def ppo(rounds: int) -> dict[str, Any] | None:
     ours: list[dict[str, float]] = []
     theirs: list[dict[str, float]] = []
     for _ in range(rounds):
-        ours.append(run("benchmarks.ppo", "ours"))
-        theirs.append(run("benchmarks.ppo", "trl", "--updates", "1"))
+        ours.append(run("benchmarks.ppo", "ours", "--updates", "2"))
+        theirs.append(run("benchmarks.ppo", "trl", "--updates", "2"))
     return {
         "ours": ours,
         "trl": theirs,

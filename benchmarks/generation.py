@@ -62,7 +62,8 @@ def shares(profiled: profile, seconds: float) -> dict[str, object]:
     """Parts of the time by kind of work; the last one is Python and all small operations."""
     kinds = {
         "the model's linear maps": ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::addmm_"),
-        "attention's products and softmax": ("aten::bmm", "aten::baddbmm", "aten::_softmax"),
+        "attention's products": ("aten::bmm", "aten::baddbmm"),
+        "laying out weights, once": ("mkldnn::_reorder_linear_weight",),
     }
     events = profiled.key_averages()
     found = {

@@ -25,7 +25,8 @@ A recipe is a YAML file; every field has a default. `--set section.field=value` 
 the nearest one, and everything wrong is told at once. The complete recipe of a run is in its folder as `recipe.yaml`.
 
 `--resume` goes on with the run in the recipe's `run` folder; the recipe must be the same, but for `run`,
-`training.keep_checkpoints`, `training.save_every_steps`, `training.trackers` and the `readiness` section.
+`training.keep_checkpoints`, `training.trackers`, the `readiness` section and, where no guard may go back to what is
+saved, `training.save_every_steps`.
 """
 
 

@@ -56,6 +56,10 @@ class TrainingError(PrefineError):
     """A run that must not go on: a failed self-check, a non-finite loss."""
 
 
+class NotFiniteError(TrainingError):
+    """Weights have gone where losses, gradients or logits are no numbers; none was changed since."""
+
+
 class RewardError(TrainingError):
     """A reward that raises, hangs, or gives something else than scores; what was trained before is saved."""
 

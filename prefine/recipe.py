@@ -124,6 +124,12 @@ class GuardsSection(RecipeSection):
     learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="of the rate, at a roll-back")
     kl_factor: Annotated[float, Field(ge=1)] = Field(2.0, description="of the KL coefficient, at a roll-back")
 
+    @property
+    def may_go_back(self) -> bool:
+        """Whether a guard may take a run to a step that was saved."""
+        sections = [value for _, value in self if isinstance(value, GuardSection)]
+        return self.non_finite.action == "roll_back" or any(s.action in ("stop", "roll_back") for s in sections)
+
 
 class StageRecipe(RecipeSection):
     """What all training stages share."""

@@ -218,6 +218,24 @@ class PpoRecipe(WritingRecipe):
         return self
 
     @model_validator(mode="after")
+    def _gap_can_be_seen(self) -> PpoRecipe:
+        action = self.guards.proxy_gap.action
+        if action not in ("stop", "roll_back"):
+            return self
+        missing = {
+            "reward.judge or heldout_pairs": self.reward.judge or self.heldout_pairs,
+            "rollout.heldout_prompts": self.rollout.heldout_prompts,
+            "data.heldout or data.heldout_fraction": self.data.heldout or self.data.heldout_fraction,
+            "training.evaluate_every_steps": self.training.evaluate_every_steps,
+        }
+        if names := [name for name, value in missing.items() if not value]:
+            raise ValueError(
+                f"guards.proxy_gap.action is {action}, but nothing tells of a gap without {', '.join(names)}: "
+                "set it, or the action to warn or off"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _answers_have_room(self) -> PpoRecipe:
         longest = self.data.max_length_tokens - 1
         if self.rollout.max_new_tokens > longest:

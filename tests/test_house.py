@@ -13,7 +13,7 @@ HOUSE = Path(__file__).parents[1] / "prefine"
 FILES = {str(file.relative_to(HOUSE.parent)): file for file in sorted(HOUSE.rglob("*.py"))}
 
 # The aims are 400 and 60; these limits leave room for a table or a docstring.
-MOST_LINES_IN_A_FILE = 450
+MOST_LINES_IN_A_FILE = 410
 MOST_LINES_IN_A_FUNCTION = 80
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "misc", "helpers", "helper", "shared", "core", "base", "stuff"}
 UNFINISHED_WORDS = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,10 +41,8 @@ def generate(
 
     `logprob` is the answer's log-probability under the model itself, in nats. What comes out is read by prefine score.
     """
-    import json
-
-    from prefine.atomic import atomic_write
     from prefine.cli.progress import counting
+    from prefine.cli.row_output import require_apart, write_rows
     from prefine.data.quarantine import Quarantine
     from prefine.errors import RecipeError
     from prefine.evaluation.generation import GeneratedRows
@@ -53,8 +50,7 @@ def generate(
     from prefine.models.sampling import Sampling
     from prefine.recipe import ModelSection
 
-    if out is not None and out == quarantine:
-        raise RecipeError(f"--out and --quarantine are both {out}", "Name two files.")
+    require_apart(out, quarantine, prompts)
     try:
         sampling = Sampling(
             max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop or ()), seed
@@ -65,15 +61,6 @@ def generate(
     with Quarantine(quarantine) as refused, counting("writing") as progress:
         rows = GeneratedRows(prompts, refused, split)
         loaded = load_model(ModelSection(name=model, device=device, chat_template=chat_template), None, trainable=False)
-        answers = rows.by(loaded, sampling, samples, slots)
-        if out is None:
-            for done, row in enumerate(answers, start=1):
-                sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
-                progress(done)
-        else:
-            with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-                for done, row in enumerate(answers, start=1):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    progress(done)
+        write_rows(rows.by(loaded, sampling, samples, slots), out, progress)
     for line in rows.summary(model):
         typer.echo(line, err=True)

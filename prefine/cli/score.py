@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -39,29 +38,17 @@ def score(
     A row with one answer gets `score`, a pair `score_of_chosen` and `score_of_rejected`; with several heads also their
     disagreement, a standard deviation. Scores of prefine's own models are centred: 0 is an average held-out answer.
     """
-    import json
-
-    from prefine.atomic import atomic_write
     from prefine.cli.progress import counting
+    from prefine.cli.row_output import require_apart, write_rows
     from prefine.data.quarantine import Quarantine
-    from prefine.errors import RecipeError
     from prefine.evaluation.scores import ScoredRows
     from prefine.models.reward import load_reward
     from prefine.recipe import ModelSection
 
-    if out is not None and out == quarantine:
-        raise RecipeError(f"--out and --quarantine are both {out}", "Name two files.")
+    require_apart(out, quarantine, sources)
     with Quarantine(quarantine) as refused, counting("scoring") as progress:
         rows = ScoredRows(sources, refused, split)  # first: a file that is not there is found before a model is loaded
         reward = load_reward(ModelSection(name=model, device=device, chat_template=chat_template))
-        if out is None:
-            for done, row in enumerate(rows.by(reward), start=1):
-                sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
-                progress(done)
-        else:
-            with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-                for done, row in enumerate(rows.by(reward), start=1):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    progress(done)
+        write_rows(rows.by(reward), out, progress)
     for line in rows.summary(reward):
         typer.echo(line, err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prefine.evaluation.sample import context_of
+from prefine.evaluation.sample import room_for_prompts
 from prefine.models.generate import Request, writer_for
 from prefine.models.load import LoadedModel
 from prefine.models.sampling import Sampling
@@ -23,6 +23,9 @@ class Talk:
         temperature: 0 is greedy.
         max_new_tokens: longest answer.
         seed: of the sampling.
+
+    Raises:
+        RecipeError: max_new_tokens fill the model's context.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Talk:
         self._temperature = temperature
         self._max_new_tokens = max_new_tokens
         self._seed = seed
+        self._room = room_for_prompts(loaded.packed, max_new_tokens)
 
     def forget(self) -> None:
         """Begin anew."""
@@ -72,9 +76,8 @@ class Talk:
                 self._writer.step()
 
     def _prompt(self) -> list[int]:
-        room = context_of(self._loaded.packed) - self._max_new_tokens
         while True:
             ids = self._loaded.template.prompt_ids((*self._opening, *self._turns))
-            if len(ids) <= room or len(self._turns) < 3:
-                return ids[-max(room, 1) :]
+            if len(ids) <= self._room or len(self._turns) < 3:
+                return ids[-self._room :]
             self._turns = self._turns[2:]

@@ -11,15 +11,17 @@ from prefine.data.dataset import read_records
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.rows import Problem
-from prefine.evaluation.sample import context_of
+from prefine.evaluation.sample import room_for_prompts
 from prefine.evaluation.wording import plural
 from prefine.models.generate import Generated, Request, writer_for
 from prefine.models.load import LoadedModel
 from prefine.models.sampling import Sampling
 from prefine.records import Prompt
 
-# Requests that wait for a slot: enough that none stays empty, few enough for a file of any length.
-_WAITING_A_SLOT = 2
+# Requests at a time, a slot: enough that none stays empty, few enough for a file of any length.
+_UNFINISHED_A_SLOT = 2
+# Answers that wait for an earlier one, which is still being written, a slot: text takes little room.
+_HELD_A_SLOT = 64
 _TOO_LONG = Problem("prompt", "leaves no room for an answer in the model's context")
 
 
@@ -59,18 +61,20 @@ class GeneratedRows:
         asked: deque[_Asked] = deque()
         found: dict[int, Generated] = {}
         rows = self._requests(loaded, sampling, samples)
-        more = True
+        more, count, told = True, 0, 0
         while more or asked:
-            while more and sum(len(each.numbers) for each in asked) < slots * _WAITING_A_SLOT:
+            while more and count - told - len(found) < slots * _UNFINISHED_A_SLOT and len(found) < slots * _HELD_A_SLOT:
                 row = next(rows, None)
                 if row is None:
                     more = False
                     break
                 record, requests = row
                 asked.append(_Asked(record, [writer.add(request) for request in requests]))
+                count += len(requests)
             found |= dict(writer.step())
             while asked and all(number in found for number in asked[0].numbers):
                 done = asked.popleft()
+                told += len(done.numbers)
                 for sample, number in enumerate(done.numbers):
                     yield self._told(done.record, found.pop(number), sample, samples)
 
@@ -86,7 +90,7 @@ class GeneratedRows:
     def _requests(
         self, loaded: LoadedModel, sampling: Sampling, samples: int
     ) -> Iterator[tuple[Prompt, list[Request]]]:
-        room = context_of(loaded.packed) - sampling.max_new_tokens
+        room = room_for_prompts(loaded.packed, sampling.max_new_tokens)
         for place, record in enumerate(self._stream):
             ids = loaded.template.prompt_ids(record.prompt)
             if len(ids) > room:

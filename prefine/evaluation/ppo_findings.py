@@ -10,7 +10,7 @@ from prefine.evaluation.charts import Chart, Key, metric_chart
 from prefine.evaluation.headlines import Headline, Tile
 from prefine.evaluation.plots import Bars, histogram
 from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, numbers, text
-from prefine.evaluation.statistics import Interval, median
+from prefine.evaluation.statistics import Interval, evenly_chosen, median
 from prefine.evaluation.wording import INTERVAL, figure, figure_range, percent, plural
 
 _MOST_ROLLOUTS = 12
@@ -155,9 +155,8 @@ class Rollout:
 
 
 def rollouts(facts: RunFacts) -> list[Rollout]:
-    """Some of the answers kept in rollouts.jsonl, from its beginning to its end."""
+    """Some of the answers kept in rollouts.jsonl, the first and the last among them."""
     rows = facts.rollouts
-    step = max(1, len(rows) // _MOST_ROLLOUTS)
     return [
         Rollout(
             str(count(row.get("step"))),
@@ -166,5 +165,5 @@ def rollouts(facts: RunFacts) -> list[Rollout]:
             figure(number(row.get("score")), 2),
             str(count(row.get("tokens"))),
         )
-        for row in rows[::step][:_MOST_ROLLOUTS]
+        for row in (rows[place] for place in evenly_chosen(len(rows), _MOST_ROLLOUTS))
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prefine.data.template import ChatTemplate
+from prefine.errors import RecipeError
 from prefine.models.forward import PackedModel
 from prefine.models.generate import Generated, Request, writer_for
 from prefine.models.sampling import Sampling
@@ -31,6 +32,21 @@ class Answer:
 def context_of(model: PackedModel) -> int:
     """How many tokens a model can look at; very many where its config does not say."""
     return getattr(model.causal.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
+def room_for_prompts(model: PackedModel, max_new_tokens: int) -> int:
+    """How long a prompt may be, tokens, for so many new ones to have room.
+
+    Raises:
+        RecipeError: not even one token.
+    """
+    context = context_of(model)
+    if max_new_tokens >= context:
+        raise RecipeError(
+            f"max_new_tokens is {max_new_tokens}, but the model's context is {context} tokens, prompt included",
+            f"Ask for fewer than {context}.",
+        )
+    return context - max_new_tokens
 
 
 def write_answers(

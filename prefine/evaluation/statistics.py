@@ -133,3 +133,8 @@ def median_change(before: Sequence[float], after: Sequence[float]) -> Mean | Non
         (before, after), statistic, paired=True, method="percentile", confidence_level=CONFIDENCE, rng=0
     ).confidence_interval
     return Mean(change, len(before), Interval(float(found.low), float(found.high)))
+
+
+def evenly_chosen(count: int, most: int) -> Sequence[int]:
+    """At most `most` of range(count), at even distances, the first and the last among them."""
+    return range(count) if count <= most else [place * (count - 1) // max(1, most - 1) for place in range(most)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,9 @@ def save_checkpoint(
     state: Mapping[str, JSON],
     *,
     keep_last: int,
-    keep: int | None = None,
+    keep: Collection[int | None] = (),
 ) -> Checkpoint:
-    """Save one checkpoint, then keep only the newest `keep_last` of the directory, and that of step `keep`.
+    """Save one checkpoint, then keep only the newest `keep_last` of the directory, and those of the steps `keep`.
 
     Checkpoints of a later step are removed too: they belong to a future that a roll-back gave up.
 
@@ -70,7 +70,7 @@ def save_checkpoint(
         tensors: named groups of tensors; on any device, of any strides, sharing memory or not.
         state: what JSON holds exactly (string keys, no tuples); NaN and infinities may be in it.
         keep_last: how many valid checkpoints stay, this one included; at least 1.
-        keep: a step whose checkpoint stays besides.
+        keep: steps whose checkpoints stay besides; None is no step.
 
     Raises:
         CheckpointError: the disk is full or not writable. What was valid before still is.
@@ -220,15 +220,15 @@ def discard_after(directory: Path, step: int) -> None:
             discard(path)
 
 
-def _rotate(directory: Path, newest: int, keep_last: int, keep: int | None) -> None:
-    """Remove what is later than step `newest` and all before the last `keep_last` valid ones, but for step `keep`.
+def _rotate(directory: Path, newest: int, keep_last: int, keep: Collection[int | None]) -> None:
+    """Remove what is later than step `newest` and all before the last `keep_last` valid ones, but for the steps `keep`.
 
     Which old ones are valid is judged by their sizes: reading gigabytes again at each save would cost minutes,
     and the newest, just written, is valid in any case.
     """
     kept: list[int] = []
     for step, path in _candidates(directory):
-        wanted = len(kept) < keep_last or step == keep
+        wanted = len(kept) < keep_last or step in keep
         if step > newest or step in kept or not wanted:
             discard(path)
         elif _flaw(path, step, read_contents=False) is None:

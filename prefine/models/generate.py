@@ -21,7 +21,7 @@ from torch import Tensor
 from prefine.data.batch import Segment, token_offsets
 from prefine.models.attention import CachedRow
 from prefine.models.forward import PackedModel, evaluating
-from prefine.models.fused import unchanging_weights
+from prefine.models.fused import Kept, packed_weights, unchanging_weights
 from prefine.models.logprobs import adjusted
 from prefine.models.sampling import Draws, Row, Sampling, choose
 from prefine.models.slots import Decode, Prefill, SlotCache
@@ -80,11 +80,16 @@ class Generated:
 
 @dataclass
 class Writing:
-    """A sequence while it is written."""
+    """A sequence while it is written.
+
+    Attributes:
+        ends: token ids that end it: its stop_ids, and its stop texts that are one control token.
+    """
 
     number: int
     request: Request
     draws: Draws
+    ends: frozenset[int]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: Literal["stop", "length", "cancelled"] | None = None
@@ -104,7 +109,7 @@ class Writing:
         """Take a token; finished if it ends the sequence, completes a stop text, or is the last there is room for."""
         self.tokens.append(token)
         self.logprobs.append(logprob)
-        if token in self.request.stop_ids or self._stopped_by_text(tokenizer):
+        if token in self.ends or self._stopped_by_text(tokenizer):
             self.finish = "stop"
         elif len(self.tokens) == self.request.sampling.max_new_tokens:
             self.finish = "length"
@@ -119,11 +124,13 @@ class Writing:
 
     def result(self, tokenizer: Any) -> Generated:
         """What was written."""
-        ended = bool(self.tokens) and self.tokens[-1] in self.request.stop_ids
-        text = tokenizer.decode(self.tokens[:-1] if ended else self.tokens, skip_special_tokens=True)
+        last = self.tokens[-1] if self.tokens else None
+        text = tokenizer.decode(self.tokens[:-1] if last in self.ends else self.tokens, skip_special_tokens=True)
         places = [place for stop in self.request.sampling.stop if (place := text.find(stop)) >= 0]
         text = text[: min(places)] if places else text
-        return Generated(tuple(self.tokens), tuple(self.logprobs), text, self.finish or "cancelled", ended)
+        return Generated(
+            tuple(self.tokens), tuple(self.logprobs), text, self.finish or "cancelled", last in self.request.stop_ids
+        )
 
 
 class Writer(ABC):
@@ -143,6 +150,7 @@ class Writer(ABC):
         self._active: list[Writing] = []
         self._done: list[Writing] = []
         self._count = 0
+        self._kept: Kept | None = None
 
     def add(self, request: Request) -> int:
         """Queue a request; returns its number, counted from 0.
@@ -152,7 +160,9 @@ class Writer(ABC):
         """
         if not request.prompt:
             raise ValueError("a prompt must have at least one token")
-        writing = Writing(self._count, request, Draws(request.sampling.seed, request.sampling.max_new_tokens))
+        sampling = request.sampling
+        ends = request.stop_ids | _control_ids(sampling.stop, self.tokenizer)
+        writing = Writing(self._count, request, Draws(sampling.seed, sampling.max_new_tokens), ends)
         self._queue.append(writing)
         self._count += 1
         return writing.number
@@ -166,6 +176,7 @@ class Writer(ABC):
         """Forget all requests."""
         self._queue.clear()
         self._active, self._done = [], []
+        self._kept = None
 
     def cancel(self, number: int) -> None:
         """Give a request up; it comes out of the next step as far as it was written."""
@@ -175,9 +186,31 @@ class Writer(ABC):
         self._done += [writing for writing in self._queue if writing.number == number]
         self._queue = deque(writing for writing in self._queue if writing.number != number)
 
-    @abstractmethod
+    @torch.no_grad()
     def step(self) -> list[tuple[int, Generated]]:
-        """Write on a little; returns the requests that ended, with their numbers."""
+        """Write on a little; returns the requests that ended, with their numbers.
+
+        The model's weights must stay as they are while the writer is busy. If a request's callback raises, so does
+        this; all requests are then as if it had not raised.
+        """
+        if self._kept is None:
+            self._kept = self._what_is_worth_keeping()
+        with unchanging_weights(self._kept):
+            self._write_on()
+        done, self._done = self._done, []
+        if not self.busy:
+            self._kept = None
+        return [(writing.number, writing.result(self.tokenizer)) for writing in done]
+
+    @abstractmethod
+    def _write_on(self) -> None:
+        """Write a little; what has ended goes from `_active` to `_done`."""
+
+    def _what_is_worth_keeping(self) -> Kept:
+        """Packed weights where much is to be written: packing takes as long as it saves in some steps."""
+        tokens = sum(writing.request.sampling.max_new_tokens for writing in self._queue)
+        much = tokens >= _STEPS_WORTH_PACKING * min(self.slots, max(1, len(self._queue)))
+        return packed_weights(self.model) if much else Kept()
 
     def write(
         self, requests: Iterable[Request], progress: Callable[[int], None] = lambda done: None
@@ -192,13 +225,11 @@ class Writer(ABC):
         found: dict[int, Generated] = {}
         try:
             numbers = [self.add(request) for request in requests]
-            tokens = sum(writing.request.sampling.max_new_tokens for writing in self._queue)
-            with unchanging_weights(pack=tokens >= _STEPS_WORTH_PACKING * min(self.slots, max(1, len(numbers)))):
-                while len(found) < len(numbers):
-                    ended = self.step()
-                    found |= dict(ended)
-                    if ended:
-                        progress(len(found))
+            while len(found) < len(numbers):
+                ended = self.step()
+                found |= dict(ended)
+                if ended:
+                    progress(len(found))
         except BaseException:
             self.clear()
             raise
@@ -223,8 +254,7 @@ class SlotWriter(Writer):
         super().__init__(model, tokenizer, slots)
         self._cache: SlotCache | None = None
 
-    @torch.no_grad()
-    def step(self) -> list[tuple[int, Generated]]:
+    def _write_on(self) -> None:
         """One token more for every sequence in a slot, after new ones have taken free slots."""
         with evaluating(self.model), self.model.autocast():
             self._release()
@@ -233,8 +263,6 @@ class SlotWriter(Writer):
             if self._active:
                 self._decode()
             self._release()
-        done, self._done = self._done, []
-        return [(writing.number, writing.result(self.tokenizer)) for writing in done]
 
     def _release(self) -> None:
         """Free the slots of finished sequences; the last sequences move into them, so that used slots come first."""
@@ -264,7 +292,7 @@ class SlotWriter(Writer):
     def _prefill(self, new: dict[tuple[int, ...], list[Writing]]) -> None:
         """Compute prompts as one tree: what all of them begin with (a system turn, say) once, then the rest of each."""
         writings = [writing for same in new.values() for writing in same]
-        cache = self._room(max(map(len, new)) + 1)
+        cache = self._room(max(map(len, new)) + 1, len(self._active) + len(writings))
         prompts = list(new)
         common = _common_beginning(prompts)
         rests = [prompt[common:] for prompt in prompts]
@@ -284,10 +312,9 @@ class SlotWriter(Writer):
     def _decode(self) -> None:
         """One token more for every active sequence, as one row; rows beyond them compute nothing that is used."""
         count = len(self._active)
-        rows = min(_rounded_up(count), self.slots)
-        spare = rows - count
+        cache = self._room(max(writing.length for writing in self._active), count)
+        spare = min(_rounded_up(count), cache.slots) - count
         lengths = [writing.length - 1 for writing in self._active] + [0] * spare
-        cache = self._room(max(lengths) + 1)
         ids = [writing.tokens[-1] for writing in self._active] + [0] * spare
         logits = self._logits(ids, lengths, Decode(cache, lengths, self.model.device), None)
         self._add_tokens(self._active, logits[:count])
@@ -300,14 +327,22 @@ class SlotWriter(Writer):
         logits = head.module(hidden if last is None else hidden[last])
         return logits if head.scale == 1 and head.softcap is None else adjusted(logits, head)
 
-    def _room(self, longest: int) -> SlotCache:
-        """The cache, with room for sequences of so many tokens."""
+    def _room(self, longest: int, sequences: int) -> SlotCache:
+        """The cache, with room for so many sequences of so many tokens."""
         cache = self._cache
-        if cache is None or (not self._active and cache.capacity > 2 * longest):
-            cache = self._cache = SlotCache(self.slots, _whole_steps(longest))
+        slots = min(_rounded_up(sequences), self.slots)
+        if cache is None or (not self._active and (cache.capacity > 2 * longest or cache.slots > 2 * slots)):
+            cache = self._cache = SlotCache(slots, _whole_steps(longest))
         elif cache.capacity < longest:
-            cache.grow(_whole_steps(max(longest, cache.capacity * 9 // 8)))
+            cache.grow(max(slots, cache.slots), _whole_steps(max(longest, cache.capacity * 9 // 8)))
+        elif cache.slots < slots:
+            cache.grow(slots, cache.capacity)
         return cache
+
+
+def _control_ids(stops: Sequence[str], tokenizer: Any) -> frozenset[int]:
+    """Stop texts that are control tokens, as ids: decoded text never shows them."""
+    return frozenset(tokenizer.convert_tokens_to_ids(stop) for stop in stops if stop in tokenizer.all_special_tokens)
 
 
 def _whole_steps(tokens: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from prefine.models.forward import evaluating, standard_attention
-from prefine.models.generate import Generated, Writer, Writing
+from prefine.models.generate import Writer, Writing
 
 
 class _Chooser(LogitsProcessor):  # type: ignore[misc]
@@ -48,15 +48,17 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]
 class PaddedWriter(Writer):
     """Writes a batch at a time; a cancelled request ends with its batch's next token."""
 
-    @torch.no_grad()
-    def step(self) -> list[tuple[int, Generated]]:
+    def _write_on(self) -> None:
         """Write one batch to its end."""
         self._active = [self._queue.popleft() for _ in range(min(self.slots, len(self._queue)))]
-        if self._active:
-            with evaluating(self.model), _own_defaults_off(self.model.causal):
-                self._generate()
-        done, self._active, self._done = [*self._done, *self._active], [], []
-        return [(writing.number, writing.result(self.tokenizer)) for writing in done]
+        try:
+            if self._active:
+                with evaluating(self.model), _own_defaults_off(self.model.causal):
+                    self._generate()
+        finally:
+            # Where a callback has raised, the batch ends as far as it was written.
+            self._done += self._active
+            self._active = []
 
     def _generate(self) -> None:
         device = self.model.device

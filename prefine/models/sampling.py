@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefine.errors import ModelError
+from prefine.errors import NotFiniteError
 
 # Vocabulary entries whose probabilities are summed before the search: two short searches instead of a long sum.
 _BLOCK = 256
@@ -106,6 +106,9 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 
     Returns: tokens (N,) int64, and (N,) fp32 their log-probabilities under the model itself, before temperature,
         penalties and filters; both on the logits' device.
+
+    Raises:
+        NotFiniteError: a logit is not finite.
     """
     device = logits.device
     temperatures = torch.tensor([row.sampling.temperature for row in rows], device=device)
@@ -141,7 +144,7 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
     Returns: tokens (N,) int64, never one of weight 0.
 
     Raises:
-        ModelError: a weight is not finite.
+        NotFiniteError: a weight is not finite.
     """
     rows, vocabulary = weights.shape
     blocks = -(-vocabulary // _BLOCK)
@@ -151,7 +154,7 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
     running = tiles.sum(-1).cumsum(-1)
     totals = running[:, -1]
     if not torch.isfinite(totals).all():
-        raise ModelError("the model's logits are not finite", "Load it with dtype float32, or go back to a checkpoint.")
+        raise _not_finite()
     block, before = _first_above(running, uniform * totals)
     within = tiles[torch.arange(rows, device=weights.device), block].cumsum(-1)
     token, _ = _first_above(within, uniform * totals - before)
@@ -171,7 +174,16 @@ def _first_above(running: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    return torch.log_softmax(logits.float(), -1).gather(1, tokens[:, None])[:, 0]
+    found = torch.log_softmax(logits.float(), -1).gather(1, tokens[:, None])[:, 0]
+    if not torch.isfinite(found).all():
+        raise _not_finite()
+    return found
+
+
+def _not_finite() -> NotFiniteError:
+    return NotFiniteError(
+        "the model's logits are not finite", "Load it with dtype float32; if a run made it, lower its learning rate."
+    )
 
 
 def _penalised(logits: Tensor, rows: Sequence[Row]) -> Tensor:

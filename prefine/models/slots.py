@@ -53,12 +53,15 @@ class SlotCache:
             for each in tensors:
                 each[target] = each[source]
 
-    def grow(self, capacity: int) -> None:
-        """Make room for longer sequences; what is in it stays."""
-        room = capacity - self.capacity
-        for layer, (keys, values) in list(self._layers.items()):
-            self._layers[layer] = F.pad(keys, (0, room)), F.pad(values, (0, 0, 0, room))
-        self.capacity = capacity
+    def grow(self, slots: int, capacity: int) -> None:
+        """Make room for more or longer sequences; what is in it stays."""
+        more, longer = slots - self.slots, capacity - self.capacity
+        for layer in list(self._layers):
+            keys, values = self._layers.pop(layer)  # one layer at a time: the others are not held twice
+            keys = F.pad(keys, (0, longer, 0, 0, 0, 0, 0, more))
+            values = F.pad(values, (0, 0, 0, longer, 0, 0, 0, more))
+            self._layers[layer] = keys, values
+        self.slots, self.capacity = slots, capacity
 
     @property
     def bytes(self) -> int:

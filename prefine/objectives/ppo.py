@@ -38,6 +38,15 @@ def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float 
     return loss / 2
 
 
+def value_clipped(values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None) -> Tensor:
+    """(T,) bool: tokens whose value loss is the clipped one, so that they give no gradient."""
+    if clip is None:
+        return torch.zeros_like(values, dtype=torch.bool)
+    moved = values - old_values
+    near = old_values + moved.clamp(-clip, clip)
+    return (moved.abs() > clip) & ((near - targets) ** 2 > (values - targets) ** 2)
+
+
 def approximate_kl(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     """(T,) how far the update has moved the policy: k3 of KL(pi_old || pi), nats, on tokens that pi_old drew."""
     log_ratio = logprobs - old_logprobs

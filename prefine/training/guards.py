@@ -1,7 +1,8 @@
 """Guards: what a run's figures must not do, and what happens when they do it: warn, stop, or roll back.
 
 A guard looks at one figure of every step. A step's figures are measured on the weights it began with, so a good step
-proves the checkpoint before it healthy. Everything here is a function of the figures, and is saved with a checkpoint.
+proves the checkpoint before it. Where guards on held-out figures may take a run back, a checkpoint is healthy once a
+good evaluation has followed as well. Everything here is a function of the figures, and is saved with a checkpoint.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Guards:
     Attributes:
         events: what has happened, for metrics and the report.
         rollbacks: how many there have been.
-        healthy_step: the newest checkpoint that a good step has proven, None before the first.
+        healthy_step: the newest checkpoint that a guard may go back to, None before the first.
+        proven_step: the newest checkpoint that a good step has proven; an evaluation may still have to.
+        evaluated_step: the last step whose evaluation was good.
         saved_step: the newest checkpoint, proven or not.
         history: figures since the healthy step, for an event to keep when they are given up.
         ended: a guard has ended the run.
@@ -84,6 +87,8 @@ class Guards:
     events: list[dict[str, Any]] = field(default_factory=list)
     rollbacks: int = 0
     healthy_step: int | None = None
+    proven_step: int | None = None
+    evaluated_step: int = 0
     saved_step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
@@ -107,14 +112,35 @@ class Guards:
                 alarms.append(self._alarm(rule, step, value, first))
         if kept:
             self.history.append({"step": step, **kept})
-        # A step tells of the weights it began with: those of the checkpoint saved before it, if one was.
-        sick = any(self._streaks.get(rule.name) for rule in self.rules if rule.section.action in ("stop", "roll_back"))
-        if not heldout and not sick and self.saved_step == step - 1:
-            self.healthy_step = self.saved_step
-            self.history = self.history[-1:]
+        self._judge(step, heldout)
         alarms.sort(key=lambda alarm: -_SEVERITY.index(alarm.action))
         self.others = alarms[1:]
         return alarms[0] if alarms else None
+
+    def _judge(self, step: int, heldout: bool) -> None:
+        """Which checkpoints the last figures prove."""
+        acting = [rule for rule in self.rules if rule.section.action in ("stop", "roll_back")]
+        sick = any(self._streaks.get(rule.name) for rule in acting if rule.heldout is heldout)
+        if heldout and not sick:
+            self.evaluated_step = step
+        # A step tells of the weights it began with: those of the checkpoint saved before it, if one was.
+        elif not heldout and not sick and self.saved_step == step - 1:
+            self.proven_step = self.saved_step
+        evaluated = self.evaluated_step if any(rule.heldout for rule in acting) else step
+        if self.proven_step is not None and (self.healthy_step or 0) <= self.proven_step <= evaluated:
+            self.healthy_step = self.proven_step
+            self.history = [row for row in self.history if row["step"] > self.healthy_step]
+
+    def last_look(self, step: int, row: Mapping[str, float]) -> list[Alarm]:
+        """Guards of steps that an evaluation of a run's last weights breaks: no step will look at those."""
+        return [
+            self._alarm(rule, step, row[rule.figure], self._first.get(rule.name, 0.0), after="in the last evaluation")
+            for rule in self.rules
+            if rule.section.action != "off"
+            and not rule.heldout
+            and rule.figure in row
+            and rule.broken(row[rule.figure], self._first.get(rule.name, 0.0))
+        ]
 
     def non_finite(self, step: int, action: Act, words: str) -> Alarm:
         """An alarm over a loss or gradient that is no number."""
@@ -132,6 +158,8 @@ class Guards:
             "events": self.events,
             "rollbacks": self.rollbacks,
             "healthy_step": self.healthy_step,
+            "proven_step": self.proven_step,
+            "evaluated_step": self.evaluated_step,
             "saved_step": self.saved_step,
             "history": self.history,
             "ended": self.ended,
@@ -143,6 +171,7 @@ class Guards:
         """Put it back."""
         self.events, self.rollbacks = list(state["events"]), state["rollbacks"]
         self.healthy_step, self.saved_step = state["healthy_step"], state["saved_step"]
+        self.proven_step, self.evaluated_step = state["proven_step"], state["evaluated_step"]
         self.history, self.ended = list(state["history"]), state["ended"]
         self._streaks, self._first = dict(state["streaks"]), dict(state["first"])
 
@@ -153,17 +182,19 @@ class Guards:
             before: `state()` of the moment it acted.
         """
         self.events, self.ended = list(before["events"]), before["ended"]
-        self.rollbacks, self.healthy_step = before["rollbacks"], before["healthy_step"]
+        self.rollbacks = before["rollbacks"]
+        self.healthy_step = self.proven_step = before["healthy_step"]
         self._streaks, self.history = {}, []
 
     def _allowed(self, action: Act) -> Act:
         return "stop" if action == "roll_back" and self.rollbacks >= self.max_rollbacks else action
 
-    def _alarm(self, rule: Rule, step: int, value: float, first: float) -> Alarm:
+    def _alarm(self, rule: Rule, step: int, value: float, first: float, after: str = "") -> Alarm:
         section = rule.section
         limit = section.limit + (first if rule.from_start else 0.0)
         found = figure(value) if math.isfinite(value) else str(value)
         for_long = f" for {section.patience} steps" if section.patience > 1 else ""
+        for_long = f" {after}" if after else for_long
         side = "below" if rule.below else "above"
         words = f"{rule.figure} is {found}, {side} {figure(limit)}{for_long}: {rule.means}"
         action: Act = "warn" if section.action == "off" else section.action

@@ -18,8 +18,7 @@ from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.store import cut_prompt
 from prefine.errors import DataError
-from prefine.evaluation.readiness.pairs import evenly_chosen
-from prefine.evaluation.statistics import median_change
+from prefine.evaluation.statistics import evenly_chosen, median_change
 from prefine.models.actor_critic import ActorCritic
 from prefine.objectives import kl
 from prefine.objectives.masked import paired, per_sequence
@@ -27,7 +26,7 @@ from prefine.recipe_ppo import PpoRecipe, RewardSource
 from prefine.records import Preference
 from prefine.rundir import read_metrics
 from prefine.training.reward_sources import ModelSource, RunningScale
-from prefine.training.rewards import Rewards, load_source, shape
+from prefine.training.rewards import JUDGE, Rewards, load_source, shape
 from prefine.training.rollout import (
     Written,
     answered,
@@ -35,6 +34,7 @@ from prefine.training.rollout import (
     measure,
     seed_of,
     text_metrics,
+    together,
     write_answers,
 )
 from prefine.training.stage import Session
@@ -80,27 +80,21 @@ class HeldoutAnswers:
         self._judge = (
             None
             if name is None
-            else load_source(RewardSource(name=name), self._recipe, session.loaded, "judge", session.display)
+            else load_source(JUDGE, RewardSource(name=name), self._recipe, session.loaded, "judge", session.display)
         )
         self._pairs = self._read_pairs()
 
+    def fingerprints(self) -> dict[str, str]:
+        """As those of Rewards, of the judge."""
+        return {JUDGE: self._judge.fingerprint} if isinstance(self._judge, ModelSource) else {}
+
     def evaluate(self) -> dict[str, float]:
         """Means over held-out answers; `loss` is the mean reward, negated. Each answer is kept for `finish`."""
-        recipe, store = self._recipe, self._session.prepared.heldout
+        recipe = self._recipe
         if not self._trees:
             return {"loss": 0.0, **self._pair_metrics()}
-        written = write_answers(
-            self._policy,
-            self._session.loaded.template,
-            recipe,
-            self._trees,
-            lambda place, sample: seed_of(recipe.training.seed, "held-out", self._trees[place].row, sample),
-            1,
-        )
-        asked = answered(written, [conversation_of(store, tree.row) for tree in self._trees])
-        parts = self._rewards.score(asked)
-        judged = None if self._judge is None else self._judge.score(asked)
-        self._rows = self._told(written, parts, judged)
+        written, parts = together(self._session.accelerator, self._write_and_score)
+        self._rows = self._told(written, parts)
         self._keep_first()
         proxy = torch.tensor([row["score"] for row in self._rows])
         lengths, ended = torch.tensor(written.lengths), torch.tensor(written.ended)
@@ -117,10 +111,26 @@ class HeldoutAnswers:
             "kl_k3": float(k3.mean()),
             "entropy": float(measured["entropy"].mean()),
             **text_metrics(written.texts, written.trees, written.ended),
-            **({} if judged is None else {"judge": statistics.fmean(row["judge"] for row in self._rows)}),
+            **({} if self._judge is None else {"judge": statistics.fmean(row["judge"] for row in self._rows)}),
             **self._pair_metrics(),
         }
         return {**found, **self._gap(found)}
+
+    def _write_and_score(self) -> tuple[Written, dict[str, list[float]]]:
+        """Answers, and what each source says of them, the judge by its field's name."""
+        recipe = self._recipe
+        written = write_answers(
+            self._policy,
+            self._session.loaded.template,
+            recipe,
+            self._trees,
+            lambda place, sample: seed_of(recipe.training.seed, "held-out", self._trees[place].row, sample),
+            1,
+        )
+        store = self._session.prepared.heldout
+        asked = answered(written, [conversation_of(store, tree.row) for tree in self._trees])
+        judged = {} if self._judge is None else {JUDGE: self._judge.score(asked)}
+        return written, {**self._rewards.score(asked), **judged}
 
     def _gap(self, now: Mapping[str, float]) -> dict[str, float]:
         """How far what was never optimised has fallen since the start while the reward has risen."""
@@ -172,9 +182,7 @@ class HeldoutAnswers:
         with atomic_write(path) as temporary:
             temporary.write_bytes(b"".join(map(json_bytes, kept)))
 
-    def _told(
-        self, written: Written, parts: dict[str, list[float]], judged: list[float] | None
-    ) -> list[dict[str, Any]]:
+    def _told(self, written: Written, parts: dict[str, list[float]]) -> list[dict[str, Any]]:
         scales = self._scales(parts)
         rows = []
         for place, text in enumerate(written.texts):
@@ -190,27 +198,25 @@ class HeldoutAnswers:
                     "tokens": written.lengths[place],
                     "ended": written.ended[place],
                     "parts": {name: values[place] for name, values in parts.items()},
-                    "judge": None if judged is None else judged[place] / (self._judge_std()),
+                    "judge": parts[JUDGE][place] / scales[JUDGE] if JUDGE in parts else None,
                 }
             )
         return rows
 
-    def _judge_std(self) -> float:
-        found = self._judge.model.scale if isinstance(self._judge, ModelSource) else None
-        return 1.0 if found is None else found.std
-
     def _scales(self, parts: dict[str, list[float]]) -> dict[str, float]:
-        """What each source's scores are divided by: for running scales that of the first evaluation, for good."""
-        scales = {}
+        """What each source's scores are divided by; for running scales the deviation of the first evaluation's, for
+        good."""
         first = json.loads(self._before_path.read_text("utf-8")) if self._before_path.exists() else None
-        for source in self._rewards.sources:
-            name = source.section.name
-            scales[name] = source.std
-            if source.scale == "running":
-                seen = RunningScale()
-                seen.see(parts[name] if first is None else [row["parts"][name] for row in first])
-                scales[name] = seen.std
-        return scales
+
+        def of_first(name: str) -> float:
+            seen = RunningScale()
+            seen.see(parts[name] if first is None else [row["parts"][name] for row in first])
+            return seen.std
+
+        sources = {source.section.name: source for source in self._rewards.sources}
+        if self._judge is not None:
+            sources[JUDGE] = self._judge
+        return {name: of_first(name) if each.scale == "running" else each.std for name, each in sources.items()}
 
     def _keep_first(self) -> None:
         if self._session.accelerator.is_main_process and not self._before_path.exists():

@@ -8,56 +8,38 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor, nn
+from torch import nn
 
 from prefine.atomic import discard
 from prefine.data.batch import TokenTree, steps_per_epoch
-from prefine.errors import CheckpointError, RewardError, Stopped, TrainingError
+from prefine.errors import CheckpointError, NotFiniteError, RewardError, Stopped
 from prefine.models.checkpoint import (
     Checkpoint,
     checkpoint_of,
     discard_after,
-    load_checkpoint,
     newest_valid,
     save_checkpoint,
 )
 from prefine.models.device import return_freed_memory
-from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng, rng_tensors
+from prefine.models.training_state import rng_tensors
 from prefine.recipe import GuardsSection, TrainingSection
 from prefine.rundir import MetricsLog, RunDirectory, drop_rows_after, read_metrics
 from prefine.training.display import Display, memory_gb
 from prefine.training.guards import Alarm, Guards
 from prefine.training.loop_stage import LoopStage
-from prefine.training.optimiser_step import NonFiniteError, OptimiserStep, Step
+from prefine.training.loop_state import Position, contents, put_back
+from prefine.training.optimiser_step import OptimiserStep, Step
 from prefine.training.schedule import new_scheduler, rows_of_step, slow_down
 from prefine.training.watch import HeldoutWatch
 
 # Returning freed memory takes some 20 ms; every few steps it keeps the heap from growing at no cost one can see.
 _STEPS_BETWEEN_TRIMS = 4
-# What the names of a stage's own groups of tensors begin with in a checkpoint.
-_STAGE = "stage."
-
-
-@dataclass
-class Position:
-    """Where a run is; saved with every checkpoint.
-
-    Attributes:
-        step: optimiser steps done.
-        tokens: tokens computed so far (packed rows).
-        seconds: training time so far.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
 
 
 @dataclass
@@ -133,25 +115,47 @@ class Loop:
             if self._may_go_back():
                 self.guards.healthy_step = 0
                 self.save()
+        elif self._misses_evaluation():
+            self._settle()
         with self.display.progress(self.total_steps, self.position.step):
             while self.position.step < self.total_steps and not self.watch.exhausted and not self.guards.ended:
                 row = self._guarded_step()
                 if row is None:
                     continue
-                step = self.position.step
-                last = step == self.total_steps
-                if last or step % self.section.log_every_steps == 0:
+                if self._is_last or self._due(self.section.log_every_steps):
                     self._log(row)
-                if (last or self._due(self.section.evaluate_every_steps)) and not self._log_heldout():
-                    continue
-                last = last or self.watch.exhausted
-                stop = self._stop_agreed() and not last
-                due = last or self._due(self.section.save_every_steps)
-                if due or stop:
-                    self.save(provable=due)
-                if stop:
-                    raise Stopped(f"stopped after step {step} of {self.total_steps}, all saved")
+                self._settle()
         self._end_on_best()
+
+    @property
+    def _is_last(self) -> bool:
+        return self.position.step == self.total_steps
+
+    def _settle(self) -> None:
+        """After a step: evaluate and save where it is time to, and stop where that was asked for.
+
+        Raises:
+            Stopped: it was.
+        """
+        step = self.position.step
+        if (self._is_last or self._due(self.section.evaluate_every_steps)) and not self._log_heldout():
+            return
+        last = self._is_last or self.watch.exhausted
+        stop = self._stop_agreed() and not last
+        due = last or self._due(self.section.save_every_steps)
+        if due or stop:
+            self.save(provable=due)
+        if stop:
+            raise Stopped(f"stopped after step {step} of {self.total_steps}, all saved")
+
+    def _misses_evaluation(self) -> bool:
+        """Whether the step that a run goes on from was saved because its evaluation failed."""
+        step = self.position.step
+        due = self.evaluate is not None and (self._is_last or self._due(self.section.evaluate_every_steps))
+        if step == 0 or self.guards.ended or not due:
+            return False
+        told = (row["step"] for row in read_metrics(self.run.metrics) if row["kind"] == "heldout")
+        return bool(self._of_main_process({"misses": step not in told})["misses"])
 
     def _may_go_back(self) -> bool:
         acts = {str(rule.section.action) for rule in self.guards.rules}
@@ -162,17 +166,20 @@ class Loop:
         step = self.position.step + 1
         try:
             row = self._one_step()
-        except NonFiniteError as error:
-            action = self.guard_section.non_finite.action
-            alarm = self.guards.non_finite(step, action, error.problem)
-            if alarm.action != "roll_back" or self.guards.healthy_step is None:
-                raise
-            self._act(alarm)
+        except NotFiniteError as error:
+            self._go_back_or_raise(error, step)
             return None
         except RewardError:  # nothing has been learned since the last step, and all of that is kept
             self.save(provable=False)
             raise
         return row if self._heeded(self.guards.see(step, row)) else None
+
+    def _go_back_or_raise(self, error: NotFiniteError, step: int) -> None:
+        """What is no number takes the run back where the recipe says so, and ends it where it has often enough."""
+        action = self.guard_section.non_finite.action
+        if action != "roll_back" or self.guards.healthy_step is None:
+            raise error
+        self._act(self.guards.non_finite(step, action, error.problem))
 
     def _heeded(self, alarm: Alarm | None) -> bool:
         """Act on the worst alarm and tell of the others; whether the run goes on from where it is."""
@@ -191,7 +198,7 @@ class Loop:
         self.guards.ended = alarm.action == "stop"
         self.guards.rollbacks += alarm.action == "roll_back"
         before = self.guards.state()
-        self._load(checkpoint_of(self.run.checkpoints, healthy))
+        put_back(self, checkpoint_of(self.run.checkpoints, healthy))
         self.guards.gone_back(before)
         if alarm.action == "roll_back":
             event["changed"] = {
@@ -211,7 +218,7 @@ class Loop:
 
     def _warn(self, alarm: Alarm) -> None:
         self.display.say(f"warning at step {alarm.step}: {alarm.words}")
-        event = self.guards.note(alarm)
+        event = self.guards.note(replace(alarm, action="warn"))  # whatever it asked for: nothing more is done
         if self.metrics is not None:
             self.metrics.append({"kind": "guard", "step": self.position.step, **event})
 
@@ -306,32 +313,38 @@ class Loop:
         """Evaluate; whether the run goes on from where it is, and no guard took it elsewhere."""
         if self.evaluate is None:
             return True
+        step = self.position.step
         self.model.eval()
         try:
             row = self.evaluate()
+            if not all(map(math.isfinite, row.values())):
+                raise NotFiniteError(
+                    f"held-out metrics are not finite after step {step}: {row}",
+                    "Look for extreme held-out rows, lower training.learning_rate, or set model.dtype to float32.",
+                )
+        except NotFiniteError as error:
+            self._go_back_or_raise(error, step)
+            return False
+        except RewardError:
+            if step > 0:  # what was learned is kept; --resume evaluates it first
+                self.save(provable=False)
+            raise
         finally:
             self.model.train()
-        if not all(map(math.isfinite, row.values())):
-            return self._not_finite(row)
         row = self._of_main_process(row)
-        step = self.position.step
         self.watch.see(step, row["loss"], self.parameters)
         if self.metrics is not None:
             self.metrics.append({"kind": "heldout", "step": step, **row})
         self.display.heldout(step, row)
         if self.accelerator.log_with:
             self.accelerator.log({f"heldout/{name}": value for name, value in row.items()}, step=step)
-        return not guarded or self._heeded(self.guards.see(step, row, heldout=True))
-
-    def _not_finite(self, row: dict[str, float]) -> bool:
-        """Held-out metrics that are no numbers: go back as the recipe says, or stop."""
-        words = f"held-out metrics are not finite after step {self.position.step}: {row}"
-        alarm = self.guards.non_finite(self.position.step, self.guard_section.non_finite.action, words)
-        if alarm.action == "roll_back" and self.guards.healthy_step is not None:
-            return self._act(alarm)
-        raise TrainingError(
-            words, "Look for extreme held-out rows, lower training.learning_rate, or set model.dtype to float32."
-        )
+        if not guarded:
+            return True
+        if not self._heeded(self.guards.see(step, row, heldout=True)):
+            return False
+        for alarm in self.guards.last_look(step, row) if self._is_last else ():
+            self._warn(alarm)
+        return True
 
     def _of_main_process(self, row: dict[str, float]) -> dict[str, float]:
         """One process's numbers for all: the last bits may differ, and what is decided on them must not."""
@@ -351,41 +364,18 @@ class Loop:
             self.guards.saved_step = self.position.step
         if self.metrics is not None:
             self.metrics.sync()
-            tensors, state = self._contents(generators)
+            tensors, state = contents(self, generators)
             save_checkpoint(
                 self._within if within_step else self.run.checkpoints,
                 self.position.step,
                 tensors,
                 state,
                 keep_last=self.section.keep_checkpoints,
-                keep=self.guards.healthy_step,
+                keep={self.guards.healthy_step, self.guards.proven_step},
             )
             if not within_step and self._within.exists():
                 discard(self._within)
         self.accelerator.wait_for_everyone()
-
-    def _contents(self, generators: Sequence[tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A checkpoint's groups of tensors and its JSON, with every process's random states."""
-        groups, stage = self.stage.state()
-        optimizer, optimizer_state = optimizer_tensors(self.optimizer)
-        tensors = {
-            "weights": {name: p.detach() for name, p in self.parameters.items()},
-            "optimizer": optimizer,
-            **({"best": self.watch.best_weights} if self.watch.best_weights else {}),
-            **{f"rng.{rank}": own for rank, (own, _) in enumerate(generators)},
-            **{f"{_STAGE}{name}": own for name, own in groups.items()},
-        }
-        state = {
-            "position": vars(self.position),
-            "wall_seconds": self.wall_seconds,
-            "scheduler": self.scheduler.state_dict(),
-            "watch": self.watch.state(),
-            "guards": self.guards.state(),
-            "stage": stage,
-            "optimizer": optimizer_state,
-            "rng": [own for _, own in generators],
-        }
-        return tensors, state
 
     def restore(self) -> Checkpoint | None:
         """Go to the newest valid checkpoint, if there is one; metrics of steps after it are dropped.
@@ -404,40 +394,10 @@ class Loop:
                 )
             self._cut_metrics_after(-1)
             return None
-        self._wall_before = self._load(checkpoint)["wall_seconds"]
+        self._wall_before = put_back(self, checkpoint)["wall_seconds"]
         self._restored = True
         self._cut_metrics_after(checkpoint.step)
         return checkpoint
-
-    def _load(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        tensors, state = load_checkpoint(checkpoint)
-        if set(tensors["weights"]) != set(self.parameters):
-            raise CheckpointError(
-                f"{checkpoint.path} holds other weights than this recipe trains",
-                "Resume with the recipe and model the run began with.",
-            )
-        restore_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])  # first: it checks all shapes
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors["weights"][name])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.watch.restore(state["watch"], tensors.get("best", {}))
-        self.guards.restore(state["guards"])
-        found = {name.removeprefix(_STAGE): group for name, group in tensors.items() if name.startswith(_STAGE)}
-        self.stage.restore(found, state["stage"])
-        self._restore_rng(tensors, state["rng"])
-        self.position = Position(**state["position"])
-        return state
-
-    def _restore_rng(self, tensors: Mapping[str, Mapping[str, Tensor]], states: Sequence[Mapping[str, Any]]) -> None:
-        processes = self.accelerator.num_processes
-        if len(states) != processes:
-            self.display.say(
-                f"warning: {len(states)} processes saved the checkpoint and {processes} go on: the result will not be "
-                "equal to that of an uninterrupted run"
-            )
-        rank = self.accelerator.process_index % len(states)
-        restore_rng(tensors[f"rng.{rank}"], states[rank])
 
     def _cut_metrics_after(self, step: int) -> None:
         """Drop the metrics of steps that were given up; guards' events are written again where they went with them."""

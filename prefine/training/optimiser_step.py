@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prefine.atomic import JSON, write_json
 from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
-from prefine.errors import TrainingError
+from prefine.errors import NotFiniteError
 from prefine.recipe import TrainingSection
 
 
@@ -41,10 +41,6 @@ class Step(Protocol):
     """A stage's loss: this microbatch's share of the step's mean, and sums to log (divided by the step's trees)."""
 
     def __call__(self, model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]: ...
-
-
-class NonFiniteError(TrainingError):
-    """A loss or gradient that is no number."""
 
 
 @dataclass
@@ -76,7 +72,7 @@ class OptimiserStep:
             number: of the run's step that it is part of, counted from 1.
 
         Raises:
-            NonFiniteError: the loss or the gradient is no number; no weight has been changed.
+            NotFiniteError: the loss or the gradient is no number; no weight has been changed.
         """
         totals = Totals.of(trees)
         sums, suspects = self._accumulate(trees, totals)
@@ -123,7 +119,7 @@ class OptimiserStep:
         return self._over_processes(sums), suspects or batches
 
     def _require_finite(self, what: str, value: float, suspects: Sequence[PackedBatch], number: int) -> None:
-        """Raise TrainingError, in all processes alike, unless `value` is finite; each dumps its own batches first."""
+        """Raise NotFiniteError, in all processes alike, unless `value` is finite; each dumps its own batches first."""
         if math.isfinite(value):
             return
         rank = self.accelerator.process_index
@@ -136,7 +132,7 @@ class OptimiserStep:
         }
         write_json(path, dump)
         self.optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(
+        raise NotFiniteError(
             f"the {what} became {value} at step {number}; its batch is in {path}",
             "Look at those rows, lower training.learning_rate, or set model.dtype to float32; --resume goes on from "
             "the last checkpoint.",

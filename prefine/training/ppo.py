@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from prefine.data.batch import PackedBatch, TokenTree
 from prefine.data.template import ChatTemplate
-from prefine.errors import CheckpointError, ModelError, RecipeError, RewardError
+from prefine.errors import CheckpointError, ModelError, RecipeError
+from prefine.evaluation.wording import listing
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.load import LoadedModel, load_model
+from prefine.models.location import weights_hash
 from prefine.models.shared_base import add_copy, has_adapter, using_adapter
 from prefine.objectives import advantage, kl, ppo
 from prefine.objectives.masked import whitened
@@ -31,7 +33,6 @@ from prefine.training.heldout_answers import HeldoutAnswers
 from prefine.training.loop import Loop
 from prefine.training.optimiser_step import Step, Totals
 from prefine.training.ppo_metrics import extremes, update_metrics
-from prefine.training.reward_sources import Answered
 from prefine.training.rewards import Scored, load_rewards, require_rewards
 from prefine.training.rollout import (
     Rollouts,
@@ -42,6 +43,7 @@ from prefine.training.rollout import (
     measure,
     minibatches,
     seed_of,
+    together,
     write_answers,
 )
 from prefine.training.session import run_stage
@@ -131,6 +133,7 @@ class PpoStage(Stage):
         elif loaded.location.adapter is not None:
             add_copy(loaded.packed.model, _REFERENCE)
         self._reference_adapter = None if loaded.location.adapter is None else _REFERENCE
+        self._reference_hash = "" if loaded.location.adapter is None else weights_hash(loaded.location)
 
     def parameters(self, loaded: LoadedModel) -> dict[str, nn.Parameter]:
         """The policy's weights and the critic's."""
@@ -182,6 +185,9 @@ class PpoStage(Stage):
             places = minibatches(len(rollouts.trees), parts, self._seed, update, epoch)[part]
             with self._timings.of("train"):
                 row = loop.optimise([rollouts.trees[place] for place in places])
+            self._ratios = extremes(
+                everywhere(loop.accelerator, {loop.accelerator.process_index: self._ratios}).values()
+            )
             self._check_first_ratio(update)
             self._rows.append(row)
             self._inner += 1
@@ -189,9 +195,8 @@ class PpoStage(Stage):
                 break
             if self._inner < section.epochs * parts:
                 loop.safe_point()
-        ratios = extremes(everywhere(loop.accelerator, {loop.accelerator.process_index: self._ratios}).values())
         metrics = update_metrics(
-            rollouts, scored, self._targets, self._rows, ratios, self._timings, self._kl.coefficient
+            rollouts, scored, self._targets, self._rows, self._ratios, self._timings, self._kl.coefficient
         )
         self._keep_some(rollouts, scored, update + 1)
         self._kl.update(metrics["kl_k1"], len(rollouts.lengths))
@@ -209,17 +214,20 @@ class PpoStage(Stage):
         samples = recipe.samples_per_prompt
         own = [prompts[place] for place in mine]
         with self._timings.of("generate"):
-            written = write_answers(
-                self._policy,
-                session.loaded.template,
-                recipe,
-                own,
-                lambda place, sample: seed_of(self._seed, update, own[place].row, sample),
-                samples,
+            written = together(
+                accelerator,
+                lambda: write_answers(
+                    self._policy,
+                    session.loaded.template,
+                    recipe,
+                    own,
+                    lambda place, sample: seed_of(self._seed, update, own[place].row, sample),
+                    samples,
+                ),
             )
         with self._timings.of("score"):
             conversations = [conversation_of(session.prepared.train, tree.row) for tree in own]
-            scores = self._score_or_fail_together(answered(written, conversations))
+            scores = together(accelerator, lambda: self._rewards.score(answered(written, conversations)))
 
         def share(values: Sequence[Any]) -> list[Any]:
             """Values of answers, `samples` a prompt, of all processes in the prompts' order."""
@@ -246,18 +254,6 @@ class PpoStage(Stage):
             {name: share(values) for name, values in scores.items()},
             **columns,
         )
-
-    def _score_or_fail_together(self, asked: Sequence[Answered]) -> dict[str, list[float]]:
-        """Scores of this process's answers; where a reward fails in one process, all raise what it did."""
-        accelerator, scores, failed = self._session.accelerator, {}, None
-        try:
-            scores = self._rewards.score(asked)
-        except RewardError as error:
-            failed = error
-        for one in everywhere(accelerator, {accelerator.process_index: failed}).values():
-            if one is not None:
-                raise one
-        return scores
 
     def _measure(self, trees: Sequence[TokenTree], update: int) -> dict[int, dict[str, Tensor]]:
         """As the first epoch will train on them: same minibatches, same microbatches."""
@@ -313,6 +309,8 @@ class PpoStage(Stage):
         with torch.no_grad():
             terms["approx_kl"] = ppo.approximate_kl(out.logprobs, old)
             terms["clip_fraction"] = ppo.policy_clipped(out.logprobs, old, advantages, section.clip).float()
+            if out.values is not None:
+                terms["value_clip_fraction"] = ppo.value_clipped(out.values, *known, section.value_clip).float()
             ratio = torch.exp(out.logprobs - old)
             self._ratios = extremes([self._ratios, (float(ratio.min()), float(ratio.max()))])
         # The loop divides what is logged by trees; these are means over tokens.
@@ -336,7 +334,7 @@ class PpoStage(Stage):
         state = {
             "kl_coefficient": self._kl.coefficient,
             "rewards": self._rewards.state(),
-            "reward_models": self._rewards.fingerprints(),
+            "weights": self._fingerprints(),
             "inner": self._inner,
             "rows": self._rows,
             "ratios": list(self._ratios),
@@ -346,11 +344,16 @@ class PpoStage(Stage):
         }
         return tensors, state
 
+    def _fingerprints(self) -> dict[str, str]:
+        """Hashes of what a run depends on besides its base, as they were when loaded."""
+        return {"the reference": self._reference_hash, **self._rewards.fingerprints(), **self._heldout.fingerprints()}
+
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Put back what `state` gave."""
-        if state["reward_models"] != self._rewards.fingerprints():
+        now = self._fingerprints()
+        if changed := [name for name in now if state["weights"].get(name) != now[name]]:
             raise CheckpointError(
-                "--resume: a reward model's weights are not those that this run began with",
+                f"--resume: the weights of {listing(changed)} are not those that this run began with",
                 "Bring them back, or start a run of another name.",
             )
         self._kl.coefficient = state["kl_coefficient"]

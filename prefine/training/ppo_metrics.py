@@ -56,6 +56,7 @@ def update_metrics(
         "tokens": trained,
         **{f"seconds_{phase}": value for phase, value in seconds.items()},
         "generated_tokens_per_s": new_tokens / max(seconds.get("generate", 0.0), 1e-9),
+        "scored_tokens_per_s": new_tokens / max(seconds.get("score", 0.0), 1e-9),
         "trained_tokens_per_s": trained / max(seconds.get("train", 0.0), 1e-9),
     }
 

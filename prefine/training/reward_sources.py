@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from prefine.errors import RecipeError, RewardError
+from prefine.errors import ModelError, RecipeError, RewardError
 from prefine.models.location import in_a_line
 from prefine.models.scoring import Question, RewardModel
 from prefine.recipe_ppo import RewardSource
@@ -100,23 +100,30 @@ class Source(ABC):
 
 
 class ModelSource(Source):
-    """A reward model."""
+    """A reward model.
 
-    def __init__(self, section: RewardSource, model: RewardModel) -> None:
+    Attributes:
+        fingerprint: hash of its weights as they were when it was loaded, "" where they are not local.
+    """
+
+    def __init__(self, section: RewardSource, model: RewardModel, fingerprint: str = "") -> None:
         super().__init__(section)
         self.model = model
+        self.fingerprint = fingerprint
 
     def score(self, answered: Sequence[Answered]) -> list[float]:
         """See Source. Text goes to the model's own tokenizer, whatever wrote it."""
         found = []
-        for each, scores in zip(
-            answered, self.model.score(Question(a.prompt, a.answers) for a in answered), strict=True
-        ):
+        try:
+            told = list(self.model.score(Question(each.prompt, each.answers) for each in answered))
+        except ModelError as error:  # its scores are no numbers
+            raise RewardError(f"reward: {self.section.name}: {error.problem}", error.remedy) from error
+        for each, scores in zip(answered, told, strict=True):
             if scores is None:
                 raise RewardError(
-                    f"reward.name: an answer of {max(map(len, each.answers))} characters is too long for "
+                    f"reward: an answer of {max(map(len, each.answers))} characters is too long for "
                     f"{self.section.name}",
-                    "Lower rollout.max_new_tokens below the length that the reward model was trained for.",
+                    "Start a run of another name with a rollout.max_new_tokens that it was trained for.",
                 )
             found += [score.score for score in scores]
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,10 +20,11 @@ from prefine.evaluation.wording import listing
 from prefine.models.load import LoadedModel
 from prefine.models.location import locate_model, weights_hash
 from prefine.models.reward import load_reward, read_scale
-from prefine.models.scoring import RewardModel
+from prefine.models.scoring import RewardModel, Scale
 from prefine.models.shared_base import join_reward, shares_base
 from prefine.recipe import ModelSection
 from prefine.recipe_ppo import PpoRecipe, PpoRewardSection, RewardSource
+from prefine.rundir import RunDirectory
 from prefine.training.display import Display
 from prefine.training.reward_sources import (
     Answered,
@@ -33,6 +35,8 @@ from prefine.training.reward_sources import (
     function_of,
     is_function,
 )
+
+JUDGE = "reward.judge"
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,11 @@ class Scored:
 
 
 class Rewards:
-    """All sources of a recipe.
-
-    Raises:
-        RecipeError: a source is to be scaled by a deviation that nobody measured.
-    """
+    """All sources of a recipe."""
 
     def __init__(self, section: PpoRewardSection, sources: Sequence[Source]) -> None:
         self._section = section
         self.sources = list(sources)
-        for source in sources:
-            if source.section.scale == "std" and source.measured is None:
-                raise RecipeError(
-                    f"reward.scale: std, but nobody measured that of {source.section.name}",
-                    "Set it to running (that of all scores so far) or none.",
-                )
 
     def score(self, answered: Sequence[Answered]) -> dict[str, list[float]]:
         """Every source's own scores, by its name."""
@@ -99,9 +93,8 @@ class Rewards:
         return [asdict(source.running) for source in self.sources]
 
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of the reward models' weights by name, "" where they are not local; functions have none."""
-        models = [source for source in self.sources if isinstance(source, ModelSource)]
-        return {source.section.name: weights_hash(locate_model(source.section.name)) for source in models}
+        """Hashes of the reward models' weights by name; functions have none."""
+        return {s.section.name: s.fingerprint for s in self.sources if isinstance(s, ModelSource)}
 
     def restore(self, state: Sequence[dict[str, Any]]) -> None:
         """Put them back."""
@@ -131,8 +124,8 @@ def load_rewards(recipe: PpoRecipe, policy: LoadedModel, display: Display) -> Re
         RecipeError: a function that cannot be imported; a scale that nobody measured.
     """
     found = [
-        load_source(section, recipe, policy, f"reward-{place}", display)
-        for place, section in enumerate(_sections(recipe))
+        load_source(field, section, recipe, policy, f"reward-{place}", display)
+        for place, (field, section) in enumerate(_optimised(recipe).items())
     ]
     return Rewards(recipe.reward, found)
 
@@ -144,47 +137,71 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> None
         ModelError: a reward model that is not there, or is not ready for PPO, unless `force`.
         RecipeError: a function that cannot be imported; a name that comes twice.
     """
-    names = [section.name for section in _sections(recipe)]
+    sections = _optimised(recipe)
+    names = [section.name for section in sections.values()]
     if twice := {name for name in names if names.count(name) > 1}:
         raise RecipeError(f"reward: {listing(sorted(twice))} is named twice", "Name it once, with one weight.")
-    for name in (*names, *filter(None, [recipe.reward.judge])):
-        if is_function(name):
-            function_of(name)
-            continue
-        require_ready(name, display, force=force)
-        with _named_as_reward():
-            locate_model(name)
+    if recipe.reward.judge is not None:
+        if recipe.reward.judge in names:
+            raise RecipeError(f"{JUDGE}: {recipe.reward.judge} is optimised, too", "Name another one, or none.")
+        sections[JUDGE] = RewardSource(name=recipe.reward.judge)
+    for field, section in sections.items():
+        with _named_as(field):
+            if is_function(section.name):
+                function_of(section.name)
+                scale = None
+            else:
+                require_ready(section.name, display, force=force)
+                location = locate_model(section.name)
+                scale = None if location.adapter is None else read_scale(location.adapter)
+            _require_fitting(section, recipe, scale)
 
 
-def _sections(recipe: PpoRecipe) -> list[RewardSource]:
-    return [recipe.reward, *recipe.reward.more]
+def _optimised(recipe: PpoRecipe) -> dict[str, RewardSource]:
+    """What is optimised, by the recipe's field that names it."""
+    more = {f"reward.more[{place}].name": section for place, section in enumerate(recipe.reward.more)}
+    return {"reward.name": recipe.reward, **more}
 
 
 @contextmanager
-def _named_as_reward() -> Iterator[None]:
-    """Errors of the rooms below speak of model.name; here it is a reward's."""
+def _named_as(field: str) -> Iterator[None]:
+    """Errors of the rooms below speak of model.name or of reward.name; here it is this field."""
     try:
         yield
-    except ModelError as error:
-        raise ModelError(error.problem.replace("model.name", "reward.name"), error.remedy) from error
+    except (ModelError, RecipeError) as error:
+        raise type(error)(re.sub(r"^(model|reward)\.name\b", field, error.problem), error.remedy) from error
 
 
 def load_source(
-    section: RewardSource, recipe: PpoRecipe, policy: LoadedModel, adapter: str, display: Display
+    field: str, section: RewardSource, recipe: PpoRecipe, policy: LoadedModel, adapter: str, display: Display
 ) -> Source:
-    """One source; a reward run on the policy's own base becomes an adapter there, of the name given."""
-    if is_function(section.name):
-        return FunctionSource(section, function_of(section.name))
-    with _named_as_reward():
+    """One source; a reward run on the policy's own base becomes an adapter there, of the name given.
+
+    Args:
+        field: the recipe's that names it.
+    """
+    with _named_as(field):
+        if is_function(section.name):
+            return FunctionSource(section, function_of(section.name))
         model = _reward_model(section.name, recipe, policy, adapter, display)
-    limit = None if model.scale is None else model.scale.max_length_tokens
+        _require_fitting(section, recipe, model.scale)
+    return ModelSource(section, model, weights_hash(locate_model(section.name)))
+
+
+def _require_fitting(section: RewardSource, recipe: PpoRecipe, scale: Scale | None) -> None:
+    """Refuse settings that do not go together with what was measured of a source when it was made, if anything was."""
+    if section.scale == "std" and scale is None:
+        raise RecipeError(
+            f"reward.name: {section.name} is to be scaled by its std, but nobody measured that",
+            "Set its scale to running (that of all scores so far) or none.",
+        )
+    limit = None if scale is None else scale.max_length_tokens
     if limit is not None and recipe.rollout.max_new_tokens >= limit:
         raise RecipeError(
             f"rollout.max_new_tokens is {recipe.rollout.max_new_tokens}, but {section.name} was trained on at most "
             f"{limit} tokens, prompt and answer together",
             f"Set it to less than {limit}.",
         )
-    return ModelSource(section, model)
 
 
 def _reward_model(name: str, recipe: PpoRecipe, policy: LoadedModel, adapter: str, display: Display) -> RewardModel:
@@ -210,7 +227,9 @@ def require_ready(name: str, display: Display, *, force: bool) -> None:
     Raises:
         ModelError: no-go, and not `force`.
     """
-    path = Path(name) / JSON_NAME
+    folder = Path(name)
+    around = RunDirectory(folder.parent)
+    path = (around.path if folder == around.model else folder) / JSON_NAME
     if not path.is_file():
         display.say(f"reward {name}: nobody has looked whether it is fit for PPO (prefine reward check {name})")
         return

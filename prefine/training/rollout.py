@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, microbatches
 from prefine.data.store import TokenStore
-from prefine.evaluation.degeneration import degenerate, distinct, is_blank
+from prefine.errors import PrefineError
+from prefine.evaluation.degeneration import degenerate, distinct, is_blank, is_looping, is_stuck
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.forward import evaluating
 from prefine.models.fused import unchanging_weights
@@ -27,6 +28,8 @@ from prefine.objectives import kl
 from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Conversation, Message
 from prefine.training.reward_sources import Answered
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,24 @@ def everywhere(accelerator: Accelerator, mine: dict[int, Any]) -> dict[int, Any]
     return dict(gather_object(list(mine.items())))
 
 
+def together(accelerator: Accelerator, compute: Callable[[], T]) -> T:
+    """What `compute` gives; where it fails in one process, all raise what it raised there.
+
+    Raises:
+        PrefineError: see above.
+    """
+    found: T | None = None
+    failed: PrefineError | None = None
+    try:
+        found = compute()
+    except PrefineError as error:
+        failed = error
+    for one in everywhere(accelerator, {accelerator.process_index: failed}).values():
+        if one is not None:
+            raise one
+    return cast(T, found)
+
+
 def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequence[bool]) -> dict[str, float]:
     """How answers look: their length, whether they end, how many say nothing, how varied they are."""
     answers = [list(answer) for tree in trees for answer in tree.answers]
@@ -255,6 +276,8 @@ def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequen
         "response_tokens": sum(map(len, answers)) / count,
         "ended": sum(ended) / count,
         "blank": sum(map(is_blank, texts)) / count,
+        "stuck": sum(map(is_stuck, answers)) / count,
+        "looping": sum(map(is_looping, answers)) / count,
         "degenerate": sum(degenerate(t, a) for t, a in zip(texts, answers, strict=True)) / count,
         "distinct_1": distinct(answers, 1),
         "distinct_2": distinct(answers, 2),

@@ -12,6 +12,7 @@ from prefine.data.dataset import read_records
 from prefine.data.prepare import Prepared, source_names
 from prefine.data.quarantine import Quarantine
 from prefine.evaluation.sample import Answer, write_answers
+from prefine.evaluation.statistics import evenly_chosen
 from prefine.models.load import LoadedModel
 from prefine.recipe import ReportSection
 from prefine.records import Message, Prompt
@@ -66,8 +67,7 @@ class Samples:
     def _prompts(self) -> list[dict[str, Any]]:
         """Prompts from the recipe's source, else held-out ones; at most `samples`, at even distances."""
         found = self._own_prompts() if self._section.prompts is not None else self._heldout_prompts()
-        step = max(1, len(found) // self._section.samples)
-        return found[::step][: self._section.samples]
+        return [found[place] for place in evenly_chosen(len(found), self._section.samples)]
 
     def _own_prompts(self) -> list[dict[str, Any]]:
         with Quarantine(None) as quarantine:

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,15 @@ from prefine.data.marking import marked_example
 from prefine.data.prepare import Preparation, Prepared, require_sources
 from prefine.data.quarantine import Quarantine
 from prefine.data.template import ChatTemplate
-from prefine.errors import CheckpointError, MissingDependencyError, PrefineError, Stopped
+from prefine.errors import (
+    CheckpointError,
+    DataError,
+    MissingDependencyError,
+    ModelError,
+    PrefineError,
+    RecipeError,
+    Stopped,
+)
 from prefine.evaluation.report import write_report
 from prefine.models.device import choose_device
 from prefine.models.load import LoadedModel, save_model, saved_weights
@@ -37,13 +45,16 @@ from prefine.training.checks import check_leaks, check_tokens, require
 from prefine.training.display import Display
 from prefine.training.guards import Guards
 from prefine.training.loop import Loop
+from prefine.training.optimiser_step import Step
 from prefine.training.samples import Samples
 from prefine.training.stage import Session, Stage
 from prefine.training.stopping import stop_on_signal
 
 # Fields of a recipe that may change between a run and its resumption without changing its result; so may a readiness
 # report's thresholds.
-_FREE_FIELDS = ("run", "training.keep_checkpoints", "training.save_every_steps", "training.trackers")
+_FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers")
+# And this one, unless guards may go back to what is saved.
+_FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
 
 
 def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console) -> Path:
@@ -70,7 +81,7 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
             return run.path
         try:
             session = _open(stage, recipe, run, previous, accelerator, display)
-            _train(stage, session, began)
+            _train(stage, session, began, fresh=previous is None)
         except KeyboardInterrupt:
             raise Stopped("interrupted; what was saved before is kept") from None
         if accelerator.is_main_process:
@@ -124,7 +135,8 @@ def _open(
     """Load the model and the data; a resumed run must be of the same recipe, and computes in the same type."""
     section = recipe.model
     if previous is not None:
-        _require_same_recipe(previous["recipe"], recipe.model_dump(mode="json"))
+        free = _FREE_FIELDS if recipe.guards.may_go_back else _FREE_FIELDS + _FREE_WITHOUT_GUARDS
+        _require_same_recipe(previous["recipe"], recipe.model_dump(mode="json"), free)
         # A measured type is settled once a run: measuring again could choose another, and the result would differ.
         section = section.model_copy(update={"dtype": previous["model"]["compute_dtype"]})
     torch.manual_seed(recipe.training.seed)  # every process begins with the same adapter
@@ -189,10 +201,16 @@ def _prepare(
         ).stores()
 
 
-def _train(stage: Stage, session: Session, began: float) -> None:
+def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None:
     """Train from the last checkpoint, or the beginning, to the end, and write down what came out."""
     try:
-        loop = _trained(stage, session, began)
+        step = stage.begin(session)
+    except (RecipeError, DataError, ModelError):
+        if fresh and session.accelerator.is_main_process:
+            session.run.manifest.unlink()  # nothing was learned: once corrected, the recipe begins anew
+        raise
+    try:
+        loop = _trained(stage, session, step, began)
         if session.accelerator.is_main_process:
             _write_results(stage, session)
     except (PrefineError, Stopped, KeyboardInterrupt) as error:
@@ -211,12 +229,11 @@ def _train(stage: Stage, session: Session, began: float) -> None:
     session.write_manifest("finished")
 
 
-def _trained(stage: Stage, session: Session, began: float) -> Loop:
+def _trained(stage: Stage, session: Session, step: Step, began: float) -> Loop:
     recipe, accelerator, loaded = session.recipe, session.accelerator, session.loaded
     samples = _samples(session)
     if samples is not None:
         samples.before()
-    step = stage.begin(session)
     parameters = stage.parameters(loaded)
     optimizer = _optimizer(stage, parameters, recipe.training, loaded.packed.device)
     model, prepared_optimizer = accelerator.prepare(loaded.packed, optimizer)
@@ -314,13 +331,11 @@ def _optimizer(
     )
 
 
-def _require_same_recipe(before: dict[str, Any], now: dict[str, Any]) -> None:
+def _require_same_recipe(before: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> None:
     changed = sorted(
         name
         for name in set(_flat(before)) | set(_flat(now))
-        if name not in _FREE_FIELDS
-        and not name.startswith("readiness.")
-        and _flat(before).get(name) != _flat(now).get(name)
+        if name not in free and not name.startswith("readiness.") and _flat(before).get(name) != _flat(now).get(name)
     )
     if changed:
         told = ", ".join(

@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from prefine.cli.app import main
+from prefine.data.quarantine import Quarantine
+from prefine.evaluation.generation import GeneratedRows
 from prefine.models import load
+from prefine.models.generate import SlotWriter, Writing
+from prefine.models.sampling import Sampling
+from prefine.recipe import ModelSection
 from tests.training import tiny
 
 Generate = Callable[..., tuple[int, list[dict[str, Any]], str]]
@@ -104,3 +109,56 @@ def test_a_file_that_is_not_there_is_one_line(generate: Generate, tmp_path: Path
     code, _, said = generate("--prompts", tmp_path / "nothing.jsonl")
     assert code == 2
     assert "nothing.jsonl" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("quarantine", [False, True])
+def test_what_is_read_is_not_written_over(
+    quarantine: bool, generate: Generate, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the paths are spelled differently."""
+    monkeypatch.chdir(prompts.parent)
+    before = prompts.read_bytes()
+    options = (
+        ["--out", "aside.jsonl", "--quarantine", prompts.parent / "aside.jsonl"]
+        if quarantine
+        else ["--out", "prompts.jsonl"]
+    )
+    code, rows, said = generate("--prompts", prompts, *options)
+    assert (code, rows, said.count("\n")) == (2, [], 1)
+    assert (
+        "--out and --quarantine are both" if quarantine else "--out is prompts.jsonl, which is what is read"
+    ) in said
+    assert prompts.read_bytes() == before
+
+
+def test_an_answer_that_fills_the_context_is_refused(generate: Generate, prompts: Path, tmp_path: Path) -> None:
+    code, rows, said = generate("--prompts", prompts, "--max-new-tokens", "100000", "--out", tmp_path / "out.jsonl")
+    assert (code, rows, said.count("\n")) == (2, [], 1)
+    assert "max_new_tokens is 100000, but the model's context is" in said
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_slots_stay_full_while_an_early_answer_is_long(
+    model: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer takes 40 steps, the others two each: with two slots, both are busy until prompts run out."""
+    loaded = load.load_model(ModelSection(name=str(model), dtype="float32"), None, trainable=False)
+    real, active = SlotWriter._decode, list[int]()
+
+    def shorter(self: SlotWriter) -> None:
+        active.append(len(self._active))
+        real(self)
+
+    monkeypatch.setattr(SlotWriter, "_decode", shorter)
+    monkeypatch.setattr(Writing, "add", lambda self, token, logprob, tokenizer: told(self, token, logprob))
+
+    def told(writing: Writing, token: int, logprob: float) -> None:
+        writing.tokens.append(token)
+        writing.logprobs.append(logprob)
+        if len(writing.tokens) == (40 if writing.number == 0 else 3):
+            writing.finish = "length"
+
+    with Quarantine(None) as refused:
+        rows = list(GeneratedRows([str(prompts)], refused).by(loaded, Sampling(40), samples=4, slots=2))
+    assert len(rows) == 36
+    assert active[:30] == [2] * 30

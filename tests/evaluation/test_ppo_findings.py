@@ -96,6 +96,13 @@ def test_rollouts_are_shown_from_first_to_last() -> None:
     ]
 
 
+@pytest.mark.parametrize("count", [12, 13, 23, 32])
+def test_of_many_rollouts_the_last_update_is_among_those_shown(count: int) -> None:
+    rows = [{"step": step, "prompt": [], "response": "said", "score": 0.0, "tokens": 1} for step in range(count)]
+    shown = [int(each.step) for each in rollouts(dataclasses.replace(FACTS, rollouts=rows))]
+    assert (shown[0], shown[-1], len(shown)) == (0, count - 1, 12)
+
+
 @pytest.mark.parametrize("spoil", [None, "text", [], {}, [1, None], {"a": []}])
 def test_a_page_is_made_of_whatever_is_there(spoil: object) -> None:
     page = render(build_context(FACTS))

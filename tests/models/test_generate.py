@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from prefine.data.batch import TokenTree, collate
+from prefine.errors import NotFiniteError
 from prefine.models import attention, fused
 from prefine.models.forward import PackedModel, settle_path, standard_attention, take_padded_path
 from prefine.models.generate import Generated, Request, SlotWriter, Writer, writer_for
@@ -42,6 +43,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 class Numbers:
     """A tokenizer to look at: every token is its number in brackets."""
+
+    all_special_tokens: tuple[str, ...] = ()
 
     def decode(self, tokens: Sequence[int], skip_special_tokens: bool) -> str:
         assert skip_special_tokens
@@ -608,6 +611,63 @@ def test_a_writer_is_as_good_as_new_after_an_error(architecture: str, at: int) -
         assert_alone(architecture, wanted, found)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "bloom"])
+def test_nothing_is_lost_when_a_callback_raises(architecture: str) -> None:
+    """Stepping on, every request comes out; with slots whole, in a padded batch as far as it was written."""
+    writer = writer_for(kept(architecture), Numbers(), 3)
+    for place in range(4):
+        writer.add(request(PROMPTS[place], 3, on_token=heard_enough if place == 1 else None))
+    found: dict[int, Generated] = {}
+    raised = 0
+    while writer.busy:
+        try:
+            found |= dict(writer.step())
+        except RuntimeError:
+            raised += 1
+    assert raised == (3 if architecture == "llama" else 1)
+    assert sorted(found) == [0, 1, 2, 3]
+    assert [len(found[place].tokens) for place in (0, 3)] == ([3, 3] if architecture == "llama" else [1, 3])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom"])
+@pytest.mark.parametrize("own_end", [False, True])
+def test_a_stop_text_that_is_a_control_token(architecture: str, own_end: bool) -> None:
+    """Decoded text never shows it, so its id is what ends the sequence; it is an end of turn only where it is one."""
+
+    class Controlled(Numbers):
+        all_special_tokens = ("<end>",)
+
+        def convert_tokens_to_ids(self, token: str) -> int:
+            return third
+
+    whole = write(kept(architecture), [request(PROMPTS[0])])[0]
+    third = whole.tokens[2]
+    assert third not in whole.tokens[:2]
+    stop_ids = frozenset({third} if own_end else ())
+    (cut,) = writer_for(kept(architecture), Controlled(), 1).write(
+        [request(PROMPTS[0], stop=("<end>",), stop_ids=stop_ids)]
+    )
+    assert (cut.tokens, cut.finish, cut.ended) == (whole.tokens[:3], "stop", own_end)
+    assert cut.text == Numbers().decode(whole.tokens[:2], skip_special_tokens=True)
+
+
+def test_a_cache_has_slots_for_what_there_is() -> None:
+    """And grows as more comes, without touching what is being written."""
+    writer = writer_for(kept("llama"), Numbers(), 24)
+    assert isinstance(writer, SlotWriter)
+    requests = [request(PROMPTS[place % len(PROMPTS)], 12, seed=place) for place in range(11)]
+    writer.add(requests[0])
+    found = dict(writer.step())
+    assert writer._cache is not None
+    assert writer._cache.slots == 1
+    for each in requests[1:]:
+        writer.add(each)
+    found |= steps(writer)
+    assert writer._cache.slots == 12
+    for number, wanted in enumerate(requests):
+        assert_alone("llama", wanted, found[number])
+
+
 @pytest.mark.parametrize("architecture", PATHS)
 def test_a_writer_can_be_used_again(architecture: str) -> None:
     """Shorter and longer sequences after others; longer ones while short ones are being written."""
@@ -627,13 +687,16 @@ def test_a_writer_can_be_used_again(architecture: str) -> None:
 
 
 def test_a_broken_sequence_does_not_break_the_next_in_its_slot() -> None:
-    """A token without a number behind it; the next sequence is shorter, and its neighbour longer."""
+    """A token without a number behind it is an error; what the same writer then writes is as if there had been none."""
     model = settled("llama")
     with torch.no_grad():
         model.causal.get_input_embeddings().weight[5] = torch.nan
-    prompts = ([8] * 9, [5] * 9, [7])
-    long, _, after = write(model, [request(p, n, temperature=0) for p, n in zip(prompts, (20, 4, 4), strict=True)], 2)
-    assert torch.tensor([*long.logprobs, *after.logprobs]).isfinite().all()
+    writer = writer_for(model, Numbers(), 2)
+    with pytest.raises(NotFiniteError, match="logits are not finite"):
+        writer.write([request([8] * 9, 20, temperature=0), request([5] * 9, 4, temperature=0)])
+    wanted = [request([8] * 5, 20, temperature=0), request([7], 4, temperature=0)]
+    for found, alone in zip(writer.write(wanted), [write(model, [each], 1)[0] for each in wanted], strict=True):
+        assert_same(found, alone)
 
 
 @pytest.mark.parametrize("fast", [False, True])

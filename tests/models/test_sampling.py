@@ -25,6 +25,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from prefine.errors import NotFiniteError
 from prefine.models.sampling import Draws, Row, Sampling, choose, invert
 from tests.models import tiny
 
@@ -272,6 +273,16 @@ def test_a_token_without_hope_is_never_drawn() -> None:
     for sampling in (Sampling(1), Sampling(1, temperature=0.7), Sampling(1, top_p=0.9, repetition_penalty=2.0)):
         rows = [Row(sampling, uniform, (2, 3)) for uniform in (0.0, 0.3, LAST, 1.0)]
         assert (choose(logits.expand(4, -1), rows)[0] % 2 == 1).all()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1), Sampling(1, temperature=0), Sampling(1, temperature=0.7, top_k=3)])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_an_error(sampling: Sampling, broken: float) -> None:
+    """However the token is chosen: a damaged model must not write on."""
+    logits = torch.stack([random_logits(300), random_logits(300, seed=1)])
+    logits[1, 7] = broken
+    with pytest.raises(NotFiniteError, match="logits are not finite"):
+        choose(logits, [Row(sampling, 0.5)] * 2)
 
 
 def test_draws_are_decided_by_the_seed_alone() -> None:

@@ -231,6 +231,23 @@ def test_an_alarm_says_what_was_found_on_which_side_of_what_for_how_long_and_wha
     )
 
 
+def test_the_last_weights_are_looked_at_by_the_last_evaluation() -> None:
+    """Figures of steps are of the weights they began with, so that no step tells of the last ones."""
+    rules = [
+        rule("kl", patience=3),
+        rule("degenerate", figure="d", from_start=True),
+        rule("off", action="off"),
+        rule("gap", heldout=True),
+        rule("not told", figure="z"),
+    ]
+    guards = Guards(rules)
+    guards.see(1, {"x": 0.0, "d": 0.5})
+    assert guards.last_look(7, {"x": 0.9, "d": 1.4}) == []
+    found = guards.last_look(7, {"x": 2.0, "d": 1.6})
+    assert [alarm.guard for alarm in found] == ["kl", "degenerate"]
+    assert found[0].words == "x is 2.000, above 1.000 in the last evaluation: it went far"
+
+
 def test_an_event_keeps_the_alarm_and_what_was_done() -> None:
     guards = Guards([])
     event = guards.note(Alarm("kl", "roll_back", 7, "far"), back_to_step=4)
@@ -265,6 +282,34 @@ def test_only_the_step_right_after_a_checkpoint_can_prove_it() -> None:
     assert run(guards, [0.0, 0.0, 2.0, 0.0, 0.0, 0.0], save_every=2) == [0, 0, 0, 0, 4, 4]
 
 
+def test_where_evaluations_may_take_a_run_back_a_checkpoint_needs_a_good_one_after_it() -> None:
+    """Steps 1 to 4 are good; nobody knows of the held-out figure until the evaluation after step 4."""
+    guards = Guards([rule("gap", heldout=True), rule("kl", figure="y")], healthy_step=0, saved_step=0)
+    for step in range(1, 5):
+        guards.see(step, {"y": 0.0})
+        assert (guards.healthy_step, guards.proven_step) == (0, step - 1)
+        if step < 4:
+            guards.saved_step = step
+    guards.see(4, {"x": 0.0}, heldout=True)
+    assert guards.healthy_step == 3
+    guards.saved_step = 4
+    guards.see(5, {"y": 0.0})
+    assert guards.healthy_step == 4, "saved after the evaluation, of the weights that were evaluated"
+    guards.saved_step = 5
+    guards.see(6, {"y": 0.0})
+    assert guards.healthy_step == 4
+    alarm = guards.see(6, {"x": 2.0}, heldout=True)
+    assert alarm is not None
+    assert (guards.healthy_step, guards.proven_step) == (4, 5)
+    assert [row["step"] for row in guards.history] == [5, 6, 6]
+
+
+def test_evaluations_that_only_warn_leave_checkpoints_to_the_steps() -> None:
+    guards = Guards([rule("gap", heldout=True, action="warn")], healthy_step=0, saved_step=0)
+    guards.see(1, {"x": 5.0}, heldout=True)
+    assert run(guards, [0.0, 0.0]) == [0, 1]
+
+
 def test_a_bad_evaluation_keeps_checkpoints_unproven_until_a_good_one() -> None:
     guards = Guards([rule("gap", heldout=True, patience=2)], healthy_step=0, saved_step=0)
     guards.see(1, {"x": 5.0}, heldout=True)
@@ -272,6 +317,23 @@ def test_a_bad_evaluation_keeps_checkpoints_unproven_until_a_good_one() -> None:
     guards.see(2, {"x": 0.0}, heldout=True)
     guards.see(3, {"x": 0.0})
     assert guards.healthy_step == 2
+
+
+def test_what_is_given_up_proves_nothing() -> None:
+    """After a roll-back to 1, evaluations of what was given up are forgotten: a new checkpoint needs its own."""
+    guards = Guards([rule("gap", heldout=True), rule("kl", figure="y")], max_rollbacks=1, healthy_step=1, saved_step=1)
+    kept = guards.state()
+    for step in range(2, 5):
+        guards.see(step, {"y": 0.0})
+        guards.see(step, {"x": 0.0}, heldout=True)
+    guards.healthy_step = 1
+    before = guards.state()
+    guards.restore(kept)
+    guards.gone_back(before)
+    guards.see(2, {"y": 0.0})
+    guards.saved_step = 2
+    guards.see(3, {"y": 0.0})
+    assert (guards.healthy_step, guards.proven_step) == (1, 2)
 
 
 def test_figures_are_kept_from_the_step_that_proved_the_healthy_checkpoint() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -562,9 +563,10 @@ def test_a_function_can_judge_and_is_not_scaled(make: Make) -> None:
         assert row["judge"] == statistics.fmean(wanted)
 
 
-def test_the_judges_scores_are_in_its_own_standard_deviations(make: Make, reward_run: Path) -> None:
+def test_the_judges_scores_are_in_its_own_standard_deviations(make: Make, reward_run: Path, tmp_path: Path) -> None:
     """As a reward of weight 1 that is scaled by its std gives them."""
-    changes = {**QUICK, "training.max_steps": 1, "reward.name": str(reward_run), "reward.judge": str(reward_run)}
+    judge = shutil.copytree(reward_run, tmp_path / "judge")
+    changes = {**QUICK, "training.max_steps": 1, "reward.name": str(reward_run), "reward.judge": str(judge)}
     made = make("ppo", changes=changes)
     tiny.train(made)
     for row in rows(made, "heldout"):

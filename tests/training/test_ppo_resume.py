@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from prefine.errors import PrefineError, Stopped
+from prefine.errors import CheckpointError, Stopped
 from prefine.recipe import StageRecipe
 from prefine.training.loop import Loop
 from tests.training import tiny
@@ -127,10 +127,11 @@ def test_stopped_at_every_safe_point_of_one_run(kind: str, make: Make, monkeypat
 
 
 def test_on_an_adapter_with_a_shared_reward_model(
-    make: Make, sft_run: Path, reward_run: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, sft_run: Path, reward_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference is the adapter that the run began on, and the reward stays what it was."""
-    changes = {**SHORT, "model.name": str(sft_run), "reward.name": str(reward_run), "reward.judge": str(reward_run)}
+    judge = shutil.copytree(reward_run, tmp_path / "judge")
+    changes = {**SHORT, "model.name": str(sft_run), "reward.name": str(reward_run), "reward.judge": str(judge)}
     changes |= {"ppo.critic": "adapter"}
     whole, cut = make("ppo", "whole", changes), make("ppo", "cut", changes)
     tiny.train(whole)
@@ -199,5 +200,37 @@ def test_another_reward_model_under_the_same_name_is_refused(
             tiny.train(made)
     file = copied / "model" / "adapter_model.safetensors"
     save_file({name: -weight for name, weight in load_file(file).items()}, file)
-    with pytest.raises(PrefineError):
+    with pytest.raises(CheckpointError, match=rf"the weights of {copied} are not those that this run began with"):
         tiny.train(made, resume=True)
+
+
+def test_another_reference_under_the_same_name_is_refused(
+    make: Make, sft_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy's adapter is the checkpoint's, but its reference is the SFT run's: KL would be to another one."""
+    copied = shutil.copytree(sft_run, tmp_path / "sft-again")
+    made = make("ppo", "cut", {**SHORT, "model.name": str(copied)})
+    with monkeypatch.context() as patched:
+        Asked([4], patched)
+        with pytest.raises(Stopped):
+            tiny.train(made)
+    file = copied / "model" / "adapter_model.safetensors"
+    save_file({name: -weight for name, weight in load_file(file).items()}, file)
+    with pytest.raises(CheckpointError, match="the weights of the reference are not those"):
+        tiny.train(made, resume=True)
+
+
+def test_a_reward_model_may_go_once_it_is_loaded(make: Make, reward_run: Path, tmp_path: Path) -> None:
+    """Checkpoints tell of what was loaded, not of what lies there now."""
+    copied = shutil.copytree(reward_run, tmp_path / "reward")
+    made = make("ppo", "run", {**SHORT, "reward.name": str(copied)})
+    real = Loop.run_to_end
+
+    def without(loop: Loop) -> None:
+        shutil.rmtree(copied)
+        real(loop)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Loop, "run_to_end", without)
+        tiny.train(made)
+    assert tiny.manifest(Path(made.run))["status"] == "finished"

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from prefine.errors import PrefineError, TrainingError
+from prefine.errors import ModelError, PrefineError, RewardError, TrainingError
 from prefine.models.merge import merge_reward
 from prefine.models.reward import load_reward
 from prefine.models.scoring import Question, Scale
@@ -33,6 +33,7 @@ from prefine.training.reward_sources import Answered, FunctionSource, ModelSourc
 from prefine.training.rewards import Rewards, load_rewards, shape
 from prefine.training.session import run_stage
 from tests.training import tiny
+from tests.training.test_rollback import other_letters
 
 Make = Callable[..., StageRecipe]
 # One call of the reward an update, and none besides.
@@ -119,10 +120,19 @@ def test_what_scores_are_divided_by(kind: str, scale: str, divisor: float) -> No
     assert proxy == pytest.approx([1 / divisor, 3 / divisor, 5 / divisor])
 
 
-@pytest.mark.parametrize("kind", ["unmeasured", "function"])
-def test_a_std_that_nobody_measured_is_not_taken_for_1(kind: str) -> None:
-    with pytest.raises(PrefineError):
-        combined([source(kind, "std")], {kind: [1.0, 3.0, 5.0]})
+@pytest.mark.parametrize("more", [False, True])
+def test_a_std_that_nobody_measured_is_not_taken_for_1(more: bool, make: Make) -> None:
+    """It is refused before anything is made, under the name of its field."""
+    name = "tests.training.test_rollback:vowels"
+    section = (
+        {"reward.more": [{"name": name, "scale": "std"}]} if more else {"reward.name": name, "reward.scale": "std"}
+    )
+    made = make("ppo", changes={**QUICK, **section})
+    assert refused(made) == (
+        f"RecipeError: reward.{'more[0].' if more else ''}name: {name} is to be scaled by its std, but nobody measured "
+        "that. Set its scale to running (that of all scores so far) or none."
+    )
+    assert not Path(made.run).exists()
 
 
 def test_sources_are_weighed_and_added() -> None:
@@ -276,6 +286,77 @@ def test_a_run_goes_on_once_its_function_is_corrected(kind: str, make: Make, mon
     assert (manifest["status"], f"RewardError: {manifest['ended_by']}") == ("failed", said)
     assert "resuming after step 1\n" in tiny.train(made, resume=True)
     assert not tiny.differences(Path(whole.run), Path(made.run))
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_reward_that_fails_in_an_evaluation_loses_nothing(
+    every: int, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the one after update 3; --resume makes up for it first. Calls: step 0, updates 1 to 3, evaluations between."""
+    changes = {
+        **QUICK,
+        "data.heldout_fraction": 0.2,
+        "rollout.heldout_prompts": 3,
+        "training.max_steps": 4,
+        "training.evaluate_every_steps": every,
+        "training.save_every_steps": None,
+    }
+    whole, made = make("ppo", "whole", changes), make("ppo", "broken", changes)
+    tiny.train(whole)
+    real, calls = tiny.letters, itertools.count(1)
+    failing = {1: 7, 3: 5}[every]
+    with monkeypatch.context() as patched:
+        patched.setattr(tiny, "letters", lambda rows: None if next(calls) == failing else real(rows))
+        assert refused(made).startswith("RewardError: reward: tests.training.tiny:letters returned NoneType")
+    assert [row["step"] for row in tiny.metrics(Path(made.run)) if row["kind"] == "train"] == [1, 2, 3]
+    assert "resuming after step 3\n" in tiny.train(made, resume=True)
+    assert not tiny.differences(Path(whole.run), Path(made.run))
+
+
+def test_a_reward_model_whose_scores_are_no_numbers_is_a_failing_reward() -> None:
+    class Broken(Judge):
+        def score(self, questions: Any) -> Any:
+            raise ModelError("a score is nan", "Look at it.")
+
+    with pytest.raises(RewardError, match=r"reward: mine: a score is nan\. Look at it\."):
+        ModelSource(RewardSource(name="mine"), Broken(None)).score(ASKED)  # type: ignore[arg-type]
+
+
+def test_what_is_found_to_be_wrong_before_the_first_update_leaves_nothing_in_the_way(
+    make: Make, tmp_path: Path
+) -> None:
+    """Pairs that are none: found once the model is there; the corrected recipe of the same name runs."""
+    pairs = tiny.write_rows(tmp_path / "pairs.jsonl", [{"prompt": "Q", "chosen": "A"}])
+    changes = {**QUICK, "data.heldout_fraction": 0.2, "rollout.heldout_prompts": 3, "report.samples": 1}
+    assert refused(make("ppo", changes={**changes, "heldout_pairs": str(pairs)})).startswith("DataError: ")
+    tiny.write_rows(pairs, tiny.pairs(3))
+    made = make("ppo", changes={**changes, "heldout_pairs": str(pairs)})
+    tiny.train(made)
+    assert tiny.manifest(Path(made.run))["status"] == "finished"
+
+
+def test_a_judge_that_nobody_measured_is_told_in_deviations_of_its_first_evaluation(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function stands in for a reward model of the hub."""
+    monkeypatch.setattr(FunctionSource, "_otherwise", lambda self: "running")
+    judge = "tests.training.test_rollback:other_letters"
+    changes = {**QUICK, "data.heldout_fraction": 0.3, "rollout.heldout_prompts": 4, "reward.judge": judge}
+    made = make("ppo", changes=changes)
+    tiny.train(made)
+    told = json.loads((Path(made.run) / "evaluation.json").read_text())["heldout"]
+    counts = other_letters([{"response": row["before_text"]} for row in told["responses"]])
+    std = statistics.stdev(counts)
+    assert std not in (0.0, 1.0)
+    assert [row["before_judge"] for row in told["responses"]] == pytest.approx([count / std for count in counts])
+    after = other_letters([{"response": row["after_text"]} for row in told["responses"]])
+    assert [row["after_judge"] for row in told["responses"]] == pytest.approx([count / std for count in after])
+
+
+def test_what_is_optimised_is_no_judge(make: Make) -> None:
+    assert refused(make("ppo", changes={"reward.judge": "tests.training.tiny:letters"})) == (
+        "RecipeError: reward.judge: tests.training.tiny:letters is optimised, too. Name another one, or none."
+    )
 
 
 def test_a_function_that_hangs_is_left_behind(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,14 +547,22 @@ def test_several_models_and_a_function_are_added(make: Make, reward_run: Path, o
     assert stage._rewards.combined(parts, lengths, ended).proxy.tolist() == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize(("field", "value"), [("reward.name", "V"), ("reward.judge", "V")])
-def test_what_is_no_reward_model(field: str, value: str, make: Make, sft_run: Path, model: Path) -> None:
+@pytest.mark.parametrize("field", ["reward.name", "reward.more[0].name", "reward.judge"])
+def test_what_is_no_reward_model(field: str, make: Make, sft_run: Path, model: Path) -> None:
+    """The error names the field that is to be changed."""
+
+    def named(name: str) -> dict[str, Any]:
+        return {"reward.more": [{"name": name}]} if "more" in field else {field: name}
+
     for name in (sft_run, model):
-        said = refused(make("ppo", f"on-{name.name}", {**QUICK, "data.heldout_fraction": 0.2, field: str(name)}))
-        assert said.startswith("ModelError: reward.name: ")
+        said = refused(make("ppo", f"on-{name.name}", {**QUICK, "data.heldout_fraction": 0.2, **named(str(name))}))
+        assert said.startswith(f"ModelError: {field}: ")
         assert "has no score head" in said
-    assert refused(make("ppo", "nowhere", {field: "./nowhere"})).startswith(
-        "ModelError: reward.name: there is no folder './nowhere'. "
+    assert refused(make("ppo", "nowhere", named("./nowhere"))).startswith(
+        f"ModelError: {field}: there is no folder './nowhere'. "
+    )
+    assert refused(make("ppo", "nothing", named("nothing_here:score"))).startswith(
+        f"RecipeError: {field}: nothing_here:score could not be imported ("
     )
 
 
@@ -482,7 +571,7 @@ def test_an_answer_that_is_too_long_for_the_reward_model(make: Make, reward_run:
     changes = {"reward.name": str(reward_run), "rollout.max_new_tokens": 150, "data.max_length_tokens": 300}
     made = make("ppo", changes={**QUICK, **changes})
     said = refused(made)
-    assert re.match(rf"RewardError: reward\.name: an answer of \d+ characters is too long for {reward_run}\. ", said)
+    assert re.match(rf"RewardError: reward: an answer of \d+ characters is too long for {reward_run}\. ", said)
     assert tiny.manifest(Path(made.run))["status"] == "failed"
 
 
@@ -522,6 +611,11 @@ def test_a_model_that_is_not_fit_is_refused_and_forced(make: Make, judged: Calla
     )
     _, said = trained(make("ppo", "forced", changes), force=True)
     assert f"reward {run}: readiness no-go ({REASONS}), going on by --force\n" in said
+
+
+def test_a_runs_model_named_by_its_own_folder_is_as_unfit(make: Make, judged: Callable[[Any], Path]) -> None:
+    said = refused(make("ppo", changes={**QUICK, "reward.name": str(judged("no-go") / "model")}))
+    assert f"is not fit for PPO, says its readiness report ({REASONS})" in said
 
 
 def test_force_on_the_command_line(make: Make, judged: Callable[[Any], Path], tmp_path: Path) -> None:

@@ -20,13 +20,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from prefine.errors import Stopped, TrainingError
+from prefine.errors import NotFiniteError, Stopped, TrainingError
 from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid
+from prefine.models.generate import Writer
 from prefine.recipe import Action, DpoRecipe, GuardSection, SftRecipe, StageRecipe
 from prefine.recipe_ppo import PpoRecipe
 from prefine.training.dpo import DpoStage, run_dpo
 from prefine.training.guards import Rule
 from prefine.training.loop import Loop
+from prefine.training.loop_state import put_back
 from prefine.training.ppo import PpoStage, run_ppo
 from prefine.training.sft import SftStage, run_sft
 from prefine.training.stage import Stage
@@ -136,17 +138,17 @@ def test_a_roll_back_puts_everything_back_but_goes_more_gently(
     made = recipe(make, stage, training__keep_checkpoints=100)
     troubled(monkeypatch, stage, [{4}, set()])
     left: list[tuple[list[int], list[dict[str, Any]]]] = []
-    real_load, real_cut = Loop._load, Loop._cut_metrics_after
+    real_cut = Loop._cut_metrics_after
 
-    def loading(loop: Loop, checkpoint: Checkpoint) -> None:
+    def putting_back(loop: Loop, checkpoint: Checkpoint) -> None:
         shutil.copytree(checkpoint.path, tmp_path / "before")
-        real_load(loop, checkpoint)
+        put_back(loop, checkpoint)
 
     def cutting(loop: Loop, step: int) -> None:
         real_cut(loop, step)
         left.append((checkpoints(made), tiny.metrics(Path(made.run))))
 
-    monkeypatch.setattr(Loop, "_load", loading)
+    monkeypatch.setattr("prefine.training.loop.put_back", putting_back)
     monkeypatch.setattr(Loop, "_cut_metrics_after", cutting)
     said = train(made)
 
@@ -518,18 +520,42 @@ def test_once_not_finite_it_dumps_the_batch_goes_back_and_on(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_for_ever_not_finite_it_goes_back_so_often_and_then_it_is_an_error(
+def test_for_ever_not_finite_it_goes_back_so_often_and_then_ends_on_healthy_weights(
     stage: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"guards__non_finite": {"action": "roll_back"}, "guards__max_rollbacks": 2}
     made = recipe(make, stage, training__keep_checkpoints=100, **changes)
     breaking(monkeypatch, stage, "loss", lambda call: call >= 7)
-    with pytest.raises(TrainingError, match="the loss became nan at step"):
-        train(made)
+    said = train(made)
     run = Path(made.run)
-    assert [row["action"] for row in tiny.metrics(run) if row["kind"] == "guard"] == ["roll_back", "roll_back"]
-    assert tiny.manifest(run)["status"] == "failed"
-    assert not (run / "model").exists()
+    assert [row["action"] for row in tiny.metrics(run) if row["kind"] == "guard"] == ["roll_back", "roll_back", "stop"]
+    assert re.search(
+        r"guard non_finite at step \d: the loss became nan .*; the run ends on the weights of step \d", said
+    )
+    assert tiny.manifest(run)["status"] == "finished"
+    assert all(weight.isfinite().all() for weight in tiny.weights(run).values())
+
+
+@pytest.mark.parametrize("heldout", [False, True])
+def test_logits_that_are_no_numbers_take_a_run_back(heldout: bool, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where weights have gone wrong, PPO sees it first in what they write: in an update, or in an evaluation."""
+    made = recipe(make, "ppo", training__evaluate_every_steps=3)
+    real, count = Writer.write, iter(range(1000))
+    bad = 4 if heldout else 5  # written to: held-out prompts, those of updates 1 to 3, held-out ones, those of update 4
+
+    def write(self: Writer, *arguments: Any, **named: Any) -> Any:
+        if next(count) == bad:
+            raise NotFiniteError("the model's logits are not finite", "Look.")
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(Writer, "write", write)
+    said = train(made)
+    (event,) = events(made)
+    assert (event["guard"], event["action"]) == ("non_finite", "roll_back")
+    assert event["at_step"] == (3 if heldout else 4)
+    assert event["back_to_step"] == 2
+    assert f"guard non_finite at step {event['at_step']}: the model's logits are not finite; the run goes back" in said
+    assert tiny.manifest(Path(made.run))["status"] == "finished"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -685,10 +711,11 @@ def test_a_judge_that_falls_can_end_a_run_or_take_it_back(action: Action, make: 
     train(made)
     actions = [event["action"] for event in events(made)]
     assert actions[0] == action
-    assert events(made)[0]["back_to_step"] < events(made)[0]["at_step"]
+    event = events(made)[0]
+    assert event["back_to_step"] <= event["at_step"] - 2, "an evaluation since then was good"
     # What it ends on may lie between two evaluations that were due: that one is told, whatever it is.
     assert all(gap <= 1.0 for step, gap in figures(made, "proxy_gap", "heldout").items() if step % 2 == 0)
-    assert "proxy_gap" in events(made)[0]["given_up"][-1]
+    assert "proxy_gap" in event["given_up"][-1]
 
 
 # --- Two processes ---------------------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 # They say how fast the machine is, not what was computed.
-TIMING = {"seconds", "tokens_per_s", "memory_gb", "generated_tokens_per_s", "trained_tokens_per_s"}
+TIMING = {"seconds", "tokens_per_s", "memory_gb"}
+TIMING |= {f"{phase}_tokens_per_s" for phase in ("generated", "scored", "trained")}
 TIMING |= {f"seconds_{phase}" for phase in ("generate", "score", "measure", "train")}
 # T is moved further in a few updates of PPO than guards let a real model go.
 UNGUARDED: dict[str, Any] = {f"guards.{name}.action": "off" for name in ("kl", "entropy", "degenerate", "value_loss")}

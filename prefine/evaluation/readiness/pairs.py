@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,8 +118,3 @@ def as_trained_on(pair: JudgedPair, head: int | None) -> JudgedPair:
         return replace(pair, trained_on=True)
     margin = pair.chosen.score.heads[head] - pair.rejected.score.heads[head]
     return replace(pair, trained_on=True, margin=margin, disagreement=0.0)
-
-
-def evenly_chosen(count: int, most: int) -> Sequence[int]:
-    """At most `most` of range(count), at even distances."""
-    return range(count) if count <= most else [place * count // most for place in range(most)]

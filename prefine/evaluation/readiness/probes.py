@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prefine.evaluation.readiness.pairs import JudgedPair, Scored, evenly_chosen
-from prefine.evaluation.statistics import Share
+from prefine.evaluation.readiness.pairs import JudgedPair, Scored
+from prefine.evaluation.statistics import Share, evenly_chosen
 from prefine.models.scoring import Question, RewardModel, Score
 
 _INVARIANCE_PAIRS = 4

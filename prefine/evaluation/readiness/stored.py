@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from prefine.data.batch import folds
 from prefine.data.selection import group_of, prompt_group
 from prefine.data.store import TokenStore
-from prefine.evaluation.readiness.pairs import evenly_chosen
+from prefine.evaluation.statistics import evenly_chosen
 from prefine.recipe import RewardRecipe
 from prefine.records import Conversation, Preference, Vote
 

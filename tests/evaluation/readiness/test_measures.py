@@ -16,9 +16,9 @@ from scipy.stats import spearmanr
 from prefine.errors import DataError
 from prefine.evaluation.readiness import measures
 from prefine.evaluation.readiness.assess import Readiness, assess
-from prefine.evaluation.readiness.pairs import JudgedPair, Scored, as_trained_on, evenly_chosen, judge
+from prefine.evaluation.readiness.pairs import JudgedPair, Scored, as_trained_on, judge
 from prefine.evaluation.readiness.verdict import Level
-from prefine.evaluation.statistics import Share
+from prefine.evaluation.statistics import Share, evenly_chosen
 from prefine.models.scoring import Question, RewardModel, Score
 from prefine.recipe import ReadinessSection
 from prefine.records import Conversation, Message, Preference, Vote
@@ -215,6 +215,8 @@ def test_places_are_chosen_evenly(size: int, most: int) -> None:
     assert len(chosen) == min(size, most)
     assert len(set(chosen)) == len(chosen)
     assert all(0 <= place < size for place in chosen)
+    if size and most > 1:
+        assert (chosen[0], chosen[-1]) == (0, size - 1)
     gaps = {after - before for before, after in pairwise(chosen)}
     assert not gaps or max(gaps) - min(gaps) <= 1
 

@@ -1,0 +1,96 @@
+"""What a checkpoint of the loop holds, and how it is put back: everything that the rest of a run depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prefine.errors import CheckpointError
+from prefine.models.checkpoint import Checkpoint, load_checkpoint
+from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng
+
+if TYPE_CHECKING:
+    from prefine.training.loop import Loop
+
+# What the names of a stage's own groups of tensors begin with in a checkpoint.
+_STAGE = "stage."
+
+
+@dataclass
+class Position:
+    """Where a run is; saved with every checkpoint.
+
+    Attributes:
+        step: optimiser steps done.
+        tokens: tokens computed so far (packed rows).
+        seconds: training time so far.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def contents(loop: Loop, generators: Sequence[tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A checkpoint's groups of tensors and its JSON, with every process's random states."""
+    groups, stage = loop.stage.state()
+    optimizer, optimizer_state = optimizer_tensors(loop.optimizer)
+    tensors = {
+        "weights": {name: p.detach() for name, p in loop.parameters.items()},
+        "optimizer": optimizer,
+        **({"best": loop.watch.best_weights} if loop.watch.best_weights else {}),
+        **{f"rng.{rank}": own for rank, (own, _) in enumerate(generators)},
+        **{f"{_STAGE}{name}": own for name, own in groups.items()},
+    }
+    state = {
+        "position": vars(loop.position),
+        "wall_seconds": loop.wall_seconds,
+        "scheduler": loop.scheduler.state_dict(),
+        "watch": loop.watch.state(),
+        "guards": loop.guards.state(),
+        "stage": stage,
+        "optimizer": optimizer_state,
+        "rng": [own for _, own in generators],
+    }
+    return tensors, state
+
+
+def put_back(loop: Loop, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Put all of it where it was; returns the checkpoint's JSON.
+
+    Raises:
+        CheckpointError: it holds other weights than this run trains, or cannot be read.
+    """
+    tensors, state = load_checkpoint(checkpoint)
+    if set(tensors["weights"]) != set(loop.parameters):
+        raise CheckpointError(
+            f"{checkpoint.path} holds other weights than this recipe trains",
+            "Resume with the recipe and model the run began with.",
+        )
+    restore_optimizer(loop.optimizer, tensors["optimizer"], state["optimizer"])  # first: it checks all shapes
+    with torch.no_grad():
+        for name, parameter in loop.parameters.items():
+            parameter.copy_(tensors["weights"][name])
+    loop.scheduler.load_state_dict(state["scheduler"])
+    loop.watch.restore(state["watch"], tensors.get("best", {}))
+    loop.guards.restore(state["guards"])
+    found = {name.removeprefix(_STAGE): group for name, group in tensors.items() if name.startswith(_STAGE)}
+    loop.stage.restore(found, state["stage"])
+    _restore_rng(loop, tensors, state["rng"])
+    loop.position = Position(**state["position"])
+    return state
+
+
+def _restore_rng(loop: Loop, tensors: Mapping[str, Mapping[str, Tensor]], states: Sequence[Mapping[str, Any]]) -> None:
+    processes = loop.accelerator.num_processes
+    if len(states) != processes:
+        loop.display.say(
+            f"warning: {len(states)} processes saved the checkpoint and {processes} go on: the result will not be "
+            "equal to that of an uninterrupted run"
+        )
+    rank = loop.accelerator.process_index % len(states)
+    restore_rng(tensors[f"rng.{rank}"], states[rank])
