@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from prefine.objectives import kl
-from prefine.objectives.ppo import approximate_kl, policy_clipped, policy_loss, value_loss
+from prefine.objectives.ppo import approximate_kl, policy_clipped, policy_loss, value_clipped, value_loss
 
 log_ratios = st.floats(-3, 3)
 advantages = st.floats(0.01, 10).flatmap(lambda size: st.sampled_from([size, -size]))
@@ -73,6 +73,20 @@ def test_clipped_tokens_and_no_others_give_no_gradient(log_ratio: float, advanta
     assert clipped == (ratio > 1 + clip if advantage > 0 else ratio < 1 - clip)
     assert (slope == 0) == clipped
     assert clipped or slope == pytest.approx(-advantage * ratio)
+
+
+@given(*(st.floats(-3, 3),) * 3, st.none() | st.floats(0.1, 1))
+@settings(max_examples=200, deadline=None)
+def test_values_that_are_clipped_and_no_others_give_no_gradient(
+    value: float, old: float, target: float, clip: float | None
+) -> None:
+    """But for a value on its target, which has no gradient either."""
+    assume(abs(value - target) > 1e-3 and (clip is None or abs(abs(value - old) - clip) > 1e-3))
+    near = value if clip is None else old + min(max(value - old, -clip), clip)
+    assume(near == value or abs(abs(near - target) - abs(value - target)) > 1e-3)
+    _, slope = at(lambda new: value_loss(new, one(old), one(target), clip), value)
+    (clipped,) = value_clipped(one(value), one(old), one(target), clip).tolist()
+    assert (slope == 0) == clipped
 
 
 @given(log_ratios, advantages, clips)

@@ -751,6 +751,11 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
         {"ppo.critic": "adapter", "model.gradient_checkpointing": True},
         "ppo.critic adapter and model.gradient_checkpointing do not go together",
     ),
+    "a guard on a gap that nothing tells of": (
+        {"guards.proxy_gap": {"action": "roll_back"}, "training.evaluate_every_steps": None},
+        "guards.proxy_gap.action is roll_back, but nothing tells of a gap without reward.judge or heldout_pairs, "
+        "training.evaluate_every_steps: set it, or the action to warn or off",
+    ),
     "an adaptive controller of nothing": (
         {"kl.controller": "adaptive", "kl.coefficient": 0.0},
         "controller adaptive multiplies the coefficient, which is 0",
