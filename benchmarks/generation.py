@@ -97,7 +97,7 @@ def main() -> None:
         return
     wanted, slots = lengths(args.sequences, args.tail), args.slots or args.sequences
     write = {"ours": ours, "hf": hf}[args.who]
-    write(loaded, prompts[:2], [2, 2], 2)  # what is made once is made
+    write(loaded, prompts[:2], [2] * len(prompts[:2]), 2)  # what is made once is made
     watched = profile(activities=[ProfilerActivity.CPU]) if args.profile else None
     with watched or nullcontext():
         began = time.perf_counter()
