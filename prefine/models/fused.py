@@ -75,12 +75,9 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        out, inverse = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
-        wide = wide.mul_(inverse) if wide is not x else wide * inverse
-        return wide.to(x.dtype).mul_(weight)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -220,12 +217,25 @@ def _product_type(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """What _RmsNorm computes, and 1 / rms(x) in fp32."""
+    wide = x.float()
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    wide = wide.mul_(inverse) if wide is not x else wide * inverse
+    return wide.to(x.dtype).mul_(weight), inverse
+
+
 def _norm_forward(self: Any, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():  # an autograd function's own cost counts where rows are few
+        return _normed(x, self.weight, _epsilon(self))[0]
     out: Tensor = _RmsNorm.apply(x, self.weight, _epsilon(self))  # type: ignore[no-untyped-call]
     return out
 
 
 def _gated_forward(self: Any, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x))))
     gated: Tensor = _SiluGate.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
     return cast(Tensor, self.down_proj(gated))
 
