@@ -203,17 +203,17 @@ def _prepare(
 
 def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None:
     """Train from the last checkpoint, or the beginning, to the end, and write down what came out."""
+    step = None
     try:
         step = stage.begin(session)
-    except (RecipeError, DataError, ModelError):
-        if fresh and session.accelerator.is_main_process:
-            session.run.manifest.unlink()  # nothing was learned: once corrected, the recipe begins anew
-        raise
-    try:
         loop = _trained(stage, session, step, began)
         if session.accelerator.is_main_process:
             _write_results(stage, session)
     except (PrefineError, Stopped, KeyboardInterrupt) as error:
+        if fresh and step is None and isinstance(error, RecipeError | DataError | ModelError):
+            if session.accelerator.is_main_process:
+                session.run.manifest.unlink()  # nothing was learned: once corrected, the recipe begins anew
+            raise
         session.manifest["ended_by"] = str(error) or "interrupted"
         with suppress(CheckpointError):  # on a full disk, what ended the run is worth more than that nobody noted it
             session.write_manifest("failed" if isinstance(error, PrefineError) else "stopped")

@@ -188,35 +188,21 @@ def test_ctrl_c_within_an_update(make: Make, tmp_path: Path) -> None:
     assert not tiny.differences(Path(whole.run), Path(cut.run))
 
 
-def test_another_reward_model_under_the_same_name_is_refused(
-    make: Make, reward_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("field", ["reward.name", "model.name"])
+def test_other_weights_under_the_same_name_are_refused(
+    field: str, make: Make, sft_run: Path, reward_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As another base model is: the result would be that of no run."""
-    copied = shutil.copytree(reward_run, tmp_path / "reward")
-    made = make("ppo", "cut", {**SHORT, "reward.name": str(copied)})
+    """As another base model is: the reward would be another, or what the policy is held near to."""
+    copied = shutil.copytree(reward_run if field == "reward.name" else sft_run, tmp_path / "copied")
+    made = make("ppo", "cut", {**SHORT, field: str(copied)})
     with monkeypatch.context() as patched:
         Asked([4], patched)
         with pytest.raises(Stopped):
             tiny.train(made)
     file = copied / "model" / "adapter_model.safetensors"
     save_file({name: -weight for name, weight in load_file(file).items()}, file)
-    with pytest.raises(CheckpointError, match=rf"the weights of {copied} are not those that this run began with"):
-        tiny.train(made, resume=True)
-
-
-def test_another_reference_under_the_same_name_is_refused(
-    make: Make, sft_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The policy's adapter is the checkpoint's, but its reference is the SFT run's: KL would be to another one."""
-    copied = shutil.copytree(sft_run, tmp_path / "sft-again")
-    made = make("ppo", "cut", {**SHORT, "model.name": str(copied)})
-    with monkeypatch.context() as patched:
-        Asked([4], patched)
-        with pytest.raises(Stopped):
-            tiny.train(made)
-    file = copied / "model" / "adapter_model.safetensors"
-    save_file({name: -weight for name, weight in load_file(file).items()}, file)
-    with pytest.raises(CheckpointError, match="the weights of the reference are not those"):
+    named = copied if field == "reward.name" else "the reference"
+    with pytest.raises(CheckpointError, match=rf"the weights of {named} are not those that this run began with"):
         tiny.train(made, resume=True)
 
 

@@ -133,6 +133,8 @@ def test_how_answers_look_by_hand() -> None:
         "response_tokens": 13 / 4,
         "ended": 0.5,
         "blank": 0.25,
+        "stuck": 0.25,
+        "looping": 0.0,
         "degenerate": 0.5,
         "distinct_1": 4 / 13,  # STOP, 7, 1, 2
         "distinct_2": 2 / 9,  # eight times (7, 7), and (1, 2)
