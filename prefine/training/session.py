@@ -53,6 +53,7 @@ from prefine.training.stopping import stop_on_signal
 # Fields of a recipe that may change between a run and its resumption without changing its result; so may a readiness
 # report's thresholds.
 _FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers")
+_SECONDS_FOR_LAST_MESSAGE = 0.3
 # And this one, unless guards may go back to what is saved.
 _FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
 
@@ -219,6 +220,10 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
             session.write_manifest("failed" if isinstance(error, PrefineError) else "stopped")
         raise
     session.accelerator.wait_for_everyone()
+    if session.accelerator.num_processes > 1:
+        # gloo's thread needs Python's lock to let go of the last message, and taking the group down joins that thread
+        # with the lock held: where the thread was not done yet, a process now and then hung for ever.
+        time.sleep(_SECONDS_FOR_LAST_MESSAGE)
     session.accelerator.end_training()
     session.manifest |= {
         "tokens": loop.position.tokens,
