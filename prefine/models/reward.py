@@ -126,7 +126,7 @@ def load_reward(section: ModelSection) -> RewardModel:
         MissingDependencyError: it was trained on quantized weights, and bitsandbytes is not installed.
     """
     location = locate_model(section.name)
-    scale = _scale_of(location, section)
+    scale = scale_of(location, section.revision)
     heads = _heads_of(location, section, scale)
     if heads is None:
         return CrossEncoder(location, section)
@@ -161,12 +161,13 @@ def read_scale(folder: Path) -> Scale | None:
         raise ModelError(f"{path}: {place}{first['msg']}", "Train the reward model again.") from None
 
 
-def _scale_of(location: Location, section: ModelSection) -> Scale | None:
+def scale_of(location: Location, revision: str | None = None) -> Scale | None:
+    """As read_scale, of a located model; a hub's is fetched."""
     folder = location.adapter or Path(location.base)
     if folder.is_dir():
         return read_scale(folder)
     try:
-        file = hf_hub_download(location.base, SCALE_FILE, revision=section.revision)
+        file = hf_hub_download(location.base, SCALE_FILE, revision=revision)
     except (
         HfHubHTTPError,
         LocalEntryNotFoundError,

@@ -134,7 +134,7 @@ class Guards:
     def last_look(self, step: int, row: Mapping[str, float]) -> list[Alarm]:
         """Guards of steps that an evaluation of a run's last weights breaks: no step will look at those."""
         return [
-            self._alarm(rule, step, row[rule.figure], self._first.get(rule.name, 0.0), after="in the last evaluation")
+            self._alarm(rule, step, row[rule.figure], self._first.get(rule.name, 0.0), when=" in the last evaluation")
             for rule in self.rules
             if rule.section.action != "off"
             and not rule.heldout
@@ -189,13 +189,12 @@ class Guards:
     def _allowed(self, action: Act) -> Act:
         return "stop" if action == "roll_back" and self.rollbacks >= self.max_rollbacks else action
 
-    def _alarm(self, rule: Rule, step: int, value: float, first: float, after: str = "") -> Alarm:
+    def _alarm(self, rule: Rule, step: int, value: float, first: float, when: str = "") -> Alarm:
         section = rule.section
         limit = section.limit + (first if rule.from_start else 0.0)
         found = figure(value) if math.isfinite(value) else str(value)
-        for_long = f" for {section.patience} steps" if section.patience > 1 else ""
-        for_long = f" {after}" if after else for_long
+        when = when or (f" for {section.patience} steps" if section.patience > 1 else "")
         side = "below" if rule.below else "above"
-        words = f"{rule.figure} is {found}, {side} {figure(limit)}{for_long}: {rule.means}"
+        words = f"{rule.figure} is {found}, {side} {figure(limit)}{when}: {rule.means}"
         action: Act = "warn" if section.action == "off" else section.action
         return Alarm(rule.name, self._allowed(action), step, words)

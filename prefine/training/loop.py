@@ -342,7 +342,7 @@ class Loop:
             return True
         if not self._heeded(self.guards.see(step, row, heldout=True)):
             return False
-        for alarm in self.guards.last_look(step, row) if self._is_last else ():
+        for alarm in self.guards.last_look(step, row) if self._is_last or self.watch.exhausted else ():
             self._warn(alarm)
         return True
 

@@ -106,7 +106,7 @@ class ModelSource(Source):
         fingerprint: hash of its weights as they were when it was loaded, "" where they are not local.
     """
 
-    def __init__(self, section: RewardSource, model: RewardModel, fingerprint: str = "") -> None:
+    def __init__(self, section: RewardSource, model: RewardModel, fingerprint: str) -> None:
         super().__init__(section)
         self.model = model
         self.fingerprint = fingerprint

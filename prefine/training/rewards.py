@@ -19,7 +19,7 @@ from prefine.evaluation.readiness.verdict import Level
 from prefine.evaluation.wording import listing
 from prefine.models.load import LoadedModel
 from prefine.models.location import locate_model, weights_hash
-from prefine.models.reward import load_reward, read_scale
+from prefine.models.reward import load_reward, scale_of
 from prefine.models.scoring import RewardModel, Scale
 from prefine.models.shared_base import join_reward, shares_base
 from prefine.recipe import ModelSection
@@ -152,8 +152,7 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> None
                 scale = None
             else:
                 require_ready(section.name, display, force=force)
-                location = locate_model(section.name)
-                scale = None if location.adapter is None else read_scale(location.adapter)
+                scale = scale_of(locate_model(section.name))
             _require_fitting(section, recipe, scale)
 
 
@@ -206,7 +205,7 @@ def _require_fitting(section: RewardSource, recipe: PpoRecipe, scale: Scale | No
 
 def _reward_model(name: str, recipe: PpoRecipe, policy: LoadedModel, adapter: str, display: Display) -> RewardModel:
     location = locate_model(name)
-    scale = None if location.adapter is None else read_scale(location.adapter)
+    scale = scale_of(location)
     objection = shares_base(policy, location, scale, recipe.model)
     model: RewardModel
     if objection is None:

@@ -33,7 +33,7 @@ from prefine.training.reward_sources import Answered, FunctionSource, ModelSourc
 from prefine.training.rewards import Rewards, load_rewards, shape
 from prefine.training.session import run_stage
 from tests.training import tiny
-from tests.training.test_rollback import other_letters
+from tests.training.test_reward_hacking import other_letters
 
 Make = Callable[..., StageRecipe]
 # One call of the reward an update, and none besides.
@@ -88,7 +88,7 @@ def source(kind: str, scale: str, weight: float = 1.0) -> Any:
     section = RewardSource.model_validate({"name": kind, "scale": scale, "weight": weight})
     if kind == "function":
         return FunctionSource(section, lambda rows: [0.0] * len(rows))
-    return ModelSource(section, Judge(4.0 if kind == "measured" else None))  # type: ignore[arg-type]
+    return ModelSource(section, Judge(4.0 if kind == "measured" else None), "")  # type: ignore[arg-type]
 
 
 def combined(sources: Sequence[Any], given: dict[str, list[float]], **section: Any) -> tuple[list[float], list[float]]:
@@ -123,7 +123,7 @@ def test_what_scores_are_divided_by(kind: str, scale: str, divisor: float) -> No
 @pytest.mark.parametrize("more", [False, True])
 def test_a_std_that_nobody_measured_is_not_taken_for_1(more: bool, make: Make) -> None:
     """It is refused before anything is made, under the name of its field."""
-    name = "tests.training.test_rollback:vowels"
+    name = "tests.training.test_reward_hacking:vowels"
     section = (
         {"reward.more": [{"name": name, "scale": "std"}]} if more else {"reward.name": name, "reward.scale": "std"}
     )
@@ -319,7 +319,7 @@ def test_a_reward_model_whose_scores_are_no_numbers_is_a_failing_reward() -> Non
             raise ModelError("a score is nan", "Look at it.")
 
     with pytest.raises(RewardError, match=r"reward: mine: a score is nan\. Look at it\."):
-        ModelSource(RewardSource(name="mine"), Broken(None)).score(ASKED)  # type: ignore[arg-type]
+        ModelSource(RewardSource(name="mine"), Broken(None), "").score(ASKED)  # type: ignore[arg-type]
 
 
 def test_what_is_found_to_be_wrong_before_the_first_update_leaves_nothing_in_the_way(
@@ -340,7 +340,7 @@ def test_a_judge_that_nobody_measured_is_told_in_deviations_of_its_first_evaluat
 ) -> None:
     """A function stands in for a reward model of the hub."""
     monkeypatch.setattr(FunctionSource, "_otherwise", lambda self: "running")
-    judge = "tests.training.test_rollback:other_letters"
+    judge = "tests.training.test_reward_hacking:other_letters"
     changes = {**QUICK, "data.heldout_fraction": 0.3, "rollout.heldout_prompts": 4, "reward.judge": judge}
     made = make("ppo", changes=changes)
     tiny.train(made)
@@ -427,7 +427,10 @@ def test_a_reward_that_was_refused_does_not_stand_in_the_way(make: Make, module:
     """Put right, under the same name or another, the same run begins."""
     made = make("ppo", changes={**QUICK, "reward.name": module("mine_{n}:score", "")})
     refused(made)
-    tiny.train(make("ppo", changes=QUICK))
+    right = make("ppo", changes=QUICK)
+    assert right.run == made.run
+    tiny.train(right)
+    assert tiny.manifest(Path(right.run))["status"] == "finished"
 
 
 # --- Reward models ---------------------------------------------------------------------------------------------------
@@ -508,7 +511,7 @@ def test_a_reward_model_that_cannot_join_is_loaded_beside(
     kind: str, make: Make, others: dict[str, tuple[Path, str]]
 ) -> None:
     name, why = others[kind]
-    stage, said = trained(make("ppo", changes={**QUICK, "reward.name": str(name)}))
+    stage, said = trained(make("ppo", changes={**QUICK, "reward.name": str(name), "reward.scale": "std"}))
     assert f"reward {name}: loaded beside the policy ({why})\n" in said
     if kind != "another type":
         assert stage._rewards.sources[0].score(ASKED) == alone(name)
