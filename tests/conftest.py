@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,11 @@ def largest_file() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model with 49,152 words and 24 layers, 64 wide; load it in float32 or bfloat16."""
+    from tests.models.tiny import save_deep_model
+
+    return save_deep_model(tmp_path_factory.mktemp("deep") / "model")

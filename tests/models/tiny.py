@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +180,59 @@ CHATML = (
 def save_tokenizer(folder: Path, template: str | None = CHATML) -> int:
     """One token a byte and two control tokens, saved to `folder`; returns the vocabulary's size."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytes_alone = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
-    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_alone.decoder = decoders.ByteLevel()
-    bytes_alone.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_alone, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    tokenizer.chat_template = template
+    tokenizer = _as_pretrained({letter: i for i, letter in enumerate(letters)}, [], template)
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
+
+
+def _as_pretrained(
+    words: dict[str, int], merges: list[tuple[str, str]], template: str | None
+) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    made.chat_template = template
+    return made
+
+
+DEEP_VOCABULARY = 49_152
+DEEP_LAYERS = 24
+
+
+def save_deep_model(folder: Path, vocabulary: int = DEEP_VOCABULARY, layers: int = DEEP_LAYERS) -> Path:
+    """A narrow Llama with a real vocabulary and depth: its rounding is that of a real model, its speed is not.
+
+    Rounding errors grow with the number of layers and with the number of terms in the softmax, not with the width.
+    The embedding is tied and scaled so that logits spread as a trained model's do (standard deviation about 4).
+    The tokenizer has a token for each byte and for pairs of bytes, so that text uses ids of the whole vocabulary.
+    """
+    words = pair_tokenizer(vocabulary)
+    end = words.eos_token_id
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": layers, "max_position_embeddings": 1024}
+    model = make(
+        "llama",
+        vocab_size=vocabulary,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        tie_word_embeddings=True,
+        **shape,
+    )
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(4.0)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def pair_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Every byte and as many pairs of bytes as the vocabulary has room for, with ChatML's two control tokens."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = list(islice(product(letters, letters), vocabulary - len(letters) - 2))
+    words = {text: i for i, text in enumerate([*letters, *("".join(pair) for pair in merges)])}
+    return _as_pretrained(words, merges, CHATML)
 
 
 def save_folder(folder: Path, architecture: str = "llama", template: str | None = CHATML, **overrides: Any) -> Path:
