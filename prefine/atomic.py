@@ -68,7 +68,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.replace(path)
             _flush_to_disk(path.parent)
     except BaseException:
-        _remove(temporary)
+        remove(temporary)
         raise
 
 
@@ -89,7 +89,16 @@ def discard(path: Path) -> None:
     hidden = _hidden_name(path)
     with storage_errors(path):
         path.rename(hidden)
-    _remove(hidden)
+    remove(hidden)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or directory as far as it goes, without errors; for what nobody reads, as `discard` leaves it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def sweep_temporaries(directory: Path) -> None:
@@ -100,7 +109,7 @@ def sweep_temporaries(directory: Path) -> None:
         name = _HIDDEN_NAME.fullmatch(entry.name)
         # Our own number is a killed writer's too: in a container every run may be process 1.
         if name and (int(name["pid"]) == os.getpid() or not psutil.pid_exists(int(name["pid"]))):
-            _remove(entry)
+            remove(entry)
 
 
 @contextmanager
@@ -185,14 +194,6 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
 
 
 def _without_non_finite(value: JSON) -> JSON:

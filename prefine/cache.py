@@ -1,12 +1,38 @@
-"""Where prefine keeps what can be made again: converted models, reference log-probabilities, tokenized data."""
+"""Where prefine keeps what can be made again: converted models and reference log-probabilities.
+
+Several processes, and several machines, may share a cache. Each entry is a folder with a marker, written last, that
+lists its files and their hashes; nothing without that proof is used.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
+import logging
 import os
+import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from prefine.errors import PrefineError
+from filelock import FileLock, Timeout
+
+from prefine import __version__
+from prefine.atomic import JSON, atomic_write, discard, remove, sha256_of_file, storage_errors, write_json
+from prefine.errors import CheckpointError, PrefineError
+
+log = logging.getLogger("prefine")
+
+MARKER = "prefine-entry.json"
+_KINDS = ("models", "reference")
+# What prefine names its entries: a digest of what they were made from, after a dash or alone. Earlier releases kept
+# reference log-probabilities as files of such a name. Nothing of another name is ever removed.
+_NAME = re.compile(r"(?:[\w.-]+-)?[0-9a-f]{12,64}(?:\.safetensors)?")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.tmp")
+_SECONDS_BEFORE_SAYING_SO = 2.0
+_REMEDY = "Set PREFINE_CACHE to a folder that you can write to, on a disk with free space."
 
 
 def cache_directory() -> Path:
@@ -35,3 +61,166 @@ def _system_caches() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+
+
+def cache_entry(kind: str, name: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
+    """The folder of a cache entry, proved to be whole, and whether it was there already.
+
+    An entry counts only if its marker lists every file with its size and SHA-256, as `whole` checks. One that is
+    missing or damaged is made (again), by one process at a time over all processes that share the cache; the others
+    wait. Reading an entry that is whole writes nothing, so a read-only cache serves.
+
+    Args:
+        kind: the folder in the cache, "models" or "reference".
+        name: ends in a hexadecimal digest of whatever the content depends on.
+        make: fills the empty folder it is given; its result must not depend on the process that runs it.
+
+    Raises:
+        CheckpointError: the entry must be made and the cache cannot be written.
+    """
+    if kind not in _KINDS or _NAME.fullmatch(name) is None:
+        raise ValueError(f"no name for a cache entry: {kind}/{name}")
+    path = cache_directory() / kind / name
+    if whole(path):
+        return path, True
+    try:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path):
+                if whole(path):  # another process made it meanwhile
+                    return path, True
+                _make(path, make)
+    except CheckpointError as error:
+        if whole(path):  # on a file system without locks another process may have been faster
+            return path, True
+        raise CheckpointError(error.problem, _REMEDY) from error
+    return path, False
+
+
+def whole(path: Path) -> bool:
+    """Whether a cache entry holds what was put there: the marker's files, each of its size and SHA-256, and no more."""
+    try:
+        listed = json.loads((path / MARKER).read_text("utf-8"))["files"]
+        return bool(listed) and listed == _listing(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@dataclass(frozen=True)
+class CacheItem:
+    """One thing that prefine put into the cache.
+
+    Attributes:
+        state: "whole"; "damaged", which the next use makes anew; or "left over" from a process that was killed.
+    """
+
+    path: Path
+    kind: str
+    state: str
+    size_bytes: int
+
+
+def cache_items() -> list[CacheItem]:
+    """What prefine has in its cache, by kind and name. Files of other names are not looked at."""
+    found = []
+    for kind in _KINDS:
+        folder = cache_directory() / kind
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if _entry_of(path) is not None:
+                state = "left over" if path.name.startswith(".") else "whole" if whole(path) else "damaged"
+                found.append(CacheItem(path, kind, state, _size(path)))
+    return found
+
+
+def remove_cache_item(item: CacheItem) -> bool:
+    """Remove one thing from the cache; False, and it stays, while a process is making that entry.
+
+    Raises:
+        CheckpointError: the cache cannot be written.
+    """
+    entry = _entry_of(item.path)
+    if entry is None:
+        raise ValueError(f"not prefine's: {item.path}")
+    with storage_errors(item.path):
+        try:
+            with FileLock(_lock_file(entry), timeout=0):
+                (remove if item.path.name.startswith(".") else discard)(item.path)
+        except Timeout:
+            return False
+    return True
+
+
+def _make(path: Path, make: Callable[[Path], None]) -> None:
+    """Under the entry's lock: whatever lies here under its name is of a process that has ended."""
+    _sweep(path.parent, path.name)
+    if path.exists() or path.is_symlink():
+        log.info("%s in the cache is damaged or of an older release: it is made again", path.name)
+        discard(path)
+    with atomic_write(path) as temporary:
+        temporary.mkdir()
+        make(temporary)
+        write_json(temporary / MARKER, {"prefine": __version__, "files": _listing(temporary)})
+
+
+def _listing(folder: Path) -> dict[str, JSON]:
+    """Size and SHA-256 of every file below `folder` but the marker; hidden ones (a desktop's) are not ours."""
+    return {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MARKER and not file.name.startswith(".")
+    }
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of an entry, however long another process needs to make it.
+
+    The lock's file stays: removing it would let two processes lock two files of one name. On a file system without
+    locks it goes without one; then two processes may make the same entry, and the second takes the first one's.
+    """
+    lock = FileLock(_lock_file(path), timeout=_SECONDS_BEFORE_SAYING_SO)
+    try:
+        lock.acquire()
+    except Timeout:
+        log.info("waiting for another process, which is making %s", path)
+        lock.acquire(timeout=-1)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock_file(entry: Path) -> Path:
+    return entry.with_name(f".{entry.name}.lock")
+
+
+def _entry_of(path: Path) -> Path | None:
+    """The entry that `path` is, or is an unfinished copy of; None if prefine gives no such name."""
+    unfinished = _TEMPORARY.fullmatch(path.name)
+    name = unfinished["name"] if unfinished else path.name
+    return path.with_name(name) if _NAME.fullmatch(name) else None
+
+
+def _sweep(folder: Path, locked: str) -> None:
+    """Remove what killed processes left unfinished in `folder`: of the entry `locked`, and of all that are not in use.
+
+    A process number proves nothing here: a cache may be shared with other machines and containers. The lock does.
+    """
+    for path in list(folder.iterdir()):
+        unfinished = _TEMPORARY.fullmatch(path.name)
+        if unfinished is None or _NAME.fullmatch(unfinished["name"]) is None:
+            continue
+        if unfinished["name"] == locked:
+            remove(path)
+        else:
+            remove_cache_item(CacheItem(path, folder.name, "left over", 0))
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())

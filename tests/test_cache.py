@@ -1,14 +1,24 @@
-"""The cache lies where its variables say, and is only named, never made, by asking."""
+"""The cache lies where its variables say, and holds an entry whole, made by one process, or not at all."""
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from prefine.cache import cache_directory
-from prefine.errors import PrefineError
+from prefine import cache
+from prefine.atomic import write_json
+from prefine.cache import MARKER, cache_directory, cache_entry, cache_items, remove_cache_item, whole
+from prefine.errors import CheckpointError, PrefineError
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +70,235 @@ def test_no_home_directory_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Path, "home", classmethod(nobody))
     with pytest.raises(PrefineError, match="Set PREFINE_CACHE"):
         cache_directory()
+
+
+NAME = "model-0123456789ab"
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache that is not there yet; returns where entries of kind "models" go."""
+    monkeypatch.setenv("PREFINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+def fill(folder: Path) -> None:
+    (folder / "weights").write_bytes(b"weights")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "config.json").write_text("{}")
+
+
+def never(folder: Path) -> None:
+    raise AssertionError("the entry was there")
+
+
+def race(processes: int, folder: Path) -> list[int]:
+    """Exit codes of processes that all want one entry at once; each notes in `folder` when it makes it."""
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from prefine.cache import cache_entry, whole
+def make(entry):
+    (Path({str(folder)!r}) / f"made-{{os.getpid()}}").touch()
+    (entry / "tokenizer").write_text("x")
+    time.sleep(0.3)
+    (entry / "weights").write_text("x")
+sys.stdin.read()
+path, _ = cache_entry("models", {NAME!r}, make)
+assert whole(path) and (path / "weights").exists()
+"""
+    command = [sys.executable, "-c", code]
+    all_of_them = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(processes)]
+    time.sleep(0.5)  # until they have imported what they need
+    for process in all_of_them:
+        assert process.stdin is not None
+        process.stdin.close()
+    return [process.wait(timeout=60) for process in all_of_them]
+
+
+@pytest.mark.parametrize("before", ["nothing", "a damaged entry", "what a killed process left"])
+def test_of_processes_that_race_one_makes_the_entry(shared: Path, tmp_path: Path, before: str) -> None:
+    """Whichever wins, all end well, with one entry that is whole and nothing beside it."""
+    if before == "a damaged entry":
+        (shared / NAME).mkdir(parents=True)
+        (shared / NAME / "tokenizer").write_text("x")
+    elif before != "nothing":
+        (shared / f".{NAME}.1-0123abcd.tmp").mkdir(parents=True)  # process 1 is alive
+    assert race(3, tmp_path) == [0, 0, 0]
+    assert len(list(tmp_path.glob("made-*"))) == 1
+    assert sorted(path.name for path in shared.iterdir()) == [f".{NAME}.lock", NAME]
+
+
+def test_an_entry_is_made_once(shared: Path) -> None:
+    path, was_there = cache_entry("models", NAME, fill)
+    assert (path, was_there) == (shared / NAME, False)
+    assert cache_entry("models", NAME, never) == (path, True)
+    assert (path / "sub" / "config.json").read_text() == "{}"
+
+
+def damage_bit(entry: Path) -> None:
+    (entry / "weights").write_bytes(b"wfights")
+
+
+def damage_missing(entry: Path) -> None:
+    (entry / "sub" / "config.json").unlink()
+
+
+def damage_extra(entry: Path) -> None:
+    (entry / "index.json").write_text("{}")
+
+
+def damage_marker(entry: Path) -> None:
+    (entry / MARKER).write_text("[" * 10)
+
+
+def damage_old_layout(entry: Path) -> None:
+    (entry / MARKER).unlink()
+
+
+def damage_file(entry: Path) -> None:
+    shutil.rmtree(entry)
+    entry.write_text("a file")
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_bit, damage_missing, damage_extra, damage_marker, damage_old_layout, damage_file]
+)
+def test_a_damaged_entry_is_made_again(
+    shared: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A changed bit, a lost or added file, no marker: there is no proof, so it does not count."""
+    caplog.set_level("INFO", "prefine")
+    path, _ = cache_entry("models", NAME, fill)
+    damage(path)
+    assert not whole(path)
+    assert cache_entry("models", NAME, fill) == (path, False)
+    assert whole(path)
+    assert f"{NAME} in the cache is damaged or of an older release: it is made again" in caplog.text
+
+
+def test_a_desktops_hidden_file_damages_nothing(shared: Path) -> None:
+    path, _ = cache_entry("models", NAME, fill)
+    (path / ".DS_Store").write_bytes(b"\0")
+    assert whole(path)
+
+
+def test_an_entry_that_fails_leaves_nothing(shared: Path) -> None:
+    def dies(folder: Path) -> None:
+        fill(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache_entry("models", NAME, dies)
+    assert [path.name for path in shared.iterdir()] == [f".{NAME}.lock"]
+    assert cache_entry("models", NAME, fill)[1] is False  # and the lock was given back
+
+
+def test_waiting_is_said(shared: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level("INFO", "prefine")
+    monkeypatch.setattr(cache, "_SECONDS_BEFORE_SAYING_SO", 0.05)
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        started.set()
+        assert go_on.wait(30)
+        fill(folder)
+
+    maker = threading.Thread(target=cache_entry, args=("models", NAME, slow))
+    maker.start()
+    assert started.wait(30)
+    threading.Timer(0.3, go_on.set).start()
+    assert cache_entry("models", NAME, never) == (shared / NAME, True)
+    maker.join()
+    assert f"waiting for another process, which is making {shared / NAME}" in caplog.text
+
+
+@pytest.fixture
+def read_only(shared: Path) -> Iterator[Path]:
+    """The cache on a disk that can be read only."""
+    cache_entry("models", NAME, fill)
+    disk = shared.parent
+    bind = ["mount", "--bind", "-o", "ro", str(disk), str(disk)]
+    if os.geteuid() != 0 or subprocess.run(bind, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        yield shared
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_read_only_cache_serves_what_it_has(read_only: Path) -> None:
+    assert cache_entry("models", NAME, never) == (read_only / NAME, True)
+
+
+@pytest.mark.parametrize("kind", ["models", "reference"])
+def test_a_read_only_cache_names_the_remedy(read_only: Path, kind: str) -> None:
+    with pytest.raises(CheckpointError, match=r"the file system is read-only\. Set PREFINE_CACHE to a folder that"):
+        cache_entry(kind, "another-0123456789ab", fill)
+    item = next(item for item in cache_items() if item.path == read_only / NAME)
+    with pytest.raises(CheckpointError, match="the file system is read-only"):
+        remove_cache_item(item)
+
+
+def test_a_file_system_without_locks_serves(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then two may make one entry; who comes second takes the first one's."""
+
+    def unlocked(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", unlocked)
+
+    def overtaken(folder: Path) -> None:
+        fill(folder)
+        if not (shared / NAME).exists():
+            shutil.copytree(folder, shared / NAME)
+            write_json(shared / NAME / MARKER, {"files": cache._listing(folder)})
+
+    assert cache_entry("models", NAME, overtaken) == (shared / NAME, True)
+
+
+@pytest.mark.parametrize("name", ["", "models", "..", "../0123456789ab", "a/b-0123456789ab", "x-0123"])
+def test_an_entrys_name_ends_in_a_digest(shared: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="no name for a cache entry"):
+        cache_entry("models", name, never)
+
+
+def test_items_and_their_removal(shared: Path) -> None:
+    """What is not prefine's stays, wherever PREFINE_CACHE points; so does what a process is making just now."""
+    path, _ = cache_entry("models", NAME, fill)
+    damaged, _ = cache_entry("reference", "a" * 40, fill)
+    (damaged / "weights").unlink()
+    old = damaged.parent / f"{'b' * 40}.safetensors"
+    old.write_bytes(b"12345")
+    left = shared / ".other-0123456789ab.999999999-0123abcd.tmp"
+    left.mkdir()
+    busy = shared / ".busy-0123456789ab.999999999-0123abcd.tmp"
+    busy.mkdir()
+    (shared / "my-model").mkdir()
+    (shared / ".hidden.tmp").write_text("mine")
+    items = cache_items()
+    states = {item.path: (item.kind, item.state) for item in items}
+    assert states == {
+        path: ("models", "whole"),
+        left: ("models", "left over"),
+        busy: ("models", "left over"),
+        damaged: ("reference", "damaged"),
+        old: ("reference", "damaged"),
+    }
+    assert next(item.size_bytes for item in items if item.path == old) == 5
+    with FileLock(shared / ".busy-0123456789ab.lock"):
+        assert [item.path for item in items if not remove_cache_item(item)] == [busy]
+    assert [item.path for item in cache_items()] == [busy]
+    assert (shared / "my-model").exists()
+    assert (shared / ".hidden.tmp").exists()
+
+
+def test_the_next_entry_sweeps_what_others_left(shared: Path) -> None:
+    shared.mkdir(parents=True)
+    left, busy = (shared / f".{name}-0123456789ab.1-0123abcd.tmp" for name in ("left", "busy"))
+    left.write_text("x")
+    busy.write_text("x")
+    with FileLock(shared / ".busy-0123456789ab.lock"):
+        cache_entry("models", NAME, fill)
+    assert not left.exists()
+    assert busy.exists()
