@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/quickstart
+# One worker for each core; tests/conftest.py says how many that is.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test test-long check bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,7 +32,11 @@ quickstart: $(VENV)/.installed
 	@echo "Talk to:  $(BIN)/prefine chat $(RUNS)/ppo"
 
 test: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# The tests that take long: kills at many moments, real processes, the whole quickstart.
+test-long: $(VENV)/.installed-dev
+	$(PYTEST) -m slow
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

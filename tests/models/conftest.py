@@ -1,4 +1,4 @@
-"""One thread, for tiny models on several would only wait for each other; and a flash_attn package made by hand."""
+"""A flash_attn package made by hand."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ import torch
 from torch import Tensor
 
 from prefine.models import attention
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """One thread for torch while the tests of this folder run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def varlen_by_hand(

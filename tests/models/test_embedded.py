@@ -24,9 +24,9 @@ NAME = "embedded:smollm2-135m"
 
 
 @pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    """The embedded model in bf16 with a LoRA, as the recipes load it; converted where no run has done so yet."""
-    return load_model(ModelSection(name=NAME, device="cpu", dtype="bfloat16"), LoraSection())
+def loaded(embedded_model: str) -> LoadedModel:
+    """The embedded model in bf16 with a LoRA, as the recipes load it."""
+    return load_model(ModelSection(name=embedded_model, device="cpu", dtype="bfloat16"), LoraSection())
 
 
 def test_it_is_packed_in_bf16(loaded: LoadedModel) -> None:

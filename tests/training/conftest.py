@@ -1,13 +1,12 @@
-"""T and its data once a session, a cache of its own for every test, one thread."""
+"""T and its data once a session, and a cache of its own for every test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from prefine.atomic import write_json, write_text
 from prefine.evaluation.readiness.assess import Readiness
@@ -36,14 +35,6 @@ def make(model: Path, data: Path, tmp_path: Path) -> Callable[..., StageRecipe]:
         return tiny.recipe(stage, tmp_path / name, model, data, changes)
 
     return made
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_cache_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing here reads or writes the user's cache, fixtures of modules included."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PREFINE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -112,12 +103,3 @@ def sft_run(model: Path, finished: Callable[..., Path]) -> Path:
 def reward_run(model: Path, finished: Callable[..., Path]) -> Path:
     """A finished reward run on T; its few held-out pairs make its readiness report say caution."""
     return finished("reward", model)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """T is too small for two, and a forked process can use only one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
