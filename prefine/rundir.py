@@ -12,7 +12,6 @@ runs/NAME/
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -26,6 +25,7 @@ from typing import Any, BinaryIO, Self
 from prefine import __version__
 from prefine.atomic import JSON, atomic_write, json_bytes, storage_errors, sweep_temporaries
 from prefine.errors import CheckpointError
+from prefine.json_reading import parse_json
 
 try:
     import fcntl
@@ -242,7 +242,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines = _whole_lines(path) if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             row = None
         if not isinstance(row, dict):

@@ -23,6 +23,7 @@ FLOOR_0 = {
     "atomic",
     "cache",
     "errors",
+    "json_reading",
     "recipe",
     "recipe_ppo",
     "recipe_loading",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from prefine.data.rows import Row, RowError, json_plain, rejected
 from prefine.errors import DataError
+from prefine.json_reading import read_json_object
 
 _ROWS_AT_ONCE = 128
 
@@ -91,7 +91,7 @@ def read_saved_dataset(folder: Path, *, split: str) -> Iterator[Row]:
     splits_file = folder / "dataset_dict.json"
     if splits_file.is_file():
         try:
-            splits = [str(name) for name in json.loads(splits_file.read_text(encoding="utf-8"))["splits"]]
+            splits = [str(name) for name in read_json_object(splits_file)["splits"]]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{splits_file}: is damaged: {_first_line(error)}", "Save the data set again.") from error
         if split not in splits:

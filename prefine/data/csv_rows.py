@@ -10,16 +10,15 @@ from typing import Any, BinaryIO
 from prefine.data.json_rows import NOT_UTF8, TOO_LONG, StrictJson, bounded_lines, skip_space
 from prefine.data.rows import (
     EXCERPT_CHARACTERS,
-    MAX_NESTING,
     MAX_ROW_BYTES,
     Problem,
     Row,
     RowError,
     has_lone_surrogate,
-    nesting_exceeds,
     rejected,
 )
 from prefine.errors import DataError
+from prefine.json_reading import MAX_NESTING, nesting_exceeds
 
 _NUMBER_COLUMNS = frozenset(
     {"preferred", "margin", "label", "chosen_score", "rejected_score", "score_chosen", "score_rejected", "tie"}

@@ -10,16 +10,15 @@ from typing import Any, BinaryIO
 
 from prefine.data.rows import (
     EXCERPT_CHARACTERS,
-    MAX_NESTING,
     MAX_ROW_BYTES,
     Problem,
     Row,
     has_lone_surrogate,
     kind_of,
-    nesting_exceeds,
     rejected,
 )
 from prefine.errors import DataError
+from prefine.json_reading import MAX_NESTING, complaint, nesting_exceeds
 
 MAX_ARRAY_BYTES = 512 * 1024 * 1024
 """Largest .json array, in bytes once decompressed: it is held in memory, unlike .jsonl."""
@@ -124,7 +123,7 @@ def _json_line(decoder: StrictJson, text: str, file: str, number: int) -> Row:
     except RecursionError:
         return rejected(file, number, _TOO_DEEP, text)
     except ValueError as error:
-        return rejected(file, number, Problem("line", _complaint(error)), text)
+        return rejected(file, number, Problem("line", complaint(error)), text)
     if skip_space(text, end) != len(text):
         noted = Problem("line", "is not valid JSON: text after the object")
     return _checked_object(value, noted, text, file, number)
@@ -134,14 +133,6 @@ def skip_space(text: str, start: int) -> int:
     """Where the next thing that is not JSON white space stands, from `start` on."""
     match = _JSON_SPACE.match(text, start)
     return match.end() if match else start
-
-
-def _complaint(error: ValueError) -> str:
-    # The position is left out: it would make each reason unique, and reasons are counted.
-    if isinstance(error, json.JSONDecodeError):
-        told = error.msg.removesuffix(" at").removesuffix(" starting")
-        return f"is not valid JSON: {told[:1].lower()}{told[1:]}"
-    return "has a number with too many digits"
 
 
 def read_json_array(stream: BinaryIO, file: str) -> Iterator[Row]:
@@ -186,7 +177,7 @@ def _array_elements(text: str, position: int, well_formed: bool, file: str) -> I
         except json.JSONDecodeError as error:
             raise _broken_array(text, error.pos, file, error.msg[:1].lower() + error.msg[1:]) from None
         except ValueError as error:
-            raise _broken_array(text, position, file, f"row {number} {_complaint(error)}") from None
+            raise _broken_array(text, position, file, f"row {number} {complaint(error)}") from None
         element = text[position:end]
         if not well_formed and has_lone_surrogate(element):
             yield rejected(file, number, NOT_UTF8, element.encode("utf-8", "backslashreplace").decode())

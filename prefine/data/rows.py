@@ -13,9 +13,6 @@ from typing import Any
 MAX_ROW_BYTES = 8 * 1024 * 1024
 """Longest line read into memory, in bytes. A longer one goes to quarantine without being held whole."""
 
-MAX_NESTING = 64
-"""Deepest nesting of lists and objects in a row. Deeper ones would exhaust the stack of whoever writes them again."""
-
 EXCERPT_CHARACTERS = 2_000
 """How much of a rejected row is shown in quarantine.jsonl."""
 
@@ -79,22 +76,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-
-
-def nesting_exceeds(value: object, limit: int) -> bool:
-    """Whether lists and objects nest deeper than `limit` levels. Needs no recursion itself."""
-    level: list[object] = [value]
-    for _ in range(limit):
-        deeper: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                deeper.extend(item.values())
-            elif isinstance(item, list):
-                deeper.extend(item)
-        if not deeper:
-            return False
-        level = deeper
-    return any(isinstance(item, dict | list) for item in level)
 
 
 def has_lone_surrogate(value: object) -> bool:

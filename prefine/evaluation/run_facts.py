@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefine.errors import CheckpointError
+from prefine.json_reading import JsonError, read_json_object
 from prefine.rundir import RunDirectory, read_metrics
 
 _PREFERENCE_KEYS = ("accuracy", "policy_accuracy", "margin", "logp_chosen", "logp_rejected")
@@ -131,14 +131,11 @@ def read_run(path: Path) -> RunFacts:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        return read_json_object(path)
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object", "Remove it, or restore the file.")
-    return value
+    except JsonError as error:
+        raise CheckpointError(f"{path} {error}", "Remove it, or restore the file.") from None
 
 
 def mapping(value: object) -> Mapping[str, Any]:

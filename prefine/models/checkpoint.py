@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from prefine.atomic import JSON, atomic_write, discard, json_bytes, sha256_of_file, storage_errors
 from prefine.errors import CheckpointError
+from prefine.json_reading import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -117,14 +118,14 @@ def load_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, torch.T
         CheckpointError: a file cannot be read, although it could when the checkpoint was found.
     """
     try:
-        files = json.loads((checkpoint.path / _MANIFEST).read_bytes())["files"]
+        files = read_json_object(checkpoint.path / _MANIFEST)["files"]
         groups = [name.removesuffix(".safetensors") for name in files if name != _STATE]
         # load_file maps the file; a copy lets rotation delete it, on every system, while the tensors live on.
         tensors = {
             group: {name: tensor.clone() for name, tensor in load_file(_group_path(checkpoint.path, group)).items()}
             for group in groups
         }
-        return tensors, json.loads((checkpoint.path / _STATE).read_bytes())
+        return tensors, read_json_object(checkpoint.path / _STATE)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{checkpoint.path} cannot be read: {error}", "Delete that folder and resume from the one before it."
@@ -178,7 +179,7 @@ def _candidates(directory: Path) -> Iterator[tuple[int, Path]]:
 def _flaw(path: Path, step: int, *, read_contents: bool) -> str | None:
     """Why a checkpoint is not valid, None if it is. Without `read_contents` only names and sizes are checked."""
     try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
+        manifest = read_json_object(path / _MANIFEST)
         if manifest["format"] != FORMAT:
             return f"its format is {manifest['format']!r}, this prefine reads {FORMAT}"
         if manifest["step"] != step or _STATE not in manifest["files"]:

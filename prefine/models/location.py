@@ -7,7 +7,6 @@ A name may be a folder with a model, a folder with a PEFT adapter, a run of pref
 from __future__ import annotations
 
 import hashlib
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from prefine.atomic import sha256_of_file
 from prefine.errors import ModelError
+from prefine.json_reading import JsonError, read_json_object
 from prefine.models.embedded import PREFIX, embedded_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -108,12 +108,9 @@ def _adapter_location(name: str, path: Path) -> Location:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        value = error
-    if not isinstance(value, dict):
-        raise ModelError(f"model.name: {str(path)!r} is not a JSON object", "Fetch the model again.")
-    return value
+        return read_json_object(path)
+    except JsonError as error:
+        raise ModelError(f"model.name: {str(path)!r} {error}", "Fetch the model again.") from None
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from prefine.errors import ModelError, RecipeError
 from prefine.evaluation.readiness.page import JSON_NAME
 from prefine.evaluation.readiness.verdict import Level
 from prefine.evaluation.wording import listing
+from prefine.json_reading import read_json_object
 from prefine.models.load import LoadedModel
 from prefine.models.location import locate_model, weights_hash
 from prefine.models.reward import load_reward, scale_of
@@ -233,7 +233,7 @@ def require_ready(name: str, display: Display, *, force: bool) -> None:
         display.say(f"reward {name}: nobody has looked whether it is fit for PPO (prefine reward check {name})")
         return
     try:
-        report = json.loads(path.read_bytes())
+        report = read_json_object(path)
         verdict = Level(report["verdict"])
         reasons = [f"{found['name']}: {found['found']}" for found in report["findings"] if found["level"] == verdict]
     except (ValueError, KeyError, TypeError):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from prefine.data.reading import Row, locate, read_rows
-from prefine.data.rows import EXCERPT_CHARACTERS, MAX_NESTING, MAX_ROW_BYTES
+from prefine.data.rows import EXCERPT_CHARACTERS, MAX_ROW_BYTES
 from prefine.errors import DataError
+from prefine.json_reading import MAX_NESTING
 
 PAIR = {"prompt": "Where is my parcel?", "chosen": "It is in Lyon.", "rejected": "No idea."}
 OTHER = {"prompt": "Is it late?", "chosen": "By a day.", "rejected": "Maybe."}

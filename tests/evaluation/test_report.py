@@ -251,7 +251,7 @@ def test_a_folder_without_a_run_and_a_broken_file_are_refused(tmp_path: Path, dp
     with pytest.raises(CheckpointError, match="holds no run to report on"):
         write_report(tmp_path / "nothing")
     (dpo_run / "evaluation.json").write_text("[1, 2", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"evaluation\.json is not a JSON object"):
+    with pytest.raises(CheckpointError, match=r"evaluation\.json is not valid JSON"):
         write_report(dpo_run)
 
 

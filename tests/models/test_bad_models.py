@@ -60,6 +60,12 @@ def pickle_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def nest_deep(path: Path) -> None:
+    """A key more, whose lists nest beyond Python's recursion limit."""
+    plain = path.read_text().rstrip().removesuffix("}").rstrip() if path.exists() else "{"
+    path.write_text(plain + ("," if len(plain) > 1 else "") + '"deep": ' + "[" * 20_000 + "]" * 20_000 + "}")
+
+
 def remove_tokenizer(folder: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / name).unlink()
@@ -89,8 +95,9 @@ def ask_for_code(folder: Path) -> None:
 Break = Callable[[Path], Any]
 BASES: dict[str, tuple[Break, str, str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "holds no model", "save_pretrained"),
-    "config cut": (lambda d: cut_in_half(d / "config.json"), "config.json' is not a JSON object", "Fetch"),
-    "config binary": (lambda d: (d / "config.json").write_bytes(b"\xff\x00" * 99), "is not a JSON object", "Fetch"),
+    "config cut": (lambda d: cut_in_half(d / "config.json"), "config.json' is not valid JSON", "Fetch"),
+    "config deep": (lambda d: nest_deep(d / "config.json"), "nests deeper than 64 levels", "Fetch"),
+    "config binary": (lambda d: (d / "config.json").write_bytes(b"\xff\x00" * 99), "is not valid UTF-8", "Fetch"),
     "config a list": (lambda d: (d / "config.json").write_text("[]"), "is not a JSON object", "Fetch"),
     "config empty": (lambda d: (d / "config.json").write_text("{}"), "could not be loaded (ValueError", "Check"),
     "config of wrong types": (lambda d: change(d / "config.json", hidden_size="x"), "hidden_size", "Put the model"),
@@ -114,6 +121,9 @@ BASES: dict[str, tuple[Break, str, str]] = {
     "weights are text": (lambda d: (d / "model.safetensors").write_text("hello " * 99), "could not be loaded", "Check"),
     "a shard is missing": (lose_a_shard, "model-2.safetensors", "Check"),
     "no tokenizer": (remove_tokenizer, "no tokenizer could be loaded", "Put the model's tokenizer files into"),
+    "tokenizer deep": (lambda d: nest_deep(d / "tokenizer.json"), "no tokenizer could be loaded", "Put"),
+    "tokenizer config deep": (lambda d: nest_deep(d / "tokenizer_config.json"), "no tokenizer could be loaded", "Put"),
+    "generation config deep": (lambda d: nest_deep(d / "generation_config.json"), "could not be loaded", "Check"),
     "tokenizer cut": (lambda d: cut_in_half(d / "tokenizer.json"), "no tokenizer could be loaded", "Put"),
     "tokenizer empty": (lambda d: (d / "tokenizer.json").write_text("{}"), "no tokenizer could be loaded", "Put"),
     "no vocabulary": (empty_vocabulary, "its vocabulary is empty", "Put"),
@@ -121,8 +131,10 @@ BASES: dict[str, tuple[Break, str, str]] = {
     "broken template": (lambda d: (d / "chat_template.jinja").write_text("{% for"), "rendering failed", "model.chat_t"),
 }
 ADAPTERS: dict[str, tuple[Break, str, str]] = {
-    "config cut": (lambda d: cut_in_half(d / ADAPTER_CONFIG), "is not a JSON object", "Fetch"),
-    "note cut": (lambda d: cut_in_half(d / ORIGIN), "is not a JSON object", "Fetch"),
+    "config cut": (lambda d: cut_in_half(d / ADAPTER_CONFIG), "is not valid JSON", "Fetch"),
+    "config deep": (lambda d: nest_deep(d / ADAPTER_CONFIG), "nests deeper than 64 levels", "Fetch"),
+    "note cut": (lambda d: cut_in_half(d / ORIGIN), "is not valid JSON", "Fetch"),
+    "note deep": (lambda d: nest_deep(d / ORIGIN), "nests deeper than 64 levels", "Fetch"),
     "no weights": (lambda d: (d / ADAPTER_WEIGHTS).unlink(), f"has no {ADAPTER_WEIGHTS}", "train the adapter again"),
     "weights cut": (lambda d: cut_in_half(d / ADAPTER_WEIGHTS), "could not be put on its base", "fetch the adapter"),
     "base unknown": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from prefine.errors import DataError, ModelError, RecipeError
 from prefine.evaluation.readiness.assess import Readiness, assess
 from prefine.evaluation.readiness.stored import kind_stored, prompts_trained_on, stored_records, trained_records
 from prefine.evaluation.wording import plural
+from prefine.json_reading import JsonError, read_json_object
 from prefine.models.load import load_tokenizer
 from prefine.models.location import locate_model
 from prefine.models.reward import load_reward
@@ -121,7 +121,10 @@ def _run_folder(name: str) -> Path | None:
     path = Path(name)
     if not ((path / "manifest.json").is_file() and (path / "recipe.yaml").is_file()):
         return None
-    stage = json.loads((path / "manifest.json").read_text("utf-8")).get("stage")
+    try:
+        stage = read_json_object(path / "manifest.json").get("stage")
+    except JsonError as error:
+        raise DataError(f"{path / 'manifest.json'} {error}", "Restore the file, or train the run again.") from None
     if stage != "reward":
         raise DataError(f"{name} is a run of {stage}, not of a reward model", "Name a run of prefine reward.")
     return path
