@@ -38,7 +38,7 @@ _STORAGE_REASONS = {
     errno.ENOTDIR: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
     errno.EEXIST: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
 }
-_OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)")
+_OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 _HIDDEN_NAME = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 
 
@@ -116,7 +116,8 @@ def sweep_temporaries(directory: Path) -> None:
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn a full, read-only or forbidden disk met while writing `path` into a CheckpointError.
 
-    Rust writers (safetensors, tokenizers) give the system's error only as text, so that is read too.
+    Rust writers (safetensors, tokenizers) and other processes give the system's error only as text, so that is read
+    too.
     """
     try:
         yield
@@ -148,7 +149,7 @@ def _system_error(error: BaseException | None) -> int:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
         if found := _OS_ERROR_IN_TEXT.search(str(error)):
-            return int(found[1])
+            return int(found[1] or found[2])
         error = error.__cause__ or error.__context__
     return 0
 

@@ -38,14 +38,19 @@ VERBS = {
     "generate": "prefine.cli.generate:generate",
     "chat": "prefine.cli.chat:chat",
     "report": "prefine.cli.report:report",
+    "cache list": "prefine.cli.cache:show",
+    "cache clean": "prefine.cli.cache:clean",
 }
 # First words of verbs that have two.
 GROUPS = {
     "data": "Look at data before training on it.",
     "reward": "Train a reward model, and find out whether it is fit for PPO.",
+    "cache": "See and remove what prefine keeps because it can be made again.",
 }
 # What is meant where the second word is none of the group's: `prefine reward RECIPE` trains.
-DEFAULTS = {"reward": "train"}
+DEFAULTS = {"reward": "train", "cache": "list"}
+# Groups whose default needs no argument, so that their name alone is a command.
+COMPLETE = {"cache"}
 
 
 class _VerbGroup(TyperGroup):
@@ -60,6 +65,8 @@ class _DefaultingGroup(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         default = DEFAULTS.get(self.name or "")
+        if default is not None and not args and self.name in COMPLETE:
+            args = [default]
         if default is not None and args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
             mistyped = get_close_matches(args[0], self.commands) and not Path(args[0]).exists()
             args = args if mistyped else [default, *args]

@@ -1,4 +1,7 @@
-"""The embedded model works without a hub, is converted once, and a conversion that fails leaves nothing behind."""
+"""The embedded model works without a hub, is converted once, and a conversion that fails says why in one line.
+
+What processes that convert at once do is in tests/test_cache.py.
+"""
 
 from __future__ import annotations
 
@@ -85,25 +88,22 @@ def test_a_leak_is_found_in_bf16(leak: float, loaded: LoadedModel, monkeypatch: 
     assert "another sequence" in str(probe(loaded.packed))
 
 
-def converted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, save: Any) -> Path:
-    """Conversion of a package made by hand, with `save` for what writes the model; returns the cache's folder."""
+def packaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, convert: Any = None) -> Path:
+    """A package made by hand, with `convert` (or the real conversion) for it; returns where converted models go."""
     package = tmp_path / "package"
     package.mkdir()
     (package / "model.gguf").write_bytes(b"GGUF")
-    cache = tmp_path / "cache"
-    model = SimpleNamespace(config=SimpleNamespace(quantization_config=1), save_pretrained=save)
-    tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
     spec = SimpleNamespace(origin=str(package / "__init__.py"))
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(embedded, "cache_directory", lambda: cache)
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: model)
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)
-    return cache / "models"
+    monkeypatch.setenv("PREFINE_CACHE", str(tmp_path / "cache"))
+    if convert is not None:
+        monkeypatch.setattr(embedded, "_convert", convert)
+    return tmp_path / "cache" / "models"
 
 
-def whole(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"weights")
+def written(gguf: Path, folder: Path) -> None:
+    """Stands for a conversion."""
+    (folder / "model.safetensors").write_bytes(gguf.read_bytes())
     (folder / "config.json").write_text("{}")
 
 
@@ -111,76 +111,79 @@ def test_it_is_converted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     """Under the hash of the package's file, so that a newer package is converted anew."""
     calls: list[Path] = []
 
-    def save(folder: Path) -> None:
+    def convert(gguf: Path, folder: Path) -> None:
         calls.append(folder)
-        whole(folder)
+        written(gguf, folder)
 
-    models = converted(monkeypatch, tmp_path, save)
+    models = packaged(monkeypatch, tmp_path, convert)
     folder = embedded_folder(NAME)
     assert folder == embedded_folder(NAME)
     assert len(calls) == 1
     assert folder.parent == models
-    assert [p.name for p in models.iterdir()] == [folder.name]
     (tmp_path / "package" / "model.gguf").write_bytes(b"GGUF2")
     assert embedded_folder(NAME) != folder
+    assert len(calls) == 2
 
 
-class Killed(BaseException):
-    """As abrupt as an exception can be."""
-
-
-def test_a_conversion_cut_short_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Half a folder would be taken for a model by the next run; the next run converts again instead."""
-
-    def dies(folder: Path) -> None:
-        whole(folder)
-        raise Killed
-
-    models = converted(monkeypatch, tmp_path, dies)
-    with pytest.raises(Killed):
-        embedded_folder(NAME)
-    assert list(models.iterdir()) == []
-
-
-def test_what_a_killed_conversion_left_hidden_is_swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """SIGKILL lets nobody clean up; the next conversion does."""
-    models = converted(monkeypatch, tmp_path, whole)
-    models.mkdir(parents=True)
-    left = models / ".smollm2-135m-0.999999999-0123abcd.tmp"
-    whole(left)
+def test_what_a_race_broke_is_converted_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Earlier releases could leave a folder of tokenizer files alone, under the name that counts."""
+    packaged(monkeypatch, tmp_path, written)
     folder = embedded_folder(NAME)
-    assert [p.name for p in models.iterdir()] == [folder.name]
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / "tokenizer.json").write_text("{}")
+    assert embedded_folder(NAME) == folder
+    assert (folder / "config.json").is_file()
+    assert not (folder / "tokenizer.json").exists()
 
 
-def test_two_processes_may_convert_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """accelerate starts several together: who comes second takes what the first has made."""
+def test_a_launch_is_not_passed_on() -> None:
+    """In a launch of several processes transformers saves files in the first one alone."""
+    launch = {
+        **dict.fromkeys(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR"), "1"),
+        **dict.fromkeys(("ACCELERATE_USE_FSDP", "FSDP_VERSION", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_SIZE"), "1"),
+    }
+    kept = {"PATH": "/bin", "HF_HOME": "/hub", "OMP_NUM_THREADS": "1", "FRANK": "1", "RANKING": "1"}
+    assert embedded._not_launched(launch | kept) == kept
 
-    def overtaken(folder: Path) -> None:
-        whole(folder)
-        whole(folder.parent / folder.name.split(".")[1])
 
-    converted(monkeypatch, tmp_path, overtaken)
-    assert (embedded_folder(NAME) / "config.json").is_file()
-
-
-def test_a_full_disk_is_an_error_not_a_half_model(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, largest_file: Any
-) -> None:
-    """The remedy is said, and nothing is left."""
-
-    def large(folder: Path) -> None:
-        whole(folder)
-        (folder / "model.safetensors").write_bytes(b"x" * 100_000)
-
-    models = converted(monkeypatch, tmp_path, large)
-    with largest_file(10_000), pytest.raises(CheckpointError, match="could not be written"):
+def test_a_damaged_package_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever the conversion's process printed, its last line is the reason; nothing of it stays in the cache."""
+    models = packaged(monkeypatch, tmp_path)
+    with pytest.raises(
+        ModelError, match=r"model\.gguf could not be converted \(.+\)\. Install package again"
+    ) as caught:
         embedded_folder(NAME)
-    assert list(models.iterdir()) == []
+    assert "\n" not in str(caught.value)
+    assert [path.suffix for path in models.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("last_line", "error", "says"),
+    [
+        ("SafetensorError: I/O error: No space left on device (os error 28)", CheckpointError, "the disk is full"),
+        ("OSError: [Errno 28] No space left on device: '/x/config.json'", CheckpointError, "Set PREFINE_CACHE"),
+        (
+            "ValueError: unknown architecture",
+            ModelError,
+            r"could not be converted \(ValueError: unknown architecture\)",
+        ),
+        ("", ModelError, "it ended with exit code 1"),
+    ],
+)
+def test_an_error_of_the_conversion(
+    last_line: str, error: type[Exception], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    packaged(monkeypatch, tmp_path)
+    failed = SimpleNamespace(returncode=1, stderr=f"Traceback …\n{last_line}\n" if last_line else "")
+    monkeypatch.setattr(embedded.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(error, match=says):
+        embedded_folder(NAME)
 
 
 def test_a_package_without_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A half-installed package says so."""
-    converted(monkeypatch, tmp_path, whole)
+    packaged(monkeypatch, tmp_path, written)
     (tmp_path / "package" / "model.gguf").unlink()
     with pytest.raises(ModelError, match="holds no GGUF file"):
         embedded_folder(NAME)
