@@ -15,6 +15,7 @@ from typing import Any
 
 from prefine.data.batch import TokenTree
 from prefine.data.encoding import PLAIN_TEXT, TextEncoder, any_of
+from prefine.data.rendering import Renderer
 from prefine.data.stand_ins import FIRST_STAND_IN, STAND_IN, StandIns
 from prefine.errors import TemplateError
 from prefine.records import Conversation, Demonstration, Message, Preference
@@ -57,6 +58,7 @@ class ChatTemplate:
                 "Set eos_token in its tokenizer_config.json; without one the model cannot learn to stop.",
             )
         self.tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer)
         self._encoder = TextEncoder(tokenizer)
         self.control_ids = self._encoder.control_ids
         # A token that is special ends a turn rather than one that nobody flagged.
@@ -201,15 +203,7 @@ class ChatTemplate:
         return stand_ins.hide(hidden, said)
 
     def _render(self, messages: Sequence[dict[str, str]], *, opened: bool) -> str:
-        try:
-            text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=opened)
-        except Exception as error:  # a template is a program: whatever it raises is its own
-            told = next(iter(str(error).splitlines()), "no message")
-            raise TemplateError(
-                f"model.chat_template: rendering failed ({type(error).__name__}: {told})",
-                "Check that the template accepts these roles (a system turn, say), or set model.chat_template.",
-            ) from error
-        return text
+        return self._renderer.render(messages, opened=opened)
 
     # --- Trying the template out -------------------------------------------------------------------------------------
 

@@ -561,10 +561,10 @@ def test_a_hostile_template_reaches_nothing(attack: str, tmp_path: Path, make_to
 
 
 def test_a_template_cannot_count_for_ever(make_tokenizer: MakeTokenizer) -> None:
-    """One loop is bounded by the sandbox. Nested ones are not: see docs/data.md."""
+    """See test_rendering.py for all the ways to try."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = "{% for i in range(10 ** 9) %}x{% endfor %}" + tokenizer.chat_template
-    with pytest.raises(TemplateError, match=r"rendering failed \(OverflowError: Range too big"):
+    with pytest.raises(TemplateError, match="rendering was stopped"):
         ChatTemplate(tokenizer)
 
 
