@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from prefine.errors import MissingDependencyError, ModelError
 from prefine.models import attention, fused
 from prefine.models.adapters import put_adapter
 from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
+from prefine.models.embedded import PREFIX
 from prefine.models.forward import PackedModel, PackedScorer, settle_path, take_padded_path
 from prefine.models.heads import SCORE, SCORE_WEIGHT, begin_scores, pad_apart
+from prefine.models.identity import Identity, identity_of
 from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, base_hash, in_a_line, locate_model, weight_files
 from prefine.models.noise import known_noise_off
 from prefine.recipe import LoraSection, ModelSection
@@ -41,7 +43,7 @@ class LoadedModel:
         location: where it came from.
         dtype_reason: why the compute type was chosen.
         fallback: why it takes the padded path; None where it is packed.
-        base_sha256: hash of the base's weight files.
+        identity: hashes of the files that decide its numbers.
         faster: modules with fused forwards, by kind.
     """
 
@@ -50,8 +52,13 @@ class LoadedModel:
     location: Location
     dtype_reason: str
     fallback: str | None
-    base_sha256: str
+    identity: Identity
     faster: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def base_sha256(self) -> str:
+        """Hash of the base's weight files; "" where they are not on this machine."""
+        return self.identity.weights
 
     @property
     def tokenizer(self) -> Any:
@@ -68,6 +75,7 @@ class LoadedModel:
             "name": self.location.name,
             "base": self.location.base_name,
             "base_sha256": self.base_sha256,
+            "identity": asdict(self.identity),
             "adapter": None if self.location.adapter is None else str(self.location.adapter),
             "parameters": self.packed.causal.num_parameters(),  # which knows of 4-bit weights
             "trainable_parameters": sum(p.numel() for p in self.trainable().values()),
@@ -148,11 +156,8 @@ def load_model(
         base = _load_base(location, section, options, heads, fresh_head=trainable).to(device)
         _keep_layout(base)
         sha256 = base_hash(location.base, section.revision)  # once they are there: a hub's were fetched just now
-        if location.base_sha256 and sha256 != location.base_sha256:
-            raise ModelError(
-                f"model.name: the adapter {location.name!r} was trained on other weights than {location.base!r} holds",
-                "Use the base model it was trained on; on another one it would silently do something else.",
-            )
+        identity = identity_of(location, section.revision, sha256)
+        _require_own_base(location, identity)
         model = put_adapter(base, location, lora, trainable, scores=heads is not None)
     if heads is not None and trainable:
         pad_apart(model, template)
@@ -162,7 +167,22 @@ def load_model(
         _checkpoint_layers(model, location)
     packed = PackedModel(model, dtype) if heads is None else PackedScorer(model, dtype)
     fallback = _settle_path(packed, section)
-    return LoadedModel(packed, template, location, reason, fallback, sha256, fused.install(model))
+    return LoadedModel(packed, template, location, reason, fallback, identity, fused.install(model))
+
+
+def _require_own_base(location: Location, identity: Identity) -> None:
+    """Refuse a base that is not the one that the adapter was trained on."""
+    # transformers writes an embedded model's config on conversion, and its releases write it differently.
+    told = None if location.base_name.startswith(PREFIX) else location.base_config_sha256
+    for what, trained_on, here in (
+        ("other weights", location.base_sha256, identity.weights),
+        ("another config", told, identity.config),
+    ):
+        if trained_on and here != trained_on:
+            raise ModelError(
+                f"model.name: the adapter {location.name!r} was trained on {what} than {location.base!r} holds",
+                "Use the base model it was trained on; on another one it would silently do something else.",
+            )
 
 
 def _load_base(
@@ -344,7 +364,11 @@ def save_model(loaded: LoadedModel, folder: Path, beside: Mapping[str, JSON] | N
         for name, value in (beside or {}).items():
             (temporary / name).write_bytes(json_bytes(value, indent=2))
         if (temporary / ADAPTER_CONFIG).is_file():
-            origin = {"base": loaded.location.base_name, "base_sha256": loaded.base_sha256}
+            origin = {
+                "base": loaded.location.base_name,
+                "base_sha256": loaded.base_sha256,
+                "base_config_sha256": loaded.identity.config,
+            }
             (temporary / ORIGIN).write_bytes(json_bytes(origin, indent=2))
 
 

@@ -34,6 +34,7 @@ class Location:
         adapter: folder of a PEFT adapter on that base, or None.
         tokenizer: folder or hub id of the tokenizer.
         base_sha256: of the base's weights as the adapter's training saw them; "" or None if unknown.
+        base_config_sha256: of the base's config, likewise.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Location:
     adapter: Path | None
     tokenizer: str
     base_sha256: str | None = None
+    base_config_sha256: str | None = None
 
 
 def locate_model(name: str) -> Location:
@@ -103,7 +105,8 @@ def _adapter_location(name: str, path: Path) -> Location:
         raise ModelError(f"model.name: {str(path)!r} has no {ADAPTER_WEIGHTS}", "Fetch or train the adapter again.")
     located = locate_model(base_name)
     tokenizer = str(path) if (path / "tokenizer_config.json").is_file() else located.tokenizer
-    return Location(name, located.base, base_name, path, tokenizer, origin.get("base_sha256"))
+    hashes = (origin.get("base_sha256"), origin.get("base_config_sha256"))
+    return Location(name, located.base, base_name, path, tokenizer, *hashes)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -118,24 +121,30 @@ def weight_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.safetensors"))
 
 
-def base_hash(base: str, revision: str | None = None) -> str:
-    """Hash of a folder's weight files by content, or of a hub model's in the cache; "" if there are none there."""
+def local_folder(base: str, revision: str | None = None) -> Path | None:
+    """The folder of a base: itself, or a hub model's in the hub's cache; None where it is not on this machine."""
     path = Path(base)
-    if not path.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-        try:
-            path = Path(snapshot_download(base, revision=revision, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return ""
-    joined = "".join(sha256_of_file(file) for file in weight_files(path))
+    try:
+        return Path(snapshot_download(base, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def base_hash(base: str, revision: str | None = None) -> str:
+    """Hash of the content of a base's weight files; "" where they are not on this machine.
+
+    What else decides a model's numbers is in `prefine.models.identity`.
+    """
+    folder = local_folder(base, revision)
+    if folder is None:
+        return ""
+    joined = "".join(sha256_of_file(file) for file in weight_files(folder))
     return hashlib.sha256(joined.encode()).hexdigest()
-
-
-def weights_hash(location: Location) -> str:
-    """Hash of what was trained: an adapter's weights, or a whole model's; "" where they are not here."""
-    return base_hash(location.base) if location.adapter is None else sha256_of_file(location.adapter / ADAPTER_WEIGHTS)
 
 
 def in_a_line(error: BaseException) -> str:

@@ -19,7 +19,6 @@ from prefine.errors import CheckpointError, ModelError, RecipeError
 from prefine.evaluation.wording import listing
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.load import LoadedModel, load_model
-from prefine.models.location import weights_hash
 from prefine.models.shared_base import add_copy, has_adapter, using_adapter
 from prefine.objectives import advantage, kl, ppo
 from prefine.objectives.masked import whitened
@@ -133,7 +132,7 @@ class PpoStage(Stage):
         elif loaded.location.adapter is not None:
             add_copy(loaded.packed.model, _REFERENCE)
         self._reference_adapter = None if loaded.location.adapter is None else _REFERENCE
-        self._reference_hash = "" if loaded.location.adapter is None else weights_hash(loaded.location)
+        self._reference_hash = "" if loaded.location.adapter is None else loaded.identity.digest
 
     def parameters(self, loaded: LoadedModel) -> dict[str, nn.Parameter]:
         """The policy's weights and the critic's."""
@@ -353,8 +352,8 @@ class PpoStage(Stage):
         now = self._fingerprints()
         if changed := [name for name in now if state["weights"].get(name) != now[name]]:
             raise CheckpointError(
-                f"--resume: the weights of {listing(changed)} are not those that this run began with",
-                "Bring them back, or start a run of another name.",
+                f"--resume: the files of {listing(changed)} are not what they were when this run began",
+                "Bring the files back, or start a run of another name.",
             )
         self._kl.coefficient = state["kl_coefficient"]
         self._rewards.restore(state["rewards"])

@@ -17,8 +17,9 @@ from prefine.evaluation.readiness.page import JSON_NAME
 from prefine.evaluation.readiness.verdict import Level
 from prefine.evaluation.wording import listing
 from prefine.json_reading import read_json_object
+from prefine.models.identity import identity_of
 from prefine.models.load import LoadedModel
-from prefine.models.location import locate_model, weights_hash
+from prefine.models.location import locate_model
 from prefine.models.reward import load_reward, scale_of
 from prefine.models.scoring import RewardModel, Scale
 from prefine.models.shared_base import join_reward, shares_base
@@ -184,7 +185,7 @@ def load_source(
             return FunctionSource(section, function_of(section.name))
         model = _reward_model(section.name, recipe, policy, adapter, display)
         _require_fitting(section, recipe, model.scale)
-    return ModelSource(section, model, weights_hash(locate_model(section.name)))
+    return ModelSource(section, model, identity_of(locate_model(section.name)).digest)
 
 
 def _require_fitting(section: RewardSource, recipe: PpoRecipe, scale: Scale | None) -> None:

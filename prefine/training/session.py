@@ -37,6 +37,7 @@ from prefine.errors import (
 )
 from prefine.evaluation.report import write_report
 from prefine.models.device import choose_device
+from prefine.models.identity import Identity
 from prefine.models.load import LoadedModel, save_model, saved_weights
 from prefine.recipe import StageRecipe, WritingRecipe
 from prefine.recipe_loading import resolved_yaml
@@ -142,11 +143,8 @@ def _open(
         section = section.model_copy(update={"dtype": previous["model"]["compute_dtype"]})
     torch.manual_seed(recipe.training.seed)  # every process begins with the same adapter
     loaded = stage.load(section, recipe.lora)
-    if previous is not None and previous["model"]["base_sha256"] != loaded.base_sha256:
-        raise CheckpointError(
-            f"--resume: the weights of {loaded.location.base_name} are not those this run began with",
-            "Bring them back, or start a run of another name.",
-        )
+    if previous is not None:
+        _require_same_model(previous["model"], loaded.identity, section.name)
     torch.manual_seed(recipe.training.seed + accelerator.process_index)  # and draws its own dropout
     for line in _about(loaded):
         display.say(line)
@@ -349,6 +347,14 @@ def _require_same_recipe(before: dict[str, Any], now: dict[str, Any], free: Sequ
         raise CheckpointError(
             f"--resume: the recipe is not the one this run began with ({told})",
             "Resume with the same recipe and --set, or start a run of another name.",
+        )
+
+
+def _require_same_model(before: dict[str, Any], now: Identity, name: str) -> None:
+    if changed := now.differences(before["identity"]):
+        raise CheckpointError(
+            f"--resume: {' and '.join(changed)} of {name} are not what they were when this run began",
+            "Bring the files back, or start a run of another name.",
         )
 
 

@@ -202,7 +202,7 @@ def test_other_weights_under_the_same_name_are_refused(
     file = copied / "model" / "adapter_model.safetensors"
     save_file({name: -weight for name, weight in load_file(file).items()}, file)
     named = copied if field == "reward.name" else "the reference"
-    with pytest.raises(CheckpointError, match=rf"the weights of {named} are not those that this run began with"):
+    with pytest.raises(CheckpointError, match=rf"the files of {named} are not what they were when this run began"):
         tiny.train(made, resume=True)
 
 
