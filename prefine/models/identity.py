@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prefine.atomic import sha256_of_file
+from prefine.json_reading import JsonError, read_json
 from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Location, base_hash, local_folder
 from prefine.models.scoring import SCALE_FILE
 
@@ -106,11 +107,10 @@ def _read(path: Path) -> Any:
     """A file's JSON; its bytes' hash where it is not JSON; None where it is not there."""
     if not path.is_file():
         return None
-    content = path.read_bytes()
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return hashlib.sha256(content).hexdigest()
+        return read_json(path)
+    except JsonError:
+        return sha256_of_file(path)
 
 
 def _cleaned(value: Any) -> Any:
