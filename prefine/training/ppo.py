@@ -132,7 +132,6 @@ class PpoStage(Stage):
         elif loaded.location.adapter is not None:
             add_copy(loaded.packed.model, _REFERENCE)
         self._reference_adapter = None if loaded.location.adapter is None else _REFERENCE
-        self._reference_hash = "" if loaded.location.adapter is None else loaded.identity.digest
 
     def parameters(self, loaded: LoadedModel) -> dict[str, nn.Parameter]:
         """The policy's weights and the critic's."""
@@ -344,8 +343,8 @@ class PpoStage(Stage):
         return tensors, state
 
     def _fingerprints(self) -> dict[str, str]:
-        """Hashes of what a run depends on besides its base, as they were when loaded."""
-        return {"the reference": self._reference_hash, **self._rewards.fingerprints(), **self._heldout.fingerprints()}
+        """Hashes of what a run depends on besides its policy, as they were when loaded."""
+        return {**self._rewards.fingerprints(), **self._heldout.fingerprints()}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Put back what `state` gave."""

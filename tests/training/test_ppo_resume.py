@@ -201,8 +201,8 @@ def test_other_weights_under_the_same_name_are_refused(
             tiny.train(made)
     file = copied / "model" / "adapter_model.safetensors"
     save_file({name: -weight for name, weight in load_file(file).items()}, file)
-    named = copied if field == "reward.name" else "the reference"
-    with pytest.raises(CheckpointError, match=rf"the files of {named} are not what they were when this run began"):
+    named = rf"the files of {copied}" if field == "reward.name" else rf"the adapter of {copied}"
+    with pytest.raises(CheckpointError, match=rf"{named} are not what they were when this run began"):
         tiny.train(made, resume=True)
 
 
