@@ -2,13 +2,13 @@
 
 Frozen base weights need no weight gradients, and a LoRA update needs its rank-r product only: doing the sums by hand
 avoids the casts and the kept copies that the composed modules make. `install` replaces a module's forward only after
-a probe has shown that ours gives the same output and input gradient as the module's own, so an unknown variant
-(Gemma's 1 + weight, say) is recognised by what it computes and not by its name.
+a probe (models/module_probe.py) has shown that ours gives the same output and the same gradients as the module's own,
+so a variant (Gemma's 1 + weight, a norm with a gate) is recognised by what it computes and not by its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prefine.models.module_probe import computes_same, takes_one_tensor
+
+_GATED_PARTS = ("gate_proj", "up_proj", "down_proj")
 # For so many rows weights are packed; products of other numbers of rows read them as well.
 _PACKED_FOR_ROWS = 64
 # Packed weights may take this part of the memory that is free.
@@ -116,6 +119,7 @@ def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         and self.lora_B[name].bias is None
         and weight.dtype == _product_type(x)
         and not weight.requires_grad
+        and (self.base_layer.bias is None or not self.base_layer.bias.requires_grad)
     )
     if not plain:
         return cast(Tensor, type(self).forward(self, x, *args, **kwargs))
@@ -227,6 +231,9 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _norm_forward(self: Any, x: Tensor) -> Tensor:
+    """Stands in for a frozen RMS norm's forward; rows of another type or width than the weight's go to its own."""
+    if x.dtype != self.weight.dtype or x.shape[-1] != self.weight.shape[0] or self.weight.requires_grad:
+        return cast(Tensor, type(self).forward(self, x))
     if not torch.is_grad_enabled():  # an autograd function's own cost counts where rows are few
         return _normed(x, self.weight, _epsilon(self))[0]
     out: Tensor = _RmsNorm.apply(x, self.weight, _epsilon(self))  # type: ignore[no-untyped-call]
@@ -246,68 +253,68 @@ def _epsilon(module: nn.Module) -> float:
 
 def _is_frozen_norm(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    named = "RMSNorm" in type(module).__name__ and _epsilon(module) > 0
-    return named and isinstance(weight, Tensor) and weight.dim() == 1 and not weight.requires_grad
+    return (
+        isinstance(weight, nn.Parameter)
+        and weight.dim() == 1
+        and not any(own.requires_grad for own in module.parameters())
+        and _epsilon(module) > 0
+        and not any(module.children())
+        and takes_one_tensor(module)
+    )
 
 
 def _is_gated_mlp(module: nn.Module) -> bool:
-    children = (getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj"))
-    return all(isinstance(child, nn.Module) for child in children)
-
-
-@torch.enable_grad()
-def _same(module: nn.Module, ours: Callable[[Any, Tensor], Tensor], width: int, dtype: torch.dtype) -> bool:
-    """Whether `ours` gives the module's own output and input gradient on random rows, to rounding of `dtype`.
-
-    Leaves no gradient in the module's parameters. The module must be in eval mode: dropout would make it differ.
-    """
-    generator = torch.Generator().manual_seed(0)
-    device = next(module.parameters()).device
-    x, weights = (torch.randn(1, 3, width, generator=generator).to(device, dtype) for _ in range(2))
-    results = []
-    for forward in (type(module).forward, ours):
-        leaf = x.clone().requires_grad_()
-        out = forward(module, leaf)
-        if out.shape != x.shape:
-            return False
-        (grad,) = torch.autograd.grad(out, leaf, weights)
-        results.append((out.detach().float(), grad.float()))
-    tolerance = 2e-5 if dtype == torch.float32 else 4e-2
-    return all(
-        a.shape == b.shape and (a - b).abs().max() <= tolerance * a.abs().max() for a, b in zip(*results, strict=True)
-    )
+    children = (getattr(module, name, None) for name in _GATED_PARTS)
+    return all(isinstance(child, nn.Module) for child in children) and takes_one_tensor(module)
 
 
 def install(model: nn.Module) -> dict[str, int]:
     """Give `model`'s modules the faster forwards where a probe shows that they compute the same.
 
-    Returns how many modules of each kind were changed: {"lora": ..., "norm": ..., "gated_mlp": ...}.
-    """
-    from peft.tuners.lora.layer import Linear as LoraLinear
+    What has been replaced already stays so; what others have replaced is left alone.
 
+    Returns how many modules of each kind have ours: {"lora": ..., "norm": ..., "gated_mlp": ...}.
+    """
     changed = {"lora": 0, "norm": 0, "gated_mlp": 0}
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     for module in model.modules():
-        if type(module) is LoraLinear and type(module.base_layer) is nn.Linear:
-            module.forward = MethodType(_lora_forward, module)
-            changed["lora"] += 1
-        elif type(module) is nn.Linear and not module.weight.requires_grad:
+        if type(module) is nn.Linear and not module.weight.requires_grad and "forward" not in module.__dict__:
             module.forward = MethodType(_linear_forward, module)  # type: ignore[method-assign]
-        elif _is_frozen_norm(module):
-            weight = cast(Tensor, module.weight)
-            if _same(module, _norm_forward, weight.shape[0], weight.dtype):
-                module.forward = MethodType(_norm_forward, module)
-                changed["norm"] += 1
     for module in model.modules():
-        if _is_gated_mlp(module) and _gate_width(module) and _same(module, _gated_forward, *_gate_width(module)):
-            module.forward = MethodType(_gated_forward, module)
-            changed["gated_mlp"] += 1
-    model.train(training)
+        changed["lora"] += _is_lora(module) and _replace(module, _lora_forward, cast(nn.Module, module.base_layer))
+        changed["norm"] += _is_frozen_norm(module) and _replace(module, _norm_forward, None)
+    for module in model.modules():  # after the projections of a gate have theirs
+        if _is_gated_mlp(module):
+            layer = cast(nn.Module, getattr(module.gate_proj, "base_layer", module.gate_proj))
+            changed["gated_mlp"] += _replace(module, _gated_forward, layer, _GATED_PARTS)
+    for module in training:
+        module.training = True
     return changed
 
 
-def _gate_width(module: nn.Module) -> tuple[int, torch.dtype] | tuple[()]:
-    """Input width and type of a gated MLP whose projections are plain or LoRA linear maps, else ()."""
-    layer = getattr(module.gate_proj, "base_layer", module.gate_proj)
-    return (layer.in_features, layer.weight.dtype) if type(layer) is nn.Linear else ()
+def _is_lora(module: nn.Module) -> bool:
+    from peft.tuners.lora.layer import Linear as LoraLinear
+
+    return type(module) is LoraLinear
+
+
+def _replace(
+    module: nn.Module, ours: Callable[[Any, Tensor], Tensor], layer: nn.Module | None, parts: Sequence[str] = ()
+) -> bool:
+    """Put `ours` in the place of the module's forward if the probe finds that both compute the same; True if it is.
+
+    Args:
+        layer: what first reads the module's input: a linear map; None where it is the module's own weight.
+    """
+    present = module.__dict__.get("forward")
+    if present is not None:
+        return getattr(present, "__func__", None) is ours
+    if layer is not None and type(layer) is not nn.Linear:
+        return False
+    weight = cast(Tensor, (layer or module).weight)
+    replacement = MethodType(ours, module)
+    if not computes_same(module, replacement, weight.shape[-1], weight.dtype, weight.device, parts):
+        return False
+    module.forward = replacement
+    return True

@@ -283,3 +283,107 @@ def test_fewer_copies_are_kept_for_the_backward_pass() -> None:
     plain, fast = adapted(torch.bfloat16), adapted(torch.bfloat16)
     fused.install(fast)
     assert kept(fast) < kept(plain)
+
+
+class GatedNorm(LlamaRMSNorm):
+    """As hybrid models have it: a gate beside the rows, which may be left out."""
+
+    def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
+        normed = super().forward(hidden_states)
+        return normed if gate is None else normed * torch.nn.functional.silu(gate)
+
+
+class NormWithBias(LlamaRMSNorm):
+    """A frozen weight and a bias that learns."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return super().forward(hidden_states) + self.bias
+
+
+class DroppingMlp(LlamaMLP):
+    """Equal to a plain gated MLP in evaluation only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+class FailingNorm(LlamaRMSNorm):
+    """Raises on the rows of a probe."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        raise RuntimeError("four dimensions are needed")
+
+
+def test_another_signature_an_exception_or_a_bias_that_learns_leaves_the_module_alone() -> None:
+    """Each computes the same as the replacement for some calls, and not for all."""
+    bias = NormWithBias(WIDTH)
+    bias.weight.requires_grad_(False)
+    config = LlamaConfig(hidden_size=WIDTH, intermediate_size=24, num_attention_heads=2)
+    modules = (random_norm(GatedNorm), random_norm(FailingNorm), bias, DroppingMlp(config))
+    for module in modules:
+        assert fused.install(nn.Sequential(module)) == {"lora": 0, "norm": 0, "gated_mlp": 0}
+        assert "forward" not in module.__dict__
+
+
+def test_a_norm_of_other_types_or_widths_than_the_probe_saw_computes_its_own() -> None:
+    """bf16 rows through a fp32 norm are fp32 (the weight's type), as the module's own are."""
+    norm = random_norm(LlamaRMSNorm)
+    own = copy.deepcopy(norm)
+    fused.install(nn.Sequential(norm))
+    x = rows(torch.bfloat16)
+    assert norm(x).dtype == own(x).dtype == torch.float32
+    assert torch.equal(norm(x), own(x))
+    assert torch.equal(norm(rows()[..., :1]), own(rows()[..., :1]))
+
+
+def test_what_others_have_replaced_is_left_alone_and_ours_is_not_replaced_twice() -> None:
+    """A forward that a tool put on the module stays; a second install finds what the first one did."""
+    theirs = random_norm(LlamaRMSNorm)
+    theirs.forward = lambda x: x
+    ours = random_norm(LlamaRMSNorm)
+    model = nn.Sequential(theirs, ours)
+    assert fused.install(model)["norm"] == 1
+    before = ours.forward
+    assert fused.install(model)["norm"] == 1
+    assert ours.forward == before
+    assert theirs(x := rows()) is x
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_that_learn_keep_their_gradients(bias: str) -> None:
+    """peft's `bias` lets the base's biases learn beside the matrices."""
+    model = adapted(bias=bias)
+    assert any(name.endswith("first.base_layer.bias") for name, w in model.named_parameters() if w.requires_grad)
+    assert_fused_is_composed(model)
+
+
+def test_biases_of_a_gated_mlp_keep_their_gradients() -> None:
+    """Biases of the three projections, and their frozen weights have none."""
+    config = LlamaConfig(hidden_size=WIDTH, intermediate_size=24, num_attention_heads=2, mlp_bias=True)
+    torch.manual_seed(0)
+    ours = nn.Sequential(LlamaMLP(config))
+    for name, weight in ours.named_parameters():
+        weight.requires_grad_(name.endswith("bias"))
+    theirs = copy.deepcopy(ours)
+    assert fused.install(ours)["gated_mlp"] == 1
+    found = outcome(ours, rows())
+    assert sum(name.endswith("bias") for name in found) == 3
+    assert_equal(found, outcome(theirs, rows()), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [64, 2048])
+def test_the_probes_tolerance_follows_width_and_type(width: int, dtype: torch.dtype) -> None:
+    """Wide layers and bf16 are recognised, and an epsilon or an activation of another kind is still told apart."""
+    norm = LlamaRMSNorm(width).to(dtype).requires_grad_(False)
+    shifted = GemmaRMSNorm(width).to(dtype).requires_grad_(False)
+    with torch.no_grad():
+        shifted.weight.normal_(std=0.3)
+    sizes = {"hidden_size": width, "intermediate_size": 96, "num_attention_heads": 2}
+    plain, other = (LlamaMLP(LlamaConfig(**sizes, hidden_act=act)).to(dtype) for act in ("silu", "gelu"))
+    assert fused.install(nn.Sequential(norm, plain)) == {"lora": 0, "norm": 1, "gated_mlp": 1}
+    assert fused.install(nn.Sequential(shifted, other)) == {"lora": 0, "norm": 0, "gated_mlp": 0}
