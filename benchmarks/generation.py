@@ -1,4 +1,6 @@
-"""Time new tokens a second on short prompts: python -m benchmarks.generation ours|hf|vllm [--sequences 64] [--tail].
+"""Time new tokens a second on short prompts.
+
+python -m benchmarks.generation ours|hf|vllm [--sequences 64] [--tail] [--dtype float32]
 
 All of an answer's tokens are written, prefill counted. `--tail` asks one sequence in eight for all of them and the
 others for a quarter, the long-tailed lengths of real answers, where a batch waits for its longest.
@@ -19,10 +21,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.work import peak_memory_gb, short_prompts, tell
+from benchmarks.work import add_dtype, dtype_name, peak_memory_gb, short_prompts, tell
 from prefine.models.generate import Request, writer_for
 from prefine.models.load import load_model
 from prefine.models.sampling import Sampling
@@ -50,7 +51,8 @@ def hf(loaded: Any, prompts: list[list[int]], wanted: list[int], slots: int) -> 
 
     model = getattr(hf, "model", None)
     if model is None:
-        model = hf.model = AutoModelForCausalLM.from_pretrained(loaded.location.base, dtype=torch.bfloat16).eval()  # type: ignore[attr-defined]
+        dtype = loaded.packed.compute_dtype
+        model = hf.model = AutoModelForCausalLM.from_pretrained(loaded.location.base, dtype=dtype).eval()  # type: ignore[attr-defined]
     for first in range(0, len(prompts), slots):
         some = prompts[first : first + slots]
         batch = loaded.tokenizer.pad({"input_ids": some}, return_tensors="pt", padding_side="left")
@@ -73,11 +75,11 @@ def shares(profiled: profile, seconds: float) -> dict[str, object]:
     return {**found, "all else": 1 - sum(found.values())}
 
 
-def vllm(loaded: Any, prompts: list[list[int]]) -> None:
+def vllm(loaded: Any, prompts: list[list[int]], dtype: str) -> None:
     """In a process of an environment of its own; its memory is not compared: it preallocates."""
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder) / "asked.json"
-        asked.write_text(json.dumps({"prompts": prompts, "new_tokens": NEW_TOKENS}))
+        asked.write_text(json.dumps({"prompts": prompts, "new_tokens": NEW_TOKENS, "dtype": dtype}))
         command = [os.environ["PREFINE_VLLM"], "-m", "benchmarks.peer_vllm", str(loaded.location.base), str(asked)]
         subprocess.run(command, check=True)
 
@@ -89,11 +91,13 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=None)
     parser.add_argument("--tail", action="store_true")
     parser.add_argument("--profile", action="store_true", help="tell what part of the time goes where instead")
+    add_dtype(parser)
     args = parser.parse_args()
-    loaded = load_model(ModelSection(dtype="bfloat16"), None, trainable=False)
+    dtype = dtype_name(args.dtype)
+    loaded = load_model(ModelSection(dtype=dtype), None, trainable=False)
     prompts = [loaded.template.prompt_ids(prompt.prompt) for prompt in short_prompts(args.sequences)]
     if args.who == "vllm":
-        vllm(loaded, prompts)
+        vllm(loaded, prompts, dtype)
         return
     wanted, slots = lengths(args.sequences, args.tail), args.slots or args.sequences
     write = {"ours": ours, "hf": hf}[args.who]

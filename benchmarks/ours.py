@@ -1,4 +1,4 @@
-"""Time prefine's own stage: python -m benchmarks.ours dpo|sft|reward [--pairs 32] [--batch-size 4].
+"""Time prefine's own stage: python -m benchmarks.ours dpo|sft|reward [--pairs 32] [--batch-size 4] [--dtype float32].
 
 With --microbatch-tokens 1024 and --batch-size 8, the memory is that of DPO on the token budget of benchmarks.ppo.
 """
@@ -16,7 +16,17 @@ import torch
 from rich.console import Console
 
 from benchmarks.flops import step_flops
-from benchmarks.work import PAIRS_A_STEP, fresh_cache, pairs, peak_memory_gb, recipe, tell, write_pairs
+from benchmarks.work import (
+    PAIRS_A_STEP,
+    add_dtype,
+    dtype_name,
+    fresh_cache,
+    pairs,
+    peak_memory_gb,
+    recipe,
+    tell,
+    write_pairs,
+)
 from prefine.data.batch import Segment, TokenTree
 from prefine.data.store import TokenStore
 from prefine.models.device import matmul_rates
@@ -33,19 +43,21 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=PAIRS_A_STEP)
     parser.add_argument("--microbatch-tokens", type=int, default=4096)
+    add_dtype(parser)
     args = parser.parse_args()
-    rate = matmul_rates(torch.device("cpu"))["bfloat16"]
+    dtype = dtype_name(args.dtype)
+    rate = matmul_rates(torch.device("cpu"))[dtype]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PREFINE_CACHE"] = str(fresh_cache(Path(folder)))
         data, run = Path(folder) / "pairs.jsonl", Path(folder) / "run"
         write_pairs(data, pairs(args.pairs))
         steps, most = args.pairs // args.batch_size, args.microbatch_tokens
-        made = recipe(args.stage, data, run, steps, args.batch_size, max_tokens_per_microbatch=most)
+        made = recipe(args.stage, data, run, steps, dtype, args.batch_size, max_tokens_per_microbatch=most)
         {"dpo": run_dpo, "sft": run_sft, "reward": run_reward}[args.stage](made, False, Console(stderr=True))  # type: ignore[operator]
         rows = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "train"]
         manifest = json.loads((run / "manifest.json").read_text())
         flops = [_flops(args.stage, made, run / "data" / "train.arrow", step) for step in range(len(rows))]
-    rate = max(rate, matmul_rates(torch.device("cpu"))["bfloat16"])
+    rate = max(rate, matmul_rates(torch.device("cpu"))[dtype])
     seconds = [row["seconds"] for row in rows]
     after_first = sum(seconds[1:])
     tell(
@@ -54,7 +66,7 @@ def main() -> None:
             "reference_seconds_a_step": manifest.get("reference_seconds", 0.0) / len(seconds),
             "tokens_a_step": sum(row["tokens"] for row in rows[1:]) / (len(seconds) - 1),
             "gflops": sum(flops[1:]) / after_first / 1e9,
-            "bf16_peak_gflops": rate,
+            "peak_gflops": rate,
             "memory_gb": peak_memory_gb(),
         }
     )

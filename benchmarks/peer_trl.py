@@ -1,4 +1,4 @@
-"""Time TRL's trainer on the same pairs: python -m benchmarks.peer_trl dpo|sft|reward [--pairs 32]."""
+"""Time TRL's trainer on the same pairs: python -m benchmarks.peer_trl dpo|sft|reward [--pairs 32] [--dtype float32]."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from benchmarks.work import LORA_RANK, MAX_LENGTH_TOKENS, PAIRS_A_STEP, pairs, peak_memory_gb, tell
+from benchmarks.work import (
+    LORA_RANK,
+    MAX_LENGTH_TOKENS,
+    PAIRS_A_STEP,
+    add_dtype,
+    dtype_name,
+    pairs,
+    peak_memory_gb,
+    tell,
+)
 from prefine.models.embedded import embedded_folder
 from prefine.records import Preference
 
@@ -56,7 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=["dpo", "sft", "reward"])
     parser.add_argument("--pairs", type=int, default=32)
+    add_dtype(parser)
     args = parser.parse_args()
+    dtype = getattr(torch, dtype_name(args.dtype))
     folder = embedded_folder("embedded:smollm2-135m")
     clock = StepClock()
     settings: dict[str, Any] = {
@@ -64,7 +75,7 @@ def main() -> None:
         "max_steps": args.pairs // PAIRS_A_STEP,
         "max_length": MAX_LENGTH_TOKENS,
         "learning_rate": 5e-5,
-        "bf16": True,
+        "bf16": dtype == torch.bfloat16,
         "use_cpu": True,
         "gradient_checkpointing": False,
         "save_strategy": "no",
@@ -87,7 +98,7 @@ def main() -> None:
     labels = {"num_labels": 1} if scores else {}
     with tempfile.TemporaryDirectory() as out:
         trainer = trainer_kind(
-            auto.from_pretrained(folder, dtype=torch.bfloat16, **labels),
+            auto.from_pretrained(folder, dtype=dtype, **labels),
             args=config_kind(output_dir=out, **settings),
             train_dataset=rows(args.stage, pairs(args.pairs)),
             processing_class=AutoTokenizer.from_pretrained(folder),

@@ -1,6 +1,6 @@
 """Time vLLM's new tokens a second: `python -m benchmarks.generation vllm` starts this where vLLM is.
 
-Arguments: the model's folder, and a JSON file with the prompts' token ids and how many new tokens each gets.
+Arguments: the model's folder, and a JSON file with the prompts' token ids, how many new tokens each gets and the type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     # Nothing is compiled for work this short, and no prompt's beginning is known from the warm-up.
     engine = LLM(
         model,
-        dtype="bfloat16",
+        dtype=asked["dtype"],
         max_model_len=1024,
         max_num_seqs=len(prompts),
         enforce_eager=True,

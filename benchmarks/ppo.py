@@ -1,4 +1,4 @@
-"""Time PPO updates of 16 answers of 64 tokens: python -m benchmarks.ppo ours|trl [--updates 3].
+"""Time PPO updates of 16 answers of 64 tokens: python -m benchmarks.ppo ours|trl [--updates 3] [--dtype float32].
 
 The peer is TRL 1.10, the last release with a PPO trainer: pip install --no-deps --target FOLDER trl==1.10.0, and name
 FOLDER in PREFINE_TRL_PPO. Ours writes all 64 tokens of every answer, whatever they are; TRL may end some before. The
@@ -20,13 +20,23 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from benchmarks.work import LORA_RANK, PPO_MICROBATCH_TOKENS, peak_memory_gb, recipe, short_prompts, tell, write_pairs
+from benchmarks.work import (
+    LORA_RANK,
+    PPO_MICROBATCH_TOKENS,
+    add_dtype,
+    dtype_name,
+    peak_memory_gb,
+    recipe,
+    short_prompts,
+    tell,
+    write_pairs,
+)
 from prefine.records import Prompt
 
 ANSWERS, NEW_TOKENS, EPOCHS = 16, 64, 2
 
 
-def ours(prompts: list[Prompt], updates: int) -> dict[str, float]:
+def ours(prompts: list[Prompt], updates: int, dtype: str) -> dict[str, float]:
     """Seconds of each phase of an update; a reward run of one step stands in for a good one: it costs the same."""
     from rich.console import Console
 
@@ -50,7 +60,7 @@ def ours(prompts: list[Prompt], updates: int) -> dict[str, float]:
         data, reward = Path(folder) / "pairs.jsonl", Path(folder) / "reward"
         write_pairs(data, pairs(4))
         # In a process of its own, so that the peak memory is that of PPO alone.
-        train = multiprocessing.get_context("spawn").Process(target=_train_reward, args=(data, reward))
+        train = multiprocessing.get_context("spawn").Process(target=_train_reward, args=(data, reward, dtype))
         train.start()
         train.join()
         asked = Path(folder) / "prompts.jsonl"
@@ -58,7 +68,7 @@ def ours(prompts: list[Prompt], updates: int) -> dict[str, float]:
         made = PpoRecipe.model_validate(
             {
                 "run": f"{folder}/ppo",
-                "model": {"name": "embedded:smollm2-135m", "dtype": "bfloat16"},
+                "model": {"name": "embedded:smollm2-135m", "dtype": dtype},
                 "lora": {"r": LORA_RANK, "alpha": 2.0 * LORA_RANK},
                 "data": {"train": str(asked), "heldout_fraction": 0.0, "max_length_tokens": 512},
                 "training": {
@@ -82,12 +92,12 @@ def ours(prompts: list[Prompt], updates: int) -> dict[str, float]:
     return {**means, "seconds_first": rows[0]["seconds"]}
 
 
-def _train_reward(data: Path, run: Path) -> None:
+def _train_reward(data: Path, run: Path, dtype: str) -> None:
     from rich.console import Console
 
     from prefine.training.reward import run_reward
 
-    run_reward(recipe("reward", data, run, 1), False, Console(stderr=True))  # type: ignore[arg-type]
+    run_reward(recipe("reward", data, run, 1, dtype), False, Console(stderr=True))  # type: ignore[arg-type]
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -103,7 +113,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.times.append(time.perf_counter())
 
 
-def trl(prompts: list[Prompt], updates: int) -> dict[str, float]:
+def trl(prompts: list[Prompt], updates: int, dtype: str) -> dict[str, float]:
     """Seconds an update of TRL's trainer: LoRA on the policy, a reward and a value model of the same size."""
     sys.path.insert(0, os.environ["PREFINE_TRL_PPO"])
     import torch
@@ -128,7 +138,7 @@ def trl(prompts: list[Prompt], updates: int) -> dict[str, float]:
             args=PPOConfig(
                 output_dir=folder,
                 use_cpu=True,
-                bf16=True,
+                bf16=dtype == "bfloat16",
                 per_device_train_batch_size=4,
                 gradient_accumulation_steps=ANSWERS // 4,
                 num_mini_batches=1,
@@ -166,9 +176,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("who", choices=["ours", "trl"])
     parser.add_argument("--updates", type=int, default=3)
+    add_dtype(parser)
     args = parser.parse_args()
     prompts = short_prompts(ANSWERS * args.updates)
-    found = {"ours": ours, "trl": trl}[args.who](prompts, args.updates)
+    found = {"ours": ours, "trl": trl}[args.who](prompts, args.updates, dtype_name(args.dtype))
     tell({**found, "memory_gb": peak_memory_gb()})
 
 

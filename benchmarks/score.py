@@ -1,6 +1,8 @@
-"""Time scoring: python -m benchmarks.score packed|padded. The same reward model, as prefine and as transformers run it.
+"""Time scoring: python -m benchmarks.score packed|padded [--dtype float32].
 
-The padded loop is what scripts do: AutoModelForSequenceClassification in bf16, batches of 16 whole conversations in the
+The same reward model, as prefine and as transformers run it.
+
+The padded loop is what scripts do: AutoModelForSequenceClassification, batches of 16 whole conversations in the
 order of the file, padded to the longest of each.
 """
 
@@ -14,7 +16,7 @@ from typing import cast
 
 import torch
 
-from benchmarks.work import MAX_LENGTH_TOKENS, pairs, peak_memory_gb, tell
+from benchmarks.work import MAX_LENGTH_TOKENS, add_dtype, dtype_name, pairs, peak_memory_gb, tell
 from prefine.models.load import load_model, save_model
 from prefine.models.reward import PackedReward, load_reward
 from prefine.models.scoring import SCALE_FILE, Question, RewardModel, Scale
@@ -24,10 +26,10 @@ PAIRS = 128
 _BATCH = 16
 
 
-def save_reward_model(folder: Path) -> None:
+def save_reward_model(folder: Path, dtype: str) -> None:
     """A reward model with a fresh head: what it says does not matter here, only how long it takes."""
     torch.manual_seed(0)
-    loaded = load_model(ModelSection(dtype="bfloat16"), None, heads=1)
+    loaded = load_model(ModelSection(dtype=dtype), None, heads=1)
     scale = Scale(bias=(0.0,), std=1.0, answers=2, max_length_tokens=MAX_LENGTH_TOKENS)
     save_model(loaded, folder, {SCALE_FILE: scale.as_json()})
 
@@ -41,12 +43,12 @@ def packed(reward: RewardModel, questions: list[Question]) -> tuple[list[float],
 
 
 @torch.no_grad()
-def padded(folder: Path, rows: list[list[int]]) -> tuple[list[float], float]:
+def padded(folder: Path, rows: list[list[int]], dtype: str) -> tuple[list[float], float]:
     """Scores by transformers' own classifier, and seconds."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     model(torch.tensor([rows[0]]))
     scores: list[float] = []
     began = time.perf_counter()
@@ -59,17 +61,22 @@ def padded(folder: Path, rows: list[list[int]]) -> tuple[list[float], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("how", choices=["packed", "padded"])
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    add_dtype(parser)
     args = parser.parse_args()
-    questions = [Question(record.prompt, (record.chosen, record.rejected)) for record in pairs(PAIRS)]
+    dtype = dtype_name(args.dtype)
+    questions = [Question(record.prompt, (record.chosen, record.rejected)) for record in pairs(args.pairs)]
     with tempfile.TemporaryDirectory() as out:
         folder = Path(out) / "model"
-        save_reward_model(folder)
-        reward = load_reward(ModelSection(name=str(folder), dtype="bfloat16"))
+        save_reward_model(folder, dtype)
+        reward = load_reward(ModelSection(name=str(folder), dtype=dtype))
         if args.how == "packed":
             scores, seconds = packed(reward, questions)
         else:
             trees = [tree for question in questions for tree in cast(PackedReward, reward).trees(question) or ()]
-            scores, seconds = padded(folder, [[*tree.prompt, *answer] for tree in trees for answer in tree.answers])
+            scores, seconds = padded(
+                folder, [[*tree.prompt, *answer] for tree in trees for answer in tree.answers], dtype
+            )
     tell({"seconds": seconds, "answers": len(scores), "mean": sum(scores) / len(scores), "memory_gb": peak_memory_gb()})
 
 

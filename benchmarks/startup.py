@@ -43,7 +43,7 @@ def reading_seconds() -> float:
     return seconds
 
 
-def first_step_seconds(stage: str) -> float:
+def first_step_seconds(stage: str, dtype: str) -> float:
     """From the start of the process to the end of the first step on 64 pairs, embedded model already converted.
 
     For DPO the reference pass over all 64 pairs comes before it.
@@ -53,7 +53,8 @@ def first_step_seconds(stage: str) -> float:
         write_pairs(data, pairs(64))
         recipe = Path(folder) / "recipe.yaml"
         recipe.write_text(
-            f"run: {run}\ndata: {{train: {data}, max_length_tokens: 512, heldout_fraction: 0.0}}\n"
+            f"run: {run}\nmodel: {{dtype: {dtype}}}\n"
+            f"data: {{train: {data}, max_length_tokens: 512, heldout_fraction: 0.0}}\n"
             "training: {batch_size: 4, max_steps: 2, evaluate_every_steps: null}\nreport: {samples: 0}\n"
         )
         begin = time.perf_counter()

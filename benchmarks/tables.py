@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
-
-from benchmarks.work import PAIRS_A_STEP
 
 
 def mean(results: list[dict[str, float]], name: str) -> float:
@@ -16,83 +15,123 @@ def mean(results: list[dict[str, float]], name: str) -> float:
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
-    """What a person reads."""
-    found = [_against_peers(results), _products(results), _by_slots(results), _by_tokens(results), _waits(results)]
-    return found if results["ppo"] is None else [*found, _phases(results)]
+    """What a person reads: a table for each kind of measurement that `results` has."""
+    kinds = (_machine, _against_peers, _phases, _products, _by_slots, _by_tokens, _waits)
+    return [table for table in (kind(results) for kind in kinds) if table.row_count]
+
+
+def _machine(results: dict[str, Any]) -> Table:
+    machine = results["machine"]
+    quick = ", a quick look: figures mean nothing" if results["quick"] else ""
+    table = Table("machine", "", title=f"{results['when']}{quick}")
+    table.add_row("processor", machine["name"])
+    table.add_row("cores, threads", f"{machine['cores']}, {machine['threads']}")
+    table.add_row("instruction sets", ", ".join(machine["instructions"]))
+    for dtype, rate in machine["matmul_gflops"].items():
+        table.add_row(f"matmul peak, {dtype}", f"{rate:.0f} GFLOP/s")
+    table.add_row("type of both sides", results["dtype"])
+    table.add_row("pairs", results["source"])
+    return table
 
 
 def _against_peers(results: dict[str, Any]) -> Table:
-    table = Table(
-        "work", "prefine", "peer", "ratio", title=f"against peers (TRL where none is named), {results['source']}"
-    )
+    machine = results["machine"]
+    facts = f"{results['dtype']} on {machine['name']} ({', '.join(machine['instructions'])})"
+    table = Table("work", "prefine", "peer", "ratio", title=f"against peers (TRL where none is named), {facts}")
+    for row in (*_stages(results), *_scoring(results), *_generation(results), *_ppo(results)):
+        table.add_row(*row)
+    return table
+
+
+def _row(work: str, ours: float, peer: float, digits: int = 2) -> tuple[str, str, str, str]:
+    return work, f"{ours:.{digits}f}", f"{peer:.{digits}f}", f"{peer / ours:.1f}x faster"
+
+
+def _memory(work: str, ours: float, peer: float) -> tuple[str, str, str, str]:
+    return work, f"{ours:.2f}", f"{peer:.2f}", f"1/{peer / ours:.1f}"
+
+
+def _stages(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for stage in ("dpo", "sft", "reward"):
-        r = results[stage]
+        if (r := results.get(stage)) is None:
+            continue
         step, peer = mean(r["ours"], "seconds_a_step"), mean(r["trl"], "seconds_a_step")
-        table.add_row(f"{stage}, s a step", f"{step:.2f}", f"{peer:.2f}", f"{r['speed_ratio']:.1f}x faster")
+        yield _row(f"{stage}, s a step", step, peer)
         if stage == "dpo":
             once = step + mean(r["ours"], "reference_seconds_a_step")
-            ratio = f"{r['speed_ratio_with_reference']:.1f}x faster"
-            table.add_row("dpo, reference counted (one epoch)", f"{once:.2f}", f"{peer:.2f}", ratio)
-        memory = (mean(r["ours"], "memory_gb"), mean(r["trl"], "memory_gb"))
-        table.add_row(f"{stage}, peak GB", f"{memory[0]:.2f}", f"{memory[1]:.2f}", f"1/{r['memory_ratio']:.1f}")
-    r = results["score"]
-    seconds = mean(r["ours"], "seconds"), mean(r["padded"], "seconds")
-    ratio = f"{r['speed_ratio']:.1f}x faster"
-    table.add_row("scoring 128 pairs (a padded loop), s", f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", ratio)
-    r = results["generation"]
+            yield _row("dpo, reference counted (one epoch)", once, peer)
+        yield _memory(f"{stage}, peak GB", mean(r["ours"], "memory_gb"), mean(r["trl"], "memory_gb"))
+
+
+def _scoring(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    if r := results.get("score"):
+        answers = mean(r["ours"], "answers")
+        seconds = mean(r["ours"], "seconds"), mean(r["padded"], "seconds")
+        yield _row(f"scoring {answers:.0f} answers (a padded loop), s", *seconds)
+
+
+def _generation(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    if (r := results.get("generation")) is None:
+        return
     for who, theirs in r["peers"].items():
         rates = mean(r["ours"], "tokens_per_s"), mean(theirs, "tokens_per_s")
-        ratio = f"{rates[0] / rates[1]:.1f}x faster"
-        table.add_row(f"generation, 64 x 64 ({who}), tokens/s", f"{rates[0]:.0f}", f"{rates[1]:.0f}", ratio)
+        yield _rate(f"generation, {r['sequences']} sequences of 64 ({who}), tokens/s", *rates)
     tail = {who: row["tokens_per_s"] for who, row in r["long_tail"].items()}
-    ratio = f"{tail['ours'] / tail['hf']:.1f}x faster"
-    table.add_row("generation, 128 in 32, long tail (hf), tokens/s", f"{tail['ours']:.0f}", f"{tail['hf']:.0f}", ratio)
-    if (r := results["ppo"]) is not None:
-        seconds, memory = ((mean(r["ours"], name), mean(r["trl"], name)) for name in ("seconds", "memory_gb"))
-        ratio = f"{r['speed_ratio']:.1f}x faster"
-        table.add_row("ppo (TRL 1.10), s an update", f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", ratio)
-        table.add_row("ppo, peak GB", f"{memory[0]:.2f}", f"{memory[1]:.2f}", f"1/{r['memory_ratio']:.1f}")
-        dpo = r["dpo"]["memory_gb"]
-        table.add_row("ppo, peak GB (our DPO, same budget)", f"{memory[0]:.2f}", f"{dpo:.2f}", f"{memory[0] / dpo:.2f}")
-    return table
+    sequences, slots = r["tail"]
+    yield _rate(f"generation, {sequences} in {slots}, long tail (hf), tokens/s", tail["ours"], tail["hf"])
+
+
+def _rate(work: str, ours: float, peer: float) -> tuple[str, str, str, str]:
+    return work, f"{ours:.0f}", f"{peer:.0f}", f"{ours / peer:.1f}x faster"
+
+
+def _ppo(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    if r := results.get("ppo"):
+        yield _row("ppo (TRL 1.10), s an update", mean(r["ours"], "seconds"), mean(r["trl"], "seconds"))
+        ours, dpo = mean(r["ours"], "memory_gb"), r["dpo"]["memory_gb"]
+        yield _memory("ppo, peak GB", ours, mean(r["trl"], "memory_gb"))
+        yield "ppo, peak GB (our DPO, same budget)", f"{ours:.2f}", f"{dpo:.2f}", f"{ours / dpo:.2f}"
 
 
 def _phases(results: dict[str, Any]) -> Table:
     table = Table("phase", "seconds", "share", title="where a PPO update's time goes")
-    rounds = results["ppo"]["ours"]
-    for phase in ("generate", "score", "measure", "train"):
-        seconds = mean(rounds, f"seconds_{phase}")
-        table.add_row(phase, f"{seconds:.2f}", f"{seconds / mean(rounds, 'seconds'):.0%}")
+    if r := results.get("ppo"):
+        for phase in ("generate", "score", "measure", "train"):
+            seconds = mean(r["ours"], f"seconds_{phase}")
+            table.add_row(phase, f"{seconds:.2f}", f"{seconds / mean(r['ours'], 'seconds'):.0%}")
     return table
 
 
 def _products(results: dict[str, Any]) -> Table:
     table = Table("work", "share", title="what part is products of matrices")
-    rounds = results["dpo"]["ours"]
-    rates = mean(rounds, "gflops"), mean(rounds, "bf16_peak_gflops")
-    table.add_row(f"dpo: {rates[0]:.0f} of {rates[1]:.0f} GFLOP/s of bf16 products", f"{rates[0] / rates[1]:.0%}")
-    for kind, share in results["generation"]["shares"].items():
-        table.add_row(f"generation, time in {kind}", f"{share:.0%}")
+    for stage in ("dpo", "sft", "reward"):
+        if r := results.get(stage):
+            rates = mean(r["ours"], "gflops"), mean(r["ours"], "peak_gflops")
+            work = f"{stage}: {rates[0]:.0f} of {rates[1]:.0f} GFLOP/s of {results['dtype']} products"
+            table.add_row(work, f"{rates[0] / rates[1]:.0%}")
+    if r := results.get("generation"):
+        for kind, share in r["shares"].items():
+            table.add_row(f"generation, time in {kind}", f"{share:.0%}")
     return table
 
 
 def _by_tokens(results: dict[str, Any]) -> Table:
     table = Table("pairs a step", "tokens a step", "s a step", "ms a token", title="cost against tokens")
-    for k, row in zip((1, 2, 4), results["scaling"], strict=True):
+    for pairs, row in results.get("scaling", {}).items():
         seconds, tokens = row["seconds_a_step"], row["tokens_a_step"]
-        table.add_row(str(PAIRS_A_STEP * k), f"{tokens:.0f}", f"{seconds:.2f}", f"{1e3 * seconds / tokens:.3f}")
+        table.add_row(str(pairs), f"{tokens:.0f}", f"{seconds:.2f}", f"{1e3 * seconds / tokens:.3f}")
     return table
 
 
 def _by_slots(results: dict[str, Any]) -> Table:
     table = Table("slots", "tokens/s", title="generation by slots")
-    for count, row in results["generation"]["by_slots"].items():
+    for count, row in (results.get("generation") or {"by_slots": {}})["by_slots"].items():
         table.add_row(str(count), f"{row['tokens_per_s']:.0f}")
     return table
 
 
 def _waits(results: dict[str, Any]) -> Table:
     table = Table("wait", "seconds", title="before anything happens")
-    for name, seconds in results["waits"].items():
+    for name, seconds in results.get("waits", {}).items():
         table.add_row(name, f"{seconds:.2f}")
     return table

@@ -1,7 +1,8 @@
-"""The work that prefine and its peers are timed on: real preference pairs, else the shipped ones."""
+"""What prefine and its peers are timed on: real preference pairs, else the shipped ones; and the number type."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -45,17 +46,36 @@ def write_pairs(path: Path, records: list[Preference]) -> None:
     )
 
 
-def recipe(
-    stage: str, data: Path, run: Path, steps: int, batch_size: int = PAIRS_A_STEP, **training: int
-) -> StageRecipe:
-    """The recipe both benchmarks and peers follow: LoRA r=16 on all linear layers, bf16, nothing held out of `data`.
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """`--dtype`: the type of matrix products, the same for prefine and its peers."""
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="default: the one that prefine doctor chooses on this machine"
+    )
 
-    `training` are further settings of that section.
+
+def dtype_name(asked: str | None) -> str:
+    """The type asked for, else the one that `prefine doctor` chooses here."""
+    import torch
+
+    from prefine.models.device import choose_dtype
+
+    if asked is not None:
+        return asked
+    chosen, _ = choose_dtype("auto", torch.device("cpu"))
+    return str(chosen).removeprefix("torch.")
+
+
+def recipe(
+    stage: str, data: Path, run: Path, steps: int, dtype: str, batch_size: int = PAIRS_A_STEP, **training: int
+) -> StageRecipe:
+    """The recipe both benchmarks and peers follow: LoRA r=16 on all linear layers, nothing held out of `data`.
+
+    `dtype` is "float32" or "bfloat16"; `training` are further settings of that section.
     """
     kind: type[StageRecipe] = {"dpo": DpoRecipe, "sft": SftRecipe, "reward": RewardRecipe}[stage]
     values: dict[str, dict[str, object] | str] = {
         "run": str(run),
-        "model": {"dtype": "bfloat16"},
+        "model": {"dtype": dtype},
         "lora": {"r": LORA_RANK, "alpha": 2.0 * LORA_RANK},
         "data": {"train": str(data), "heldout_fraction": 0.0, "max_length_tokens": MAX_LENGTH_TOKENS},
         "training": {"batch_size": batch_size, "max_steps": steps, "epochs": 100.0, "learning_rate": 5e-5, **training},
