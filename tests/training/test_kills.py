@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.usefixtures("warm")
 
 Make = Callable[..., StageRecipe]
 KILLED = -signal.SIGKILL
-KILLS = 50
 
 
 def begun(made: StageRecipe) -> bool:
@@ -46,9 +45,9 @@ def nothing_is_left_behind(run: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
-def test_killed_at_fifty_random_moments(stage: str, make: Make, tmp_path: Path) -> None:
-    """A checkpoint every step, dropout on; a run that ends before 50 kills is followed by another."""
-    killed_at_random_moments(stage, {"training.epochs": 4, "training.evaluate_every_steps": 7}, KILLS, make, tmp_path)
+def test_killed_at_random_moments(stage: str, make: Make, tmp_path: Path) -> None:
+    """A checkpoint every step, dropout on; a run that ends before all kills is followed by another."""
+    killed_at_random_moments(stage, {"training.epochs": 4, "training.evaluate_every_steps": 7}, 24, make, tmp_path)
 
 
 # All that one update hands to the next: running scales, a coefficient that is steered, kept answers.
@@ -57,34 +56,44 @@ OF_PPO |= {"reward.scale": "running", "kl.controller": "adaptive", "kl.horizon":
 
 
 @pytest.mark.slow
-def test_ppo_killed_at_thirty_random_moments(make: Make, tmp_path: Path) -> None:
-    killed_at_random_moments("ppo", {**OF_PPO, "training.max_steps": 7}, 30, make, tmp_path)
+def test_ppo_killed_at_random_moments(make: Make, tmp_path: Path) -> None:
+    killed_at_random_moments("ppo", {**OF_PPO, "training.max_steps": 7}, 16, make, tmp_path)
 
 
 def test_ppo_killed_at_a_few_random_moments(make: Make, tmp_path: Path) -> None:
-    killed_at_random_moments("ppo", {**OF_PPO, "training.max_steps": 3}, 3, make, tmp_path)
+    killed_at_random_moments("ppo", {**OF_PPO, "training.max_steps": 3}, 4, make, tmp_path)
 
 
-def killed_at_random_moments(stage: str, changes: dict[str, Any], wanted: int, make: Make, tmp_path: Path) -> None:
-    """Run after run, each begun again until it ends, until there have been so many kills."""
-    whole = make(stage, "whole", changes)
-    began = time.perf_counter()
+def killed_at_random_moments(stage: str, changes: dict[str, Any], attempts: int, make: Make, tmp_path: Path) -> None:
+    """Run after run, each begun again until it ends, until as many attempts were made; most of them end by a kill."""
+    whole, before = make(stage, "whole", changes), cpu_of_children()
     assert tiny.forked(lambda: attempt(whole, tmp_path / "whole-cache")) == 0
-    longest = 0.5 * (time.perf_counter() - began)  # long enough to come further each time, also on a busy machine
+    longest = 0.8 * (cpu_of_children() - before)
     draw = random.Random(f"{stage} 0")
-    kills = runs = 0
-    while kills < wanted:
-        runs += 1
+    # One moment in each of equally many parts of a run, in any order: no part is left out by chance.
+    moments = [longest * (place + draw.random()) / attempts for place in range(attempts)]
+    draw.shuffle(moments)
+    kills, runs = 0, 1
+    for moment in [*moments, None]:
         made, cache = make(stage, f"killed-{runs}", changes), tmp_path / f"cache-{runs}"
-        while True:
-            left = tiny.forked(lambda: attempt(made, cache), kill_after_s=draw.uniform(0.0, longest))  # noqa: B023
-            if left != KILLED:
-                break
+
+        def going_on() -> None:
+            attempt(made, cache)  # noqa: B023
+
+        if moment is not None and tiny.killed_after(moment, going_on):
             kills += 1
-        assert left == 0
+            continue
+        assert moment is not None or tiny.forked(going_on) == 0
         assert not tiny.differences(Path(whole.run), Path(made.run)), f"after {kills} kills"
         assert nothing_is_left_behind(Path(made.run))
-    print(f"{stage}: {kills} kills over {runs} runs")
+        runs += 1
+    assert kills >= attempts // 2
+
+
+def cpu_of_children() -> float:
+    """Seconds that ended children of this process have computed."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 @pytest.mark.slow

@@ -180,15 +180,33 @@ def differences(one: Path, other: Path) -> list[str]:
     return apart
 
 
-def forked(work: Callable[[], object], kill_after_s: float | None = None, timeout_s: float = 60.0) -> int:
-    """Do `work` in a forked copy of this warm process, killed after a while if asked; returns how it left.
+def forked(work: Callable[[], object], timeout_s: float = 300.0) -> int:
+    """Do `work` in a forked copy of this warm process; returns how it left.
 
     Its exit code (0 done, 1 an exception, whose traceback is shown), or minus a signal's number if one ended it.
     """
-    left = waited_for([fork(work)], timeout_s if kill_after_s is None else kill_after_s)[0]
-    if left is None and kill_after_s is None:
+    left = waited_for([fork(work)], timeout_s)[0]
+    if left is None:
         raise TimeoutError(f"the forked process was still busy after {timeout_s} s")
-    return -signal.SIGKILL if left is None else left
+    return left
+
+
+def killed_after(cpu_s: float, work: Callable[[], object]) -> bool:
+    """Do `work` in a forked copy that the kernel ends after so much of its own time; returns whether it did.
+
+    Time of the processor, not of the clock: the moments lie in the same places on a machine that is busy. The signal
+    ends the process as SIGKILL does, since nothing handles it.
+    """
+
+    def mortal() -> None:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, max(cpu_s, 1e-4))
+        work()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+    left = forked(mortal)
+    assert left in (0, -signal.SIGPROF)
+    return left != 0
 
 
 def waited_for(children: list[int], timeout_s: float) -> list[int | None]:
