@@ -12,7 +12,7 @@ sequences to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -100,6 +100,48 @@ class PackedBatch:
             start = segment.start + segment.prompt
             ends += [start + end - 1 for end in token_offsets(segment.answers)[1:]]
         return torch.tensor(ends, dtype=torch.int64, device=self.input_ids.device)
+
+    def whole_lengths(self) -> list[int]:
+        """Tokens of each of the S answers and its prompt."""
+        return [segment.prompt + answer for segment in self.segments for answer in segment.answers]
+
+    def part(self, sequences: Collection[int]) -> tuple[PackedBatch, Tensor]:
+        """A batch of some of the answers (in [0, S)) behind their prompts; and which targets of this one are its own,
+        (R') int64.
+        """
+        device = self.input_ids.device
+        kept: list[int] = []
+        segments: list[Segment] = []
+        rows: list[int] = []
+        number = 0
+        for place, segment in enumerate(self.segments):
+            begins = token_offsets([segment.prompt, *segment.answers])
+            own = [i for i in range(len(segment.answers)) if number + i in sequences]
+            number += len(segment.answers)
+            if not own:
+                continue
+            segments.append(Segment(len(kept), segment.prompt, tuple(segment.answers[i] for i in own)))
+            rows += self.rows[place : place + 1]
+            for run in (0, *(i + 1 for i in own)):
+                kept += range(segment.start + begins[run], segment.start + begins[run + 1])
+        index = torch.tensor(kept, dtype=torch.int64, device=device)
+        moved = torch.zeros(self.tokens, dtype=torch.int64, device=device)
+        moved[index] = torch.arange(len(kept), device=device)
+        renumbered = torch.full((self.sequences,), -1, dtype=torch.int64)
+        renumbered[sorted(sequences)] = torch.arange(len(sequences))
+        sequence = renumbered.to(device)[self.sequence]
+        chosen = torch.nonzero(sequence >= 0)[:, 0]
+        part = PackedBatch(
+            input_ids=self.input_ids[:, index],
+            position_ids=self.position_ids[:, index],
+            segments=tuple(segments),
+            predict_from=moved[self.predict_from[chosen]],
+            targets=self.targets[chosen],
+            sequence=sequence[chosen],
+            sequences=len(sequences),
+            rows=tuple(rows),
+        )
+        return part, chosen
 
     def sequence_lengths(self) -> Tensor:
         """(S,) int64: how many tokens count in each answer."""

@@ -8,7 +8,7 @@ copy of the prompt. A probe decides which, and says so.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,9 +18,10 @@ from prefine.data.batch import PackedBatch, Segment, TokenTree, collate
 from prefine.models import attention
 from prefine.models.attention import CachedRow
 from prefine.models.logprobs import Head, logprobs_of_logits, selected_logprobs
+from prefine.models.rotary import forget_lengths, length_rule
 
 # Part of the key of cached log-probabilities: raise it whenever the forward's numbers change.
-FORWARD_VERSION = 3
+FORWARD_VERSION = 4
 
 _FP32_TOLERANCE = 1e-4
 # Where products are rounded never ask for less than this, nats: implementations can happen to agree on a few tokens.
@@ -41,6 +42,8 @@ class PackedModel(nn.Module):
         whole_logits: on the padded path, let the model make all its logits; `take_padded_path` finds out whether it
             must.
         decodes: on the packed path, whether it can also write token by token; the probe finds out.
+        lengths: how rotary frequencies follow the length of a sequence; None where they do not. Sequences that would
+            change each other's numbers are computed apart.
 
     Calling it with a PackedBatch of R targets gives their log-probabilities, (R,) fp32.
     """
@@ -52,6 +55,7 @@ class PackedModel(nn.Module):
         self.packed = packed
         self.whole_logits = True
         self.decodes = True
+        self.lengths = length_rule(self.causal.config)
 
     @property
     def causal(self) -> Any:
@@ -93,11 +97,32 @@ class PackedModel(nn.Module):
 
     def predicting(self, batch: PackedBatch) -> Tensor:
         """(R, H) hidden states that the targets are predicted from, on either path."""
+        return self._by_company(batch, self._predicting, of_targets=True)
+
+    def _predicting(self, batch: PackedBatch) -> Tensor:
         if self.packed:
             return self._trunk(batch)[batch.predict_from]
         ids, mask, row, column = unpack(batch)
         out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         return cast(Tensor, out.last_hidden_state[row, column])
+
+    def _by_company(self, batch: PackedBatch, states: Callable[[PackedBatch], Tensor], *, of_targets: bool) -> Tensor:
+        """What `states` gives for a batch, a row for each target or each answer, where answers that would change each
+        other's rotary frequencies are computed apart."""
+        if self.lengths is None:
+            return states(batch)
+        forget_lengths(self.model)
+        companies = self.lengths.companies(batch.whole_lengths())
+        if len(companies) <= 1:
+            return states(batch)
+        found: list[Tensor] = []
+        places: list[Tensor] = []
+        for company in companies:
+            part, targets = batch.part(company)
+            forget_lengths(self.model)
+            found.append(states(part))
+            places.append(targets if of_targets else torch.tensor(company, device=targets.device))
+        return torch.cat(found)[torch.argsort(torch.cat(places))]
 
     def _packed(self, batch: PackedBatch) -> Tensor:
         return selected_logprobs(self.predicting(batch), batch.targets, self.head())
@@ -105,9 +130,13 @@ class PackedModel(nn.Module):
     def _padded(self, batch: PackedBatch) -> Tensor:
         if not self.whole_logits:
             return selected_logprobs(self.predicting(batch), batch.targets, self.head())
+        return logprobs_of_logits(self._by_company(batch, self._own_logits, of_targets=True), batch.targets)
+
+    def _own_logits(self, batch: PackedBatch) -> Tensor:
+        """(R, V) logits of the targets as the model itself makes them."""
         ids, mask, row, column = unpack(batch)
         out = self.causal(input_ids=ids, attention_mask=mask, use_cache=False)
-        return logprobs_of_logits(out.logits[row, column], batch.targets)
+        return cast(Tensor, out.logits[row, column])
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Casts matrix products to the compute type inside; nothing where that is fp32."""
@@ -134,14 +163,20 @@ class PackedScorer(PackedModel):
         return _FP32_TOLERANCE * max(1.0, outputs.abs().max().item())
 
     def _packed(self, batch: PackedBatch) -> Tensor:
-        return self._scores(self._trunk(batch)[batch.last_tokens()])
+        return self._scores(self._by_company(batch, self._last_packed, of_targets=False))
+
+    def _last_packed(self, batch: PackedBatch) -> Tensor:
+        return self._trunk(batch)[batch.last_tokens()]
 
     def _padded(self, batch: PackedBatch) -> Tensor:
         if not batch.sequences:
             return self._scores(torch.zeros(0, self.score_head.in_features, device=self.device))
+        return self._scores(self._by_company(batch, self._last_padded, of_targets=False))
+
+    def _last_padded(self, batch: PackedBatch) -> Tensor:
         ids, mask, *_ = unpack(batch)
         out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return self._scores(out.last_hidden_state[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1])
+        return cast(Tensor, out.last_hidden_state[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1])
 
     def _scores(self, hidden: Tensor) -> Tensor:
         # In fp32 whatever the trunk computes in: a bf16 score has three digits, and PPO's rewards are differences.

@@ -361,15 +361,8 @@ def _rounded_up(rows: int) -> int:
 
 def writer_for(model: PackedModel, tokenizer: Any, slots: int) -> Writer:
     """The way that a model writes: in slots, or padded where it takes no packed rows."""
-    alone = _positions_depend_on_company(model.causal.config)
-    if model.packed and model.decodes and not alone:
+    if model.packed and model.decodes and model.lengths is None:
         return SlotWriter(model, tokenizer, slots)
     from prefine.models.padded_generate import PaddedWriter
 
-    return PaddedWriter(model, tokenizer, 1 if alone else slots)
-
-
-def _positions_depend_on_company(config: Any) -> bool:
-    """Whether rotary angles follow the longest sequence of a batch, so that each must be written alone."""
-    told = str(getattr(config.get_text_config(), "rope_parameters", None))
-    return any(f"'{kind}'" in told for kind in ("dynamic", "longrope"))
+    return PaddedWriter(model, tokenizer, slots if model.lengths is None else 1)

@@ -69,6 +69,10 @@ class LoadedModel:
         """Parameters with gradient by name, in the model's order."""
         return {name: p for name, p in self.packed.model.named_parameters() if p.requires_grad}
 
+    def _forward(self) -> str:
+        path = "packed" if self.fallback is None else f"padded: {self.fallback}"
+        return path if self.packed.lengths is None else f"{path}, {self.packed.lengths}"
+
     def describe(self) -> dict[str, Any]:
         """Facts for the manifest and the report."""
         return {
@@ -81,7 +85,7 @@ class LoadedModel:
             "trainable_parameters": sum(p.numel() for p in self.trainable().values()),
             "compute_dtype": str(self.packed.compute_dtype).removeprefix("torch."),
             "dtype_reason": self.dtype_reason,
-            "forward": "packed" if self.fallback is None else f"padded: {self.fallback}",
+            "forward": self._forward(),
             "fused_modules": self.faster,
         }
 

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from prefine.models.forward import evaluating, standard_attention
 from prefine.models.generate import Writer, Writing
+from prefine.models.rotary import forget_lengths
 
 
 class _Chooser(LogitsProcessor):  # type: ignore[misc]
@@ -66,6 +67,7 @@ class PaddedWriter(Writer):
         length = max(map(len, prompts))
         ids = torch.stack([torch.nn.functional.pad(prompt, (length - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(length) >= length - len(prompt) for prompt in prompts]).long()
+        forget_lengths(self.model)
         longest = max(writing.request.sampling.max_new_tokens for writing in self._active)
         with standard_attention(self.model) as generator, self.model.autocast():
             generator.generate(
