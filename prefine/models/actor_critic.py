@@ -64,18 +64,15 @@ class ActorCritic(PackedModel):
         """See TokenOutputs."""
         with self.autocast():
             hidden = self.predicting(batch)
-            logprobs, entropy = self._logprobs(hidden, batch.targets)
+            logprobs, entropy = logprobs_and_entropy(
+                hidden, batch.targets, self.tempered_head(), with_entropy=self.with_entropy
+            )
             return TokenOutputs(logprobs, self._values(hidden, batch), entropy)
 
     def logprobs(self, batch: PackedBatch) -> Tensor:
         """(R,) fp32 log-probabilities alone, under whichever adapter is on."""
         with self.autocast():
             return selected_logprobs(self.predicting(batch), batch.targets, self.tempered_head())
-
-    def _logprobs(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.with_entropy:
-            return logprobs_and_entropy(hidden, targets, self.tempered_head())
-        return selected_logprobs(hidden, targets, self.tempered_head()), None
 
     def _values(self, hidden: Tensor, batch: PackedBatch) -> Tensor | None:
         if self.value_head is None:

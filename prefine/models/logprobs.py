@@ -6,7 +6,6 @@ with respect to the hidden state, W[target] - softmax(W h) W, is made in the for
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -53,35 +52,57 @@ def rows_per_chunk(vocabulary: int, device_type: str) -> int:
     return max(16, _CHUNK_BYTES.get(device_type, _CHUNK_BYTES_ELSEWHERE) // (4 * vocabulary))
 
 
-class _FrozenHeadLogprobs(torch.autograd.Function):
+class _FrozenHead(torch.autograd.Function):
+    """Log-probabilities of targets and, if asked, entropies, with their gradients made in the forward pass.
+
+    With logits l = s W h, p = softmax(l) and H the entropy: d log p(t) / dh = s (e_t - p) W and
+    dH / dh = -s (p (log p + H)) W. The log-probability's bits depend on neither gradients nor entropies.
+    """
+
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
         rows = rows_per_chunk(weight.shape[0], hidden.device.type)
-        out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        learns = ctx.needs_input_grad[0]
+        logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        entropy = torch.empty_like(logprobs) if with_entropy else None
+        grad = torch.empty_like(hidden) if learns else None
+        entropy_grad = torch.empty_like(hidden) if learns and with_entropy else None
         for i in range(0, len(hidden), rows):
-            target = targets[i : i + rows, None]
-            logits = hidden[i : i + rows] @ weight.T
+            part = slice(i, i + rows)
+            target = targets[part, None]
+            logits = hidden[part] @ weight.T
             top = logits.amax(-1, keepdim=True).float()
-            exponentials = torch.sub(logits, top)
-            exponentials = (exponentials if scale == 1.0 else exponentials.mul_(scale)).exp_()
+            chosen = (logits.gather(-1, target) - top).mul_(scale)
+            # In place where the logits are fp32 already: one pass over memory and one matrix less.
+            shifted = logits.sub_(top) if logits.dtype == torch.float32 else torch.sub(logits, top)
+            shifted = shifted if scale == 1.0 else shifted.mul_(scale)
+            exponentials = shifted.exp() if with_entropy else shifted.exp_()
             total = exponentials.sum(-1, keepdim=True)
-            out[i : i + rows] = ((logits.gather(1, target) - top) * scale - total.log())[:, 0]
+            log_total = total.log()
+            logprobs[part] = (chosen - log_total)[:, 0]
+            if entropy is not None:
+                mean = torch.linalg.vecdot(exponentials, shifted)[:, None] / total
+                entropy[part] = (log_total - mean)[:, 0]
+                if entropy_grad is not None:  # log p + H = shifted - mean
+                    weighted = shifted.sub_(mean).mul_(exponentials)
+                    entropy_grad[part] = (weighted.to(weight.dtype) @ weight).div_(-total)
             if grad is not None:
-                expected = logits.copy_(exponentials) @ weight  # softmax-weighted mean of W's rows, times total
-                grad[i : i + rows] = weight[target[:, 0]] - expected / total
-        ctx.save_for_backward(grad)
+                # p - e_t in fp32: rounded to bf16 first, p near 1 would leave the difference to chance.
+                difference = exponentials.scatter_add_(-1, target, -total)
+                grad[part] = (difference.to(weight.dtype) @ weight).div_(-total)
+        ctx.save_for_backward(grad, entropy_grad)
         ctx.scale = scale
-        return out
+        return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad,) = ctx.saved_tensors
-        return (grad * (grad_out * ctx.scale)[:, None]).to(grad.dtype), None, None, None
-
-
-def _head_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-    return logprobs_of_logits(adjusted(head.module(hidden), head), targets)
+    def backward(ctx: Any, grad_out: Tensor, entropy_out: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad, entropy_grad = ctx.saved_tensors
+        found = grad * (grad_out * ctx.scale)[:, None]
+        if entropy_grad is not None and entropy_out is not None:
+            found += entropy_grad * (entropy_out * ctx.scale)[:, None]
+        return found.to(grad.dtype), None, None, None, None
 
 
 def adjusted(logits: Tensor, head: Head) -> Tensor:
@@ -98,30 +119,36 @@ def logprobs_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
 
 def selected_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """log p(target | hidden) for each row: hidden (R, H), targets (R,) int64 -> (R,) fp32, with gradient."""
+    return logprobs_and_entropy(hidden, targets, head, with_entropy=False)[0]
+
+
+def logprobs_and_entropy(
+    hidden: Tensor, targets: Tensor, head: Head, *, with_entropy: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """As selected_logprobs, and the entropy of each row's whole distribution, nats: (R,) fp32 each, with gradient.
+
+    The log-probabilities have the same bits with and without entropies, and with and without gradients.
+    """
     if head.plain_and_frozen:
         weight = cast(nn.Linear, head.module).weight
         scale = head.scale * head.sharpness
-        out: Tensor = _FrozenHeadLogprobs.apply(hidden.to(weight.dtype), weight, targets, scale)  # type: ignore[no-untyped-call]
-        return out
-    return torch.cat(_in_chunks(_head_logprobs, hidden, targets, head))
+        found = _FrozenHead.apply(hidden.to(weight.dtype), weight, targets, scale, with_entropy)  # type: ignore[no-untyped-call]
+        return cast("tuple[Tensor, Tensor | None]", found)
+    logprobs, entropies = zip(*_in_chunks(hidden, targets, head, with_entropy), strict=True)
+    return torch.cat(logprobs), torch.cat(entropies) if with_entropy else None
 
 
-def logprobs_and_entropy(hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-    """As selected_logprobs, and the entropy of each row's whole distribution, nats: (R,) fp32 each, with gradient."""
-    logprobs, entropies = zip(*_in_chunks(_head_logprobs_and_entropy, hidden, targets, head), strict=True)
-    return torch.cat(logprobs), torch.cat(entropies)
-
-
-def _head_logprobs_and_entropy(hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+def _of_chunk(hidden: Tensor, targets: Tensor, head: Head, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
     every = torch.log_softmax(adjusted(head.module(hidden), head), -1)
-    return every.gather(-1, targets[:, None])[:, 0], -(every.exp() * every).sum(-1)
+    chosen = every.gather(-1, targets[:, None])[:, 0]
+    return chosen, -torch.linalg.vecdot(every.exp(), every) if with_entropy else None
 
 
-def _in_chunks(compute: Callable[..., Any], hidden: Tensor, targets: Tensor, head: Head) -> list[Any]:
-    """`compute` chunk by chunk; its logits are thrown away and made again in the backward pass."""
+def _in_chunks(hidden: Tensor, targets: Tensor, head: Head, with_entropy: bool) -> list[tuple[Tensor, Tensor | None]]:
+    """Chunk by chunk; logits are thrown away and made again in the backward pass."""
     vocabulary = getattr(head.module, "out_features", 65_536)
     rows = rows_per_chunk(vocabulary, hidden.device.type)
     chunks = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     if not torch.is_grad_enabled():
-        return [compute(h, t, head) for h, t in chunks]
-    return [checkpoint(compute, h, t, head, use_reentrant=False) for h, t in chunks]
+        return [_of_chunk(h, t, head, with_entropy) for h, t in chunks]
+    return [checkpoint(_of_chunk, h, t, head, with_entropy, use_reentrant=False) for h, t in chunks]

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from prefine.models import logprobs
-from prefine.models.logprobs import Head, adjusted, logprobs_of_logits, rows_per_chunk, selected_logprobs
+from prefine.models.logprobs import (
+    Head,
+    adjusted,
+    logprobs_and_entropy,
+    logprobs_of_logits,
+    rows_per_chunk,
+    selected_logprobs,
+)
 
 ROWS, WIDTH, VOCABULARY = 37, 12, 50
 
@@ -40,6 +47,17 @@ def rows(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
 
 def whole(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """By the definition, over all logits at once, in float64."""
+    return every_logprob(hidden, head)[torch.arange(len(targets)), targets]
+
+
+def whole_entropy(hidden: Tensor, head: Head) -> Tensor:
+    """Of each row's distribution, by the definition, in float64."""
+    every = every_logprob(hidden, head)
+    return -(every.exp() * every).sum(-1)
+
+
+def every_logprob(hidden: Tensor, head: Head) -> Tensor:
+    """Of each row and token, in float64."""
     m = head.module
     assert isinstance(m, nn.Linear)
     logits = hidden.double() @ m.weight.double().T
@@ -48,7 +66,7 @@ def whole(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     logits = logits * head.scale
     if head.softcap is not None:
         logits = torch.tanh(logits / head.softcap) * head.softcap
-    return torch.log_softmax(logits, -1)[torch.arange(len(targets)), targets]
+    return torch.log_softmax(logits, -1)
 
 
 def results(values: Tensor, hidden: Tensor, head: Head, grad: Tensor) -> list[Tensor]:
@@ -101,6 +119,52 @@ def test_without_gradients_the_values_are_the_same(kind: str, chunk: int) -> Non
     assert torch.equal(quiet, selected_logprobs(hidden, targets, head).detach())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", HEADS)
+def test_log_probabilities_have_one_value(kind: str, dtype: torch.dtype, chunk: int) -> None:
+    """The same bits with and without entropies, with and without gradients: PPO measures one way and trains another."""
+    head = HEADS[kind]()
+    head.module.to(dtype)
+    hidden, targets, _ = rows(dtype)
+    with torch.no_grad():
+        both, entropy = logprobs_and_entropy(hidden, targets, head)
+        alone = selected_logprobs(hidden, targets, head)
+    trained, trained_entropy = logprobs_and_entropy(hidden, targets, head)
+    assert entropy is not None and trained_entropy is not None
+    for other in (alone, trained.detach(), selected_logprobs(hidden, targets, head).detach()):
+        assert torch.equal(both, other)
+    assert torch.equal(entropy, trained_entropy.detach())
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_entropy_is_that_of_the_whole_distribution(kind: str, chunk: int) -> None:
+    """Values and all gradients, alone and added to those of log-probabilities, as autograd gives them in float64."""
+    head = HEADS[kind]()
+    hidden, targets, grad = rows()
+    for share in (0.0, 2.0):
+        logprobs_, entropy = logprobs_and_entropy(hidden, targets, head)
+        assert entropy is not None
+        found = results(share * logprobs_ + entropy, hidden, head, grad)
+        right = results(share * whole(hidden, targets, head) + whole_entropy(hidden, head), hidden, head, grad)
+        for value, wanted in zip(found, right, strict=True):
+            assert (value - wanted).abs().max() <= 2e-5 * max(1.0, wanted.abs().max().item())
+
+
+def test_gradient_in_bf16_where_a_token_is_nearly_certain() -> None:
+    """At p = 0.999, 1 - p is what counts: it is taken in fp32, and rounded only then. Half of it was lost before."""
+    torch.manual_seed(0)
+    head = Head(nn.Linear(64, 512, bias=False).requires_grad_(False).to(torch.bfloat16))
+    weight = head.module.weight
+    assert isinstance(weight, Tensor)
+    target = torch.tensor([7])
+    hidden = (weight[7] * 10 / weight[7].float().norm() ** 2 * 1.3).detach()[None].requires_grad_()
+    with torch.no_grad():
+        assert 0.99 < float(torch.softmax((hidden @ weight.T).float(), -1)[0, 7]) < 0.9999
+    right = torch.autograd.grad(whole(hidden, target, head).sum(), hidden)[0].float()
+    ours = torch.autograd.grad(selected_logprobs(hidden, target, head).sum(), hidden)[0].float()
+    assert (ours - right).norm() <= 0.02 * right.norm()
+
+
 def test_by_hand() -> None:
     """Logits (0, ln 3) give probabilities 1/4 and 3/4; the gradient is W[target] minus the mean of W's rows."""
     head = Head(nn.Linear(1, 2, bias=False).requires_grad_(False))
@@ -120,7 +184,7 @@ def test_gradcheck() -> None:
     hidden = hidden[:3].detach().requires_grad_()
 
     def values(x: Tensor) -> Tensor:
-        return logprobs._FrozenHeadLogprobs.apply(x, weight, targets[:3], 1.5)
+        return logprobs._FrozenHead.apply(x, weight, targets[:3], 1.5, False)[0]
 
     # The sum of exponentials is taken in fp32.
     assert torch.autograd.gradcheck(values, hidden, eps=1e-2, atol=1e-3, rtol=1e-2)
