@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefine.data.batch import Segment
-from prefine.models.attention import runs
+from prefine.data.batch import Segment, runs
 
 LAYERS, HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD, VOCABULARY = 30, 576, 1536, 9, 3, 64, 49_152
 RANK = 16
@@ -33,7 +32,7 @@ def step_flops(segments: Sequence[Segment], supervised_tokens: int) -> float:
     adapters = sum(RANK * (i + o) for i, o in _LINEAR)
     dense = LAYERS * tokens * (2 * 2 * frozen + 3 * 2 * adapters)
     head = 2 * 2 * supervised_tokens * HIDDEN * VOCABULARY
-    seen = sum(_keys_seen(len(own), len(prompt)) for own, prompt in runs(segments))
+    seen = sum(_keys_seen(len(own), sum(map(len, context))) for own, context in runs(segments))
     attention = LAYERS * (2 + 4) * 2 * seen * HEADS * HEAD
     return float(dense + head + attention)
 

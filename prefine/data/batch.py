@@ -6,6 +6,12 @@ one. In the row each prompt stands once, its answers after it:
     tokens     p p p c c r r r | p p c c c r r
     positions  0 1 2 3 4 3 4 5 | 0 1 2 3 4 2 3
 
+Where all prompts of a row begin alike, with a system turn, say, that beginning stands once before all trees, and counts
+as a part of every prompt:
+
+    tokens     s s s | p p c c r | p c c r r
+    positions  0 1 2 | 3 4 5 6 5 | 3 4 5 4 5
+
 Attention (models/attention.py) lets an answer see its prompt and itself, nothing else, so this equals separate
 sequences to rounding.
 """
@@ -52,11 +58,15 @@ class TokenTree:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Where a tree lies in the row: `start`, then `prompt` tokens, then each of `answers` tokens."""
+    """Where a tree lies in the row: `start`, then `prompt` tokens, then each of `answers` tokens.
+
+    The row's first `shared` tokens belong to the prompt, too: they lie before it, once for all trees of the row.
+    """
 
     start: int
     prompt: int
     answers: tuple[int, ...]
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,28 +158,34 @@ class PackedBatch:
         return torch.bincount(self.sequence, minlength=self.sequences)
 
 
+# A shorter common beginning saves less than it costs to gather keys from two places.
+_LEAST_SHARED_TOKENS = 8
+
+
 def collate(trees: Sequence[TokenTree]) -> PackedBatch:
-    """Lay trees end to end.
+    """Lay trees end to end, after what all their prompts begin with.
 
     Example: prompt [5, 6] with answers [7, 8] and [9] becomes
         input_ids    [5 6 7 8 9]    position_ids [0 1 2 3 2]
         predict_from [1 2 1]        targets [7 8 9]        sequence [0 0 1]
     """
-    ids: list[int] = []
-    positions: list[int] = []
-    segments: list[Segment] = []
+    shared = _worth_sharing([tree.prompt for tree in trees])
+    ids = list(trees[0].prompt[:shared]) if shared else []
+    positions = list(range(shared))
+    segments = [Segment(0, shared, ())] if shared else []
     predict_from: list[int] = []
     targets: list[int] = []
     sequence: list[int] = []
     sequences = 0
     for tree in trees:
         start, prompt = len(ids), len(tree.prompt)
-        segments.append(Segment(start, prompt, tuple(map(len, tree.answers))))
-        ids += tree.prompt
-        positions += range(prompt)
+        segments.append(Segment(start, prompt - shared, tuple(map(len, tree.answers)), shared))
+        ids += tree.prompt[shared:]
+        positions += range(shared, prompt)
+        last = len(ids) - 1
         for answer, mask in zip(tree.answers, tree.supervised, strict=True):
             first = len(ids)
-            sources = [start + prompt - 1, *range(first, first + len(answer) - 1)]
+            sources = [last, *range(first, first + len(answer) - 1)]
             counted = range(len(answer)) if mask is None else [i for i, counts in enumerate(mask) if counts]
             predict_from += [sources[i] for i in counted]
             targets += [answer[i] for i in counted]
@@ -187,6 +203,36 @@ def collate(trees: Sequence[TokenTree]) -> PackedBatch:
         sequences=sequences,
         rows=tuple(tree.row for tree in trees),
     )
+
+
+def _worth_sharing(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens of all prompts are computed once; 0 where that saves nothing."""
+    shared = common_beginning(prompts) if len(prompts) > 1 else 0
+    return shared if shared >= _LEAST_SHARED_TOKENS else 0
+
+
+def common_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, leaving each at least one of its own."""
+    shortest = min(map(len, prompts)) - 1
+    # In lexical order, the first and the last differ earliest.
+    first, last = min(map(list, prompts)), max(map(list, prompts))
+    return next((place for place in range(shortest) if first[place] != last[place]), shortest)
+
+
+def runs(segments: Iterable[Segment]) -> Iterator[tuple[range, tuple[range, ...]]]:
+    """Yield (queries, context) as ranges over the row, one a causal run, in row order.
+
+    A run's keys are its context's, then its queries' own. The context is the common beginning and, but for a tree's
+    first run, its prompt: a prompt and its first answer are one run.
+    """
+    for segment in segments:
+        common = (range(segment.shared),) if segment.shared else ()
+        prompt = range(segment.start, segment.start + segment.prompt)
+        end = prompt.stop + (segment.answers[0] if segment.answers else 0)
+        yield range(segment.start, end), common
+        for length in segment.answers[1:]:
+            yield range(end, end + length), (*common, prompt)
+            end += length
 
 
 def microbatches(trees: Iterable[TokenTree], max_tokens: int) -> Iterator[list[TokenTree]]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from prefine.data.batch import PackedBatch, Segment, TokenTree, collate
+from prefine.data.batch import PackedBatch, Segment, TokenTree, collate, runs
 from prefine.models import attention
 from prefine.models.attention import CachedRow
 from prefine.models.logprobs import Head, logprobs_of_logits, selected_logprobs
@@ -210,13 +210,14 @@ def unpack(batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     flat = batch.input_ids[0]
     rows: list[Tensor] = []
     where = torch.zeros(batch.sequences, batch.tokens, dtype=torch.int64, device=flat.device)
+    places = torch.arange(batch.tokens, device=flat.device)
     for segment in batch.segments:
-        shared = segment.start + segment.prompt
-        begin = shared
+        begin = segment.start + segment.prompt
         for length in segment.answers:
-            where[len(rows), segment.start : shared] = torch.arange(segment.prompt, device=flat.device)
-            where[len(rows), begin : begin + length] = torch.arange(length, device=flat.device) + segment.prompt
-            rows.append(torch.cat((flat[segment.start : shared], flat[begin : begin + length])))
+            parts = (slice(segment.shared), slice(segment.start, segment.start + segment.prompt))
+            taken = torch.cat([places[part] for part in (*parts, slice(begin, begin + length))])
+            where[len(rows), taken] = places[: len(taken)]
+            rows.append(flat[taken])
             begin += length
     ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
@@ -295,14 +296,15 @@ def probe(model: PackedModel) -> str | None:
 
 
 def probe_batch(vocabulary: int, device: torch.device) -> PackedBatch:
-    """Two small pairs of random tokens."""
+    """Two small pairs of random tokens that begin alike."""
     generator = torch.Generator().manual_seed(0)
 
     def tokens(n: int) -> list[int]:
         return torch.randint(vocabulary // 8, vocabulary, (n,), generator=generator).tolist()
 
-    first = TokenTree(tokens(7), (tokens(4), tokens(3)), (None, None))
-    second = TokenTree(tokens(5), (tokens(2), tokens(6)), (None, None))
+    common = tokens(9)
+    first = TokenTree(common + tokens(7), (tokens(4), tokens(3)), (None, None))
+    second = TokenTree(common + tokens(5), (tokens(2), tokens(6)), (None, None))
     return collate([first, second]).to(device)
 
 
@@ -325,12 +327,13 @@ def _packed_with_leaks(model: PackedModel, batch: PackedBatch) -> tuple[Tensor, 
     finally:
         hook.remove()
     leaks = False
-    runs = list(attention.runs(batch.segments))
+    _common, *spans = runs(batch.segments)
     for sequence in (1, 2):  # one behind its sibling, one behind another tree; both before others
-        own, prompt = runs[sequence]
+        own, context = spans[sequence]
         answer = ours[model.owners(batch) == sequence].sum()
         (gradient,) = torch.autograd.grad(answer, embedded[0], retain_graph=True)
-        gradient[0, own.start : own.stop] = gradient[0, prompt.start : prompt.stop] = 0
+        for seen in (own, *context):
+            gradient[0, seen.start : seen.stop] = 0
         leaks |= bool(gradient.any())
     return ours.detach(), leaks
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prefine.data.batch import Segment, token_offsets
+from prefine.data.batch import Segment, common_beginning, token_offsets
 from prefine.models.attention import CachedRow
 from prefine.models.forward import PackedModel, evaluating
 from prefine.models.fused import Kept, packed_weights, unchanging_weights
@@ -294,7 +294,7 @@ class SlotWriter(Writer):
         writings = [writing for same in new.values() for writing in same]
         cache = self._room(max(map(len, new)) + 1, len(self._active) + len(writings))
         prompts = list(new)
-        common = _common_beginning(prompts)
+        common = common_beginning(prompts)
         rests = [prompt[common:] for prompt in prompts]
         ids = [*prompts[0][:common], *(token for rest in rests for token in rest)]
         positions = [*range(common), *(place for prompt in prompts for place in range(common, len(prompt)))]
@@ -347,12 +347,6 @@ def _control_ids(stops: Sequence[str], tokenizer: Any) -> frozenset[int]:
 
 def _whole_steps(tokens: int) -> int:
     return -(-tokens // _ROOM_STEP) * _ROOM_STEP
-
-
-def _common_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, leaving each at least one of its own."""
-    shortest = min(map(len, prompts)) - 1
-    return next((place for place in range(shortest) if len({prompt[place] for prompt in prompts}) > 1), shortest)
 
 
 def _rounded_up(rows: int) -> int:

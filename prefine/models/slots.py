@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefine.data.batch import Segment
-from prefine.models.attention import CachedRow, Rule, packed_kernel
+from prefine.models.attention import CachedRow, packed_kernel
+from prefine.models.blockwise import Rule
 
 
 class SlotCache:

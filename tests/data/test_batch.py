@@ -25,13 +25,16 @@ from prefine.data.batch import (
 ids = st.lists(st.integers(0, 99), min_size=1, max_size=6)
 
 
+beginnings = st.just([]) | st.just(list(range(50, 60)))
+
+
 @st.composite
 def trees(draw: Any) -> TokenTree:
     answers = tuple(draw(st.lists(ids, max_size=3)))
     masks = tuple(
         draw(st.none() | st.lists(st.booleans(), min_size=len(answer), max_size=len(answer))) for answer in answers
     )
-    return TokenTree(draw(ids), answers, masks, draw(st.integers(0, 1000)))
+    return TokenTree([*draw(beginnings), *draw(ids)], answers, masks, draw(st.integers(0, 1000)))
 
 
 def test_the_example_of_the_docstring() -> None:
@@ -62,6 +65,23 @@ def test_the_example_of_the_module() -> None:
     assert batch.sequence_lengths().tolist() == [2, 3, 1, 2]
 
 
+def test_a_common_beginning_stands_once() -> None:
+    """s ×8 | p c c | p p c r r: both prompts begin with the eight; each keeps at least its last token."""
+    common = list(range(1, 9))
+    first = TokenTree([*common, 20], ([21, 22],), (None,))
+    second = TokenTree([*common, 30, 31], ([32], [33, 34]), (None, None))
+    batch = collate([first, second])
+    assert batch.input_ids.tolist() == [[*common, 20, 21, 22, 30, 31, 32, 33, 34]]
+    assert batch.position_ids.tolist() == [[*range(8), 8, 9, 10, 8, 9, 10, 10, 11]]
+    assert batch.predict_from.tolist() == [8, 9, 12, 12, 14]
+    assert batch.segments == (Segment(0, 8, ()), Segment(8, 1, (2,), 8), Segment(11, 2, (1, 2), 8))
+    assert batch.last_tokens().tolist() == [10, 13, 15]
+    same = TokenTree([*common, 9], ([1],), (None,))
+    assert collate([same, same]).segments[0] == Segment(0, 8, ())
+    short = [TokenTree([*common[:7], token], ([1],), (None,)) for token in (20, 30)]  # of seven tokens: not worth it
+    assert collate(short).segments == (Segment(0, 8, (1,)), Segment(9, 8, (1,)))
+
+
 def test_answers_of_which_nothing_counts_keep_their_place() -> None:
     batch = collate([TokenTree([1], ([2], [3]), ([False], None))])
     assert batch.sequence.tolist() == [1]
@@ -80,14 +100,17 @@ def test_no_trees_and_prompts_without_answers() -> None:
 def test_unpacked_again_every_answer_is_what_it_was(packed: list[TokenTree]) -> None:
     batch = collate(packed)
     row = batch.input_ids[0].tolist()
-    assert len(row) == batch.tokens == batch.position_ids.shape[1] == sum(tree.tokens for tree in packed)
+    shared = max((segment.shared for segment in batch.segments), default=0)
+    saved = shared * (len(packed) - 1) if shared else 0
+    assert len(row) == batch.tokens == batch.position_ids.shape[1] == sum(tree.tokens for tree in packed) - saved
     assert len(batch.targets) == sum(tree.supervised_tokens for tree in packed)
     assert batch.rows == tuple(tree.row for tree in packed)
     sequence = 0
-    for tree, segment in zip(packed, batch.segments, strict=True):
+    assert batch.position_ids[0, :shared].tolist() == list(range(shared))
+    for tree, segment in zip(packed, batch.segments[1:] if shared else batch.segments, strict=True):
         start = segment.start + segment.prompt
-        assert row[segment.start : start] == list(tree.prompt)
-        assert batch.position_ids[0, segment.start : start].tolist() == list(range(len(tree.prompt)))
+        assert row[:shared] + row[segment.start : start] == list(tree.prompt)
+        assert batch.position_ids[0, segment.start : start].tolist() == list(range(shared, len(tree.prompt)))
         for answer, mask, length in zip(tree.answers, tree.supervised, segment.answers, strict=True):
             assert row[start : start + length] == list(answer)
             first = len(tree.prompt)

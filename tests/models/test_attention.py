@@ -9,13 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prefine.data.batch import Segment
-from prefine.models import attention
-from prefine.models.attention import Rule, choose_kernel, packed_attention, runs
+from prefine.data.batch import Segment, runs
+from prefine.models import attention, blockwise
+from prefine.models.attention import choose_kernel, packed_attention
+from prefine.models.blockwise import Block, Rule
 
 # A pair, a demonstration, a prompt alone, a pair: 9+8+7, 3+12, 4, 2+1+6 tokens.
 SEGMENTS = (Segment(0, 9, (8, 7)), Segment(24, 3, (12,)), Segment(39, 4, ()), Segment(43, 2, (1, 6)))
 TOKENS = 52
+# The same with what all prompts begin with, five tokens, once before them.
+SHARED = (
+    Segment(0, 5, ()),
+    Segment(5, 4, (8, 7), 5),
+    *(Segment(s.start, s.prompt, s.answers, 5) for s in SEGMENTS[1:]),
+)
+LAYOUTS = {"trees": SEGMENTS, "common beginning": SHARED}
 PLAIN = Rule(0.3, None, None, 0.0)
 WINDOW = Rule(0.3, 5, None, 0.0)
 CAPPED = Rule(0.3, None, 1.5, 0.0)
@@ -23,26 +31,28 @@ WINDOW_CAPPED = Rule(0.3, 3, 0.7, 0.0)
 RULES = {"plain": PLAIN, "window": WINDOW, "softcap": CAPPED, "window and softcap": WINDOW_CAPPED}
 
 
-def sees(query: int, key: int, window: int | None = None) -> bool:
-    """Whether a token of SEGMENTS' row sees another: by the definition, one token at a time."""
+def sees(segments: tuple[Segment, ...], query: int, key: int, window: int | None = None) -> bool:
+    """Whether a token of a row sees another: by the definition, one token at a time."""
     places = []
-    for number, segment in enumerate(SEGMENTS):
-        places += [(number, 0, position) for position in range(segment.prompt)]
+    for number, segment in enumerate(segments):
+        end = segment.shared + segment.prompt
+        places += [(number, 0, position) for position in range(segment.shared, end)]
         for which, length in enumerate(segment.answers, start=1):
-            places += [(number, which, segment.prompt + position) for position in range(length)]
+            places += [(number, which, end + position) for position in range(length)]
     (tree, answer, position), (key_tree, key_answer, key_position) = places[query], places[key]
     distance = position - key_position
     near = distance >= 0 and (window is None or distance < window)
-    return tree == key_tree and key_answer in (0, answer) and near
+    common = key < segments[-1].shared
+    return (common or tree == key_tree) and key_answer in (0, answer) and near
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, rule: Rule, segments: tuple[Segment, ...] = SEGMENTS) -> Tensor:
     """Attention over the whole row with one mask: q (H, T, D), k and v (K, T, D)."""
     groups = q.shape[0] // k.shape[0]
     scores = q @ k.repeat_interleave(groups, 0).transpose(1, 2) * rule.scale
     if rule.softcap is not None:
         scores = torch.tanh(scores / rule.softcap) * rule.softcap
-    allowed = torch.tensor([[sees(i, j, rule.window) for j in range(TOKENS)] for i in range(TOKENS)])
+    allowed = torch.tensor([[sees(segments, i, j, rule.window) for j in range(TOKENS)] for i in range(TOKENS)])
     allowed = allowed.to(scores.device)
     return torch.softmax(scores.masked_fill(~allowed, -torch.inf), -1) @ v.repeat_interleave(groups, 0)
 
@@ -61,72 +71,101 @@ def output_and_gradients(kernel: Callable[..., Tensor], *arguments: Any, dtype: 
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
 
-def assert_dense(kernel: Callable[..., Tensor], rule: Rule, dtype: torch.dtype, tolerance: float) -> None:
-    ours = output_and_gradients(kernel, SEGMENTS, rule, dtype=dtype)
-    theirs = output_and_gradients(dense, rule, dtype=torch.float64)
+def assert_dense(
+    kernel: Callable[..., Tensor],
+    rule: Rule,
+    dtype: torch.dtype,
+    tolerance: float,
+    segments: tuple[Segment, ...] = SEGMENTS,
+) -> None:
+    ours = output_and_gradients(kernel, segments, rule, dtype=dtype)
+    theirs = output_and_gradients(dense, rule, segments, dtype=torch.float64)
     for name, mine, right in zip(("out", "q", "k", "v"), ours, theirs, strict=True):
         assert mine.dtype == dtype
         assert (mine - right).abs().max() <= tolerance * right.abs().max(), name
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("block_rows", [3, 512])
 @pytest.mark.parametrize("keep_probabilities", [True, False])
 @pytest.mark.parametrize("rule", RULES)
 def test_blockwise_is_dense_attention(
-    rule: str, keep_probabilities: bool, block_rows: int, monkeypatch: pytest.MonkeyPatch
+    rule: str, keep_probabilities: bool, block_rows: int, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Segments longer than a block, and probabilities made again in the backward pass, change nothing."""
-    monkeypatch.setattr(attention, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(blockwise, "_BLOCK_ROWS", block_rows)
     if not keep_probabilities:
-        monkeypatch.setattr(attention, "_KEEP_PROBABILITIES_UP_TO", 0)
+        monkeypatch.setattr(blockwise, "_KEEP_PROBABILITIES_UP_TO", 0)
     # The capped kernel takes its softmax in fp32 whatever its inputs are.
-    assert_dense(attention._blockwise, RULES[rule], torch.float64, 1e-12 if "softcap" not in rule else 1e-5)
-    assert_dense(attention._blockwise, RULES[rule], torch.float32, 1e-5)
-    assert_dense(attention._blockwise, RULES[rule], torch.bfloat16, 0.05)
+    exact = 1e-12 if "softcap" not in rule else 1e-5
+    for dtype, tolerance in ((torch.float64, exact), (torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+        assert_dense(blockwise.blockwise, RULES[rule], dtype, tolerance, LAYOUTS[layout])
 
 
 def test_probabilities_are_kept_up_to_the_limit_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit the backward pass computes them again, so memory grows with tokens, not their square."""
     made: list[int] = []
-    real = attention._probabilities
+    real = blockwise._probabilities
 
     def counted(*arguments: Any) -> Tensor:
         made.append(1)
         return real(*arguments)
 
-    monkeypatch.setattr(attention, "_probabilities", counted)
+    monkeypatch.setattr(blockwise, "_probabilities", counted)
     q, k, v, _ = inputs()
-    bias = attention._causal_bias(4, 4, None, q.dtype, q.device)
-    arguments = (q.view(2, 3, TOKENS, 8)[:, :, :4].requires_grad_(), k[:, :4], v[:, :4], bias, 1.0)
+    blocks = (Block(range(4), (range(4),)),)
+    arguments = (q.view(2, 3, TOKENS, 8)[:, :, :4].requires_grad_(), k[:, :4], v[:, :4], blocks, PLAIN)
     for limit, passes in ((2 * 3 * 4 * 4, 1), (2 * 3 * 4 * 4 - 1, 2)):
         made.clear()
-        monkeypatch.setattr(attention, "_KEEP_PROBABILITIES_UP_TO", limit)
-        attention._CausalBlock.apply(*arguments).sum().backward()
+        monkeypatch.setattr(blockwise, "_KEEP_PROBABILITIES_UP_TO", limit)
+        blockwise._CausalBlocks.apply(*arguments).sum().backward()
         assert len(made) == passes
 
 
-def test_causal_block_gradcheck() -> None:
-    """The block's backward pass is the derivative of its forward pass: finite differences in float64."""
+def test_causal_blocks_gradcheck() -> None:
+    """The backward pass is the derivative of the forward pass, keys in two places: finite differences in float64."""
     q, k, v, _ = inputs()
-    leaves = [q.view(2, 3, TOKENS, 8)[:, :, :3], k[:, :5], v[:, :5]]
-    bias = attention._causal_bias(3, 5, 2, q.dtype, q.device)
+    blocks = (Block(range(3), (range(3),)), Block(range(3, 6), (range(1), range(3, 6))))
+    leaves = [q.view(2, 3, TOKENS, 8)[:, :, :6], k[:, :6], v[:, :6]]
     leaves = [x.contiguous().requires_grad_() for x in leaves]
-    assert torch.autograd.gradcheck(lambda *x: attention._CausalBlock.apply(*x, bias, 0.7), leaves)
+    rule = Rule(0.7, 3, None, 0.0)
+    assert torch.autograd.gradcheck(lambda *x: blockwise._CausalBlocks.apply(*x, blocks, rule), leaves)
+
+
+def test_blocks_by_hand() -> None:
+    """Blocks of two queries; keys that lie side by side are one range; a window leaves out the keys before it."""
+    shared = (Segment(0, 2, ()), Segment(2, 1, (2, 1), 2))
+    first = [Block(range(2), (range(2),)), Block(range(2, 4), (range(4),)), Block(range(4, 5), (range(5),))]
+    assert blockwise._blocks(shared, None, 2) == (*first, Block(range(5, 6), (range(3), range(5, 6))))
+    assert blockwise._blocks(shared, 2, 2)[2:] == (
+        Block(range(4, 5), (range(3, 5),)),
+        Block(range(5, 6), (range(2, 3), range(5, 6))),
+    )
 
 
 def test_causal_bias_by_hand() -> None:
     """Two queries at positions 2 and 3 of four keys; with a window of 2 each sees itself and one before."""
     no = -torch.inf
     cpu = torch.device("cpu")
-    assert attention._causal_bias(2, 4, None, torch.float32, cpu).tolist() == [[0, 0, 0, no], [0, 0, 0, 0]]
-    assert attention._causal_bias(2, 4, 2, torch.float32, cpu).tolist() == [[no, 0, 0, no], [no, no, 0, 0]]
+    assert blockwise._causal_bias(2, 4, None, torch.float32, cpu).tolist() == [[0, 0, 0, no], [0, 0, 0, 0]]
+    assert blockwise._causal_bias(2, 4, 2, torch.float32, cpu).tolist() == [[no, 0, 0, no], [no, no, 0, 0]]
 
 
 def test_runs_by_hand() -> None:
     """A prompt and its first answer are one run; each further answer is one with the prompt's keys before its own."""
     segments = (Segment(0, 3, (2, 3)), Segment(8, 2, ()), Segment(10, 1, (1,)))
-    expected = [(range(0, 5), range(0)), (range(5, 8), range(3)), (range(8, 10), range(0)), (range(10, 12), range(0))]
-    assert list(runs(segments)) == expected
+    assert list(runs(segments)) == [
+        (range(0, 5), ()),
+        (range(5, 8), (range(3),)),
+        (range(8, 10), ()),
+        (range(10, 12), ()),
+    ]
+    segments = (Segment(0, 2, ()), Segment(2, 3, (2, 3), 2))
+    assert list(runs(segments)) == [
+        (range(2), ()),
+        (range(2, 7), (range(2),)),
+        (range(7, 10), (range(2), range(2, 5))),
+    ]
 
 
 def test_varlen_plan_by_hand() -> None:
@@ -141,26 +180,29 @@ def test_varlen_plan_by_hand() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("rule", RULES)
-def test_flex_is_dense_attention(rule: str) -> None:
+def test_flex_is_dense_attention(rule: str, layout: str) -> None:
     """FlexAttention with our block mask, uncompiled on the CPU, where it has no gradients."""
     q, k, v, _ = inputs(torch.float32)
-    right = dense(q, k, v, RULES[rule])
-    out = attention._flex(q, k, v, SEGMENTS, RULES[rule])
+    right = dense(q, k, v, RULES[rule], LAYOUTS[layout])
+    out = attention._flex(q, k, v, LAYOUTS[layout], RULES[rule])
     assert (out - right).abs().max() <= 1e-5 * right.abs().max()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("kernel", attention.KERNELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("rule", RULES)
-def test_kernels_on_a_gpu_are_dense_attention(rule: str, kernel: str) -> None:
+def test_kernels_on_a_gpu_are_dense_attention(rule: str, layout: str, kernel: str) -> None:
     """The compiled kernels themselves, gradients included."""
     if kernel == "flash" and not attention.flash_attention_installed():
         pytest.skip("needs flash-attn")
     dtype, tolerance = (torch.bfloat16, 0.05) if kernel == "flash" else (torch.float32, 1e-2)
     q, k, v, grad = (x.repeat(1, 1, 4).to("cuda", dtype) for x in inputs())  # kernels want wider heads
     results = []
-    for attend in (lambda *x: attention.KERNELS[kernel](*x, SEGMENTS, RULES[rule]), lambda *x: dense(*x, RULES[rule])):
+    ours, right = attention.KERNELS[kernel], LAYOUTS[layout]
+    for attend in (lambda *x: ours(*x, right, RULES[rule]), lambda *x: dense(*x, RULES[rule], right)):
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         out = attend(*leaves)
         results.append([out.detach(), *torch.autograd.grad(out, leaves, grad)])
@@ -168,10 +210,11 @@ def test_kernels_on_a_gpu_are_dense_attention(rule: str, kernel: str) -> None:
         assert (mine - right).abs().max() <= tolerance * right.abs().max()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("rule", RULES)
-def test_flash_is_dense_attention(rule: str, fake_flash: None) -> None:
+def test_flash_is_dense_attention(rule: str, layout: str, fake_flash: None) -> None:
     """What FlashAttention's kernel is given amounts to the same attention: offsets, repeated prompts, window, cap."""
-    assert_dense(attention._flash, RULES[rule], torch.float64, 1e-12)
+    assert_dense(attention._flash, RULES[rule], torch.float64, 1e-12, LAYOUTS[layout])
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prefine.data.batch import TokenTree, collate
-from prefine.models import attention
+from prefine.data.batch import Segment, TokenTree, collate
+from prefine.models import attention, blockwise
 from prefine.models.attention import Traffic
 from prefine.models.forward import PackedModel, probe, settle_path, standard_attention, take_padded_path, unpack
 from tests.models import tiny
-from tests.models.tiny import BATCH, alone, assert_same_gradients, gradients, tree
+from tests.models.tiny import BATCH, BATCH_THAT_BEGINS_ALIKE, alone, assert_same_gradients, gradients, tree
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -29,6 +29,17 @@ def test_packed_is_alone(architecture: str) -> None:
     model = tiny.packed(architecture)
     ours, theirs = model(BATCH), alone(model)
     assert theirs.std() > 0.1  # the random weights do make a difference
+    assert (ours - theirs).abs().max() <= 1e-5
+    assert_same_gradients(gradients(model, ours), gradients(model, theirs))
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_common_beginning_is_computed_once(architecture: str) -> None:
+    """Trees whose prompts begin alike share that part of the row; log-probabilities and gradients are those alone."""
+    batch = BATCH_THAT_BEGINS_ALIKE
+    assert batch.tokens == 10 + (9 + 8 + 7) + (3 + 12) + (1 + 2 + 9)
+    model = tiny.packed(architecture)
+    ours, theirs = model(batch), alone(model, batch)
     assert (ours - theirs).abs().max() <= 1e-5
     assert_same_gradients(gradients(model, ours), gradients(model, theirs))
 
@@ -48,8 +59,8 @@ def test_blocks_and_recomputation_change_nothing(architecture: str, monkeypatch:
     """Sequences longer than a block of queries, and probabilities not kept for the backward pass."""
     model = tiny.packed(architecture)
     expected, right = alone(model), gradients(model, alone(model))
-    monkeypatch.setattr(attention, "_BLOCK_ROWS", 4)
-    monkeypatch.setattr(attention, "_KEEP_PROBABILITIES_UP_TO", 0)
+    monkeypatch.setattr(blockwise, "_BLOCK_ROWS", 4)
+    monkeypatch.setattr(blockwise, "_KEEP_PROBABILITIES_UP_TO", 0)
     ours = model(BATCH)
     assert (ours - expected).abs().max() <= 1e-5
     assert_same_gradients(gradients(model, ours), right)
@@ -109,6 +120,19 @@ def test_unpack_by_hand() -> None:
     assert ids.tolist() == [[5, 6, 7, 8], [5, 6, 9, 0]]
     assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert (row.tolist(), column.tolist()) == ([0, 0, 1], [1, 2, 1])
+
+
+def test_unpacked_rows_have_the_common_beginning_each() -> None:
+    """Prompts 1 to 8 and 9, then 10 and 11: the eight stand once in the row, and in each padded row."""
+    common = list(range(1, 9))
+    trees = [TokenTree([*common, 9], ([20],), (None,)), TokenTree([*common, 10, 11], ([21], [22, 23]), (None, None))]
+    batch = collate(trees)
+    assert batch.input_ids.tolist() == [[*common, 9, 20, 10, 11, 21, 22, 23]]
+    ids, mask, row, column = unpack(batch)
+    rows = [[*common, 9, 20, 0, 0], [*common, 10, 11, 21, 0], [*common, 10, 11, 22, 23]]
+    assert ids.tolist() == rows
+    assert mask.sum(1).tolist() == [10, 11, 12]
+    assert list(zip(row.tolist(), column.tolist(), strict=True)) == [(0, 8), (1, 9), (2, 9), (2, 10)]
 
 
 @pytest.mark.parametrize("architecture", tiny.UNPACKABLE)
@@ -182,13 +206,13 @@ def leaks_a_little(out: Tensor) -> Tensor:
 
 def ignores_segments(*args: Any, segments: Any, **kwargs: Any) -> Any:
     """One causal sequence from end to end."""
-    whole = attention.Segment(0, sum(s.prompt + sum(s.answers) for s in segments), ())
+    whole = Segment(0, sum(s.prompt + sum(s.answers) for s in segments), ())
     return attention.packed_attention(*args, segments=(whole,), **kwargs)
 
 
 def one_tree_is_one_sequence(*args: Any, segments: Any, **kwargs: Any) -> Any:
     """Trees apart, but the rejected answer sees the chosen one."""
-    merged = [attention.Segment(s.start, s.prompt + sum(s.answers), ()) for s in segments]
+    merged = [Segment(s.start, s.prompt + sum(s.answers), (), s.shared) for s in segments]
     return attention.packed_attention(*args, segments=merged, **kwargs)
 
 

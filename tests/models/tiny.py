@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,11 @@ def tree(prompt: int, *answers: int, vocabulary: int = VOCABULARY) -> TokenTree:
 
 # Pairs and a demonstration; all sequences are longer than WINDOW.
 BATCH = collate([tree(9, 8, 7), tree(3, 12), tree(11, 2, 9)])
+# As many targets of trees that begin alike: ten tokens, longer than a window, stand once in the row.
+_BEGINNING = list(tree(10, 1).prompt)
+BATCH_THAT_BEGINS_ALIKE = collate(
+    [replace(each, prompt=[*_BEGINNING, *each.prompt]) for each in (tree(9, 8, 7), tree(3, 12), tree(1, 2, 9))]
+)
 # Weights for a loss in which every target counts differently, so that equal gradients mean equal everywhere.
 LOSS_WEIGHTS = torch.linspace(-1.0, 2.0, len(BATCH.targets))
 
