@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -37,17 +37,21 @@ class ChatTemplate:
 
     Args:
         tokenizer: a transformers tokenizer with a chat template and an end-of-sequence token.
+        declared_ends: ids that the model's files declare to end an answer (models/stops.py). Those of plain text do
+            not count: an answer may hold them.
 
     Attributes:
         control_ids: ids of all control tokens.
-        stop_ids: ids that end an assistant's turn.
+        turn_end: the id that ends an assistant's turn in this template.
+        turn_ends: it and the tokenizer's end-of-sequence token.
+        stop_ids: ids at which an answer ends, wherever one is written: turn_ends and the declared ones.
 
     Raises:
         TemplateError: the tokenizer has no chat template, no end-of-sequence token, or a template that prefine cannot
             split into prompt and answer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, declared_ends: Collection[int] = ()) -> None:
         if tokenizer.chat_template is None:
             raise TemplateError(
                 f"model.chat_template: the tokenizer of {tokenizer.name_or_path!r} has no chat template", _REMEDY
@@ -66,10 +70,16 @@ class ChatTemplate:
         self._closing = self._closing_of_a_turn()
         self._loses_system = self._leaves_out_the_system_turn()
         self._any_control = any_of(self._encoder.control, STAND_IN)
+        declared = self.control_ids & set(declared_ends)
         # An assistant's <think> or tool tags are its own words; what opens or ends a turn never is.
-        self._not_for_assistants = any_of(self._encoder.special | self._role_markers(), STAND_IN)
+        self._not_for_assistants = any_of(
+            self._encoder.special | self._role_markers() | set(tokenizer.convert_ids_to_tokens(sorted(declared))),
+            STAND_IN,
+        )
         ask = (Message(role="user", content="x"),)
-        self.stop_ids = frozenset({tokenizer.eos_token_id, self.answer_ids(ask, "x")[-1]})
+        self.turn_end = self.answer_ids(ask, "x")[-1]
+        self.turn_ends = frozenset({tokenizer.eos_token_id, self.turn_end})
+        self.stop_ids = self.turn_ends | declared
 
     @property
     def fingerprint(self) -> str:

@@ -46,9 +46,9 @@ def pad_apart(model: Any, template: ChatTemplate) -> None:
     says so of more, which is better than a wrong score.
     """
     tokenizer = template.tokenizer
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in template.stop_ids:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in template.turn_ends:
         special = sorted(set(tokenizer.all_special_ids) | template.control_ids)
-        free = [token for token in special if token not in template.stop_ids]
+        free = [token for token in special if token not in template.turn_ends]
         preferred = [tokenizer.unk_token_id] if tokenizer.unk_token_id in free else free
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(preferred[0]) if preferred else None
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

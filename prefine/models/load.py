@@ -28,6 +28,7 @@ from prefine.models.heads import SCORE, SCORE_WEIGHT, begin_scores, pad_apart
 from prefine.models.identity import Identity, identity_of
 from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, base_hash, in_a_line, locate_model, weight_files
 from prefine.models.noise import known_noise_off
+from prefine.models.stops import save_ends, stop_at, template_of
 from prefine.recipe import LoraSection, ModelSection
 
 log = logging.getLogger("prefine")
@@ -120,7 +121,7 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
                 f"model.chat_template: {section.chat_template!r} could not be read ({in_a_line(error)})",
                 "Write 'plain', the path of a Jinja file, or null for the tokenizer's own.",
             ) from error
-    return ChatTemplate(tokenizer)
+    return template_of(tokenizer, location, section.revision)
 
 
 def load_model(
@@ -165,6 +166,7 @@ def load_model(
         model = put_adapter(base, location, lora, trainable, scores=heads is not None)
     if heads is not None and trainable:
         pad_apart(model, template)
+    stop_at(base, template)
     if not trainable:
         model.requires_grad_(False)
     if section.gradient_checkpointing and trainable:
@@ -374,6 +376,7 @@ def save_model(loaded: LoadedModel, folder: Path, beside: Mapping[str, JSON] | N
                 "base_config_sha256": loaded.identity.config,
             }
             (temporary / ORIGIN).write_bytes(json_bytes(origin, indent=2))
+            save_ends(loaded.packed.causal, temporary)
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:
