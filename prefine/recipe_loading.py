@@ -23,8 +23,12 @@ from prefine.recipe_problems import describe, joined
 
 R = TypeVar("R", bound=BaseModel)
 
-# A recipe is a page of text; whoever names a data file or a device instead should be told so, not wait.
-_MAX_RECIPE_BYTES = 1 << 20
+# A recipe is a page of text; whoever names a data file or a device instead should be told so, not wait. PyYAML needs
+# about a kilobyte for each value, so these bound its memory as well.
+_MAX_RECIPE_BYTES = 256 * 1024
+# With every alias written out: 256 bytes of aliases of aliases can stand for a billion values.
+_MAX_EXPANDED_VALUES = 100_000
+_MAX_EXPANDED_CHARACTERS = 4 * _MAX_RECIPE_BYTES
 
 
 class RecipeSection(BaseModel):
@@ -66,9 +70,8 @@ def load_recipe(path: Path | None, overrides: Sequence[str], model: type[R]) -> 
         set_by = {keys: f"--set {override}" for (keys, _), override in zip(parsed, overrides, strict=True)}
         raise joined(describe(error, model, source, set_by)) from error
     except (TypeError, ValueError, RecursionError) as error:
-        reason = "an anchor that holds itself" if "Circular" in str(error) else str(error)
         raise RecipeError(
-            f"{source}: a value is neither text, number, list nor mapping ({reason})", "Write it as plain YAML."
+            f"{source}: a value is neither text, number, list nor mapping ({error})", "Write it as plain YAML."
         ) from error
 
 
@@ -137,7 +140,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a text file in UTF-8", "Name a YAML file.") from None
     if len(content) > _MAX_RECIPE_BYTES:
-        raise RecipeError(f"{path} is larger than 1 MiB, too large for a recipe", "Name a YAML file.")
+        raise RecipeError(
+            f"{path} is larger than {_MAX_RECIPE_BYTES // 1024} KiB, too large for a recipe", "Name a YAML file."
+        )
     value = _parse(text, str(path), "Correct the file.")
     if value is None:
         return {}
@@ -155,6 +160,13 @@ def _parse(text: str, source: str, remedy: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
+        values, characters = _expanded_size(node, {}, source, remedy)
+        if values > _MAX_EXPANDED_VALUES or characters > _MAX_EXPANDED_CHARACTERS:
+            raise RecipeError(
+                f"{source}: its aliases (*name) stand for more than {_MAX_EXPANDED_VALUES} values or "
+                f"{_MAX_EXPANDED_CHARACTERS // 1024} KiB of text",
+                "Write the values out.",
+            )
         for key in _repeated_keys(node, set()):
             line = key.start_mark.line + 1
             raise RecipeError(f"{source}, line {line}: {key.value} is given twice", "Remove one of the two.")
@@ -174,6 +186,33 @@ def _parse(text: str, source: str, remedy: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _expanded_size(
+    node: yaml.Node, known: dict[int, tuple[int, int] | None], source: str, remedy: str
+) -> tuple[int, int]:
+    """Values and characters below `node` once every alias is written out; each node is counted once.
+
+    Args:
+        known: the sizes of nodes by identity; None while a node's own parts are counted.
+
+    Raises:
+        RecipeError: an anchor that holds itself.
+    """
+    if id(node) not in known:
+        known[id(node)] = None
+        values, characters = 1, len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        parts = () if isinstance(node, yaml.ScalarNode) else node.value
+        for part in parts:
+            for each in part if isinstance(part, tuple) else (part,):
+                more = _expanded_size(each, known, source, remedy)
+                values, characters = values + more[0], characters + more[1]
+        known[id(node)] = values, characters
+    size = known[id(node)]
+    if size is None:
+        line = node.start_mark.line + 1
+        raise RecipeError(f"{source}, line {line}: an anchor (&name) that holds itself", remedy)
+    return size
 
 
 def _repeated_keys(node: yaml.Node, seen: set[int]) -> Iterator[yaml.ScalarNode]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -144,7 +145,7 @@ def test_an_override_leaves_an_alias_of_its_section_alone(tmp_path: Path) -> Non
         ("data: {columns: a}", 'dpo.yaml: data.columns is "a", but must be a valid array. Write a list'),
         ('note: "\\ud800"', "dpo.yaml: a value has half a surrogate pair"),
         ("note: !!binary aGk=", "dpo.yaml: a value is neither text, number, list nor mapping"),
-        ("data: &d {x: *d}", "dpo.yaml: a value is neither text, number, list nor mapping (an anchor that holds itse"),
+        ("data: &d {x: *d}", "dpo.yaml, line 1: an anchor (&name) that holds itse"),
     ],
 )  # fmt: skip
 def test_a_field_that_is_not_valid_names_itself_its_value_the_rule_and_the_remedy(
@@ -185,11 +186,37 @@ def test_several_problems_are_told_at_once_each_with_its_source(tmp_path: Path) 
         ("a: 1\nb: \x00", "dpo.yaml, line 2: a control character"),
         ("a: " + "[" * 5000, "dpo.yaml: invalid YAML: nested too deep"),
         (b"\xff\xfe\x00", "dpo.yaml is not a text file in UTF-8"),
-        (b"#" * ((1 << 20) + 1), "dpo.yaml is larger than 1 MiB"),
+        (b"#" * (256 * 1024 + 1), "dpo.yaml is larger than 256 KiB"),
+        ("a: &x [*x]", "dpo.yaml, line 1: an anchor (&name) that holds itself"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     assert refusal(tmp_path, text).startswith(message)
+
+
+def aliases(first: str, levels: int) -> str:
+    """Each level holds the one before nine times."""
+    lines = [f"a0: &a0 {first}"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [aliases("x", 10), aliases("{k: v}", 10), aliases("x" * 100_000, 4), aliases("{k: v}", 9) + "\nz: {<<: *a8}"],
+)
+def test_aliases_that_would_fill_memory_are_refused_before_they_are_written_out(tmp_path: Path, text: str) -> None:
+    tracemalloc.start()
+    try:
+        assert ": its aliases (*name) stand for more than 100000 values or 1024 KiB of text." in refusal(tmp_path, text)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_few_aliases_are_written_out(tmp_path: Path) -> None:
+    recipe = load(tmp_path, "model: {name: &n a}\ndata: {train: *n}\n")
+    assert recipe.data.train == Path("a")
 
 
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:

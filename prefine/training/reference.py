@@ -2,6 +2,10 @@
 
 For a fresh adapter that is the base model; for an adapter that goes on being trained, that adapter's own beginning.
 Nothing of it has to stay in memory, and later epochs and later runs read it from the cache.
+
+A few rows are computed at every start, and the bits of their log-probabilities are part of the entry's name. So
+whatever changes a number (weights, config, number types, threads, kernels, releases) leads to another entry, whether
+this module knows of it or not.
 """
 
 from __future__ import annotations
@@ -9,24 +13,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefine.atomic import atomic_write, sha256_of_file, storage_errors
-from prefine.cache import cache_directory
-from prefine.data.batch import collate, microbatches
+from prefine.atomic import sha256_of_file
+from prefine.cache import cache_directory, cache_entry, whole
+from prefine.data.batch import TokenTree, collate, microbatches
 from prefine.data.store import TokenStore
-from prefine.models.attention import flash_attention_installed
-from prefine.models.forward import FORWARD_VERSION
+from prefine.models.forward import FORWARD_VERSION, evaluating
 from prefine.models.load import LoadedModel
 from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prefine.objectives.masked import per_sequence
 from prefine.training.display import Display
+
+_KIND = "reference"
+_FILE = "logprobs.safetensors"
+_PROBED_ROWS = 4
 
 
 def reference_logprobs(
@@ -41,62 +48,69 @@ def reference_logprobs(
         store: pairs.
         digest: hash of the store's token ids.
         max_tokens: tokens a microbatch.
+
+    Raises:
+        CheckpointError: the cache cannot be written.
     """
-    path = cache_directory() / "reference" / f"{cache_key(loaded, digest, max_tokens)}.safetensors"
-    with contextlib.suppress(OSError, SafetensorError, KeyError):  # not there, or damaged: it can be made again
-        return load_file(path)["logprobs"], True
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    logprobs = _compute(loaded, store, max_tokens, display)
-    with atomic_write(path) as temporary:
-        save_file({"logprobs": logprobs}, temporary)
-    return logprobs, False
+    if not len(store):
+        return torch.zeros(0), False
+
+    def make(folder: Path) -> None:
+        with display.progress(len(store), 0, "reference"):
+            sums = []
+            for done, part in _sums(loaded, store, max_tokens):
+                sums.append(part)
+                display.advance(done)
+        save_file({"logprobs": torch.cat(sums)}, folder / _FILE)
+
+    name = cache_key(loaded, store, digest, max_tokens)
+    path = cache_directory() / _KIND / name
+    if path.exists() and not whole(path):
+        display.say("reference log-probabilities in the cache are damaged or were changed: they are computed again")
+    path, cached = cache_entry(_KIND, name, make)
+    return load_file(path / _FILE)["logprobs"], cached
 
 
-def cache_key(loaded: LoadedModel, digest: str, max_tokens: int) -> str:
-    """Hash of everything the numbers depend on, down to what moves their last bits.
+def cache_key(loaded: LoadedModel, store: Sequence[TokenTree], digest: str, max_tokens: int) -> str:
+    """Hash of the rows, the model's files and config, and the log-probabilities of a few rows down to the last bit.
 
     Another rounding would be no error, but DPO's first loss could no longer be checked to three digits.
     """
     location, packed = loaded.location, loaded.packed
     adapter = [] if location.adapter is None else [location.adapter / n for n in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
-    config, cuda = packed.causal.config, packed.device.type == "cuda"
+    config = packed.causal.config.to_dict()
     decides: list[Any] = [
         FORWARD_VERSION,
         digest,
-        loaded.base_sha256 or [location.base, getattr(config, "_commit_hash", None)],
-        [sha256_of_file(file) for file in adapter],
-        str(packed.compute_dtype),
-        str(getattr(config, "quantization_config", None)),
-        # how sequences share a matrix product, and what computes it
-        max_tokens,
+        max_tokens,  # how sequences share a matrix product
         packed.packed,
-        config._attn_implementation,
-        flash_attention_installed(),
-        torch.cuda.get_device_name(packed.device) if cuda else [packed.device.type, torch.get_num_threads()],
-        torch.backends.cpu.get_cpu_capability(),
-        torch.__version__,
-        transformers.__version__,
+        loaded.base_sha256 or location.base,
+        {name: config[name] for name in sorted(config) if not name.startswith("_") and name != "transformers_version"},
+        [sha256_of_file(file) for file in adapter],
+        _bits_of_some_rows(loaded, store, max_tokens),
     ]
-    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:40]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:40]
+
+
+def _bits_of_some_rows(loaded: LoadedModel, store: Sequence[TokenTree], max_tokens: int) -> str:
+    """The log-probabilities of _PROBED_ROWS rows, spread evenly from the first to the last, as hexadecimal bytes."""
+    last = len(store) - 1
+    places = sorted({last * part // (_PROBED_ROWS - 1) for part in range(_PROBED_ROWS)})
+    sums = torch.cat([part for _, part in _sums(loaded, [store[place] for place in places], max_tokens)])
+    return sums.contiguous().view(torch.uint8).numpy().tobytes().hex()
 
 
 @torch.no_grad()
-def _compute(loaded: LoadedModel, store: TokenStore, max_tokens: int, display: Display) -> Tensor:
+def _sums(loaded: LoadedModel, trees: Sequence[TokenTree], max_tokens: int) -> Iterator[tuple[int, Tensor]]:
+    """By microbatch: trees done so far, and the summed log-probability of each answer under the reference."""
     model = loaded.packed
-    training = model.training
-    model.eval()
     fresh = loaded.location.adapter is None and hasattr(model.model, "disable_adapter")
     off: contextlib.AbstractContextManager[Any] = (
         model.model.disable_adapter() if fresh else contextlib.nullcontext()  # type: ignore[operator]
     )
-    sums: list[Tensor] = []
     done = 0
-    with off, display.progress(len(store), 0, "reference"):
-        for run in microbatches(store, max_tokens):
+    with off, evaluating(model):
+        for run in microbatches(trees, max_tokens):
             batch = collate(run).to(model.device)
-            sums.append(per_sequence(model(batch), batch.sequence, batch.sequences).cpu())
             done += len(run)
-            display.advance(done)
-    model.train(training)
-    return torch.cat(sums) if sums else torch.zeros(0)
+            yield done, per_sequence(model(batch), batch.sequence, batch.sequences).float().cpu()

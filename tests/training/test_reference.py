@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from prefine.errors import CheckpointError
 from prefine.models.load import load_model
 from prefine.recipe import LoraSection, ModelSection, StageRecipe
 from prefine.records import Message, Preference
+from prefine.training import reference
 from prefine.training.display import Display
 from prefine.training.reference import reference_logprobs
 from tests.training import tiny
@@ -44,7 +48,7 @@ def test_they_are_the_summed_logprobs_of_the_untouched_model(model: Path) -> Non
 
 def test_a_damaged_cache_is_made_again(make: Make, own_cache: Path) -> None:
     tiny.train(make("dpo", "first", QUICK))
-    files = sorted((own_cache / "reference").iterdir())
+    files = sorted((own_cache / "reference").glob("*/*.safetensors"))
     right = [file.read_bytes() for file in files]
     files[0].write_bytes(right[0][:-7])
     files[1].write_bytes(b"")
@@ -59,6 +63,10 @@ def test_a_cache_that_cannot_be_written_is_told(make: Make, tmp_path: Path, monk
         tiny.train(make("dpo", "run", QUICK))
 
 
+def entries(cache: Path) -> int:
+    return len(list((cache / "reference").glob("*/*.safetensors")))
+
+
 def load_alone(model: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
@@ -70,9 +78,9 @@ def test_what_is_read_again_and_what_is_not(make: Make, model: Path, own_cache: 
 
     def computed(changes: dict[str, Any]) -> int:
         """How many of the two parts, train and held-out, a run with these changes had to compute."""
-        before = len(list((own_cache / "reference").glob("*"))) if own_cache.exists() else 0
+        before = entries(own_cache)
         said = tiny.train(make("dpo", f"run-{next(names)}", QUICK | changes))
-        made = len(list((own_cache / "reference").glob("*"))) - before
+        made = entries(own_cache) - before
         assert said.count("from the cache") == (0 if changes.get("dpo.loss") == "simpo" else 2 - made)
         return made
 
@@ -105,3 +113,63 @@ def test_what_is_read_again_and_what_is_not(make: Make, model: Path, own_cache: 
     ):
         assert computed(related) == 2, related
     assert computed(related) == 0
+
+
+def the_reference(folder: Path, lora: LoraSection | None = None, **changes: Any) -> Tensor:
+    """Of five pairs under a model; read from the cache where it is there."""
+    loaded = load_model(ModelSection(name=str(folder), device="cpu", **{"dtype": "float32"} | changes), lora)
+    asked = (Message(role="user", content="question"),)
+    trees = [
+        loaded.template.preference_tree(Preference(prompt=asked, chosen=f"yes {'so' * i}", rejected="no"), i)
+        for i in range(5)
+    ]
+    found, _ = reference_logprobs(loaded, trees, "digest", 64, Display(Console(quiet=True)))  # type: ignore[arg-type]
+    return found
+
+
+def test_values_that_were_altered_in_the_cache_are_computed_again(make: Make, own_cache: Path) -> None:
+    first = tiny.train(make("dpo", "first", QUICK))
+    assert "damaged" not in first
+    files = sorted((own_cache / "reference").glob("*/*.safetensors"))
+    assert len(files) == 2
+    right = [file.read_bytes() for file in files]
+    values = load_file(files[0])["logprobs"]
+    save_file({"logprobs": values + 0.5}, files[0])
+    said = tiny.train(make("dpo", "second", QUICK))
+    assert said.count("are damaged or were changed: they are computed again") == 1
+    assert [file.read_bytes() for file in files] == right
+
+
+def test_another_config_of_the_same_weights_has_another_reference(tmp_path: Path, own_cache: Path) -> None:
+    folder = tiny.save_model(tmp_path / "model")
+    before = the_reference(folder)
+    assert torch.equal(the_reference(folder), before)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 13.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert not torch.allclose(the_reference(folder), before)
+
+
+def test_weights_of_another_number_type_have_a_reference_of_their_own(tmp_path: Path, own_cache: Path) -> None:
+    """LoRA holds the base in bfloat16, `lora: null` holds it in float32; both compute in bfloat16."""
+    folder = tiny.save_model(tmp_path / "model")
+    lora = the_reference(folder, LoraSection(r=2), dtype="bfloat16")
+    whole = the_reference(folder, None, dtype="bfloat16")
+    assert len(list((own_cache / "reference").glob("*/*.safetensors"))) == (1 if torch.equal(lora, whole) else 2)
+    for kept, again in (
+        (lora, the_reference(folder, LoraSection(r=2), dtype="bfloat16")),
+        (whole, the_reference(folder, None, dtype="bfloat16")),
+    ):
+        assert torch.equal(kept, again)
+
+
+def test_a_change_that_only_the_numbers_show_is_noticed(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.save_model(tmp_path / "model")
+    before = the_reference(folder)
+    plain = reference.per_sequence
+    monkeypatch.setattr(reference, "per_sequence", lambda *args: plain(*args) * (1 + 1e-6))
+    after = the_reference(folder)
+    assert not torch.equal(after, before)
+    assert torch.allclose(after, before, rtol=1e-5)
