@@ -102,6 +102,7 @@ def _template_of(model: str) -> tuple[ChatTemplate | None, str | None]:
 def _print(console: Console, inspection: Inspection, model: str, left_out: str | None, quarantine: Path | None) -> None:
     from rich.text import Text
 
+    from prefine.data.dataset import remarks
     from prefine.data.rows import printable
 
     def say(line: str, style: str = "") -> None:
@@ -112,6 +113,8 @@ def _print(console: Console, inspection: Inspection, model: str, left_out: str |
     if inspection.set_aside:
         console.print(_quarantine_table(inspection))
         say(f"These rows are in {quarantine}." if quarantine else "Write these rows to a file with --quarantine PATH.")
+    for line in remarks(inspection.counts):
+        say(line, "yellow")
     if inspection.answer_lengths is not None and inspection.answer_lengths.pairs:
         for line, style in _about_lengths(inspection.answer_lengths):
             say(line, style)

@@ -10,20 +10,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefine.data.rows import Row, RowError, json_plain, rejected
+from prefine.data.json_rows import TOO_LONG
+from prefine.data.rows import MAX_ROW_BYTES, Row, RowError, Unwritable, rejected, writable
 from prefine.errors import DataError
 from prefine.json_reading import read_json_object
 
 _ROWS_AT_ONCE = 128
+_BATCH_BYTES = 64 * 1024 * 1024
+# What a row group may become in memory if it is that much more than it takes in the file. Real data shrinks to a
+# hundredth at best; a kilobyte can be made to stand for gigabytes.
+_MOST_EXPANDED_BYTES = 256 * 1024 * 1024
+_MOST_EXPANSION = 1_000
+_BYTES_A_VALUE = 8
 
 
 def read_parquet(path: Path, *, compressed: bool, file: str) -> Iterator[Row]:
     """One row for each Parquet row; rows are numbered from 1.
 
-    Parquet is read from its end, so a .gz is first unpacked into a temporary file on disk.
+    Memory is bounded: texts stay dictionary-encoded until a row's size is known, a row longer than MAX_ROW_BYTES is set
+    aside, and a row group that would expand a thousandfold is refused before it is read. Parquet is read from its end,
+    so a .gz is first unpacked into a temporary file on disk.
 
     Raises:
-        DataError: the file is not Parquet, or it is damaged.
+        DataError: the file is not Parquet, it is damaged, or it would fill memory.
     """
     import pyarrow
     import pyarrow.parquet
@@ -36,10 +45,14 @@ def read_parquet(path: Path, *, compressed: bool, file: str) -> Iterator[Row]:
         number = 0
         try:
             with pyarrow.parquet.ParquetFile(unpacked if compressed else str(path)) as table:
-                for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE):
-                    for value in _batch_values(batch):
-                        number += 1
-                        yield _plain_row(value, file, number)
+                texts = [column.path for column in table.schema if column.physical_type == "BYTE_ARRAY"]
+            with pyarrow.parquet.ParquetFile(unpacked if compressed else str(path), read_dictionary=texts) as table:
+                for group in range(table.num_row_groups):
+                    size = _rows_at_once(table.metadata.row_group(group), file)
+                    for batch in table.iter_batches(batch_size=size, row_groups=[group]):
+                        for value in _batch_values(batch):
+                            number += 1
+                            yield _plain_row(value, file, number)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
                 f"{file}: cannot be read as Parquet after row {number}: {_first_line(error)}",
@@ -47,30 +60,79 @@ def read_parquet(path: Path, *, compressed: bool, file: str) -> Iterator[Row]:
             ) from error
 
 
+def _rows_at_once(group: Any, file: str) -> int:
+    """How many rows of a row group to read at once, by what its header says.
+
+    Raises:
+        DataError: it would need far more memory than it takes in the file.
+    """
+    columns = [group.column(index) for index in range(group.num_columns)]
+    stored = sum(column.total_compressed_size for column in columns)
+    values = sum(column.num_values for column in columns if column.num_values > group.num_rows)
+    expanded = sum(column.total_uncompressed_size for column in columns) + values * _BYTES_A_VALUE
+    if expanded > _MOST_EXPANDED_BYTES and expanded > _MOST_EXPANSION * stored:
+        raise DataError(
+            f"{file}: {stored} bytes of it stand for {expanded} bytes in memory, more than {_MOST_EXPANSION} times as "
+            "many",
+            "Write it with smaller row groups (row_group_size=1000), or leave out the columns that are not needed.",
+        )
+    return max(1, min(_ROWS_AT_ONCE, _BATCH_BYTES * group.num_rows // max(1, expanded)))
+
+
 def _batch_values(batch: Any) -> Iterator[Mapping[str, Any] | RowError]:
-    """The values of a record batch; where Python cannot hold them all, row by row, so that only bad ones are lost."""
-    try:
-        yield from batch.to_pylist()
-        return
-    except ValueError:  # text that is not UTF-8, a date that Python has no type for
-        pass
-    for index in range(batch.num_rows):
+    """The values of a record batch; row by row where it is large or Python cannot hold it all."""
+    if _size(batch) <= _BATCH_BYTES:
         try:
-            value = batch.slice(index, 1).to_pylist()[0]
+            yield from batch.to_pylist()
+            return
+        except ValueError:  # text that is not UTF-8, a date that Python has no type for
+            pass
+    for index in range(batch.num_rows):
+        row = batch.slice(index, 1)
+        yield _row_values(row) if _size(row) <= MAX_ROW_BYTES else RowError(TOO_LONG.field, TOO_LONG.reason)
+
+
+def _row_values(row: Any) -> dict[str, Any]:
+    """The values of a batch of one row, Unwritable where Python cannot hold one."""
+    values: dict[str, Any] = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            (values[name],) = column.to_pylist()
         except UnicodeDecodeError:
-            value = RowError("line", "is not valid UTF-8")
+            values[name] = Unwritable("is not valid UTF-8")
         except ValueError as error:
-            value = RowError("line", f"cannot be read: {_first_line(error)}")
-        yield value
+            values[name] = Unwritable(f"cannot be read: {_first_line(error)}")
+    return values
+
+
+def _size(data: Any) -> int:
+    """Bytes of the values of a record batch or an array, each text counted as often as it occurs."""
+    import pyarrow
+    import pyarrow.compute
+
+    if isinstance(data, pyarrow.RecordBatch):
+        return sum(map(_size, data.columns))
+    kind, values = data.type, len(data) * _BYTES_A_VALUE
+    if isinstance(data, pyarrow.ExtensionArray):
+        return _size(data.storage)
+    if isinstance(data, pyarrow.DictionaryArray):
+        lengths = pyarrow.compute.binary_length(data.dictionary).cast(pyarrow.int64())
+        return values + (pyarrow.compute.sum(lengths.take(data.indices)).as_py() or 0)
+    if isinstance(data, pyarrow.StructArray):
+        return values + sum(map(_size, data.flatten()))
+    if isinstance(data, pyarrow.MapArray):
+        return values + _size(data.keys) + _size(data.items)
+    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
+        return values + _size(data.flatten())
+    if pyarrow.types.is_binary(kind) or pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+        return values + (pyarrow.compute.sum(pyarrow.compute.binary_length(data)).as_py() or 0)
+    return values
 
 
 def _plain_row(value: Mapping[str, Any] | RowError, file: str, number: int) -> Row:
     if isinstance(value, RowError):
         return rejected(file, number, value.problem, "")
-    try:
-        return Row(file, number, {str(name): json_plain(item, str(name)) for name, item in value.items()})
-    except RowError as error:
-        return rejected(file, number, error.problem, repr(value))
+    return Row(file, number, writable({str(name): item for name, item in value.items()}))
 
 
 def is_saved_dataset(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from prefine.data.answers import (
     split_pair,
     vote_label,
 )
-from prefine.data.rows import RowError, kind_of
+from prefine.data.rows import MAX_TEXT_CHARACTERS, RowError, Unwritable, kind_of
 from prefine.data.turns import Turn, chat_turns, is_transcript, prompt_turns, said_text
 from prefine.records import Completion, Conversation, Demonstration, Message, Preference, Prompt, Record, Vote
 
@@ -41,6 +41,10 @@ class Shape:
 
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(self.needs)})"
+
+    def reads(self, column: str) -> bool:
+        """Whether the record depends on this column; what else a row has is kept beside it in `extra`."""
+        return column in self.needs or column in self.may_have or column in ("id", "system")
 
     def extra_of(self, value: dict[str, Any]) -> dict[str, Any]:
         """What no field of the record takes, kept beside it."""
@@ -73,9 +77,39 @@ def convert(value: dict[str, Any], kind: type[R], shape: Shape | None = None) ->
         raise RowError("columns", "fit no known format")
     common = {"id": _row_id(value), "extra": shape.extra_of(value)}
     try:
-        return _as_kind(shape.build(value, common), kind)
+        record = shape.build(value, common)
     except ValidationError as error:
         raise _row_error(error, shape) from None
+    _require_bounded(record)
+    return _as_kind(record, kind)
+
+
+def without_unwritable(value: dict[str, Any], shape: Shape) -> tuple[dict[str, Any], list[str]]:
+    """A row without the columns that JSON cannot write, and their names.
+
+    Raises:
+        RowError: the shape reads one of them.
+    """
+    names = [name for name, item in value.items() if isinstance(item, Unwritable)]
+    for name in names:
+        if shape.reads(name):
+            raise RowError(name, value[name].reason)
+    return {name: item for name, item in value.items() if not isinstance(item, Unwritable)}, names
+
+
+def _require_bounded(record: Record) -> None:
+    """Raise RowError where a record's texts are longer than tokenizers can take in bounded memory."""
+    match record:
+        case Preference():
+            said = [*(turn.content for turn in record.prompt), record.chosen, record.rejected]
+        case Vote() | Completion():
+            said = [*(turn.content for turn in record.prompt), record.completion]
+        case Demonstration():
+            said = [turn.content for turn in record.messages]
+        case Prompt():
+            said = [turn.content for turn in record.prompt]
+    if sum(map(len, said)) > MAX_TEXT_CHARACTERS:
+        raise RowError("line", f"holds more than {MAX_TEXT_CHARACTERS:,} characters of prompt and answers")
 
 
 def _row_id(value: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -24,8 +25,13 @@ _NUMBER_COLUMNS = frozenset(
     {"preferred", "margin", "label", "chosen_score", "rejected_score", "score_chosen", "score_rejected", "tie"}
 )
 _CHAT_COLUMNS = frozenset({"prompt", "chosen", "rejected", "completion", "messages", "conversations"})
+_MOST_COLUMNS = 10_000
 _NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _TURN_KEY = re.compile(r"""["'](role|from)["']\s*:""")
+
+
+class _RowTooLong(Exception):  # noqa: N818 - goes no further than this file
+    """The lines of one row are more than MAX_ROW_BYTES together."""
 
 
 class _CsvLines:
@@ -34,6 +40,7 @@ class _CsvLines:
     def __init__(self, stream: BinaryIO) -> None:
         self._lines = bounded_lines(stream)
         self.line = 0
+        self._bytes = 0
         self.problem: Problem | None = None
         self.excerpt = ""
 
@@ -42,6 +49,9 @@ class _CsvLines:
 
     def __next__(self) -> str:
         self.line, line, whole = next(self._lines)
+        self._bytes += len(line)
+        if self._bytes > MAX_ROW_BYTES and whole:
+            raise _RowTooLong
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
@@ -56,7 +66,7 @@ class _CsvLines:
 
     def begin_row(self) -> None:
         """Forget the row before."""
-        self.problem, self.excerpt = None, ""
+        self.problem, self.excerpt, self._bytes = None, "", 0
 
 
 def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
@@ -79,6 +89,9 @@ def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
             cells = next(reader)
         except StopIteration:
             return
+        except _RowTooLong:
+            yield rejected(file, start, TOO_LONG, lines.excerpt)
+            continue
         except csv.Error as error:
             yield rejected(file, start, Problem("line", f"is not valid CSV: {error}"), lines.excerpt)
             continue
@@ -95,12 +108,17 @@ def _csv_header(reader: Any, lines: _CsvLines, file: str) -> list[str]:
             header = next(reader)
     except StopIteration:
         raise DataError(f"{file}: has no rows", "Write a header line and at least one row.") from None
-    except csv.Error as error:
-        raise DataError(f"{file}: its header is not valid CSV: {error}", "Save the file as CSV again.") from None
+    except (csv.Error, _RowTooLong) as error:
+        found = "is longer than 8 MiB" if isinstance(error, _RowTooLong) else f"is not valid CSV: {error}"
+        raise DataError(f"{file}: its header {found}", "Save the file as CSV again.") from None
     if lines.problem is not None:
         raise DataError(f"{file}: its header {lines.problem.reason}", "Save the file as UTF-8 CSV again.")
+    if len(header) > _MOST_COLUMNS:
+        raise DataError(
+            f"{file}: its header has {len(header)} columns, more than {_MOST_COLUMNS}", "Leave out what is not needed."
+        )
     names = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{file}: its header names the column {twice[:80]!r} twice", "Rename one of the two.")
     return names
@@ -126,11 +144,12 @@ def _typed(column: str, cell: str) -> Any:
         if _NUMBER.fullmatch(cell.strip()):
             return int(cell) if cell.strip().lstrip("-").isdigit() else float(cell)
     if column in _CHAT_COLUMNS and cell.lstrip().startswith("[{") and _TURN_KEY.search(cell):
+        decoder = StrictJson()
         try:
-            value, end, noted = StrictJson().decode_at(cell, skip_space(cell, 0))
+            value, end, noted = decoder.decode_at(cell, skip_space(cell, 0))
         except (ValueError, RecursionError):
             raise RowError(column, "looks like a list of turns but is not valid JSON") from None
-        if noted is not None or nesting_exceeds(value, MAX_NESTING) or has_lone_surrogate(value):
+        if noted is not None or decoder.non_finite or nesting_exceeds(value, MAX_NESTING) or has_lone_surrogate(value):
             raise RowError(column, "looks like a list of turns but is not valid JSON")
         return value if end == len(cell.rstrip()) else cell
     return cell

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Self
 
-from prefine.data.convert import SHAPES, R, Shape, convert, shape_of
+from prefine.data.convert import SHAPES, R, Shape, convert, shape_of, without_unwritable
 from prefine.data.quarantine import Quarantine, excerpt
 from prefine.data.reading import Part, Row, locate, read_part
-from prefine.data.rows import Problem, RowError, printable
+from prefine.data.rows import Problem, RowError, Unwritable, printable
 from prefine.data.selection import DuplicateFilter
 from prefine.errors import DataError
 
@@ -31,6 +31,7 @@ class ReadCounts:
         duplicates: kept rows that said what an earlier one had said; not handed on.
         duplicate_ids: records whose id an earlier record with other content has; handed on.
         contradictions: records that say the opposite of an earlier one; handed on.
+        columns_left_out: columns that nobody reads, by name, with the rows whose value JSON cannot write (bytes, NaN).
     """
 
     rows_in: int = 0
@@ -39,6 +40,7 @@ class ReadCounts:
     duplicates: int = 0
     duplicate_ids: int = 0
     contradictions: int = 0
+    columns_left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def quarantined(self) -> int:
@@ -61,7 +63,21 @@ class ReadCounts:
             "records": self.records,
             "duplicate_ids": self.duplicate_ids,
             "contradictions": self.contradictions,
+            "columns_left_out": dict(self.columns_left_out.most_common()),
         }
+
+
+def remarks(counts: Mapping[str, Any]) -> list[str]:
+    """What a user should know of columns that were not used, a sentence each.
+
+    Args:
+        counts: of ReadCounts.as_dict; of an earlier release, perhaps.
+    """
+    told = []
+    if left_out := counts.get("columns_left_out"):
+        names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(left_out.items())[:5])
+        told.append(f"columns whose values JSON cannot write (bytes, NaN) are not used and left out, by rows: {names}")
+    return told
 
 
 class RecordStream(Generic[R]):
@@ -122,7 +138,11 @@ class RecordStream(Generic[R]):
             columns.waiting.append((row.file, row.line, excerpt(row.value)))
             return None
         try:
-            return convert(row.value, self._kind, shape)
+            value = row.value
+            if any(isinstance(item, Unwritable) for item in value.values()):
+                value, left_out = without_unwritable(value, shape)
+                self.counts.columns_left_out.update(left_out)
+            return convert(value, self._kind, shape)
         except RowError as error:
             self._set_aside(row.file, row.line, error.problem, row.value)
             return None

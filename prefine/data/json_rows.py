@@ -16,6 +16,7 @@ from prefine.data.rows import (
     has_lone_surrogate,
     kind_of,
     rejected,
+    writable,
 )
 from prefine.errors import DataError
 from prefine.json_reading import MAX_NESTING, complaint, nesting_exceeds
@@ -49,11 +50,15 @@ def bounded_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
 class StrictJson:
     """A JSON decoder that notes what the standard one lets pass: NaN, infinities, a key given twice.
 
+    Attributes:
+        non_finite: whether the value decoded last holds NaN or an infinity, which are no JSON.
+
     It notes instead of raising because the end of a bad value must still be found: in an array the next row
     starts there.
     """
 
     def __init__(self) -> None:
+        self.non_finite = False
         self._noted: list[Problem] = []
         self._decoder = json.JSONDecoder(
             object_pairs_hook=self._object, parse_constant=self._constant, parse_float=self._number
@@ -67,13 +72,13 @@ class StrictJson:
             self._noted.append(Problem(twice[:80], "is given twice"))
         return value
 
-    def _constant(self, name: str) -> None:
-        self._noted.append(Problem("line", f"has {name}, which is not JSON"))
+    def _constant(self, name: str) -> float:
+        self.non_finite = True
+        return float(name)
 
     def _number(self, digits: str) -> float:
         number = float(digits)
-        if not math.isfinite(number):
-            self._noted.append(Problem("line", "has a number too large for a float"))
+        self.non_finite |= not math.isfinite(number)
         return number
 
     def decode_at(self, text: str, start: int) -> tuple[Any, int, Problem | None]:
@@ -82,11 +87,12 @@ class StrictJson:
         Raises ValueError or RecursionError where it cannot be read at all.
         """
         self._noted.clear()
+        self.non_finite = False
         value, end = self._decoder.raw_decode(text, start)
         return value, end, self._noted[0] if self._noted else None
 
 
-def _checked_object(value: Any, noted: Problem | None, text: str, file: str, number: int) -> Row:
+def _checked_object(value: Any, noted: Problem | None, text: str, file: str, number: int, *, non_finite: bool) -> Row:
     """The row for a decoded JSON value; `text` is what it was decoded from."""
     problem = noted
     if problem is None and not isinstance(value, dict):
@@ -96,7 +102,9 @@ def _checked_object(value: Any, noted: Problem | None, text: str, file: str, num
         problem = _TOO_DEEP
     if problem is None and ("\\ud" in text or "\\uD" in text) and has_lone_surrogate(value):
         problem = Problem("line", "has a lone surrogate (half of a character)")
-    return Row(file, number, value) if problem is None else rejected(file, number, problem, text)
+    if problem is not None:
+        return rejected(file, number, problem, text)
+    return Row(file, number, writable(value) if non_finite else value)
 
 
 def read_jsonl(stream: BinaryIO, file: str) -> Iterator[Row]:
@@ -126,7 +134,7 @@ def _json_line(decoder: StrictJson, text: str, file: str, number: int) -> Row:
         return rejected(file, number, Problem("line", complaint(error)), text)
     if skip_space(text, end) != len(text):
         noted = Problem("line", "is not valid JSON: text after the object")
-    return _checked_object(value, noted, text, file, number)
+    return _checked_object(value, noted, text, file, number, non_finite=decoder.non_finite)
 
 
 def skip_space(text: str, start: int) -> int:
@@ -182,7 +190,7 @@ def _array_elements(text: str, position: int, well_formed: bool, file: str) -> I
         if not well_formed and has_lone_surrogate(element):
             yield rejected(file, number, NOT_UTF8, element.encode("utf-8", "backslashreplace").decode())
         else:
-            yield _checked_object(value, noted, element, file, number)
+            yield _checked_object(value, noted, element, file, number, non_finite=decoder.non_finite)
         position = skip_space(text, end)
         if text.startswith("]", position):
             break

@@ -7,11 +7,17 @@ import decimal
 import json
 import math
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prefine.json_reading import MAX_NESTING
+
 MAX_ROW_BYTES = 8 * 1024 * 1024
 """Longest line read into memory, in bytes. A longer one goes to quarantine without being held whole."""
+
+MAX_TEXT_CHARACTERS = 1024 * 1024
+"""Longest text of one record, prompt and answers together. Tokenizers need about 400 bytes of memory a character."""
 
 EXCERPT_CHARACTERS = 2_000
 """How much of a rejected row is shown in quarantine.jsonl."""
@@ -29,6 +35,7 @@ class Problem:
 class Row:
     """One row of a source. Either `value` or `problem` is set, never both.
 
+    A column of `value` that JSON cannot write holds Unwritable; it matters only to who reads that column.
     `line` counts from 1: the line in .jsonl and .csv files (for .csv the line on which the row starts), the row
     number everywhere else. `raw` is the start of what was found, for rows with a problem.
     """
@@ -38,6 +45,13 @@ class Row:
     value: dict[str, Any] | None
     problem: Problem | None = None
     raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritable:
+    """In the place of a value that JSON cannot write, such as bytes or NaN; `reason` reads on from the field's name."""
+
+    reason: str
 
 
 class RowError(Exception):
@@ -85,6 +99,19 @@ def has_lone_surrogate(value: object) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def writable(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns in their JSON form, Unwritable where there is none."""
+    found: dict[str, Any] = {}
+    for name, value in columns.items():
+        try:
+            found[name] = value if isinstance(value, Unwritable) else json_plain(value, name)
+        except RowError as error:
+            found[name] = Unwritable(error.problem.reason)
+        except RecursionError:
+            found[name] = Unwritable(f"nests deeper than {MAX_NESTING} levels")
+    return found
 
 
 def json_plain(value: Any, field: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefine.data.dataset import RecordStream, read_records
+from prefine.data.dataset import RecordStream, read_records, remarks
 from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
@@ -86,6 +86,7 @@ class ScoredRows:
         told = [f"{plural(self.scored, 'row')} scored by {reward.name}"]
         if reward.scale is None:
             told.append("The scores are as the model gives them: nobody measured what an average answer gets.")
+        told += remarks(self._stream.counts.as_dict())
         if self._quarantine.total:
             reasons = "; ".join(f"{reason} ({count})" for reason, count in self._quarantine.reasons.most_common(3))
             where = self._quarantine.path or "not written: name a file with --quarantine"

@@ -22,6 +22,7 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from prefine.atomic import write_json, write_text
+from prefine.data.dataset import remarks
 from prefine.data.marking import marked_example
 from prefine.data.prepare import Preparation, Prepared, require_sources
 from prefine.data.quarantine import Quarantine
@@ -390,5 +391,7 @@ def _say_data(session: Session) -> None:
             if counts.get(key)
         )
         session.display.say(f"{name}: {counts['rows']} rows" + (f" ({told})" if told else ""))
+        for line in remarks(counts):
+            session.display.say(f"{name}: {line}")
     if any(counts.get("quarantined") for counts in session.prepared.counts.values()):
         session.display.say(f"quarantined rows, with line and reason, are in {session.run.quarantine}")

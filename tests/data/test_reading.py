@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefine.data.reading import Row, locate, read_rows
-from prefine.data.rows import EXCERPT_CHARACTERS, MAX_ROW_BYTES
+from prefine.data.rows import EXCERPT_CHARACTERS, MAX_ROW_BYTES, Unwritable
 from prefine.errors import DataError
 from prefine.json_reading import MAX_NESTING
 
@@ -49,11 +49,20 @@ def test_jsonl_accepts_byte_order_mark_crlf_blank_lines_and_a_missing_last_newli
 
 
 @pytest.mark.parametrize(
+    ("number", "reason"), [(b"NaN", "is nan"), (b"[-Infinity]", "is -inf"), (b'{"b": 1e999}', "is inf")]
+)
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_a_number_that_json_cannot_write_marks_its_column(
+    tmp_path: Path, number: bytes, reason: str, form: str
+) -> None:
+    line = b'{"a": ' + number + b', "b": 1}'
+    (row,) = rows_of(tmp_path / f"a.{form}", line if form == "jsonl" else b"[" + line + b"]")
+    assert row.value == {"a": Unwritable(f"{reason}, not a finite number"), "b": 1}
+
+
+@pytest.mark.parametrize(
     ("line", "field", "reason"),
     [
-        (b'{"a": NaN}', "line", "has NaN, which is not JSON"),
-        (b'{"a": [-Infinity]}', "line", "has -Infinity, which is not JSON"),
-        (b'{"a": 1e999}', "line", "has a number too large for a float"),
         (b'{"a": ' + b"9" * 5000 + b"}", "line", "has a number with too many digits"),
         (b'{"a": 1, "b": {"k": 1, "k": 2}}', "k", "is given twice"),
         (b"[1, 2]", "line", "is a list, not an object"),
@@ -134,9 +143,12 @@ def test_json_array_rows_are_numbered_and_bad_ones_set_aside_alone(tmp_path: Pat
         b' {"c": "\xff"}, {"d": "\\ud800"}, {"e": "\xc3\xa9"} ]\n'
     )
     rows = rows_of(tmp_path / "a.json", content)
-    assert [(row.line, row.value) for row in rows if row.problem is None] == [(1, {"a": 1}), (7, {"e": "é"})]
+    assert [(row.line, row.value) for row in rows if row.problem is None] == [
+        (1, {"a": 1}),
+        (2, {"a": Unwritable("is nan, not a finite number")}),
+        (7, {"e": "é"}),
+    ]
     assert problems(rows) == [
-        (2, "line", "has NaN, which is not JSON"),
         (3, "line", "is a number, not an object"),
         (4, "b", "is given twice"),
         (5, "line", "is not valid UTF-8"),
@@ -279,9 +291,10 @@ def test_parquet_rows_come_as_plain_json(tmp_path: Path, suffix: str) -> None:
         "score": 1.5,
         "bytes": "text",
     }
-    assert problems(rows) == [
-        (2, "score", "is nan, not a finite number"),
-        (3, "bytes", "holds bytes that are not UTF-8 text"),
+    assert [row.value and row.value["score"] for row in rows[1:]] == [Unwritable("is nan, not a finite number"), 2.0]
+    assert [row.value and row.value["bytes"] for row in rows[1:]] == [
+        "",
+        Unwritable("holds bytes that are not UTF-8 text"),
     ]
 
 
@@ -293,8 +306,8 @@ def test_one_parquet_text_that_is_not_utf8_costs_one_row(tmp_path: Path) -> None
     texts = pyarrow.Array.from_buffers(pyarrow.string(), 3, raw.buffers())
     pyarrow.parquet.write_table(pyarrow.table({"prompt": texts}), tmp_path / "a.parquet")
     rows = list(read_rows(str(tmp_path / "a.parquet")))
-    assert [row.value for row in rows] == [{"prompt": "good"}, None, {"prompt": "fine"}]
-    assert problems(rows) == [(2, "line", "is not valid UTF-8")]
+    unreadable = {"prompt": Unwritable("is not valid UTF-8")}
+    assert [row.value for row in rows] == [{"prompt": "good"}, unreadable, {"prompt": "fine"}]
 
 
 # --- Files that cannot be used -----------------------------------------------------------------------------------
