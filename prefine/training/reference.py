@@ -21,13 +21,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefine.atomic import sha256_of_file
 from prefine.cache import cache_directory, cache_entry, whole
 from prefine.data.batch import TokenTree, collate, microbatches
 from prefine.data.store import TokenStore
 from prefine.models.forward import FORWARD_VERSION, evaluating
 from prefine.models.load import LoadedModel
-from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prefine.objectives.masked import per_sequence
 from prefine.training.display import Display
 
@@ -76,20 +74,17 @@ def cache_key(loaded: LoadedModel, store: Sequence[TokenTree], digest: str, max_
 
     Another rounding would be no error, but DPO's first loss could no longer be checked to three digits.
     """
-    location, packed = loaded.location, loaded.packed
-    adapter = [] if location.adapter is None else [location.adapter / n for n in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
-    config = packed.causal.config.to_dict()
+    packed = loaded.packed
     decides: list[Any] = [
         FORWARD_VERSION,
         digest,
         max_tokens,  # how sequences share a matrix product
         packed.packed,
-        loaded.base_sha256 or location.base,
-        {name: config[name] for name in sorted(config) if not name.startswith("_") and name != "transformers_version"},
-        [sha256_of_file(file) for file in adapter],
+        packed.causal.config._attn_implementation,
+        loaded.identity.logprobs or loaded.location.base,
         _bits_of_some_rows(loaded, store, max_tokens),
     ]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:40]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:40]
 
 
 def _bits_of_some_rows(loaded: LoadedModel, store: Sequence[TokenTree], max_tokens: int) -> str:
