@@ -220,8 +220,12 @@ class RewardSection(RecipeSection):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         0.0, description="share of flipped labels that the loss assumes"
     )
-    margins: bool = Field(True, description="ask of pairs that have a margin that their scores lie so far apart")
-    margin_scale: Positive = Field(1.0, description="the data's margins are multiplied by this")
+    margins: Literal["none", "column", "scores"] = Field(
+        "column",
+        description="how far apart two scores should lie: column: as the column margin says; scores: where there is "
+        "none, by the pair's two scores, whose mean difference counts as 1",
+    )
+    margin_scale: Positive = Field(1.0, description="margins are multiplied by this, nats")
     centring_weight: Annotated[float, Field(ge=0)] = Field(0.01, description="of (r_chosen + r_rejected)²")
     heads: Annotated[int, Field(ge=1, le=16)] = Field(
         1, description="score heads; each leaves out its own share of the pairs, so that they can disagree"

@@ -79,13 +79,14 @@ class Prompt(_Record):
 class Preference(Prompt):
     """Two answers to one prompt, of which people preferred the first.
 
-    `tie` marks a pair nobody could decide; `margin` is how much better the chosen answer was (same unit as the
-    data's own scores, never negative).
+    `tie` marks a pair nobody could decide. `margin` is the data's own word on how much better the chosen answer is;
+    `score_difference` is by how much its score exceeds the rejected answer's, in whatever unit the data's scores have.
     """
 
     chosen: SaidText
     rejected: SaidText
     margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    score_difference: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     tie: bool = False
 
     @model_validator(mode="after")

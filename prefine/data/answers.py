@@ -118,22 +118,30 @@ def preferred_answer(value: Any) -> int:
 
 
 def margin_of(value: dict[str, Any]) -> float | None:
-    """How much better the chosen answer is: `margin`, else the difference of the scores, else unknown.
+    """How much better the chosen answer is by the row's own `margin`; None where it does not say.
 
     Raises:
-        RowError: not a finite number, negative (the scores contradict the choice), or one score without the other.
+        RowError: not a finite number, or negative.
     """
-    difference = _score_difference(value)
-    margin = value.get("margin")
-    if margin is None:
-        return difference
-    number = _finite(margin, "margin")
+    return _not_negative(value, "margin")
+
+
+def _not_negative(value: dict[str, Any], field: str) -> float | None:
+    found = value.get(field)
+    if found is None:
+        return None
+    number = _finite(found, field)
     if number < 0:
-        raise RowError("margin", "is negative: it says that the rejected answer is better")
+        raise RowError(field, "is negative: it says that the rejected answer is better")
     return number
 
 
-def _score_difference(value: dict[str, Any]) -> float | None:
+def score_difference(value: dict[str, Any]) -> float | None:
+    """By how much the chosen answer's score exceeds the rejected one's; None without scores.
+
+    Raises:
+        RowError: not finite numbers, one without the other, or a rejected answer with the higher score.
+    """
     for first, second in _SCORE_COLUMNS:
         high, low = value.get(first), value.get(second)
         if high is None and low is None:
@@ -146,7 +154,7 @@ def _score_difference(value: dict[str, Any]) -> float | None:
         if not math.isfinite(difference):
             raise RowError(first, f"is too far from {second}")
         return difference
-    return None
+    return _not_negative(value, "score_difference")  # of a record that prefine wrote
 
 
 def _finite(value: Any, field: str) -> float:

@@ -76,7 +76,8 @@ def _rows_at_once(group: Any, file: str) -> int:
             "many",
             "Write it with smaller row groups (row_group_size=1000), or leave out the columns that are not needed.",
         )
-    return max(1, min(_ROWS_AT_ONCE, _BATCH_BYTES * group.num_rows // max(1, expanded)))
+    fitting: int = _BATCH_BYTES * group.num_rows // max(1, expanded)
+    return max(1, min(_ROWS_AT_ONCE, fitting))
 
 
 def _batch_values(batch: Any) -> Iterator[Mapping[str, Any] | RowError]:

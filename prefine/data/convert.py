@@ -16,6 +16,7 @@ from prefine.data.answers import (
     margin_of,
     preferred_answer,
     prompted_pair,
+    score_difference,
     split_pair,
     vote_label,
 )
@@ -26,7 +27,7 @@ from prefine.records import Completion, Conversation, Demonstration, Message, Pr
 R = TypeVar("R", bound=Prompt | Demonstration)
 
 _COMMON = frozenset({"id", "system", "extra"})
-_SCORES = frozenset({"margin", "chosen_score", "rejected_score", "score_chosen", "score_rejected"})
+_SCORES = frozenset({"margin", "score_difference", "chosen_score", "rejected_score", "score_chosen", "score_rejected"})
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ def _preference(pair: tuple[list[Turn], str, str], value: dict[str, Any], common
         chosen=chosen,
         rejected=rejected,
         margin=margin_of(value),
+        score_difference=score_difference(value),
         tie=bool(tie),
         **common,
     )

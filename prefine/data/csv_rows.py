@@ -22,7 +22,17 @@ from prefine.errors import DataError
 from prefine.json_reading import MAX_NESTING, nesting_exceeds
 
 _NUMBER_COLUMNS = frozenset(
-    {"preferred", "margin", "label", "chosen_score", "rejected_score", "score_chosen", "score_rejected", "tie"}
+    {
+        "preferred",
+        "margin",
+        "score_difference",
+        "label",
+        "chosen_score",
+        "rejected_score",
+        "score_chosen",
+        "score_rejected",
+        "tie",
+    }
 )
 _CHAT_COLUMNS = frozenset({"prompt", "chosen", "rejected", "completion", "messages", "conversations"})
 _MOST_COLUMNS = 10_000

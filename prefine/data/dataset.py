@@ -14,6 +14,7 @@ from prefine.data.reading import Part, Row, locate, read_part
 from prefine.data.rows import Problem, RowError, Unwritable, printable
 from prefine.data.selection import DuplicateFilter
 from prefine.errors import DataError
+from prefine.records import Preference
 
 _ROWS_BEFORE_GIVING_UP = 1_000
 _MOST_COLUMN_SETS = 1_000
@@ -31,6 +32,7 @@ class ReadCounts:
         duplicates: kept rows that said what an earlier one had said; not handed on.
         duplicate_ids: records whose id an earlier record with other content has; handed on.
         contradictions: records that say the opposite of an earlier one; handed on.
+        scored_pairs: pairs with two scores and no margin of their own.
         columns_left_out: columns that nobody reads, by name, with the rows whose value JSON cannot write (bytes, NaN).
     """
 
@@ -40,6 +42,7 @@ class ReadCounts:
     duplicates: int = 0
     duplicate_ids: int = 0
     contradictions: int = 0
+    scored_pairs: int = 0
     columns_left_out: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -63,6 +66,7 @@ class ReadCounts:
             "records": self.records,
             "duplicate_ids": self.duplicate_ids,
             "contradictions": self.contradictions,
+            "scored_pairs": self.scored_pairs,
             "columns_left_out": dict(self.columns_left_out.most_common()),
         }
 
@@ -74,6 +78,11 @@ def remarks(counts: Mapping[str, Any]) -> list[str]:
         counts: of ReadCounts.as_dict; of an earlier release, perhaps.
     """
     told = []
+    if scored := counts.get("scored_pairs"):
+        told.append(
+            f"{scored} pairs have two scores (chosen_score and rejected_score); their difference is no margin, unless "
+            "a reward model asks for it with reward.margins: scores"
+        )
     if left_out := counts.get("columns_left_out"):
         names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(left_out.items())[:5])
         told.append(f"columns whose values JSON cannot write (bytes, NaN) are not used and left out, by rows: {names}")
@@ -122,6 +131,8 @@ class RecordStream(Generic[R]):
             if record is None:
                 continue
             self.counts.kept += 1
+            if isinstance(record, Preference) and record.margin is None and record.score_difference is not None:
+                self.counts.scored_pairs += 1
             if self._filter is None or not self._is_duplicate(self._filter, record):
                 self.place = (row.file, row.line)
                 yield record

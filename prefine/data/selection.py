@@ -143,7 +143,7 @@ def _shades(record: Record) -> tuple[str, ...]:
     """What makes two records differ that say the same."""
     match record:
         case Preference():
-            return (str(record.margin), str(record.tie))
+            return (str(record.margin), str(record.score_difference), str(record.tie))
         case Demonstration():
             return (str(record.supervise_from),)
     return ()

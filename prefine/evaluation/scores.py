@@ -113,7 +113,7 @@ class ScoredRows:
 
 def _with_scores(record: Preference | Completion, scores: Sequence[Score]) -> dict[str, Any]:
     row = {**record.extra, **record.model_dump(mode="json", exclude={"extra"}, exclude_none=True)}
-    # Not chosen_score and rejected_score: read as data, those are people's and become a margin to train on.
+    # Not chosen_score and rejected_score: read as data, those are people's, and may become a margin to train on.
     names = ("score_of_chosen", "score_of_rejected") if isinstance(record, Preference) else ("score",)
     for name, score in zip(names, scores, strict=True):
         row[name] = score.score

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class Labels:
     Attributes:
         right: (B,) of pairs, the probability that the label is right: 1, or 1/2 for a tie; of votes, 1 for up, 0 for
             down.
-        wanted: (B,) margin that the data asks for; 0 where it says nothing.
+        wanted: (B,) margin that the data asks for, nats; 0 where it says nothing.
     """
 
     right: Tensor
@@ -76,15 +77,42 @@ class Labels:
         return self.right != 0.5
 
     @staticmethod
-    def of(records: Sequence[dict[str, Any]], section: RewardSection) -> Labels:
-        """Read them from stored records."""
+    def of(records: Sequence[dict[str, Any]], section: RewardSection, mean_difference: float = 1.0) -> Labels:
+        """Read them from stored records.
+
+        Args:
+            mean_difference: of the scores of the pairs learned from, in the unit of the data's scores.
+        """
         if "label" in records[0]:
             up = torch.tensor([float(record["label"]) for record in records])
             return Labels(up, torch.zeros_like(up))
-        scale = section.margin_scale if section.margins else 0.0
         right = torch.tensor([0.5 if record["tie"] else 1.0 for record in records])
-        wanted = torch.tensor([0.0 if record["tie"] else scale * (record["margin"] or 0.0) for record in records])
+        wanted = torch.tensor([_wanted(record, section, mean_difference) for record in records])
         return Labels(right, wanted)
+
+
+def _wanted(pair: dict[str, Any], section: RewardSection, mean_difference: float) -> float:
+    """The margin that a stored pair asks for, nats (Touvron et al. 2023, arXiv 2307.09288, eq. 2).
+
+    A column `margin` is taken as it is written. Scores may have any scale (8.5 against 3 out of 10, or 0.9 against
+    0.2), so their differences are divided by the mean difference: an average pair asks for `margin_scale`.
+    """
+    if pair["tie"] or section.margins == "none":
+        return 0.0
+    margin, difference = pair["margin"], pair.get("score_difference")
+    if margin is None and difference is not None and section.margins == "scores":
+        margin = difference / mean_difference
+    return section.margin_scale * (margin or 0.0)
+
+
+def mean_score_difference(pairs: Iterable[dict[str, Any]]) -> float | None:
+    """Of the stored pairs that have scores and no margin of their own, ties left out; None if there are none."""
+    differences = [
+        pair["score_difference"]
+        for pair in pairs
+        if pair.get("score_difference") is not None and pair["margin"] is None and not pair["tie"]
+    ]
+    return fmean(differences) if differences else None
 
 
 def row_losses(raw: Tensor, labels: Labels, section: RewardSection) -> Tensor:
@@ -119,6 +147,7 @@ class RewardStage(Stage):
         self._recipe = recipe
         self._section = recipe.reward
         self._raw: Tensor | None = None
+        self._mean_difference = 1.0
 
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
         """The model with score heads in the place of its language head."""
@@ -137,6 +166,8 @@ class RewardStage(Stage):
         _require_heldout(heldout)
         if self.kind is Vote:
             _require_both_votes(train)
+        elif self._section.margins == "scores":
+            self._mean_difference = self._unit_of_scores(train)
         if session.recipe.training.self_checks:
             session.checks += require([self._check_scores(train)])
         count = self._section.heads
@@ -216,8 +247,21 @@ class RewardStage(Stage):
             compute_dtype=self._session.manifest["model"]["compute_dtype"],
         )
 
+    def _unit_of_scores(self, train: TokenStore) -> float:
+        mean = mean_score_difference(json.loads(train.record_json(row)) for row in range(len(train)))
+        if mean is None:
+            raise DataError(
+                "reward.margins is scores, but no pair of data.train has scores (chosen_score and rejected_score)",
+                "Add the two columns, or set reward.margins to column or none.",
+            )
+        self._session.display.say(
+            f"margins: scores that differ by {mean:.3g}, as they do on average, ask for {self._section.margin_scale:g} "
+            "nats"
+        )
+        return mean or 1.0
+
     def _labels(self, store: TokenStore, rows: Sequence[int]) -> Labels:
-        return Labels.of([json.loads(store.record_json(row)) for row in rows], self._section)
+        return Labels.of([json.loads(store.record_json(row)) for row in rows], self._section, self._mean_difference)
 
     @torch.no_grad()
     def _check_scores(self, train: TokenStore) -> Any:

@@ -76,7 +76,7 @@ def test_ultrafeedback_rows_have_a_text_prompt_and_whole_chats_that_begin_with_i
     }
     record = convert(row, Preference)
     assert turns(record) == [("user", "Q")]
-    assert (record.chosen, record.rejected, record.margin) == ("A", "B", 2.5)
+    assert (record.chosen, record.rejected, record.margin, record.score_difference) == ("A", "B", None, 2.5)
     assert record.extra == {"prompt_id": "f00", "messages": [user("Q"), said("A")]}
 
     longer = [system("S"), user("Q "), said("X"), user("And?")]
@@ -185,20 +185,20 @@ def test_a_b_rows_with_any_other_preference_are_refused(preferred: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "margin"),
+    ("scores", "margin", "difference"),
     [
-        ({}, None),
-        ({"margin": 0}, 0.0),
-        ({"margin": None, "chosen_score": 3, "rejected_score": 1.5}, 1.5),
-        ({"margin": 0.25, "chosen_score": 3, "rejected_score": 1}, 0.25),
-        ({"chosen_score": 2, "rejected_score": 2}, 0.0),
-        ({"chosen_score": None, "rejected_score": None}, None),
-        ({"score_chosen": -1, "score_rejected": -3}, 2.0),
+        ({}, None, None),
+        ({"margin": 0}, 0.0, None),
+        ({"margin": None, "chosen_score": 3, "rejected_score": 1.5}, None, 1.5),
+        ({"margin": 0.25, "chosen_score": 3, "rejected_score": 1}, 0.25, 2.0),
+        ({"chosen_score": 2, "rejected_score": 2}, None, 0.0),
+        ({"chosen_score": None, "rejected_score": None}, None, None),
+        ({"score_chosen": -1, "score_rejected": -3}, None, 2.0),
     ],
 )
-def test_scores_become_the_margin(scores: dict[str, Any], margin: float | None) -> None:
+def test_scores_are_no_margin_but_kept(scores: dict[str, Any], margin: float | None, difference: float | None) -> None:
     record = convert({"prompt": "Q", "chosen": "A", "rejected": "B", **scores}, Preference)
-    assert (record.margin, record.extra) == (margin, {})
+    assert (record.margin, record.score_difference, record.extra) == (margin, difference, {})
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_rows_are_kept_dropped_as_duplicates_or_quarantined_and_all_are_counted(
         "records": 3,
         "duplicate_ids": 1,
         "contradictions": 1,
+        "scored_pairs": 0,
         "columns_left_out": {},
     }
     lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]

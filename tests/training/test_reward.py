@@ -20,7 +20,7 @@ from prefine.models.scoring import Question
 from prefine.recipe import ModelSection, RewardSection, StageRecipe
 from prefine.records import Message
 from prefine.training.checks import check_scores
-from prefine.training.reward import Labels, margins, row_losses
+from prefine.training.reward import Labels, margins, mean_score_difference, row_losses
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]
@@ -63,8 +63,37 @@ def test_a_margin_asks_for_that_much_more_and_a_tie_for_none() -> None:
     assert told.wanted.tolist() == [1.0, 0.0]
     losses = row_losses(raw((3.0, 2.0), (0.0, 0.0)), told, section)
     assert losses[:, 0].tolist() == pytest.approx([math.log(2), math.log(2)])
-    without = RewardSection(margins=False)
+    without = RewardSection(margins="none")
     assert labels(without, {"margin": 2.0}).wanted.tolist() == [0.0]
+
+
+def test_scores_of_any_scale_are_a_margin_only_when_asked_and_then_one_on_average() -> None:
+    """8.5 against 3 does not ask for 5.5 nats: differences of 5.5, 0.5 and 3 have a mean of 3."""
+    pairs = [{"score_difference": difference} for difference in (5.5, 0.5, 3.0)]
+    assert labels(RewardSection(), *pairs).wanted.tolist() == [0.0, 0.0, 0.0]
+    others = [{"score_difference": 60.0, "tie": True}, {"score_difference": 60.0, "margin": 0.25}]
+    stored = [{"tie": False, "margin": None, **pair} for pair in (*pairs, *others)]
+    mean = mean_score_difference(stored)
+    assert mean == pytest.approx(3.0)
+    section = RewardSection(margins="scores", margin_scale=0.5)
+    wanted = Labels.of(stored, section, mean).wanted.tolist()
+    assert wanted == pytest.approx([0.5 * 5.5 / 3, 0.5 * 0.5 / 3, 0.5, 0.0, 0.5 * 0.25])
+    in_hundreds = [{**pair, "score_difference": 100 * pair["score_difference"]} for pair in stored]
+    again = Labels.of(in_hundreds, section, mean_score_difference(in_hundreds) or 1.0).wanted.tolist()
+    assert again == pytest.approx(wanted)
+    assert mean_score_difference([{"tie": False, "margin": 1.0}]) is None
+
+
+def test_scores_are_told_and_used_only_where_the_recipe_says_so(make: Make, tmp_path: Path) -> None:
+    rows = [{**row, "chosen_score": 8.5, "rejected_score": 3} for row in tiny.pairs(40)]
+    data = str(tiny.write_rows(tmp_path / "scored.jsonl", rows))
+    once = {"data.train": data, "training.max_steps": 1}
+    said = tiny.train(make("reward", "without", once))
+    assert "40 pairs have two scores (chosen_score and rejected_score); their difference is no margin, unless" in said
+    said = tiny.train(make("reward", "with", {**once, "reward.margins": "scores"}))
+    assert "margins: scores that differ by 5.5, as they do on average, ask for 1 nats" in said
+    with pytest.raises(DataError, match=r"reward\.margins is scores, but no pair of data\.train has scores"):
+        tiny.train(make("reward", "none", {"reward.margins": "scores"}))
 
 
 def test_smoothing_leaves_a_tie_a_tie() -> None:

@@ -30,7 +30,7 @@ class JudgedPair:
     Attributes:
         id: of the record; a number where it has none.
         group: its subset or category; "" where it has none.
-        data_margin: how much better the chosen answer is by the data's own scores, if they say.
+        data_margin: how much better the chosen answer is by the data's own margin, else by its scores, if they say.
         margin: score of the chosen answer less that of the rejected one; above 0 the model agrees with people.
         disagreement: standard deviation of the heads' margins; 0 with one head.
         trained_on: whether the model has learned from this pair.
@@ -102,7 +102,7 @@ def _pair(record: Preference | Vote, chosen: Scored, rejected: Scored, number: i
         group=_group_of(record.extra),
         chosen=chosen,
         rejected=rejected,
-        data_margin=record.margin if isinstance(record, Preference) else None,
+        data_margin=_data_margin(record),
         margin=statistics.fmean(margins),
         disagreement=statistics.pstdev(margins),
     )
@@ -118,3 +118,9 @@ def as_trained_on(pair: JudgedPair, head: int | None) -> JudgedPair:
         return replace(pair, trained_on=True)
     margin = pair.chosen.score.heads[head] - pair.rejected.score.heads[head]
     return replace(pair, trained_on=True, margin=margin, disagreement=0.0)
+
+
+def _data_margin(record: Preference | Vote) -> float | None:
+    if not isinstance(record, Preference):
+        return None
+    return record.score_difference if record.margin is None else record.margin
