@@ -35,6 +35,7 @@ _STORAGE_REASONS = {
     errno.EACCES: ("permission is denied", "Write to a folder of your own, or change its permissions"),
     errno.EPERM: ("permission is denied", "Write to a folder of your own, or change its permissions"),
     errno.EIO: ("the disk reported an error", "Check the disk, or write to another one"),
+    errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter name"),
     errno.ENOTDIR: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
     errno.EEXIST: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
 }
@@ -63,13 +64,54 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             if not temporary.exists():
                 raise RuntimeError(f"nothing was written for {path}")
-            _refuse_directory(path)
-            _settle(temporary)
-            temporary.replace(path)
-            _flush_to_disk(path.parent)
+            put_in_place(temporary, path)
     except BaseException:
         remove(temporary)
         raise
+
+
+def put_in_place(finished: Path, path: Path) -> None:
+    """Give a finished file or directory beside `path` that name, durably, in one rename; see `atomic_write`.
+
+    Raises:
+        CheckpointError: `path` is an existing directory.
+        OSError: the disk is full, read-only or not writable.
+    """
+    _refuse_directory(path)
+    _settle(finished)
+    finished.replace(path)
+    _flush_to_disk(path.parent)
+
+
+def require_writable(path: Path, *, folder_is_made: bool = False) -> None:
+    """Find out before any work whether a file can be written at `path`. Nothing is changed there.
+
+    Args:
+        path: the file, there or not.
+        folder_is_made: whether its writer makes the folder if there is none.
+
+    Raises:
+        CheckpointError: `path` is a directory or a device, its folder does not exist, or the disk is full, read-only
+            or not writable.
+    """
+    with storage_errors(path):
+        if "\0" in str(path):
+            raise CheckpointError(f"{str(path)!r} could not be written: a name cannot hold NUL", "Choose another name.")
+        _refuse_directory(path)
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} could not be written: it is not a regular file", "Choose another name.")
+        if path.exists():
+            path.open("ab").close()
+        folder = path.parent
+        if folder_is_made:
+            folder = next(each for each in path.parents if each.exists())
+        if not folder.exists():
+            raise CheckpointError(f"{path} could not be written: there is no folder {folder}", "Create it first.")
+        probe = _hidden_name(folder / path.name)
+        try:
+            probe.touch()
+        finally:
+            _remove(probe)
 
 
 def write_text(path: Path, text: str) -> None:

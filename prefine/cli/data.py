@@ -61,10 +61,12 @@ def check(
     from rich.console import Console
 
     from prefine.cli.progress import counting
+    from prefine.cli.row_output import require_quarantine
     from prefine.data.inspection import NotingQuarantine, inspect_sources
     from prefine.data.kinds import kind_of_sources
     from prefine.data.prepare import source_names
 
+    require_quarantine(quarantine, sources)
     found = kind_of_sources(source_names(sources), split=split) if kind is Kind.AUTO else kind.value
     template, left_out = _template_of(model)
     with NotingQuarantine(quarantine) as noting, counting("reading") as progress:

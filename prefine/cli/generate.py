@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import Device
+from prefine.cli.options import Device, ResumeRows
 
 
 def generate(
@@ -16,7 +16,7 @@ def generate(
         list[str], typer.Option(metavar="FILE", help="Rows with a prompt; may be repeated.", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write here, whole or not at all; else print.")
+        Path | None, typer.Option(metavar="FILE", help="Write here, through FILE.partial; else print.")
     ] = None,
     quarantine: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where rows go that cannot be answered; else they are counted.")
@@ -36,21 +36,21 @@ def generate(
         str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
     ] = None,
     device: Device = "auto",
+    resume: ResumeRows = False,
 ) -> None:
     """Answer prompts: each row comes back as one JSON line with its completion, in order, while others are written.
 
     `logprob` is the answer's log-probability under the model itself, in nats. What comes out is read by prefine score.
     """
     from prefine.cli.progress import counting
-    from prefine.cli.row_output import require_apart, write_rows
-    from prefine.data.quarantine import Quarantine
+    from prefine.cli.row_output import row_output, write_rows
     from prefine.errors import RecipeError
     from prefine.evaluation.generation import GeneratedRows
+    from prefine.evaluation.row_settings import recorded_dtype, settings_of_answers, source_settings
     from prefine.models.load import load_model
     from prefine.models.sampling import Sampling
     from prefine.recipe import ModelSection
 
-    require_apart(out, quarantine, prompts)
     try:
         sampling = Sampling(
             max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop or ()), seed
@@ -58,9 +58,16 @@ def generate(
     except ValueError as error:
         option, _, rest = str(error).partition(" ")
         raise RecipeError(f"--{option.replace('_', '-')} {rest}", "See prefine generate --help.") from None
-    with Quarantine(quarantine) as refused, counting("writing") as progress:
+    with (
+        row_output("generate", out, quarantine, prompts, resume) as (file, refused),
+        counting("writing") as progress,
+    ):
         rows = GeneratedRows(prompts, refused, split)
-        loaded = load_model(ModelSection(name=model, device=device, chat_template=chat_template), None, trainable=False)
-        write_rows(rows.by(loaded, sampling, samples, slots), out, progress)
+        section = ModelSection(name=model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
+        loaded = load_model(section, None, trainable=False)
+        if file is not None:
+            settings = settings_of_answers(loaded, sampling) | {"samples": samples, "slots": slots}
+            rows.begin(file, settings | source_settings(prompts, split, quarantine))
+        write_rows(rows, rows.blocks(loaded, sampling, samples, slots), file, progress)
     for line in rows.summary(model):
         typer.echo(line, err=True)

@@ -22,5 +22,8 @@ Overrides = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the recipe's run directory.")]
+ResumeRows = Annotated[
+    bool, typer.Option("--resume", help="Go on with FILE.partial, which an interrupted command has left.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]

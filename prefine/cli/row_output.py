@@ -1,49 +1,138 @@
-"""Where verbs that answer rows with rows write them: into a file, whole or not at all, or to standard output."""
+"""Where verbs that answer rows with rows write them: into a file, or to standard output."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefine.data.quarantine import Quarantine
+    from prefine.evaluation.row_blocks import BlockRows
+    from prefine.evaluation.row_file import RowFile
+
+# What the first row of a file holds if the verb made it.
+_MADE_BY: dict[str, tuple[set[str], ...]] = {
+    "generate": ({"prompt", "completion", "finish_reason", "tokens", "logprob"},),
+    "score": ({"prompt", "score"}, {"prompt", "score_of_chosen", "score_of_rejected"}),
+}
+_QUARANTINED = {"file", "line", "field", "reason", "row"}
+_MOST_READ = 16 * 1024 * 1024
 
 
-def require_apart(out: Path | None, quarantine: Path | None, sources: Sequence[str]) -> None:
-    """Refuse to write over what is read, or two things into one file.
+@contextmanager
+def row_output(
+    verb: str, out: Path | None, quarantine: Path | None, sources: Sequence[str], resume: bool
+) -> Iterator[tuple[RowFile | None, Quarantine]]:
+    """Where a verb's rows go (None: standard output), and those that it cannot use; both are tested before any work.
 
     Raises:
-        RecipeError: --out is the quarantine file or a source.
+        RecipeError: --out is the quarantine file or a source; a file of that name was not made by the verb; a resume
+            without anything to go on with, or the other way round.
+        CheckpointError: one of them cannot be written.
         DataError: a source cannot be found.
     """
+    from prefine.atomic import require_writable
+    from prefine.data.quarantine import Quarantine
+    from prefine.errors import RecipeError
+    from prefine.evaluation.row_file import RowFile
+
+    if resume and out is None:
+        raise RecipeError("--resume goes on with a file, and no --out is given", "Add --out FILE, as the first time.")
+    require_quarantine(quarantine, sources, out)
+    with Quarantine(quarantine) as refused:
+        if out is None:
+            yield None, refused
+            return
+        require_writable(out)
+        _require_own("--out", out, f"prefine {verb}", _MADE_BY[verb])
+        with RowFile(out, resume) as file:
+            yield file, refused
+
+
+def require_quarantine(quarantine: Path | None, sources: Sequence[str], out: Path | None = None) -> None:
+    """Find out before any work whether rows can be set aside there, and that no source is written over.
+
+    Raises:
+        RecipeError: a file of that name holds something else; it is a source, or --out; or --out is a source.
+        CheckpointError: it cannot be written.
+        DataError: a source cannot be found.
+    """
+    from prefine.atomic import require_writable
+
+    _require_apart(out, quarantine, sources)
+    if quarantine is not None:
+        require_writable(quarantine, folder_is_made=True)
+        _require_own("--quarantine", quarantine, "prefine", (_QUARANTINED,))
+
+
+def write_rows(
+    rows: BlockRows[Any],
+    blocks: Iterable[Iterable[Mapping[str, Any]]],
+    out: RowFile | None,
+    progress: Callable[[int], None],
+) -> None:
+    """One JSON line a row, as it comes; `progress` is told how many.
+
+    Raises:
+        PrefineError: what reading or computing raises; with rows done, the remedy says where they are.
+    """
+    from prefine.errors import PrefineError
+    from prefine.evaluation.wording import plural
+
+    if out is None:
+        for done, row in enumerate((row for block in blocks for row in block), start=1):
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+            progress(done)
+        return
+    try:
+        for block in blocks:
+            for row in block:
+                out.append(row)
+                progress(out.rows)
+            out.end_block(rows.state())
+        out.finish()
+    except PrefineError as error:
+        if not out.rows:
+            raise
+        kept = f"{plural(out.rows, 'row')} done before it, in {out.partial}; the same command with --resume goes on"
+        raise type(error)(error.problem, f"{error.remedy} {kept}.") from error
+
+
+def _require_apart(out: Path | None, quarantine: Path | None, sources: Sequence[str]) -> None:
+    """Refuse to write over what is read, or two things into one file."""
     from prefine.data.prepare import source_names
     from prefine.data.reading import locate
     from prefine.errors import RecipeError
 
-    if out is None:
-        return
-    written = out.resolve()
-    if quarantine is not None and written == quarantine.resolve():
+    written = {name: path for name, path in (("--out", out), ("--quarantine", quarantine)) if path is not None}
+    if len({path.resolve() for path in written.values()}) < len(written):
         raise RecipeError(f"--out and --quarantine are both {out}", "Name two files.")
     for part in (part for name in source_names(list(sources)) for part in locate(name)):
-        if part.path is not None and written == part.path.resolve():
-            raise RecipeError(f"--out is {out}, which is what is read", "Name another file: nothing of it would stay.")
+        for option, path in written.items():
+            if part.path is not None and path.resolve() == part.path.resolve():
+                raise RecipeError(
+                    f"{option} is {path}, which is what is read", "Name another file: nothing of it would stay."
+                )
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], out: Path | None, progress: Callable[[int], None]) -> None:
-    """One JSON line a row, as it comes; `progress` is told how many."""
-    from prefine.atomic import atomic_write
+def _require_own(option: str, path: Path, maker: str, keys: Sequence[set[str]]) -> None:
+    """Refuse a file that something else made: it would be lost."""
+    from prefine.errors import RecipeError
 
-    if out is None:
-        for done, row in enumerate(rows, start=1):
-            sys.stdout.write(_line(row))
-            progress(done)
+    if not path.exists():
         return
-    with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for done, row in enumerate(rows, start=1):
-            file.write(_line(row))
-            progress(done)
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    with path.open("rb") as file:
+        line = file.readline(_MOST_READ)
+    try:
+        row = json.loads(line) if line else None
+    except (ValueError, RecursionError):
+        row = {}
+    if row is None or (isinstance(row, dict) and any(made <= row.keys() for made in keys)):
+        return
+    raise RecipeError(
+        f"{option} is {path}, and {maker} did not make the file of that name", "Name another file, or move it away."
+    )

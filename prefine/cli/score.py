@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import Device
+from prefine.cli.options import Device, ResumeRows
 
 
 def score(
@@ -22,7 +22,7 @@ def score(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write here, whole or not at all; else print.")
+        Path | None, typer.Option(metavar="FILE", help="Write here, through FILE.partial; else print.")
     ] = None,
     quarantine: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where rows go that cannot be scored; else they are counted.")
@@ -32,6 +32,7 @@ def score(
         str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
     ] = None,
     device: Device = "auto",
+    resume: ResumeRows = False,
 ) -> None:
     """Score answers: each row comes back as one JSON line with its score, in order, while it is read.
 
@@ -39,16 +40,18 @@ def score(
     disagreement, a standard deviation. Scores of prefine's own models are centred: 0 is an average held-out answer.
     """
     from prefine.cli.progress import counting
-    from prefine.cli.row_output import require_apart, write_rows
-    from prefine.data.quarantine import Quarantine
+    from prefine.cli.row_output import row_output, write_rows
+    from prefine.evaluation.row_settings import recorded_dtype, settings_of_scores, source_settings
     from prefine.evaluation.scores import ScoredRows
     from prefine.models.reward import load_reward
     from prefine.recipe import ModelSection
 
-    require_apart(out, quarantine, sources)
-    with Quarantine(quarantine) as refused, counting("scoring") as progress:
+    with row_output("score", out, quarantine, sources, resume) as (file, refused), counting("scoring") as progress:
         rows = ScoredRows(sources, refused, split)  # first: a file that is not there is found before a model is loaded
-        reward = load_reward(ModelSection(name=model, device=device, chat_template=chat_template))
-        write_rows(rows.by(reward), out, progress)
+        section = ModelSection(name=model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
+        reward = load_reward(section)
+        if file is not None:
+            rows.begin(file, settings_of_scores(reward) | source_settings(sources, split, quarantine))
+        write_rows(rows, rows.blocks(reward), file, progress)
     for line in rows.summary(reward):
         typer.echo(line, err=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -27,11 +29,17 @@ class Quarantine:
 
     Args:
         path: the file to write; None to count only.
+
+    Attributes:
+        reasons: rows by reason.
+        first: file and line of each reason's first row.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.reasons: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+        self._muted = False
         self._stream: TextIO | None = None
 
     @property
@@ -56,7 +64,10 @@ class Quarantine:
         reason = counted_reason(problem)
         if reason not in self.reasons and len(self.reasons) >= _MOST_REASONS:
             reason = _OTHER_REASONS
+        if self._muted:
+            return reason
         self.reasons[reason] += 1
+        self.first.setdefault(reason, f"{printable(file)}:{line}")
         if self.path is not None:
             entry = {
                 "file": file,
@@ -68,6 +79,43 @@ class Quarantine:
             self._write(self.path, json.dumps(entry) + "\n")
         return reason
 
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        """Inside, nothing is counted or written: rows are read again that have been."""
+        self._muted = True
+        try:
+            yield
+        finally:
+            self._muted = False
+
+    def state(self) -> dict[str, Any]:
+        """What `go_to` needs to go on from here. The file is on the disk when this returns."""
+        length = 0
+        if self._stream is not None:
+            os.fsync(self._stream.fileno())
+            length = os.fstat(self._stream.fileno()).st_size
+        return {"reasons": dict(self.reasons), "first": self.first, "bytes": length}
+
+    def go_to(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one was: what it wrote later is dropped.
+
+        Raises:
+            DataError: the file lacks what it wrote before, or cannot be written.
+        """
+        self.reasons, self.first = Counter(state["reasons"]), dict(state["first"])
+        if self.path is None or not state["bytes"]:
+            return
+        if not self.path.is_file() or self.path.stat().st_size < state["bytes"]:
+            raise DataError(
+                f"--resume: {self.path} lacks rows that the interrupted command wrote there",
+                "Put it back, or begin anew without --resume.",
+            )
+        try:
+            os.truncate(self.path, state["bytes"])
+            self._stream = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
     def _write(self, path: Path, entry: str) -> None:
         try:
             if self._stream is None:
@@ -77,16 +125,20 @@ class Quarantine:
             self._stream.write(entry)
             self._stream.flush()
         except OSError as error:
-            raise DataError(
-                f"{path}: rejected rows cannot be written: {error.strerror or error}",
-                "Free some space or choose another folder.",
-            ) from error
+            raise _unwritable(path, error) from error
 
     def close(self) -> None:
         """Close the file, if there is one. Counts stay; a row added later begins the file anew."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path}: rejected rows cannot be written: {error.strerror or error}",
+        "Free some space or choose another folder.",
+    )
 
 
 def counted_reason(problem: Problem) -> str:

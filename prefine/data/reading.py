@@ -13,13 +13,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias, cast
 
 from prefine.data.arrow_rows import is_saved_dataset, read_hub_dataset, read_parquet, read_saved_dataset
 from prefine.data.csv_rows import read_csv
 from prefine.data.json_rows import read_json_array, read_jsonl
 from prefine.data.rows import Problem, Row, printable
 from prefine.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 __all__ = ["KNOWN_FILES", "Part", "Problem", "Row", "locate", "read_part", "read_rows"]
 
@@ -144,6 +147,7 @@ def _rows(part: Part, split: str) -> Iterator[Row]:
 
 
 def _file_rows(part: Part, path: Path) -> Iterator[Row]:
+    line = 0
     try:
         with io.BufferedReader(cast(io.RawIOBase, path.open("rb", buffering=0)), _BUFFER_BYTES) as raw:
             if raw.peek(1) == b"":
@@ -154,22 +158,47 @@ def _file_rows(part: Part, path: Path) -> Iterator[Row]:
             with _unpacked(raw, part.compressed) as stream:
                 _refuse_binary(stream, part)
                 reader = {"jsonl": read_jsonl, "json": read_json_array, "csv": read_csv}[part.form]
-                yield from reader(cast(BinaryIO, stream), part.name)
+                for row in reader(cast(BinaryIO, stream), part.name):
+                    line = row.line
+                    yield row
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
-            f"{part.name}: is not whole gzip data: {error}", "Compress the file again, or drop .gz from its name."
+            f"{part.name}: is not whole gzip data{_after(line)}: {error}",
+            "Compress the file again, or drop .gz from its name.",
         ) from error
     except OSError as error:
         raise DataError(
-            f"{part.name}: cannot be read: {error.strerror or error}", "Check its permissions and the disk."
+            f"{part.name}: cannot be read{_after(line)}: {error.strerror or error}",
+            "Check its permissions and the disk.",
         ) from error
+
+
+def _after(line: int) -> str:
+    return f" after line {line}" if line else ""
+
+
+class _Unzipped(io.RawIOBase):
+    """The content of gzip data. What stands before a tear is given out before the tear is an error."""
+
+    def __init__(self, raw: _Buffered) -> None:
+        self._gzip = gzip.GzipFile(fileobj=raw)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        # Not GzipFile.readinto, which drops what it has where the data end too soon.
+        into = memoryview(buffer)
+        data = self._gzip.read1(len(into))
+        into[: len(data)] = data
+        return len(data)
 
 
 def _unpacked(raw: _Buffered, compressed: bool) -> _Buffered:
     if not compressed:
         return raw
     # GzipFile's own readline is Python code; a buffer around it makes lines twice as fast.
-    return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), _BUFFER_BYTES)
+    return io.BufferedReader(_Unzipped(raw), _BUFFER_BYTES)
 
 
 def _refuse_binary(stream: _Buffered, part: Part) -> None:

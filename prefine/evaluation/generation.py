@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+from prefine.atomic import JSON
 from prefine.data.dataset import read_records
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.rows import Problem
+from prefine.evaluation.row_blocks import BlockRows
 from prefine.evaluation.sample import room_for_prompts
 from prefine.evaluation.wording import plural
 from prefine.models.generate import Generated, Request, writer_for
@@ -18,20 +20,25 @@ from prefine.models.load import LoadedModel
 from prefine.models.sampling import Sampling
 from prefine.records import Prompt
 
-# Requests at a time, a slot: enough that none stays empty, few enough for a file of any length.
-_UNFINISHED_A_SLOT = 2
-# Answers that wait for an earlier one, which is still being written, a slot: text takes little room.
-_HELD_A_SLOT = 64
+# Answers of a block: at its end slots run empty, so there must be many a slot. A resume computes a block again.
+_BLOCK_A_SLOT = 8
+_LEAST_BLOCK = 64
+# Bytes of a block's records: they are held until all of it is written.
+_BLOCK_BYTES = 64 * 1024 * 1024
 _TOO_LONG = Problem("prompt", "leaves no room for an answer in the model's context")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Asked:
+    """One answer to be written; `size` is what its record adds to a block, bytes."""
+
     record: Prompt
-    numbers: list[int]
+    request: Request
+    sample: int
+    size: int
 
 
-class GeneratedRows:
+class GeneratedRows(BlockRows[Prompt]):
     """The rows of `sources` with what a model writes to their prompts, in order and lazily.
 
     Args:
@@ -48,64 +55,75 @@ class GeneratedRows:
     """
 
     def __init__(self, sources: Sequence[str], quarantine: Quarantine, split: str = "train") -> None:
-        self.written = 0
-        self.tokens = 0
-        self._quarantine = quarantine
-        self._stream = read_records(
+        stream = read_records(
             source_names(list(sources)), Prompt, quarantine=quarantine, split=split, deduplicate=False
         )
+        super().__init__(stream, quarantine)
+        self.written = 0
+        self.tokens = 0
+        # The next answer to the latest prompt; None where all of its answers have been asked for.
+        self._next_sample: int | None = None
 
     def by(self, loaded: LoadedModel, sampling: Sampling, samples: int, slots: int) -> Iterator[dict[str, Any]]:
         """One JSON object an answer, `samples` a prompt; each sample has a seed of its own."""
-        writer = writer_for(loaded.packed, loaded.tokenizer, slots)
-        asked: deque[_Asked] = deque()
-        found: dict[int, Generated] = {}
-        rows = self._requests(loaded, sampling, samples)
-        more, count, told = True, 0, 0
-        while more or asked:
-            while more and count - told - len(found) < slots * _UNFINISHED_A_SLOT and len(found) < slots * _HELD_A_SLOT:
-                row = next(rows, None)
-                if row is None:
-                    more = False
-                    break
-                record, requests = row
-                asked.append(_Asked(record, [writer.add(request) for request in requests]))
-                count += len(requests)
-            found |= dict(writer.step())
-            while asked and all(number in found for number in asked[0].numbers):
-                done = asked.popleft()
-                told += len(done.numbers)
-                for sample, number in enumerate(done.numbers):
-                    yield self._told(done.record, found.pop(number), sample, samples)
+        return chain.from_iterable(self.blocks(loaded, sampling, samples, slots))
+
+    def blocks(
+        self, loaded: LoadedModel, sampling: Sampling, samples: int, slots: int
+    ) -> Iterator[Iterator[dict[str, Any]]]:
+        """The same rows in blocks; each is to be used up before the next, and `state` is right between two."""
+        answers = self._answers(loaded, sampling, samples)
+        while block := _taken(answers, max(slots * _BLOCK_A_SLOT, _LEAST_BLOCK)):
+            yield self._written(loaded, block, samples, slots)
+
+    def state(self) -> dict[str, JSON]:
+        """See BlockRows."""
+        return {**super().state(), "sample": self._next_sample, "written": self.written, "tokens": self.tokens}
+
+    def go_to(self, state: Mapping[str, Any]) -> None:
+        """See BlockRows."""
+        super().go_to(state)
+        self._next_sample, self.written, self.tokens = state["sample"], state["written"], state["tokens"]
 
     def summary(self, name: str) -> list[str]:
         """What became of the rows, for people."""
-        told = [f"{plural(self.written, 'answer')} of {self.tokens:,} tokens written by {name}"]
-        if self._quarantine.total:
-            reasons = "; ".join(f"{reason} ({count})" for reason, count in self._quarantine.reasons.most_common(3))
-            where = self._quarantine.path or "not written: name a file with --quarantine"
-            told.append(f"{plural(self._quarantine.total, 'row')} could not be answered: {reasons} ({where})")
-        return told
+        told = f"{plural(self.written, 'answer')} of {self.tokens:,} tokens written by {name}"
+        return [told, *self._refusals("answered")]
 
-    def _requests(
-        self, loaded: LoadedModel, sampling: Sampling, samples: int
-    ) -> Iterator[tuple[Prompt, list[Request]]]:
+    def _answers(self, loaded: LoadedModel, sampling: Sampling, samples: int) -> Iterator[_Asked]:
+        """Every answer to be written, from the first that was not asked for yet."""
         room = room_for_prompts(loaded.packed, sampling.max_new_tokens)
-        for place, record in enumerate(self._stream):
+        begun = self._records.last if self._next_sample is not None else None
+        for record in chain(() if begun is None else (begun,), self._records):
             ids = loaded.template.prompt_ids(record.prompt)
             if len(ids) > room:
-                file, line = self._stream.place
+                file, line = self._records.place
                 self._quarantine.add(file, line, _TOO_LONG, record.model_dump(mode="json"))
                 continue
-            seeds = range(sampling.seed + place * samples, sampling.seed + (place + 1) * samples)
-            yield (
-                record,
-                [Request(ids, replace(sampling, seed=seed), loaded.template.stop_ids) for seed in seeds],
-            )
+            first, size = self._next_sample or 0, self._records.size
+            seed = sampling.seed + (self._records.count - 1) * samples
+            for sample in range(first, samples):
+                self._next_sample = sample + 1 if sample + 1 < samples else None
+                request = Request(ids, replace(sampling, seed=seed + sample), loaded.template.stop_ids)
+                yield _Asked(record, request, sample, size if sample == first else 0)
 
-    def _told(self, record: Prompt, generated: Generated, sample: int, samples: int) -> dict[str, Any]:
+    def _written(
+        self, loaded: LoadedModel, block: Sequence[_Asked], samples: int, slots: int
+    ) -> Iterator[dict[str, Any]]:
+        # A writer of its own: rounding follows what is computed together and how long rows in the cache are, so that
+        # a block written again after an interruption is the same to the last bit only if nothing came before it.
+        writer = writer_for(loaded.packed, loaded.tokenizer, slots)
+        numbers = [writer.add(asked.request) for asked in block]
+        found: dict[int, Generated] = {}
+        for number, asked in zip(numbers, block, strict=True):
+            while number not in found:
+                found |= dict(writer.step())
+            yield self._told(asked, found.pop(number), samples)
+
+    def _told(self, asked: _Asked, generated: Generated, samples: int) -> dict[str, Any]:
         self.written += 1
         self.tokens += len(generated.tokens)
+        record = asked.record
         row = {**record.extra, **record.model_dump(mode="json", exclude={"extra"}, exclude_none=True)}
         row |= {
             "completion": generated.text,
@@ -113,4 +131,14 @@ class GeneratedRows:
             "tokens": len(generated.tokens),
             "logprob": sum(generated.logprobs),
         }
-        return {**row, "sample": sample} if samples > 1 else row
+        return {**row, "sample": asked.sample} if samples > 1 else row
+
+
+def _taken(answers: Iterator[_Asked], most: int) -> list[_Asked]:
+    """The next block: so many answers, fewer if their records are large."""
+    block: list[_Asked] = []
+    room = _BLOCK_BYTES
+    while len(block) < most and room > 0 and (asked := next(answers, None)) is not None:
+        block.append(asked)
+        room -= asked.size
+    return block

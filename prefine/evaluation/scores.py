@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
+from prefine.atomic import JSON
 from prefine.data.dataset import RecordStream, read_records, remarks
 from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.rows import Problem
+from prefine.errors import DataError
+from prefine.evaluation.row_blocks import BlockRows
 from prefine.evaluation.wording import plural
 from prefine.models.scoring import Question, RewardModel, Score
 from prefine.records import Completion, Preference
 
 _MOST_TOGETHER = 32
+# Records of a block: what a resume computes again.
+_BLOCK = 1024
 _TOO_LONG = Problem("completion", "leaves its prompt no room within the model's length")
 
 
@@ -37,7 +43,7 @@ class _Row:
                 return (self.record.completion,)
 
 
-class ScoredRows:
+class ScoredRows(BlockRows[Preference | Completion]):
     """The rows of `sources` with their scores, in order and lazily.
 
     Files of pairs give pairs; all others (votes, chats, prompts with a completion) single answers. Rows that follow
@@ -52,20 +58,52 @@ class ScoredRows:
     """
 
     def __init__(self, sources: Sequence[str], quarantine: Quarantine, split: str = "train") -> None:
-        self.scored = 0
-        self._quarantine = quarantine
         names = source_names(list(sources))
         pairs = KINDS[kind_of_sources(names, split=split)] is Preference
-        self._stream: RecordStream[Preference | Completion] = read_records(
+        stream: RecordStream[Preference | Completion] = read_records(
             names, Preference if pairs else Completion, quarantine=quarantine, split=split, deduplicate=False
         )
+        super().__init__(stream, quarantine)
+        self.scored = 0
 
     def by(self, reward: RewardModel) -> Iterator[dict[str, Any]]:
         """The rows as JSON objects with the scores that `reward` gives them."""
+        return chain.from_iterable(self.blocks(reward))
+
+    def blocks(self, reward: RewardModel) -> Iterator[Iterator[dict[str, Any]]]:
+        """The same rows in blocks; each is to be used up before the next, and `state` is right between two."""
+        while (first := next(self._records, None)) is not None:
+            yield self._block(first, reward)
+
+    def state(self) -> dict[str, JSON]:
+        """See BlockRows."""
+        return {**super().state(), "scored": self.scored}
+
+    def go_to(self, state: Mapping[str, Any]) -> None:
+        """See BlockRows."""
+        super().go_to(state)
+        self.scored = state["scored"]
+
+    def summary(self, reward: RewardModel) -> list[str]:
+        """What became of the rows, for people."""
+        told = [f"{plural(self.scored, 'row')} scored by {reward.name}"]
+        if reward.scale is None:
+            told.append("The scores are as the model gives them: nobody measured what an average answer gets.")
+        return told + remarks(self._records.counts.as_dict()) + self._refusals("scored")
+
+    def _block(self, first: Preference | Completion, reward: RewardModel) -> Iterator[dict[str, Any]]:
         waiting: deque[list[_Row]] = deque()
+        failed: list[DataError] = []
+
+        def records() -> Iterator[Preference | Completion]:
+            yield first
+            try:
+                yield from islice(self._records, _BLOCK - 1)
+            except DataError as error:  # rows read before it are scored first
+                failed.append(error)
 
         def questions() -> Iterator[Question]:
-            for run in self._sharing_a_prompt():
+            for run in self._sharing_a_prompt(records()):
                 waiting.append(run)
                 yield Question(run[0].record.prompt, [answer for row in run for answer in row.answers])
 
@@ -80,27 +118,17 @@ class ScoredRows:
                     self._quarantine.add(row.file, row.line, _TOO_LONG, row.record.model_dump(mode="json"))
                 else:
                     yield from self._told([row], alone)
+        if failed:
+            raise failed[0]
 
-    def summary(self, reward: RewardModel) -> list[str]:
-        """What became of the rows, for people."""
-        told = [f"{plural(self.scored, 'row')} scored by {reward.name}"]
-        if reward.scale is None:
-            told.append("The scores are as the model gives them: nobody measured what an average answer gets.")
-        told += remarks(self._stream.counts.as_dict())
-        if self._quarantine.total:
-            reasons = "; ".join(f"{reason} ({count})" for reason, count in self._quarantine.reasons.most_common(3))
-            where = self._quarantine.path or "not written: name a file with --quarantine"
-            told.append(f"{plural(self._quarantine.total, 'row')} could not be scored: {reasons} ({where})")
-        return told
-
-    def _sharing_a_prompt(self) -> Iterator[list[_Row]]:
+    def _sharing_a_prompt(self, records: Iterator[Preference | Completion]) -> Iterator[list[_Row]]:
         """Neighbours with one prompt, at most _MOST_TOGETHER."""
         run: list[_Row] = []
-        for record in self._stream:
+        for record in records:
             if run and (record.prompt != run[0].record.prompt or len(run) == _MOST_TOGETHER):
                 yield run
                 run = []
-            run.append(_Row(record, *self._stream.place))
+            run.append(_Row(record, *self._records.place))
         if run:
             yield run
 

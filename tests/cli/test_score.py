@@ -176,11 +176,12 @@ def test_a_file_gets_what_would_be_printed(home: Home, score: Score, tmp_path: P
 def test_a_file_is_written_whole_or_not_at_all(score: Score, tmp_path: Path) -> None:
     """The only row turns out to be none when it is read: what was there stays."""
     source = tiny.write_rows(tmp_path / "a.jsonl", [{"prompt": "Q", "completion": None}])
-    (tmp_path / "scores.jsonl").write_text("before")
+    before = '{"prompt": "Q", "score": 1.0}\n'
+    (tmp_path / "scores.jsonl").write_text(before)
     code, _, err = score(source, "--out", tmp_path / "scores.jsonl")
     assert code == 2
     assert "none of 1 rows is a completion" in err
-    assert (tmp_path / "scores.jsonl").read_text() == "before"
+    assert (tmp_path / "scores.jsonl").read_text() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "scores.jsonl"]
 
 
@@ -195,7 +196,7 @@ def test_rows_that_cannot_be_scored_are_counted_and_written_where_asked(score: S
     code, out, err = score(source)
     assert (code, [row["completion"] for row in rows_of(out)]) == (0, ["A", "AA"])
     assert "2 rows could not be scored: " in err
-    assert "completion leaves its prompt no room within the model's length (1)" in err
+    assert f"completion leaves its prompt no room within the model's length (1, first at {source}:2)" in err
     assert "(not written: name a file with --quarantine)" in err
     code, again, err = score(source, "--quarantine", tmp_path / "bad.jsonl")
     assert (code, again) == (0, out)
@@ -262,7 +263,7 @@ def test_a_file_that_cannot_be_written(home: Home, score: Score, tmp_path: Path)
 
 def test_the_quarantine_is_never_a_source(home: Home, score: Score) -> None:
     before = home.pairs.read_bytes()
-    assert "is the quarantine file of this run" in refusal(score(home.pairs, "--quarantine", home.pairs))
+    assert "which is what is read" in refusal(score(home.pairs, "--quarantine", home.pairs))
     assert home.pairs.read_bytes() == before
 
 

@@ -298,8 +298,8 @@ def test_the_summary_says_what_became_of_the_rows(tmp_path: Path) -> None:
     assert counted == "1,200 rows scored by fake"
     assert "nobody measured what an average answer gets" in uncentred
     assert refused.startswith("2 rows could not be scored: ")
-    assert "line is not valid JSON: expecting value (1)" in refused
-    assert f"{TOO_LONG} (1)" in refused
+    assert f"line is not valid JSON: expecting value (1, first at {source}:1201)" in refused
+    assert f"{TOO_LONG} (1, first at {source}:1202)" in refused
     assert refused.endswith(f"({bad})")
     _, summary, _ = scored(reward, source)
     assert summary.summary(reward)[2].endswith("(not written: name a file with --quarantine)")

@@ -1,0 +1,119 @@
+"""Records read in blocks, by a reader that can be brought to where it was: what `generate` and `score` share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Generic, Self
+
+from prefine.atomic import JSON
+from prefine.data.convert import R
+from prefine.data.dataset import ReadCounts, RecordStream
+from prefine.data.quarantine import Quarantine
+from prefine.errors import RecipeError
+from prefine.evaluation.row_file import RowFile
+from prefine.evaluation.wording import plural
+
+
+class CountedRecords(Generic[R]):
+    """An iterator over records that knows how many it gave and has their hash.
+
+    Attributes:
+        count: records so far.
+        last: the latest one.
+        size: its bytes as JSON.
+    """
+
+    def __init__(self, stream: RecordStream[R]) -> None:
+        self.count = 0
+        self.last: R | None = None
+        self.size = 0
+        self._stream = stream
+        self._hash = hashlib.sha256()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> R:
+        self.last = next(self._stream)
+        self.count += 1
+        text = self.last.model_dump_json().encode()
+        self.size = len(text)
+        self._hash.update(b"%d %s\n" % (self.place[1], text))
+        return self.last
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """File and line of the latest one."""
+        return self._stream.place
+
+    @property
+    def counts(self) -> ReadCounts:
+        """What became of the rows read."""
+        return self._stream.counts
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all so far, with their lines."""
+        return self._hash.hexdigest()
+
+
+class BlockRows(Generic[R]):
+    """Rows made from the records of a stream, in order, lazily, in blocks that do not depend on each other.
+
+    Args:
+        stream: the records.
+        quarantine: takes what cannot be used.
+    """
+
+    def __init__(self, stream: RecordStream[R], quarantine: Quarantine) -> None:
+        self._records = CountedRecords(stream)
+        self._quarantine = quarantine
+
+    def begin(self, file: RowFile, settings: Mapping[str, JSON]) -> None:
+        """Begin a file with what decides its rows, or go on where it was left.
+
+        Raises:
+            RecipeError: other settings or other records than those it was begun with.
+            DataError: see `go_to`.
+        """
+        file.settle(settings)
+        if file.done is not None:
+            self.go_to(file.done)
+
+    def state(self) -> dict[str, JSON]:
+        """Where this stands between two blocks; see `go_to`."""
+        return {
+            "records": self._records.count,
+            "digest": self._records.digest,
+            "quarantine": self._quarantine.state(),
+        }
+
+    def go_to(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one was: the records are read again, and must be the same.
+
+        Raises:
+            RecipeError: they are others.
+            DataError: they cannot be read; the quarantine file has changed.
+        """
+        with self._quarantine.muted():
+            for _ in range(state["records"]):
+                if next(self._records, None) is None:
+                    break
+        if self._records.digest != state["digest"]:
+            raise RecipeError(
+                f"--resume: the first {plural(state['records'], 'record')} are not those that the finished rows are of",
+                "Give the data as it was, or begin anew without --resume.",
+            )
+        self._quarantine.go_to(state["quarantine"])
+
+    def _refusals(self, what: str) -> list[str]:
+        """A line for people about the rows in quarantine, if there are any."""
+        if not self._quarantine.total:
+            return []
+        reasons = "; ".join(
+            f"{reason} ({count}, first at {self._quarantine.first[reason]})"
+            for reason, count in self._quarantine.reasons.most_common(3)
+        )
+        where = self._quarantine.path or "not written: name a file with --quarantine"
+        return [f"{plural(self._quarantine.total, 'row')} could not be {what}: {reasons} ({where})"]
