@@ -111,7 +111,7 @@ def require_writable(path: Path, *, folder_is_made: bool = False) -> None:
         try:
             probe.touch()
         finally:
-            _remove(probe)
+            remove(probe)
 
 
 def write_text(path: Path, text: str) -> None:

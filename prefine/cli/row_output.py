@@ -122,14 +122,15 @@ def _require_apart(out: Path | None, quarantine: Path | None, sources: Sequence[
 def _require_own(option: str, path: Path, maker: str, keys: Sequence[set[str]]) -> None:
     """Refuse a file that something else made: it would be lost."""
     from prefine.errors import RecipeError
+    from prefine.json_reading import JsonError, parse_json
 
     if not path.exists():
         return
     with path.open("rb") as file:
         line = file.readline(_MOST_READ)
     try:
-        row = json.loads(line) if line else None
-    except (ValueError, RecursionError):
+        row = parse_json(line) if line else None
+    except JsonError:
         row = {}
     if row is None or (isinstance(row, dict) and any(made <= row.keys() for made in keys)):
         return

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Self
 from prefine.atomic import JSON, put_in_place, storage_errors, write_json
 from prefine.errors import CheckpointError, RecipeError, Stopped
 from prefine.evaluation.wording import plural
+from prefine.json_reading import read_json_object
 
 try:
     import fcntl
@@ -107,13 +108,13 @@ class RowFile:
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            state = json.loads(self._state_path.read_bytes())
+            state = read_json_object(self._state_path)
             sound = isinstance(state["settings"], dict) and all(
                 isinstance(state[name], int) and state[name] >= 0 for name in ("rows", "bytes")
             )
             if sound and (state["done"] is None or isinstance(state["done"], dict)):
-                return dict(state)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                return state
+        except (OSError, ValueError, KeyError):
             pass
         raise self._damaged(f"has no sound {self._state_path.name} beside it")
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from prefine.atomic import JSON
-from prefine.data.template import ChatTemplate
 from prefine.evaluation.row_file import RowFile
+from prefine.models.identity import identity_of
 from prefine.models.load import LoadedModel
-from prefine.models.location import Location, base_hash, locate_model, weights_hash
+from prefine.models.location import locate_model
 from prefine.models.reward import PackedReward
 from prefine.models.sampling import Sampling
 from prefine.models.scoring import RewardModel
+
+_FILES = "the hash of the model's files"
 
 
 def recorded_dtype(file: RowFile | None) -> Literal["auto", "float32", "bfloat16"]:
@@ -33,33 +35,23 @@ def source_settings(sources: Sequence[str], split: str, quarantine: Path | None)
 
 
 def settings_of_answers(loaded: LoadedModel, sampling: Sampling) -> dict[str, JSON]:
-    """Of a model that writes: its weights, tokens and number type, and how it draws."""
-    return {
-        **_model(loaded.location, loaded.base_sha256, loaded.template),
-        **_computed(loaded),
-        **asdict(sampling),
-    }
+    """Of a model that writes: its files, tokens and number type, and how it draws."""
+    return {**_of_loaded(loaded), **asdict(sampling)}
 
 
 def settings_of_scores(reward: RewardModel) -> dict[str, JSON]:
-    """Of a reward model: its weights, tokens, number type and scale."""
-    scale: JSON = None if reward.scale is None else reward.scale.as_json()
+    """Of a reward model: its files, tokens and number type."""
     if isinstance(reward, PackedReward):
-        loaded = reward.loaded
-        return {**_model(loaded.location, loaded.base_sha256, loaded.template), **_computed(loaded), "scale": scale}
+        return _of_loaded(reward.loaded)
     location = locate_model(reward.name)
-    return {**_model(location, base_hash(location.base), None), "scale": scale}
+    return {"model": location.name, _FILES: identity_of(location).digest}
 
 
-def _model(location: Location, base_sha256: str, template: ChatTemplate | None) -> dict[str, JSON]:
+def _of_loaded(loaded: LoadedModel) -> dict[str, JSON]:
     return {
-        "model": location.name,
-        "base_sha256": base_sha256,
-        "weights_sha256": base_sha256 if location.adapter is None else weights_hash(location),
-        "template": None if template is None else template.fingerprint,
+        "model": loaded.location.name,
+        _FILES: loaded.identity.digest,
+        "template": loaded.template.fingerprint,
+        "device": loaded.packed.device.type,
+        "dtype": str(loaded.packed.compute_dtype).removeprefix("torch."),
     }
-
-
-def _computed(loaded: LoadedModel) -> dict[str, JSON]:
-    packed = loaded.packed
-    return {"device": packed.device.type, "dtype": str(packed.compute_dtype).removeprefix("torch.")}

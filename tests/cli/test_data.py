@@ -349,14 +349,14 @@ def test_an_unknown_sample(check: Check, tmp_path: Path) -> None:
 def test_the_quarantine_is_never_a_source(check: Check, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [GOOD])
     line = refused(check, tmp_path, source, "--quarantine", str(source))
-    assert "is the quarantine file of this run" in line
+    assert f"--quarantine is {source}, which is what is read" in line
     assert json.loads(source.read_text()) == GOOD
 
 
 def test_a_quarantine_that_cannot_be_written(check: Check, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [GOOD, "oops"])
     line = refused(check, tmp_path, source, "--quarantine", str(source / "bad.jsonl"))
-    assert "rejected rows cannot be written" in line
+    assert "a file stands where a folder is needed" in line
 
 
 @pytest.mark.parametrize("options", [(), ("a.jsonl", "--kind", "pairs"), ("a.jsonl", "--max-length-tokens", "2")])
