@@ -360,7 +360,7 @@ def save_model(loaded: LoadedModel, folder: Path, beside: Mapping[str, JSON] | N
     Raises:
         CheckpointError: the disk is full or not writable; nothing half-written is left.
     """
-    with atomic_write(folder) as temporary:
+    with atomic_write(folder) as temporary, known_noise_off():
         model: Any = loaded.packed.model
         # Others on the same base (a reference, a reward model) are not the result.
         model.save_pretrained(

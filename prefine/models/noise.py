@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_KNOWN_BARS = ("Loading weights", "Writing model shards")
+
 
 @contextmanager
 def known_noise_off() -> Iterator[None]:
-    """Inside, four messages of loading a model are left out.
+    """Inside, five messages of loading and saving a model are left out.
 
-    They are transformers' "Loading weights" bar, its table of missing and unexpected weights (load.py says that in a
-    line), its FutureWarning of is_gradient_checkpointing (which peft asks for), and bitsandbytes' note that an
-    optional kernel is not there.
+    They are transformers' bars "Loading weights" and "Writing model shards", its table of missing and unexpected
+    weights (load.py says that in a line), its FutureWarning of is_gradient_checkpointing (which peft asks for), and
+    bitsandbytes' note that an optional kernel is not there.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -24,7 +26,7 @@ def known_noise_off() -> Iterator[None]:
         logger.addFilter(_is_news)
     # The first releases of transformers 5 have no such hook, and keep their bar.
     set_hook = getattr(transformers_logging, "set_tqdm_hook", lambda hook: None)
-    bars_before = set_hook(_without_weights_bar)
+    bars_before = set_hook(_without_known_bars)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -39,6 +41,6 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not any(known in str(record.msg) for known in ("Failed to load CPU gemm_4bit_forward", " LOAD REPORT"))
 
 
-def _without_weights_bar(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    hidden = {"disable": True} if options.get("desc") == "Loading weights" else {}
+def _without_known_bars(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    hidden = {"disable": True} if options.get("desc") in _KNOWN_BARS else {}
     return bar(*args, **{**options, **hidden})

@@ -1,14 +1,18 @@
-"""Four known messages are left out while a model loads, in that place only; all others are shown."""
+"""Five known messages are left out while a model is loaded or saved, in that place only; all others are shown."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 
 import pytest
 from transformers.utils import logging as transformers_logging
 
+from prefine.models.load import load_model, save_model
 from prefine.models.noise import known_noise_off
+from prefine.recipe import LoraSection, ModelSection
+from tests.models import tiny
 
 
 def speak() -> None:
@@ -38,15 +42,16 @@ def test_known_messages_are_left_out_and_only_inside(caplog: pytest.LogCaptureFi
         assert len(caplog.records) == 6
 
 
-def test_only_the_weights_bar_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_known_bars_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     """Downloads keep their bars, and a hook that was there before is back afterwards."""
     with known_noise_off():
-        for what in ("Loading weights", "Fetching 3 files"):
+        for what in ("Loading weights", "Writing model shards", "Fetching 3 files"):
             for _ in transformers_logging.tqdm(range(3), desc=what):
                 pass
     shown = capsys.readouterr().err
     assert "Fetching 3 files" in shown
     assert "Loading weights" not in shown
+    assert "Writing" not in shown
     list(transformers_logging.tqdm(range(3), desc="Loading weights"))
     assert "Loading weights" in capsys.readouterr().err
 
@@ -57,3 +62,14 @@ def test_it_ends_with_an_error_too() -> None:
     with pytest.raises(RuntimeError, match="inside"), known_noise_off():
         raise RuntimeError("inside")
     assert transformers_logging.set_tqdm_hook(before) is None
+
+
+@pytest.mark.parametrize("lora", [None, LoraSection(r=2)])
+def test_loading_and_saving_a_model_prints_nothing(
+    lora: LoraSection | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whole models and adapters, whatever transformers and peft find worth a bar."""
+    tiny.save_folder(tmp_path / "base")
+    capfd.readouterr()
+    save_model(load_model(ModelSection(name=str(tmp_path / "base"), device="cpu"), lora), tmp_path / "saved")
+    assert capfd.readouterr() == ("", "")
