@@ -1,6 +1,7 @@
 """The command line: the table of verbs, and the one place that turns errors into exit codes.
 
-Exit codes: 0 done, 2 something the user can put right, 130 interrupted, 1 a bug (with its traceback).
+Exit codes: 0 done, 2 something the user can put right, 130 interrupted, 141 nobody reads the output any more (as in
+`| head`), 1 a bug (with its traceback).
 
 `prefine --help` must answer at once, so a verb's module imports nothing but typer and the standard library at its top;
 torch and the rest are imported inside the verb.
@@ -9,19 +10,23 @@ torch and the rest are imported inside the verb.
 from __future__ import annotations
 
 import logging
+import os
 import re
-import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from prefine import __version__
+from prefine.cli.output import OutputError, guarded_output, say_error
 from prefine.errors import PrefineError, Stopped
 
 # What the user types -> the function that does it. The help lists the verbs in this order.
@@ -112,21 +117,66 @@ app = create_app()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments` (default: sys.argv); always leaves by SystemExit."""
     _show_log()
+    with _signals_interrupt():
+        try:
+            with guarded_output():
+                app(arguments, prog_name="prefine")
+        except OutputError as error:
+            if error.closed_by_reader:
+                sys.exit(128 + 13)  # as a tool that SIGPIPE ends
+            _end(2, f"error: {error}. Free some space there, or write to another place.")
+        except PrefineError as error:
+            # One line, whatever library's message is quoted in it.
+            _end(2, "error: " + re.sub(r"\s*\n\s*", " ", str(error)))
+        except Stopped as stopped:
+            _end(130, f"{stopped}; to go on: {_resuming(sys.argv[1:] if arguments is None else arguments)}")
+        except KeyboardInterrupt:
+            _end(130, "interrupted")
+        except SystemExit as leaving:
+            if leaving.code == 130:  # typer's answer to Ctrl-C, which says nothing
+                _end(130, "interrupted")
+            raise
+        except Exception:
+            from prefine.training.launch import launched
+
+            if launched():  # a bug, met by every process: one traceback
+                _end(1, traceback.format_exc())
+            raise
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP do what Ctrl-C does, so that a command tidies up and says how it ended.
+
+    What is ignored (as nohup has SIGHUP ignored) stays ignored.
+    """
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # not the main thread: whoever runs us there handles signals
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, signal.default_int_handler)
     try:
-        app(arguments, prog_name="prefine")
-    except PrefineError as error:
-        # One line, whatever library's message is quoted in it.
-        typer.echo("error: " + re.sub(r"\s*\n\s*", " ", str(error)), err=True)
-        sys.exit(2)
-    except Stopped as stopped:
-        typer.echo(f"{stopped}; to go on: {_resuming(sys.argv[1:] if arguments is None else arguments)}", err=True)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        sys.exit(_interrupted())
-    except SystemExit as leaving:
-        if leaving.code == 130:  # typer's answer to Ctrl-C, which says nothing
-            _interrupted()
-        raise
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(code: int, text: str) -> NoReturn:
+    """Leave with one message, in a launch from the first process that ends."""
+    from prefine.training.launch import first_to_say, launched
+
+    if not launched():
+        say_error(text)
+        sys.exit(code)
+    if first_to_say():
+        say_error(text)
+    # Taking down what connects processes may wait for those that have ended, for ever.
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _show_log() -> None:
@@ -138,9 +188,6 @@ def _show_log() -> None:
 
 def _resuming(arguments: Sequence[str]) -> str:
     """The command that goes on with a stopped run, to be pasted into a shell."""
-    return shlex.join(["prefine", *arguments, *([] if "--resume" in arguments else ["--resume"])])
+    from prefine.training.launch import launch_command
 
-
-def _interrupted() -> int:
-    typer.echo("interrupted", err=True)
-    return 130
+    return launch_command([*arguments, *([] if "--resume" in arguments else ["--resume"])])

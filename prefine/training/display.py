@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any, cast
 
 import psutil
 import torch
@@ -23,15 +23,47 @@ def memory_gb(device: torch.device) -> float:
     return float(psutil.Process().memory_info().rss) / 1e9
 
 
+class _Unfailing:
+    """A text stream whose writes never raise: a console that is full, closed or gone must not end a run.
+
+    The metrics are on disk all the same. Characters that the console's encoding lacks are shown as escapes.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self._stream.write(text.encode("ascii", "backslashreplace").decode("ascii"))
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.isatty()
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Display:
     """Tells one run's story. Silent on all processes but the main one.
 
     Args:
-        console: where to.
+        console: where to; from here on its file takes everything and never raises.
         enabled: False says nothing.
     """
 
     def __init__(self, console: Console, enabled: bool = True) -> None:
+        if not isinstance(console.file, _Unfailing):
+            console.file = cast(IO[str], _Unfailing(console.file))
         self.console = console
         self._enabled = enabled
         self._bar: Progress | None = None

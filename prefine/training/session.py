@@ -46,6 +46,7 @@ from prefine.rundir import RunDirectory, run_provenance
 from prefine.training.checks import check_leaks, check_tokens, require
 from prefine.training.display import Display
 from prefine.training.guards import Guards
+from prefine.training.launch import fewer_processes, lost_processes
 from prefine.training.loop import Loop
 from prefine.training.optimiser_step import Step
 from prefine.training.samples import Samples
@@ -56,6 +57,8 @@ from prefine.training.stopping import stop_on_signal
 # report's thresholds.
 _FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers")
 _SECONDS_FOR_LAST_MESSAGE = 0.3
+_KEPT = "; what was saved before is kept"
+_NOTHING_YET = " before a step was saved; the run begins at its first step"
 # And this one, unless guards may go back to what is saved.
 _FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
 
@@ -74,6 +77,8 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
         require_sources(recipe.data)
     accelerator = _accelerator(recipe)
     display = Display(console, accelerator.is_main_process)
+    if warning := fewer_processes(accelerator.num_processes):
+        display.say(f"warning: {warning}")
     stage.require(display)
     with _run_directory(Path(recipe.run), resume, accelerator) as run:
         previous = json.loads(run.manifest.read_text("utf-8")) if run.manifest.exists() else None
@@ -83,10 +88,12 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
             display.say(f"{run.path} is finished already: model in {run.model}, report in {run.report}")
             return run.path
         try:
-            session = _open(stage, recipe, run, previous, accelerator, display)
+            with lost_processes(accelerator.num_processes):
+                session = _open(stage, recipe, run, previous, accelerator, display)
             _train(stage, session, began, fresh=previous is None)
         except KeyboardInterrupt:
-            raise Stopped("interrupted; what was saved before is kept") from None
+            saved = any(run.checkpoints.glob("*"))
+            raise Stopped(f"interrupted{_KEPT if saved else _NOTHING_YET}") from None
         if accelerator.is_main_process:
             display.say(f"done: model in {run.model}, report in {write_report(run.path)}")
     return run.path
@@ -205,10 +212,11 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
     """Train from the last checkpoint, or the beginning, to the end, and write down what came out."""
     step = None
     try:
-        step = stage.begin(session)
-        loop = _trained(stage, session, step, began)
-        if session.accelerator.is_main_process:
-            _write_results(stage, session)
+        with lost_processes(session.accelerator.num_processes):
+            step = stage.begin(session)
+            loop = _trained(stage, session, step, began)
+            if session.accelerator.is_main_process:
+                _write_results(stage, session)
     except (PrefineError, Stopped, KeyboardInterrupt) as error:
         if fresh and step is None and isinstance(error, RecipeError | DataError | ModelError):
             if session.accelerator.is_main_process:

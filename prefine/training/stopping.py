@@ -1,30 +1,43 @@
-"""Ctrl-C and SIGTERM as requests to stop, so that a run can finish its step and save before it goes."""
+"""Ctrl-C, SIGTERM and SIGHUP as requests to stop, so that a run can finish its step and save before it goes."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from prefine.training.display import Display
+from prefine.training.launch import launched
+
+_SECONDS_OF_ONE_CTRL_C = 1.0
 
 
 @contextmanager
 def stop_on_signal(display: Display) -> Iterator[dict[str, bool]]:
-    """Inside, the first Ctrl-C (or SIGTERM) asks the loop to stop after its step; a second one interrupts at once."""
+    """Inside, the first Ctrl-C (or SIGTERM, SIGHUP) asks the loop to stop after its step; a second interrupts at once.
+
+    A SIGHUP that is ignored, as under nohup, stays ignored. In a launch of several processes one Ctrl-C reaches each
+    of them twice, from the terminal and from the launcher: there a second signal counts after a second.
+    """
     asked = {"stop": False}
+    counts_from = 0.0
 
     def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal counts_from
         if asked["stop"]:
-            raise KeyboardInterrupt
+            if time.monotonic() >= counts_from:
+                raise KeyboardInterrupt
+            return
         asked["stop"] = True
+        counts_from = time.monotonic() + (_SECONDS_OF_ONE_CTRL_C if launched() else 0.0)
         display.say_from_signal(
             "stopping after this step; press Ctrl-C again to stop at once (steps since the last save are lost)"
         )
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in _heard()}
     except ValueError:  # not the main thread: whoever runs us there handles signals
         yield asked
         return
@@ -33,3 +46,10 @@ def stop_on_signal(display: Display) -> Iterator[dict[str, bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _heard() -> list[signal.Signals]:
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, hangup]

@@ -13,6 +13,7 @@ from rich.console import Console
 from prefine.recipe import StageRecipe
 from prefine.training.display import Display, memory_gb
 from prefine.training.dpo import run_dpo
+from prefine.training.sft import run_sft
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]
@@ -52,6 +53,38 @@ def test_other_processes_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         display.say_from_signal("something")
     assert said.getvalue() == ""
     assert capfd.readouterr().err == ""
+
+
+class Broken(io.StringIO):
+    """A console that takes nothing."""
+
+    encoding = "latin-1"
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+    def flush(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), BrokenPipeError(32, "closed"), ValueError("closed file")])
+def test_a_console_that_takes_nothing_ends_no_run(error: Exception, make: Make) -> None:
+    """The disk is full, `| head` has left, the terminal or the file was closed: the metrics are on disk."""
+    made = make("sft", changes={"training.max_steps": 2})
+    run_sft(made, False, Console(file=Broken(error)))  # type: ignore[arg-type]
+    assert tiny.manifest(Path(made.run))["status"] == "finished"
+
+
+def test_characters_that_a_console_lacks_are_shown_as_escapes() -> None:
+    raw = io.BytesIO()
+    display = Display(Console(file=io.TextIOWrapper(raw, encoding="latin-1", write_through=True)))
+    display.say("Größe: ж")
+    assert raw.getvalue().decode("latin-1").startswith("Gr")
+    assert "\\u0436" in raw.getvalue().decode("latin-1")
 
 
 def test_memory_is_in_use() -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step is finished and saved, exit code 130, and the last line is the command that goes on."""
+"""Ctrl-C, SIGTERM, SIGHUP: the step is finished and saved, exit code 130, the last line is the command that goes on."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_real_command_is_stopped_and_goes_on(make: Make, tmp_path: Path) -> 
     assert tiny.manifest(Path(cut.run))["seconds"] > tiny.manifest(Path(cut.run))["training_seconds"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_loop(number: signal.Signals, make: Make, tmp_path: Path) -> None:
     whole, cut = make("sft", "whole", LONG), make("sft", "cut", LONG)
     tiny.train(whole)
@@ -119,9 +119,11 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_ctrl_c_outside_the_loop(moment: str, make: Make, tmp_path: Path) -> None:
-    """No step to finish: it ends at once, and the same command with --resume goes on."""
+@pytest.mark.parametrize(
+    ("moment", "number"), list(zip(MOMENTS, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT), strict=True))
+)
+def test_a_signal_outside_the_loop(moment: str, number: signal.Signals, make: Make, tmp_path: Path) -> None:
+    """No step to finish: it ends at once, says what it did, and the same command with --resume goes on."""
     short = {"training.max_steps": 2}
     whole, cut = make("dpo", "whole", short), make("dpo", "cut", short)
     tiny.train(whole)
@@ -132,7 +134,7 @@ def test_ctrl_c_outside_the_loop(moment: str, make: Make, tmp_path: Path) -> Non
         real = getattr(place, name)
 
         def deadly(*args: object, **kwargs: object) -> object:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             return real(*args, **kwargs)
 
         setattr(place, name, deadly)
@@ -140,6 +142,11 @@ def test_ctrl_c_outside_the_loop(moment: str, make: Make, tmp_path: Path) -> Non
     code, said = tiny.Command("dpo", tiny.written(cut, tmp_path / "cut.yaml"), prepare=interrupting).end()
     assert code == 130, said
     assert "Traceback" not in said
+    before, after = (
+        "interrupted before a step was saved; the run begins at its",
+        "interrupted; what was saved before is kept",
+    )
+    assert (after if moment == "while the result is saved" else before) in said.splitlines()[-1]
     code, said = tiny.Command(*going_on(said)).end()
     assert code == 0, said
     assert not tiny.differences(Path(whole.run), Path(cut.run))

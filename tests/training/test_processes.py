@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from prefine.errors import CheckpointError, Stopped, TrainingError
+from prefine.errors import CheckpointError, DataError, PrefineError, Stopped, TrainingError
 from prefine.recipe import StageRecipe
 from prefine.training import sft
 from prefine.training.loop import Loop
@@ -221,6 +222,30 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both(make: Make) -> None
     assert (Path(made.run) / "non-finite-batch-1.json").exists()
 
 
+@pytest.mark.parametrize("ended", ["killed", "an error"])
+def test_a_process_that_ends_ends_the_other(ended: str, make: Make) -> None:
+    """Which waits for it in a sum over both; a manifest says so, and the run can be resumed."""
+    made = make("sft")
+
+    def ending(rank: int) -> None:
+        real, calls = sft.token_nll, iter(range(100))
+
+        def failing(*args: object) -> object:
+            if rank == 1 and next(calls) == 3:
+                if ended == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise DataError("row 3 is broken", "Mend it.")
+            return real(*args)  # type: ignore[arg-type]
+
+        sft.token_nll = failing  # type: ignore[assignment]
+        says = "another process of this launch has ended" if rank == 0 else "row 3 is broken"
+        with pytest.raises(PrefineError, match=says):
+            tiny.train(made)
+
+    assert together(ending) == [0, -signal.SIGKILL if ended == "killed" else 0]
+    assert tiny.manifest(Path(made.run))["status"] == "failed"
+
+
 def test_both_are_refused_together(make: Make) -> None:
     """The main process alone looks at the folder; the other is told, and waits for nothing."""
     made = make("sft", changes={"training.max_steps": 1})
@@ -236,7 +261,7 @@ def test_both_are_refused_together(make: Make) -> None:
 
 @pytest.mark.slow
 def test_torchrun(make: Make, tmp_path: Path) -> None:
-    """The command that users scale with, in processes of its own (on a CPU `accelerate launch` starts only one)."""
+    """The command that users scale with, in processes of its own (on a CPU `accelerate launch` starts one)."""
     made = make("dpo", changes={"training.max_steps": 2})
     command = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m", "prefine"]
     ended = subprocess.run(
