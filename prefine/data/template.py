@@ -17,6 +17,7 @@ from prefine.data.batch import TokenTree
 from prefine.data.encoding import PLAIN_TEXT, TextEncoder, any_of
 from prefine.data.rendering import Renderer
 from prefine.data.stand_ins import FIRST_STAND_IN, STAND_IN, StandIns
+from prefine.data.vocabulary import require_embedded
 from prefine.errors import TemplateError
 from prefine.records import Conversation, Demonstration, Message, Preference
 
@@ -62,6 +63,7 @@ class ChatTemplate:
                 "Set eos_token in its tokenizer_config.json; without one the model cannot learn to stop.",
             )
         self.tokenizer = tokenizer
+        self._rows: int | None = None
         self._renderer = Renderer(tokenizer)
         self._encoder = TextEncoder(tokenizer)
         self.control_ids = self._encoder.control_ids
@@ -80,6 +82,16 @@ class ChatTemplate:
         self.turn_end = self.answer_ids(ask, "x")[-1]
         self.turn_ends = frozenset({tokenizer.eos_token_id, self.turn_end})
         self.stop_ids = self.turn_ends | declared
+
+    def require_rows(self, rows: int) -> None:
+        """Refuse, now and in everything encoded later, tokens that an embedding of so many rows does not have.
+
+        Raises:
+            ModelError: the template or the tokenizer's padding needs one.
+        """
+        self._rows = rows
+        structural = {*self.turn_ends, self.tokenizer.pad_token_id} - {None}
+        require_embedded([*structural, *self.prompt_ids((Message(role="user", content="x"),))], rows, self.tokenizer)
 
     @property
     def fingerprint(self) -> str:
@@ -197,6 +209,8 @@ class ChatTemplate:
         for piece, hidden in stand_ins.pieces(text):
             ids += (self._encoder.plain_ids if hidden else self._encoder.ids)(piece, behind)
             behind = PLAIN_TEXT if hidden else piece
+        if self._rows is not None:
+            require_embedded(ids, self._rows, self.tokenizer)
         return ids
 
     def _shielded(self, messages: Iterable[Message], stand_ins: StandIns) -> list[dict[str, str]]:

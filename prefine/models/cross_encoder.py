@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prefine.data.vocabulary import require_embedded
 from prefine.errors import ModelError
 from prefine.models.device import choose_device, choose_dtype
+from prefine.models.forward import embedding_rows
 from prefine.models.location import Location, in_a_line
 from prefine.models.noise import known_noise_off
 from prefine.models.scoring import Question, RewardModel, Score
@@ -87,6 +89,7 @@ class CrossEncoder(RewardModel):
         batch = self.tokenizer(
             firsts, seconds, truncation="only_first", max_length=self._max_length, padding=True, return_tensors="pt"
         )
+        require_embedded(batch["input_ids"].unique().tolist(), embedding_rows(self._model), self.tokenizer)
         logits: Tensor = self._model(**batch.to(self._model.device)).logits
         return logits.float().cpu()
 

@@ -224,6 +224,12 @@ def unpack(batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return ids, mask, batch.sequence, where[batch.sequence, batch.predict_from]
 
 
+def embedding_rows(causal: Any) -> int:
+    """How many token ids a model has an embedding for."""
+    embedding = causal.get_input_embeddings()
+    return int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])
+
+
 def settle_path(model: PackedModel) -> str | None:
     """Give the model packed attention if that is right for it; else leave it as it was, on the padded path.
 

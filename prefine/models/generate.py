@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from prefine.data.batch import Segment, common_beginning, token_offsets
+from prefine.data.vocabulary import require_embedded
 from prefine.models.attention import CachedRow
-from prefine.models.forward import PackedModel, evaluating
+from prefine.models.forward import PackedModel, embedding_rows, evaluating
 from prefine.models.fused import Kept, packed_weights, unchanging_weights
 from prefine.models.logprobs import adjusted
 from prefine.models.sampling import Draws, Row, Sampling, choose
@@ -151,15 +152,18 @@ class Writer(ABC):
         self._done: list[Writing] = []
         self._count = 0
         self._kept: Kept | None = None
+        self._rows = embedding_rows(model.causal)
 
     def add(self, request: Request) -> int:
         """Queue a request; returns its number, counted from 0.
 
         Raises:
             ValueError: the prompt is empty.
+            ModelError: the prompt has a token that the model's embedding does not.
         """
         if not request.prompt:
             raise ValueError("a prompt must have at least one token")
+        require_embedded(request.prompt, self._rows, self.tokenizer)
         sampling = request.sampling
         ends = request.stop_ids | _control_ids(sampling.stop, self.tokenizer)
         writing = Writing(self._count, request, Draws(sampling.seed, sampling.max_new_tokens), ends)

@@ -23,7 +23,7 @@ from prefine.models import attention, fused
 from prefine.models.adapters import put_adapter
 from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
 from prefine.models.embedded import PREFIX
-from prefine.models.forward import PackedModel, PackedScorer, settle_path, take_padded_path
+from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, settle_path, take_padded_path
 from prefine.models.heads import SCORE, SCORE_WEIGHT, begin_scores, pad_apart
 from prefine.models.identity import Identity, identity_of
 from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, base_hash, in_a_line, locate_model, weight_files
@@ -166,6 +166,7 @@ def load_model(
         model = put_adapter(base, location, lora, trainable, scores=heads is not None)
     if heads is not None and trainable:
         pad_apart(model, template)
+    template.require_rows(embedding_rows(base))
     stop_at(base, template)
     if not trainable:
         model.requires_grad_(False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prefine.data.batch import PackedBatch
 from prefine.errors import ModelError
 from prefine.models import fused
-from prefine.models.forward import PackedModel, PackedScorer, evaluating
+from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, evaluating
 from prefine.models.heads import IN_ADAPTER
 from prefine.models.load import LoadedModel, load_tokenizer
 from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line
@@ -157,6 +157,7 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
     fused.install(model)
     scorer = SharedScorer(policy.packed, name, head)
     template = load_tokenizer(location, ModelSection(name=location.name))
+    template.require_rows(embedding_rows(policy.packed.causal))
     loaded = replace(policy, packed=scorer, template=template, location=location)
     return PackedReward(loaded, read_scale(folder))
 
