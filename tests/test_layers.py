@@ -29,6 +29,7 @@ FLOOR_0 = {
     "recipe_loading",
     "recipe_problems",
     "records",
+    "rounding",
     "rundir",
 }
 FLOORS = {

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from prefine.models.device import DeviceReport
     from prefine.models.diagnosis import Diagnosis
 
+# As `prefine.models.device.cpu_instructions` names them, and as their maker does.
+_FASTER_ON_X86 = {"AVX512": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
+
 
 def doctor(
     device: Annotated[str, typer.Option(help="As in a recipe: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
@@ -75,12 +78,22 @@ def _described(device: DeviceReport) -> str:
     if device["cores"] is not None:
         parts.append(f"{_count(device['cores'], 'core')}, {_count(device['threads'] or 0, 'thread')}")
     parts.append(f"{device['memory_total_gb']:.1f} GB memory, {device['memory_free_gb']:.1f} GB free")
-    parts.append(" ".join(device["instructions"]))
+    parts.append(_instructions(device["instructions"]))
     return " · ".join(filter(None, parts))
 
 
+def _instructions(found: list[str]) -> str:
+    """What a processor has, and what it lacks of the sets that make training faster on x86."""
+    if not any(name in found for name in ("AVX2", "AVX512")):
+        return " ".join(found)
+    lacking = [said for name, said in _FASTER_ON_X86.items() if name not in found]
+    return " ".join(found) + (f" (no {', '.join(lacking)})" if lacking else "")
+
+
 def _rates(diagnosis: Diagnosis) -> list[tuple[str, str]]:
-    return [(name, f"{gflops:,.0f} GFLOP/s") for name, gflops in diagnosis.matmul_gflops.items()]
+    from prefine.rounding import two_digits
+
+    return [(name, f"{two_digits(gflops)} GFLOP/s") for name, gflops in diagnosis.matmul_gflops.items()]
 
 
 def _optional(diagnosis: Diagnosis) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from prefine.evaluation.wording import (
     tokens,
     whole,
 )
+from prefine.rounding import two_digits
 
 WIDE_INTERVAL = 0.2
 """An interval of a share that is wider than this is called wide on the page."""
@@ -336,7 +337,7 @@ def _cost_tiles(facts: RunFacts) -> list[Tile | None]:
     return [
         Tile("Time", duration(seconds), note="from start to report") if seconds is not None else None,
         Tile("Trained on", whole(learned), "tokens", note=f"in {plural(steps, 'step')}") if learned else None,
-        Tile("Speed", whole(speed), "tokens/s", note="median of the steps") if speed is not None else None,
+        Tile("Speed", two_digits(speed), "tokens/s", note="median of the steps") if speed is not None else None,
         Tile("Peak memory", figure(memory, 1), "GB", note="while training") if memory is not None else None,
     ]
 

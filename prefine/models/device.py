@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from prefine.errors import ModelError
+from prefine.rounding import two_digits
 
 # bfloat16 keeps 8 bits of every product; below this gain in speed they are not worth giving up.
 _WORTHWHILE_SPEEDUP = 1.3
@@ -152,7 +153,7 @@ def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | 
         return torch.bfloat16, f"{device} has bfloat16 instructions"
     rates = _measured_once(device) if rates is None else rates
     speedup = _speedup(rates)
-    measured = f"bfloat16 products run at {speedup:.1f} times the speed of float32 here"
+    measured = f"bfloat16 products run at {two_digits(speedup)} times the speed of float32 here"
     best = "bfloat16" if speedup >= _WORTHWHILE_SPEEDUP else "float32"
     if name == "auto":
         why = "" if best == "bfloat16" else f", less than the {_WORTHWHILE_SPEEDUP} that would be worth the rounding"

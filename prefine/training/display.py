@@ -12,6 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from prefine.rounding import two_digits
+
 # In a log file a line every step is noise; this many lines show a run.
 _LINES_IN_A_LOG = 20
 
@@ -130,5 +132,5 @@ def _facts(row: Mapping[str, float]) -> str:
         told.append(f"accuracy {row['accuracy']:.2f}")
     if "kl_k3" in row:
         told = [f"score {row['score']:.3f}", f"KL {row['kl_k3']:.3f}", f"answer {row['response_tokens']:.0f} tokens"]
-    told += [f"{row['tokens_per_s']:.0f} tokens/s", f"{row['memory_gb']:.1f} GB"]
+    told += [f"{two_digits(row['tokens_per_s'])} tokens/s", f"{row['memory_gb']:.1f} GB"]
     return "  ".join(told)

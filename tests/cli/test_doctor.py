@@ -6,10 +6,13 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from prefine.cli import doctor as doctor_module
 from prefine.cli.app import app
 from prefine.models import diagnosis as diagnosis_module
+from prefine.models.device import choose_dtype
 from prefine.models.diagnosis import Diagnosis, OptionalPart
 
 SICK = Diagnosis(
@@ -90,3 +93,26 @@ def test_the_device_is_passed_on(found: list[str]) -> None:
     CliRunner().invoke(app, ["doctor", "--device", "cuda:1"])
     CliRunner().invoke(app, ["doctor"])
     assert found == ["cuda:1", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (["AVX2"], "AVX2 (no AVX-512, AVX512-BF16, AMX-BF16)"),
+        (["AVX512", "avx512_bf16"], "AVX512 avx512_bf16 (no AMX-BF16)"),
+        (["AVX512", "avx512_bf16", "amx_bf16"], "AVX512 avx512_bf16 amx_bf16"),
+        (["DEFAULT", "bf16"], "DEFAULT bf16"),
+        (["sm_90"], "sm_90"),
+    ],
+)
+def test_instruction_sets_that_matter(found: list[str], shown: str) -> None:
+    assert doctor_module._instructions(found) == shown
+
+
+def test_a_slow_type_has_two_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = replace(SICK, matmul_gflops={"float32": 170.4, "bfloat16": 5.62})
+    monkeypatch.setattr(diagnosis_module, "diagnose", lambda device: slow)
+    shown = CliRunner().invoke(app, ["doctor"]).stdout
+    assert "170 GFLOP/s" in shown and "5.6 GFLOP/s" in shown
+    _, why = choose_dtype("auto", torch.device("cpu"), slow.matmul_gflops)
+    assert why.startswith("bfloat16 products run at 0.033 times the speed of float32")

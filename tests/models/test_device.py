@@ -103,7 +103,7 @@ def test_choose_device_gives_one_that_is_here() -> None:
         ("auto", {"float32": 100.0, "bfloat16": 320.0}, torch.bfloat16, "3.2 times"),
         ("auto", {"float32": 100.0, "bfloat16": 130.0}, torch.bfloat16, "1.3 times"),
         ("auto", {"float32": 100.0, "bfloat16": 129.0}, torch.float32, "less than the 1.3"),
-        ("auto", {"float32": 100.0, "bfloat16": 3.0}, torch.float32, "0.0 times"),
+        ("auto", {"float32": 100.0, "bfloat16": 3.0}, torch.float32, "0.030 times"),
         ("auto", {"float32": 100.0}, torch.float32, "less than"),
         ("auto", {}, torch.float32, "less than"),
         (

@@ -27,7 +27,7 @@ def test_a_log_has_the_first_the_last_and_about_twenty_lines() -> None:
         for step in range(1, 201):
             display.step(step, ROW)
     lines = said.getvalue().splitlines()
-    assert lines[0] == "step 1/200  loss 0.6931  accuracy 0.50  1234 tokens/s  2.0 GB"
+    assert lines[0] == "step 1/200  loss 0.6931  accuracy 0.50  1,234 tokens/s  2.0 GB"
     assert [line.split()[1] for line in lines[1:]] == [f"{step}/200" for step in range(10, 201, 10)]
 
 
