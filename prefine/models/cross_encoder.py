@@ -19,6 +19,7 @@ from prefine.models.forward import embedding_rows
 from prefine.models.location import Location, in_a_line
 from prefine.models.noise import known_noise_off
 from prefine.models.scoring import Question, RewardModel, Score
+from prefine.models.weights import require_plausible_config, within_files
 from prefine.recipe import ModelSection
 
 _QUESTIONS_AT_ONCE = 16
@@ -34,7 +35,7 @@ class CrossEncoder(RewardModel):
     """
 
     def __init__(self, location: Location, section: ModelSection) -> None:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
         self.name = location.name
         self.scale = None
@@ -42,11 +43,15 @@ class CrossEncoder(RewardModel):
         device = choose_device(section.device)
         dtype, _ = choose_dtype(section.dtype, device)
         try:
-            with known_noise_off():
+            require_plausible_config(location.base, section.revision)
+            config = AutoConfig.from_pretrained(location.base, **source)
+            with known_noise_off(), within_files(location.base, section.revision, config):
                 self.tokenizer = AutoTokenizer.from_pretrained(location.tokenizer, **source)
                 self._model, info = AutoModelForSequenceClassification.from_pretrained(
                     location.base, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
                 )
+        except ModelError:
+            raise
         except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
             raise ModelError(
                 f"{location.name!r} could not be loaded as a reward model ({in_a_line(error)})",

@@ -26,9 +26,10 @@ from prefine.models.embedded import PREFIX
 from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, settle_path, take_padded_path
 from prefine.models.heads import SCORE, SCORE_WEIGHT, begin_scores, pad_apart
 from prefine.models.identity import Identity, identity_of
-from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, base_hash, in_a_line, locate_model, weight_files
+from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, base_hash, in_a_line, locate_model
 from prefine.models.noise import known_noise_off
 from prefine.models.stops import save_ends, stop_at, template_of
+from prefine.models.weights import require_plausible_config, weight_files, within_files
 from prefine.recipe import LoraSection, ModelSection
 
 log = logging.getLogger("prefine")
@@ -100,6 +101,7 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
     """
     from transformers import AutoTokenizer
 
+    require_plausible_config(location.base, section.revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             location.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
@@ -213,7 +215,8 @@ def _load_base(
         if heads is not None and not is_classifier(config):
             config.num_labels = heads
         kind = AutoModelForCausalLM if heads is None else AutoModelForSequenceClassification
-        model, info = kind.from_pretrained(location.base, config=config, **options)
+        with within_files(location.base, section.revision, config):
+            model, info = kind.from_pretrained(location.base, config=config, **options)
     except ModelError:
         raise
     except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files

@@ -10,15 +10,14 @@ import hashlib
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefine.atomic import sha256_of_file
 from prefine.errors import ModelError
-from prefine.json_reading import JsonError, read_json_object
 from prefine.models.embedded import PREFIX, embedded_folder
+from prefine.models.weights import ADAPTER_CONFIG as ADAPTER_CONFIG
+from prefine.models.weights import ADAPTER_WEIGHTS as ADAPTER_WEIGHTS
+from prefine.models.weights import read_object, require_plausible_config, weight_files
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # What prefine adds beside the ecosystem's files: which base an adapter belongs to.
 ORIGIN = "prefine.json"
 
@@ -81,7 +80,7 @@ def _base_location(name: str, path: Path) -> Location:
             f"model.name: {name!r} holds no model (no config.json, no {ADAPTER_CONFIG})",
             "Name the folder that save_pretrained wrote, or a run of prefine.",
         )
-    _read_object(path / "config.json")
+    require_plausible_config(str(path))
     if not weight_files(path):
         raise ModelError(
             f"model.name: {name!r} has a config.json but no weights in safetensors format",
@@ -91,8 +90,8 @@ def _base_location(name: str, path: Path) -> Location:
 
 
 def _adapter_location(name: str, path: Path) -> Location:
-    base = _read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
-    origin = _read_object(path / ORIGIN) if (path / ORIGIN).is_file() else {}
+    base = read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
+    origin = read_object(path / ORIGIN) if (path / ORIGIN).is_file() else {}
     base_name = str(origin.get("base", base))
     if not base_name:
         raise ModelError(
@@ -107,18 +106,6 @@ def _adapter_location(name: str, path: Path) -> Location:
     tokenizer = str(path) if (path / "tokenizer_config.json").is_file() else located.tokenizer
     hashes = (origin.get("base_sha256"), origin.get("base_config_sha256"))
     return Location(name, located.base, base_name, path, tokenizer, *hashes)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(path)
-    except JsonError as error:
-        raise ModelError(f"model.name: {str(path)!r} {error}", "Fetch the model again.") from None
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a folder, in order of name."""
-    return sorted(path.glob("*.safetensors"))
 
 
 def local_folder(base: str, revision: str | None = None) -> Path | None:

@@ -26,6 +26,7 @@ from prefine.models.heads import adapter_head_shape
 from prefine.models.load import LoadedModel, is_classifier, load_model
 from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line, locate_model
 from prefine.models.scoring import SCALE_FILE, Question, RewardModel, Scale, Score
+from prefine.models.weights import require_plausible_config, within_files
 from prefine.recipe import ModelSection
 
 _MAX_TOKENS = 8192
@@ -188,14 +189,17 @@ def _heads_of(location: Location, section: ModelSection, scale: Scale | None) ->
         return 1 if shape is None else shape[0]  # one without a head is refused by the loader, which says why
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    require_plausible_config(location.base, section.revision)
     try:
         config = AutoConfig.from_pretrained(
             location.base, revision=section.revision, trust_remote_code=section.trust_remote_code
         )
         if not is_classifier(config):
             return 1  # refused by the loader
-        with torch.device("meta"):
+        with within_files(location.base, section.revision, config), torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=section.trust_remote_code)
+    except ModelError:
+        raise
     except Exception as error:  # whatever transformers or a model's own code raise over broken files
         raise ModelError(
             f"{location.name!r} could not be loaded ({in_a_line(error)})", "Check the name, the files and the network."

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from prefine.errors import ModelError, PrefineError, TemplateError
 from prefine.models import embedded
 from prefine.models.load import load_model, save_model
-from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ORIGIN, locate_model
+from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ORIGIN, base_hash, locate_model
+from prefine.models.weights import weight_files
 from prefine.recipe import LoraSection, ModelSection
 from tests.models import tiny
 
@@ -85,6 +86,20 @@ def lose_a_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
 
 
+def index_of(*names: str) -> Callable[[Path], None]:
+    """The whole file's place is taken by an index that names these files."""
+
+    def write(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        torch.save(tensors, folder / "model.bin")
+        save_file(tensors, folder.parent / "outside.safetensors", {"format": "pt"})
+        (folder / "model.safetensors").rename(folder / "first.safetensors")
+        where = {name: names[place % len(names)] for place, name in enumerate(tensors)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+
+    return write
+
+
 def ask_for_code(folder: Path) -> None:
     change(
         folder / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}
@@ -119,6 +134,46 @@ BASES: dict[str, tuple[Break, str, str]] = {
     "weights cut": (lambda d: cut_in_half(d / "model.safetensors"), "SafetensorError", "Check"),
     "weights empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "could not be loaded", "Check"),
     "weights are text": (lambda d: (d / "model.safetensors").write_text("hello " * 99), "could not be loaded", "Check"),
+    "a pickle in the index": (index_of("first.safetensors", "model.bin"), "'model.bin', which are no safe", "Convert"),
+    "outside by the index": (index_of("first.safetensors", "../outside.safetensors"), "outside its folder", "Fetch"),
+    "absolute in the index": (index_of("/tmp/x.safetensors"), "'/tmp/x.safetensors', which are outside", "Fetch"),
+    "Windows in the index": (index_of("..\\outside.safetensors"), "which are outside its folder", "Fetch"),
+    "an index of nothing": (
+        lambda d: [index_of("x")(d), (d / "model.safetensors.index.json").write_text('{"weight_map": {}}')],
+        "no weight_map",
+        "Fetch",
+    ),
+    "a pickle in the config": (
+        lambda d: [index_of("first.safetensors")(d), change(d / "config.json", transformers_weights="model.bin")],
+        "'model.bin', which are no safetensors file",
+        "Convert",
+    ),
+    "a million layers": (
+        lambda d: change(d / "config.json", num_hidden_layers=1_000_000),
+        "num_hidden_layers is 1000000 in its config.json, and no model has more than 10000",
+        "correct its config",
+    ),
+    "more layers than weights": (
+        lambda d: change(d / "config.json", num_hidden_layers=9_999),
+        "asks for more weights than its files hold",
+        "fetch the model",
+    ),
+    "a wide layer": (
+        lambda d: change(d / "config.json", intermediate_size=10**8),
+        "intermediate_size is 100000000",
+        "fetch the model",
+    ),
+    "an endless vocabulary": (
+        lambda d: change(d / "config.json", vocab_size=10**9),
+        "vocab_size is 1000000000",
+        "fetch the model",
+    ),
+    "too large for 64 bits": (
+        lambda d: change(d / "config.json", hidden_size=10**12),
+        "hidden_size is 1000000000000",
+        "fetch the model",
+    ),
+    "a million labels": (lambda d: change(d / "config.json", num_labels=10**6), "num_labels is 1000000", "correct"),
     "a shard is missing": (lose_a_shard, "model-2.safetensors", "Check"),
     "no tokenizer": (remove_tokenizer, "no tokenizer could be loaded", "Put the model's tokenizer files into"),
     "tokenizer deep": (lambda d: nest_deep(d / "tokenizer.json"), "no tokenizer could be loaded", "Put"),
@@ -298,3 +353,19 @@ def test_locating_loads_nothing(good: Path) -> None:
     assert location.base_sha256 is not None
     (hub,) = [locate_model("someone/some-model")]
     assert (hub.base, hub.adapter, hub.tokenizer) == ("someone/some-model", None, "someone/some-model")
+
+
+def test_only_what_is_loaded_counts_as_the_base(good: Path, tmp_path: Path) -> None:
+    """A stray file changes nothing, and a changed shard does; the files are those of the index."""
+    folder = shutil.copytree(good / "base", tmp_path / "base")
+    before = base_hash(str(folder))
+    (folder / "stray.safetensors").write_bytes(b"not read")
+    assert base_hash(str(folder)) == before
+    index_of("first.safetensors")(folder)
+    assert [file.name for file in weight_files(folder)] == ["first.safetensors"]
+    assert base_hash(str(folder)) == before  # the same bytes under another name
+    load_model(section(folder), LORA)
+    with (folder / "first.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    assert base_hash(str(folder)) != before

@@ -1,0 +1,218 @@
+"""Which weight files a model's folder is loaded from, and whether its config fits them, before anything is allocated.
+
+A model of the hub is what somebody uploaded. Its index may name a pickle or a file outside its folder, and its config
+may ask for a million layers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from torch import nn
+
+from prefine.errors import ModelError
+from prefine.json_reading import JsonError, read_json_object
+
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_WHOLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+# Counts in a config for which lists are made, or modules, before their weights are looked for.
+_COUNTED = re.compile(r"num_labels|n_layers?|n_heads?|(\w+_)?num_\w*(layers|heads|experts|blocks)|\w*_layers")
+_MOST_COUNTED = 10_000
+# A weight takes one bit in its file at least; modules that share a file's tensor are few. Beyond are a score head and
+# whatever a library adds.
+_WEIGHTS_A_BYTE = 8
+_MORE_WEIGHTS = 1 << 24
+_WEIGHTS_A_TENSOR = 16
+_MORE_TENSORS = 10_000
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file of a model.
+
+    Raises:
+        ModelError: it holds no JSON object, or one that is not safe to hold.
+    """
+    try:
+        return read_json_object(path)
+    except JsonError as error:
+        raise ModelError(f"model.name: {str(path)!r} {error}", "Fetch the model again.") from None
+    except OSError as error:
+        raise ModelError(
+            f"model.name: {str(path)!r} cannot be read: {error.strerror or error}",
+            "Check its permissions and the disk.",
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that a folder's weights are loaded from, in order of name; none where there are none in safetensors.
+
+    They are those that transformers and peft choose: an adapter's one file; else the file or index that the config
+    names, model.safetensors, or all files of its index.
+
+    Raises:
+        ModelError: the index or the config names a file that is no safetensors file, or one outside the folder.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        return [folder / ADAPTER_WEIGHTS] if (folder / ADAPTER_WEIGHTS).is_file() else []
+    config = read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    named = config.get("transformers_weights")
+    if named is not None:
+        _require_inside(folder / CONFIG, str(named))
+        return _of_index(folder / named) if str(named).endswith(".json") else [folder / named]
+    if (folder / _WHOLE).is_file():
+        return [folder / _WHOLE]
+    return _of_index(folder / _INDEX) if (folder / _INDEX).is_file() else []
+
+
+def fetched(base: str, revision: str | None) -> Path | None:
+    """The folder of a base: itself, or where a hub's model lies once its weights were fetched.
+
+    None where it cannot be fetched; the loader then says why.
+
+    Raises:
+        ModelError: see weight_files; of a hub's model nothing that its index names wrongly is fetched.
+    """
+    if Path(base).is_dir():
+        return Path(base)
+    config = _fetch(base, CONFIG, revision)
+    if config is None:
+        return None
+    folder = config.parent
+    if read_object(config).get("transformers_weights") is None:
+        # As transformers does: the index counts only where there is no single file.
+        if _fetch(base, _WHOLE, revision) is not None:
+            return folder
+        if _fetch(base, _INDEX, revision) is None:
+            return None
+    for file in weight_files(folder):
+        _fetch(base, str(file.relative_to(folder).as_posix()), revision)
+    return folder
+
+
+def require_plausible_config(base: str, revision: str | None = None) -> None:
+    """Refuse a config whose counts would fill memory before a weight is looked at.
+
+    Raises:
+        ModelError: a count that no model has; the config cannot be read.
+    """
+    path = Path(base) / CONFIG if Path(base).is_dir() else _fetch(base, CONFIG, revision)
+    if path is None or not path.is_file():
+        return  # the loader says what is missing
+    for name, value in _numbers(read_object(path)):
+        if _COUNTED.fullmatch(name) and value > _MOST_COUNTED:
+            raise ModelError(
+                f"model.name: {base!r}: {name} is {value} in its {CONFIG}, and no model has more than {_MOST_COUNTED}",
+                "Fetch the model again, or correct its config.",
+            )
+
+
+@contextmanager
+def within_files(base: str, revision: str | None, config: Any) -> Iterator[None]:
+    """Inside, a model that is built without memory (on torch's meta device) may be as large as its files allow.
+
+    Args:
+        base: a folder or hub id.
+        revision: of the hub id.
+        config: transformers' config that it is built by.
+
+    Raises:
+        ModelError: a module asks for more weights than the files can hold; see weight_files.
+        SafetensorError, OSError: the files are damaged.
+    """
+    from safetensors import safe_open
+    from torch.nn.modules.module import (
+        register_module_buffer_registration_hook,
+        register_module_parameter_registration_hook,
+    )
+
+    folder = fetched(base, revision)
+    if folder is None:  # the loader says why
+        yield
+        return
+    tensors = held = 0
+    for file in weight_files(folder):
+        held += file.stat().st_size
+        with safe_open(file, "pt") as opened:
+            tensors += len(opened.keys())
+    room = {"weights": _WEIGHTS_A_BYTE * held + _MORE_WEIGHTS, "tensors": _WEIGHTS_A_TENSOR * tensors + _MORE_TENSORS}
+
+    def count(module: nn.Module, name: str, tensor: Any) -> None:
+        if tensor is None or tensor.device.type != "meta":
+            return
+        room["weights"] -= tensor.numel()
+        room["tensors"] -= 1
+        if min(room.values()) < 0:
+            shape = tuple(tensor.shape)
+            asked = [f"{key} is {value}" for key, value in _numbers(config.to_dict()) if value in shape and value > 1]
+            asked += [f"{key} is {value}" for key, value in _numbers(config.to_dict()) if _COUNTED.fullmatch(key)]
+            raise ModelError(
+                f"model.name: {base!r}: its {CONFIG} asks for more weights than its files hold, {held:,} bytes in "
+                f"{tensors} tensors ({'; '.join(dict.fromkeys(asked[:4]))})",
+                "The config and the weights do not belong together: fetch the model again.",
+            )
+
+    hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def largest_dimension(file: Path) -> int:
+    """Of all tensors in a safetensors file, by its header."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return max((max(opened.get_slice(key).get_shape(), default=1) for key in opened.keys()), default=0)  # noqa: SIM118
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield str(name), int(min(value, 1 << 62)) if value == value else 0
+
+
+def _of_index(index: Path) -> list[Path]:
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise ModelError(f"model.name: {str(index)!r} has no weight_map of file names", "Fetch the model again.")
+    for name in sorted(set(names.values())):
+        _require_inside(index, name)
+    return sorted(index.parent / name for name in set(names.values()))
+
+
+def _require_inside(source: Path, name: str) -> None:
+    """Refuse a name that leads out of its folder, or to something else than safetensors (or an index of such)."""
+    outside = ".." in PureWindowsPath(name).parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+    if outside:
+        raise ModelError(
+            f"model.name: {str(source)!r} names the weights {name!r}, which are outside its folder",
+            "Fetch the model again from who made it; prefine reads only what lies in the model's folder.",
+        )
+    if not name.endswith((".safetensors", ".safetensors.index.json")):
+        raise ModelError(
+            f"model.name: {str(source)!r} names the weights {name!r}, which are no safetensors file",
+            "Convert the weights to safetensors: prefine does not read pickled ones, which can run code.",
+        )
+
+
+def _fetch(base: str, name: str, revision: str | None) -> Path | None:
+    """A file of a hub's model, in the cache; None where it is not there or cannot be fetched."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(base, name, revision=revision))
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return None
