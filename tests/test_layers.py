@@ -24,6 +24,7 @@ FLOOR_0 = {
     "cache",
     "errors",
     "json_reading",
+    "nearby",
     "recipe",
     "recipe_ppo",
     "recipe_loading",

@@ -20,6 +20,7 @@ from prefine.data.csv_rows import read_csv
 from prefine.data.json_rows import read_json_array, read_jsonl
 from prefine.data.rows import Problem, Row, printable
 from prefine.errors import DataError
+from prefine.nearby import mistyped, similar_path
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -95,11 +96,15 @@ def locate(source: str) -> tuple[Part, ...]:
         raise DataError(
             f"{printable(source)}: cannot be opened: {found}", "Check the name and its permissions."
         ) from error
+    remedy = "Check the path; it is taken from the working directory."
     if _HUB_ID.fullmatch(source) and _form_of(path)[0] is None:
-        return (Part(source, "hub"),)
-    raise DataError(
-        f"{printable(source)}: no such file or folder", "Check the path; it is taken from the working directory."
-    )
+        told = mistyped("datasets", source.partition("#")[0])
+        if told is None:
+            return (Part(source, "hub"),)
+        remedy = told
+    elif near := similar_path(source):
+        remedy = f"Did you mean {near}?"
+    raise DataError(f"{printable(source)}: no such file or folder", printable(remedy))
 
 
 def _folder_parts(folder: Path) -> tuple[Part, ...]:

@@ -35,7 +35,7 @@ def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainab
         ModelError: targets that match nothing; an adapter that does not belong to this base, or to this use.
     """
     if location.adapter is not None:
-        return _saved_adapter(base, location.adapter, lora, trainable, scores)
+        return _saved_adapter(base, location, location.adapter, lora, trainable, scores)
     if lora is None or not trainable:
         return base
     from peft import LoraConfig, get_peft_model
@@ -69,7 +69,9 @@ def _task(scores: bool) -> dict[str, Any]:
     return {"task_type": "SEQ_CLS", "modules_to_save": [SCORE]} if scores else {"task_type": "CAUSAL_LM"}
 
 
-def _saved_adapter(base: Any, folder: Path, lora: LoraSection | None, trainable: bool, scores: bool) -> Any:
+def _saved_adapter(
+    base: Any, location: Location, folder: Path, lora: LoraSection | None, trainable: bool, scores: bool
+) -> Any:
     from peft import PeftConfig, get_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -81,6 +83,7 @@ def _saved_adapter(base: Any, folder: Path, lora: LoraSection | None, trainable:
     has_head = _require_fitting_head(base, folder, trainable, scores)
     try:
         settings = PeftConfig.from_pretrained(folder)
+        settings.base_model_name_or_path = location.base  # its file has the path from its own folder
         outside = settings.is_prompt_learning
         saved = load_file(folder / ADAPTER_WEIGHTS)
         model = base if outside else _put_on(base, folder, settings, saved, trainable, with_new_head=scores > has_head)
@@ -115,7 +118,7 @@ def _put_on(
     from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 
     if not with_new_head:
-        return PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+        return PeftModel.from_pretrained(base, folder, config=settings, is_trainable=trainable)
     # A language model's adapter goes on as a reward model's: the same matrices, and a score head beside them.
     settings.inference_mode = False
     for name, value in _task(scores=True).items():

@@ -21,12 +21,13 @@ from prefine.data.template import PLAIN_TEMPLATE, ChatTemplate
 from prefine.errors import MissingDependencyError, ModelError
 from prefine.models import attention, fused
 from prefine.models.adapters import put_adapter
+from prefine.models.card import Base, describe_result
 from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
 from prefine.models.embedded import PREFIX
 from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, settle_path, take_padded_path
 from prefine.models.heads import SCORE, SCORE_WEIGHT, begin_scores, pad_apart
 from prefine.models.identity import Identity, identity_of
-from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, base_hash, in_a_line, locate_model
+from prefine.models.location import Location, base_hash, in_a_line, locate_model
 from prefine.models.noise import known_noise_off
 from prefine.models.stops import save_ends, stop_at, template_of
 from prefine.models.weights import require_plausible_config, weight_files, within_files
@@ -225,7 +226,10 @@ def _load_base(
             remedy = "transformers knows no sequence classifier of this architecture: begin with a model of another."
         if "trust_remote_code" in str(error):
             remedy = "Set model.trust_remote_code: true if you have read that code and trust it."
-        raise ModelError(f"model.name: {location.base!r} could not be loaded ({in_a_line(error)})", remedy) from error
+        whose = "" if location.adapter is None else f", the base of the adapter {location.name!r},"
+        raise ModelError(
+            f"model.name: {location.base!r}{whose} could not be loaded ({in_a_line(error)})", remedy
+        ) from error
     mismatched = {key for key, *_ in info["mismatched_keys"]}
     missing = set(info["missing_keys"])
     if heads is not None:
@@ -355,11 +359,20 @@ def _settle_path(packed: PackedModel, section: ModelSection) -> str | None:
     return reason
 
 
-def save_model(loaded: LoadedModel, folder: Path, beside: Mapping[str, JSON] | None = None) -> None:
+def save_model(
+    loaded: LoadedModel,
+    folder: Path,
+    beside: Mapping[str, JSON] | None = None,
+    *,
+    tags: tuple[str, ...] = (),
+    about: tuple[str, ...] = (),
+) -> None:
     """Save the result so that the ecosystem loads it: a PEFT adapter or a whole model, with its tokenizer.
 
     Args:
         beside: JSON files that belong to it, by name.
+        tags: of its README.md, for the hub.
+        about: Markdown lines of its README.md on how it was made.
 
     Raises:
         CheckpointError: the disk is full or not writable; nothing half-written is left.
@@ -373,14 +386,11 @@ def save_model(loaded: LoadedModel, folder: Path, beside: Mapping[str, JSON] | N
         loaded.tokenizer.save_pretrained(temporary)
         for name, value in (beside or {}).items():
             (temporary / name).write_bytes(json_bytes(value, indent=2))
-        if (temporary / ADAPTER_CONFIG).is_file():
-            origin = {
-                "base": loaded.location.base_name,
-                "base_sha256": loaded.base_sha256,
-                "base_config_sha256": loaded.identity.config,
-            }
-            (temporary / ORIGIN).write_bytes(json_bytes(origin, indent=2))
+        if hasattr(model, "peft_config"):
             save_ends(loaded.packed.causal, temporary)
+        heads = loaded.packed.score_head.out_features if isinstance(loaded.packed, PackedScorer) else None
+        base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
+        describe_result(temporary, folder, base, heads, tags, about)
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:

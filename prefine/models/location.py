@@ -7,9 +7,12 @@ A name may be a folder with a model, a folder with a PEFT adapter, a run of pref
 from __future__ import annotations
 
 import hashlib
+import os
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefine.atomic import sha256_of_file
 from prefine.errors import ModelError
@@ -17,6 +20,7 @@ from prefine.models.embedded import PREFIX, embedded_folder
 from prefine.models.weights import ADAPTER_CONFIG as ADAPTER_CONFIG
 from prefine.models.weights import ADAPTER_WEIGHTS as ADAPTER_WEIGHTS
 from prefine.models.weights import read_object, require_plausible_config, weight_files
+from prefine.nearby import mistyped, similar_path
 
 # What prefine adds beside the ecosystem's files: which base an adapter belongs to.
 ORIGIN = "prefine.json"
@@ -56,11 +60,21 @@ def locate_model(name: str) -> Location:
         return Location(name, folder, name, None, folder)
     path = Path(name)
     if not path.exists():
-        if name.startswith((".", "/", "~", "runs/")) or name.count("/") != 1:
-            raise ModelError(f"model.name: there is no folder {name!r}", "Name a folder, a run, a hub id or embedded:…")
+        no_folder = f"model.name: there is no folder {name!r}"
+        if not _is_hub_id(name):
+            near = similar_path(name)
+            remedy = "Name a folder, a run, a hub id or embedded:…"
+            raise ModelError(no_folder, remedy if near is None else f"Did you mean {near}?")
+        if meant := mistyped("models", name):
+            raise ModelError(no_folder, meant)
         return Location(name, name, name, None, name)
     path = _result_of(path)
     return _adapter_location(name, path) if (path / ADAPTER_CONFIG).is_file() else _base_location(name, path)
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name that is no folder can be a hub id."""
+    return not name.startswith((".", "/", "~", "runs/")) and name.count("/") == 1
 
 
 def _result_of(path: Path) -> Path:
@@ -90,22 +104,70 @@ def _base_location(name: str, path: Path) -> Location:
 
 
 def _adapter_location(name: str, path: Path) -> Location:
-    base = read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
     origin = read_object(path / ORIGIN) if (path / ORIGIN).is_file() else {}
-    base_name = str(origin.get("base", base))
-    if not base_name:
-        raise ModelError(
-            f"model.name: the adapter {name!r} does not say which base model it belongs to",
-            f"Set base_model_name_or_path in its {ADAPTER_CONFIG}.",
-        )
+    base_name = _base_of(name, path, origin)
     if Path(base_name).exists() and (_result_of(Path(base_name)) / ADAPTER_CONFIG).is_file():
         raise ModelError(f"model.name: the adapter {name!r} names another adapter as its base", "Merge that one first.")
     if not (path / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"model.name: {str(path)!r} has no {ADAPTER_WEIGHTS}", "Fetch or train the adapter again.")
-    located = locate_model(base_name)
+    try:
+        located = locate_model(base_name)
+    except ModelError as error:
+        found = error.problem.removeprefix("model.name: ")
+        raise ModelError(f"model.name: the adapter {name!r} needs its base model: {found}", error.remedy) from None
     tokenizer = str(path) if (path / "tokenizer_config.json").is_file() else located.tokenizer
     hashes = (origin.get("base_sha256"), origin.get("base_config_sha256"))
     return Location(name, located.base, base_name, path, tokenizer, *hashes)
+
+
+def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
+    """What an adapter's files call its base: a folder that is there, a hub id or an embedded model's name.
+
+    A path is looked for from the adapter's folder, then from the working directory, then under the name that the
+    recipe of the adapter's training had for it. Whichever is found is known by its hash.
+
+    Raises:
+        ModelError: it names none, or a folder that is in none of these places.
+    """
+    written = str(read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    noted = str(origin.get("base") or "")
+    names = [each for each in (written, noted) if each]
+    if not names:
+        raise ModelError(
+            f"model.name: the adapter {name!r} does not say which base model it belongs to",
+            f"Set base_model_name_or_path in its {ADAPTER_CONFIG}.",
+        )
+    if noted.startswith(PREFIX) and Path(written).is_absolute():  # earlier releases wrote the cache's folder
+        return noted
+    if written.startswith(PREFIX):
+        return written
+    places = [path / written, *map(Path, names)] if written else [Path(noted)]
+    for place in places:
+        if place.exists():
+            plain = Path(os.path.normpath(place))
+            return str(plain if plain.exists() and plain.samefile(place) else place)
+    if _is_hub_id(names[0]):
+        return names[0]
+    looked = ", ".join(dict.fromkeys(os.path.normpath(place) for place in places))
+    raise ModelError(
+        f"model.name: the adapter {name!r} needs its base model {names[0]!r}, and there is no such folder "
+        f"(looked for {looked})",
+        f"Bring that folder back, or write its path into base_model_name_or_path in {path / ADAPTER_CONFIG}.",
+    )
+
+
+def portable_name(location: Location, folder: Path) -> str:
+    """What the config of an adapter that is saved in `folder` calls its base, so that it is found elsewhere, too.
+
+    A hub id or an embedded model's name is that; a folder's name is its path from `folder`, with forward slashes.
+    """
+    if location.base_name.startswith(PREFIX) or not Path(location.base).exists():
+        return location.base_name
+    try:
+        relative = os.path.relpath(Path(location.base).resolve(), folder.resolve())
+    except ValueError:  # on another drive
+        return str(Path(location.base).resolve())
+    return Path(relative).as_posix()
 
 
 def local_folder(base: str, revision: str | None = None) -> Path | None:

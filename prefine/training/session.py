@@ -43,6 +43,7 @@ from prefine.models.load import LoadedModel, save_model, saved_weights
 from prefine.recipe import StageRecipe, WritingRecipe
 from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, run_provenance
+from prefine.training.card import about_run
 from prefine.training.checks import check_leaks, check_tokens, require
 from prefine.training.display import Display
 from prefine.training.guards import Guards
@@ -304,7 +305,13 @@ def _samples(session: Session) -> Samples | None:
 def _save_result(stage: Stage, session: Session) -> None:
     """Save the model, then prove by reading it back that the file holds what was trained."""
     if not session.run.model.exists():  # it is there where a run was killed between saving and finishing
-        save_model(session.loaded, session.run.model, stage.beside_the_model())
+        save_model(
+            session.loaded,
+            session.run.model,
+            stage.beside_the_model(),
+            tags=(stage.name,),
+            about=about_run(session),
+        )
     from peft import PeftModel, get_peft_model_state_dict
 
     model = session.loaded.packed.model

@@ -136,7 +136,11 @@ BASES: dict[str, tuple[Break, str, str]] = {
     "weights are text": (lambda d: (d / "model.safetensors").write_text("hello " * 99), "could not be loaded", "Check"),
     "a pickle in the index": (index_of("first.safetensors", "model.bin"), "'model.bin', which are no safe", "Convert"),
     "outside by the index": (index_of("first.safetensors", "../outside.safetensors"), "outside its folder", "Fetch"),
-    "absolute in the index": (index_of("/tmp/x.safetensors"), "'/tmp/x.safetensors', which are outside", "Fetch"),
+    "absolute in the index": (
+        index_of("/elsewhere/x.safetensors"),
+        "'/elsewhere/x.safetensors', which are outside",
+        "Fetch",
+    ),
     "Windows in the index": (index_of("..\\outside.safetensors"), "which are outside its folder", "Fetch"),
     "an index of nothing": (
         lambda d: [index_of("x")(d), (d / "model.safetensors.index.json").write_text('{"weight_map": {}}')],
