@@ -18,7 +18,7 @@ def visible(text: str) -> str:
 
 
 def visible_json(line: str) -> str:
-    """JSON for a terminal: the same value, whose strings hold no control characters but escapes of them."""
+    """A line of JSON for a terminal: the same value, whose strings hold escapes instead of control characters."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 

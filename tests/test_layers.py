@@ -25,6 +25,7 @@ FLOOR_0 = {
     "errors",
     "json_reading",
     "nearby",
+    "terminal",
     "recipe",
     "recipe_ppo",
     "recipe_loading",
@@ -176,7 +177,7 @@ def test_command_line_modules_load_only_typer_and_the_standard_library(module: s
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     allowed = {*sys.stdlib_module_names, "typer"}
-    light = {"prefine", "prefine.errors"}
+    light = {"prefine", "prefine.errors", "prefine.terminal"}
     heavy = {
         name
         for name in _imports(tree, module)

@@ -28,6 +28,7 @@ from typer.core import TyperGroup
 from prefine import __version__
 from prefine.cli.output import OutputError, guarded_output, say_error
 from prefine.errors import PrefineError, Stopped
+from prefine.terminal import echo, visible
 
 # What the user types -> the function that does it. The help lists the verbs in this order.
 VERBS = {
@@ -64,6 +65,36 @@ class _VerbGroup(TyperGroup):
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(dict.fromkeys(verb.split()[0] for verb in VERBS))
 
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """As typer's. What it says of mistyped options and commands quotes them."""
+        with _visible_usage_errors():
+            return super().invoke(ctx)
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """As typer's."""
+        with _visible_usage_errors():
+            return super().make_context(*arguments, **options)
+
+
+@contextmanager
+def _visible_usage_errors() -> Iterator[None]:
+    """Inside, usage errors have their control characters written out."""
+    try:
+        yield
+    except Exception as error:
+        # Typer brings a click of its own, or uses the package, by its release.
+        if hasattr(error, "exit_code") and isinstance(getattr(error, "message", None), str):
+            error.message = visible(error.message)  # type: ignore[attr-defined]
+        raise
+
+
+class _VisibleLine(logging.Formatter):
+    """A logged line, with control characters written out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        return visible(super().format(record))
+
 
 class _DefaultingGroup(TyperGroup):
     """A group of verbs one of which may be left out."""
@@ -99,7 +130,7 @@ def create_app() -> typer.Typer:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"prefine {__version__}")
+        echo(f"prefine {__version__}")
         raise typer.Exit
 
 
@@ -168,10 +199,10 @@ def _end(code: int, text: str) -> NoReturn:
     from prefine.training.launch import first_to_say, launched
 
     if not launched():
-        say_error(text)
+        say_error(visible(text))
         sys.exit(code)
     if first_to_say():
-        say_error(text)
+        say_error(visible(text))
     # Taking down what connects processes may wait for those that have ended, for ever.
     with suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
@@ -184,6 +215,7 @@ def _show_log() -> None:
     logging.getLogger("prefine").setLevel(logging.INFO)
     if logging.lastResort is not None:
         logging.lastResort.setLevel(logging.INFO)
+        logging.lastResort.setFormatter(_VisibleLine())
 
 
 def _resuming(arguments: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from prefine.cli.options import AsJson
+from prefine.terminal import echo
 
 
 def show(as_json: AsJson = False) -> None:
@@ -20,12 +21,12 @@ def show(as_json: AsJson = False) -> None:
         told = [
             {"kind": item.kind, "name": item.path.name, "state": item.state, "bytes": item.size_bytes} for item in items
         ]
-        typer.echo(json.dumps({"folder": str(cache_directory()), "items": told}, indent=2))
+        echo(json.dumps({"folder": str(cache_directory()), "items": told}, indent=2))
         return
-    typer.echo(f"{cache_directory()} (another place: set PREFINE_CACHE)")
+    echo(f"{cache_directory()} (another place: set PREFINE_CACHE)")
     for item in items:
-        typer.echo(f"{item.kind:<10} {_megabytes(item.size_bytes):>12}  {item.state:<9}  {item.path.name}")
-    typer.echo(f"{len(items)} in all, {_megabytes(sum(item.size_bytes for item in items))}")
+        echo(f"{item.kind:<10} {_megabytes(item.size_bytes):>12}  {item.state:<9}  {item.path.name}")
+    echo(f"{len(items)} in all, {_megabytes(sum(item.size_bytes for item in items))}")
 
 
 def clean(
@@ -38,10 +39,10 @@ def clean(
 
     items = [item for item in cache_items() if not (damaged and item.state == "whole")]
     removed = [item for item in items if remove_cache_item(item)]
-    typer.echo(f"{len(removed)} removed, {_megabytes(sum(item.size_bytes for item in removed))}")
+    echo(f"{len(removed)} removed, {_megabytes(sum(item.size_bytes for item in removed))}")
     for item in items:
         if item not in removed:
-            typer.echo(f"{item.path.name} is being made by another process and stays")
+            echo(f"{item.path.name} is being made by another process and stays")
 
 
 def _megabytes(size_bytes: int) -> str:

@@ -23,11 +23,12 @@ def chat(
     from prefine.evaluation.conversation import Talk
     from prefine.models.load import load_model
     from prefine.recipe import ModelSection
+    from prefine.terminal import visible
 
     console = Console()
     loaded = load_model(ModelSection(name=model, device=device), None, trainable=False)
     talk = Talk(loaded, system, temperature, max_new_tokens, seed)
-    console.print(f"Talking to {model}. /new begins anew, /exit or Ctrl-D ends.", style="dim")
+    console.out(visible(f"Talking to {model}. /new begins anew, /exit or Ctrl-D ends."), style="dim", highlight=False)
     while True:
         try:
             said = console.input("[bold]you>[/] ").strip()
@@ -40,5 +41,5 @@ def chat(
             talk.forget()
         elif said:
             for piece in talk.answer(said):
-                console.out(piece, end="", highlight=False)
+                console.out(visible(piece), end="", highlight=False)
             console.print()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefine.cli.options import AsJson
+from prefine.terminal import echo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +82,7 @@ def check(
         )
     if as_json:
         whole = {"model": model, "tokens_left_out": left_out, **dataclasses.asdict(inspection)}
-        typer.echo(json.dumps(whole, indent=2))
+        echo(json.dumps(whole, indent=2))
     else:
         _print(Console(highlight=False), inspection, model, left_out, quarantine)
 

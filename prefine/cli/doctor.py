@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefine.cli.options import AsJson
+from prefine.terminal import echo, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +31,7 @@ def doctor(
 
     diagnosis = diagnose(device)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(diagnosis), indent=2))
+        echo(json.dumps(dataclasses.asdict(diagnosis), indent=2))
     else:
         _print(diagnosis)
 
@@ -46,7 +47,7 @@ def _print(diagnosis: Diagnosis) -> None:
     console.print(_table("optional parts", _optional(diagnosis)))
     console.print(_table("versions", [(name, found or "missing") for name, found in diagnosis.versions.items()]))
     for warning in diagnosis.warnings:
-        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+        console.print(Text(visible(f"warning: {warning}"), style="yellow"), soft_wrap=True)
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> Table:
@@ -59,7 +60,7 @@ def _table(title: str, rows: list[tuple[str, str]]) -> Table:
     table.add_column(min_width=14, style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(Text(name), Text(value))
+        table.add_row(Text(visible(name)), Text(visible(value)))
     return table
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prefine.cli.options import Device, ResumeRows
+from prefine.terminal import echo
 
 
 def generate(
@@ -70,4 +71,4 @@ def generate(
             rows.begin(file, settings | source_settings(prompts, split, quarantine))
         write_rows(rows, rows.blocks(loaded, sampling, samples, slots), file, progress)
     for line in rows.summary(model):
-        typer.echo(line, err=True)
+        echo(line, err=True)

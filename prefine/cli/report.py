@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from prefine.terminal import echo
+
 
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as in runs/dpo.")],
@@ -14,4 +16,4 @@ def report(
     """Write a run's report.html again from its files, also while it is still running."""
     from prefine.evaluation.report import write_report
 
-    typer.echo(write_report(run))
+    echo(write_report(run))

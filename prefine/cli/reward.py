@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefine.cli.options import AsJson, Device, Overrides, RecipePath, Resume
+from prefine.terminal import echo, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,15 +72,15 @@ def check(
     folder = out or (None if data or overrides else checked.folder)
     page = None if folder is None else write_readiness(readiness, folder)
     if as_json:
-        typer.echo(json.dumps(readiness.as_json(), indent=2))
+        echo(json.dumps(readiness.as_json(), indent=2))
         for line in checked.notes:
-            typer.echo(line, err=True)
+            echo(line, err=True)
         return
     _print(console, readiness)
     for line in checked.notes:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(visible(line), markup=False, soft_wrap=True)
     last = f"report: {page}" if page else "Add --out FOLDER for the report with its pictures."
-    console.print(last, markup=False, soft_wrap=True)
+    console.print(visible(last), markup=False, soft_wrap=True)
 
 
 def _print(console: Console, readiness: Readiness) -> None:
@@ -90,12 +91,15 @@ def _print(console: Console, readiness: Readiness) -> None:
 
     styles = {"go": "green", "caution": "yellow", "no-go": "red"}
     console.print(
-        Text(f"{readiness.model}: {readiness.verdict.value}", style=f"bold {styles[readiness.verdict.value]}")
+        Text(visible(f"{readiness.model}: {readiness.verdict.value}"), style=f"bold {styles[readiness.verdict.value]}")
     )
     table = _table("what was looked at", "found", "asked", "")
     for each in readiness.findings:
         table.add_row(
-            Text(each.name), Text(each.found), Text(each.rule), Text(each.level.value, style=styles[each.level.value])
+            Text(each.name),
+            Text(visible(each.found)),
+            Text(visible(each.rule)),
+            Text(each.level.value, style=styles[each.level.value]),
         )
     console.print(table)
     if readiness.by_group:
@@ -110,7 +114,9 @@ def _print(console: Console, readiness: Readiness) -> None:
             )
         console.print(table)
     for reason in readiness.reasons:
-        console.print(Text(f"{reason.level.value}: {reason.name}. {reason.meaning}", style=styles[reason.level.value]))
+        console.print(
+            Text(visible(f"{reason.level.value}: {reason.name}. {reason.meaning}"), style=styles[reason.level.value])
+        )
     if readiness.too_long:
         console.print(f"{readiness.too_long} records were left out: an answer is longer than the model takes.")
 
@@ -136,4 +142,4 @@ def merge(
     from prefine.models.merge import merge_reward
 
     apart = merge_reward(model, out, dtype)
-    typer.echo(f"{out}: scores differ from those of {model} by at most {apart:.2g} standard deviations")
+    echo(f"{out}: scores differ from those of {model} by at most {apart:.2g} standard deviations")

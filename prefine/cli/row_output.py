@@ -22,6 +22,8 @@ _MADE_BY: dict[str, tuple[set[str], ...]] = {
 _QUARANTINED = {"file", "line", "field", "reason", "row"}
 _MOST_READ = 16 * 1024 * 1024
 
+from prefine.terminal import visible_json
+
 
 @contextmanager
 def row_output(
@@ -85,7 +87,7 @@ def write_rows(
 
     if out is None:
         for done, row in enumerate((row for block in blocks for row in block), start=1):
-            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+            sys.stdout.write(visible_json(json.dumps(row, ensure_ascii=False)) + "\n")
             progress(done)
         return
     try:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prefine.cli.options import Device, ResumeRows
+from prefine.terminal import echo
 
 
 def score(
@@ -54,4 +55,4 @@ def score(
             rows.begin(file, settings_of_scores(reward) | source_settings(sources, split, quarantine))
         write_rows(rows, rows.blocks(reward), file, progress)
     for line in rows.summary(reward):
-        typer.echo(line, err=True)
+        echo(line, err=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from prefine.rounding import two_digits
+from prefine.terminal import visible
 
 # In a log file a line every step is noise; this many lines show a run.
 _LINES_IN_A_LOG = 20
@@ -76,7 +77,7 @@ class Display:
         """One line."""
         if self._enabled:
             # As it is: rich would break long lines in a log and read [brackets] in a path as its markup.
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def say_from_signal(self, text: str) -> None:
         """One line to standard error, past all buffers: a signal's handler may interrupt one that is being written."""

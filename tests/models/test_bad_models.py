@@ -201,8 +201,16 @@ ADAPTERS: dict[str, tuple[Break, str, str]] = {
         "does not say which base",
         "Set base_model_name_or_path",
     ),
-    "base gone": (lambda d: change(d / ORIGIN, base="/nowhere/base"), "no folder '/nowhere/base'", "Name a folder"),
-    "base is itself": (lambda d: change(d / ORIGIN, base=str(d)), "names another adapter as its base", "Merge"),
+    "base gone": (
+        lambda d: [change(d / ORIGIN, base="/nowhere/base"), change(d / ADAPTER_CONFIG, base_model_name_or_path="./x")],
+        "needs its base model './x', and there is no such folder",
+        "Bring that folder back",
+    ),
+    "base is itself": (
+        lambda d: change(d / ADAPTER_CONFIG, base_model_name_or_path="."),
+        "names another adapter as its base",
+        "Merge",
+    ),
     "other weights": (
         lambda d: change(d / ORIGIN, base_sha256="0" * 64),
         "was trained on other weights",
@@ -265,7 +273,7 @@ def test_keys_of_an_adapter_that_fit_no_module(copy: Callable[[str], Path]) -> N
 def test_an_adapter_of_another_base(good: Path, copy: Callable[[str], Path]) -> None:
     """By its hash where prefine noted one, by its shapes elsewhere, by its content where both agree."""
     folder = copy("adapter")
-    change(folder / ORIGIN, base=str(good / "other"))
+    change(folder / ADAPTER_CONFIG, base_model_name_or_path=str(good / "other"))
     refused(folder, "was trained on other weights than", "on another one it would silently do something else")
     folder = copy("nameless")
     change(folder / ADAPTER_CONFIG, base_model_name_or_path=str(good / "other"))
