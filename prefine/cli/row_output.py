@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefine.terminal import visible_json
+
 if TYPE_CHECKING:
     from prefine.data.quarantine import Quarantine
     from prefine.evaluation.row_blocks import BlockRows
@@ -21,8 +23,6 @@ _MADE_BY: dict[str, tuple[set[str], ...]] = {
 }
 _QUARANTINED = {"file", "line", "field", "reason", "row"}
 _MOST_READ = 16 * 1024 * 1024
-
-from prefine.terminal import visible_json
 
 
 @contextmanager

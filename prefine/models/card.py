@@ -20,6 +20,14 @@ _HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 @dataclass(frozen=True)
+class Story:
+    """How a model was made: tags for the hub, and lines of Markdown."""
+
+    tags: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Base:
     """The model that training began with: where it is, and hashes of its weights and its config."""
 
@@ -28,9 +36,7 @@ class Base:
     config_sha256: str
 
 
-def describe_result(
-    written: Path, folder: Path, base: Base, heads: int | None, tags: tuple[str, ...], about: tuple[str, ...]
-) -> None:
+def describe_result(written: Path, folder: Path, base: Base, heads: int | None, story: Story) -> None:
     """Name the base in an adapter's files so that it is found elsewhere, and write README.md.
 
     Args:
@@ -38,8 +44,7 @@ def describe_result(
         folder: where it will be.
         base: what it was trained from.
         heads: of a reward model; None for a language model.
-        tags: for the hub.
-        about: Markdown lines on how it was made.
+        story: how it was made.
     """
     name = portable_name(base.location, folder)
     adapter = (written / ADAPTER_CONFIG).is_file()
@@ -52,7 +57,7 @@ def describe_result(
         (written / ORIGIN).write_bytes(json_bytes(origin, indent=2))
         config = read_object(written / ADAPTER_CONFIG) | {"base_model_name_or_path": name}
         (written / ADAPTER_CONFIG).write_bytes(json_bytes(config, indent=2))
-    card = Card(name, base.sha256, adapter, heads, tags, about)
+    card = Card(name, base.sha256, adapter, heads, story)
     (written / "README.md").write_text(card.text(), encoding="utf-8")  # in the place of peft's empty one
 
 
@@ -65,16 +70,14 @@ class Card:
         base_sha256: of the base's weights; "" if unknown.
         adapter: whether the files are an adapter on the base, or all weights.
         heads: score heads of a reward model; None for a language model.
-        tags: for the hub, besides prefine's own.
-        about: lines of Markdown on how it was made.
+        story: how it was made; its tags come besides prefine's own.
     """
 
     base: str
     base_sha256: str
     adapter: bool
     heads: int | None
-    tags: tuple[str, ...] = ()
-    about: tuple[str, ...] = ()
+    story: Story = Story()
 
     def text(self) -> str:
         """The whole file."""
@@ -88,8 +91,8 @@ class Card:
             "",
             *self._base(),
             "",
-            *(self.about if self.about else ()),
-            *([""] if self.about else []),
+            *self.story.lines,
+            *([""] if self.story.lines else []),
             "## How to load it",
             "",
             *self._loading(),
@@ -105,7 +108,7 @@ class Card:
         yield f"library_name: {'peft' if self.adapter else 'transformers'}"
         yield f"pipeline_tag: {'text-generation' if self.heads is None else 'text-classification'}"
         yield "tags:"
-        for tag in ("prefine", *self.tags, *(("lora",) if self.adapter else ())):
+        for tag in ("prefine", *self.story.tags, *(("lora",) if self.adapter else ())):
             yield f"- {json.dumps(tag)}"
         yield "---"
         yield ""

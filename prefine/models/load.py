@@ -21,7 +21,7 @@ from prefine.data.template import PLAIN_TEMPLATE, ChatTemplate
 from prefine.errors import MissingDependencyError, ModelError
 from prefine.models import attention, fused
 from prefine.models.adapters import put_adapter
-from prefine.models.card import Base, describe_result
+from prefine.models.card import Base, Story, describe_result
 from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
 from prefine.models.embedded import PREFIX
 from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, settle_path, take_padded_path
@@ -363,16 +363,13 @@ def save_model(
     loaded: LoadedModel,
     folder: Path,
     beside: Mapping[str, JSON] | None = None,
-    *,
-    tags: tuple[str, ...] = (),
-    about: tuple[str, ...] = (),
+    story: Story = Story(),  # noqa: B008 - it is frozen
 ) -> None:
     """Save the result so that the ecosystem loads it: a PEFT adapter or a whole model, with its tokenizer.
 
     Args:
         beside: JSON files that belong to it, by name.
-        tags: of its README.md, for the hub.
-        about: Markdown lines of its README.md on how it was made.
+        story: what its README.md says of how it was made.
 
     Raises:
         CheckpointError: the disk is full or not writable; nothing half-written is left.
@@ -390,7 +387,7 @@ def save_model(
             save_ends(loaded.packed.causal, temporary)
         heads = loaded.packed.score_head.out_features if isinstance(loaded.packed, PackedScorer) else None
         base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
-        describe_result(temporary, folder, base, heads, tags, about)
+        describe_result(temporary, folder, base, heads, story)
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from prefine.models.card import Story
 from prefine.rundir import read_metrics
 from prefine.training.stage import Session
 
@@ -12,9 +13,9 @@ from prefine.training.stage import Session
 _NOT_SHOWN = ("seconds",)
 
 
-def about_run(session: Session) -> tuple[str, ...]:
-    """Markdown: the stage, the recipe's main settings, the data's counts and the held-out figures so far."""
-    return tuple(_lines(session))
+def about_run(session: Session) -> Story:
+    """The stage, the recipe's main settings, the data's counts and the held-out figures so far."""
+    return Story((session.stage,), tuple(_lines(session)))
 
 
 def _lines(session: Session) -> Iterator[str]:

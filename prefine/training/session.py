@@ -305,13 +305,7 @@ def _samples(session: Session) -> Samples | None:
 def _save_result(stage: Stage, session: Session) -> None:
     """Save the model, then prove by reading it back that the file holds what was trained."""
     if not session.run.model.exists():  # it is there where a run was killed between saving and finishing
-        save_model(
-            session.loaded,
-            session.run.model,
-            stage.beside_the_model(),
-            tags=(stage.name,),
-            about=about_run(session),
-        )
+        save_model(session.loaded, session.run.model, stage.beside_the_model(), about_run(session))
     from peft import PeftModel, get_peft_model_state_dict
 
     model = session.loaded.packed.model

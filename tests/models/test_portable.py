@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from prefine.data.reading import locate
 from prefine.errors import DataError, ModelError
 from prefine.models import location
-from prefine.models.card import Card
+from prefine.models.card import Card, Story
 from prefine.models.load import LoadedModel, load_model, save_model
 from prefine.models.location import ADAPTER_CONFIG, ORIGIN, locate_model
 from prefine.nearby import similar_path
@@ -136,7 +136,7 @@ def test_an_adapter_of_an_earlier_release(project: Path, monkeypatch: pytest.Mon
 
 
 def test_the_readme_says_what_the_folder_holds(project: Path) -> None:
-    save_model(load("base"), project / "one", tags=("sft",), about=("## How it was made", "", "- stage: sft"))
+    save_model(load("base"), project / "one", story=Story(("sft",), ("## How it was made", "", "- stage: sft")))
     text = (project / "one" / "README.md").read_text()
     _, header, body = text.split("---\n", 2)
     assert yaml.safe_load(header) == {
@@ -156,7 +156,7 @@ def test_the_readme_says_what_the_folder_holds(project: Path) -> None:
     [("org/name", "org/name"), ("embedded:smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), ("../T", None)],
 )
 def test_a_card_has_the_hubs_header(base: str, hub: str | None, heads: int | None, adapter: bool) -> None:
-    text = Card(base, "ab" * 32, adapter, heads, ("dpo",)).text()
+    text = Card(base, "ab" * 32, adapter, heads, Story(("dpo",))).text()
     header: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
     assert header.get("base_model") == hub
     assert header["library_name"] == ("peft" if adapter else "transformers")

@@ -104,11 +104,11 @@ def test_all_failures_are_told_at_once() -> None:
 
 
 def test_a_model_that_reads_back_otherwise_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(loaded: LoadedModel, folder: Path, beside: dict[str, Any]) -> None:
+    def damaged(loaded: LoadedModel, folder: Path, *beside: Any) -> None:
         with torch.no_grad():
             parameter = next(iter(loaded.trainable().values()))
             parameter += 1
-            real_save_model(loaded, folder, beside)
+            real_save_model(loaded, folder, *beside)
             parameter -= 2
 
     made = make("sft", changes={"training.max_steps": 1})
@@ -128,3 +128,16 @@ def test_a_sound_run_shows_its_checks_and_an_example(lora: Any, make: Make) -> N
     )
     assert manifest["example"].count("⟦") == 1
     assert manifest["example"].endswith("<|im_end|>⟧")
+
+
+def test_the_saved_folder_says_how_it_was_made(make: Make) -> None:
+    """Its figures are those of the run's own files."""
+    made = make("dpo", changes={"training.max_steps": 2})
+    tiny.train(made)
+    run = Path(made.run)
+    text = (run / "model" / "README.md").read_text("utf-8")
+    rows = [row for row in tiny.metrics(run) if row["kind"] == "heldout"]
+    assert f"| loss | {rows[0]['loss']:.4g} | {rows[-1]['loss']:.4g} |" in text
+    assert f"- rows, train: {tiny.manifest(run)['data']['train']['rows']}" in text
+    assert "- stage: dpo" in text
+    assert "library_name: peft" in text
