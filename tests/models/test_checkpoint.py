@@ -326,65 +326,61 @@ def test_a_checkpoint_that_vanished_is_an_error_with_a_remedy(tmp_path: Path) ->
         load_checkpoint(Checkpoint(tmp_path / "step-00000001", 1))
 
 
-def test_killed_at_any_moment_the_wanted_one_is_never_lost(tmp_path: Path) -> None:
-    """Saved and replaced beside it, again and again, as after roll-backs, with one checkpoint kept."""
-    save(tmp_path, 3)
+def acknowledged_before_a_kill(work: Callable[[int], None], steps: int, then_s: float) -> list[int]:
+    """Steps that a forked process said it had saved: at least so many, then it is killed a moment later.
 
-    def saving(wanted: int = 3) -> None:
-        torch.set_num_threads(1)
-        while True:
-            for step in (4, 5, 6, wanted):
-                save(tmp_path, step, keep_last=1, keep=wanted, size=20_000)
-
-    randomness = random.Random(1)
-    beside: set[str] = set()
-    for _ in range(25):
-        child = os.fork()
-        if child == 0:
-            try:
-                saving()
-            finally:
-                os._exit(1)
-        time.sleep(randomness.uniform(0.005, 0.06))
-        os.kill(child, signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        check_contents(checkpoint_of(tmp_path, 3))
-        beside |= {name for name in steps(tmp_path) if name.startswith("step-")}
-    assert {"step-00000004", "step-00000005", "step-00000006"} & beside
-
-
-def _save_forever(directory: Path, step: int, acknowledge: int) -> None:
-    torch.set_num_threads(1)
-    while True:
-        step += 1
-        for keep_last in (1 + step % 3, 1)[: 2 if step % 5 == 0 else 1]:  # now and then a step is saved twice
-            save(directory, step, keep_last=keep_last, size=20_000)
-        os.write(acknowledge, b"%d\n" % step)
-
-
-def _acknowledged_before_a_kill(directory: Path, step: int, after_s: float) -> list[int]:
-    """Steps that a forked process said it had saved until it was killed."""
+    `work` writes each step as a line to the file descriptor it is given, and never ends.
+    """
     reader, writer = os.pipe()
     child = os.fork()  # a fresh interpreter would spend most of the test importing torch
     if child == 0:
         try:
             os.close(reader)
-            _save_forever(directory, step, writer)
+            work(writer)
         finally:
             os._exit(1)
     os.close(writer)
-    time.sleep(after_s)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     with os.fdopen(reader) as lines:
-        return [int(line) for line in lines]
+        seen = [int(lines.readline()) for _ in range(steps)]
+        time.sleep(then_s)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        return seen + [int(line) for line in lines]
+
+
+def test_killed_at_any_moment_the_wanted_one_is_never_lost(tmp_path: Path) -> None:
+    """Saved and replaced beside it, again and again, as after roll-backs, with one checkpoint kept."""
+    save(tmp_path, 3)
+
+    def saving(acknowledge: int, wanted: int = 3) -> None:
+        while True:
+            for step in (4, 5, 6, wanted):
+                save(tmp_path, step, keep_last=1, keep=wanted, size=20_000)
+                os.write(acknowledge, b"%d\n" % step)
+
+    randomness = random.Random(1)
+    beside: set[str] = set()
+    for _ in range(25):
+        acknowledged_before_a_kill(saving, randomness.randrange(5), randomness.uniform(0.001, 0.02))
+        check_contents(checkpoint_of(tmp_path, 3))
+        beside |= {name for name in steps(tmp_path) if name.startswith("step-")}
+    assert {"step-00000004", "step-00000005", "step-00000006"} & beside
 
 
 def test_killed_at_any_moment_no_acknowledged_checkpoint_is_lost(tmp_path: Path) -> None:
     randomness = random.Random(0)
     last = 0
+
+    def saving(acknowledge: int) -> None:
+        step = last
+        while True:
+            step += 1
+            for keep_last in (1 + step % 3, 1)[: 2 if step % 5 == 0 else 1]:  # now and then a step is saved twice
+                save(tmp_path, step, keep_last=keep_last, size=20_000)
+            os.write(acknowledge, b"%d\n" % step)
+
     for _ in range(50):
-        acknowledged = _acknowledged_before_a_kill(tmp_path, last, randomness.uniform(0.005, 0.1))
+        acknowledged = acknowledged_before_a_kill(saving, randomness.randrange(4), randomness.uniform(0.001, 0.03))
         found = newest_valid(tmp_path)
         for path in tmp_path.glob("step-*"):  # older ones too: what is being deleted is not half there
             assert steps(path) == ["manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors"]
