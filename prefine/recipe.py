@@ -13,7 +13,9 @@ from prefine.recipe_loading import RecipeSection
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+LARGEST_SEED = 2**63 - 1
+LARGEST_COUNT = 2**31 - 1
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Sources = str | list[str]
 
 
@@ -36,7 +38,7 @@ class ModelSection(RecipeSection):
 class LoraSection(RecipeSection):
     """Low-rank adapters (Hu et al. 2021). `lora: null` in a recipe trains all weights instead."""
 
-    r: Count = 16
+    r: Annotated[int, Field(ge=1, le=16_384)] = 16
     alpha: Positive = 32.0
     dropout: Fraction = 0.0
     targets: str | list[str] = Field("all-linear", description="module names, or all-linear (all but the head)")
@@ -51,7 +53,9 @@ class DataSection(RecipeSection):
     heldout_split: str = "test"
     heldout_fraction: Fraction = Field(0.1, description="share of prompts (all rows of a prompt together) held out")
     limit: Count | None = Field(None, description="read at most this many training records")
-    max_length_tokens: Annotated[int, Field(ge=8)] = Field(1024, description="prompt and answer; prompts are cut left")
+    max_length_tokens: Annotated[int, Field(ge=8, le=LARGEST_COUNT)] = Field(
+        1024, description="prompt and answer; prompts are cut left"
+    )
     deduplicate: bool = True
     max_dropped_fraction: Fraction = Field(0.5, description="stop when more records than this do not fit the length")
 
@@ -59,11 +63,13 @@ class DataSection(RecipeSection):
 class TrainingSection(RecipeSection):
     """How the optimiser goes about it."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
     epochs: Positive = 1.0
     max_steps: Count | None = Field(None, description="stop after this many optimiser steps, whatever epochs says")
     batch_size: Count = Field(8, description="records an optimiser step, over all processes")
-    max_tokens_per_microbatch: Annotated[int, Field(ge=16)] = Field(4096, description="memory follows this")
+    max_tokens_per_microbatch: Annotated[int, Field(ge=16, le=LARGEST_COUNT)] = Field(
+        4096, description="memory follows this"
+    )
     learning_rate: Positive = 1e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: Fraction = Field(0.1, description="share of all steps over which the rate rises from 0")

@@ -9,6 +9,7 @@ torch and the rest are imported inside the verb.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -29,6 +30,9 @@ from prefine import __version__
 from prefine.cli.output import OutputError, guarded_output, say_error
 from prefine.errors import PrefineError, Stopped
 from prefine.terminal import echo, visible
+
+# typer carries a click of its own, whose names are private.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 # What the user types -> the function that does it. The help lists the verbs in this order.
 VERBS = {
@@ -151,7 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with _signals_interrupt():
         try:
             with guarded_output():
-                app(arguments, prog_name="prefine")
+                code = app(arguments, prog_name="prefine", standalone_mode=False)
+            sys.exit(code if isinstance(code, int) else 0)
+        except _UsageError as error:
+            _refuse_usage(error)
         except OutputError as error:
             if error.closed_by_reader:
                 sys.exit(128 + 13)  # as a tool that SIGPIPE ends
@@ -167,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if leaving.code == 130:  # typer's answer to Ctrl-C, which says nothing
                 _end(130, "interrupted")
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                _end(2, f"error: the name {str(error.filename)[:40]}… is too long. Choose a shorter one.")
             from prefine.training.launch import launched
 
             if launched():  # a bug, met by every process: one traceback
@@ -192,6 +201,16 @@ def _signals_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _refuse_usage(error: Any) -> NoReturn:
+    """Say in one line what is wrong with the words of a command; a group without a verb shows its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(2)
+    command = error.ctx.command_path if error.ctx is not None else "prefine"
+    rule = re.sub(r"\s+", " ", error.format_message()).rstrip(". ")
+    _end(2, f"error: {rule}. See {command} --help.")
 
 
 def _end(code: int, text: str) -> NoReturn:

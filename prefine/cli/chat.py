@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import Device
+from prefine.cli.options import LARGEST_COUNT, LARGEST_SEED, Device
 
 
 def chat(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run (runs/NAME), a folder, a hub id or embedded:…")],
     system: Annotated[str | None, typer.Option(help="A system turn to begin with.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 512,
-    seed: Annotated[int, typer.Option(help="The same seed and words give the same answers.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="The longest answer, in tokens.")] = 512,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")
+    ] = 0,
     device: Device = "auto",
 ) -> None:
     """Talk to a model in the terminal; answers stream. End with Ctrl-D or /exit, begin anew with /new."""

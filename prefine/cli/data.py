@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefine.cli.options import AsJson
+from prefine.cli.options import LARGEST_COUNT, AsJson
 from prefine.terminal import echo
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ def check(
     ] = _EMBEDDED,
     split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "train",
     max_length_tokens: Annotated[
-        int, typer.Option(min=8, help="As data.max_length_tokens in a recipe: prompt and answer together.")
+        int,
+        typer.Option(
+            min=8, max=LARGEST_COUNT, help="As data.max_length_tokens in a recipe: prompt and answer together."
+        ),
     ] = _MAX_LENGTH,
     quarantine: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write rows that cannot be used to this file.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import Device, ResumeRows
+from prefine.cli.options import LARGEST_COUNT, LARGEST_SEED, Device, ResumeRows
 from prefine.terminal import echo
 
 
@@ -23,16 +23,18 @@ def generate(
         Path | None, typer.Option(metavar="FILE", help="Where rows go that cannot be answered; else they are counted.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "train",
-    samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
+    samples: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="Answers to each prompt.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="The longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Only so many likeliest tokens; 0: all.")] = 0,
+    top_k: Annotated[int, typer.Option(min=0, max=LARGEST_COUNT, help="Only so many likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Only tokens of at least this share of the likeliest one's.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens that are there become unlikelier.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first answer; each has its own, counted up.")] = 0,
-    slots: Annotated[int, typer.Option(min=1, help="Answers written at once; memory follows it.")] = 64,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the first answer; each has its own, counted up.")
+    ] = 0,
+    slots: Annotated[int, typer.Option(min=1, max=4096, help="Answers written at once; memory follows it.")] = 64,
     chat_template: Annotated[
         str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
     ] = None,

@@ -22,6 +22,10 @@ Overrides = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the recipe's run directory.")]
+# A seed of torch and of a recipe; more tokens or rows than this are a slip of the keyboard.
+LARGEST_SEED = 2**63 - 1
+LARGEST_COUNT = 2**31 - 1
+
 ResumeRows = Annotated[
     bool, typer.Option("--resume", help="Go on with FILE.partial, which an interrupted command has left.")
 ]

@@ -42,6 +42,8 @@ def row_output(
     from prefine.errors import RecipeError
     from prefine.evaluation.row_file import RowFile
 
+    if out is not None and not out.name:
+        raise RecipeError(f"--out is {str(out)!r}, which names no file", "Name a file.")
     if resume and out is None:
         raise RecipeError("--resume goes on with a file, and no --out is given", "Add --out FILE, as the first time.")
     require_quarantine(quarantine, sources, out)
