@@ -17,7 +17,7 @@ NUMBERS = {
     "chat MODEL": ("--seed", "--max-new-tokens"),
     "data check FILE": ("--max-length-tokens",),
 }
-NAMES = ("data check FILE --model", "reward check", "reward merge MODEL", "report", "generate MODEL --prompts", "sft")
+NAMES = ("report", "sft")
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
