@@ -8,6 +8,7 @@ copy of the prompt. A probe decides which, and says so.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -20,12 +21,17 @@ from prefine.models.attention import CachedRow
 from prefine.models.logprobs import Head, logprobs_of_logits, selected_logprobs
 from prefine.models.rotary import forget_lengths, length_rule
 
+log = logging.getLogger("prefine")
+
 # Part of the key of cached log-probabilities: raise it whenever the forward's numbers change.
 FORWARD_VERSION = 4
 
-_FP32_TOLERANCE = 1e-4
-# Where products are rounded never ask for less than this, nats: implementations can happen to agree on a few tokens.
-_LEAST_NOISE = 0.2
+# Two ways to compute one number may differ by so many times what rounding moves it, root mean squares over a probe.
+_ROUNDINGS = 3
+# What rounding moves is seen between transformers' own two attentions, but two may agree by luck, or differ in more. A
+# step of one unit at every embedded number moves results by the same, within this factor.
+_LUCK = 4
+_MOVES = 2
 # Forwards of the probe whose attention is watched.
 _PROBE_FORWARDS = 1
 
@@ -82,10 +88,6 @@ class PackedModel(nn.Module):
     def owners(self, batch: PackedBatch) -> Tensor:
         """(R,) int64: the answer that each number of the forward's output belongs to."""
         return batch.sequence
-
-    def tolerance(self, outputs: Tensor) -> float:
-        """How far outputs of one kind of forward may be from another's where products are in fp32."""
-        return _FP32_TOLERANCE
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, segments: Sequence[Segment] | CachedRow) -> Tensor:
         """(T, H) hidden states of a packed row of T tokens, both tensors (1, T) int64."""
@@ -157,10 +159,6 @@ class PackedScorer(PackedModel):
     def owners(self, batch: PackedBatch) -> Tensor:
         """(S,) int64: each answer itself."""
         return torch.arange(batch.sequences, device=batch.input_ids.device)
-
-    def tolerance(self, outputs: Tensor) -> float:
-        """As far as rounding moves scores of this size: a head may give them any."""
-        return _FP32_TOLERANCE * max(1.0, outputs.abs().max().item())
 
     def _packed(self, batch: PackedBatch) -> Tensor:
         return self._scores(self._by_company(batch, self._last_packed, of_targets=False))
@@ -262,7 +260,12 @@ def take_padded_path(model: PackedModel) -> None:
         theirs = model(batch)
         model.whole_logits = False
         apart = (model(batch) - theirs).abs().max().item()
-        model.whole_logits = not apart <= (_FP32_TOLERANCE if model.compute_dtype == torch.float32 else _LEAST_NOISE)
+        with model.autocast():
+            logits = model._own_logits(batch)
+        # Rounding of logits of this size, and of sums over the width in float32.
+        width = model.causal.get_output_embeddings().weight.shape[-1]
+        unit = torch.finfo(model.compute_dtype).eps + torch.finfo(torch.float32).eps * width**0.5
+        model.whole_logits = not apart <= _ROUNDINGS * unit * logits.abs().max().item()
     except Exception:  # noqa: BLE001 (whatever a model's own code raises where its trunk is not as others are)
         model.whole_logits = True
     finally:
@@ -293,6 +296,7 @@ def probe(model: PackedModel) -> str | None:
             return "tokens of another sequence in the row reach its log-probabilities"
         model.packed = False
         apart, tolerance = _apart(model, batch, ours)
+        log.debug("packed and separate forwards differ by %.2g (at most %.2g)", apart, tolerance)
         return None if apart <= tolerance else f"packed and separate log-probabilities differ by {apart:.2g}"
     except Exception as error:  # noqa: BLE001 (whatever a model's own code raises at an unknown layout)
         return f"its forward refused the packed row ({type(error).__name__}: {error})".splitlines()[0]
@@ -346,15 +350,37 @@ def _packed_with_leaks(model: PackedModel, batch: PackedBatch) -> tuple[Tensor, 
 
 @torch.no_grad()
 def _apart(model: PackedModel, batch: PackedBatch, ours: Tensor) -> tuple[float, float]:
-    """How far packed log-probabilities are from separate ones, and how far they may be."""
+    """How far packed outputs are from separate ones, and how far they may be: root mean squares.
+
+    What they may be is measured: it follows the model's depth, width and number type.
+    """
+    unit = torch.finfo(model.compute_dtype).eps
     with standard_attention(model):
         theirs = model(batch)
-    tolerance = model.tolerance(theirs)
-    if model.compute_dtype != torch.float32 or getattr(model.causal, "is_quantized", False):
-        # How far rounding alone moves log-probabilities is seen between transformers' own two implementations.
-        with standard_attention(model, "eager"):
-            tolerance = max(_LEAST_NOISE, 3 * (model(batch) - theirs).abs().max().item())
-    return (ours - theirs).abs().max().item(), tolerance
+        moved = torch.cat([_moved(model, batch, unit, seed) - theirs for seed in range(_MOVES)])
+    with standard_attention(model, "eager"):
+        eager = _size(model(batch) - theirs)
+    rounding = min(max(eager, _size(moved) / _LUCK), _size(moved) * _LUCK)
+    return _size(ours - theirs), _ROUNDINGS * (rounding + torch.finfo(torch.float32).eps * _size(theirs))
+
+
+def _size(x: Tensor) -> float:
+    return x.square().mean().sqrt().item()
+
+
+def _moved(model: PackedModel, batch: PackedBatch, unit: float, seed: int) -> Tensor:
+    """Outputs where every embedded number is one unit of rounding larger or smaller."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def step(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+        signs = torch.randint(2, out.shape, generator=generator).mul_(2).sub_(1).to(out.device, out.dtype)
+        return out * (1 + unit * signs)
+
+    hook = model.causal.get_input_embeddings().register_forward_hook(step)
+    try:
+        return cast(Tensor, model(batch))
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager
