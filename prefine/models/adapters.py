@@ -14,8 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from prefine.errors import ModelError
+from prefine.models.adapter_settings import module_names, read_settings
 from prefine.models.heads import IN_ADAPTER, SCORE, adapter_head_shape
 from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line
+from prefine.models.module_names import matching_names
 from prefine.recipe import LoraSection
 
 log = logging.getLogger("prefine")
@@ -40,17 +42,14 @@ def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainab
         return base
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets,
-        **_task(scores),
-    )
-    unmatched = [] if isinstance(lora.targets, str) else _unmatched(base, lora.targets)
     try:
-        if unmatched:
-            raise ValueError(f"no module is named {', '.join(unmatched)}")
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=_targets(base, lora.targets),
+            **_task(scores),
+        )
         return get_peft_model(base, config)
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
@@ -60,9 +59,20 @@ def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainab
         ) from error
 
 
-def _unmatched(base: nn.Module, targets: Sequence[str]) -> list[str]:
-    names = [name for name, _ in base.named_modules()]
-    return [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
+def _targets(base: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
+    """What a fresh adapter is put on: module names, those that an expression matches, or all-linear."""
+    names = module_names(base)
+    if isinstance(targets, str):
+        if targets == "all-linear":
+            return targets
+        matching = matching_names(targets, names)
+        if not matching:
+            raise ValueError("no module's name matches it")
+        return matching
+    unmatched = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
+    if unmatched:
+        raise ValueError(f"no module is named {', '.join(unmatched)}")
+    return list(targets)
 
 
 def _task(scores: bool) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def _task(scores: bool) -> dict[str, Any]:
 def _saved_adapter(
     base: Any, location: Location, folder: Path, lora: LoraSection | None, trainable: bool, scores: bool
 ) -> Any:
-    from peft import PeftConfig, get_peft_model_state_dict
+    from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
     if trainable and lora is None:
@@ -82,11 +92,13 @@ def _saved_adapter(
         )
     has_head = _require_fitting_head(base, folder, trainable, scores)
     try:
-        settings = PeftConfig.from_pretrained(folder)
+        settings = read_settings(folder, base)
         settings.base_model_name_or_path = location.base  # its file has the path from its own folder
         outside = settings.is_prompt_learning
         saved = load_file(folder / ADAPTER_WEIGHTS)
         model = base if outside else _put_on(base, folder, settings, saved, trainable, with_new_head=scores > has_head)
+    except ModelError:
+        raise
     except Exception as error:  # whatever peft and safetensors raise over broken files
         raise ModelError(
             f"model.name: the adapter {str(folder)!r} could not be put on its base model ({in_a_line(error)})",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from prefine.data.batch import PackedBatch
 from prefine.errors import ModelError
 from prefine.models import fused
+from prefine.models.adapter_settings import read_settings
 from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, evaluating
 from prefine.models.heads import IN_ADAPTER
 from prefine.models.load import LoadedModel, load_tokenizer
@@ -132,7 +133,7 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
     Raises:
         ModelError: its files cannot be read.
     """
-    from peft import PeftConfig, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -140,12 +141,12 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
     assert folder is not None  # noqa: S101
     model: Any = policy.packed.model
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    settings = PeftConfig.from_pretrained(folder)
-    settings.task_type, settings.modules_to_save, settings.inference_mode = "CAUSAL_LM", None, True
     try:
         saved = load_file(folder / ADAPTER_WEIGHTS)
         head = saved.pop(IN_ADAPTER).to(policy.packed.device, torch.float32)
-    except (SafetensorError, OSError, KeyError) as error:
+        settings = read_settings(folder, model.get_base_model())
+        settings.task_type, settings.modules_to_save, settings.inference_mode = "CAUSAL_LM", None, True
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"reward.name: {str(folder / ADAPTER_WEIGHTS)!r} is damaged, or has no score head ({in_a_line(error)})",
             "Train the reward model again, or bring the file back from a copy.",

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prefine.errors import ModelError, PrefineError, TemplateError
-from prefine.models import embedded
+from prefine.models import embedded, module_names
 from prefine.models.load import load_model, save_model
 from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ORIGIN, base_hash, locate_model
 from prefine.models.weights import weight_files
@@ -24,6 +24,8 @@ from prefine.recipe import LoraSection, ModelSection
 from tests.models import tiny
 
 LORA = LoraSection(r=2)
+# Time exponential in the length of a name, as each of its characters can end a group or not.
+SLOW = r"([\w.]+)+!"
 
 
 def section(name: Path | str, **changes: Any) -> ModelSection:
@@ -216,6 +218,33 @@ ADAPTERS: dict[str, tuple[Break, str, str]] = {
         "was trained on other weights",
         "Use the base",
     ),
+    "an endless rank": (lambda d: change(d / ADAPTER_CONFIG, r=10**8), "r is 100000000 in its adapter_c", "Fetch"),
+    "an endless rank of one": (
+        lambda d: change(d / ADAPTER_CONFIG, rank_pattern={"q_proj": 10**8}),
+        "rank_pattern of q_proj is 100000000",
+        "Fetch",
+    ),
+    "layers over and over": (
+        lambda d: change(d / ADAPTER_CONFIG, layer_replication=[[0, 2]] * 10_000),
+        "layer_replication is 20000 layers",
+        "Fetch",
+    ),
+    **{
+        f"backtracking in {field}": (
+            lambda d, field=field, value=value: change(d / ADAPTER_CONFIG, **{field: value}),
+            f"{field} is",
+            "correct that file",
+        )
+        for field, value in (
+            ("target_modules", SLOW),
+            ("exclude_modules", SLOW),
+            ("rank_pattern", {SLOW: 2}),
+            ("alpha_pattern", {SLOW: 2}),
+            ("modules_to_save", [SLOW]),
+            ("layers_pattern", SLOW),
+        )
+    },
+    "no expression": (lambda d: change(d / ADAPTER_CONFIG, target_modules="(a"), "is no regular expression", "Fetch"),
     "other rank": (lambda d: change(d / ADAPTER_CONFIG, r=7), "could not be put on its base", "Use the base"),
     "unknown type": (lambda d: change(d / ADAPTER_CONFIG, peft_type="MAGIC"), "could not be put", "fetch the adapter"),
 }
@@ -251,8 +280,11 @@ def test_a_broken_model(case: str, copy: Callable[[str], Path], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("case", ADAPTERS)
-def test_a_broken_adapter(case: str, copy: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_broken_adapter(
+    case: str, copy: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One line, a remedy, and no file made or changed; never an adapter that silently does nothing."""
+    monkeypatch.setattr(module_names, "_SECONDS", 2.0)
     break_it, problem, remedy = ADAPTERS[case]
     folder = copy("adapter")
     break_it(folder)
@@ -381,3 +413,31 @@ def test_only_what_is_loaded_counts_as_the_base(good: Path, tmp_path: Path) -> N
         file.seek(-1, 2)
         file.write(b"\x7f")
     assert base_hash(str(folder)) != before
+
+
+def test_expressions_for_modules(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They choose as they did, in a recipe and in an adapter's file; those that take too long end in one line."""
+    base = good / "base"
+    by_expression = load_model(section(base), LoraSection(r=2, targets=r".*\.1\..*[qv]_proj"))
+    by_name = load_model(
+        section(base),
+        LoraSection(r=2, targets=["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]),
+    )
+    assert by_expression.trainable().keys() == by_name.trainable().keys()
+    assert len(by_name.trainable()) == 4
+    refused(
+        base,
+        "lora.targets: '(a' does not fit this model (ValueError: it is no regular",
+        "Its linear modules",
+        LoraSection(targets="(a"),
+    )
+    refused(base, "no module's name matches it", "Its linear modules", LoraSection(targets="nothing"))
+    monkeypatch.setattr(module_names, "_SECONDS", 2.0)
+    refused(base, "matching it takes more than 2 s", "Its linear modules", LoraSection(targets=SLOW))
+
+
+def test_an_adapter_whose_targets_are_an_expression(good: Path, copy: Callable[[str], Path]) -> None:
+    folder = copy("adapter")
+    change(folder / ADAPTER_CONFIG, target_modules=r".*\.(self_attn|mlp)\.\w+_proj", alpha_pattern={r".*q_proj": 64})
+    plain = load_model(section(good / "adapter"), LORA)
+    assert load_model(section(folder), LORA).trainable().keys() == plain.trainable().keys()
