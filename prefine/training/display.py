@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prefine.rounding import two_digits
 from prefine.terminal import visible
+from prefine.training.neighbours import Neighbours
 
 # In a log file a line every step is noise; this many lines show a run.
 _LINES_IN_A_LOG = 20
@@ -72,6 +73,7 @@ class Display:
         self._bar: Progress | None = None
         self._task: Any = None
         self._total = 0
+        self._neighbours = Neighbours()
 
     def say(self, text: str) -> None:
         """One line."""
@@ -109,7 +111,9 @@ class Display:
                 self._bar = None
 
     def step(self, step: int, row: Mapping[str, float]) -> None:
-        """After an optimiser step."""
+        """After an optimiser step. Warns once where other programs slow a run on the processor down."""
+        if not torch.cuda.is_available() and (warning := self._neighbours.warning(torch.get_num_threads())):
+            self.say(f"warning: {warning}")
         facts = _facts(row)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, facts=facts)
