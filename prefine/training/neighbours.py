@@ -48,4 +48,4 @@ class Neighbours:
 def _busy_seconds() -> float:
     """Seconds that all cores of the machine have worked, for whomever, since it started."""
     times = psutil.cpu_times()._asdict()
-    return sum(value for name, value in times.items() if name not in _IDLE)
+    return float(sum(value for name, value in times.items() if name not in _IDLE))
