@@ -5,7 +5,7 @@ Recipes are YAML (see recipes/); `prefine.recipe_loading` reads and checks them 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -52,7 +52,12 @@ class DataSection(RecipeSection):
     heldout: Sources | None = Field(None, description="sources to evaluate on; null splits them off train")
     heldout_split: str = "test"
     heldout_fraction: Fraction = Field(0.1, description="share of prompts (all rows of a prompt together) held out")
-    limit: Count | None = Field(None, description="read at most this many training records")
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(
+        0, description="of what is held out and what limit takes; stages that share data must share it"
+    )
+    limit: Count | None = Field(
+        None, description="learn from so many records, drawn by the seed from all of data.train, which is read whole"
+    )
     max_length_tokens: Annotated[int, Field(ge=8, le=LARGEST_COUNT)] = Field(
         1024, description="prompt and answer; prompts are cut left"
     )
@@ -63,7 +68,7 @@ class DataSection(RecipeSection):
 class TrainingSection(RecipeSection):
     """How the optimiser goes about it."""
 
-    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(0, description="of adapters, order, dropout and rollouts")
     epochs: Positive = 1.0
     max_steps: Count | None = Field(None, description="stop after this many optimiser steps, whatever epochs says")
     batch_size: Count = Field(8, description="records an optimiser step, over all processes")
@@ -73,7 +78,9 @@ class TrainingSection(RecipeSection):
     learning_rate: Positive = 1e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: Fraction = Field(0.1, description="share of all steps over which the rate rises from 0")
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of matrices, embeddings included; norms and biases have none"
+    )
     adam_betas: list[Fraction] = Field([0.9, 0.999], min_length=2, max_length=2)
     adam_epsilon: Positive = 1e-8
     max_grad_norm: Positive | None = 1.0
@@ -166,19 +173,49 @@ class SftRecipe(WritingRecipe):
     run: str = "runs/sft"
 
 
+# Each loss gives beta another unit. DPO's 0.1 is that of Rafailov et al. 2023 (arXiv 2305.18290, app. B), kept by its
+# variants on summed log-ratios. IPO's tau is one of the 0.1, 0.5 and 1 of Azar et al. 2023 (arXiv 2310.12036, sec. 5):
+# on means over tokens the target 1 / (2 tau) is in nats a token, and only the last asks for what a model can reach.
+# SimPO's is from Meng et al. 2024 (arXiv 2405.14734: 2 to 2.5, gamma / beta about 0.5). DPO on means over tokens takes
+# the 5 of Lambert et al. 2024 (arXiv 2411.15124).
+_BETAS = {"ipo": 1.0, "simpo": 2.0}
+_BETA = 0.1
+_BETA_OF_MEANS = 5.0
+_SIMPO_MARGIN = 1.0
+
+
 class DpoSection(RecipeSection):
     """The preference objective (prefine/objectives/dpo.py)."""
 
     loss: Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "simpo"] = "sigmoid"
-    beta: Positive = Field(0.1, description="strength of the pull towards the reference")
+    beta: Positive = Field(
+        _BETA,
+        description="strength of the pull towards the reference; where the recipe sets none it is 2.0 for simpo, 1.0 "
+        "for ipo (its tau), 5.0 for the others with length_normalized, else 0.1",
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         0.0, description="share of flipped labels that conservative and robust assume"
     )
-    simpo_margin: Annotated[float, Field(ge=0)] = Field(1.0, description="gamma of simpo, nats")
+    simpo_margin: Annotated[float, Field(ge=0)] = Field(_SIMPO_MARGIN, description="gamma of simpo, nats")
     nll_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="of the chosen answer's mean token NLL")
     length_normalized: bool = Field(
         False, description="divide log-probabilities by answer tokens (ipo, simpo always do)"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beta_of_the_loss(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "beta" in values:
+            return values
+        means = values.get("length_normalized") is True
+        beta = _BETAS.get(str(values.get("loss")), _BETA_OF_MEANS if means else _BETA)
+        return {**values, "beta": beta}
+
+    @model_validator(mode="after")
+    def _simpo_margin_has_a_use(self) -> DpoSection:
+        if self.loss != "simpo" and self.simpo_margin != _SIMPO_MARGIN:
+            raise ValueError(f"simpo_margin is {self.simpo_margin} with loss {self.loss!r}: only simpo uses it")
+        return self
 
     @model_validator(mode="after")
     def _smoothing_has_a_use(self) -> DpoSection:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +20,7 @@ from prefine.data.batch import TokenTree
 from prefine.data.dataset import RecordStream, read_records
 from prefine.data.quarantine import Quarantine
 from prefine.data.reading import locate
-from prefine.data.selection import group_of, is_heldout
+from prefine.data.selection import group_of, is_heldout, sample_of
 from prefine.data.store import FitCounts, StoreWriter, TokenStore, fit
 from prefine.errors import CheckpointError, DataError
 from prefine.recipe import DataSection, Sources
@@ -30,7 +29,7 @@ from prefine.records import Demonstration, Preference
 R = TypeVar("R", Preference, Demonstration)
 
 # Raise it when the same file would become other tokens.
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 _SAMPLE = "sample:"
 
 
@@ -91,7 +90,7 @@ class Preparation(Generic[R]):
         kind: the record type the stage learns from.
         to_tree: a record as a token tree (see data/template.py).
         tokenizer_fingerprint: hash of what decides token ids.
-        seed: of the held-out split.
+        seed: of the held-out split and of the sample that section.limit takes.
         quarantine: takes rows that are not valid.
         usable: whether the stage can learn from a valid record (DPO cannot from a tie); others are counted and left.
         progress: called with the number of records read so far.
@@ -216,7 +215,12 @@ class Preparation(Generic[R]):
         )
 
     def _limited(self, stream: RecordStream[R]) -> Iterator[R]:
-        for done, record in enumerate(islice(stream, self._section.limit)):
+        records = self._counted(stream)
+        limit = self._section.limit
+        return records if limit is None else sample_of(records, self._kind, limit, self._seed)
+
+    def _counted(self, stream: RecordStream[R]) -> Iterator[R]:
+        for done, record in enumerate(stream):
             if done % 500 == 0:
                 self._progress(done)
             yield record

@@ -6,11 +6,18 @@ Everything here streams: no record is kept, only 16-byte hashes.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import re
+import tempfile
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from prefine.records import Completion, Conversation, Demonstration, Preference, Prompt, Record, Vote
+
+R = TypeVar("R", bound=BaseModel)
 
 _HASH_BYTES = 16
 _SPACE = re.compile(r"\s+")
@@ -78,6 +85,27 @@ def is_heldout(group: str, seed: int, fraction: float) -> bool:
         raise ValueError(f"fraction {fraction} is not in [0, 1)")
     place = int.from_bytes(_digest((str(seed), group))[:8], "big")
     return place < fraction * 2**64
+
+
+def sample_of(records: Iterable[R], kind: type[R], limit: int, seed: int) -> Iterator[R]:
+    """`limit` records drawn evenly from all, in their order; all of them where there are no more.
+
+    Which are drawn depends on the seed and on what they say, not on their order. Memory is bounded by 100 bytes a drawn
+    record: candidates wait in a temporary file.
+    """
+    drawn: list[tuple[int, int, int]] = []  # a heap: the highest lot first, as its negative; place; offset in the file
+    with tempfile.TemporaryFile() as candidates:
+        for place, record in enumerate(records):
+            text = record.model_dump_json()
+            lot = int.from_bytes(_digest((str(seed), text))[:8], "big")
+            if len(drawn) == limit and -lot <= drawn[0][0]:
+                continue
+            entry = (-lot, place, candidates.tell())
+            candidates.write(text.encode("utf-8", "surrogatepass") + b"\n")
+            (heapq.heappush if len(drawn) < limit else heapq.heapreplace)(drawn, entry)
+        for _, _, offset in sorted(drawn, key=lambda entry: entry[1]):
+            candidates.seek(offset)
+            yield kind.model_validate_json(candidates.readline())
 
 
 # --- Duplicates and contradictions -------------------------------------------------------------------------------

@@ -60,7 +60,10 @@ def restore_optimizer(
     if state["kind"] != kind:
         raise CheckpointError(f"The checkpoint holds the state of {state['kind']}, not of {kind}", _SAME_RECIPE)
     if state["parameters"] != _parameter_shapes(optimizer):
-        raise CheckpointError("The checkpoint's optimiser trains other parameters than this run's", _SAME_RECIPE)
+        raise CheckpointError(
+            "The checkpoint's optimiser has other parameters, or other groups of them, than this run's",
+            "Resume with the recipe and the release of prefine that started the run.",
+        )
     entries: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in state["state"].items()}
     groups: list[dict[str, Any]] = [dict(group) for group in state["groups"]]
     for key, tensor in tensors.items():

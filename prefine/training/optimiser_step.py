@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,48 @@ class Step(Protocol):
     """A stage's loss: this microbatch's share of the step's mean, and sums to log (divided by the step's trees)."""
 
     def __call__(self, model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]: ...
+
+
+def adamw(
+    rate_of: Callable[[str], float | None],
+    parameters: Mapping[str, nn.Parameter],
+    section: TrainingSection,
+    device: torch.device,
+) -> torch.optim.Optimizer:
+    """AdamW with a group of parameters for each learning rate, in two parts where only some of them decay.
+
+    Parts of one group carry the same `clipped_with`: gradients are clipped as if they were still one.
+
+    Args:
+        rate_of: the learning rate of a parameter by name; None for the recipe's.
+    """
+    groups: dict[tuple[float | None, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decays = not section.weight_decay or _decays(name, parameter)
+        groups.setdefault((rate_of(name), decays), []).append(parameter)
+    rates = list(dict.fromkeys(rate for rate, _ in groups))
+    split = {} if len(rates) == len(groups) else {rate: {"clipped_with": rates.index(rate)} for rate in rates}
+    return torch.optim.AdamW(
+        [
+            {"params": group, "lr": rate or section.learning_rate, **split.get(rate, {})}
+            | ({} if decays else {"weight_decay": 0.0})
+            for (rate, decays), group in groups.items()
+        ],
+        lr=section.learning_rate,
+        betas=tuple(section.adam_betas),
+        eps=section.adam_epsilon,
+        weight_decay=section.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: to matrices alone.
+
+    Norms and biases only shift and scale; pulled to zero they take the signal with them. Embeddings decay, as with
+    transformers' Trainer and nanoGPT: a tied one is the head's matrix.
+    """
+    return parameter.dim() >= 2 and not any("norm" in part.lower() for part in name.split("."))
 
 
 @dataclass
@@ -85,13 +127,15 @@ class OptimiserStep:
         return {**means, "grad_norm": norm, "tokens": sum(tree.tokens for tree in trees)}
 
     def _clip(self) -> float:
-        """Clip the gradients of each of the optimiser's groups by itself: a critic's must not shrink its policy's.
+        """Clip the gradients of each learning rate's parameters by themselves: a critic's must not shrink its policy's.
 
         Returns the norm over all of them, before clipping.
         """
         limit = math.inf if self.section.max_grad_norm is None else self.section.max_grad_norm
-        groups = [group["params"] for group in self.optimizer.param_groups]
-        return math.hypot(*(float(self.accelerator.clip_grad_norm_(group, limit)) for group in groups))
+        clipped: dict[int, list[nn.Parameter]] = {}
+        for number, group in enumerate(self.optimizer.param_groups):
+            clipped.setdefault(group.get("clipped_with", number), []).extend(group["params"])
+        return math.hypot(*(float(self.accelerator.clip_grad_norm_(group, limit)) for group in clipped.values()))
 
     def _accumulate(self, trees: Sequence[TokenTree], totals: Totals) -> tuple[dict[str, float], list[PackedBatch]]:
         """Leave one step's gradients in the parameters.

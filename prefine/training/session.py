@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +49,7 @@ from prefine.training.display import Display
 from prefine.training.guards import Guards
 from prefine.training.launch import fewer_processes, lost_processes
 from prefine.training.loop import Loop
-from prefine.training.optimiser_step import Step
+from prefine.training.optimiser_step import Step, adamw
 from prefine.training.samples import Samples
 from prefine.training.stage import Session, Stage
 from prefine.training.stopping import stop_on_signal
@@ -201,7 +201,7 @@ def _prepare(
             stage.kind,
             lambda record, row: stage.to_tree(template, record),
             template.fingerprint,
-            recipe.training.seed,
+            recipe.data.seed,
             quarantine,
             stage.usable,
             answer_tokens=stage.answer_tokens,
@@ -247,7 +247,7 @@ def _trained(stage: Stage, session: Session, step: Step, began: float) -> Loop:
     if samples is not None:
         samples.before()
     parameters = stage.parameters(loaded)
-    optimizer = _optimizer(stage, parameters, recipe.training, loaded.packed.device)
+    optimizer = adamw(stage.learning_rate, parameters, recipe.training, loaded.packed.device)
     model, prepared_optimizer = accelerator.prepare(loaded.packed, optimizer)
     with stop_on_signal(session.display) as asked:
         loop = Loop(
@@ -324,23 +324,6 @@ def _save_result(stage: Stage, session: Session) -> None:
     )
     if not session.checks[-1]["passed"]:
         raise CheckpointError(f"{session.run.model}: reads back otherwise than it was saved", "Check the disk.")
-
-
-def _optimizer(
-    stage: Stage, parameters: Mapping[str, torch.nn.Parameter], section: Any, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW with a group of parameters for each learning rate that is not the recipe's."""
-    groups: dict[float | None, list[torch.nn.Parameter]] = {}
-    for name, parameter in parameters.items():
-        groups.setdefault(stage.learning_rate(name), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": group, "lr": rate or section.learning_rate} for rate, group in groups.items()],
-        lr=section.learning_rate,
-        betas=tuple(section.adam_betas),
-        eps=section.adam_epsilon,
-        weight_decay=section.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
 
 
 def _require_same_recipe(before: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> None:

@@ -186,12 +186,15 @@ def test_ties_are_left_out_and_counted(prepare: Prepare, tmp_path: Path) -> None
     assert not any(record.tie for record in records(prepared.train))
 
 
-def test_a_limit_reads_no_further(prepare: Prepare, tmp_path: Path) -> None:
-    source = write(tmp_path / "a.jsonl", [*pairs(5), pairs(1)[0], *pairs(9)[5:]])
-    prepared = prepare({"train": source, "limit": 6, "heldout_fraction": 0})
+def test_a_limit_is_a_sample_of_the_whole_source_by_the_seed(prepare: Prepare, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [*pairs(5), pairs(1)[0], *pairs(60)[5:]])
+    prepared = prepare({"train": source, "limit": 20, "heldout_fraction": 0})
     counts = prepared.counts["train"]
-    assert (counts["rows_in"], counts["duplicates"], counts["records"], len(prepared.train)) == (7, 1, 6, 6)
-    assert [record.prompt[0].content for record in records(prepared.train)] == [f"Question {n}?" for n in range(6)]
+    assert (counts["rows_in"], counts["duplicates"], counts["records"], len(prepared.train)) == (61, 1, 20, 20)
+    asked = [record.prompt[0].content for record in records(prepared.train)]
+    places = [int(text.removeprefix("Question ").removesuffix("?")) for text in asked]
+    assert places == sorted(places)
+    assert max(places) > 40 > 20 > min(places)
 
 
 def test_progress_is_told_every_500_records(prepare: Prepare, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from prefine.data.convert import convert
-from prefine.data.selection import DuplicateFilter, group_of, is_heldout, normalised, prompt_group
+from prefine.data.selection import DuplicateFilter, group_of, is_heldout, normalised, prompt_group, sample_of
 from prefine.records import Demonstration, Message, Preference, Prompt, Vote
 
 QUESTIONS = [f"Could you tell me when order {number} leaves Zürich" for number in range(400)]
@@ -122,3 +122,20 @@ def test_opposite_votes_contradict() -> None:
         assert not seen.is_duplicate(convert({"prompt": "Q", "completion": "A", "label": label}, Vote))
     assert not seen.is_duplicate(convert({"prompt": "Q", "completion": "B", "label": "down"}, Vote))
     assert seen.contradictions == 1
+
+
+def test_a_sample_is_even_in_order_and_depends_on_the_seed_not_on_the_order() -> None:
+    records = [pair(f"yes {n}", "no") for n in range(400)]
+
+    def drawn(limit: int, seed: int, given: list[Preference] = records) -> list[int]:
+        return [int(record.chosen.split()[1]) for record in sample_of(given, Preference, limit, seed)]
+
+    first = drawn(100, 0)
+    assert first == drawn(100, 0)
+    assert len(first) == 100
+    assert first == sorted(first)
+    assert 25 < sum(n < 200 for n in first) < 75
+    assert first != drawn(100, 1)
+    assert sorted(drawn(100, 0, records[::-1])) == first
+    assert set(drawn(50, 0)) < set(first)
+    assert drawn(1_000, 0) == list(range(400))
