@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -35,12 +35,16 @@ class TokenTree:
         answers: token ids of each answer, at least one each; may be empty for a prompt to generate from.
         supervised: for each answer, which of its tokens count; None where all do.
         row: index of the record this came from, for cached values (reference log-probs, margins).
+        apart: whether no answer needs another in the loss, so that a large tree may be computed in parts.
+        first: in a part of such a tree, which of the whole tree's answers its first one is.
     """
 
     prompt: Sequence[int]
     answers: tuple[Sequence[int], ...]
     supervised: tuple[Sequence[bool] | None, ...]
     row: int = 0
+    apart: bool = False
+    first: int = 0
 
     @property
     def tokens(self) -> int:
@@ -82,6 +86,8 @@ class PackedBatch:
         sequence: (R,) int64 in [0, S), the answer each target belongs to; answers in tree order.
         sequences: S.
         rows: the trees' record indices, in order.
+        answers_of_rows: of each tree its record index and which of the record's answers it holds: all, unless it is a
+            part.
     """
 
     input_ids: Tensor
@@ -92,6 +98,7 @@ class PackedBatch:
     sequence: Tensor
     sequences: int
     rows: tuple[int, ...] = field(default=())
+    answers_of_rows: tuple[tuple[int, range], ...] = field(default=())
 
     @property
     def tokens(self) -> int:
@@ -202,6 +209,7 @@ def collate(trees: Sequence[TokenTree]) -> PackedBatch:
         sequence=torch.tensor(sequence, dtype=torch.int64),
         sequences=sequences,
         rows=tuple(tree.row for tree in trees),
+        answers_of_rows=tuple((tree.row, range(tree.first, tree.first + len(tree.answers))) for tree in trees),
     )
 
 
@@ -238,11 +246,12 @@ def runs(segments: Iterable[Segment]) -> Iterator[tuple[range, tuple[range, ...]
 def microbatches(trees: Iterable[TokenTree], max_tokens: int) -> Iterator[list[TokenTree]]:
     """Split trees into runs of at most `max_tokens` tokens each, keeping their order, reading no further than needed.
 
-    A tree longer than the budget stands alone: it was admitted by the length limit, so it must be computed.
+    A tree longer than the budget is computed in parts where its answers may be apart. What is still longer, such as a
+    pair, stands alone: it was admitted by the length limit, so it must be computed.
     """
     run: list[TokenTree] = []
     room = max_tokens
-    for tree in trees:
+    for tree in (part for whole in trees for part in parts_of(whole, max_tokens)):
         if run and tree.tokens > room:
             yield run
             run, room = [], max_tokens
@@ -250,6 +259,27 @@ def microbatches(trees: Iterable[TokenTree], max_tokens: int) -> Iterator[list[T
         room -= tree.tokens
     if run:
         yield run
+
+
+def parts_of(tree: TokenTree, max_tokens: int) -> list[TokenTree]:
+    """The tree, or if it is longer than `max_tokens` and may be split, its answers in order over several trees.
+
+    Each has the whole prompt and at least one answer, and as many as fit. An answer sees its prompt and itself alone,
+    so its numbers are those of the whole tree to rounding.
+    """
+    if not tree.apart or tree.tokens <= max_tokens:
+        return [tree]
+    starts = [0]
+    used = len(tree.prompt)
+    for place, answer in enumerate(tree.answers):
+        if place > starts[-1] and used + len(answer) > max_tokens:
+            starts.append(place)
+            used = len(tree.prompt)
+        used += len(answer)
+    return [
+        replace(tree, answers=tree.answers[a:b], supervised=tree.supervised[a:b], first=tree.first + a)
+        for a, b in pairwise([*starts, len(tree.answers)])
+    ]
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:

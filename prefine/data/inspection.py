@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,10 @@ class _Survey:
             looked_at=len(self.looked_at.values),
             max_length=self.max_length,
             lengths={name: lengths_of(values) for name, values in parts.items()},
-            fit=FitCounts(*(sum(column) for column in zip(*(astuple(counts) for _, counts in seen), strict=True))),
+            fit=replace(
+                FitCounts(*(sum(column) for column in zip(*(astuple(counts) for _, counts in seen), strict=True))),
+                longest_row_tokens=max((counts.longest_row_tokens for _, counts in seen), default=0),
+            ),
             refused=len(self.looked_at.values) - len(seen),
             refusal=self.refusal,
         )

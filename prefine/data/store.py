@@ -36,7 +36,10 @@ _SCHEMA = pa.schema(
 
 @dataclass
 class FitCounts:
-    """What became of records when they met the length limit."""
+    """What became of records when they met the length limit.
+
+    `longest_row_tokens` is of the rows that are kept: prompt and answers together.
+    """
 
     records: int = 0
     rows: int = 0
@@ -44,6 +47,7 @@ class FitCounts:
     dropped_identical: int = 0
     dropped_unusable: int = 0
     prompts_cut: int = 0
+    longest_row_tokens: int = 0
 
     @property
     def dropped(self) -> int:
@@ -66,6 +70,7 @@ def fit(tree: TokenTree, max_length: int, counts: FitCounts) -> TokenTree | None
         counts.dropped_identical += 1
         return None
     counts.prompts_cut += len(fitting.prompt) < len(tree.prompt)
+    counts.longest_row_tokens = max(counts.longest_row_tokens, fitting.tokens)
     return replace(fitting, row=_next_row(counts))
 
 

@@ -6,7 +6,7 @@ They know no chat template and no packed rows: they are run as transformers runs
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from prefine.models.weights import require_plausible_config, within_files
 from prefine.recipe import ModelSection
 
 _QUESTIONS_AT_ONCE = 16
+_MAX_TOKENS = 8192
 
 
 class CrossEncoder(RewardModel):
@@ -90,16 +91,36 @@ class CrossEncoder(RewardModel):
             yield [next(scores) for _ in question.answers] if fitting else None
 
     def _raw(self, texts: list[tuple[str, str]]) -> Tensor:
+        """Raw scores of texts with their answers, as many at once as are at most _MAX_TOKENS with their padding."""
+        lengths = list(map(len, self._encoded(texts)["input_ids"]))
+        runs = padded_runs(lengths, _MAX_TOKENS)
+        return torch.cat([self._raw_of_a_batch(texts[run.start : run.stop]) for run in runs])
+
+    def _encoded(self, texts: list[tuple[str, str]], **options: Any) -> Any:
         firsts, seconds = ([pair[side] for pair in texts] for side in (0, 1))
-        batch = self.tokenizer(
-            firsts, seconds, truncation="only_first", max_length=self._max_length, padding=True, return_tensors="pt"
-        )
+        return self.tokenizer(firsts, seconds, truncation="only_first", max_length=self._max_length, **options)
+
+    def _raw_of_a_batch(self, texts: list[tuple[str, str]]) -> Tensor:
+        batch = self._encoded(texts, padding=True, return_tensors="pt")
         require_embedded(batch["input_ids"].unique().tolist(), embedding_rows(self._model), self.tokenizer)
         logits: Tensor = self._model(**batch.to(self._model.device)).logits
         return logits.float().cpu()
 
     def _length(self, answer: str) -> int:
         return len(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+
+
+def padded_runs(lengths: Sequence[int], max_tokens: int) -> list[range]:
+    """Neighbours that take at most `max_tokens` together, padded to the longest of them; one alone may take more."""
+    runs = [range(0, 0)]
+    longest = 0
+    for place, length in enumerate(lengths):
+        longest = max(longest, length)
+        if runs[-1] and longest * (len(runs[-1]) + 1) > max_tokens:
+            runs.append(range(place, place))
+            longest = length
+        runs[-1] = range(runs[-1].start, place + 1)
+    return runs
 
 
 def _positions(model: Any) -> int:

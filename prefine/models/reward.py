@@ -7,6 +7,7 @@ forward.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from pydantic import ValidationError
 from torch import Tensor
 
-from prefine.data.batch import TokenTree, collate, microbatches
+from prefine.data.batch import TokenTree, collate, microbatches, parts_of
 from prefine.data.store import cut_prompt
 from prefine.errors import ModelError
 from prefine.models.cross_encoder import CrossEncoder
@@ -28,6 +29,8 @@ from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line, locate
 from prefine.models.scoring import SCALE_FILE, Question, RewardModel, Scale, Score
 from prefine.models.weights import require_plausible_config, within_files
 from prefine.recipe import ModelSection
+
+log = logging.getLogger("prefine")
 
 _MAX_TOKENS = 8192
 
@@ -52,6 +55,7 @@ class PackedReward(RewardModel):
         self.tokenizer = loaded.tokenizer
         self._closed = closed
         self._max_tokens = max_tokens
+        self._told = False
         context = getattr(loaded.packed.causal.config.get_text_config(), "max_position_embeddings", None)
         self._max_length = scale.max_length_tokens if scale is not None else context or _MAX_TOKENS
 
@@ -84,12 +88,12 @@ class PackedReward(RewardModel):
     def trees(self, question: Question) -> list[TokenTree] | None:
         """A question's tokens; None where an answer leaves its prompt no room.
 
-        One tree, unless the prompt must be cut: then one an answer, as what is left of a prompt for one answer must not
-        depend on how long another is.
+        One tree, or several where it is longer than what is computed at once. Where the prompt must be cut it is one an
+        answer, as what is left of a prompt for one answer must not depend on how long another is.
         """
         whole = self.loaded.template.answers_tree(question.prompt, question.answers, closed=self._closed)
         if len(whole.prompt) + max(map(len, whole.answers), default=0) <= self._max_length:
-            return [whole]
+            return parts_of(replace(whole, apart=True), self._max_tokens)
         alone = [replace(whole, answers=(answer,), supervised=(None,)) for answer in whole.answers]
         cut = [tree for each in alone if (tree := cut_prompt(each, self._max_length)) is not None]
         return cut if len(cut) == len(alone) else None
@@ -108,6 +112,16 @@ class PackedReward(RewardModel):
 
     def _scored(self, questions: Sequence[list[TokenTree] | None]) -> Iterator[list[Score] | None]:
         fitting = [tree for trees in questions for tree in trees or ()]
+        largest = max((tree.tokens for tree in fitting), default=0)
+        if largest > self._max_tokens and not self._told:
+            self._told = True
+            log.warning(
+                "%s: an answer with its prompt has %d tokens, more than the %d that are computed at once: it is "
+                "computed alone, and memory follows it",
+                self.name,
+                largest,
+                self._max_tokens,
+            )
         lengths = [len(answer) for tree in fitting for answer in tree.answers]
         # One question may be many trees.
         raw = [self.raw(run) for run in microbatches(fitting, self._max_tokens)]

@@ -234,7 +234,7 @@ class PpoStage(Stage):
 
         answers = share([answer for tree in written.trees for answer in tree.answers])
         trees = tuple(
-            TokenTree(prompt.prompt, tuple(answers[i * samples : (i + 1) * samples]), (None,) * samples, i)
+            TokenTree(prompt.prompt, tuple(answers[i * samples : (i + 1) * samples]), (None,) * samples, i, apart=True)
             for i, prompt in enumerate(prompts)
         )
         with self._timings.of("measure"):
@@ -290,7 +290,7 @@ class PpoStage(Stage):
         """This microbatch's share of the mean over an optimiser step's tokens."""
         rollouts, section = self._rollouts, self._recipe.ppo
         assert rollouts is not None  # noqa: S101
-        places, device = rollouts.places(batch.rows), batch.targets.device
+        places, device = rollouts.places(batch.answers_of_rows), batch.targets.device
         old, advantages = rollouts.logprobs[places].to(device), self._targets.advantages[places].to(device)
         self._policy.with_entropy = section.entropy_coefficient > 0
         out = model(batch)

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, microbatches
+from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, microbatches, token_offsets
 from prefine.data.store import TokenStore
 from prefine.errors import PrefineError
 from prefine.evaluation.degeneration import degenerate, distinct, is_blank, is_looping, is_stuck
@@ -63,11 +63,20 @@ class Rollouts:
     entropy: Tensor
     values: Tensor
 
-    def places(self, trees: Sequence[int]) -> Tensor:
-        """Indices into token tensors of some trees' tokens, tree after tree."""
-        sizes = torch.tensor([tree.supervised_tokens for tree in self.trees])
-        starts = sizes.cumsum(0) - sizes
-        return torch.cat([torch.arange(int(starts[t]), int(starts[t] + sizes[t])) for t in trees])
+    def places(self, parts: Iterable[tuple[int, range]]) -> Tensor:
+        """Indices into token tensors of the tokens of some answers of some trees, in the order given.
+
+        Args:
+            parts: trees and which of their answers, as PackedBatch.answers_of_rows gives them.
+        """
+        starts = token_offsets(self.lengths.tolist())
+        first_answers = token_offsets(len(tree.answers) for tree in self.trees)
+        return torch.cat(
+            [
+                torch.arange(starts[first_answers[tree] + answers.start], starts[first_answers[tree] + answers.stop])
+                for tree, answers in parts
+            ]
+        )
 
     @property
     def kl(self) -> Tensor:
@@ -100,7 +109,9 @@ class Rollouts:
             return [next(tokens) for _ in range(count)]
 
         trees = tuple(
-            TokenTree(take(prompt), tuple(take(length) for length in answers), (None,) * len(answers), place)
+            TokenTree(
+                take(prompt), tuple(take(length) for length in answers), (None,) * len(answers), place, apart=True
+            )
             for place, (prompt, answers) in enumerate(zip(state["prompts"], state["answers"], strict=True))
         )
         return Rollouts(trees, tuple(state["rows"]), tuple(state["texts"]), scores=state["scores"], **rest)
@@ -209,20 +220,22 @@ def measure(
     Returns: by tree row, each (tokens of the tree,) fp32 on the CPU.
     """
     policy.with_entropy = True
-    found: dict[int, dict[str, Tensor]] = {}
+    found: dict[int, list[dict[str, Tensor]]] = {}
     try:
         with evaluating(policy), unchanging_weights():
             for group in groups:
                 for run in microbatches(group, max_tokens):
-                    found |= _measured(policy, reference, run)
+                    for row, columns in _measured(policy, reference, run):
+                        found.setdefault(row, []).append(columns)
     finally:
         policy.with_entropy = False
-    return found
+    return {row: {name: torch.cat([part[name] for part in parts]) for name in parts[0]} for row, parts in found.items()}
 
 
 def _measured(
     policy: ActorCritic, reference: Callable[[PackedBatch], Tensor], run: Sequence[TokenTree]
-) -> dict[int, dict[str, Tensor]]:
+) -> list[tuple[int, dict[str, Tensor]]]:
+    """The row and the columns of each tree, which may be a part of its row's."""
     batch = collate(run).to(policy.device)
     out = policy(batch)
     columns = {
@@ -233,7 +246,7 @@ def _measured(
     }
     sizes = [tree.supervised_tokens for tree in run]
     split = {name: torch.split(column.float().cpu(), sizes) for name, column in columns.items()}
-    return {tree.row: {name: parts[place] for name, parts in split.items()} for place, tree in enumerate(run)}
+    return [(tree.row, {name: parts[place] for name, parts in split.items()}) for place, tree in enumerate(run)]
 
 
 def minibatches(trees: int, count: int, seed: int, update: int, epoch: int) -> list[list[int]]:

@@ -175,7 +175,7 @@ def _open(
         "data": prepared.counts,
     }
     session = Session(stage.name, recipe, run, display, accelerator, loaded, prepared, manifest)
-    _say_data(session)
+    _say_data(session, stage.answer_tokens)
     if recipe.training.self_checks:
         rows = check_tokens(loaded.template, prepared.train, answered=not stage.answer_tokens)
         found = [*rows, check_leaks(prepared.train, prepared.heldout)]
@@ -366,7 +366,8 @@ def _about(loaded: LoadedModel) -> list[str]:
     ]
 
 
-def _say_data(session: Session) -> None:
+def _say_data(session: Session, answer_tokens: int) -> None:
+    budget = session.recipe.training.max_tokens_per_microbatch
     for name, counts in session.prepared.counts.items():
         told = ", ".join(
             f"{counts[key]} {text}"
@@ -384,5 +385,11 @@ def _say_data(session: Session) -> None:
         session.display.say(f"{name}: {counts['rows']} rows" + (f" ({told})" if told else ""))
         for line in remarks(counts):
             session.display.say(f"{name}: {line}")
+        longest = counts.get("longest_row_tokens", 0) + answer_tokens
+        if longest > budget:
+            session.display.say(
+                f"{name}: the longest row has up to {longest} tokens, more than training.max_tokens_per_microbatch "
+                f"({budget}): it is computed alone, and memory follows it"
+            )
     if any(counts.get("quarantined") for counts in session.prepared.counts.values()):
         session.display.say(f"quarantined rows, with line and reason, are in {session.run.quarantine}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ from prefine.data.batch import (
     epoch_order,
     folds,
     microbatches,
+    parts_of,
     steps_per_epoch,
     token_offsets,
 )
@@ -255,3 +257,26 @@ def test_the_ragged_last_step_counts(rows: int, per_step: int, steps: int) -> No
 def test_token_offsets() -> None:
     assert token_offsets([3, 2]) == [0, 3, 5]
     assert token_offsets([]) == [0]
+
+
+# --- Trees larger than a microbatch ------------------------------------------------------------------------------
+
+
+def test_sixteen_answers_of_a_thousand_tokens_are_rows_of_the_budget() -> None:
+    tree = TokenTree([1] * 100, tuple([2] * 1_000 for _ in range(16)), (None,) * 16, 7, apart=True)
+    runs = list(microbatches([tree], 4_096))
+    assert [sum(part.tokens for part in run) for run in runs] == [3_100] * 5 + [1_100]
+    assert [collate(run).answers_of_rows for run in runs] == [
+        ((7, range(first, min(16, first + 3))),) for first in range(0, 16, 3)
+    ]
+
+
+@given(trees(), st.integers(1, 40))
+def test_parts_hold_each_answer_once_and_keep_to_the_budget_where_one_answer_does(tree: TokenTree, budget: int) -> None:
+    parts = parts_of(replace(tree, apart=True), budget)
+    assert tuple(answer for part in parts for answer in part.answers) == tree.answers
+    assert tuple(mask for part in parts for mask in part.supervised) == tree.supervised
+    assert [part.first for part in parts] == [sum(len(p.answers) for p in parts[:i]) for i in range(len(parts))]
+    assert all(part.prompt == tree.prompt and part.row == tree.row for part in parts)
+    assert all(part.tokens <= budget or len(part.answers) <= 1 for part in parts)
+    assert parts_of(tree, budget) == [tree]  # a pair stays together

@@ -457,3 +457,14 @@ def test_a_question_without_answers_has_no_scores_on_padded_rows_either(trained:
     """So it goes with models that cannot be packed."""
     reward = load_reward(section(trained["one head"].run))
     assert list(reward.score_padded([Question(talk("q"), ())])) == [[]]
+
+
+def test_answers_that_together_exceed_what_is_computed_at_once_are_scored_in_parts(base: Path) -> None:
+    loaded = load_model(section(base), LORA, heads=1)
+    question = Question(talk("Which one?"), [f"answer {'so ' * n}" for n in range(12)])
+    whole, parted = PackedReward(loaded, None), PackedReward(loaded, None, max_tokens=100)
+    assert len(whole.trees(question) or ()) == 1
+    trees = parted.trees(question) or []
+    assert len(trees) > 2
+    assert all(tree.tokens <= 100 for tree in trees)
+    torch.testing.assert_close(heads_of(parted, [question]), heads_of(whole, [question]), rtol=0, atol=1e-5)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import Tensor
 
-from prefine.data.batch import TokenTree
+from prefine.data.batch import TokenTree, collate, parts_of
 from prefine.data.store import TokenStore
 from prefine.models import generate
 from prefine.models.actor_critic import ActorCritic
@@ -54,7 +54,10 @@ def rollouts(draw: st.DrawFn) -> Rollouts:
         return draw(st.lists(strategy, min_size=len(lengths), max_size=len(lengths)))
 
     return Rollouts(
-        tuple(TokenTree(p, own, (None,) * each, i) for i, (p, own) in enumerate(zip(prompts, answers, strict=True))),
+        tuple(
+            TokenTree(p, own, (None,) * each, i, apart=True)
+            for i, (p, own) in enumerate(zip(prompts, answers, strict=True))
+        ),
         tuple(draw(st.integers(0, 10**9)) for _ in prompts),
         tuple(of_answers(st.text(max_size=3))),
         torch.tensor(lengths),
@@ -81,9 +84,11 @@ def test_a_checkpoint_gives_them_back_as_they_were(held: Rollouts) -> None:
 def test_places_are_where_a_trees_tokens_lie(held: Rollouts, data: st.DataObject) -> None:
     """Token by token: whatever trees are asked for, in whatever order."""
     flat = [(t, a, i) for t, tree in enumerate(held.trees) for a, x in enumerate(tree.answers) for i in range(len(x))]
-    asked = data.draw(st.lists(st.sampled_from(range(len(held.trees))), min_size=1, max_size=5))
-    found = [flat[place] for place in held.places(asked).tolist()]
-    assert found == [token for tree in asked for token in flat if token[0] == tree]
+    asked = data.draw(st.lists(st.sampled_from(held.trees), min_size=1, max_size=5))
+    budget = data.draw(st.integers(1, 30))
+    batch = collate([part for tree in asked for part in parts_of(tree, budget)])
+    found = [flat[place] for place in held.places(batch.answers_of_rows).tolist()]
+    assert found == [token for tree in asked for token in flat if token[0] == tree.row]
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 9), st.integers(0, 9), st.integers(0, 3))
@@ -208,7 +213,10 @@ def by_transformers(loaded: LoadedModel, tree: TokenTree, temperature: float) ->
 def test_measured_are_the_temperatures_own_logprobs_and_entropies(loaded: LoadedModel) -> None:
     """Against transformers on one answer at a time, whatever they are computed together with."""
     policy = ActorCritic(loaded.packed, 0.7, None)
-    trees = [TokenTree(t.prompt, ([5, 6, STOP], [9] * (1 + i)), (None,) * 2, t.row) for i, t in enumerate(prompts(4))]
+    trees = [
+        TokenTree(t.prompt, ([5, 6, STOP], [9] * (1 + i)), (None,) * 2, t.row, apart=True)
+        for i, t in enumerate(prompts(4))
+    ]
     policy.train()
     whole = measure(policy, lambda batch: batch.targets.float(), [trees], 10_000)
     split = measure(policy, lambda batch: batch.targets.float(), [trees[:1], trees[1:]], 16)
