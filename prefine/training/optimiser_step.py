@@ -69,7 +69,7 @@ def adamw(
             for (rate, decays), group in groups.items()
         ],
         lr=section.learning_rate,
-        betas=tuple(section.adam_betas),
+        betas=(section.adam_betas[0], section.adam_betas[1]),
         eps=section.adam_epsilon,
         weight_decay=section.weight_decay,
         fused=device.type in ("cpu", "cuda"),
