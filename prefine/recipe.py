@@ -68,7 +68,9 @@ class DataSection(RecipeSection):
 class TrainingSection(RecipeSection):
     """How the optimiser goes about it."""
 
-    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(0, description="of adapters, order, dropout and rollouts")
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(
+        0, description="of adapters, order, dropout and rollouts"
+    )
     epochs: Positive = 1.0
     max_steps: Count | None = Field(None, description="stop after this many optimiser steps, whatever epochs says")
     batch_size: Count = Field(8, description="records an optimiser step, over all processes")

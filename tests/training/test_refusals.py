@@ -56,7 +56,10 @@ def test_another_recipe_is_refused_with_the_fields_that_differ(
     cut({})
     for changes, told in (
         ({"training.learning_rate": 0.5}, "(training.learning_rate was 0.01 and is 0.5)"),
-        ({"dpo.loss": "ipo", "lora.r": 8}, "(dpo.loss was 'sigmoid' and is 'ipo', lora.r was 4 and is 8)"),
+        (
+            {"dpo.loss": "ipo", "lora.r": 8},
+            "(dpo.beta was 0.1 and is 1.0, dpo.loss was 'sigmoid' and is 'ipo', lora.r was 4 and is 8)",
+        ),
         ({"lora": None}, "lora.r was 4 and is None"),
         ({"data.heldout_fraction": 0.3}, "(data.heldout_fraction was 0.2 and is 0.3)"),
     ):
