@@ -27,7 +27,7 @@ from benchmarks.work import (
     tell,
     write_pairs,
 )
-from prefine.data.batch import Segment, TokenTree
+from prefine.data.batch import TokenTree, collate
 from prefine.data.store import TokenStore
 from prefine.models.device import matmul_rates
 from prefine.rundir import read_metrics
@@ -75,8 +75,7 @@ def main() -> None:
 def _flops(stage: str, made: Any, store: Path, step: int) -> float:
     trees = TokenStore(store)
     chosen: list[TokenTree] = [trees[row] for row in rows_of_step(step, len(trees), made.training)]
-    segments = [Segment(0, len(tree.prompt), tuple(map(len, tree.answers))) for tree in chosen]
-    return step_flops(segments, 0 if stage == "reward" else sum(tree.supervised_tokens for tree in chosen))
+    return step_flops(collate(chosen).segments, 0 if stage == "reward" else sum(tree.supervised_tokens for tree in chosen))
 
 
 if __name__ == "__main__":
