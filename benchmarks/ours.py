@@ -75,7 +75,9 @@ def main() -> None:
 def _flops(stage: str, made: Any, store: Path, step: int) -> float:
     trees = TokenStore(store)
     chosen: list[TokenTree] = [trees[row] for row in rows_of_step(step, len(trees), made.training)]
-    return step_flops(collate(chosen).segments, 0 if stage == "reward" else sum(tree.supervised_tokens for tree in chosen))
+    return step_flops(
+        collate(chosen).segments, 0 if stage == "reward" else sum(tree.supervised_tokens for tree in chosen)
+    )
 
 
 if __name__ == "__main__":

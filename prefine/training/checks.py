@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prefine.data.batch import TokenTree
@@ -19,9 +20,9 @@ from prefine.records import Message
 
 # Rows looked at: enough to find a systematic fault, few enough to cost no time on a large data set.
 _ROWS = 2000
-_FIRST_LOSS_TOLERANCE = 1e-3
-_SCORE_TOLERANCE = 1e-4
-_SCORE_TOLERANCE_BF16 = 0.1  # of the scores' standard deviation
+# A figure may differ by so many times what rounding is seen to move it: a maximum is compared with few others.
+_ROUNDINGS = 4
+_FP32_EPSILON = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -90,45 +91,59 @@ def record_prompt(record: dict[str, Any]) -> list[dict[str, str]]:
     return prompt
 
 
-def check_first_loss(loss: float, margin: float) -> list[SelfCheck]:
+def check_first_loss(loss: float, margin: float, *, repeated: float, largest: float) -> list[SelfCheck]:
     """DPO before the first step: policy and reference agree, so the margin is 0 and the loss ln 2.
+
+    Both come from one function and the same microbatch. So the margin may only move by what differs between two
+    computations of one batch, and by the order of a sum in fp32.
 
     Args:
         loss, margin: means over a batch computed with the cached reference; nats.
+        repeated: the largest difference of a pair's margin between two computations of the batch, nats.
+        largest: the largest size of an answer's summed log-probability, nats.
     """
-    wanted, tolerance = math.log(2), _FIRST_LOSS_TOLERANCE
+    wanted = math.log(2)
+    tolerance = _ROUNDINGS * (repeated + _FP32_EPSILON * max(1.0, largest))
     return [
-        SelfCheck("first margin", f"{margin:+.5f}", f"0 ± {tolerance:g}", abs(margin) <= tolerance),
-        SelfCheck("first loss", f"{loss:.5f}", f"ln 2 = {wanted:.4f} ± {tolerance:g}", abs(loss - wanted) <= tolerance),
+        SelfCheck("first margin", f"{margin:+.2g}", f"0 ± {tolerance:.2g}", abs(margin) <= tolerance),
+        SelfCheck(
+            "first loss", f"{loss:.6f}", f"ln 2 = {wanted:.6f} ± {tolerance:.2g}", abs(loss - wanted) <= tolerance
+        ),
     ]
 
 
-def check_scores(alone: Tensor, together: Tensor, fp32: bool) -> SelfCheck:
+def check_scores(alone: Tensor, together: Tensor, rounding: float) -> SelfCheck:
     """A reward score does not change with the other answers in its batch, nor with padding.
 
     Args:
         alone, together: raw scores of the same answers, each computed by itself and all at once.
-        fp32: whether products are in fp32; rounding in bf16 depends on their shapes.
+        rounding: how far rounding moves such scores: the root mean square of what a step of one unit in every embedded
+            number does to them.
     """
-    apart, spread = float((alone - together).abs().max()), float(together.std())
-    tolerance = _SCORE_TOLERANCE if fp32 else _SCORE_TOLERANCE_BF16 * spread
+    difference, spread = float((alone - together).abs().max()), float(together.std())
+    tolerance = _ROUNDINGS * (rounding + _FP32_EPSILON * float(together.abs().max()))
     return SelfCheck(
-        "scores in company",
-        f"{apart:.2g} from those alone, at a spread of {spread:.2g}",
+        "scores in a batch",
+        f"{difference:.2g} from those alone, at a spread of {spread:.2g}",
         f"at most {tolerance:.2g}",
-        apart <= tolerance,
+        difference <= tolerance,
     )
 
 
-def check_first_ratio(apart: float, fp32: bool) -> SelfCheck:
+def check_first_ratio(difference: float, repeated: float) -> SelfCheck:
     """Policy and rollouts agree before the first update: every ratio pi / pi_old is 1.
 
+    Both log-probabilities come from one function and the same microbatches, so their bits are the same wherever a
+    computation can be repeated.
+
     Args:
-        apart: the largest |ratio - 1| of the first minibatch.
-        fp32: whether products are in fp32.
+        difference: the largest |ratio - 1| of the first minibatch.
+        repeated: the largest difference of a log-probability between two computations of one microbatch, nats.
     """
-    tolerance = 1e-5 if fp32 else 1e-3
-    return SelfCheck("first ratio", f"{apart:.2g} from 1 at most", f"1 within {tolerance:g}", apart <= tolerance)
+    tolerance = _ROUNDINGS * (repeated + _FP32_EPSILON)
+    return SelfCheck(
+        "first ratio", f"{difference:.2g} from 1 at most", f"1 within {tolerance:.2g}", difference <= tolerance
+    )
 
 
 def require(checks: list[SelfCheck]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prefine.atomic import write_json
 from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
 from prefine.data.template import ChatTemplate
+from prefine.models.forward import evaluating
 from prefine.objectives import dpo
 from prefine.objectives.masked import Paired, paired, per_sequence
 from prefine.recipe import DpoGuards, DpoRecipe, DpoSection
@@ -203,12 +204,15 @@ class DpoStage(Stage):
         dropout could, and could hide one.
         """
         model = self._session.loaded.packed
-        training = model.training
-        model.eval()
         rows = next(microbatches(self._session.prepared.train, self._max_tokens))
-        margin = self._outcome(model, collate(rows), "train").margin
-        model.train(training)
-        return check_first_loss(float(dpo.sigmoid(margin, 1.0).mean()), float(margin.mean()))
+        with evaluating(model):
+            first, second = (self._outcome(model, collate(rows), "train") for _ in range(2))
+        return check_first_loss(
+            float(dpo.sigmoid(first.margin, 1.0).mean()),
+            float(first.margin.mean()),
+            repeated=float((first.margin - second.margin).abs().max()),
+            largest=float(torch.stack(first.policy).abs().max()),
+        )
 
 
 def _logged(pairs: PairOutcome) -> dict[str, Tensor]:

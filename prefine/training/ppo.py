@@ -41,6 +41,7 @@ from prefine.training.rollout import (
     everywhere,
     measure,
     minibatches,
+    repeatability,
     seed_of,
     together,
     write_answers,
@@ -96,6 +97,7 @@ class PpoStage(Stage):
         self._timings = Timings()
         self._ratios = (math.inf, -math.inf)
         self._checked = False
+        self._repeated = 0.0
 
     def require(self, display: Display) -> None:
         """Find the rewards, and refuse those that are not fit for PPO."""
@@ -261,6 +263,9 @@ class PpoStage(Stage):
             [trees[place] for place in part][accelerator.process_index :: accelerator.num_processes]
             for part in minibatches(len(trees), parts, self._seed, update, 0)
         ]
+        if update == 0 and not self._checked:
+            own = repeatability(self._policy, groups[0], self._max_tokens) if groups[0] else 0.0
+            self._repeated = max(everywhere(accelerator, {accelerator.process_index: own}).values())
         return everywhere(accelerator, measure(self._policy, self._reference_logprobs, groups, self._max_tokens))
 
     def _reference_logprobs(self, batch: PackedBatch) -> Tensor:
@@ -319,8 +324,7 @@ class PpoStage(Stage):
         """Once a run, after its first minibatch."""
         if not self._checked and update == 0 and self._inner == 0 and self._recipe.training.self_checks:
             apart = max(abs(ratio - 1) for ratio in self._ratios)
-            fp32 = self._policy.compute_dtype == torch.float32
-            self._session.checks += require([check_first_ratio(apart, fp32)])
+            self._session.checks += require([check_first_ratio(apart, self._repeated)])
         self._checked = True
 
     # --- What a checkpoint holds -------------------------------------------------------------------------------------

@@ -232,6 +232,14 @@ def measure(
     return {row: {name: torch.cat([part[name] for part in parts]) for name in parts[0]} for row, parts in found.items()}
 
 
+@torch.no_grad()
+def repeatability(policy: ActorCritic, trees: Sequence[TokenTree], max_tokens: int) -> float:
+    """Largest difference of a log-probability between two computations of the trees' first microbatch, nats."""
+    batch = collate(next(microbatches(trees, max_tokens))).to(policy.device)
+    with evaluating(policy):
+        return float((policy.logprobs(batch) - policy.logprobs(batch)).abs().max())
+
+
 def _measured(
     policy: ActorCritic, reference: Callable[[PackedBatch], Tensor], run: Sequence[TokenTree]
 ) -> list[tuple[int, dict[str, Tensor]]]:

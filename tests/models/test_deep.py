@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from prefine.data.batch import collate
+from prefine.models.actor_critic import ActorCritic
+from prefine.models.forward import evaluating
+from prefine.models.fused import unchanging_weights
 from prefine.models.load import load_model
 from prefine.recipe import LoraSection, ModelSection
 from tests.models import tiny
@@ -42,3 +45,38 @@ def test_its_tokenizer_uses_the_whole_vocabulary(deep_model: Path) -> None:
     ids = words.encode("A question, and an answer.", add_special_tokens=False)
     assert max(ids) > 10_000
     assert words.decode(ids) == "A question, and an answer."
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_ppo_measures_has_the_bits_of_what_it_trains_on(deep_model: Path, dtype: str) -> None:
+    """Log-probabilities and values, with entropies or without, with gradients or without: the first ratio is 1."""
+    loaded = load_model(ModelSection(name=str(deep_model), device="cpu", dtype=dtype), LoraSection(r=4))
+    with torch.no_grad():
+        for name, weight in loaded.trainable().items():
+            if "lora_B" in name:
+                weight.normal_(std=0.02)
+    policy = ActorCritic(loaded.packed, 0.7, "shared")
+    assert policy.value_head is not None
+    policy.value_head.weight.data.normal_()
+    batch = collate([tiny.tree(n, 30, vocabulary=DEEP_VOCABULARY) for n in (9, 21, 40)])
+    policy.with_entropy = True
+    with torch.no_grad(), evaluating(policy), unchanging_weights():
+        measured = policy(batch)
+    policy.with_entropy = False
+    policy.train()
+    trained = policy(batch)
+    assert trained.logprobs.requires_grad
+    assert torch.equal(measured.logprobs, trained.logprobs)
+    assert torch.equal(measured.values, trained.values)
+    assert torch.equal((trained.logprobs - measured.logprobs).exp(), torch.ones_like(measured.logprobs))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_fresh_adapter_is_its_reference_to_the_last_bit(deep_model: Path, dtype: str) -> None:
+    """DPO's first margin is 0, and not nearly 0."""
+    loaded = load_model(ModelSection(name=str(deep_model), device="cpu", dtype=dtype), LoraSection(r=4))
+    batch = collate([tiny.tree(9, 30, 20, vocabulary=DEEP_VOCABULARY)])
+    with torch.no_grad(), evaluating(loaded.packed), loaded.packed.model.disable_adapter():  # type: ignore[operator]
+        reference = loaded.packed(batch)
+    loaded.packed.train()
+    assert torch.equal(loaded.packed(batch), reference)
