@@ -354,14 +354,21 @@ def _apart(model: PackedModel, batch: PackedBatch, ours: Tensor) -> tuple[float,
 
     What they may be is measured: it follows the model's depth, width and number type.
     """
-    unit = torch.finfo(model.compute_dtype).eps
     with standard_attention(model):
         theirs = model(batch)
-        moved = torch.cat([_moved(model, batch, unit, seed) - theirs for seed in range(_MOVES)])
+        moved = rounding(model, batch, theirs)
     with standard_attention(model, "eager"):
         eager = _size(model(batch) - theirs)
-    rounding = min(max(eager, _size(moved) / _LUCK), _size(moved) * _LUCK)
-    return _size(ours - theirs), _ROUNDINGS * (rounding + torch.finfo(torch.float32).eps * _size(theirs))
+    own = min(max(eager, moved / _LUCK), moved * _LUCK)
+    return _size(ours - theirs), _ROUNDINGS * (own + torch.finfo(torch.float32).eps * _size(theirs))
+
+
+@torch.no_grad()
+def rounding(model: PackedModel, batch: PackedBatch, outputs: Tensor) -> float:
+    """How far rounding moves a batch's `outputs`: what a step of one unit at every embedded number does, as the root
+    mean square over two draws of its signs."""
+    unit = torch.finfo(model.compute_dtype).eps
+    return _size(torch.cat([_moved(model, batch, unit, seed) - outputs for seed in range(_MOVES)]))
 
 
 def _size(x: Tensor) -> float:

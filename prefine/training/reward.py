@@ -24,13 +24,14 @@ from prefine.evaluation.readiness.assess import assess
 from prefine.evaluation.readiness.page import write_readiness
 from prefine.evaluation.readiness.stored import stored_records, trained_records
 from prefine.evaluation.wording import plural
+from prefine.models.forward import evaluating, rounding
 from prefine.models.load import LoadedModel, load_model
 from prefine.models.reward import PackedReward, read_scale
 from prefine.models.scoring import SCALE_FILE, Scale
 from prefine.objectives import reward
 from prefine.recipe import LoraSection, ModelSection, RewardRecipe, RewardSection
 from prefine.records import Preference, Vote
-from prefine.training.checks import check_scores, require
+from prefine.training.checks import SelfCheck, check_scores, require
 from prefine.training.optimiser_step import Step, Totals
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
@@ -264,15 +265,15 @@ class RewardStage(Stage):
         return Labels.of([json.loads(store.record_json(row)) for row in rows], self._section, self._mean_difference)
 
     @torch.no_grad()
-    def _check_scores(self, train: TokenStore) -> Any:
+    def _check_scores(self, train: TokenStore) -> SelfCheck:
         model = self._session.loaded.packed
         trees = train[: min(_CHECKED_ROWS, len(train))]
-        training = model.training
-        model.eval()
-        together = model(collate(trees).to(model.device))
-        alone = torch.cat([model(collate([tree]).to(model.device)) for tree in trees])
-        model.train(training)
-        return check_scores(alone, together, model.compute_dtype == torch.float32)
+        with evaluating(model):
+            together = model(collate(trees).to(model.device))
+            batches = [collate([tree]).to(model.device) for tree in trees]
+            alone = [model(batch) for batch in batches]
+            noise = max(rounding(model, batch, scores) for batch, scores in zip(batches, alone, strict=True))
+        return check_scores(torch.cat(alone), together, noise)
 
 
 def _by_row(raw: Tensor, rows: int) -> Tensor:

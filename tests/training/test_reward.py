@@ -350,9 +350,12 @@ def test_equal_texts_and_margins_that_are_no_numbers_go_to_quarantine(make: Make
     assert counts["rows_in"] == counts["kept"] + counts["quarantined"] == 33
 
 
-def test_the_self_check_notices_a_score_that_depends_on_company() -> None:
+def test_the_self_check_notices_a_score_that_depends_on_others() -> None:
+    """Rounding of 1e-6 (float32) allows 4e-6, of 0.02 (bfloat16) 0.08; and 4 * 3 * 1.2e-7 for scores of size 3."""
     together = torch.tensor([[0.0], [1.0], [3.0]])
-    assert check_scores(together + 5e-5, together, fp32=True).passed
-    assert not check_scores(together + 5e-3, together, fp32=True).passed
-    assert check_scores(together + 5e-3, together, fp32=False).passed
-    assert not check_scores(together + 0.5, together, fp32=False).passed
+    assert check_scores(together + 4e-6, together, 1e-6).passed
+    assert not check_scores(together + 1e-5, together, 1e-6).passed
+    assert check_scores(together + 0.07, together, 0.02).passed
+    assert not check_scores(together + 0.09, together, 0.02).passed
+    assert check_scores(together + 1e-6, together, 0.0).passed
+    assert not check_scores(together + 2.5e-6, together, 0.0).passed
