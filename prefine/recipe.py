@@ -73,7 +73,9 @@ class TrainingSection(RecipeSection):
     )
     epochs: Positive = 1.0
     max_steps: Count | None = Field(None, description="stop after this many optimiser steps, whatever epochs says")
-    batch_size: Count = Field(8, description="records an optimiser step, over all processes")
+    batch_size: Count = Field(
+        8, description="records an optimiser step at most, over all processes; an epoch's steps are of one size"
+    )
     max_tokens_per_microbatch: Annotated[int, Field(ge=16, le=LARGEST_COUNT)] = Field(
         4096, description="memory follows this"
     )

@@ -19,7 +19,21 @@ from prefine.recipe import (
     TrainingSection,
     WritingRecipe,
 )
+from prefine.recipe_effects import Unread, without_effect
 from prefine.recipe_loading import RecipeSection
+
+# What only a critic, or advantages of single tokens, make use of.
+_OF_GAE = (
+    *("ppo.gamma", "ppo.lam", "ppo.normalise_advantages", "ppo.critic", "ppo.critic_learning_rate", "ppo.value_clip"),
+    *("ppo.value_coefficient", "ppo.value_warmup_updates", "reward.whiten"),
+)
+
+
+def _settings_of(guard: str, section: GuardSection) -> tuple[str, ...]:
+    """A guard's settings by their dotted names; one that is off is off whether it has something to look at or not."""
+    return (
+        () if section.action == "off" else tuple(f"guards.{guard}.{name}" for name in ("limit", "patience", "action"))
+    )
 
 
 class RewardSource(RecipeSection):
@@ -29,8 +43,8 @@ class RewardSource(RecipeSection):
     weight: float = Field(1.0, description="its share in the sum; negative for what is unwanted")
     scale: Literal["auto", "std", "running", "none"] = Field(
         "auto",
-        description="divide by the std measured when the model was trained, or by that of all scores so far in the "
-        "run; auto: std where there is one, running for other models, none for functions",
+        description="subtract the mean and divide by the std: as measured when the model was trained (std), or of all "
+        "scores so far in the run (running); auto: std where there is one, else running for models, none for functions",
     )
     timeout_s: Positive = Field(600.0, description="of one call of a function")
 
@@ -46,7 +60,7 @@ class PpoRewardSection(RewardSource):
         description="for answers that do not end by themselves: subtract missing_eos_value, or score minus it",
     )
     missing_eos_value: Annotated[float, Field(ge=0)] = 1.0
-    whiten: bool = Field(False, description="scale token rewards to std 1, their mean kept")
+    whiten: bool = Field(False, description="gae only: scale token rewards to std 1, their mean kept")
     judge: str | None = Field(
         None, description="a second reward model, never optimised: held-out answers are scored by it, too"
     )
@@ -58,6 +72,9 @@ class RolloutSection(RecipeSection):
     samples_per_prompt: Count | None = Field(
         None, description="answers to each prompt; null: 1 with gae, 4 with rloo and grpo, which need at least 2"
     )
+    drop_equal_groups: bool = Field(
+        False, description="rloo and grpo: no step on prompts whose answers all have the same reward (arXiv 2503.14476)"
+    )
     max_new_tokens: Count = 128
     temperature: Positive = Field(1.0, description="of the policy: log-probabilities and ratios are those at it")
     slots: Count = Field(64, description="answers written at once")
@@ -65,9 +82,9 @@ class RolloutSection(RecipeSection):
 
 
 class KlSection(RecipeSection):
-    """The pull towards the reference: a penalty in each token's reward (prefine/objectives/kl.py)."""
+    """The pull towards the reference (prefine/objectives/kl.py): in each token's reward, with grpo in the loss."""
 
-    coefficient: Annotated[float, Field(ge=0)] = Field(0.05, description="of k1, per nat")
+    coefficient: Annotated[float, Field(ge=0)] = Field(0.05, description="of the penalty, per nat")
     controller: Literal["fixed", "adaptive"] = "fixed"
     target: Positive = Field(0.1, description="of the adaptive controller, nats a token")
     horizon: Count = Field(10_000, description="of the adaptive controller, answers")
@@ -99,14 +116,14 @@ class PpoSection(RecipeSection):
     value_clip: Positive | None = Field(0.2, description="of a value's change in one update")
     value_coefficient: Annotated[float, Field(ge=0)] = 0.1
     value_warmup_updates: Annotated[int, Field(ge=0)] = Field(
-        0, description="first updates in which the critic's head alone learns"
+        0, description="first updates in which the critic alone learns"
     )
 
 
 class PpoTrainingSection(TrainingSection):
     """As for the other stages; a step is an update: answers to batch_size prompts, and all passes over them."""
 
-    batch_size: Count = Field(32, description="prompts an update, over all processes")
+    batch_size: Count = Field(32, description="prompts an update at most, over all processes")
     learning_rate: Positive = 5e-5
     schedule: Literal["cosine", "linear", "constant"] = "constant"
     warmup_fraction: Fraction = 0.0
@@ -148,6 +165,20 @@ class ValueLossGuard(GuardSection):
     action: Action = "roll_back"
 
 
+class RewardSpreadGuard(GuardSection):
+    """Standard deviation of the answers' rewards below the limit: there is nothing to learn from."""
+
+    limit: float = 1e-6
+    patience: Count = 2
+
+
+class RewardClippedGuard(GuardSection):
+    """Share of answers whose score is beyond reward.clip above the limit: they are rewarded alike."""
+
+    limit: float = 0.5
+    patience: Count = 2
+
+
 class ProxyGapGuard(GuardSection):
     """Held-out reward up while the judge's score, in its standard deviations, or ten times the accuracy on held-out
     pairs, is down by more than the limit; looked at with each evaluation."""
@@ -163,6 +194,8 @@ class PpoGuards(GuardsSection):
     entropy: EntropyGuard = EntropyGuard()
     degenerate: DegenerateGuard = DegenerateGuard()
     value_loss: ValueLossGuard = ValueLossGuard()
+    reward_spread: RewardSpreadGuard = RewardSpreadGuard()
+    reward_clipped: RewardClippedGuard = RewardClippedGuard()
     proxy_gap: ProxyGapGuard = ProxyGapGuard()
 
 
@@ -206,16 +239,76 @@ class PpoRecipe(WritingRecipe):
                 "ppo.critic adapter and model.gradient_checkpointing do not go together: layers would be computed "
                 "again with the policy's adapter; set critic to shared"
             )
-        if self.ppo.value_warmup_updates and training.weight_decay:
-            raise ValueError(
-                f"training.weight_decay {training.weight_decay} would move the policy during the "
-                f"{self.ppo.value_warmup_updates} updates of ppo.value_warmup_updates: set one of them to 0"
-            )
-        if not self.rollout.heldout_prompts and (training.keep_best or training.early_stopping_patience):
-            raise ValueError(
-                "training.keep_best and early_stopping_patience go by held-out answers: rollout.heldout_prompts is 0"
-            )
+        if training.keep_best or training.early_stopping_patience:
+            needed = {
+                "rollout.heldout_prompts is 0": self.rollout.heldout_prompts,
+                "data.heldout_fraction is 0": self.data.heldout or self.data.heldout_fraction,
+            }
+            if missing := [words for words, value in needed.items() if not value]:
+                raise ValueError(
+                    f"training.keep_best and early_stopping_patience go by held-out answers: {' and '.join(missing)}; "
+                    "set it above 0"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> PpoRecipe:
+        if unread := without_effect(self, self._unread()):
+            raise ValueError("; ".join(unread))
+        return self
+
+    def _unread(self) -> list[Unread]:
+        """Which settings nothing reads, given the others."""
+        apart = self.data.heldout or self.data.heldout_fraction
+        written = apart and self.rollout.heldout_prompts
+        one_step = self.ppo.epochs * self.ppo.minibatches == 1
+        clips = [name for name in ("clip", "max_kl", "value_clip") if getattr(self.ppo, name) is not None]
+        return [
+            Unread(
+                self.advantage != "gae",
+                (*_OF_GAE, *_settings_of("value_loss", self.guards.value_loss)),
+                f"advantage {self.advantage} has no critic",
+                "advantage to gae",
+            ),
+            Unread(self.advantage == "gae", ("rollout.drop_equal_groups",), "gae has no groups", "advantage to grpo"),
+            Unread(
+                self.kl.controller == "fixed", ("kl.target", "kl.horizon"), "kl.controller is fixed", "it to adaptive"
+            ),
+            Unread(self.kl.coefficient == 0, ("guards.kl_factor",), "kl.coefficient is 0", "that to 0.05"),
+            Unread(
+                self.reward.missing_eos == "none",
+                ("reward.missing_eos_value",),
+                "reward.missing_eos is none",
+                "that to penalty or replace",
+            ),
+            Unread(
+                self.reward.clip is None,
+                _settings_of("reward_clipped", self.guards.reward_clipped),
+                "reward.clip is null",
+                "that to 5, say",
+            ),
+            Unread(
+                one_step,
+                tuple(f"ppo.{name}" for name in clips),
+                "an update takes one step, at ratio 1",
+                "ppo.epochs or ppo.minibatches above 1",
+            ),
+            Unread(
+                not written,
+                ("reward.judge",),
+                "no held-out answers are written",
+                "rollout.heldout_prompts and data.heldout_fraction above 0",
+            ),
+            Unread(
+                not apart, ("heldout_pairs",), "nothing is held out to evaluate on", "data.heldout_fraction above 0"
+            ),
+            Unread(
+                not (self.reward.judge or self.heldout_pairs),
+                ("guards.proxy_gap.limit", "guards.proxy_gap.patience"),
+                "nothing tells of a gap",
+                "reward.judge or heldout_pairs",
+            ),
+        ]
 
     @model_validator(mode="after")
     def _gap_can_be_seen(self) -> PpoRecipe:

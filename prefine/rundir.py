@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
+import weakref
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,8 +88,14 @@ class RunDirectory:
     def close(self) -> None:
         """Give the lock back. The system does the same for a killed process."""
         if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # for copies of the descriptor, too, that other processes hold
+            self._forget_lock()
+
+    def _forget_lock(self) -> None:
+        if self._lock is not None:
             self._lock.close()
             self._lock = None
+        _locked.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -125,6 +132,21 @@ class RunDirectory:
             lock.close()
             return
         self._lock = lock
+        _locked.add(self)
+
+
+# Runs that this process has locked.
+_locked: weakref.WeakSet[RunDirectory] = weakref.WeakSet()
+
+
+def _leave_locks() -> None:
+    """In a forked copy: the run stays its parent's. A copy that kept the lock would hold it after its parent's end."""
+    for run in list(_locked):
+        run._forget_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
 
 
 def run_provenance(command: Sequence[str]) -> dict[str, JSON]:

@@ -28,6 +28,7 @@ FLOOR_0 = {
     "terminal",
     "recipe",
     "recipe_ppo",
+    "recipe_effects",
     "recipe_loading",
     "recipe_problems",
     "records",

@@ -152,7 +152,6 @@ app = create_app()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments` (default: sys.argv); always leaves by SystemExit."""
     _show_log()
-    _share_cores()
     with _signals_interrupt():
         try:
             with guarded_output():
@@ -183,17 +182,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if launched():  # a bug, met by every process: one traceback
                 _end(1, traceback.format_exc())
             raise
-
-
-def _share_cores() -> None:
-    """Let threads that wait for each other sleep sooner; read when torch is loaded, so it must be said before.
-
-    GNU OpenMP, which torch's wheels bring, spins through 300,000 rounds, on a core that another program may need to let
-    the awaited thread go on. 20,000 rounds cost a quiet machine 0 to 3 %, about what its timings vary by, and made
-    steps beside one busy thread 1.2 to 1.5 times as fast (docs/machines.md).
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 @contextmanager

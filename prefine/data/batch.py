@@ -298,8 +298,13 @@ def folds(rows: int, count: int, seed: int) -> list[int]:
 
 
 def steps_per_epoch(rows: int, per_step: int) -> int:
-    """Optimiser steps in one pass over `rows`, the ragged last one included."""
+    """Optimiser steps in one pass over `rows`, of at most `per_step` rows each."""
     return -(-rows // per_step)
+
+
+def even_part(order: Sequence[int], part: int, parts: int) -> list[int]:
+    """Part `part` of `order` cut into `parts` of equal size, or one less: none is a ragged rest of a row or two."""
+    return list(order[len(order) * part // parts : len(order) * (part + 1) // parts])
 
 
 def token_offsets(lengths: Iterable[int]) -> list[int]:

@@ -47,17 +47,14 @@ class Shape:
         """Whether the record depends on this column; what else a row has is kept beside it in `extra`."""
         return column in self.needs or column in self.may_have or column in ("id", "system")
 
-    def extra_of(self, value: dict[str, Any]) -> dict[str, Any]:
-        """What no field of the record takes, kept beside it."""
-        kept = {
-            name: item
-            for name, item in value.items()
-            if name not in self.needs and name not in self.may_have and name not in _COMMON
-        }
-        own = value.get("extra")
-        if own is None:
-            return kept
-        return {**own, **kept} if isinstance(own, dict) else {**kept, "extra": own}
+
+def extra_of(value: dict[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """What no field of the record takes, kept beside it."""
+    kept = {name: item for name, item in value.items() if name not in taken and name not in _COMMON}
+    own = value.get("extra")
+    if own is None:
+        return kept
+    return {**own, **kept} if isinstance(own, dict) else {**kept, "extra": own}
 
 
 def shape_of(columns: Collection[str], kind: type[BaseModel]) -> Shape | None:
@@ -76,7 +73,9 @@ def convert(value: dict[str, Any], kind: type[R], shape: Shape | None = None) ->
     shape = shape or shape_of(value, kind)
     if shape is None:
         raise RowError("columns", "fit no known format")
-    common = {"id": _row_id(value), "extra": shape.extra_of(value)}
+    # Of a prompt every other column is kept, answers included: rewards may be verified by them.
+    taken = frozenset({"prompt"}) if kind is Prompt else frozenset(shape.needs) | shape.may_have
+    common = {"id": _row_id(value), "extra": extra_of(value, taken)}
     try:
         record = shape.build(value, common)
     except ValidationError as error:

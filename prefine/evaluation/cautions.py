@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefine.evaluation.findings import few_pairs, lengths, shares
-from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, numbers, text
+from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, numbers, text, texts
 from prefine.evaluation.statistics import Share, mean
 from prefine.evaluation.wording import figure, listing, percent, plural, whole
 
@@ -42,8 +42,7 @@ def cautions(facts: RunFacts) -> list[Caution]:
 
 
 def _recorded(facts: RunFacts) -> list[str]:
-    lines = facts.manifest.get("warnings")
-    return [line for line in lines if text(line)] if isinstance(lines, list) else []
+    return texts(facts.manifest.get("warnings"))
 
 
 def _unfinished(facts: RunFacts) -> Iterator[Caution]:

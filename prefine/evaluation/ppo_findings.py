@@ -103,6 +103,38 @@ def _histogram(facts: RunFacts) -> Chart | None:
 
 
 @dataclass(frozen=True)
+class SourceRow:
+    """A reward source by itself: its mean score as it gives it, and its mean part of the weighted sum."""
+
+    name: str
+    weight: str
+    before: str
+    after: str
+    share_before: str
+    share_after: str
+
+
+def sources(facts: RunFacts) -> list[SourceRow]:
+    """Each reward source on held-out answers, else on those of the first and last update."""
+    measured = "score" in facts.before and "score" in facts.after
+    updates = facts.train or [{}]
+    ends = (facts.before, facts.after) if measured else (updates[0], updates[-1])
+    reward = mapping(mapping(facts.manifest.get("recipe")).get("reward"))
+    weights = {
+        text(each.get("name")): number(each.get("weight")) for each in (reward, *dictionaries(reward.get("more")))
+    }
+    names = [key.removeprefix("score/") for key in ends[1] if key.startswith("score/")]
+    return [
+        SourceRow(
+            name,
+            figure(weights.get(name), 2),
+            *(figure(number(end.get(f"{what}/{name}")), 2) for what in ("score", "share") for end in ends),
+        )
+        for name in names
+    ]
+
+
+@dataclass(frozen=True)
 class GuardEvent:
     """Something that a guard did.
 
@@ -152,6 +184,7 @@ class Rollout:
     response: str
     score: str
     tokens: str
+    scores: str
 
 
 def rollouts(facts: RunFacts) -> list[Rollout]:
@@ -164,6 +197,7 @@ def rollouts(facts: RunFacts) -> list[Rollout]:
             text(row.get("response")) or "",
             figure(number(row.get("score")), 2),
             str(count(row.get("tokens"))),
+            ", ".join(f"{name} {figure(number(value), 2)}" for name, value in mapping(row.get("scores")).items()),
         )
         for row in (rows[place] for place in evenly_chosen(len(rows), _MOST_ROLLOUTS))
     ]

@@ -20,8 +20,8 @@ from prefine.atomic import write_text
 from prefine.evaluation.cautions import cautions, chosen_falls, length_split, rows_add_up
 from prefine.evaluation.charts import directions, learning_charts, length_chart, logp_chart, pair_chart, shift_summary
 from prefine.evaluation.findings import headline, lengths, scales, tiles
-from prefine.evaluation.ppo_findings import guard_events, ppo_charts, rollouts
-from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, read_run, text
+from prefine.evaluation.ppo_findings import guard_events, ppo_charts, rollouts, sources
+from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, read_run, text, texts
 from prefine.evaluation.statistics import Share
 from prefine.evaluation.wording import (
     MISSING,
@@ -103,6 +103,7 @@ def build_context(facts: RunFacts) -> dict[str, Any]:
         "kicker": _kicker(facts),
         "finished": facts.finished,
         "readiness": text(facts.manifest.get("readiness")),
+        "overridden": texts(facts.manifest.get("overridden")),
         "status": text(facts.manifest.get("status")),
         "headline": headline(facts),
         "scales": scales(facts),
@@ -110,6 +111,7 @@ def build_context(facts: RunFacts) -> dict[str, Any]:
         "learning": ppo_charts(facts) if facts.stage == "ppo" else learning_charts(facts),
         "guard_events": guard_events(facts),
         "rollouts": rollouts(facts),
+        "sources": sources(facts),
         "shifts": [chart for chart in (logp_chart(facts), pair_chart(facts)) if chart],
         "shift_summary": shift_summary(facts),
         "directions": directions(facts),

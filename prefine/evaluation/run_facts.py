@@ -170,6 +170,11 @@ def text(value: object) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
+def texts(value: object) -> list[str]:
+    """The texts with something in them in a JSON list; none if it is no list."""
+    return [item for item in value if text(item)] if isinstance(value, list) else []
+
+
 def numbers(rows: Iterable[Mapping[str, Any]], key: str) -> list[float]:
     """The finite numbers under one key."""
     return [found for row in rows if (found := number(row.get(key))) is not None]

@@ -58,25 +58,41 @@ def returns(rewards: Tensor, lengths: Tensor) -> Tensor:
 def rloo(rewards: Tensor) -> Tensor:
     """An answer's reward less the mean of its siblings' (Ahmadian et al. 2024, arXiv 2402.14740, eq. 8).
 
+    The rewards may include a KL penalty: nothing is divided, so it keeps its size whatever the scores are.
+
     Args:
         rewards: (P, n) of n answers to each of P prompts, n at least 2.
 
     Returns: (P, n).
     """
     siblings = rewards.shape[1]
-    return (rewards - rewards.mean(1, keepdim=True)) * (siblings / (siblings - 1))
+    return _centred(rewards) * (siblings / (siblings - 1))
 
 
 def grpo(rewards: Tensor) -> Tensor:
     """An answer's reward less its group's mean, over its deviation (Shao et al. 2024, arXiv 2402.03300, 4.1.2).
 
+    The rewards must not include a KL penalty. The division gives every group the same spread: where the scores are
+    equal it would blow up the penalty's noise to size 1. The penalty is part of the loss (`kl.kl_loss`).
+
     Args:
-        rewards: (P, n) of n answers to each of P prompts, n at least 2. Where all are equal the advantage is 0.
+        rewards: (P, n) of n answers to each of P prompts, n at least 2. Where all are equal the advantage is exactly 0.
 
     Returns: (P, n).
     """
-    wide = rewards.double()  # the mean of equal fp32 numbers need not equal them, and what is left would be blown up
-    return ((wide - wide.mean(1, keepdim=True)) / (wide.std(1, keepdim=True) + 1e-4)).to(rewards.dtype)
+    centred = _centred(rewards.double())
+    return (centred / (centred.std(1, keepdim=True) + 1e-4)).to(rewards.dtype)
+
+
+def _centred(rewards: Tensor) -> Tensor:
+    """(P, n) less the mean of each group; exactly 0 where all are equal, as their mean need not equal them."""
+    apart = rewards - rewards[:, :1]
+    return apart - apart.mean(1, keepdim=True)
+
+
+def without_signal(rewards: Tensor) -> Tensor:
+    """(P,) bool: groups, (P, n), whose rewards are all equal: their advantages are 0 (arXiv 2503.14476, 3.2)."""
+    return rewards.amin(1) == rewards.amax(1)
 
 
 def explained_variance(values: Tensor, targets: Tensor) -> float:

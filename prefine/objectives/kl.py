@@ -6,8 +6,8 @@ With x drawn from the policy and r = ref(x) / policy(x), both estimate KL(policy
     k1 = -log r            unbiased; single tokens may be negative
     k3 = (r - 1) - log r   unbiased as well, never negative, less noisy
 
-k1 goes into the reward: there the gradient of its mean is that of the KL. As a loss neither has that gradient
-(arXiv 2512.21852).
+k1 goes into the reward of gae and rloo: there the gradient of its mean is that of the KL. As a loss neither has that
+gradient (arXiv 2512.21852); `kl_loss`, the penalty of grpo, has it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,31 @@ def k3(policy: Tensor, reference: Tensor) -> Tensor:
     """(r - 1) - log r of each token from log-probabilities: (T,), (T,) -> (T,)."""
     log_ratio = reference - policy
     return torch.expm1(log_ratio) - log_ratio
+
+
+def kl_loss(logprobs: Tensor, old_logprobs: Tensor, reference: Tensor) -> Tensor:
+    """The KL penalty of GRPO's loss: (T,), nats, on tokens that pi_old drew.
+
+    Its value is ratio k3 with ratio = pi / pi_old: k3 as in Shao et al. 2024 (arXiv 2402.03300, eq. 3-4), weighted for
+    what was drawn by pi_old (DeepSeek-AI 2025, arXiv 2512.02556, "unbiased KL estimate"). The mean is the KL, and the
+    gradient of the mean is the KL's, in later passes over the same answers, too; k3 alone has the gradient of
+    KL(ref || pi). The gradient of ratio k3 is ratio k1 grad log pi. It is computed in that form, because the two parts
+    that autograd would add up cancel where r is large.
+
+    Args:
+        logprobs: (T,) log pi, the only argument that gets a gradient.
+        old_logprobs: (T,) log pi_old.
+        reference: (T,) log ref.
+    """
+    ratio = importance_ratio(logprobs, old_logprobs)
+    near = torch.minimum(reference, logprobs + 60)  # r within what fp32 holds; of the value alone
+    value, slope = ratio * k3(logprobs, near), ratio * k1(logprobs, reference).detach()
+    return slope + (value - slope).detach()
+
+
+def importance_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """pi / pi_old of each token, (T,); kept within what fp32 holds, as an infinite ratio times 0 would be NaN."""
+    return torch.exp((logprobs - old_logprobs).clamp(-60, 60))
 
 
 @dataclass

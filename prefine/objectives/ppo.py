@@ -5,24 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from prefine.objectives.kl import importance_ratio
+
 
 def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float) -> Tensor:
     """max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip)), ratio = pi / pi_old (arXiv 1707.06347, eq. 7, negated).
 
     At ratio 1 its gradient is that of -A log pi: REINFORCE with a baseline.
     """
-    ratio = _ratio(logprobs, old_logprobs)
+    ratio = importance_ratio(logprobs, old_logprobs)
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
-
-
-def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """exp(log pi - log pi_old), kept within what fp32 holds: an infinite ratio times 0 would be NaN."""
-    return torch.exp((logprobs - old_logprobs).clamp(-60, 60))
 
 
 def policy_clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float) -> Tensor:
     """(T,) bool: tokens whose loss is the clipped one, so that they give no gradient."""
-    ratio = _ratio(logprobs, old_logprobs)
+    ratio = importance_ratio(logprobs, old_logprobs)
     return ((advantages > 0) & (ratio > 1 + clip)) | ((advantages < 0) & (ratio < 1 - clip))
 
 

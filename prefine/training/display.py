@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, cast
@@ -14,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prefine.rounding import two_digits
 from prefine.terminal import visible
-from prefine.training.neighbours import Neighbours
 
 # In a log file a line every step is noise; this many lines show a run.
 _LINES_IN_A_LOG = 20
@@ -73,7 +73,6 @@ class Display:
         self._bar: Progress | None = None
         self._task: Any = None
         self._total = 0
-        self._neighbours = Neighbours()
 
     def say(self, text: str) -> None:
         """One line."""
@@ -111,9 +110,7 @@ class Display:
                 self._bar = None
 
     def step(self, step: int, row: Mapping[str, float]) -> None:
-        """After an optimiser step. Warns once where other programs slow a run on the processor down."""
-        if not torch.cuda.is_available() and (warning := self._neighbours.warning(torch.get_num_threads())):
-            self.say(f"warning: {warning}")
+        """After an optimiser step."""
         facts = _facts(row)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, facts=facts)
@@ -127,8 +124,17 @@ class Display:
 
     def heldout(self, step: int, row: Mapping[str, float]) -> None:
         """After an evaluation."""
-        told = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "seconds")
+        kept = {name: value for name, value in row.items() if name != "seconds" and "/" not in name}
+        told = "  ".join([*(f"{name} {value:.4g}" for name, value in kept.items()), *_sources(row)])
         self.say(f"held-out at step {step}:  {told}")
+
+
+def _sources(row: Mapping[str, float]) -> list[str]:
+    """Each reward source's own mean score and its share of the sum, where these tell more than the sum does."""
+    names = [name.removeprefix("score/") for name in row if name.startswith("score/")]
+    if len(names) == 1 and math.isclose(row[f"score/{names[0]}"], row["score"], rel_tol=1e-5, abs_tol=1e-9):
+        return []
+    return [f"{name} {row[f'score/{name}']:.3f} (share {row[f'share/{name}']:.3f})" for name in names]
 
 
 def _facts(row: Mapping[str, float]) -> str:
@@ -136,6 +142,11 @@ def _facts(row: Mapping[str, float]) -> str:
     if "accuracy" in row:
         told.append(f"accuracy {row['accuracy']:.2f}")
     if "kl_k3" in row:
-        told = [f"score {row['score']:.3f}", f"KL {row['kl_k3']:.3f}", f"answer {row['response_tokens']:.0f} tokens"]
+        told = [
+            f"score {row['score']:.3f}",
+            *_sources(row),
+            f"KL {row['kl_k3']:.3f}",
+            f"answer {row['response_tokens']:.0f} tokens",
+        ]
     told += [f"{two_digits(row['tokens_per_s'])} tokens/s", f"{row['memory_gb']:.1f} GB"]
     return "  ".join(told)

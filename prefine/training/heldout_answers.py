@@ -25,8 +25,8 @@ from prefine.objectives.masked import paired, per_sequence
 from prefine.recipe_ppo import PpoRecipe, RewardSource
 from prefine.records import Preference
 from prefine.rundir import read_metrics
-from prefine.training.reward_sources import ModelSource, RunningScale
-from prefine.training.rewards import JUDGE, Rewards, load_source, shape
+from prefine.training.reward_sources import Measure, ModelSource, RunningScale
+from prefine.training.rewards import JUDGE, Rewards, load_source, shape, source_metrics
 from prefine.training.rollout import (
     Written,
     answered,
@@ -76,6 +76,7 @@ class HeldoutAnswers:
         self._trees: list[TokenTree] = [heldout[row] for row in chosen]
         self._before_path = session.run.path / "heldout-before.json"
         self._rows: list[dict[str, Any]] = []
+        self._shares: dict[str, float] = {}
         name = self._recipe.reward.judge
         self._judge = (
             None
@@ -110,6 +111,7 @@ class HeldoutAnswers:
             "kl_k1": float(k1.mean()),
             "kl_k3": float(k3.mean()),
             "entropy": float(measured["entropy"].mean()),
+            **source_metrics(parts, self._shares),
             **text_metrics(written.texts, written.trees, written.ended),
             **({} if self._judge is None else {"judge": statistics.fmean(row["judge"] for row in self._rows)}),
             **self._pair_metrics(),
@@ -128,7 +130,7 @@ class HeldoutAnswers:
             1,
         )
         store = self._session.prepared.heldout
-        asked = answered(written, [conversation_of(store, tree.row) for tree in self._trees])
+        asked = answered(written, store, [tree.row for tree in self._trees])
         judged = {} if self._judge is None else {JUDGE: self._judge.score(asked)}
         return written, {**self._rewards.score(asked), **judged}
 
@@ -174,6 +176,7 @@ class HeldoutAnswers:
                     "prompt": [message.model_dump() for message in prompt],
                     "response": rollouts.texts[place],
                     "score": float(scored.proxy[place]),
+                    "scores": {name: values[place] for name, values in rollouts.scores.items()},
                     "reward": float(scored.shaped[place]),
                     "tokens": int(rollouts.lengths[place]),
                     "ended": bool(rollouts.ended[place]),
@@ -183,40 +186,42 @@ class HeldoutAnswers:
             temporary.write_bytes(b"".join(map(json_bytes, kept)))
 
     def _told(self, written: Written, parts: dict[str, list[float]]) -> list[dict[str, Any]]:
-        scales = self._scales(parts)
+        measures = self._measures(parts)
+        weighed = {
+            source.section.name: measures[source.section.name].weighed(
+                parts[source.section.name], source.section.weight
+            )
+            for source in self._rewards.sources
+        }
+        self._shares = {name: float(values.mean()) for name, values in weighed.items()}
         rows = []
         for place, text in enumerate(written.texts):
-            score = sum(
-                source.section.weight * parts[source.section.name][place] / scales[source.section.name]
-                for source in self._rewards.sources
-            )
             rows.append(
                 {
                     "row": self._trees[place].row,
                     "text": text,
-                    "score": score,
+                    "score": float(sum(values[place] for values in weighed.values())),
                     "tokens": written.lengths[place],
                     "ended": written.ended[place],
                     "parts": {name: values[place] for name, values in parts.items()},
-                    "judge": parts[JUDGE][place] / scales[JUDGE] if JUDGE in parts else None,
+                    "judge": float(measures[JUDGE].weighed(parts[JUDGE], 1.0)[place]) if JUDGE in parts else None,
                 }
             )
         return rows
 
-    def _scales(self, parts: dict[str, list[float]]) -> dict[str, float]:
-        """What each source's scores are divided by; for running scales the deviation of the first evaluation's, for
-        good."""
+    def _measures(self, parts: dict[str, list[float]]) -> dict[str, Measure]:
+        """How each source's scores are centred and scaled; a running scale is the first evaluation's for good."""
         first = json.loads(self._before_path.read_text("utf-8")) if self._before_path.exists() else None
 
-        def of_first(name: str) -> float:
+        def of_first(name: str) -> Measure:
             seen = RunningScale()
             seen.see(parts[name] if first is None else [row["parts"][name] for row in first])
-            return seen.std
+            return seen.measure
 
         sources = {source.section.name: source for source in self._rewards.sources}
         if self._judge is not None:
             sources[JUDGE] = self._judge
-        return {name: of_first(name) if each.scale == "running" else each.std for name, each in sources.items()}
+        return {name: of_first(name) if each.scale == "running" else each.measure for name, each in sources.items()}
 
     def _keep_first(self) -> None:
         if self._session.accelerator.is_main_process and not self._before_path.exists():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -296,9 +296,9 @@ class Loop:
             "memory_gb": memory_gb(self.accelerator.device),
         }
 
-    def optimise(self, trees: Sequence[TokenTree]) -> dict[str, float]:
+    def optimise(self, trees: Sequence[TokenTree], learning: Collection[str] | None = None) -> dict[str, float]:
         """One optimiser step on these trees: see OptimiserStep."""
-        return self._optimiser_step(trees, self.position.step + 1)
+        return self._optimiser_step(trees, self.position.step + 1, learning)
 
     def _log(self, row: dict[str, float]) -> None:
         step = self.position.step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -107,11 +107,15 @@ class OptimiserStep:
     step: Step
     folder: Path
 
-    def __call__(self, trees: Sequence[TokenTree], number: int) -> dict[str, float]:
+    def __call__(
+        self, trees: Sequence[TokenTree], number: int, learning: Collection[str] | None = None
+    ) -> dict[str, float]:
         """One step on these trees; means over them of what the stage logs, over all processes.
 
         Args:
             number: of the run's step that it is part of, counted from 1.
+            learning: names of the parameters that this step is for; None for all. The optimiser passes over the others:
+                their weights, moments and step counts stay as they are.
 
         Raises:
             NotFiniteError: the loss or the gradient is no number; no weight has been changed.
@@ -119,6 +123,9 @@ class OptimiserStep:
         totals = Totals.of(trees)
         sums, suspects = self._accumulate(trees, totals)
         self._require_finite("loss", sums["loss"], suspects, number)
+        for name, parameter in self.parameters.items():
+            if learning is not None and name not in learning:
+                parameter.grad = None
         norm = self._clip()
         self._require_finite("gradient norm", norm, suspects, number)
         self.optimizer.step()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from prefine.evaluation.wording import listing
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.load import LoadedModel, load_model
 from prefine.models.shared_base import add_copy, has_adapter, using_adapter
-from prefine.objectives import advantage, kl, ppo
-from prefine.objectives.masked import whitened
+from prefine.objectives import kl, ppo
 from prefine.recipe import GuardSection, LoraSection, ModelSection
 from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Prompt
@@ -37,7 +35,6 @@ from prefine.training.rollout import (
     Rollouts,
     Timings,
     answered,
-    conversation_of,
     everywhere,
     measure,
     minibatches,
@@ -48,6 +45,7 @@ from prefine.training.rollout import (
 )
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
+from prefine.training.targets import estimate, trained_places, without_signal
 
 _REFERENCE, _CRITIC = "reference", "critic"
 # Nothing a recipe changes: sampling and training then see different policies, which is a fault and no taste.
@@ -64,19 +62,6 @@ def run_ppo(recipe: PpoRecipe, resume: bool, console: Console, *, force: bool = 
         PrefineError: whatever cannot go on; what was saved before can be resumed.
     """
     return run_stage(PpoStage(recipe, force=force), recipe, resume, console)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What an update's tokens are moved towards, (T,) fp32 each.
-
-    Attributes:
-        advantages: how much better each token was than expected.
-        returns: what the critic should have expected.
-    """
-
-    advantages: Tensor
-    returns: Tensor
 
 
 class PpoStage(Stage):
@@ -98,10 +83,11 @@ class PpoStage(Stage):
         self._ratios = (math.inf, -math.inf)
         self._checked = False
         self._repeated = 0.0
+        self._forced: list[str] = []
 
     def require(self, display: Display) -> None:
         """Find the rewards, and refuse those that are not fit for PPO."""
-        require_rewards(self._recipe, display, force=self._force)
+        self._forced = require_rewards(self._recipe, display, force=self._force)
 
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
         """The policy with its critic, and the reference beside it on the same weights."""
@@ -154,6 +140,8 @@ class PpoStage(Stage):
             Rule("entropy", "entropy", found.entropy, "the policy writes the same thing over and over", below=True),
             Rule("degenerate", "degenerate", found.degenerate, "answers are blank, stuck or loop", from_start=True),
             Rule("value_loss", "value_loss", found.value_loss, "the critic no longer follows"),
+            Rule("reward_spread", "reward_std", found.reward_spread, "all answers are rewarded alike", below=True),
+            Rule("reward_clipped", "reward_clipped", found.reward_clipped, "reward.clip is too small for the scores"),
             Rule("proxy_gap", "proxy_gap", found.proxy_gap, "the reward rises, what it stands for falls", heldout=True),
             Rule("kl_negative", "kl_k1", _NEGATIVE_KL, "estimates of the KL should not stay negative", below=True),
         )
@@ -165,6 +153,7 @@ class PpoStage(Stage):
     def begin(self, session: Session) -> Step:
         """Load the rewards, and give the step's loss."""
         self._session = session
+        session.override(*self._forced)
         self._rewards = load_rewards(self._recipe, session.loaded, session.display)
         self._heldout = HeldoutAnswers(session, self._policy, self._rewards, self._reference_logprobs)
         return self._loss
@@ -175,20 +164,24 @@ class PpoStage(Stage):
         """One update on these prompts, from where a checkpoint left it."""
         section = self._recipe.ppo
         update = loop.position.step
-        rollouts = self._rollouts = self._rollouts or self._collect(trees, update)
-        scored = self._scored = self._scored or self._score(rollouts)
-        self._targets = self._estimate(rollouts, scored)
+        if self._rollouts is None or self._scored is None:
+            self._rollouts, self._scored = self._collect(trees, update)
+        rollouts, scored = self._rollouts, self._scored
+        self._targets = estimate(self._recipe, rollouts, scored, self._kl.coefficient)
         self._policy.head_only = self._policy.value_head is not None and update < section.value_warmup_updates
-        parts = min(section.minibatches, len(rollouts.trees))
+        trained = trained_places(self._recipe, scored)
+        if not trained:
+            loop.display.say(f"update {update + 1}: no step, as each prompt's answers all have the same reward")
+        parts = min(section.minibatches, len(trained))
         while self._inner < section.epochs * parts:
             epoch, part = divmod(self._inner, parts)
-            places = minibatches(len(rollouts.trees), parts, self._seed, update, epoch)[part]
+            places = self._minibatches(trained, update, epoch)[part]
             with self._timings.of("train"):
-                row = loop.optimise([rollouts.trees[place] for place in places])
+                row = loop.optimise([rollouts.trees[place] for place in places], self._learning(loop))
             self._ratios = extremes(
                 everywhere(loop.accelerator, {loop.accelerator.process_index: self._ratios}).values()
             )
-            self._check_first_ratio(update)
+            self._check_first_ratio()
             self._rows.append(row)
             self._inner += 1
             if section.max_kl is not None and row["approx_kl"] > section.max_kl:
@@ -198,6 +191,9 @@ class PpoStage(Stage):
         metrics = update_metrics(
             rollouts, scored, self._targets, self._rows, self._ratios, self._timings, self._kl.coefficient
         )
+        metrics |= self._rewards.metrics(rollouts.scores, scored)
+        if self._recipe.advantage != "gae":
+            metrics["groups_without_signal"] = float(without_signal(self._recipe, scored).float().mean())
         self._keep_some(rollouts, scored, update + 1)
         self._kl.update(metrics["kl_k1"], len(rollouts.lengths))
         self._clear()
@@ -207,7 +203,18 @@ class PpoStage(Stage):
         self._rollouts, self._scored, self._inner, self._rows = None, None, 0, []
         self._timings, self._ratios = Timings(), (math.inf, -math.inf)
 
-    def _collect(self, prompts: Sequence[TokenTree], update: int) -> Rollouts:
+    def _learning(self, loop: Loop) -> list[str] | None:
+        """What learns now: the critic alone while it warms up, else all."""
+        if not self._policy.head_only:
+            return None
+        return [name for name in loop.parameters if self.learning_rate(name) is not None]
+
+    def _minibatches(self, places: Sequence[int], update: int, epoch: int) -> list[list[int]]:
+        """These places of an update's trees as the minibatches of one of its passes."""
+        parts = minibatches(len(places), self._recipe.ppo.minibatches, self._seed, update, epoch)
+        return [[places[place] for place in part] for part in parts]
+
+    def _collect(self, prompts: Sequence[TokenTree], update: int) -> tuple[Rollouts, Scored]:
         """Answers to prompts, scored and measured; each process does its share and all get everything."""
         session, recipe, accelerator = self._session, self._recipe, self._session.accelerator
         mine = list(range(len(prompts)))[accelerator.process_index :: accelerator.num_processes]
@@ -226,8 +233,8 @@ class PpoStage(Stage):
                 ),
             )
         with self._timings.of("score"):
-            conversations = [conversation_of(session.prepared.train, tree.row) for tree in own]
-            scores = together(accelerator, lambda: self._rewards.score(answered(written, conversations)))
+            asked = answered(written, session.prepared.train, [tree.row for tree in own])
+            scores = together(accelerator, lambda: self._rewards.score(asked))
 
         def share(values: Sequence[Any]) -> list[Any]:
             """Values of answers, `samples` a prompt, of all processes in the prompts' order."""
@@ -239,31 +246,27 @@ class PpoStage(Stage):
             TokenTree(prompt.prompt, tuple(answers[i * samples : (i + 1) * samples]), (None,) * samples, i, apart=True)
             for i, prompt in enumerate(prompts)
         )
+        lengths, ended = torch.tensor(list(map(len, answers))), torch.tensor(share(written.ended))
+        own_scores = {name: share(values) for name, values in scores.items()}
+        scored = self._rewards.combined(own_scores, lengths, ended)
         with self._timings.of("measure"):
-            measured = self._measure(trees, update)
+            measured = self._measure(trees, trained_places(recipe, scored), update)
         columns = {
             name: torch.cat([measured[place][name] for place in range(len(trees))])
             for name in ("logprobs", "reference", "entropy", "values")
         }
-        return Rollouts(
-            trees,
-            tuple(prompt.row for prompt in prompts),
-            tuple(share(written.texts)),
-            torch.tensor(list(map(len, answers))),
-            torch.tensor(share(written.ended)),
-            {name: share(values) for name, values in scores.items()},
-            **columns,
-        )
+        rows, texts = tuple(prompt.row for prompt in prompts), tuple(share(written.texts))
+        return Rollouts(trees, rows, texts, lengths, ended, own_scores, **columns), scored
 
-    def _measure(self, trees: Sequence[TokenTree], update: int) -> dict[int, dict[str, Tensor]]:
-        """As the first epoch will train on them: same minibatches, same microbatches."""
-        accelerator, section = self._session.accelerator, self._recipe.ppo
-        parts = min(section.minibatches, len(trees))
+    def _measure(self, trees: Sequence[TokenTree], trained: Sequence[int], update: int) -> dict[int, dict[str, Tensor]]:
+        """As the first epoch will train on them: same minibatches, same microbatches; those left out by themselves."""
+        accelerator = self._session.accelerator
+        left_out = sorted(set(range(len(trees))) - set(trained))
         groups = [
             [trees[place] for place in part][accelerator.process_index :: accelerator.num_processes]
-            for part in minibatches(len(trees), parts, self._seed, update, 0)
+            for part in [*self._minibatches(trained, update, 0), left_out]
         ]
-        if update == 0 and not self._checked:
+        if not self._checked:
             own = repeatability(self._policy, groups[0], self._max_tokens) if groups[0] else 0.0
             self._repeated = max(everywhere(accelerator, {accelerator.process_index: own}).values())
         return everywhere(accelerator, measure(self._policy, self._reference_logprobs, groups, self._max_tokens))
@@ -273,23 +276,6 @@ class PpoStage(Stage):
             return self._frozen_twin.logprobs(batch)
         with using_adapter(self._policy.model, self._reference_adapter):
             return self._policy.logprobs(batch)
-
-    def _score(self, rollouts: Rollouts) -> Scored:
-        return self._rewards.combined(rollouts.scores, rollouts.lengths, rollouts.ended)
-
-    def _estimate(self, rollouts: Rollouts, scored: Scored) -> Targets:
-        """Shape rewards with the KL penalty, and estimate advantages: (T,) each."""
-        section, lengths = self._recipe.ppo, rollouts.lengths
-        rewards = advantage.token_rewards(scored.shaped, rollouts.kl, lengths, self._kl.coefficient)
-        if self._recipe.reward.whiten:
-            rewards = whitened(rewards, shift_mean=False)
-        if self._recipe.advantage == "gae":
-            advantages = advantage.gae(rewards, rollouts.values, lengths, section.gamma, section.lam)
-            returns = advantages + rollouts.values
-            return Targets(whitened(advantages) if section.normalise_advantages else advantages, returns)
-        groups = advantage.returns(rewards, lengths).view(-1, self._recipe.samples_per_prompt)
-        of_answers = {"rloo": advantage.rloo, "grpo": advantage.grpo}[self._recipe.advantage](groups).flatten()
-        return Targets(of_answers.repeat_interleave(lengths), torch.zeros_like(rewards))
 
     def _loss(self, model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
         """This microbatch's share of the mean over an optimiser step's tokens."""
@@ -307,6 +293,9 @@ class PpoStage(Stage):
             known = rollouts.values[places].to(device), self._targets.returns[places].to(device)
             terms["value_loss"] = ppo.value_loss(out.values, *known, section.value_clip)
             loss = loss + section.value_coefficient * terms["value_loss"].sum()
+        if self._recipe.advantage == "grpo":
+            terms["kl_loss"] = kl.kl_loss(out.logprobs, old, rollouts.reference[places].to(device))
+            loss = loss + self._kl.coefficient * terms["kl_loss"].sum()
         if out.entropy is not None:
             loss = loss - policy_weight * section.entropy_coefficient * out.entropy.sum()
         with torch.no_grad():
@@ -320,9 +309,9 @@ class PpoStage(Stage):
         share = totals.trees / totals.tokens
         return loss / totals.tokens, {name: float(term.detach().sum()) * share for name, term in terms.items()}
 
-    def _check_first_ratio(self, update: int) -> None:
+    def _check_first_ratio(self) -> None:
         """Once a run, after its first minibatch."""
-        if not self._checked and update == 0 and self._inner == 0 and self._recipe.training.self_checks:
+        if not self._checked and self._recipe.training.self_checks:
             apart = max(abs(ratio - 1) for ratio in self._ratios)
             self._session.checks += require([check_first_ratio(apart, self._repeated)])
         self._checked = True
@@ -337,6 +326,7 @@ class PpoStage(Stage):
             "kl_coefficient": self._kl.coefficient,
             "rewards": self._rewards.state(),
             "weights": self._fingerprints(),
+            "checked": self._checked,
             "inner": self._inner,
             "rows": self._rows,
             "ratios": list(self._ratios),
@@ -360,6 +350,7 @@ class PpoStage(Stage):
             )
         self._kl.coefficient = state["kl_coefficient"]
         self._rewards.restore(state["rewards"])
+        self._checked = self._checked or state["checked"]
         self._inner, self._rows = state["inner"], list(state["rows"])
         low, high = state["ratios"]
         self._ratios, self._timings = (low, high), Timings(dict(state["seconds"]))

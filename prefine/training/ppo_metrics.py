@@ -13,7 +13,10 @@ from prefine.training.rewards import Scored
 from prefine.training.rollout import Rollouts, Timings, text_metrics
 
 if TYPE_CHECKING:
-    from prefine.training.ppo import Targets
+    from prefine.training.targets import Targets
+
+# Of an update that took no step.
+_NO_STEP = dict.fromkeys(("loss", "grad_norm", "policy_loss", "approx_kl", "clip_fraction"), 0.0)
 
 
 def update_metrics(
@@ -28,13 +31,14 @@ def update_metrics(
     """One update's figures.
 
     Args:
-        rows: of its optimiser steps.
+        rows: of its optimiser steps; there may be none.
         ratios: smallest and largest ratio pi / pi_old of its tokens.
         kl_coefficient: that its rewards were shaped with.
     """
     k1, k3 = rollouts.kl, kl.k3(rollouts.logprobs, rollouts.reference)
     of_answers = padded(k1, rollouts.lengths)[0].sum(1)
-    means = {name: statistics.fmean(row[name] for row in rows) for name in rows[0] if name != "tokens"}
+    names = [name for name in rows[0] if name != "tokens"] if rows else []
+    means = {name: statistics.fmean(row[name] for row in rows) for name in names} or _NO_STEP
     trained = sum(row["tokens"] for row in rows)
     seconds = timings.seconds
     new_tokens = int(rollouts.lengths.sum())
@@ -49,8 +53,8 @@ def update_metrics(
         "kl_coefficient": kl_coefficient,
         "entropy": float(rollouts.entropy.mean()),
         "explained_variance": explained_variance(rollouts.values, targets.returns),
-        "ratio_min": ratios[0],
-        "ratio_max": ratios[1],
+        "ratio_min": ratios[0] if rows else 1.0,
+        "ratio_max": ratios[1] if rows else 1.0,
         **text_metrics(rollouts.texts, rollouts.trees, rollouts.ended.tolist()),
         "optimiser_steps": len(rows),
         "tokens": trained,

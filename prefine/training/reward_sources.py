@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
-import queue
 import re
 import sys
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prefine.errors import ModelError, RecipeError, RewardError
 from prefine.models.location import in_a_line
 from prefine.models.scoring import Question, RewardModel
 from prefine.recipe_ppo import RewardSource
 from prefine.records import Conversation
+from prefine.training.user_code import Call, UserCodeError, is_async, preserved
 
 # Scores are computed with in fp32.
 _LARGEST = torch.finfo(torch.float32).max
@@ -29,10 +30,32 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class Answered:
-    """A prompt and the answers written to it."""
+    """A prompt and the answers written to it.
+
+    Attributes:
+        columns: JSON of the other columns of the prompt's row of data.
+    """
 
     prompt: Conversation
     answers: tuple[str, ...]
+    columns: str = "{}"
+
+    def other_columns(self) -> dict[str, Any]:
+        """The other columns, a copy at every call."""
+        found: dict[str, Any] = json.loads(self.columns)
+        return found
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What scores are measured by: a score counts as (score - mean) / std."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def weighed(self, scores: Sequence[float], weight: float) -> Tensor:
+        """(S,) fp32 scores, centred, scaled and weighed; in float64 until then, as a mean may be large."""
+        return ((torch.tensor(scores, dtype=torch.float64) - self.mean) * (weight / self.std)).float()
 
 
 @dataclass
@@ -53,9 +76,14 @@ class RunningScale:
 
     @property
     def std(self) -> float:
-        """Standard deviation; 1 while it cannot be told."""
+        """Standard deviation; 1 where the scores vary by no more than their rounding."""
         found = math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
-        return found if found > 0 else 1.0
+        return found if found > 1e-6 * abs(self.mean) else 1.0
+
+    @property
+    def measure(self) -> Measure:
+        """Centres and scales as the scores seen so far say."""
+        return Measure(self.mean, self.std)
 
 
 class Source(ABC):
@@ -78,10 +106,17 @@ class Source(ABC):
             RewardError: it fails, or gives anything but finite numbers, one an answer.
         """
 
+    def begin(self, answered: Sequence[Answered]) -> Callable[[], list[float]]:
+        """Begin to score, as far as that goes on by itself; what it gives waits for the scores."""
+        return lambda: self.score(answered)
+
     @property
-    def std(self) -> float:
-        """What its scores are divided by now."""
-        return {"std": self.measured or 1.0, "running": self.running.std, "none": 1.0}[self.scale]
+    def measure(self) -> Measure:
+        """How its scores are centred and scaled now."""
+        if self.scale == "running":
+            return self.running.measure
+        # A reward model that was measured has subtracted the mean that was found with the std.
+        return Measure(0.0, (self.measured or 1.0) if self.scale == "std" else 1.0)
 
     @property
     def scale(self) -> str:
@@ -135,7 +170,10 @@ class ModelSource(Source):
 
 
 class FunctionSource(Source):
-    """A function of the user's: a list of {"prompt": messages, "response": text} in, as many numbers out."""
+    """A function of the user's, plain or async: a list of rows in, as many numbers out.
+
+    A row holds the prompt's messages, the response, and all other columns of the row of data that the prompt is of.
+    """
 
     def __init__(self, section: RewardSource, function: Callable[[list[dict[str, Any]]], Any]) -> None:
         super().__init__(section)
@@ -143,41 +181,32 @@ class FunctionSource(Source):
 
     def score(self, answered: Sequence[Answered]) -> list[float]:
         """See Source."""
-        rows = [
-            {"prompt": [message.model_dump() for message in each.prompt], "response": answer}
-            for each in answered
-            for answer in each.answers
-        ]
-        return _numbers(self._called(rows), len(rows), self.section.name)
+        with preserved():
+            return self.begin(answered)()
 
-    def _called(self, rows: list[dict[str, Any]]) -> Any:
-        """The function's answer. In a thread, as a call that hangs can be left behind there, but not stopped."""
-        answer: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+    def begin(self, answered: Sequence[Answered]) -> Callable[[], list[float]]:
+        """See Source. A coroutine goes on while other sources score."""
+        rows = [_row(each, answer) for each in answered for answer in each.answers]
+        count = len(rows)  # the list is the function's: it may empty it
+        if not is_async(self._function):
+            return lambda: self._numbers(Call(self._function, rows, self.section.timeout_s), count)
+        call = Call(self._function, rows, self.section.timeout_s)
+        return lambda: self._numbers(call, count)
 
-        def call() -> None:
-            try:
-                answer.put((_listed(self._function(rows)), None))
-            except BaseException as error:  # noqa: BLE001 (whatever a user's code raises)
-                answer.put((None, error))
-
-        threading.Thread(target=call, daemon=True).start()
+    def _numbers(self, call: Call, count: int) -> list[float]:
         try:
-            found, error = answer.get(timeout=self.section.timeout_s)
-        except queue.Empty:
-            raise _failed(self.section.name, f"has not answered within {self.section.timeout_s:g} s") from None
-        if error is not None:
-            raise _failed(self.section.name, f"raised {in_a_line(error)}") from error
-        return found
+            return _numbers(call.result(), count, self.section.name)
+        except UserCodeError as error:
+            raise _failed(self.section.name, str(error)) from error
 
     def _otherwise(self) -> str:
         return "none"
 
 
-def _listed(found: Any) -> Any:
-    """What a function returned as a list, if it is one of something; arrays and tensors are."""
-    if hasattr(found, "tolist"):
-        return found.tolist()
-    return list(found) if isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping) else found
+def _row(each: Answered, answer: str) -> dict[str, Any]:
+    """A row of the function's own, which it may change."""
+    own = {"prompt": [message.model_dump() for message in each.prompt], "response": answer}
+    return {**{f"source_{name}" if name in own else name: value for name, value in each.other_columns().items()}, **own}
 
 
 def _numbers(found: Any, count: int, name: str) -> list[float]:
@@ -221,8 +250,11 @@ def function_of(name: str) -> Callable[[list[dict[str, Any]]], Any]:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # whatever importing a user's module raises
+        with preserved():
+            function = getattr(importlib.import_module(module_name), attribute)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever importing a user's module raises, sys.exit included
         raise RecipeError(
             f"reward.name: {name} could not be imported ({in_a_line(error)})",
             "Write module:function, with the module in the working directory or installed.",

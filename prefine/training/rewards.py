@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from prefine.training.reward_sources import (
     function_of,
     is_function,
 )
+from prefine.training.user_code import preserved
 
 JUDGE = "reward.judge"
 
@@ -47,19 +49,21 @@ class Scored:
     Attributes:
         proxy: (S,) fp32 weighted sum of the scaled scores: what the sources say.
         shaped: (S,) fp32 what is optimised, before the KL penalty: the sum, clipped, less penalties.
+        shares: by source, its mean part of the sum.
     """
 
     proxy: Tensor
     shaped: Tensor
+    shares: dict[str, float]
 
     def state(self) -> dict[str, Any]:
         """What JSON holds of them."""
-        return {"proxy": self.proxy.tolist(), "shaped": self.shaped.tolist()}
+        return {"proxy": self.proxy.tolist(), "shaped": self.shaped.tolist(), "shares": self.shares}
 
     @staticmethod
     def restored(state: Mapping[str, Any]) -> Scored:
         """What `state` gave."""
-        return Scored(torch.tensor(state["proxy"]), torch.tensor(state["shaped"]))
+        return Scored(torch.tensor(state["proxy"]), torch.tensor(state["shaped"]), dict(state["shares"]))
 
 
 class Rewards:
@@ -71,23 +75,37 @@ class Rewards:
 
     def score(self, answered: Sequence[Answered]) -> dict[str, list[float]]:
         """Every source's own scores, by its name."""
-        # A process may have no prompts of its own; functions are not asked about nothing.
-        return {source.section.name: source.score(answered) if answered else [] for source in self.sources}
+        if not answered:  # a process may have no prompts of its own; functions are not asked about nothing
+            return {source.section.name: [] for source in self.sources}
+        with preserved():
+            waiting = [(source.section.name, source.begin(answered)) for source in self.sources]
+            return {name: scores() for name, scores in waiting}
 
     def combined(self, parts: dict[str, list[float]], lengths: Tensor, ended: Tensor) -> Scored:
-        """Scale, weigh, add, clip, and take penalties off.
+        """Centre, scale, weigh, add, clip, and take penalties off.
 
         Args:
             parts: each source's scores of S answers.
             lengths: (S,) tokens.
             ended: (S,) bool: whether an answer ended by itself.
         """
-        proxy = torch.zeros(len(lengths))
         for source in self.sources:
-            scores = parts[source.section.name]
-            source.running.see(scores)
-            proxy += torch.tensor(scores) * (source.section.weight / source.std)
-        return Scored(proxy, shape(proxy, lengths, ended, self._section))
+            source.running.see(parts[source.section.name])
+        weighed = {
+            source.section.name: source.measure.weighed(parts[source.section.name], source.section.weight)
+            for source in self.sources
+        }
+        proxy = sum(weighed.values(), torch.zeros(len(lengths)))
+        shares = {name: float(values.mean()) for name, values in weighed.items()}
+        return Scored(proxy, shape(proxy, lengths, ended, self._section), shares)
+
+    def metrics(self, parts: Mapping[str, Sequence[float]], scored: Scored) -> dict[str, float]:
+        """What an update's answers say of each source, and of what clipping leaves of the sum."""
+        return {
+            "reward_std": float(scored.shaped.std(correction=0)),
+            "reward_clipped": float(clipped(scored.proxy, self._section).float().mean()),
+            **source_metrics(parts, scored.shares),
+        }
 
     def state(self) -> list[dict[str, Any]]:
         """Running statistics, for a checkpoint."""
@@ -101,6 +119,19 @@ class Rewards:
         """Put them back."""
         for source, found in zip(self.sources, state, strict=True):
             source.running = RunningScale(**found)
+
+
+def source_metrics(parts: Mapping[str, Sequence[float]], shares: Mapping[str, float]) -> dict[str, float]:
+    """Each source by itself: its mean score as it gives it, and its mean part of the sum."""
+    return {
+        **{f"score/{name}": statistics.fmean(parts[name]) for name in shares},
+        **{f"share/{name}": share for name, share in shares.items()},
+    }
+
+
+def clipped(proxy: Tensor, section: PpoRewardSection) -> Tensor:
+    """(S,) bool: sums of scores beyond reward.clip."""
+    return torch.zeros_like(proxy, dtype=torch.bool) if section.clip is None else proxy.abs() > section.clip
 
 
 def shape(proxy: Tensor, lengths: Tensor, ended: Tensor, section: PpoRewardSection) -> Tensor:
@@ -131,8 +162,10 @@ def load_rewards(recipe: PpoRecipe, policy: LoadedModel, display: Display) -> Re
     return Rewards(recipe.reward, found)
 
 
-def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> None:
+def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list[str]:
     """Find every source of a recipe, before a run's folder is made or a model loaded.
+
+    Returns: a warning for each reward model that is used although it is not ready.
 
     Raises:
         ModelError: a reward model that is not there, or is not ready for PPO, unless `force`.
@@ -146,15 +179,23 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> None
         if recipe.reward.judge in names:
             raise RecipeError(f"{JUDGE}: {recipe.reward.judge} is optimised, too", "Name another one, or none.")
         sections[JUDGE] = RewardSource(name=recipe.reward.judge)
+    warnings: list[str] = []
     for field, section in sections.items():
         with _named_as(field):
             if is_function(section.name):
                 function_of(section.name)
                 scale = None
             else:
-                require_ready(section.name, display, force=force)
+                if section.timeout_s != RewardSource.model_fields["timeout_s"].default:
+                    raise RecipeError(
+                        f"{field.removesuffix('name')}timeout_s {section.timeout_s:g} has no effect, as {section.name} "
+                        "is a reward model: it limits calls of functions",
+                        "Leave it out.",
+                    )
+                warnings += require_ready(section.name, display, force=force)
                 scale = scale_of(locate_model(section.name))
             _require_fitting(section, recipe, scale)
+    return warnings
 
 
 def _optimised(recipe: PpoRecipe) -> dict[str, RewardSource]:
@@ -221,8 +262,10 @@ def _reward_model(name: str, recipe: PpoRecipe, policy: LoadedModel, adapter: st
     return model
 
 
-def require_ready(name: str, display: Display, *, force: bool) -> None:
-    """Refuse a reward run whose readiness report says no-go; say aloud what else it says.
+def require_ready(name: str, display: Display, *, force: bool) -> list[str]:
+    """Refuse a reward run whose readiness report says no-go; say what else it says.
+
+    Returns: a warning for the run's manifest where it is used although the report says no-go.
 
     Raises:
         ModelError: no-go, and not `force`.
@@ -232,7 +275,7 @@ def require_ready(name: str, display: Display, *, force: bool) -> None:
     path = (around.path if folder == around.model else folder) / JSON_NAME
     if not path.is_file():
         display.say(f"reward {name}: nobody has looked whether it is fit for PPO (prefine reward check {name})")
-        return
+        return []
     try:
         report = read_json_object(path)
         verdict = Level(report["verdict"])
@@ -247,3 +290,6 @@ def require_ready(name: str, display: Display, *, force: bool) -> None:
         )
     said = f"readiness {verdict.value}" + (f" ({told})" if verdict is not Level.GO else "")
     display.say(f"reward {name}: {said}" + (", going on by --force" if verdict is Level.NO_GO else ""))
+    if verdict is not Level.NO_GO:
+        return []
+    return [f"The reward model {name} is not fit for PPO, says its readiness report ({told}). It was used by --force."]

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, microbatches, token_offsets
+from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, even_part, microbatches, token_offsets
 from prefine.data.store import TokenStore
 from prefine.errors import PrefineError
 from prefine.evaluation.degeneration import degenerate, distinct, is_blank, is_looping, is_stuck
@@ -194,13 +194,20 @@ def conversation_of(store: TokenStore, row: int) -> Conversation:
     return tuple(Message.model_validate(message) for message in json.loads(store.record_json(row))["prompt"])
 
 
-def answered(written: Written, prompts: Sequence[Conversation]) -> list[Answered]:
-    """Answers as reward sources take them."""
-    each = len(written.texts) // max(1, len(prompts))
+def answered(written: Written, store: TokenStore, rows: Sequence[int]) -> list[Answered]:
+    """Answers to these rows of a store as reward sources take them, with the rows' other columns."""
+    each = len(written.texts) // max(1, len(rows))
     return [
-        Answered(prompt, tuple(written.texts[place * each : (place + 1) * each]))
-        for place, prompt in enumerate(prompts)
+        Answered(
+            conversation_of(store, row), tuple(written.texts[place * each : (place + 1) * each]), _columns(store, row)
+        )
+        for place, row in enumerate(rows)
     ]
+
+
+def _columns(store: TokenStore, row: int) -> str:
+    record = json.loads(store.record_json(row))
+    return json.dumps({**record["extra"], **({} if record["id"] is None else {"id": record["id"]})})
 
 
 @torch.no_grad()
@@ -261,7 +268,7 @@ def minibatches(trees: int, count: int, seed: int, update: int, epoch: int) -> l
     """An update's trees in `count` parts of equal size, or one less, in an order of this epoch's own."""
     order = epoch_order(trees, seed_of(seed, update), epoch)
     count = min(count, trees)
-    return [order[trees * part // count : trees * (part + 1) // count] for part in range(count)]
+    return [even_part(order, part, count) for part in range(count)]
 
 
 def everywhere(accelerator: Accelerator, mine: dict[int, Any]) -> dict[int, Any]:

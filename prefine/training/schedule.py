@@ -7,14 +7,19 @@ from typing import Any
 
 import torch
 
-from prefine.data.batch import epoch_order, steps_per_epoch
+from prefine.data.batch import epoch_order, even_part, steps_per_epoch
 from prefine.recipe import TrainingSection
 
 
 def rows_of_step(step: int, rows: int, section: TrainingSection) -> list[int]:
-    """Row indices of step `step` (from 0): a function of its arguments alone, so a resumed run agrees."""
-    epoch, within = divmod(step, steps_per_epoch(rows, section.batch_size))
-    return list(_order(rows, section.seed, epoch)[within * section.batch_size : (within + 1) * section.batch_size])
+    """Row indices of step `step` (from 0): a function of its arguments alone, so a resumed run agrees.
+
+    An epoch's steps have equally many rows, or one less: a step on the few rows that batches of full size leave over
+    would move the weights as far as any other.
+    """
+    steps = steps_per_epoch(rows, section.batch_size)
+    epoch, within = divmod(step, steps)
+    return even_part(_order(rows, section.seed, epoch), within, steps)
 
 
 @lru_cache(maxsize=2)

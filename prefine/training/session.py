@@ -58,6 +58,8 @@ from prefine.training.stopping import stop_on_signal
 # report's thresholds.
 _FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers")
 _SECONDS_FOR_LAST_MESSAGE = 0.3
+_KEPT = "; what was saved before is kept"
+_NOTHING_YET = " before a step was saved; the run begins at its first step"
 # And this one, unless guards may go back to what is saved.
 _FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
 
@@ -91,9 +93,8 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
                 session = _open(stage, recipe, run, previous, accelerator, display)
             _train(stage, session, began, fresh=previous is None)
         except KeyboardInterrupt:
-            if any(run.checkpoints.glob("*")):
-                raise Stopped("interrupted; what was saved before is kept") from None
-            raise Stopped("interrupted before a step was saved; the run begins at its first step") from None
+            saved = any(run.checkpoints.glob("*"))
+            raise Stopped(f"interrupted{_KEPT if saved else _NOTHING_YET}") from None
         if accelerator.is_main_process:
             display.say(f"done: model in {run.model}, report in {write_report(run.path)}")
     return run.path
@@ -180,6 +181,8 @@ def _open(
         rows = check_tokens(loaded.template, prepared.train, answered=not stage.answer_tokens)
         found = [*rows, check_leaks(prepared.train, prepared.heldout)]
         session.checks += require(found)
+    else:
+        session.override("training.self_checks is false: this run did not check its templates, masks and losses.")
     session.manifest["example"] = marked_example(loaded.template, prepared.train[0])
     session.write_manifest("running")
     if accelerator.is_main_process:

@@ -45,6 +45,11 @@ class Session:
         self.manifest |= {"status": status, "self_checks": self.checks, "warnings": self.warnings}
         write_json(self.run.manifest, self.manifest)
 
+    def override(self, *warnings: str) -> None:
+        """Note that the user has gone on in spite of a check: the report says so at its top, too."""
+        self.warnings += warnings
+        self.manifest["overridden"] = [*self.manifest.get("overridden", []), *warnings]
+
     def before_and_after(self) -> dict[str, dict[str, float]]:
         """Two of the held-out evaluations in the run's metrics: the first, and that of the weights which are kept."""
         rows = [row for row in read_metrics(self.run.metrics) if row["kind"] == "heldout"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,24 +141,3 @@ def test_a_wrong_command_is_exit_code_2(arguments: list[str], capsys: pytest.Cap
 def test_python_m_prefine_is_the_same_command() -> None:
     shown = subprocess.run([sys.executable, "-m", "prefine", "--version"], capture_output=True, text=True, check=False)
     assert shown.stdout == f"prefine {__version__}\n"
-
-
-@pytest.mark.parametrize(
-    ("set_before", "expected"),
-    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
-)
-def test_threads_that_wait_sleep_sooner(set_before: dict[str, str], expected: str | None) -> None:
-    """Said before torch is loaded; what the user has set counts."""
-    code = """
-import os
-from prefine.cli.app import main
-try:
-    main(["--version"])
-finally:
-    print(os.environ.get("GOMP_SPINCOUNT"))
-"""
-    bare = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_WAIT"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=bare | set_before
-    )
-    assert done.stdout.splitlines()[-1] == str(expected)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from prefine.evaluation.ppo_findings import guard_events, ppo_charts, ppo_headline, ppo_tiles, rollouts
+from prefine.evaluation.ppo_findings import guard_events, ppo_charts, ppo_headline, ppo_tiles, rollouts, sources
 from prefine.evaluation.report import build_context, render
 from prefine.evaluation.run_facts import RunFacts
 
@@ -59,6 +59,30 @@ def test_the_headline_says_what_was_won_and_at_what_distance() -> None:
     told = " ".join(found.standfirst)
     assert "+0.70" in told and "0.12" in told and "Guards stepped in 1 time" in told
     assert "may be chance" not in told
+
+
+def test_each_source_is_told_with_its_score_and_share() -> None:
+    """On held-out answers, or without those on the first and last update's; and on the page."""
+    reward = {"name": "runs/rm", "weight": 1.0, "more": [{"name": "m:f", "weight": -0.5}]}
+    parts = ({"score/runs/rm": 1.0, "score/m:f": 2.0, "share/runs/rm": 0.5, "share/m:f": -1.0}, {"score/runs/rm": 3.0})
+    before, after = BEFORE | parts[0], AFTER | parts[0] | parts[1]
+    facts = dataclasses.replace(
+        FACTS,
+        manifest=FACTS.manifest | {"recipe": {"reward": reward}, "overridden": ["Not fit. It was used by --force."]},
+        evaluation={"heldout": FACTS.evaluation["heldout"] | {"before": before, "after": after}},
+        rollouts=[{"step": 1, "score": 0.5, "scores": {"runs/rm": 1.0, "m:f": 2.0}}],
+    )
+    model, function = sources(facts)
+    assert (model.name, model.weight, model.before, model.after) == ("runs/rm", "1.00", "1.00", "3.00")
+    assert (function.name, function.weight, function.share_before) == ("m:f", "−0.50", "−1.00")
+    updates = [{"step": 1, "score/m:f": 1.0}, {"step": 2, "score/m:f": 5.0}]
+    (alone,) = sources(dataclasses.replace(facts, train=updates, heldout=[], evaluation={}))
+    assert (alone.before, alone.after) == ("1.00", "5.00")
+    (kept,) = rollouts(facts)
+    assert kept.scores == "runs/rm 1.00, m:f 2.00"
+    page = render(build_context(facts))
+    assert "What was rewarded" in page and "runs/rm 1.00, m:f 2.00" in page
+    assert page.index("It was used by --force.") < page.index("What was rewarded")
 
 
 def test_an_interval_with_zero_in_it_may_be_chance() -> None:

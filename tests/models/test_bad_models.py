@@ -241,13 +241,9 @@ ADAPTERS: dict[str, tuple[Break, str, str]] = {
             ("rank_pattern", {SLOW: 2}),
             ("alpha_pattern", {SLOW: 2}),
             ("modules_to_save", [SLOW]),
+            ("layers_pattern", SLOW),
         )
     },
-    "backtracking in layers_pattern": (
-        lambda d: change(d / ADAPTER_CONFIG, layers_pattern=SLOW, layers_to_transform=[0]),
-        "layers_pattern is",
-        "correct that file",
-    ),
     "no expression": (lambda d: change(d / ADAPTER_CONFIG, target_modules="(a"), "is no regular expression", "Fetch"),
     "other rank": (lambda d: change(d / ADAPTER_CONFIG, r=7), "could not be put on its base", "Use the base"),
     "unknown type": (lambda d: change(d / ADAPTER_CONFIG, peft_type="MAGIC"), "could not be put", "fetch the adapter"),

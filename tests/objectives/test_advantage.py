@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prefine.objectives.advantage import explained_variance, gae, grpo, returns, rloo, token_rewards
+from prefine.objectives.advantage import explained_variance, gae, grpo, returns, rloo, token_rewards, without_signal
 
 Answer = list[tuple[float, float]]
 
@@ -239,6 +239,16 @@ def test_equal_whole_rewards_are_no_advantage(reward: int, siblings: int) -> Non
 @pytest.mark.parametrize("reward", [0.1, 1.3, 100.1, 1000.1])
 def test_equal_rewards_of_any_size_are_no_advantage_in_grpo(reward: float) -> None:
     assert grpo(torch.full((1, 7), reward)).abs().max().item() == pytest.approx(0.0, abs=1e-6)
+
+
+@given(groups)
+@settings(max_examples=50, deadline=None)
+def test_groups_without_signal_are_those_whose_advantages_are_0(rewards: list[list[float]]) -> None:
+    at = tensor(rewards).round(decimals=1)
+    at[0] = at[0, 0]
+    assert torch.equal(without_signal(at), (grpo(at) == 0).all(1))
+    assert bool(without_signal(at)[0])
+    assert grpo(at.float())[0].tolist() == [0.0] * at.shape[1]
 
 
 # --- The critic ------------------------------------------------------------------------------------------------------

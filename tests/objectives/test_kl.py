@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from prefine.objectives.kl import KlController, k1, k3
+from prefine.objectives.kl import KlController, k1, k3, kl_loss
 
 WORDS = 5
 logits = st.lists(st.floats(-4, 4), min_size=WORDS, max_size=WORDS)
@@ -134,6 +134,34 @@ def test_k3_as_a_loss_has_the_gradient_of_the_other_kl(ours: list[float], theirs
     reference = logprobs(theirs)
     slope = gradient(ours, lambda policy: mean_under(policy, k3(policy, reference)))
     assert torch.allclose(slope, gradient(ours, lambda policy: exact(reference, policy)), atol=1e-9)
+
+
+@given(logits, logits, logits)
+@settings(max_examples=100, deadline=None)
+def test_the_loss_of_grpo_has_the_mean_and_the_gradient_of_the_kl(
+    ours: list[float], before: list[float], theirs: list[float]
+) -> None:
+    """Of tokens that an older policy drew, too, as those of an update's later passes are."""
+    old, reference = logprobs(before), logprobs(theirs)
+
+    def loss(policy: Tensor) -> Tensor:
+        return mean_under(old, kl_loss(policy, old, reference))
+
+    expected = exact(logprobs(ours), reference)
+    assert float(loss(logprobs(ours))) == pytest.approx(float(expected), abs=1e-9)
+    slope = gradient(ours, loss)
+    assert torch.allclose(slope, gradient(ours, lambda policy: exact(policy, reference)), atol=1e-9)
+
+
+def test_the_loss_of_grpo_keeps_its_gradient_where_the_reference_gives_a_token_far_more() -> None:
+    """r = e^40: k3 and 1 - r, which autograd would add up, leave nothing of log r in fp32. Here the gradient is -40."""
+    policy = torch.tensor([-40.0], requires_grad=True)
+    value = kl_loss(policy, policy.detach(), torch.tensor([0.0]))
+    value.sum().backward()
+    assert policy.grad is not None
+    assert policy.grad.tolist() == [-40.0]
+    assert float(value.detach()) == pytest.approx(math.exp(40), rel=1e-5)
+    assert math.isfinite(float(kl_loss(torch.tensor([-500.0]), torch.tensor([-500.0]), torch.tensor([0.0]))))
 
 
 # --- The controller --------------------------------------------------------------------------------------------------

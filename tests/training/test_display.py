@@ -31,6 +31,20 @@ def test_a_log_has_the_first_the_last_and_about_twenty_lines() -> None:
     assert [line.split()[1] for line in lines[1:]] == [f"{step}/200" for step in range(10, 201, 10)]
 
 
+def test_each_reward_source_is_shown_by_itself() -> None:
+    """Of one source that is taken as it is the sum says all."""
+    said = io.StringIO()
+    row = {"loss": 0.1, "kl_k3": 0.2, "response_tokens": 9.0, "tokens_per_s": 5.0, "memory_gb": 1.0, "score": 1.0}
+    display = Display(Console(file=said))
+    display.step(1, {**row, "score/m:a": 1.0, "share/m:a": 1.0})
+    display.step(1, {**row, "score/m:a": 4.0, "score/m:b": -2.0, "share/m:a": 2.0, "share/m:b": -1.0})
+    display.heldout(1, {"score": 0.0, "score/m:a": 4.0, "share/m:a": 0.0})
+    alone, both, heldout = said.getvalue().splitlines()
+    assert "score 1.000  KL 0.200" in alone
+    assert "score 1.000  m:a 4.000 (share 2.000)  m:b -2.000 (share -1.000)  KL 0.200" in both
+    assert heldout == "held-out at step 1:  score 0  m:a 4.000 (share 0.000)"
+
+
 def test_a_run_on_a_terminal_shows_a_bar(make: Make) -> None:
     made = make("dpo", changes={"training.epochs": 1})
     said = io.StringIO()

@@ -80,4 +80,9 @@ def test_a_wrong_reference_stops_the_run(make: Make, monkeypatch: pytest.MonkeyP
         tiny.train(wrong)
     assert tiny.manifest(Path(wrong.run))["status"] == "failed"
     assert not (Path(wrong.run) / "model").exists()
-    tiny.train(make("dpo", "regardless", {"training.self_checks": False}))
+    regardless = make("dpo", "regardless", {"training.self_checks": False})
+    tiny.train(regardless)
+    manifest = tiny.manifest(Path(regardless.run))
+    told = "training.self_checks is false: this run did not check its templates, masks and losses."
+    assert told in manifest["warnings"]
+    assert manifest["overridden"] == [told]

@@ -367,10 +367,10 @@ def test_every_guard_of_a_ppo_recipe_is_looked_at_with_what_the_recipe_says() ->
     made = PpoRecipe()
     rules = {each.name: each for each in PpoStage(made).guards()}
     named = {name for name, _ in made.guards if isinstance(getattr(made.guards, name), GuardSection)}
-    assert named == {"kl", "entropy", "degenerate", "value_loss", "proxy_gap"}
+    assert named == {"kl", "entropy", "degenerate", "value_loss", "reward_spread", "reward_clipped", "proxy_gap"}
     assert all(rules[name].section is getattr(made.guards, name) for name in named)
     assert [name for name, each in rules.items() if each.heldout] == ["proxy_gap"]
-    assert {name for name, each in rules.items() if each.below} == {"entropy", "kl_negative"}
+    assert {name for name, each in rules.items() if each.below} == {"entropy", "reward_spread", "kl_negative"}
     assert [name for name, each in rules.items() if each.from_start] == ["degenerate"]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefine.errors import MissingDependencyError, TrainingError
 from prefine.models.checkpoint import newest_valid
@@ -78,6 +80,18 @@ def test_an_epoch_takes_every_row_once_and_each_another_order() -> None:
     assert [sorted(rows) for rows in epochs] == [list(range(19))] * 2
     assert epochs[0] != epochs[1]
     assert rows_of_step(7, 19, section) != rows_of_step(7, 19, TrainingSection(batch_size=4, seed=1))
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 3))
+@settings(max_examples=200, deadline=None)
+def test_no_step_is_of_a_ragged_rest(rows: int, batch_size: int, epoch: int) -> None:
+    """33 rows in steps of 32 are 16 and 17, not 32 and 1: a step on one row would move the weights as far as any."""
+    section, steps = TrainingSection(batch_size=batch_size), -(-rows // batch_size)
+    parts = [rows_of_step(epoch * steps + within, rows, section) for within in range(steps)]
+    sizes = sorted(map(len, parts))
+    assert sorted(row for part in parts for row in part) == list(range(rows))
+    assert sizes[-1] - sizes[0] <= 1
+    assert sizes[-1] <= batch_size
 
 
 def test_gradients_are_clipped_by_their_whole_norm(make: Make, model: Path, tmp_path: Path) -> None:

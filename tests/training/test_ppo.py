@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -76,7 +75,9 @@ def watched(made: StageRecipe, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
     def clip(self: OptimiserStep) -> float:
         named = dict(stage._policy.named_parameters())
-        assert {name for name, p in named.items() if p.grad is not None} == found.learning
+        warming = {name for name in found.learning if ".critic." in name or name.startswith("value_head.")}
+        learning = warming if stage._policy.head_only else found.learning
+        assert {name for name, p in named.items() if p.grad is not None} == learning
         return real_clip(self)
 
     with monkeypatch.context() as patched:
@@ -283,7 +284,7 @@ def test_a_critic_that_warms_up_leaves_the_policy_as_it_is(
     kind: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit, while its head moves; after the warm-up all of it does."""
-    changes = {**QUICK, "ppo.value_warmup_updates": 2, **WARMING[kind]}
+    changes = {**QUICK, "ppo.value_warmup_updates": 2, "training.weight_decay": 0.5, **WARMING[kind]}
     warm = watched(make("ppo", "warm", {**changes, "training.max_steps": 2}), monkeypatch)
     policy = {name for name in warm.learning if ".critic." not in name and not name.startswith("value_head.")}
     assert not warm.moved & policy
@@ -292,15 +293,23 @@ def test_a_critic_that_warms_up_leaves_the_policy_as_it_is(
     assert after.moved == after.learning
 
 
-def test_without_a_critic_there_is_nothing_to_warm_up(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The policy learns from the first update on; or else the recipe is refused."""
-    changes = {**QUICK, "advantage": "rloo", "ppo.value_warmup_updates": 2, "training.max_steps": 2}
-    try:
-        made = make("ppo", changes=changes)
-    except ValidationError:
-        return
-    run = watched(made, monkeypatch)
-    assert run.moved == run.learning
+def test_the_optimiser_passes_over_the_policy_while_its_critic_warms_up(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two updates of two steps, then one of two: fed zeros, the policy's moments would have seen six steps."""
+    counts: list[set[float]] = []
+    real = OptimiserStep.__call__
+
+    def step(self: OptimiserStep, *arguments: Any) -> dict[str, float]:
+        row = real(self, *arguments)
+        policy = [p for name, p in self.parameters.items() if not name.startswith("value_head.")]
+        counts.append({float(self.optimizer.state[p]["step"]) for p in policy if p in self.optimizer.state})
+        return row
+
+    monkeypatch.setattr(OptimiserStep, "__call__", step)
+    changes = {"ppo.value_warmup_updates": 2, "training.max_steps": 3, "ppo.epochs": 1}
+    tiny.train(make("ppo", changes={**QUICK, **changes}))
+    assert counts == [set(), set(), set(), set(), {1.0}, {2.0}]
 
 
 def test_policy_and_critic_are_clipped_apart_whatever_their_rates(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,7 +447,7 @@ def test_an_updates_figures_are_those_of_its_answers(make: Make) -> None:
     kept = [json.loads(line) for line in (Path(made.run) / "rollouts.jsonl").read_text().splitlines()]
     for row in rows(made):
         mine = [answer for answer in kept if answer["step"] == row["step"]]
-        assert len(mine) == 8
+        assert len(mine) in (6, 8)  # two answers each to an update's three or four prompts
         assert [answer["score"] for answer in mine] == pytest.approx(tiny.letters([_row(a) for a in mine]))
         for answer in mine:
             shaped = answer["score"] - answer["tokens"] / 100 - (not answer["ended"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ def refused(made: StageRecipe) -> str:
     return f"{type(error.value).__name__}: {error.value}"
 
 
+def test_a_time_limit_of_a_model_has_no_effect_and_is_refused(make: Make, reward_run: Path) -> None:
+    said = refused(make("ppo", changes={"reward.name": str(reward_run), "reward.timeout_s": 5.0}))
+    assert said == (
+        f"RecipeError: reward.timeout_s 5 has no effect, as {reward_run} is a reward model: it limits calls of "
+        "functions. Leave it out."
+    )
+
+
 def test_a_file_without_prompts_is_refused(make: Make, tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
@@ -102,9 +111,9 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
         {"rollout.heldout_prompts": 0, "training.early_stopping_patience": 2},
         "training.keep_best and early_stopping_patience go by held-out answers: rollout.heldout_prompts is 0",
     ),
-    "weights that decay while they must not move": (
-        {"ppo.value_warmup_updates": 2, "training.weight_decay": 0.1},
-        "training.weight_decay 0.1 would move the policy during the 2 updates of ppo.value_warmup_updates",
+    "the best of nothing held out": (
+        {"data.heldout_fraction": 0.0, "training.keep_best": True},
+        "go by held-out answers: data.heldout_fraction is 0; set it above 0",
     ),
     "layers computed again with another adapter": (
         {"ppo.critic": "adapter", "model.gradient_checkpointing": True},
@@ -120,6 +129,47 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
         "controller adaptive multiplies the coefficient, which is 0",
     ),
 }
+
+
+WITHOUT_EFFECT: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "ppo.gamma": (
+        0.99,
+        {"advantage": "rloo"},
+        "as advantage rloo has no critic: leave it out, or set advantage to gae",
+    ),
+    "ppo.lam": (0.9, {"advantage": "grpo"}, "as advantage grpo has no critic: leave it out, or set advantage to gae"),
+    "ppo.normalise_advantages": (False, {"advantage": "grpo"}, "advantage grpo has no critic"),
+    "ppo.critic": ("adapter", {"advantage": "grpo"}, "advantage grpo has no critic"),
+    "ppo.critic_learning_rate": (1e-4, {"advantage": "grpo"}, "advantage grpo has no critic"),
+    "ppo.value_clip": (None, {"advantage": "rloo"}, "advantage rloo has no critic"),
+    "ppo.value_coefficient": (0.5, {"advantage": "grpo"}, "advantage grpo has no critic"),
+    "ppo.value_warmup_updates": (2, {"advantage": "grpo"}, "advantage grpo has no critic"),
+    "reward.whiten": (True, {"advantage": "grpo"}, "advantage grpo has no critic"),
+    "guards.value_loss.limit": (9.0, {"advantage": "rloo"}, "advantage rloo has no critic"),
+    "rollout.drop_equal_groups": (True, {}, "gae has no groups"),
+    "kl.target": (0.2, {}, "kl.controller is fixed"),
+    "kl.horizon": (9, {}, "kl.controller is fixed"),
+    "guards.kl_factor": (3.0, {"kl.coefficient": 0.0}, "kl.coefficient is 0"),
+    "reward.missing_eos_value": (2.0, {"reward.missing_eos": "none"}, "reward.missing_eos is none"),
+    "guards.reward_clipped.limit": (0.9, {"reward.clip": None}, "reward.clip is null"),
+    "ppo.clip": (0.1, {"ppo.epochs": 1, "ppo.minibatches": 1}, "an update takes one step, at ratio 1"),
+    "ppo.max_kl": (0.5, {"ppo.epochs": 1, "ppo.minibatches": 1}, "an update takes one step, at ratio 1"),
+    "reward.judge": ("runs/judge", {"rollout.heldout_prompts": 0}, "no held-out answers are written"),
+    "heldout_pairs": ("pairs.jsonl", {"data.heldout_fraction": 0.0}, "nothing is held out to evaluate on"),
+    "guards.proxy_gap.limit": (0.1, {}, "nothing tells of a gap"),
+}
+
+
+@pytest.mark.parametrize("field", WITHOUT_EFFECT)
+def test_a_setting_without_effect_is_refused(field: str, make: Make) -> None:
+    """With its name, value, rule and remedy; where it has an effect, or is as by default, it is taken."""
+    value, others, told = WITHOUT_EFFECT[field]
+    with pytest.raises(ValidationError) as error:
+        make("ppo", changes={**others, field: value})
+    assert f"{field} {json.dumps(value)} has no effect, as " in str(error.value)
+    assert told in str(error.value)
+    written_down = make("ppo", changes=others).model_dump(mode="json", round_trip=True)
+    assert type(make("ppo")).model_validate_json(json.dumps(written_down)) == make("ppo", changes=others)
 
 
 @pytest.mark.parametrize("case", INVALID)

@@ -71,10 +71,18 @@ def test_a_running_scale_is_that_of_all_scores_seen(updates: list[list[float]]) 
         running.see(update)
     assert running.count == len(seen)
     wanted = statistics.stdev(seen) if len(seen) > 1 else 0.0
-    if wanted > 1e-6:
+    if wanted > 2e-6 * abs(running.mean) and wanted > 1e-6:
         assert running.std == pytest.approx(wanted, rel=1e-9)
     elif len(set(seen)) < 2:
         assert running.std == 1.0
+    if seen:
+        assert running.mean == pytest.approx(statistics.fmean(seen), abs=1e-9)
+
+
+def test_scores_that_differ_by_their_rounding_alone_are_not_scaled_up() -> None:
+    running = RunningScale()
+    running.see([20.0, 20.000002, 20.0])
+    assert running.std == 1.0
 
 
 class Judge:
@@ -100,24 +108,51 @@ def combined(sources: Sequence[Any], given: dict[str, list[float]], **section: A
 
 
 @pytest.mark.parametrize(
-    ("kind", "scale", "divisor"),
+    ("kind", "scale", "wanted"),
     [
-        ("measured", "auto", 4.0),
-        ("measured", "std", 4.0),
-        ("measured", "running", 2.0),
-        ("measured", "none", 1.0),
-        ("unmeasured", "auto", 2.0),
-        ("unmeasured", "running", 2.0),
-        ("unmeasured", "none", 1.0),
-        ("function", "auto", 1.0),
-        ("function", "running", 2.0),
-        ("function", "none", 1.0),
+        ("measured", "auto", [0.25, 0.75, 1.25]),
+        ("measured", "std", [0.25, 0.75, 1.25]),
+        ("measured", "running", [-1.0, 0.0, 1.0]),
+        ("measured", "none", [1.0, 3.0, 5.0]),
+        ("unmeasured", "auto", [-1.0, 0.0, 1.0]),
+        ("unmeasured", "running", [-1.0, 0.0, 1.0]),
+        ("unmeasured", "none", [1.0, 3.0, 5.0]),
+        ("function", "auto", [1.0, 3.0, 5.0]),
+        ("function", "running", [-1.0, 0.0, 1.0]),
+        ("function", "none", [1.0, 3.0, 5.0]),
     ],
 )
-def test_what_scores_are_divided_by(kind: str, scale: str, divisor: float) -> None:
-    """1, 3 and 5 have a standard deviation of 2."""
+def test_how_scores_are_centred_and_scaled(kind: str, scale: str, wanted: list[float]) -> None:
+    """1, 3 and 5 have a mean of 3 and a standard deviation of 2; a measured model has subtracted its mean itself."""
     proxy, _ = combined([source(kind, scale)], {kind: [1.0, 3.0, 5.0]}, clip=None)
-    assert proxy == pytest.approx([1 / divisor, 3 / divisor, 5 / divisor])
+    assert proxy == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("given_scores", [[18.0, 20.0, 22.0], [40.0, 65.0, 90.0], [1e6 - 1, 1e6, 1e6 + 1]])
+def test_scores_far_from_0_keep_their_spread_under_the_clip(given_scores: list[float]) -> None:
+    """Divided by their standard deviation alone they all lay beyond 5, and so were 5 each."""
+    _, shaped = combined([source("unmeasured", "auto")], {"unmeasured": given_scores}, clip=5.0)
+    assert shaped == pytest.approx([-1.0, 0.0, 1.0])
+
+
+def test_the_clipped_share_and_the_spread_of_rewards_by_hand() -> None:
+    """7, 6, 5 and 1 clipped to 5, 5, 5 and 1: half are cut; mean 4, squares 1, 1, 1 and 9, deviation sqrt(3)."""
+    rewards = Rewards(PpoRewardSection(clip=5.0), [source("function", "none")])
+    parts, ends = {"function": [7.0, 6.0, 5.0, 1.0]}, torch.ones(4, dtype=torch.bool)
+    found = rewards.metrics(parts, rewards.combined(parts, torch.ones(4, dtype=torch.int64), ends))
+    assert found["reward_clipped"] == 0.5
+    assert found["reward_std"] == pytest.approx(3**0.5)
+
+
+def test_each_source_is_told_by_itself() -> None:
+    """A mean of 6 less its own mean 6 is a share of 0; 3 at a weight of -0.5 is a share of -1.5."""
+    rewards = Rewards(
+        PpoRewardSection(clip=None), [source("unmeasured", "auto", 2.0), source("function", "none", -0.5)]
+    )
+    parts, ends = {"unmeasured": [4.0, 8.0], "function": [1.0, 5.0]}, torch.ones(2, dtype=torch.bool)
+    found = rewards.metrics(parts, rewards.combined(parts, torch.ones(2, dtype=torch.int64), ends))
+    told = {name: value for name, value in found.items() if "/" in name}
+    assert told == {"score/unmeasured": 6.0, "score/function": 3.0, "share/unmeasured": 0.0, "share/function": -1.5}
 
 
 @pytest.mark.parametrize("more", [False, True])
@@ -146,10 +181,10 @@ def test_sources_are_weighed_and_added() -> None:
     rewards.combined({"function": [0.0, 2.0]}, one, ends)
     second = rewards.combined({"function": [4.0, 6.0]}, one, ends).proxy.tolist()
     std = statistics.stdev([0.0, 2.0, 4.0, 6.0])
-    assert second == pytest.approx([4 / std, 6 / std])
+    assert second == pytest.approx([1 / std, 3 / std])
     again = Rewards(PpoRewardSection(clip=None), [source("function", "running")])
     again.restore(json.loads(json.dumps(rewards.state())))
-    assert again.sources[0].std == rewards.sources[0].std
+    assert again.sources[0].measure == rewards.sources[0].measure
 
 
 @pytest.mark.parametrize(
@@ -346,11 +381,13 @@ def test_a_judge_that_nobody_measured_is_told_in_deviations_of_its_first_evaluat
     tiny.train(made)
     told = json.loads((Path(made.run) / "evaluation.json").read_text())["heldout"]
     counts = other_letters([{"response": row["before_text"]} for row in told["responses"]])
-    std = statistics.stdev(counts)
+    mean, std = statistics.fmean(counts), statistics.stdev(counts)
     assert std not in (0.0, 1.0)
-    assert [row["before_judge"] for row in told["responses"]] == pytest.approx([count / std for count in counts])
+    before = [(count - mean) / std for count in counts]
+    assert [row["before_judge"] for row in told["responses"]] == pytest.approx(before, abs=1e-6)
     after = other_letters([{"response": row["after_text"]} for row in told["responses"]])
-    assert [row["after_judge"] for row in told["responses"]] == pytest.approx([count / std for count in after])
+    now = [(count - mean) / std for count in after]
+    assert [row["after_judge"] for row in told["responses"]] == pytest.approx(now, abs=1e-6)
 
 
 def test_what_is_optimised_is_no_judge(make: Make) -> None:
@@ -612,8 +649,13 @@ def test_a_model_that_is_not_fit_is_refused_and_forced(make: Make, judged: Calla
         f"ModelError: reward.name: {run} is not fit for PPO, says its readiness report ({REASONS}). Look at "
         f"{run}/readiness.html and train a better one, or add --force to go on regardless."
     )
-    _, said = trained(make("ppo", "forced", changes), force=True)
+    forced = make("ppo", "forced", changes)
+    _, said = trained(forced, force=True)
     assert f"reward {run}: readiness no-go ({REASONS}), going on by --force\n" in said
+    warning = f"The reward model {run} is not fit for PPO, says its readiness report ({REASONS}). "
+    warning += "It was used by --force."
+    manifest = tiny.manifest(Path(forced.run))
+    assert (manifest["warnings"], manifest["overridden"]) == ([warning], [warning])
 
 
 def test_a_runs_model_named_by_its_own_folder_is_as_unfit(make: Make, judged: Callable[[Any], Path]) -> None:

@@ -270,7 +270,8 @@ def test_an_answer_without_its_end_of_turn(
     writes(script, monkeypatch)
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(tiny, "letters", lambda rows: seen.extend(rows) or [0.5] * len(rows))
-    changes = {"reward.missing_eos": missing_eos, "reward.missing_eos_value": 2.0, "reward.length_penalty": 10.0}
+    changes: dict[str, Any] = {"reward.missing_eos": missing_eos, "reward.length_penalty": 10.0}
+    changes |= {} if missing_eos == "none" else {"reward.missing_eos_value": 2.0}
     changes |= {"rollout.max_new_tokens": 3, "rollout.slots": 64, "training.max_steps": 1, "report.samples": 0}
     made = recipe(make, {**tiny.UNGUARDED, **changes, "training.sample_every_steps": 1})
     stage = PpoStage(made)

@@ -1,0 +1,48 @@
+"""Settings of a recipe that nothing reads, given its others. They are refused: nothing is dropped silently."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pydantic import BaseModel
+
+
+class Unread(NamedTuple):
+    """Settings that have no effect under a condition.
+
+    Attributes:
+        applies: whether the condition holds.
+        fields: dotted names.
+        rule: the condition in words.
+        remedy: what to set, after "set", for them to have an effect.
+    """
+
+    applies: bool
+    fields: tuple[str, ...]
+    rule: str
+    remedy: str
+
+
+def without_effect(recipe: BaseModel, rules: Iterable[Unread]) -> list[str]:
+    """One clause for each setting without effect: field, value, rule and remedy.
+
+    A setting that has its default is passed over: a run's own recipe.yaml writes all defaults down.
+    """
+    return [
+        f"{name} {json.dumps(value)} has no effect, as {each.rule}: leave it out, or set {each.remedy}"
+        for each in rules
+        if each.applies
+        for name in each.fields
+        for value, default in [_value_and_default(recipe, name)]
+        if value != default
+    ]
+
+
+def _value_and_default(recipe: BaseModel, name: str) -> tuple[object, object]:
+    *path, last = name.split(".")
+    section = recipe
+    for part in path:
+        section = getattr(section, part)
+    return getattr(section, last), type(section).model_fields[last].default
