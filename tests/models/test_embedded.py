@@ -60,9 +60,11 @@ def test_it_answers_greedily(loaded: LoadedModel) -> None:
     from prefine.evaluation.sample import write_answers
 
     ask = (Message(role="user", content="What is the capital of France?"),)
-    prompt = loaded.template.prompt_ids(ask)
-    (answer,) = write_answers(loaded.packed, loaded.template, [prompt], 16, 0.0)
-    assert "Paris" in answer.text
+    # The answer's beginning is given: its first word is a tie ("The", "L'Étoile") that bfloat16 rounds either way.
+    begun = loaded.tokenizer.encode("The capital of France is", add_special_tokens=False)
+    prompt = [*loaded.template.prompt_ids(ask), *begun]
+    (answer,) = write_answers(loaded.packed, loaded.template, [prompt], 4, 0.0)
+    assert answer.text.startswith(" Paris")
 
 
 def test_packed_bf16_is_near_alone(loaded: LoadedModel) -> None:
