@@ -59,17 +59,21 @@ def check(
     from rich.console import Console
 
     from prefine.cli.progress import counting
-    from prefine.evaluation.readiness.check import check_reward
+    from prefine.cli.row_output import require_report_folder
+    from prefine.evaluation.readiness.check import check_reward, run_folder
     from prefine.evaluation.readiness.page import write_readiness
 
     console = Console(highlight=False)
+    # The run's own report is what PPO goes by: other data or other thresholds do not overwrite it.
+    run = run_folder(model)
+    folder = out or (None if data or overrides else run)
+    if folder is not None:
+        require_report_folder(folder, data or (), run)
     with counting("scoring") as progress:
         checked = check_reward(
             model, overrides, data=data or (), split=split, policy=policy, device=device, progress=progress
         )
     readiness = checked.readiness
-    # The run's own report is what PPO goes by: other data or other thresholds do not overwrite it.
-    folder = out or (None if data or overrides else checked.folder)
     page = None if folder is None else write_readiness(readiness, folder)
     if as_json:
         echo(json.dumps(readiness.as_json(), indent=2))

@@ -1,4 +1,7 @@
-"""Where verbs that answer rows with rows write them: into a file, or to standard output."""
+"""Where verbs write what they find: rows into a file or to standard output, a report into a folder.
+
+Every place is tested before any work.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ _MADE_BY: dict[str, tuple[set[str], ...]] = {
     "score": ({"prompt", "score"}, {"prompt", "score_of_chosen", "score_of_rejected"}),
 }
 _QUARANTINED = {"file", "line", "field", "reason", "row"}
+# What a readiness.json holds.
+_JUDGED = {"verdict", "findings", "accuracy"}
 _MOST_READ = 16 * 1024 * 1024
 
 
@@ -66,11 +71,50 @@ def require_quarantine(quarantine: Path | None, sources: Sequence[str], out: Pat
         DataError: a source cannot be found.
     """
     from prefine.atomic import require_writable
+    from prefine.errors import RecipeError
 
-    _require_apart(out, quarantine, sources)
+    if out is not None and quarantine is not None and out.resolve() == quarantine.resolve():
+        raise RecipeError(f"--out and --quarantine are both {out}", "Name two files.")
+    _require_apart([(name, path) for name, path in (("--out", out), ("--quarantine", quarantine)) if path], sources)
     if quarantine is not None:
         require_writable(quarantine, folder_is_made=True)
         _require_own("--quarantine", quarantine, "prefine", (_QUARANTINED,))
+
+
+def require_report_folder(folder: Path, sources: Sequence[str], run: Path | None) -> None:
+    """Find out before any work whether `prefine reward check` can write its report into a folder, there or not.
+
+    Args:
+        folder: where the report goes.
+        sources: what is read.
+        run: the reward run that is judged, if it is one: a report there is its own, damaged or not.
+
+    Raises:
+        RecipeError: a file of the report's name was not made by prefine, or is a source.
+        CheckpointError: the files cannot be written.
+        DataError: a source cannot be found.
+    """
+    from prefine.atomic import require_writable
+    from prefine.errors import RecipeError
+    from prefine.evaluation.readiness.page import JSON_NAME, PAGE_NAME
+    from prefine.json_reading import JsonError, read_json_object
+
+    held, page = folder / JSON_NAME, folder / PAGE_NAME
+    _require_apart([("--out", held), ("--out", page)], sources)
+    for path in (held, page):
+        require_writable(path, folder_is_made=True)
+    if run is not None and folder.resolve() == run.resolve():
+        return
+    try:
+        own = held.exists() and read_json_object(held).keys() >= _JUDGED
+    except JsonError:
+        own = False
+    for path in (held, page):
+        if path.exists() and not own:
+            raise RecipeError(
+                f"--out: {path} is there, and prefine reward check did not make it",
+                "Name another folder, or move that file away.",
+            )
 
 
 def write_rows(
@@ -106,17 +150,14 @@ def write_rows(
         raise type(error)(error.problem, f"{error.remedy} {kept}.") from error
 
 
-def _require_apart(out: Path | None, quarantine: Path | None, sources: Sequence[str]) -> None:
-    """Refuse to write over what is read, or two things into one file."""
+def _require_apart(written: Sequence[tuple[str, Path]], sources: Sequence[str]) -> None:
+    """Refuse to write over what is read; `written` has options with their files."""
     from prefine.data.prepare import source_names
     from prefine.data.reading import locate
     from prefine.errors import RecipeError
 
-    written = {name: path for name, path in (("--out", out), ("--quarantine", quarantine)) if path is not None}
-    if len({path.resolve() for path in written.values()}) < len(written):
-        raise RecipeError(f"--out and --quarantine are both {out}", "Name two files.")
     for part in (part for name in source_names(list(sources)) for part in locate(name)):
-        for option, path in written.items():
+        for option, path in written:
             if part.path is not None and path.resolve() == part.path.resolve():
                 raise RecipeError(
                     f"{option} is {path}, which is what is read", "Name another file: nothing of it would stay."

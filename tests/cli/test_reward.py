@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from prefine.cli.app import main
+from prefine.evaluation.readiness import check
 from tests.training import tiny
 
 Prefine = Callable[..., tuple[int, str, str]]
+THRESHOLD = "readiness.min_pairs=3"
 CHANGES = {"training.max_steps": 4, "training.evaluate_every_steps": 2, "data.heldout_fraction": 0.4}
 
 
@@ -78,6 +81,10 @@ def refused(prefine: Prefine) -> Callable[..., str]:
         return err.removeprefix("error: ").removesuffix("\n")
 
     return run
+
+
+def never(section: object) -> None:
+    raise AssertionError("a model was loaded")
 
 
 def level(held: Any, name: str) -> str:
@@ -326,6 +333,57 @@ def test_options_that_are_wrong(
 
 def test_a_report_that_cannot_be_written(home: Home, refused: Callable[..., str]) -> None:
     assert "a file stands where a folder is needed" in refused("reward", "check", home.run, "--out", home.pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("readiness.json/", "readiness.json could not be written: a folder of that name is there"),
+        ("readiness.html/", "readiness.html could not be written: a folder of that name is there"),
+        ("readiness.json", "readiness.json is there, and prefine reward check did not make it"),
+        ("readiness.html", "readiness.html is there, and prefine reward check did not make it"),
+    ],
+)
+def test_a_place_for_the_report_is_tested_before_any_work(
+    name: str, told: str, home: Home, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing there changes."""
+    monkeypatch.setattr(check, "load_reward", never)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).mkdir() if name.endswith("/") else tiny.write_rows(out / name, [{"verdict": "mine"}])
+    before = {path: path.is_dir() or path.read_bytes() for path in out.iterdir()}
+    assert told in refused("reward", "check", home.run, "--out", out, "--set", THRESHOLD)
+    assert {path: path.is_dir() or path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_report_over_what_is_read(
+    home: Home, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "load_reward", never)
+    source = tiny.write_rows(tmp_path / "readiness.json", tiny.pairs(4))
+    line = refused("reward", "check", home.run, "--data", source, "--out", tmp_path)
+    assert line.startswith(f"--out is {source}, which is what is read")
+
+
+def test_a_run_that_cannot_be_written_is_known_before_any_work(
+    home: Home, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --out the report goes into the run."""
+    monkeypatch.setattr(check, "load_reward", never)
+    run = shutil.copytree(home.run, tmp_path / "RM")
+    (run / "readiness.html").unlink()
+    (run / "readiness.html").mkdir()
+    assert "a folder of that name is there" in refused("reward", "check", run)
+
+
+def test_a_report_is_replaced_and_a_damaged_one_of_the_run_too(home: Home, prefine: Prefine, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert prefine("reward", "check", home.run, "--out", tmp_path / "out")[0] == 0
+    run = shutil.copytree(home.run, tmp_path / "RM")
+    (run / "readiness.json").write_text("{")
+    assert prefine("reward", "check", run)[0] == 0
+    assert json.loads((run / "readiness.json").read_text("utf-8"))["verdict"] == home.held()["verdict"]
 
 
 def test_a_run_of_another_stage_is_called_that(home: Home, refused: Callable[..., str], tmp_path: Path) -> None:

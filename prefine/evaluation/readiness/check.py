@@ -30,12 +30,10 @@ class Checked:
     """A readiness report and what else is to be said.
 
     Attributes:
-        folder: the run's folder, if the model is a run of prefine.
         notes: lines for the user.
     """
 
     readiness: Readiness
-    folder: Path | None
     notes: list[str] = field(default_factory=list)
 
 
@@ -60,7 +58,7 @@ def check_reward(
     Raises:
         PrefineError: no such model or data; a model that is no run, without data.
     """
-    run = _run_folder(name)
+    run = run_folder(name)
     locate_model(name)  # says at once that there is none
     recipe = _recipe(run, overrides)
     limits = recipe.readiness
@@ -71,7 +69,7 @@ def check_reward(
     notes = [] if policy is None else [_about_tokens(reward, policy)]
     if sources is None:
         assert run is not None  # noqa: S101
-        return Checked(_on_own_rows(reward, run, recipe, progress), run, notes)
+        return Checked(_on_own_rows(reward, run, recipe, progress), notes)
     kind, names = sources
     with Quarantine() as quarantine:
         stream: RecordStream[Preference | Vote] = read_records(names, kind, quarantine=quarantine, split=split)
@@ -85,7 +83,7 @@ def check_reward(
         if quarantine.total:
             unusable = plural(quarantine.total, "row")
             notes.append(f"{unusable} could not be used; prefine data check shows which and why.")
-    return Checked(readiness, run, notes)
+    return Checked(readiness, notes)
 
 
 def _on_own_rows(reward: RewardModel, run: Path, recipe: RewardRecipe, progress: Callable[[int], None]) -> Readiness:
@@ -116,8 +114,12 @@ def _recipe(run: Path | None, overrides: Sequence[str]) -> RewardRecipe:
     return load_recipe(None if run is None else run / "recipe.yaml", overrides, RewardRecipe)
 
 
-def _run_folder(name: str) -> Path | None:
-    """The folder, if it is a reward run; one of another stage is refused by name."""
+def run_folder(name: str) -> Path | None:
+    """The folder of that name if it is a reward run, else None.
+
+    Raises:
+        DataError: it is a run of another stage, or its manifest is damaged.
+    """
     path = Path(name)
     if not ((path / "manifest.json").is_file() and (path / "recipe.yaml").is_file()):
         return None
