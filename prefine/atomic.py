@@ -35,8 +35,11 @@ _STORAGE_REASONS = {
     errno.EACCES: ("permission is denied", "Write to a folder of your own, or change its permissions"),
     errno.EPERM: ("permission is denied", "Write to a folder of your own, or change its permissions"),
     errno.EIO: ("the disk reported an error", "Check the disk, or write to another one"),
-    errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter name"),
+    errno.ENOENT: ("its folder is not there", "Create it, or put it back"),
     errno.ENOTDIR: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
+    errno.EISDIR: ("a folder stands where a file is needed", "Choose another name, or move that folder away"),
+    errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter name"),
+    errno.ELOOP: ("its symbolic links lead in a circle", "Choose another name, or correct the links"),
     errno.EEXIST: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
 }
 _OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
@@ -152,6 +155,11 @@ def sweep_temporaries(directory: Path) -> None:
         # Our own number is a killed writer's too: in a container every run may be process 1.
         if name and (int(name["pid"]) == os.getpid() or not psutil.pid_exists(int(name["pid"]))):
             remove(entry)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a path has the name of what `atomic_write` and `discard` hide."""
+    return _HIDDEN_NAME.fullmatch(path.name) is not None
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from prefine.paths import new_folder, path_in_recipe
 from prefine.recipe_loading import RecipeSection
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -16,15 +17,19 @@ Positive = Annotated[float, Field(gt=0)]
 LARGEST_SEED = 2**63 - 1
 LARGEST_COUNT = 2**31 - 1
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-Sources = str | list[str]
+PathText = Annotated[str, AfterValidator(path_in_recipe)]
+Sources = PathText | list[PathText]
+RunFolder = Annotated[str, AfterValidator(new_folder)]
 
 
 class ModelSection(RecipeSection):
     """Which model is refined, and how it is held in memory."""
 
-    name: str = Field("embedded:smollm2-135m", description="a folder, a hub id, a run (runs/NAME) or embedded:…")
+    name: PathText = Field("embedded:smollm2-135m", description="a folder, a hub id, a run (runs/NAME) or embedded:…")
     revision: str | None = Field(None, description="hub revision: branch, tag or commit")
-    chat_template: str | None = Field(None, description="null: the tokenizer's own; plain; or a path to a Jinja file")
+    chat_template: PathText | None = Field(
+        None, description="null: the tokenizer's own; plain; or a path to a Jinja file"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto measures which is faster")
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="of frozen weights, by bitsandbytes")
@@ -151,7 +156,7 @@ class GuardsSection(RecipeSection):
 class StageRecipe(RecipeSection):
     """What all training stages share."""
 
-    run: str = Field(description="the run's folder, made by the run")
+    run: RunFolder = Field(description="the run's folder, made by the run")
     model: ModelSection = ModelSection()
     lora: LoraSection | None = LoraSection()
     data: DataSection = DataSection()
@@ -174,7 +179,7 @@ class WritingRecipe(StageRecipe):
 class SftRecipe(WritingRecipe):
     """Supervised fine-tuning."""
 
-    run: str = "runs/sft"
+    run: RunFolder = "runs/sft"
 
 
 # Each loss gives beta another unit. DPO's 0.1 is that of Rafailov et al. 2023 (arXiv 2305.18290, app. B), kept by its
@@ -254,7 +259,7 @@ class DpoGuards(GuardsSection):
 class DpoRecipe(WritingRecipe):
     """Direct preference optimisation."""
 
-    run: str = "runs/dpo"
+    run: RunFolder = "runs/dpo"
     training: DpoTrainingSection = DpoTrainingSection()
     guards: DpoGuards = DpoGuards()
     dpo: DpoSection = DpoSection()
@@ -312,7 +317,7 @@ class RewardTrainingSection(TrainingSection):
 class RewardRecipe(StageRecipe):
     """A reward model."""
 
-    run: str = "runs/reward"
+    run: RunFolder = "runs/reward"
     training: RewardTrainingSection = RewardTrainingSection()
     reward: RewardSection = RewardSection()
     readiness: ReadinessSection = ReadinessSection()

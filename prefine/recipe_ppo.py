@@ -14,7 +14,9 @@ from prefine.recipe import (
     GuardsSection,
     ModelSection,
     NonFiniteGuard,
+    PathText,
     Positive,
+    RunFolder,
     Sources,
     TrainingSection,
     WritingRecipe,
@@ -39,7 +41,7 @@ def _settings_of(guard: str, section: GuardSection) -> tuple[str, ...]:
 class RewardSource(RecipeSection):
     """One thing that scores answers."""
 
-    name: str = Field("runs/reward", description="a reward run, a reward model of the hub, or module:function")
+    name: PathText = Field("runs/reward", description="a reward run, a reward model of the hub, or module:function")
     weight: float = Field(1.0, description="its share in the sum; negative for what is unwanted")
     scale: Literal["auto", "std", "running", "none"] = Field(
         "auto",
@@ -61,7 +63,7 @@ class PpoRewardSection(RewardSource):
     )
     missing_eos_value: Annotated[float, Field(ge=0)] = 1.0
     whiten: bool = Field(False, description="gae only: scale token rewards to std 1, their mean kept")
-    judge: str | None = Field(
+    judge: PathText | None = Field(
         None, description="a second reward model, never optimised: held-out answers are scored by it, too"
     )
 
@@ -202,7 +204,7 @@ class PpoGuards(GuardsSection):
 class PpoRecipe(WritingRecipe):
     """Proximal policy optimisation, and group advantages on the same answers."""
 
-    run: str = "runs/ppo"
+    run: RunFolder = "runs/ppo"
     model: ModelSection = ModelSection(name="runs/sft")
     training: PpoTrainingSection = PpoTrainingSection()
     advantage: Literal["gae", "rloo", "grpo"] = Field(

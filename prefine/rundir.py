@@ -1,16 +1,22 @@
 """Run directories: where a run's files lie, what they say, and who may write them.
 
 runs/NAME/
+  .lock               marks the folder as prefine's; locked by the process that writes here
   manifest.json       what was run: recipe, versions, commit, data hashes
+  recipe.yaml         the complete recipe
   metrics.jsonl       one JSON object a line, in the order of the steps
   quarantine.jsonl    data rows that were refused, and why
+  data/               token stores
   checkpoints/        to go on from (see prefine.models.checkpoint)
   model/              the result
-  samples.jsonl  rollouts.jsonl  evaluation.json  report.html
+  samples.jsonl  rollouts.jsonl  evaluation.json  heldout-before.json  report.html
+
+A run writes, replaces and deletes nothing in a folder that does not carry this mark, but in an empty one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -27,6 +33,7 @@ from prefine import __version__
 from prefine.atomic import JSON, atomic_write, json_bytes, storage_errors, sweep_temporaries
 from prefine.errors import CheckpointError
 from prefine.json_reading import parse_json
+from prefine.ownership import DATA_NAME, LOCK_NAME, MARK, RECIPE_NAME, is_ours, refuse_additions, refuse_foreign
 
 try:
     import fcntl
@@ -46,44 +53,68 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = path / "manifest.json"
+        self.recipe = path / RECIPE_NAME
         self.metrics = path / "metrics.jsonl"
         self.quarantine = path / "quarantine.jsonl"
+        self.data = path / DATA_NAME
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.samples = path / "samples.jsonl"
         self.rollouts = path / "rollouts.jsonl"
         self.evaluation = path / "evaluation.json"
+        self.heldout_before = path / "heldout-before.json"
         self.report = path / "report.html"
-        self._lock_path = path / ".lock"
+        self.run_id: str | None = None  # what its checkpoints carry; set by whoever reads or begins the manifest
+        self._lock_path = path / LOCK_NAME
         self._lock: BinaryIO | None = None
+        self._place: tuple[int, int] | None = None
 
     @classmethod
     def create(cls, path: Path, resume: bool) -> Self:
         """Open a run for writing: a new one, or with `resume` one that is there. Only one process may at a time.
 
         Raises:
-            CheckpointError: a new run where one is; a resume where none is; another process has the run open;
-                the folder cannot be written.
+            CheckpointError: a new run where one is, or in a folder with anything else in it; a resume where no run is;
+                another process has the run open; a file where a folder belongs; the folder cannot be written.
         """
         run = cls(path)
-        run._refuse_unsuitable(resume)  # before anything is written
         with storage_errors(path):
+            run._refuse_unsuitable(resume)  # before anything is written
             path.mkdir(parents=True, exist_ok=True)
             run._take_lock()
         try:
-            run._refuse_unsuitable(resume)  # again: another process may have made and ended a run meanwhile
-            sweep_temporaries(run.path)
-            sweep_temporaries(run.checkpoints)
+            with storage_errors(path):
+                run._refuse_unsuitable(resume)  # again: another process may have made and ended a run meanwhile
+                run._place = _place_of(path)
+                sweep_temporaries(run.path)
+                sweep_temporaries(run.checkpoints)
         except BaseException:
             run.close()
             raise
         return run
 
+    def require_here(self) -> None:
+        """Raise CheckpointError if the folder is no longer the one that `create` opened: it was deleted or renamed."""
+        try:
+            moved = self._place is not None and _place_of(self.path) != self._place
+        except OSError:
+            moved = True
+        if moved:
+            raise CheckpointError(
+                f"{self.path} was deleted or renamed while the run went on, and nothing is saved elsewhere",
+                "Put the folder back under that name and add --resume, or start a new run.",
+            )
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the folder carries prefine's mark."""
+        return is_ours(self.path)
+
     @property
     def holds_run(self) -> bool:
         """True if any of a run's files is there; quarantined rows alone are what a refused start leaves."""
-        ours = (self.manifest, self.metrics, self.checkpoints, self.model, self.samples, self.evaluation, self.report)
-        return any(path.exists() for path in ours)
+        ours = (self.manifest, self.metrics, self.checkpoints, self.model, self.samples, self.rollouts)
+        return any(path.exists() for path in (*ours, self.heldout_before, self.evaluation, self.report))
 
     def close(self) -> None:
         """Give the lock back. The system does the same for a killed process."""
@@ -106,31 +137,42 @@ class RunDirectory:
         self.close()
 
     def _refuse_unsuitable(self, resume: bool) -> None:
-        # A run killed before its manifest was written left its lock; it goes on from its beginning.
-        if resume and not self.holds_run and not self._lock_path.exists():
-            raise CheckpointError(
-                f"{self.path} holds no run to resume", "Name the run's folder, or leave --resume out."
-            )
+        if not self.is_ours:
+            refuse_foreign(self.path, resume)
+            return
         if not resume and self.holds_run:
             raise CheckpointError(
                 f"{self.path} already holds a run", "Add --resume to go on with it, or choose another name."
             )
+        self._refuse_misplaced()
+        if not resume:
+            refuse_additions(self.path)
+
+    def _refuse_misplaced(self) -> None:
+        """Refuse a folder in the place of a file, or a file in the place of a folder."""
+        folders = (self.data, self.checkpoints, self.model)
+        for path in (*folders, *(value for value in vars(self).values() if isinstance(value, Path))):
+            wanted = path in folders or path == self.path
+            if path.exists() and path.is_dir() != wanted:
+                kinds = ("a file", "a folder") if wanted else ("a folder", "a file")
+                raise CheckpointError(f"{path} is {kinds[0]}, not {kinds[1]}", "Move it away.")
 
     def _take_lock(self) -> None:
-        if fcntl is None:
-            return
         # Left in place for ever: removing a lock file lets two processes lock two files of one name.
         lock = self._lock_path.open("ab")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             raise CheckpointError(
                 f"{self.path} is in use by another process", "Wait for it to end, or choose another name."
             ) from None
         except OSError:  # a network file system without locks: as on Windows, go without
-            lock.close()
-            return
+            pass
+        if not lock.tell():
+            lock.write(MARK)
+            lock.flush()
         self._lock = lock
         _locked.add(self)
 
@@ -147,6 +189,11 @@ def _leave_locks() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_locks)
+
+
+def _place_of(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def run_provenance(command: Sequence[str]) -> dict[str, JSON]:
@@ -204,16 +251,18 @@ class MetricsLog:
 
     def append(self, row: Mapping[str, JSON]) -> None:
         """Write one line. Raises CheckpointError, and takes back a part-written line, when the disk is full."""
-        line = memoryview(json_bytes(row))
+        line = json_bytes(row)
+        rest = memoryview(line)
         handle = self._file.fileno()
         end = os.fstat(handle).st_size
         try:
             with storage_errors(self._path):
-                while line:
-                    line = line[os.write(handle, line) :]
+                while rest:
+                    rest = rest[os.write(handle, rest) :]
         except BaseException:
             os.ftruncate(handle, end)
             raise
+        self._note(row, line)
 
     def sync(self) -> None:
         """Flush to the disk, so that a power cut loses nothing: call it before saving a checkpoint."""
@@ -223,8 +272,35 @@ class MetricsLog:
     def truncate_after(self, step: int) -> None:
         """Drop every line whose "step" is greater than `step`: a resumed run writes those again."""
         drop_rows_after(self._path, step)
-        self._file.close()
-        self._file = self._open()
+        self._reopen()
+
+    def seal(self, step: int) -> dict[str, JSON]:
+        """What a checkpoint of this step keeps, to find out later whether its lines were lost or changed.
+
+        The lines up to the step, but those of guards, as their number and their hash, and the held-out rows whole.
+        """
+        if self._last_step <= step:
+            return {"lines": self._lines, "sha256": self._hash.hexdigest(), "heldout": list(self._heldout)}
+        kept = [row for row in read_metrics(self._path) if _step_of(row, step) <= step]
+        hashed = [json_bytes(row) for row in kept if row.get("kind") != "guard"]
+        heldout = [row for row in kept if row.get("kind") == "heldout"]
+        return {"lines": len(hashed), "sha256": _hash_of(hashed), "heldout": heldout}
+
+    def mend(self, seal: Mapping[str, Any]) -> bool:
+        """Put held-out rows back where lines that a checkpoint knew of were lost or changed; whether that was needed.
+
+        Lines that were written after the checkpoint stay.
+        """
+        rows = read_metrics(self._path)
+        known = [json_bytes(row) for row in rows if row.get("kind") != "guard"][: seal["lines"]]
+        if len(known) == seal["lines"] and _hash_of(known) == seal["sha256"]:
+            return False
+        rows = [row for row in rows if row.get("kind") != "heldout"]
+        merged = sorted([*rows, *seal["heldout"]], key=lambda row: _step_of(row, 0))
+        with atomic_write(self._path) as temporary:
+            temporary.write_bytes(b"".join(map(json_bytes, merged)))
+        self._reopen()
+        return True
 
     def close(self) -> None:
         """Close the file."""
@@ -242,14 +318,40 @@ class MetricsLog:
         with storage_errors(self._path):
             file = self._path.open("ab", buffering=0)
             os.ftruncate(file.fileno(), sum(map(len, _whole_lines(self._path))))
+        self._hash, self._lines, self._last_step = hashlib.sha256(), 0, -1
+        self._heldout: list[Mapping[str, JSON]] = []
+        for row in read_metrics(self._path):
+            self._note(row, json_bytes(row))
         return file
+
+    def _reopen(self) -> None:
+        self._file.close()
+        self._file = self._open()
+
+    def _note(self, row: Mapping[str, Any], line: bytes) -> None:
+        if row.get("kind") == "guard":
+            return
+        self._hash.update(line)
+        self._lines += 1
+        self._last_step = max(self._last_step, _step_of(row, -1))
+        if row.get("kind") == "heldout":
+            self._heldout.append(row)
+
+
+def _step_of(row: Mapping[str, Any], otherwise: int) -> int:
+    step = row.get("step")
+    return step if isinstance(step, int) else otherwise
+
+
+def _hash_of(lines: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def drop_rows_after(path: Path, step: int) -> None:
     """Drop every line of a file like metrics.jsonl whose "step" is greater than `step`, if the file is there."""
     if not path.exists():
         return
-    kept = [row for row in read_metrics(path) if row.get("step", step) <= step]
+    kept = [row for row in read_metrics(path) if _step_of(row, step) <= step]
     with atomic_write(path) as temporary:
         temporary.write_bytes(b"".join(map(json_bytes, kept)))
 
@@ -258,10 +360,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl, oldest first; none if there is no file. A torn last line is ignored.
 
     Raises:
-        CheckpointError: a line before the last is not a JSON object.
+        CheckpointError: it cannot be read, or a line before the last is not a JSON object.
     """
     rows: list[dict[str, Any]] = []
-    lines = _whole_lines(path) if path.exists() else []
+    try:
+        lines = _whole_lines(path) if path.exists() else []
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}", "Move it away, or restore the file."
+        ) from None
     for number, line in enumerate(lines, start=1):
         try:
             row = parse_json(line)

@@ -26,6 +26,8 @@ FLOOR_0 = {
     "json_reading",
     "nearby",
     "terminal",
+    "ownership",
+    "paths",
     "recipe",
     "recipe_ppo",
     "recipe_effects",

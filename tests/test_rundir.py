@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,9 @@ def test_a_new_run_is_made_with_its_folders(tmp_path: Path) -> None:
         assert not run.holds_run
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "checkpoints", "model", "report.html"])
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "report.html", "heldout-before.json"])
 def test_a_run_is_never_overwritten(tmp_path: Path, name: str) -> None:
+    RunDirectory.create(tmp_path, resume=False).close()
     (tmp_path / name).write_text("")
     with pytest.raises(CheckpointError, match=r"already holds a run\. Add --resume"):
         RunDirectory.create(tmp_path, resume=False)
@@ -56,11 +58,72 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
             RunDirectory.create(path, resume=False)
 
 
-def test_a_folder_with_other_files_can_hold_a_run(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("")
-    with RunDirectory.create(tmp_path, resume=False) as run:
-        assert run.path == tmp_path
-    assert (tmp_path / "notes.txt").exists()
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """What lies in a folder, byte for byte."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "data/train.jsonl", "recipe.yaml", "quarantine.jsonl", "model/x", ".lock"]
+)
+def test_nothing_is_touched_in_a_folder_that_prefine_did_not_make(tmp_path: Path, name: str, resume: bool) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    before = everything(tmp_path)
+    told = "holds no run to resume" if resume else r"holds other files .*Set run to the name of a new folder"
+    with pytest.raises(CheckpointError, match=told):
+        RunDirectory.create(tmp_path, resume=resume)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["data/notes.txt", "recipe.yaml"])
+def test_what_was_put_where_a_start_came_to_nothing_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    RunDirectory.create(tmp_path, resume=False).close()
+    (tmp_path / "data").mkdir()
+    for own in ("data/train.arrow", "data/prepared.json", "quarantine.jsonl"):
+        (tmp_path / own).write_text("")
+    RunDirectory.create(tmp_path, resume=False).close()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(CheckpointError, match=rf"{tmp_path / name} was not written by prefine"):
+        RunDirectory.create(tmp_path, resume=False)
+
+
+def test_a_copy_without_hidden_files_is_known_by_its_manifest(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"prefine": "1", "stage": "sft", "recipe": {}}')
+    RunDirectory.create(tmp_path, resume=True).close()
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    (tmp_path / ".lock").unlink()
+    with pytest.raises(CheckpointError, match="holds no run"):
+        RunDirectory.create(tmp_path, resume=True)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, resume=False).close()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl is a folder, not a file\. Move it away"):
+        RunDirectory.create(tmp_path, resume=True)
+    (tmp_path / "metrics.jsonl").rmdir()
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError, match="checkpoints is a file, not a folder"):
+        RunDirectory.create(tmp_path, resume=True)
+
+
+def test_a_name_that_is_too_long_is_said(tmp_path: Path) -> None:
+    for path in (tmp_path / ("x" * 300), tmp_path / ("x" * 300) / "run"):
+        with pytest.raises(CheckpointError, match="the name is too long"):
+            RunDirectory.create(path, resume=False)
+
+
+@pytest.mark.parametrize("to", ["deleted", "renamed", "replaced"])
+def test_a_folder_that_goes_while_it_is_written_is_missed(tmp_path: Path, to: str) -> None:
+    with RunDirectory.create(tmp_path / "run", resume=False) as run:
+        run.require_here()
+        run.path.rename(tmp_path / "elsewhere")
+        if to == "replaced":
+            run.path.mkdir()
+        with pytest.raises(CheckpointError, match="was deleted or renamed while the run went on"):
+            run.require_here()
 
 
 def test_only_one_process_may_write_a_run_and_a_killed_one_lets_go(tmp_path: Path) -> None:
@@ -84,6 +147,7 @@ def test_only_one_process_may_write_a_run_and_a_killed_one_lets_go(tmp_path: Pat
 
 def test_opening_a_run_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
+    RunDirectory.create(tmp_path, resume=False).close()
     run.checkpoints.mkdir()
     for folder in (run.path, run.checkpoints):
         (folder / f".x.{os.getpid()}-00000000.tmp").mkdir()
@@ -151,6 +215,30 @@ def test_a_full_disk_leaves_whole_lines(
         assert path.read_bytes() == b'{"step": 1}\n'
         log.append({"step": 2})
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_lines_that_a_checkpoint_knew_of_are_missed(tmp_path: Path) -> None:
+    """Held-out rows come back; what was written after the checkpoint stays, and guards' lines do not count."""
+    path = tmp_path / "metrics.jsonl"
+    rows: list[dict[str, Any]] = [{"kind": "heldout", "step": 0, "loss": 5.756}]
+    rows += [{"kind": "train", "step": step, "loss": math.nan} for step in (1, 2, 3)]
+    with MetricsLog(path) as log:
+        for row in rows:
+            log.append(row)
+        seal = log.seal(2)
+        assert seal["lines"] == 3
+        assert log.seal(3)["lines"] == 4
+        log.append({"kind": "guard", "step": 1})
+        assert not log.mend(seal)
+        log.append({"kind": "heldout", "step": 2, "loss": 5.0})
+        assert not log.mend(seal)
+    whole = path.read_bytes().splitlines(keepends=True)
+    for damaged in (whole[1:], [], [whole[0].replace(b"5.756", b"5.117"), *whole[1:]]):
+        path.write_bytes(b"".join(damaged))
+        with MetricsLog(path) as log:
+            assert log.mend(seal)
+            assert not [row for row in read_metrics(path) if row["kind"] == "heldout"][1:]
+            assert read_metrics(path)[0] == rows[0]
 
 
 # --- The manifest ----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from prefine import __version__
 from prefine.cli.output import OutputError, guarded_output, say_error
@@ -100,6 +100,19 @@ class _VisibleLine(logging.Formatter):
         return visible(super().format(record))
 
 
+class _Verb(TyperCommand):
+    """A verb whose options and arguments that are paths may begin with ~."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        from prefine.paths import expanded
+
+        rest: list[str] = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            if isinstance(value, Path):
+                ctx.params[name] = Path(expanded(str(value)))
+        return rest
+
+
 class _DefaultingGroup(TyperGroup):
     """A group of verbs one of which may be left out."""
 
@@ -128,7 +141,7 @@ def create_app() -> typer.Typer:
                 groups[word] = typer.Typer(cls=_DefaultingGroup, no_args_is_help=True, help=GROUPS[word])
                 app.add_typer(groups[word], name=word)
             parent = groups[word]
-        parent.command(name)(getattr(import_module(module), function))
+        parent.command(name, cls=_Verb)(getattr(import_module(module), function))
     return app
 
 

@@ -1,14 +1,15 @@
 """From a recipe's data section to two token stores, train and held-out, that share no prompt.
 
 Done once a run. A resumed run opens the same stores, and refuses to go on if the data, the tokenizer or the template
-has changed since (a stale cache of tokens trains on something else than what the recipe says).
+has changed since (a stale cache of tokens trains on something else than what the recipe says). Stores that were lost,
+damaged or changed are made again from the same sources.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -23,6 +24,7 @@ from prefine.data.reading import locate
 from prefine.data.selection import group_of, is_heldout, sample_of
 from prefine.data.store import FitCounts, StoreWriter, TokenStore, fit
 from prefine.errors import CheckpointError, DataError
+from prefine.json_reading import JsonError, read_json_object
 from prefine.recipe import DataSection, Sources
 from prefine.records import Demonstration, Preference
 
@@ -31,6 +33,8 @@ R = TypeVar("R", Preference, Demonstration)
 # Raise it when the same file would become other tokens.
 PREPARATION_VERSION = 2
 _SAMPLE = "sample:"
+_SUMMARY = "prepared.json"
+_STORES = ("train", "heldout")
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,16 @@ class Prepared:
         train, heldout: token stores; heldout may be empty.
         digests: hash of the token ids of each, by name.
         counts: what became of every row, by name, for the manifest.
+        key: hash of all that decides the stores' contents.
+        made_again: why stores that were there before had to be made again; None where they had not.
     """
 
     train: TokenStore
     heldout: TokenStore
     digests: dict[str, str]
     counts: dict[str, dict[str, Any]]
+    key: str = ""
+    made_again: str | None = None
 
 
 def source_names(sources: Sources) -> list[str]:
@@ -122,31 +130,47 @@ class Preparation(Generic[R]):
         self._quarantine = quarantine
         self._progress = progress
 
-    def stores(self) -> Prepared:
-        """Open the stores, making them first where they are not there.
+    def stores(self, began_with: Mapping[str, Any] | None = None) -> Prepared:
+        """Open the stores, making them first where they are not there, and again where they are not whole.
+
+        Args:
+            began_with: `key` and `digests` of the stores that a resumed run was prepared with.
 
         Raises:
             DataError: a source cannot be read, too many records do not fit the length, or nothing is left to train on.
             CheckpointError: stores are there, but of other data, another tokenizer or other settings.
         """
         key, files_read = self._key()
-        summary_path = self._folder / "prepared.json"
-        if summary_path.exists():
-            summary = json.loads(summary_path.read_text("utf-8"))
-            if summary["key"] != key:
-                raise CheckpointError(
-                    f"{self._folder}: the data, tokenizer or data settings are not those this run began with",
-                    "Put them back as they were, or start a run of another name.",
-                )
-        else:
+        self._require_key(key, began_with)
+        summary, flaw = _read_summary(self._folder)
+        if summary is not None:
+            self._require_key(key, summary)
+        if summary is None or flaw is not None:
+            expected = began_with or summary
             self._folder.mkdir(parents=True, exist_ok=True)
             sweep_temporaries(self._folder)
             summary = {"key": key, **self._build()}
             for name, read in files_read.items():
                 summary["counts"][name]["files"] = read
-            write_json(summary_path, summary)
-        train, heldout = (TokenStore(self._folder / f"{name}.arrow") for name in ("train", "heldout"))
-        return Prepared(train, heldout, summary["digests"], summary["counts"])
+            if expected is not None and expected["digests"] != summary["digests"]:
+                raise CheckpointError(
+                    f"{self._folder}: rows prepared again are not those this run began with ({flaw})",
+                    "Put the data sources back as they were, or start a run of another name.",
+                )
+            write_json(self._folder / _SUMMARY, summary)
+        train, heldout = (TokenStore(self._folder / f"{name}.arrow") for name in _STORES)
+        return Prepared(train, heldout, summary["digests"], summary["counts"], key, flaw)
+
+    def require_same(self, began_with: Mapping[str, Any]) -> None:
+        """Raise CheckpointError if the sources or settings are not those that a run began with; DataError if gone."""
+        self._require_key(self._key()[0], began_with)
+
+    def _require_key(self, key: str, began_with: Mapping[str, Any] | None) -> None:
+        if began_with is not None and began_with["key"] != key:
+            raise CheckpointError(
+                f"{self._folder}: the data, tokenizer or data settings are not those this run began with",
+                "Put them back as they were, or start a run of another name.",
+            )
 
     def _key(self) -> tuple[str, dict[str, list[dict[str, str]]]]:
         """Hash of all that decides the stores' contents, and the files read with their hashes."""
@@ -203,7 +227,8 @@ class Preparation(Generic[R]):
         if heldout is not None:
             counts["heldout"] = {"split_off": True, **asdict(held)}
             digests["heldout"] = heldout.digest.hexdigest()
-        return {"counts": counts, "digests": digests}
+        hashes = {name: sha256_of_file(self._folder / f"{name}.arrow") for name in _STORES}
+        return {"counts": counts, "digests": digests, "sha256": hashes}
 
     def _read(self, sources: Sources, split: str) -> RecordStream[R]:
         return read_records(
@@ -248,6 +273,45 @@ class Preparation(Generic[R]):
                 "data.train: no record is left to train on once held-out prompts are set aside",
                 "Give more data, or set data.heldout_fraction to 0.",
             )
+
+
+def open_stores(folder: Path) -> tuple[TokenStore, TokenStore]:
+    """The stores, train and held-out, that a run has prepared in its data folder.
+
+    Raises:
+        DataError: they are not there, or are not what was prepared.
+    """
+    summary, flaw = _read_summary(folder)
+    if summary is None or flaw is not None:
+        raise DataError(
+            f"{folder}: {flaw or 'holds no prepared data'}", "Bring the folder back from a copy, or name the data."
+        )
+    train, heldout = (TokenStore(folder / f"{name}.arrow") for name in _STORES)
+    return train, heldout
+
+
+def _read_summary(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """What prepared.json says, and what is wrong with it or with the stores; nothing of both where all are missing."""
+    path = folder / _SUMMARY
+    if not path.exists():
+        stores = any((folder / f"{name}.arrow").exists() for name in _STORES)
+        return None, f"{_SUMMARY} is missing" if stores else None
+    try:
+        summary = read_json_object(path)
+    except (OSError, JsonError):
+        return None, f"{_SUMMARY} is damaged"
+    parts = {name: summary.get(name) for name in ("counts", "digests", "sha256")}
+    if not isinstance(summary.get("key"), str) or not all(
+        isinstance(part, dict) and set(_STORES) <= part.keys() for part in parts.values()
+    ):
+        return None, f"{_SUMMARY} is damaged"
+    for name in _STORES:
+        store = folder / f"{name}.arrow"
+        if not store.is_file():
+            return summary, f"{store.name} is missing"
+        if sha256_of_file(store) != summary["sha256"][name]:
+            return summary, f"{store.name} was changed or damaged"
+    return summary, None
 
 
 def _content_hash(path: Path) -> str:

@@ -21,6 +21,7 @@ from prefine.data.json_rows import read_json_array, read_jsonl
 from prefine.data.rows import Problem, Row, printable
 from prefine.errors import DataError
 from prefine.nearby import mistyped, similar_path
+from prefine.paths import expanded
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -80,7 +81,7 @@ def locate(source: str) -> tuple[Part, ...]:
     """
     if source.startswith("hf:"):
         return (Part(source, "hub"),)
-    path = Path(source).expanduser()
+    path = Path(expanded(source))
     try:
         if path.is_dir():
             return _folder_parts(path)

@@ -7,8 +7,8 @@ counts), record large_string (the record's JSON, for reports).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -89,14 +89,13 @@ class TokenStore(Sequence[TokenTree]):
     """Reads what StoreWriter wrote; indexing gives a TokenTree whose `row` is its index."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        self._path = path
+        with _readable(path):
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(
-                f"{path}: is not a token store ({error})", f"Delete the folder {path.parent}; the run makes it again."
-            ) from error
-        blocks = self._reader.num_record_batches
-        last: int = self._reader.get_batch(blocks - 1).num_rows if blocks else 0
+            if self._reader.schema != _SCHEMA:
+                raise pa.ArrowInvalid("it has other columns")
+            blocks = self._reader.num_record_batches
+            last: int = self._reader.get_batch(blocks - 1).num_rows if blocks else 0
         self._rows: int = max(0, blocks - 1) * _ROWS_PER_BLOCK + last
 
     def __len__(self) -> int:
@@ -115,9 +114,21 @@ class TokenStore(Sequence[TokenTree]):
         return text
 
     def _row(self, index: int) -> dict[str, Any]:
-        block = self._reader.get_batch(index // _ROWS_PER_BLOCK)
-        row: dict[str, Any] = block.slice(index % _ROWS_PER_BLOCK, 1).to_pylist()[0]
+        with _readable(self._path):
+            block = self._reader.get_batch(index // _ROWS_PER_BLOCK)
+            row: dict[str, Any] = block.slice(index % _ROWS_PER_BLOCK, 1).to_pylist()[0]
         return row
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises over a damaged file into a DataError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, IndexError) as error:
+        raise DataError(
+            f"{path}: is not a token store ({error})", f"Delete the folder {path.parent}; --resume makes it again."
+        ) from error
 
 
 class StoreWriter:

@@ -333,7 +333,10 @@ def _cost_tiles(facts: RunFacts) -> list[Tile | None]:
     seconds = number(facts.manifest.get("seconds"))
     steps = max((count(row.get("step")) or 0 for row in facts.train), default=0)
     learned = sum(numbers(facts.train, "tokens"))
-    speed, memory = median(numbers(facts.train, "tokens_per_s")), max(numbers(facts.train, "memory_gb"), default=None)
+    speed, memory = (
+        median(numbers(facts.train, "tokens_per_s")),
+        max(numbers(facts.train, "peak_memory_gb"), default=None),
+    )
     return [
         Tile("Time", duration(seconds), note="from start to report") if seconds is not None else None,
         Tile("Trained on", whole(learned), "tokens", note=f"in {plural(steps, 'step')}") if learned else None,

@@ -35,6 +35,7 @@ from prefine.evaluation.wording import (
     visible,
     whole,
 )
+from prefine.ownership import refuse_foreign_file
 from prefine.rundir import RunDirectory
 
 _OPEN_SAMPLES = 6
@@ -73,7 +74,9 @@ def write_report(run_path: Path) -> Path:
         CheckpointError: there is no run, one of its files cannot be understood, or the page cannot be written.
     """
     page = RunDirectory(run_path).report
-    write_text(page, render(build_context(read_run(run_path))))
+    html = render(build_context(read_run(run_path)))
+    refuse_foreign_file(page)
+    write_text(page, html)
     return page
 
 

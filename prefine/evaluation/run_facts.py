@@ -136,6 +136,10 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     except JsonError as error:
         raise CheckpointError(f"{path} {error}", "Remove it, or restore the file.") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}", "Move it away, or restore the file."
+        ) from None
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
     checkpoints/step-00000042/
       <group>.safetensors    one per tensor group: adapter, optimizer, rng, whatever the caller names
       state.json             everything that is not a tensor
-      manifest.json          written last: step, format, size and SHA-256 of each file
+      manifest.json          written last: run, step, format, size and SHA-256 of each file
 
 A checkpoint appears under its name in one rename, and older ones go only after that. On resuming, the newest one
 whose files all match their hashes is taken. Nothing here knows what is being trained.
@@ -60,6 +60,7 @@ def save_checkpoint(
     *,
     keep_last: int,
     keep: Collection[int | None] = (),
+    run_id: str | None = None,
 ) -> Checkpoint:
     """Save one checkpoint, then keep only the newest `keep_last` of the directory, and those of the steps `keep`.
 
@@ -72,9 +73,11 @@ def save_checkpoint(
         state: what JSON holds exactly (string keys, no tuples); NaN and infinities may be in it.
         keep_last: how many valid checkpoints stay, this one included; at least 1.
         keep: steps whose checkpoints stay besides; None is no step.
+        run_id: what it says that it belongs to. Checkpoints that say otherwise are neither counted nor removed.
 
     Raises:
-        CheckpointError: the disk is full or not writable. What was valid before still is.
+        CheckpointError: the disk is full or not writable, or a checkpoint of another run has its name. What was valid
+            before still is.
         ValueError: a group name that is not lower-case letters, digits, `_`, `.` and `-`; a step below 0.
     """
     if keep_last < 1 or step < 0:
@@ -85,25 +88,30 @@ def save_checkpoint(
     path = directory / f"step-{step:08d}"
     aside = path.with_name(path.name + ".replaced")
     with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone must not come back empty
         if path.exists():
+            if _is_foreign(path, run_id):
+                raise CheckpointError(f"{path} is a checkpoint of another run", "Move it away.")
             if aside.exists():
                 discard(aside)
             path.rename(aside)  # newest_valid still finds it there until the new one is complete
     with atomic_write(path) as temporary:
-        _write_contents(temporary, step, tensors, state)
-    _rotate(directory, step, keep_last, keep)
+        _write_contents(temporary, step, tensors, state, run_id)
+    _rotate(directory, step, keep_last, keep, run_id)
     return Checkpoint(path, step)
 
 
-def newest_valid(directory: Path) -> Checkpoint | None:
+def newest_valid(directory: Path, run_id: str | None = None) -> Checkpoint | None:
     """The newest checkpoint whose every file matches its manifest, None if there is none.
+
+    Args:
+        run_id: of the run that it must belong to; None takes any.
 
     Those passed over are logged as warnings and listed in the result's `skipped`.
     """
     skipped: list[str] = []
     for step, path in _candidates(directory):
-        reason = _flaw(path, step, read_contents=True)
+        reason = _flaw(path, step, run_id, read_contents=True)
         if reason is None:
             return Checkpoint(path, step, tuple(skipped))
         skipped.append(f"{path} is passed over: {reason}")
@@ -137,7 +145,11 @@ def _group_path(directory: Path, group: str) -> Path:
 
 
 def _write_contents(
-    directory: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, JSON]
+    directory: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    state: Mapping[str, JSON],
+    run_id: str | None,
 ) -> None:
     directory.mkdir()
     for group, members in tensors.items():
@@ -148,7 +160,7 @@ def _write_contents(
         file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
         for file in sorted(directory.iterdir())
     }
-    manifest = json_bytes({"format": FORMAT, "step": step, "files": files}, indent=2)
+    manifest = json_bytes({"format": FORMAT, "run_id": run_id, "step": step, "files": files}, indent=2)
     (directory / _MANIFEST).write_bytes(manifest)
 
 
@@ -176,12 +188,14 @@ def _candidates(directory: Path) -> Iterator[tuple[int, Path]]:
         yield step, path
 
 
-def _flaw(path: Path, step: int, *, read_contents: bool) -> str | None:
+def _flaw(path: Path, step: int, run_id: str | None, *, read_contents: bool) -> str | None:
     """Why a checkpoint is not valid, None if it is. Without `read_contents` only names and sizes are checked."""
     try:
         manifest = read_json_object(path / _MANIFEST)
         if manifest["format"] != FORMAT:
             return f"its format is {manifest['format']!r}, this prefine reads {FORMAT}"
+        if run_id is not None and manifest["run_id"] != run_id:
+            return "it belongs to another run"
         if manifest["step"] != step or _STATE not in manifest["files"]:
             return f"{_MANIFEST} belongs to another checkpoint"
         for name, expected in manifest["files"].items():
@@ -199,14 +213,24 @@ def _flaw(path: Path, step: int, *, read_contents: bool) -> str | None:
     return None
 
 
-def checkpoint_of(directory: Path, step: int) -> Checkpoint:
+def _is_foreign(path: Path, run_id: str | None) -> bool:
+    """Whether a checkpoint says that it belongs to another run."""
+    if run_id is None:
+        return False
+    try:
+        return bool(read_json_object(path / _MANIFEST).get("run_id", run_id) != run_id)
+    except (OSError, ValueError):
+        return False
+
+
+def checkpoint_of(directory: Path, step: int, run_id: str | None = None) -> Checkpoint:
     """The checkpoint of one step.
 
     Raises:
         CheckpointError: it is not there, or not valid.
     """
     found = next((path for candidate, path in _candidates(directory) if candidate == step), None)
-    reason = "it is not there" if found is None else _flaw(found, step, read_contents=True)
+    reason = "it is not there" if found is None else _flaw(found, step, run_id, read_contents=True)
     if found is None or reason is not None:
         raise CheckpointError(
             f"{directory}: the checkpoint of step {step} cannot be used: {reason}", "Bring it back from a copy."
@@ -214,14 +238,14 @@ def checkpoint_of(directory: Path, step: int) -> Checkpoint:
     return Checkpoint(found, step)
 
 
-def discard_after(directory: Path, step: int) -> None:
-    """Remove the checkpoints of all later steps."""
+def discard_after(directory: Path, step: int, run_id: str | None = None) -> None:
+    """Remove the run's checkpoints of all later steps."""
     for found, path in _candidates(directory):
-        if found > step:
+        if found > step and not _is_foreign(path, run_id):
             discard(path)
 
 
-def _rotate(directory: Path, newest: int, keep_last: int, keep: Collection[int | None]) -> None:
+def _rotate(directory: Path, newest: int, keep_last: int, keep: Collection[int | None], run_id: str | None) -> None:
     """Remove what is later than step `newest` and all before the last `keep_last` valid ones, but for the steps `keep`.
 
     Which old ones are valid is judged by their sizes: reading gigabytes again at each save would cost minutes,
@@ -229,8 +253,10 @@ def _rotate(directory: Path, newest: int, keep_last: int, keep: Collection[int |
     """
     kept: list[int] = []
     for step, path in _candidates(directory):
+        if _is_foreign(path, run_id):
+            continue
         wanted = len(kept) < keep_last or step in keep
         if step > newest or step in kept or not wanted:
             discard(path)
-        elif _flaw(path, step, read_contents=False) is None:
+        elif _flaw(path, step, run_id, read_contents=False) is None:
             kept.append(step)

@@ -21,6 +21,7 @@ from prefine.models.weights import ADAPTER_CONFIG as ADAPTER_CONFIG
 from prefine.models.weights import ADAPTER_WEIGHTS as ADAPTER_WEIGHTS
 from prefine.models.weights import read_object, require_plausible_config, weight_files
 from prefine.nearby import mistyped, similar_path
+from prefine.paths import expanded
 
 # What prefine adds beside the ecosystem's files: which base an adapter belongs to.
 ORIGIN = "prefine.json"
@@ -58,7 +59,7 @@ def locate_model(name: str) -> Location:
     if name.startswith(PREFIX):
         folder = str(embedded_folder(name))
         return Location(name, folder, name, None, folder)
-    path = Path(name)
+    path = Path(expanded(name))
     if not path.exists():
         no_folder = f"model.name: there is no folder {name!r}"
         if not _is_hub_id(name):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any, cast
 
 import psutil
@@ -18,13 +21,30 @@ from prefine.terminal import visible
 
 # In a log file a line every step is noise; this many lines show a run.
 _LINES_IN_A_LOG = 20
+_STATUS = Path("/proc/self/status")
 
 
-def memory_gb(device: torch.device) -> float:
-    """Memory in use, GB (10^9 bytes): this process's on a CPU, the allocator's peak on a GPU."""
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory in use at any moment so far, GB (10^9 bytes): resident on a CPU, the allocator's on a GPU.
+
+    Memory in use now would be no figure to plan with: what a step frees is returned only every few steps.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return float(psutil.Process().memory_info().rss) / 1e9
+    # Linux counts it for each program; its getrusage includes what the process was before it started this program.
+    if _STATUS.exists() and (found := re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024 / 1e9
+    info = psutil.Process().memory_info()
+    return float(getattr(info, "peak_wset", None) or _peak_by_getrusage() or info.rss) / 1e9
+
+
+def _peak_by_getrusage() -> int:
+    """Bytes, as macOS counts them; 0 where there is no such call."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class _Unfailing:
@@ -148,5 +168,5 @@ def _facts(row: Mapping[str, float]) -> str:
             f"KL {row['kl_k3']:.3f}",
             f"answer {row['response_tokens']:.0f} tokens",
         ]
-    told += [f"{two_digits(row['tokens_per_s'])} tokens/s", f"{row['memory_gb']:.1f} GB"]
+    told += [f"{two_digits(row['tokens_per_s'])} tokens/s", f"{row['peak_memory_gb']:.1f} GB peak"]
     return "  ".join(told)

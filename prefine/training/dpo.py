@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from prefine.atomic import write_json
 from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
 from prefine.data.template import ChatTemplate
 from prefine.models.forward import evaluating
@@ -21,6 +20,7 @@ from prefine.objectives import dpo
 from prefine.objectives.masked import Paired, paired, per_sequence
 from prefine.recipe import DpoGuards, DpoRecipe, DpoSection
 from prefine.records import Preference
+from prefine.training.before import Before
 from prefine.training.checks import check_first_loss, require
 from prefine.training.guards import Rule
 from prefine.training.optimiser_step import Step, Totals
@@ -113,7 +113,7 @@ class DpoStage(Stage):
         began = time.perf_counter()
         self._reference = {"train": self._reference_of("train"), "heldout": self._reference_of("heldout")}
         session.manifest["reference_seconds"] = round(time.perf_counter() - began, 3)
-        self._pairs_before = session.run.path / "heldout-before.json"
+        self._before = self.before = Before(session.run.heldout_before)
         if session.recipe.training.self_checks and self._needs_reference:
             session.checks += require(self._first_loss_checks())
 
@@ -133,15 +133,14 @@ class DpoStage(Stage):
                 parts.setdefault(name, []).append(values.cpu())
         joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
         self._pairs = {name: tensor.tolist() for name, tensor in joined.items()}
-        if self._session.accelerator.is_main_process and not self._pairs_before.exists():
-            write_json(self._pairs_before, self._pairs)
+        self._before.keep(self._pairs, write=self._session.accelerator.is_main_process)
         return {name: float(tensor.mean()) for name, tensor in joined.items() if not name.endswith("_tokens")}
 
     def finish(self) -> dict[str, Any]:
         """Held-out metrics and each pair before and after; warns where the chosen answers became less likely."""
         if not self._pairs:  # resumed after the last step: no step of this process has evaluated
             self.evaluate()
-        before = json.loads(self._pairs_before.read_text("utf-8"))
+        before = self._before.value
         told = self._session.before_and_after()
         fall = told["before"]["logp_chosen"] - told["after"]["logp_chosen"]
         if fall > _CHOSEN_FALL_NATS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from prefine.atomic import atomic_write, json_bytes, write_json
+from prefine.atomic import atomic_write, json_bytes
 from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
 from prefine.data.dataset import read_records
 from prefine.data.prepare import source_names
@@ -25,6 +24,7 @@ from prefine.objectives.masked import paired, per_sequence
 from prefine.recipe_ppo import PpoRecipe, RewardSource
 from prefine.records import Preference
 from prefine.rundir import read_metrics
+from prefine.training.before import Before
 from prefine.training.reward_sources import Measure, ModelSource, RunningScale
 from prefine.training.rewards import JUDGE, Rewards, load_source, shape, source_metrics
 from prefine.training.rollout import (
@@ -74,7 +74,7 @@ class HeldoutAnswers:
         heldout = session.prepared.heldout
         chosen = evenly_chosen(len(heldout), self._recipe.rollout.heldout_prompts) if len(heldout) else []
         self._trees: list[TokenTree] = [heldout[row] for row in chosen]
-        self._before_path = session.run.path / "heldout-before.json"
+        self.before = Before(session.run.heldout_before)
         self._rows: list[dict[str, Any]] = []
         self._shares: dict[str, float] = {}
         name = self._recipe.reward.judge
@@ -96,7 +96,7 @@ class HeldoutAnswers:
             return {"loss": 0.0, **self._pair_metrics()}
         written, parts = together(self._session.accelerator, self._write_and_score)
         self._rows = self._told(written, parts)
-        self._keep_first()
+        self.before.keep(self._rows, write=self._session.accelerator.is_main_process)
         proxy = torch.tensor([row["score"] for row in self._rows])
         lengths, ended = torch.tensor(written.lengths), torch.tensor(written.ended)
         measured = self._measured(written)
@@ -154,7 +154,7 @@ class HeldoutAnswers:
         told = self._session.before_and_after()
         if not self._rows:
             return told
-        before = json.loads(self._before_path.read_text("utf-8"))
+        before = self.before.value
         responses = [
             {"row": was["row"], **{f"before_{k}": was[k] for k in _KEPT}, **{f"after_{k}": now[k] for k in _KEPT}}
             for was, now in zip(before, self._rows, strict=True)
@@ -166,7 +166,7 @@ class HeldoutAnswers:
     def keep_rollouts(self, rollouts: Rollouts, scored: Scored, step: int) -> None:
         """Write some answers of an update into rollouts.jsonl, in the place of those a resumed run wrote before."""
         path = self._session.run.rollouts
-        kept = [row for row in read_metrics(path) if row["step"] < step]
+        kept = [row for row in read_metrics(path) if row.get("step", 0) < step]
         each = len(rollouts.lengths) // len(rollouts.trees)
         for place in evenly_chosen(len(rollouts.texts), _KEPT_ANSWERS):
             prompt = conversation_of(self._session.prepared.train, rollouts.rows[place // each])
@@ -211,7 +211,7 @@ class HeldoutAnswers:
 
     def _measures(self, parts: dict[str, list[float]]) -> dict[str, Measure]:
         """How each source's scores are centred and scaled; a running scale is the first evaluation's for good."""
-        first = json.loads(self._before_path.read_text("utf-8")) if self._before_path.exists() else None
+        first = self.before.value
 
         def of_first(name: str) -> Measure:
             seen = RunningScale()
@@ -222,10 +222,6 @@ class HeldoutAnswers:
         if self._judge is not None:
             sources[JUDGE] = self._judge
         return {name: of_first(name) if each.scale == "running" else each.measure for name, each in sources.items()}
-
-    def _keep_first(self) -> None:
-        if self._session.accelerator.is_main_process and not self._before_path.exists():
-            write_json(self._before_path, self._rows)
 
     def _measured(self, written: Written) -> dict[str, Tensor]:
         limit = self._recipe.training.max_tokens_per_microbatch

@@ -16,24 +16,23 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from prefine.atomic import discard
+from prefine.atomic import discard, storage_errors
 from prefine.data.batch import TokenTree, steps_per_epoch
-from prefine.errors import CheckpointError, NotFiniteError, RewardError, Stopped
+from prefine.errors import NotFiniteError, RewardError, Stopped
 from prefine.models.checkpoint import (
     Checkpoint,
     checkpoint_of,
     discard_after,
-    newest_valid,
     save_checkpoint,
 )
 from prefine.models.device import return_freed_memory
 from prefine.models.training_state import rng_tensors
 from prefine.recipe import GuardsSection, TrainingSection
 from prefine.rundir import MetricsLog, RunDirectory, drop_rows_after, read_metrics
-from prefine.training.display import Display, memory_gb
+from prefine.training.display import Display, peak_memory_gb
 from prefine.training.guards import Alarm, Guards
 from prefine.training.loop_stage import LoopStage
-from prefine.training.loop_state import Position, contents, put_back
+from prefine.training.loop_state import Position, checkpoint_to_resume, contents, mend_metrics, put_back
 from prefine.training.optimiser_step import OptimiserStep, Step
 from prefine.training.schedule import new_scheduler, rows_of_step, slow_down
 from prefine.training.watch import HeldoutWatch
@@ -198,7 +197,7 @@ class Loop:
         self.guards.ended = alarm.action == "stop"
         self.guards.rollbacks += alarm.action == "roll_back"
         before = self.guards.state()
-        put_back(self, checkpoint_of(self.run.checkpoints, healthy))
+        put_back(self, checkpoint_of(self.run.checkpoints, healthy, self.run.run_id))
         self.guards.gone_back(before)
         if alarm.action == "roll_back":
             event["changed"] = {
@@ -207,7 +206,7 @@ class Loop:
             }
         if self.accelerator.is_main_process:
             # Before anything is saved: a run killed in between must not find what is given up.
-            discard_after(self.run.checkpoints, healthy)
+            discard_after(self.run.checkpoints, healthy, self.run.run_id)
             if self._within.exists():
                 discard(self._within)
         told = "the run ends on the weights of" if self.guards.ended else "the run goes back to"
@@ -293,7 +292,7 @@ class Loop:
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_s": tokens / seconds,
-            "memory_gb": memory_gb(self.accelerator.device),
+            "peak_memory_gb": peak_memory_gb(self.accelerator.device),
         }
 
     def optimise(self, trees: Sequence[TokenTree], learning: Collection[str] | None = None) -> dict[str, float]:
@@ -363,8 +362,12 @@ class Loop:
         if provable and not within_step:
             self.guards.saved_step = self.position.step
         if self.metrics is not None:
+            self.run.require_here()
+            with storage_errors(self.run.checkpoints):
+                self.run.checkpoints.mkdir(exist_ok=True)
             self.metrics.sync()
             tensors, state = contents(self, generators)
+            state["metrics"] = self.metrics.seal(self.position.step)
             save_checkpoint(
                 self._within if within_step else self.run.checkpoints,
                 self.position.step,
@@ -372,6 +375,7 @@ class Loop:
                 state,
                 keep_last=self.section.keep_checkpoints,
                 keep={self.guards.healthy_step, self.guards.proven_step},
+                run_id=self.run.run_id,
             )
             if not within_step and self._within.exists():
                 discard(self._within)
@@ -381,22 +385,17 @@ class Loop:
         """Go to the newest valid checkpoint, if there is one; metrics of steps after it are dropped.
 
         Raises:
-            CheckpointError: it holds other weights than this run trains.
+            CheckpointError: it holds other weights than this run trains; or there are some, but none is valid.
         """
-        checkpoint, within = newest_valid(self.run.checkpoints), newest_valid(self._within)
-        if within is not None and (checkpoint is None or within.step >= checkpoint.step):
-            checkpoint = within
+        checkpoint = checkpoint_to_resume(self.run, self._within)
         if checkpoint is None:
-            if any(self.run.checkpoints.glob("step-*")):
-                raise CheckpointError(
-                    f"{self.run.checkpoints} holds checkpoints, but none is valid (see the warnings above)",
-                    "Bring one back from a copy, or delete that folder to begin again from the first step.",
-                )
             self._cut_metrics_after(-1)
             return None
-        self._wall_before = put_back(self, checkpoint)["wall_seconds"]
+        state = put_back(self, checkpoint)
+        self._wall_before = state["wall_seconds"]
         self._restored = True
         self._cut_metrics_after(checkpoint.step)
+        mend_metrics(self, state)
         return checkpoint
 
     def _cut_metrics_after(self, step: int) -> None:

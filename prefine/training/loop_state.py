@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from prefine.errors import CheckpointError
-from prefine.models.checkpoint import Checkpoint, load_checkpoint
+from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid
 from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng
+from prefine.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from prefine.training.loop import Loop
@@ -59,6 +61,23 @@ def contents(loop: Loop, generators: Sequence[tuple[Any, Any]]) -> tuple[dict[st
     return tensors, state
 
 
+def checkpoint_to_resume(run: RunDirectory, within: Path) -> Checkpoint | None:
+    """The newest valid checkpoint of the run, between its steps or within one; None if it has none.
+
+    Raises:
+        CheckpointError: there are some, but none is valid.
+    """
+    checkpoint, inner = (newest_valid(folder, run.run_id) for folder in (run.checkpoints, within))
+    if inner is not None and (checkpoint is None or inner.step >= checkpoint.step):
+        checkpoint = inner
+    if checkpoint is None and any(run.checkpoints.glob("step-*")):
+        raise CheckpointError(
+            f"{run.checkpoints} holds checkpoints, but none is valid (see the warnings above)",
+            "Bring one back from a copy, or delete that folder to begin again from the first step.",
+        )
+    return checkpoint
+
+
 def put_back(loop: Loop, checkpoint: Checkpoint) -> dict[str, Any]:
     """Put all of it where it was; returns the checkpoint's JSON.
 
@@ -66,6 +85,28 @@ def put_back(loop: Loop, checkpoint: Checkpoint) -> dict[str, Any]:
         CheckpointError: it holds other weights than this run trains, or cannot be read.
     """
     tensors, state = load_checkpoint(checkpoint)
+    try:
+        _put_back(loop, checkpoint, tensors, state)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path} does not hold what this run saves ({type(error).__name__}: {error})",
+            "It is of another version of prefine, or of other libraries: go on with those, or start a new run.",
+        ) from error
+    return state
+
+
+def mend_metrics(loop: Loop, state: Mapping[str, Any]) -> None:
+    """Say so, and bring held-out figures back, if metrics that the checkpoint knew of were lost or changed."""
+    if loop.metrics is not None and loop.metrics.mend(state["metrics"]):
+        loop.display.say(
+            f"warning: {loop.run.metrics} lost lines or was changed: held-out figures are as the checkpoint holds "
+            "them, and figures of steps that were lost stay lost"
+        )
+
+
+def _put_back(
+    loop: Loop, checkpoint: Checkpoint, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> None:
     if set(tensors["weights"]) != set(loop.parameters):
         raise CheckpointError(
             f"{checkpoint.path} holds other weights than this recipe trains",
@@ -82,7 +123,6 @@ def put_back(loop: Loop, checkpoint: Checkpoint) -> dict[str, Any]:
     loop.stage.restore(found, state["stage"])
     _restore_rng(loop, tensors, state["rng"])
     loop.position = Position(**state["position"])
-    return state
 
 
 def _restore_rng(loop: Loop, tensors: Mapping[str, Mapping[str, Tensor]], states: Sequence[Mapping[str, Any]]) -> None:

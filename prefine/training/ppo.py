@@ -156,6 +156,7 @@ class PpoStage(Stage):
         session.override(*self._forced)
         self._rewards = load_rewards(self._recipe, session.loaded, session.display)
         self._heldout = HeldoutAnswers(session, self._policy, self._rewards, self._reference_logprobs)
+        self.before = self._heldout.before
         return self._loss
 
     # --- One update --------------------------------------------------------------------------------------------------

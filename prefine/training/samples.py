@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections.abc import Sequence
@@ -11,12 +12,13 @@ from prefine.atomic import atomic_write, json_bytes
 from prefine.data.dataset import read_records
 from prefine.data.prepare import Prepared, source_names
 from prefine.data.quarantine import Quarantine
+from prefine.errors import CheckpointError
 from prefine.evaluation.sample import Answer, write_answers
 from prefine.evaluation.statistics import evenly_chosen
 from prefine.models.load import LoadedModel
 from prefine.recipe import ReportSection
 from prefine.records import Message, Prompt
-from prefine.rundir import RunDirectory
+from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.checks import record_prompt
 from prefine.training.display import Display
 
@@ -36,20 +38,41 @@ class Samples:
         self._prepared = prepared
         self._display = display
 
-    def before(self) -> None:
-        """Sample from the model as loaded, unless an earlier part of this run has."""
-        if self._section.samples and not self._run.samples.exists():
-            rows = self._prompts()
-            self._write([row | _told("before", a) for row, a in zip(rows, self._answers(rows), strict=True)])
+    def before(self, known: str | None = None) -> str | None:
+        """Sample from the model as loaded, unless an earlier part of this run has, and its answers are still whole.
+
+        Args:
+            known: the hash that an earlier part of this run got from here.
+
+        Returns: a hash of the answers, for the manifest; None where no samples are asked for.
+        """
+        if not self._section.samples:
+            return None
+        rows = self._kept()
+        if rows is not None and known is not None and _hash(rows) == known:
+            return known
+        if known is not None:
+            self._display.say(f"warning: {self._run.samples} was lost or changed: its answers are written again")
+        rows = self._prompts()
+        rows = [row | _told("before", a) for row, a in zip(rows, self._answers(rows), strict=True)]
+        self._write(rows)
+        return _hash(rows)
 
     def after(self) -> dict[str, Any] | None:
         """Sample from the model as trained; returns the summary of lengths, None where no samples are asked for."""
-        if not self._run.samples.exists():
+        rows = self._kept() if self._section.samples else None
+        if rows is None:
             return None
-        rows = [json.loads(line) for line in self._run.samples.read_text("utf-8").splitlines()]
         rows = [row | _told("after", a) for row, a in zip(rows, self._answers(rows), strict=True)]
         self._write(rows)
         return {when: _summary(rows, when) for when in ("before", "after")} if rows else None
+
+    def _kept(self) -> list[dict[str, Any]] | None:
+        """The rows of samples.jsonl; None where it is not there or damaged."""
+        try:
+            return read_metrics(self._run.samples) if self._run.samples.exists() else None
+        except (OSError, CheckpointError):
+            return None
 
     def _answers(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
         template = self._loaded.template
@@ -100,6 +123,12 @@ class Samples:
     def _write(self, rows: list[dict[str, Any]]) -> None:
         with atomic_write(self._run.samples) as temporary:
             temporary.write_bytes(b"".join(json_bytes(row) for row in rows))
+
+
+def _hash(rows: list[dict[str, Any]]) -> str:
+    """Of what rows said before training, whatever was added after."""
+    kept = [{name: value for name, value in row.items() if not name.startswith("after")} for row in rows]
+    return hashlib.sha256(json_bytes(kept)).hexdigest()
 
 
 def _told(when: str, answer: Answer) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +21,9 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from prefine.atomic import write_json, write_text
-from prefine.data.dataset import remarks
 from prefine.data.marking import marked_example
-from prefine.data.prepare import Preparation, Prepared, require_sources
+from prefine.data.prepare import require_sources
 from prefine.data.quarantine import Quarantine
-from prefine.data.template import ChatTemplate
 from prefine.errors import (
     CheckpointError,
     DataError,
@@ -38,8 +35,10 @@ from prefine.errors import (
 )
 from prefine.evaluation.report import write_report
 from prefine.models.device import choose_device
-from prefine.models.identity import Identity
-from prefine.models.load import LoadedModel, save_model, saved_weights
+from prefine.models.identity import identity_of
+from prefine.models.load import LoadedModel, load_tokenizer, save_model, saved_weights
+from prefine.models.location import base_hash, locate_model
+from prefine.ownership import RECIPE_MARK, is_own_recipe
 from prefine.recipe import StageRecipe, WritingRecipe
 from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, run_provenance
@@ -50,18 +49,22 @@ from prefine.training.guards import Guards
 from prefine.training.launch import fewer_processes, lost_processes
 from prefine.training.loop import Loop
 from prefine.training.optimiser_step import Step, adamw
+from prefine.training.preparing import preparation, prepare, say_data
+from prefine.training.resuming import (
+    is_whole,
+    new_run_id,
+    read_manifest,
+    require_same_model,
+    require_same_recipe,
+    result_hashes,
+)
 from prefine.training.samples import Samples
 from prefine.training.stage import Session, Stage
 from prefine.training.stopping import stop_on_signal
 
-# Fields of a recipe that may change between a run and its resumption without changing its result; so may a readiness
-# report's thresholds.
-_FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers")
 _SECONDS_FOR_LAST_MESSAGE = 0.3
 _KEPT = "; what was saved before is kept"
 _NOTHING_YET = " before a step was saved; the run begins at its first step"
-# And this one, unless guards may go back to what is saved.
-_FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
 
 
 def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console) -> Path:
@@ -82,12 +85,16 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
         display.say(f"warning: {warning}")
     stage.require(display)
     with _run_directory(Path(recipe.run), resume, accelerator) as run:
-        previous = json.loads(run.manifest.read_text("utf-8")) if run.manifest.exists() else None
+        previous = read_manifest(run)
+        (run.run_id,) = broadcast_object_list([new_run_id() if previous is None else previous["run_id"]])
         if previous is not None and previous["status"] == "finished":
-            if accelerator.is_main_process and not run.report.exists():  # killed between the last two writes
-                write_report(run.path)
-            display.say(f"{run.path} is finished already: model in {run.model}, report in {run.report}")
-            return run.path
+            _require_same_beginning(stage, recipe, run, previous)
+            if is_whole(run, previous):
+                if accelerator.is_main_process and not run.report.exists():  # killed between the last two writes
+                    write_report(run.path)
+                display.say(f"{run.path} is finished already: model in {run.model}, report in {run.report}")
+                return run.path
+            display.say(f"{run.path} is finished, but parts of its result are missing: they are made again")
         try:
             with lost_processes(accelerator.num_processes):
                 session = _open(stage, recipe, run, previous, accelerator, display)
@@ -146,22 +153,22 @@ def _open(
     """Load the model and the data; a resumed run must be of the same recipe, and computes in the same type."""
     section = recipe.model
     if previous is not None:
-        free = _FREE_FIELDS if recipe.guards.may_go_back else _FREE_FIELDS + _FREE_WITHOUT_GUARDS
-        _require_same_recipe(previous["recipe"], recipe.model_dump(mode="json"), free)
+        require_same_recipe(previous, stage.name, recipe)
         # A measured type is settled once a run: measuring again could choose another, and the result would differ.
         section = section.model_copy(update={"dtype": previous["model"]["compute_dtype"]})
     torch.manual_seed(recipe.training.seed)  # every process begins with the same adapter
     loaded = stage.load(section, recipe.lora)
     if previous is not None:
-        _require_same_model(previous["model"], loaded.identity, section.name)
+        require_same_model(previous, loaded.identity, section.name)
     torch.manual_seed(recipe.training.seed + accelerator.process_index)  # and draws its own dropout
     for line in _about(loaded):
         display.say(line)
     with accelerator.main_process_first():
-        prepared = _prepare(stage, recipe, run, loaded.template, accelerator.is_main_process)
+        prepared = prepare(stage, recipe, run, loaded.template, previous, accelerator.is_main_process)
     if accelerator.log_with:
         accelerator.init_trackers("prefine", {"recipe": json.dumps(recipe.model_dump(mode="json"))})
     manifest = {
+        "run_id": run.run_id,
         "stage": stage.name,
         "status": "running",
         **run_provenance(sys.argv),
@@ -174,9 +181,11 @@ def _open(
         },
         "model": loaded.describe(),
         "data": prepared.counts,
+        "prepared": {"key": prepared.key, "digests": prepared.digests},
+        "samples_before": None if previous is None else previous.get("samples_before"),
     }
     session = Session(stage.name, recipe, run, display, accelerator, loaded, prepared, manifest)
-    _say_data(session, stage.answer_tokens)
+    say_data(session, stage.answer_tokens)
     if recipe.training.self_checks:
         rows = check_tokens(loaded.template, prepared.train, answered=not stage.answer_tokens)
         found = [*rows, check_leaks(prepared.train, prepared.heldout)]
@@ -185,30 +194,22 @@ def _open(
         session.override("training.self_checks is false: this run did not check its templates, masks and losses.")
     session.manifest["example"] = marked_example(loaded.template, prepared.train[0])
     session.write_manifest("running")
-    if accelerator.is_main_process:
-        write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
+    if accelerator.is_main_process and (not run.recipe.exists() or is_own_recipe(run.recipe)):
+        write_text(run.recipe, RECIPE_MARK + resolved_yaml(recipe))
     return session
 
 
-def _prepare(
-    stage: Stage, recipe: StageRecipe, run: RunDirectory, template: ChatTemplate, is_main_process: bool
-) -> Prepared:
-    folder = run.path / "data"
-    if is_main_process and not run.manifest.exists():  # left by a preparation that was cut short or refused
-        shutil.rmtree(folder, ignore_errors=True)
-        run.quarantine.unlink(missing_ok=True)
-    with Quarantine(run.quarantine) as quarantine:
-        return Preparation(
-            folder,
-            recipe.data,
-            stage.kind,
-            lambda record, row: stage.to_tree(template, record),
-            template.fingerprint,
-            recipe.data.seed,
-            quarantine,
-            stage.usable,
-            answer_tokens=stage.answer_tokens,
-        ).stores()
+def _require_same_beginning(stage: Stage, recipe: StageRecipe, run: RunDirectory, previous: dict[str, Any]) -> None:
+    """Refuse to call a run finished that was of another recipe, model or data than is asked for now.
+
+    Raises:
+        PrefineError: it was, or what it was made of is not there to compare.
+    """
+    require_same_recipe(previous, stage.name, recipe)
+    location, revision = locate_model(recipe.model.name), recipe.model.revision
+    require_same_model(previous, identity_of(location, revision, base_hash(location.base, revision)), location.name)
+    template = load_tokenizer(location, recipe.model)
+    preparation(stage, recipe, run, template, Quarantine()).require_same(previous["prepared"])
 
 
 def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None:
@@ -223,7 +224,8 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
     except (PrefineError, Stopped, KeyboardInterrupt) as error:
         if fresh and step is None and isinstance(error, RecipeError | DataError | ModelError):
             if session.accelerator.is_main_process:
-                session.run.manifest.unlink()  # nothing was learned: once corrected, the recipe begins anew
+                for path in (session.run.manifest, session.run.recipe):
+                    path.unlink(missing_ok=True)  # nothing was learned: once corrected, the recipe begins anew
             raise
         session.manifest["ended_by"] = str(error) or "interrupted"
         with suppress(CheckpointError):  # on a full disk, what ended the run is worth more than that nobody noted it
@@ -240,6 +242,7 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
         "training_seconds": round(loop.position.seconds, 3),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(loop.wall_seconds, 1),
+        "result": result_hashes(session.run) if session.accelerator.is_main_process else {},
     }
     session.write_manifest("finished")
 
@@ -248,7 +251,7 @@ def _trained(stage: Stage, session: Session, step: Step, began: float) -> Loop:
     recipe, accelerator, loaded = session.recipe, session.accelerator, session.loaded
     samples = _samples(session)
     if samples is not None:
-        samples.before()
+        session.manifest["samples_before"] = samples.before(session.manifest["samples_before"])
     parameters = stage.parameters(loaded)
     optimizer = adamw(stage.learning_rate, parameters, recipe.training, loaded.packed.device)
     model, prepared_optimizer = accelerator.prepare(loaded.packed, optimizer)
@@ -271,6 +274,7 @@ def _trained(stage: Stage, session: Session, step: Step, began: float) -> Loop:
             began=began,
         )
         with closing(loop):
+            _measure_again(stage, session, loop)
             checkpoint = loop.restore()
             if checkpoint is not None:
                 for line in checkpoint.skipped:
@@ -286,8 +290,18 @@ def _trained(stage: Stage, session: Session, step: Step, began: float) -> Loop:
     return loop
 
 
+def _measure_again(stage: Stage, session: Session, loop: Loop) -> None:
+    """Bring back what held-out rows were like before the first step, if a run that goes on has lost it."""
+    lost = stage.before is not None and stage.before.value is None and len(session.prepared.heldout)
+    if lost and any(session.run.checkpoints.glob("*")):
+        session.display.say(f"warning: {session.run.heldout_before} was lost or damaged: its rows are measured again")
+        loop.model.eval()
+        stage.evaluate()
+
+
 def _write_results(stage: Stage, session: Session) -> None:
     """The model, then what held-out rows and samples say of it. Main process only."""
+    session.run.require_here()
     session.loaded.packed.eval()
     _save_result(stage, session)
     heldout = stage.finish() if len(session.prepared.heldout) else None
@@ -329,37 +343,6 @@ def _save_result(stage: Stage, session: Session) -> None:
         raise CheckpointError(f"{session.run.model}: reads back otherwise than it was saved", "Check the disk.")
 
 
-def _require_same_recipe(before: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> None:
-    changed = sorted(
-        name
-        for name in set(_flat(before)) | set(_flat(now))
-        if name not in free and not name.startswith("readiness.") and _flat(before).get(name) != _flat(now).get(name)
-    )
-    if changed:
-        told = ", ".join(
-            f"{name} was {_flat(before).get(name)!r} and is {_flat(now).get(name)!r}" for name in changed[:3]
-        )
-        raise CheckpointError(
-            f"--resume: the recipe is not the one this run began with ({told})",
-            "Resume with the same recipe and --set, or start a run of another name.",
-        )
-
-
-def _require_same_model(before: dict[str, Any], now: Identity, name: str) -> None:
-    if changed := now.differences(before["identity"]):
-        raise CheckpointError(
-            f"--resume: {' and '.join(changed)} of {name} are not what they were when this run began",
-            "Bring the files back, or start a run of another name.",
-        )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
-
-
 def _about(loaded: LoadedModel) -> list[str]:
     facts = loaded.describe()
     share = facts["trainable_parameters"] / facts["parameters"]
@@ -367,32 +350,3 @@ def _about(loaded: LoadedModel) -> list[str]:
         f"model {facts['name']}: {facts['parameters'] / 1e6:.0f} M parameters, {share:.1%} trained, "
         f"{facts['compute_dtype']} on {loaded.packed.device} ({facts['dtype_reason']}), {facts['forward']} forward"
     ]
-
-
-def _say_data(session: Session, answer_tokens: int) -> None:
-    budget = session.recipe.training.max_tokens_per_microbatch
-    for name, counts in session.prepared.counts.items():
-        told = ", ".join(
-            f"{counts[key]} {text}"
-            for key, text in (
-                ("rows_in", "rows read"),
-                ("quarantined", "quarantined"),
-                ("duplicates", "duplicates"),
-                ("leaks_removed", "left out as their prompt is held out"),
-                ("dropped_too_long", "too long"),
-                ("dropped_identical", "identical after tokenization"),
-                ("dropped_unusable", "of no use to this stage"),
-            )
-            if counts.get(key)
-        )
-        session.display.say(f"{name}: {counts['rows']} rows" + (f" ({told})" if told else ""))
-        for line in remarks(counts):
-            session.display.say(f"{name}: {line}")
-        longest = counts.get("longest_row_tokens", 0) + answer_tokens
-        if longest > budget:
-            session.display.say(
-                f"{name}: the longest row has up to {longest} tokens, more than training.max_tokens_per_microbatch "
-                f"({budget}): it is computed alone, and memory follows it"
-            )
-    if any(counts.get("quarantined") for counts in session.prepared.counts.values()):
-        session.display.say(f"quarantined rows, with line and reason, are in {session.run.quarantine}")

@@ -17,6 +17,7 @@ from prefine.data.template import ChatTemplate
 from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import LoraSection, ModelSection
 from prefine.rundir import RunDirectory, read_metrics
+from prefine.training.before import Before
 from prefine.training.display import Display
 from prefine.training.guards import Rule
 from prefine.training.loop import Loop
@@ -42,6 +43,7 @@ class Session:
         """Write manifest.json with all that is known by now. Main process only."""
         if not self.accelerator.is_main_process:
             return
+        self.run.require_here()
         self.manifest |= {"status": status, "self_checks": self.checks, "warnings": self.warnings}
         write_json(self.run.manifest, self.manifest)
 
@@ -64,10 +66,12 @@ class Stage(ABC):
     Attributes:
         name: as in manifests.
         kind: the record type it learns from.
+        before: what it keeps of held-out rows as they were before the first step, once begun; None keeps nothing.
     """
 
     name: str
     kind: Any
+    before: Before | None = None
     # Room that rows leave within data.max_length_tokens for answers that are still to be written.
     answer_tokens = 0
 

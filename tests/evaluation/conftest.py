@@ -138,7 +138,7 @@ def write_sft_run(path: Path) -> Path:
                     "learning_rate": _rate(step, 2e-4),
                     "tokens": 940,
                     "tokens_per_s": 610 + chance.gauss(0, 20),
-                    "memory_gb": 2.31,
+                    "peak_memory_gb": 2.31,
                 }
             )
         if step % 15 == 0:
@@ -249,7 +249,7 @@ def _dpo_metrics(chance: random.Random, before: dict[str, float], after: dict[st
                     "learning_rate": _rate(step, 5e-5),
                     "tokens": 1180,
                     "tokens_per_s": 402 + chance.gauss(0, 12),
-                    "memory_gb": 2.87,
+                    "peak_memory_gb": 2.87,
                     "accuracy": min(1, max(0, round(8 * (0.5 + 0.4 * done + chance.gauss(0, 0.12))) / 8)),
                     "margin": now["margin"] * 1.25 + chance.gauss(0, 0.12),
                     "logp_chosen": -110 + chance.gauss(0, 9),

@@ -6,18 +6,19 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from rich.console import Console
 
 from prefine.recipe import StageRecipe
-from prefine.training.display import Display, memory_gb
+from prefine.training.display import Display, peak_memory_gb
 from prefine.training.dpo import run_dpo
 from prefine.training.sft import run_sft
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]
-ROW = {"loss": 0.6931, "accuracy": 0.5, "tokens_per_s": 1234.0, "memory_gb": 2.0}
+ROW = {"loss": 0.6931, "accuracy": 0.5, "tokens_per_s": 1234.0, "peak_memory_gb": 2.0}
 
 
 def test_a_log_has_the_first_the_last_and_about_twenty_lines() -> None:
@@ -27,7 +28,7 @@ def test_a_log_has_the_first_the_last_and_about_twenty_lines() -> None:
         for step in range(1, 201):
             display.step(step, ROW)
     lines = said.getvalue().splitlines()
-    assert lines[0] == "step 1/200  loss 0.6931  accuracy 0.50  1,234 tokens/s  2.0 GB"
+    assert lines[0] == "step 1/200  loss 0.6931  accuracy 0.50  1,234 tokens/s  2.0 GB peak"
     assert [line.split()[1] for line in lines[1:]] == [f"{step}/200" for step in range(10, 201, 10)]
 
 
@@ -101,5 +102,11 @@ def test_characters_that_a_console_lacks_are_shown_as_escapes() -> None:
     assert "\\u0436" in raw.getvalue().decode("latin-1")
 
 
-def test_memory_is_in_use() -> None:
-    assert 0.05 < memory_gb(torch.device("cpu")) < 100
+def test_the_peak_of_memory_does_not_fall_when_memory_is_freed() -> None:
+    before = peak_memory_gb(torch.device("cpu"))
+    assert 0.05 < before < 100
+    block = torch.ones(25_000_000)
+    high = peak_memory_gb(torch.device("cpu"))
+    assert high > psutil.Process().memory_info().rss / 1e9 - 0.01  # Linux counts in batches of pages
+    del block
+    assert peak_memory_gb(torch.device("cpu")) > high - 0.01

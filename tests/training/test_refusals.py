@@ -199,3 +199,19 @@ def test_a_source_that_is_not_there_is_refused_before_anything_is_made(make: Mak
     with pytest.raises(DataError, match=r"nowhere\.jsonl: no such file"):
         tiny.train(made, resume=False)
     assert not Path(made.run).exists()
+
+
+def test_a_folder_that_prefine_did_not_make_is_left_as_it_is(make: Make, tmp_path: Path) -> None:
+    """A project's own folder, with data in it, as the run's folder: it used to lose all of data/."""
+    home = tmp_path / "project"
+    (home / "data" / "other").mkdir(parents=True)
+    file = tiny.write_rows(home / "data" / "train.jsonl", tiny.pairs(26))
+    for name in ("recipe.yaml", "quarantine.jsonl", "data/other/notes.txt"):
+        (home / name).write_text("mine")
+    made = make("sft", "project", {"data.train": str(file)})
+    for resume in (False, True):
+        said = refusal(made, resume=resume)
+        assert (
+            "holds no run to resume" if resume else "holds other files (data, quarantine.jsonl, recipe.yaml)"
+        ) in said
+    assert sorted(path.name for path in home.iterdir()) == ["data", "quarantine.jsonl", "recipe.yaml"]

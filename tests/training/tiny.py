@@ -38,7 +38,7 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 # They say how fast the machine is, not what was computed.
-TIMING = {"seconds", "tokens_per_s", "memory_gb"}
+TIMING = {"seconds", "tokens_per_s", "peak_memory_gb"}
 TIMING |= {f"{phase}_tokens_per_s" for phase in ("generated", "scored", "trained")}
 TIMING |= {f"seconds_{phase}" for phase in ("generate", "score", "measure", "train")}
 # T is moved further in a few updates of PPO than guards let a real model go.

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from prefine.data.dataset import RecordStream, read_records
 from prefine.data.kinds import KINDS, kind_of_sources
-from prefine.data.prepare import source_names
+from prefine.data.prepare import open_stores, source_names
 from prefine.data.quarantine import Quarantine
-from prefine.data.store import TokenStore
 from prefine.errors import DataError, ModelError, RecipeError
 from prefine.evaluation.readiness.assess import Readiness, assess
 from prefine.evaluation.readiness.stored import kind_stored, prompts_trained_on, stored_records, trained_records
@@ -20,6 +19,7 @@ from prefine.models.load import load_tokenizer
 from prefine.models.location import locate_model
 from prefine.models.reward import load_reward
 from prefine.models.scoring import RewardModel
+from prefine.paths import expanded
 from prefine.recipe import ModelSection, RewardRecipe
 from prefine.recipe_loading import load_recipe
 from prefine.records import Conversation, Preference, Vote
@@ -77,7 +77,7 @@ def check_reward(
         if train is None or not train.is_file():  # runs are copied without their data, too
             trained: Callable[[Conversation], bool] = lambda prompt: False  # noqa: E731
         else:
-            store = TokenStore(train)
+            store, _ = open_stores(train.parent)
             trained = prompts_trained_on(store, kind_stored(store))
         readiness = assess(reward, stream, limits, data=", ".join(data), is_trained_prompt=trained, progress=progress)
         if quarantine.total:
@@ -90,7 +90,7 @@ def _on_own_rows(reward: RewardModel, run: Path, recipe: RewardRecipe, progress:
     paths = [run / "data" / f"{part}.arrow" for part in ("train", "heldout")]
     if not all(path.is_file() for path in paths):
         raise DataError(f"{run} has come without its data", "Name pairs or votes with --data FILE.")
-    train, heldout = map(TokenStore, paths)
+    train, heldout = open_stores(run / "data")
     if not len(heldout):
         raise DataError(f"{run} holds no held-out rows", "Name pairs or votes with --data FILE.")
     kind = kind_stored(heldout)
@@ -120,7 +120,7 @@ def run_folder(name: str) -> Path | None:
     Raises:
         DataError: it is a run of another stage, or its manifest is damaged.
     """
-    path = Path(name)
+    path = Path(expanded(name))
     if not ((path / "manifest.json").is_file() and (path / "recipe.yaml").is_file()):
         return None
     try:

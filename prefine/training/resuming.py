@@ -1,0 +1,144 @@
+"""What a run that goes on must have in common with its beginning, and what is said where it has not."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefine.atomic import JSON, sha256_of_file
+from prefine.errors import CheckpointError
+from prefine.json_reading import JsonError, read_json_object
+from prefine.models.checkpoint import newest_valid
+from prefine.models.identity import Identity
+from prefine.models.weights import weight_files
+from prefine.recipe import StageRecipe
+from prefine.rundir import RunDirectory
+
+# Fields of a recipe that may change between a run and its resumption without changing its result; so may a readiness
+# report's thresholds.
+_FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers")
+# And this one, unless guards may go back to what is saved.
+_FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
+# What a manifest must hold for its run to go on, and of which kind.
+_NEEDED = {"stage": str, "status": str, "run_id": str, "recipe": dict, "model": dict, "prepared": dict}
+_NEEDED_OF_MODEL = {"compute_dtype": str, "identity": dict}
+_NEEDED_OF_DATA = {"key": str, "digests": dict}
+
+
+def new_run_id() -> str:
+    """A name that no other run has; checkpoints carry it."""
+    return secrets.token_hex(8)
+
+
+def read_manifest(run: RunDirectory) -> dict[str, Any] | None:
+    """The manifest of a run that may go on; None if the run never came to its first step.
+
+    Raises:
+        CheckpointError: it is damaged, or lost although there is something to go on from.
+    """
+    if not run.manifest.exists():
+        left = [path for path in (run.model, *run.checkpoints.glob("step-*")) if path.exists()]
+        if left:
+            raise CheckpointError(
+                f"{run.path} holds {left[0].name} but no manifest.json, which says what that belongs to",
+                "Bring manifest.json back from a copy, or start a run of another name.",
+            )
+        return None
+    remedy = "Bring the file back from a copy, or start a run of another name."
+    try:
+        manifest = read_json_object(run.manifest)
+    except (OSError, JsonError) as error:
+        raise CheckpointError(f"{run.manifest} cannot be used: it {error}", remedy) from error
+    lacking = _lacking(manifest, _NEEDED)
+    lacking += [] if lacking else _lacking(manifest["model"], _NEEDED_OF_MODEL, "model.")
+    lacking += [] if lacking else _lacking(manifest["prepared"], _NEEDED_OF_DATA, "prepared.")
+    if lacking:
+        raise CheckpointError(
+            f"{run.manifest} lacks {lacking[0]}: it is damaged, or of another version of prefine", remedy
+        )
+    return manifest
+
+
+def _lacking(values: Mapping[str, Any], needed: Mapping[str, type], prefix: str = "") -> list[str]:
+    return [f"{prefix}{name}" for name, kind in needed.items() if not isinstance(values.get(name), kind)]
+
+
+def require_same_recipe(manifest: Mapping[str, Any], stage: str, recipe: StageRecipe) -> None:
+    """Raise CheckpointError if the run was of another stage, or its recipe differs in what decides its result."""
+    finished = manifest["status"] == "finished"
+    remedy = "Resume with the same recipe and --set, or start a run of another name."
+    if finished:
+        remedy = (
+            "Start a run of another name (--set run=NEW); to train this run's result further, also name it: "
+            f"--set model.name={recipe.run}."
+        )
+    if manifest["stage"] != stage:
+        raise CheckpointError(f"--resume: {recipe.run} is a run of {manifest['stage']}, not of {stage}", remedy)
+    free = _FREE_FIELDS if recipe.guards.may_go_back else _FREE_FIELDS + _FREE_WITHOUT_GUARDS
+    differing = _differences(manifest["recipe"], recipe.model_dump(mode="json"), free)
+    if differing:
+        known = "is finished, and the recipe is not the one it was trained with" if finished else ""
+        problem = (
+            f"--resume: {recipe.run} {known}" if finished else "--resume: the recipe is not the one this run began with"
+        )
+        raise CheckpointError(f"{problem} ({', '.join(differing[:3])})", remedy)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> list[str]:
+    was, is_now = _flat(before), _flat(now)
+    return [
+        f"{name} was {was.get(name)!r} and is {is_now.get(name)!r}"
+        for name in sorted(was.keys() | is_now.keys())
+        if name not in free and not name.startswith("readiness.") and was.get(name) != is_now.get(name)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def require_same_model(manifest: Mapping[str, Any], now: Identity, name: str) -> None:
+    """Raise CheckpointError if files that decide the model's numbers have changed since the run began."""
+    if changed := now.differences(manifest["model"]["identity"]):
+        raise CheckpointError(
+            f"--resume: {' and '.join(changed)} of {name} are not what they were when this run began",
+            "Bring the files back, or start a run of another name.",
+        )
+
+
+def result_hashes(run: RunDirectory) -> dict[str, JSON]:
+    """What a finished run's manifest says of its results: hashes of the weight files and of evaluation.json."""
+    return {"model": _weight_hashes(run.model), "evaluation": sha256_of_file(run.evaluation)}
+
+
+def _weight_hashes(model: Path) -> dict[str, str]:
+    return {file.name: sha256_of_file(file) for file in weight_files(model)}
+
+
+def is_whole(run: RunDirectory, manifest: Mapping[str, Any]) -> bool:
+    """Whether the results of a finished run are there, so that nothing is left to do.
+
+    Raises:
+        CheckpointError: the model was changed; or results are missing, and so is a checkpoint to make them again from.
+    """
+    result = manifest["result"] if isinstance(manifest.get("result"), dict) else {}
+    if run.model.is_dir() and _weight_hashes(run.model) != result.get("model"):
+        raise CheckpointError(
+            f"{run.model} does not hold the weights that this run ended with",
+            f"Bring them back from a copy; or delete {run.model}, and --resume makes it again.",
+        )
+    evaluated = run.evaluation.is_file() and sha256_of_file(run.evaluation) == result.get("evaluation")
+    if run.model.is_dir() and evaluated:
+        return True
+    if newest_valid(run.checkpoints, run.run_id) is None:
+        lost = run.evaluation.name if run.model.is_dir() else run.model.name
+        raise CheckpointError(
+            f"{run.path} is finished, but its {lost} is missing or damaged, and it holds no valid checkpoint",
+            "Bring it back from a copy, or start a run of another name.",
+        )
+    return False
