@@ -362,9 +362,7 @@ class PpoStage(Stage):
     def rolled_back(self) -> dict[str, Any]:
         """Pull harder towards the reference from now on."""
         self._kl.coefficient *= self._recipe.guards.kl_factor
-        if self._kl.coefficient == 0:
-            return {}
-        return {"kl_coefficient": self._kl.coefficient}
+        return {"kl_coefficient": self._kl.coefficient} if self._kl.coefficient else {}
 
     # --- Looking at it -----------------------------------------------------------------------------------------------
 
