@@ -35,7 +35,7 @@ def test_a_log_has_the_first_the_last_and_about_twenty_lines() -> None:
 def test_each_reward_source_is_shown_by_itself() -> None:
     """Of one source that is taken as it is the sum says all."""
     said = io.StringIO()
-    row = {"loss": 0.1, "kl_k3": 0.2, "response_tokens": 9.0, "tokens_per_s": 5.0, "memory_gb": 1.0, "score": 1.0}
+    row = {"loss": 0.1, "kl_k3": 0.2, "response_tokens": 9.0, "tokens_per_s": 5.0, "peak_memory_gb": 1.0, "score": 1.0}
     display = Display(Console(file=said))
     display.step(1, {**row, "score/m:a": 1.0, "share/m:a": 1.0})
     display.step(1, {**row, "score/m:a": 4.0, "score/m:b": -2.0, "share/m:a": 2.0, "share/m:b": -1.0})
