@@ -120,24 +120,25 @@ class PackedBatch:
 
     def whole_lengths(self) -> list[int]:
         """Tokens of each of the S answers and its prompt."""
-        return [segment.prompt + answer for segment in self.segments for answer in segment.answers]
+        return [s.shared + s.prompt + answer for s in self.segments for answer in s.answers]
 
     def part(self, sequences: Collection[int]) -> tuple[PackedBatch, Tensor]:
         """A batch of some of the answers (in [0, S)) behind their prompts; and which targets of this one are its own,
         (R') int64.
         """
         device = self.input_ids.device
-        kept: list[int] = []
-        segments: list[Segment] = []
+        shared = max((segment.shared for segment in self.segments), default=0)
+        kept = list(range(shared))
+        segments = [Segment(0, shared, ())] if shared else []
         rows: list[int] = []
         number = 0
-        for place, segment in enumerate(self.segments):
+        for place, segment in enumerate(self.segments[1:] if shared else self.segments):
             begins = token_offsets([segment.prompt, *segment.answers])
             own = [i for i in range(len(segment.answers)) if number + i in sequences]
             number += len(segment.answers)
             if not own:
                 continue
-            segments.append(Segment(len(kept), segment.prompt, tuple(segment.answers[i] for i in own)))
+            segments.append(Segment(len(kept), segment.prompt, tuple(segment.answers[i] for i in own), shared))
             rows += self.rows[place : place + 1]
             for run in (0, *(i + 1 for i in own)):
                 kept += range(segment.start + begins[run], segment.start + begins[run + 1])

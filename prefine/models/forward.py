@@ -99,7 +99,7 @@ class PackedModel(nn.Module):
 
     def predicting(self, batch: PackedBatch) -> Tensor:
         """(R, H) hidden states that the targets are predicted from, on either path."""
-        return self._by_company(batch, self._predicting, of_targets=True)
+        return self._by_length(batch, self._predicting, of_targets=True)
 
     def _predicting(self, batch: PackedBatch) -> Tensor:
         if self.packed:
@@ -108,22 +108,22 @@ class PackedModel(nn.Module):
         out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         return cast(Tensor, out.last_hidden_state[row, column])
 
-    def _by_company(self, batch: PackedBatch, states: Callable[[PackedBatch], Tensor], *, of_targets: bool) -> Tensor:
+    def _by_length(self, batch: PackedBatch, states: Callable[[PackedBatch], Tensor], *, of_targets: bool) -> Tensor:
         """What `states` gives for a batch, a row for each target or each answer, where answers that would change each
         other's rotary frequencies are computed apart."""
         if self.lengths is None:
             return states(batch)
         forget_lengths(self.model)
-        companies = self.lengths.companies(batch.whole_lengths())
-        if len(companies) <= 1:
+        groups = self.lengths.groups(batch.whole_lengths())
+        if len(groups) <= 1:
             return states(batch)
         found: list[Tensor] = []
         places: list[Tensor] = []
-        for company in companies:
-            part, targets = batch.part(company)
+        for group in groups:
+            part, targets = batch.part(group)
             forget_lengths(self.model)
             found.append(states(part))
-            places.append(targets if of_targets else torch.tensor(company, device=targets.device))
+            places.append(targets if of_targets else torch.tensor(group, device=targets.device))
         return torch.cat(found)[torch.argsort(torch.cat(places))]
 
     def _packed(self, batch: PackedBatch) -> Tensor:
@@ -132,7 +132,7 @@ class PackedModel(nn.Module):
     def _padded(self, batch: PackedBatch) -> Tensor:
         if not self.whole_logits:
             return selected_logprobs(self.predicting(batch), batch.targets, self.head())
-        return logprobs_of_logits(self._by_company(batch, self._own_logits, of_targets=True), batch.targets)
+        return logprobs_of_logits(self._by_length(batch, self._own_logits, of_targets=True), batch.targets)
 
     def _own_logits(self, batch: PackedBatch) -> Tensor:
         """(R, V) logits of the targets as the model itself makes them."""
@@ -161,7 +161,7 @@ class PackedScorer(PackedModel):
         return torch.arange(batch.sequences, device=batch.input_ids.device)
 
     def _packed(self, batch: PackedBatch) -> Tensor:
-        return self._scores(self._by_company(batch, self._last_packed, of_targets=False))
+        return self._scores(self._by_length(batch, self._last_packed, of_targets=False))
 
     def _last_packed(self, batch: PackedBatch) -> Tensor:
         return self._trunk(batch)[batch.last_tokens()]
@@ -169,7 +169,7 @@ class PackedScorer(PackedModel):
     def _padded(self, batch: PackedBatch) -> Tensor:
         if not batch.sequences:
             return self._scores(torch.zeros(0, self.score_head.in_features, device=self.device))
-        return self._scores(self._by_company(batch, self._last_padded, of_targets=False))
+        return self._scores(self._by_length(batch, self._last_padded, of_targets=False))
 
     def _last_padded(self, batch: PackedBatch) -> Tensor:
         ids, mask, *_ = unpack(batch)
@@ -280,10 +280,11 @@ def probe(model: PackedModel) -> str | None:
     on a token outside its prompt and itself; and if packed log-probabilities equal separate ones.
     """
     batch = probe_batch(model.causal.get_input_embeddings().weight.shape[0], model.device)
-    training = model.training
+    training, lengths = model.training, model.lengths
     model.eval()
     try:
-        model.packed = True
+        # In one call, whatever rotary frequencies the longest sequence brings: leaks show in one embedding's gradient.
+        model.packed, model.lengths = True, None
         with attention.watched() as traffic:
             ours, leaks = _packed_with_leaks(model, batch)
         # One that attends twice would need two places for its keys and values.
@@ -301,7 +302,7 @@ def probe(model: PackedModel) -> str | None:
     except Exception as error:  # noqa: BLE001 (whatever a model's own code raises at an unknown layout)
         return f"its forward refused the packed row ({type(error).__name__}: {error})".splitlines()[0]
     finally:
-        model.packed = True
+        model.packed, model.lengths = True, lengths
         model.train(training)
 
 

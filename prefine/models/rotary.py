@@ -26,7 +26,7 @@ class LengthRule:
     kind: str
     limit: int
 
-    def companies(self, lengths: Sequence[int]) -> list[list[int]]:
+    def groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of the sequences that may be computed together, shortest first."""
         found: dict[int, list[int]] = {}
         for index, length in enumerate(lengths):

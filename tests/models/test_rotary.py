@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +41,12 @@ ROTARIES: dict[str, dict[str, Any]] = {
     },
 }
 # Short and long answers to one prompt, several long ones, one of exactly the trained length, all in one batch.
-MIXED = collate([tree(5, 4, 20, 7), tree(3, 2), tree(6, 25, 19), tree(8, 2)])
+_TREES = [tree(5, 4, 20, 7), tree(3, 2), tree(6, 25, 19), tree(8, 2)]
+_BEGINNING = list(tree(9, 1).prompt)
+BATCHES = {
+    "trees": collate(_TREES),
+    "common beginning": collate([replace(each, prompt=[*_BEGINNING, *each.prompt[:1]]) for each in _TREES]),
+}
 
 
 def make(rotary: str, *, is_packed: bool, scores: bool = False) -> PackedModel:
@@ -72,12 +78,13 @@ def alone(rotary: str, batch: PackedBatch) -> Tensor:
 def test_every_answer_has_the_numbers_that_it_has_alone(rotary: str, is_packed: bool) -> None:
     """Whatever else is in the batch, and whatever was computed before; so do PPO's log-probabilities."""
     model = make(rotary, is_packed=is_packed)
-    right = alone(rotary, MIXED)
-    with torch.no_grad():
-        assert (model(MIXED) - right).abs().max() <= 1e-5
-        assert (model(MIXED) - right).abs().max() <= 1e-5  # after longer sequences
-        policy = ActorCritic(model, 1.0, "shared")
-        assert (policy(MIXED).logprobs - right).abs().max() <= 1e-5
+    for batch in BATCHES.values():
+        right = alone(rotary, batch)
+        with torch.no_grad():
+            assert (model(batch) - right).abs().max() <= 1e-5
+            assert (model(batch) - right).abs().max() <= 1e-5  # after longer sequences
+            policy = ActorCritic(model, 1.0, "shared")
+            assert (policy(batch).logprobs - right).abs().max() <= 1e-5
     assert_it_matters(rotary)
 
 
@@ -94,14 +101,16 @@ def assert_it_matters(rotary: str) -> None:
 
 @pytest.mark.parametrize("is_packed", [True, False])
 @pytest.mark.parametrize("rotary", ROTARIES)
-def test_gradients_are_the_sum_of_each_answers_own(rotary: str, is_packed: bool) -> None:
+@pytest.mark.parametrize("layout", BATCHES)
+def test_gradients_are_the_sum_of_each_answers_own(layout: str, rotary: str, is_packed: bool) -> None:
     """Training: the gradient of a batch is that of its answers one by one."""
     model = make(rotary, is_packed=is_packed)
+    batch = BATCHES[layout]
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    together = torch.autograd.grad(model(MIXED).sum(), weights)
+    together = torch.autograd.grad(model(batch).sum(), weights)
     apart = [torch.zeros_like(weight) for weight in weights]
-    for sequence in range(MIXED.sequences):
-        part, _ = MIXED.part([sequence])
+    for sequence in range(batch.sequences):
+        part, _ = batch.part([sequence])
         for total, gradient in zip(apart, torch.autograd.grad(model(part).sum(), weights), strict=True):
             total.add_(gradient)
     for ours, theirs in zip(together, apart, strict=True):
@@ -110,25 +119,28 @@ def test_gradients_are_the_sum_of_each_answers_own(rotary: str, is_packed: bool)
 
 @pytest.mark.parametrize("is_packed", [True, False])
 @pytest.mark.parametrize("rotary", ROTARIES)
-def test_scores_do_not_depend_on_other_answers(rotary: str, is_packed: bool) -> None:
+@pytest.mark.parametrize("layout", BATCHES)
+def test_scores_do_not_depend_on_other_answers(layout: str, rotary: str, is_packed: bool) -> None:
     """A reward model's score of an answer is the one it has alone."""
-    scorer = make(rotary, is_packed=is_packed, scores=True)
+    scorer, batch = make(rotary, is_packed=is_packed, scores=True), BATCHES[layout]
     with torch.no_grad():
-        together = scorer(MIXED)
-        apart = torch.cat([scorer(MIXED.part([sequence])[0]) for sequence in range(MIXED.sequences)])
+        together = scorer(batch)
+        apart = torch.cat([scorer(batch.part([sequence])[0]) for sequence in range(batch.sequences)])
     assert (together - apart).abs().max() <= 1e-5
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1),
+    beginning=st.sampled_from([[], _BEGINNING]),
     data=st.data(),
 )
 def test_a_part_of_a_batch_is_the_batch_of_those_answers(
-    lengths: list[tuple[int, list[int]]], data: st.DataObject
+    lengths: list[tuple[int, list[int]]], beginning: list[int], data: st.DataObject
 ) -> None:
     """Each answer stands behind its prompt, with its positions, targets and order."""
-    batch = collate([tree(prompt, *answers) for prompt, answers in lengths])
+    trees = [tree(prompt, *answers) for prompt, answers in lengths]
+    batch = collate([replace(each, prompt=[*beginning, *each.prompt]) for each in trees])
     chosen = sorted(data.draw(st.sets(st.integers(0, batch.sequences - 1), min_size=1)))
     part, targets = batch.part(chosen)
     ids, mask, *_ = unpack(batch)
@@ -141,11 +153,11 @@ def test_a_part_of_a_batch_is_the_batch_of_those_answers(
     assert torch.equal(part.position_ids[0, part.last_tokens()], batch.position_ids[0, batch.last_tokens()][chosen])
 
 
-def test_companies_by_hand() -> None:
+def test_groups_by_hand() -> None:
     """Up to the limit together; beyond it all together (two sets of frequencies), or each length for itself."""
     lengths = [3, 13, 12, 40, 13]
-    assert LengthRule("longrope", 12).companies(lengths) == [[0, 2], [1, 3, 4]]
-    assert LengthRule("dynamic", 12).companies(lengths) == [[0, 2], [1, 4], [3]]
+    assert LengthRule("longrope", 12).groups(lengths) == [[0, 2], [1, 3, 4]]
+    assert LengthRule("dynamic", 12).groups(lengths) == [[0, 2], [1, 4], [3]]
 
 
 def test_only_lengths_that_matter_make_a_rule() -> None:
