@@ -1,0 +1,100 @@
+"""No verb asks the network for anything where a recipe names folders and files alone, also without HF_HUB_OFFLINE."""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefine.cli.app import VERBS, main
+from tests.training import tiny
+
+SHORT = {"training.max_steps": 1, "training.save_every_steps": None}
+
+
+def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, reward_run: Path) -> list[str]:
+    """The words after a verb that let it do all that it does, on T and on runs of T."""
+
+    def recipe(stage: str, **changes: object) -> str:
+        return tiny.written(tiny.recipe(stage, folder / "run", model, data, SHORT | changes), folder / "recipe.yaml")
+
+    def rows(*given: dict[str, Any]) -> str:
+        return str(tiny.write_rows(folder / "in.jsonl", list(given)))
+
+    chat = {"prompt": "Q", "completion": "A"}
+    words: dict[str, Callable[[], list[str]]] = {
+        "doctor": lambda: ["--device", "cpu"],
+        "data check": lambda: [str(data), "--model", str(model)],
+        "sft": lambda: [recipe("sft", **{"data.train": rows(*[chat | {"prompt": f"Q{n}"} for n in range(12)])})],
+        "dpo": lambda: [recipe("dpo", **{"model.name": str(sft_run)})],
+        "reward train": lambda: [recipe("reward")],
+        "reward check": lambda: [str(reward_run), "--out", str(folder / "out"), "--policy", str(sft_run)],
+        "reward merge": lambda: [str(reward_run), str(folder / "merged")],
+        "ppo": lambda: [recipe("ppo", **{"reward.name": str(reward_run)}, **tiny.UNGUARDED)],
+        "score": lambda: [str(reward_run), rows(chat), "--out", str(folder / "out.jsonl")],
+        "generate": lambda: [str(sft_run), "--prompts", rows(chat), "--max-new-tokens", "4"],
+        "chat": lambda: [str(sft_run), "--max-new-tokens", "4"],
+        "report": lambda: [str(sft_run)],
+        "cache list": list,
+        "cache clean": list,
+    }
+    assert words.keys() == VERBS.keys()
+    return words[verb]()
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What asked for a name or a connection; each is refused. Libraries are told nothing about being offline."""
+    seen: list[str] = []
+
+    def refuse(name: str) -> Callable[..., Any]:
+        def refused(*given: object, **options: object) -> Any:
+            seen.append(f"{name} {given[-2:]}")
+            raise OSError(f"{name} was called")
+
+        return refused
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse(name))
+    for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse(name))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    # Read from the environment when they are imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    return seen
+
+
+def run(*words: str) -> object:
+    with pytest.raises(SystemExit) as leaving:
+        main(words)
+    return leaving.value.code
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.usefixtures("real_report")
+def test_no_connection_is_tried(
+    verb: str,
+    model: Path,
+    data: Path,
+    sft_run: Path,
+    reward_run: Path,
+    tried: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    code = run(*verb.split(), *arguments(verb, tmp_path, model, data, sft_run, reward_run))
+    assert (code, tried) == (0, []), capsys.readouterr()
+
+
+def test_a_hub_id_is_asked_for(tried: list[str], data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail: libraries do not know that they are offline, and a connection would be seen."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between tries
+    assert run("score", "nobody/nothing", str(data)) == 2
+    assert tried
