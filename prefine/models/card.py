@@ -128,9 +128,10 @@ class Card:
             )
         elif not self._on_hub:
             where = " (a path from this folder)"
-        yield f"{made}: {_code(self.base)}{where}."
+        yield f"{made}: {code(self.base)}{where}."
         if self.base_sha256:
-            yield f"SHA-256 of its weights: `{self.base_sha256}`. prefine refuses other weights under an adapter."
+            refusal = " prefine refuses other weights under an adapter." if self.adapter else ""
+            yield f"SHA-256 of its weights: `{self.base_sha256}`.{refusal}"
 
     def _loading(self) -> Iterable[str]:
         use = "prefine chat FOLDER" if self.heads is None else "prefine score FOLDER answers.jsonl"
@@ -163,6 +164,6 @@ class Card:
             yield from ("", "A score is a logit at an answer's last token; `reward.json` holds the bias to subtract.")
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Text in Markdown that is shown as it is, in one line."""
     return "`" + " ".join(text.replace("`", "'").split()) + "`"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prefine.atomic import atomic_write, json_bytes
 from prefine.data.batch import TokenTree
 from prefine.errors import CheckpointError, ModelError
+from prefine.models.card import Base, Story, code, describe_result
 from prefine.models.forward import standard_attention
 from prefine.models.heads import SCORE, pad_apart
 from prefine.models.load import load_model
@@ -60,12 +61,16 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
     if reward.scale.quantization != "none":  # adapters are merged into whole weights, and the scores say what that does
         loaded = load_model(section, None, trainable=False, heads=len(reward.scale.bias))
         reward = PackedReward(loaded, reward.scale)
+    heads = len(reward.scale.bias)
     model = _merged(reward, getattr(torch, dtype))
     with atomic_write(folder) as temporary, known_noise_off():
         with standard_attention(reward.loaded.packed):
             model.save_pretrained(temporary)
         reward.tokenizer.save_pretrained(temporary)
         (temporary / SCALE_FILE).write_bytes(json_bytes(scale.as_json(), indent=2))
+        loaded = reward.loaded
+        base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
+        describe_result(temporary, folder, base, 1, _story(name, heads, dtype))
         apart = float((_by_transformers(temporary, trees) - before).abs().max()) / scale.std
         if not apart <= _TOLERANCE[dtype]:
             raise CheckpointError(
@@ -73,6 +78,21 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
                 "Merge in float32, or train on weights that are not quantized: on whole weights scores are others.",
             )
     return apart
+
+
+def _story(name: str, heads: int, dtype: str) -> Story:
+    """What README.md says of how the folder was made."""
+    head = "Its score head is" if heads == 1 else f"The mean of its {heads} score heads is"
+    return Story(
+        ("reward",),
+        (
+            "## How it was made",
+            "",
+            f"`prefine reward merge` added the adapter of {code(name)}, if it has one, to its base model's weights.",
+            f"{head} the head here. The weights are saved in {dtype}.",
+            "transformers alone loaded the folder and gave the scores of that run.",
+        ),
+    )
 
 
 def _asked(text: str) -> tuple[Message, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForSequenceClassification
 
 from prefine.cli.app import main
 from prefine.evaluation.readiness import check
@@ -452,6 +454,28 @@ def test_transformers_alone_gives_the_same_scores(home: Home, merged: Path, pref
             with torch.no_grad():
                 raw = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits
             assert float(raw) - bias == pytest.approx(pair[f"{side}_score"], abs=1e-4)
+
+
+def test_a_merged_folder_says_what_it_is(home: Home, merged: Path) -> None:
+    text = (merged / "README.md").read_text("utf-8")
+    _, header, body = text.split("---\n", 2)
+    assert yaml.safe_load(header) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["prefine", "reward"],
+    }
+    assert "This folder holds a reward model: all weights." in body
+    base = os.path.relpath(home.model, merged)
+    assert f"Trained from: `{base}` (a path from this folder)." in body
+    assert f"added the adapter of `{home.run}`" in body
+    assert "Its score head is the head here. The weights are saved in float32." in body
+    assert "SHA-256 of its weights: `" in body
+    code = body.split("```python\n")[1].split("```")[0]
+    found: dict[str, object] = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(merged)
+        exec(code, found)  # noqa: S102 - what the README.md tells its reader to run
+    assert isinstance(found["model"], LlamaForSequenceClassification)
 
 
 def test_a_merged_model_is_checked_with_data(home: Home, merged: Path, prefine: Prefine) -> None:
