@@ -55,13 +55,13 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
         raise ModelError(f"{name} is no reward run of prefine", "Name a run that prefine reward has trained.")
     trees = [tree for q, answers in _PROBES for tree in reward.trees(Question(_asked(q), answers)) or ()]
     before = reward.raw(trees).mean(1)
+    heads = len(reward.scale.bias)
     # In the type it is saved in: products in bf16 would round an adapter's small deltas off the weights.
     changes = {"bias": (statistics.fmean(reward.scale.bias),), "quantization": "none", "compute_dtype": dtype}
     scale = reward.scale.model_copy(update=changes)
     if reward.scale.quantization != "none":  # adapters are merged into whole weights, and the scores say what that does
-        loaded = load_model(section, None, trainable=False, heads=len(reward.scale.bias))
+        loaded = load_model(section, None, trainable=False, heads=heads)
         reward = PackedReward(loaded, reward.scale)
-    heads = len(reward.scale.bias)
     model = _merged(reward, getattr(torch, dtype))
     with atomic_write(folder) as temporary, known_noise_off():
         with standard_attention(reward.loaded.packed):
