@@ -95,9 +95,16 @@ class ChatTemplate:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides token ids: template, vocabulary, merges, added and special tokens."""
+        """Hash of everything that decides token ids: template, vocabulary, merges, added and special tokens.
+
+        Not of the padding token, unless the template writes it: a model with score heads gets another one as it is
+        loaded (see prefine.models.heads).
+        """
+        template = self.tokenizer.chat_template
         special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
-        decides = [self.tokenizer.chat_template, special, self._encoder.vocabulary()]
+        if "pad_token" not in str(template):
+            special.pop("pad_token", None)
+        decides = [template, special, self._encoder.vocabulary()]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def prompt_ids(self, messages: Conversation) -> list[int]:

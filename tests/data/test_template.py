@@ -591,6 +591,19 @@ def test_the_fingerprint_follows_whatever_changes_ids_and_nothing_else(make_toke
     assert len({same, *(fingerprint(change) for change in changes)}) == 1 + len(changes)
 
 
+def test_padding_counts_only_where_a_template_writes_it(make_tokenizer: MakeTokenizer) -> None:
+    """A model with score heads gets another padding token when it is loaded: its run's rows stay the same."""
+
+    def fingerprint(pad: str | None, extra: str) -> str:
+        tokenizer = make_tokenizer("plain", pad_token="</s>")
+        tokenizer.pad_token = pad
+        tokenizer.chat_template += extra
+        return ChatTemplate(tokenizer).fingerprint
+
+    assert fingerprint("</s>", "") == fingerprint(None, "")
+    assert fingerprint("</s>", "{% set x = pad_token %}") != fingerprint(None, "{% set x = pad_token %}")
+
+
 # --- Marking ---------------------------------------------------------------------------------------------------------
 
 
