@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from prefine.errors import RecipeError
 from prefine.paths import new_folder, path_in_recipe
 from prefine.recipe_loading import RecipeSection
 
@@ -16,6 +17,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 LARGEST_SEED = 2**63 - 1
 LARGEST_COUNT = 2**31 - 1
+LARGEST_TEMPERATURE = 1000  # every token is as likely as any other there
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 PathText = Annotated[str, AfterValidator(path_in_recipe)]
 Sources = PathText | list[PathText]
@@ -38,6 +40,21 @@ class ModelSection(RecipeSection):
     )
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass: less memory")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+
+def named_model(name: str, **settings: Any) -> ModelSection:
+    """A model that a command names instead of a recipe.
+
+    Raises:
+        RecipeError: a name that no file can have.
+    """
+    try:
+        return ModelSection(name=name, **settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        rule, _, remedy = first["msg"].removeprefix("Value error, ").partition("; ")
+        field = ".".join(map(str, first["loc"]))
+        raise RecipeError(f"model.{field} is {first['input']!r:.80}: {rule}", f"{remedy.capitalize()}.") from None
 
 
 class LoraSection(RecipeSection):
@@ -113,7 +130,9 @@ class ReportSection(RecipeSection):
     prompts: Sources | None = Field(None, description="prompts to sample on; null takes held-out ones")
     samples: Annotated[int, Field(ge=0)] = 8
     max_new_tokens: Count = 160
-    temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0 is greedy: the same text every time")
+    temperature: Annotated[float, Field(ge=0, le=LARGEST_TEMPERATURE)] = Field(
+        0.0, description="0 is greedy: the same text every time"
+    )
 
 
 def _off_is_a_word(value: object) -> object:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from prefine.recipe import (
+    LARGEST_TEMPERATURE,
     Action,
     Count,
     Fraction,
@@ -78,7 +79,9 @@ class RolloutSection(RecipeSection):
         False, description="rloo and grpo: no step on prompts whose answers all have the same reward (arXiv 2503.14476)"
     )
     max_new_tokens: Count = 128
-    temperature: Positive = Field(1.0, description="of the policy: log-probabilities and ratios are those at it")
+    temperature: Annotated[float, Field(gt=0, le=LARGEST_TEMPERATURE)] = Field(
+        1.0, description="of the policy: log-probabilities and ratios are those at it"
+    )
     slots: Count = Field(64, description="answers written at once")
     heldout_prompts: Annotated[int, Field(ge=0)] = Field(32, description="answered at every evaluation")
 

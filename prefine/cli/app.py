@@ -51,6 +51,7 @@ VERBS = {
     "cache list": "prefine.cli.cache:show",
     "cache clean": "prefine.cli.cache:clean",
 }
+_LONGEST_QUOTE = 60
 # First words of verbs that have two.
 GROUPS = {
     "data": "Look at data before training on it.",
@@ -223,7 +224,18 @@ def _refuse_usage(error: Any) -> NoReturn:
         sys.exit(2)
     command = error.ctx.command_path if error.ctx is not None else "prefine"
     rule = re.sub(r"\s+", " ", error.format_message()).rstrip(". ")
+    quote = _unquoted(error)
+    rule = rule.replace(": ", f": {quote}: ", 1) if quote else rule
     _end(2, f"error: {rule}. See {command} --help.")
+
+
+def _unquoted(error: Any) -> str:
+    """The value that typer refuses without saying it, in quotes and shortened; "" where it does."""
+    problems = getattr(error.__cause__, "errors", None)
+    value = str(problems()[0].get("input", "")) if callable(problems) else ""
+    if problems is None or repr(value) in error.format_message():
+        return ""
+    return repr(value if len(value) <= _LONGEST_QUOTE else value[: _LONGEST_QUOTE - 1] + "…")
 
 
 def _end(code: int, text: str) -> NoReturn:

@@ -95,10 +95,10 @@ def _template_of(model: str) -> tuple[ChatTemplate | None, str | None]:
     from prefine.errors import ModelError
     from prefine.models.load import load_tokenizer
     from prefine.models.location import locate_model
-    from prefine.recipe import ModelSection
+    from prefine.recipe import named_model
 
     try:
-        return load_tokenizer(locate_model(model), ModelSection(name=model)), None
+        return load_tokenizer(locate_model(model), named_model(model)), None
     except ModelError as error:
         if model != _EMBEDDED:
             raise

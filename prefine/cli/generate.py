@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import LARGEST_COUNT, LARGEST_SEED, Device, ResumeRows
+from prefine.cli.options import LARGEST_COUNT, LARGEST_SEED, Device, ResumeRows, Temperature, sampling_options
 from prefine.terminal import echo
 
 
@@ -25,7 +25,7 @@ def generate(
     split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "train",
     samples: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="Answers to each prompt.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="The longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 1.0,
+    temperature: Temperature = 1.0,
     top_k: Annotated[int, typer.Option(min=0, max=LARGEST_COUNT, help="Only so many likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Only tokens of at least this share of the likeliest one's.")] = 0.0,
@@ -47,26 +47,22 @@ def generate(
     """
     from prefine.cli.progress import counting
     from prefine.cli.row_output import row_output, write_rows
-    from prefine.errors import RecipeError
     from prefine.evaluation.generation import GeneratedRows
     from prefine.evaluation.row_settings import recorded_dtype, settings_of_answers, source_settings
     from prefine.models.load import load_model
     from prefine.models.sampling import Sampling
-    from prefine.recipe import ModelSection
+    from prefine.recipe import named_model
 
-    try:
+    with sampling_options("generate"):
         sampling = Sampling(
             max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop or ()), seed
         )
-    except ValueError as error:
-        option, _, rest = str(error).partition(" ")
-        raise RecipeError(f"--{option.replace('_', '-')} {rest}", "See prefine generate --help.") from None
     with (
         row_output("generate", out, quarantine, prompts, resume) as (file, refused),
         counting("writing") as progress,
     ):
         rows = GeneratedRows(prompts, refused, split)
-        section = ModelSection(name=model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
+        section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
         loaded = load_model(section, None, trainable=False)
         if file is not None:
             settings = settings_of_answers(loaded, sampling) | {"samples": samples, "slots": slots}

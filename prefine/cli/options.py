@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -30,4 +32,21 @@ ResumeRows = Annotated[
     bool, typer.Option("--resume", help="Go on with FILE.partial, which an interrupted command has left.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+
+
+@contextmanager
+def sampling_options(verb: str) -> Iterator[None]:
+    """Inside, a value that a Sampling refuses is an error of the option that it came from.
+
+    Raises:
+        RecipeError: it names the option, the value and the rule.
+    """
+    from prefine.errors import RecipeError
+
+    try:
+        yield
+    except ValueError as error:
+        option, _, rest = str(error).partition(" ")
+        raise RecipeError(f"--{option.replace('_', '-')} {rest}", f"See prefine {verb} --help.") from None

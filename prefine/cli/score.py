@@ -45,11 +45,11 @@ def score(
     from prefine.evaluation.row_settings import recorded_dtype, settings_of_scores, source_settings
     from prefine.evaluation.scores import ScoredRows
     from prefine.models.reward import load_reward
-    from prefine.recipe import ModelSection
+    from prefine.recipe import named_model
 
     with row_output("score", out, quarantine, sources, resume) as (file, refused), counting("scoring") as progress:
         rows = ScoredRows(sources, refused, split)  # first: a file that is not there is found before a model is loaded
-        section = ModelSection(name=model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
+        section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
         reward = load_reward(section)
         if file is not None:
             rows.begin(file, settings_of_scores(reward) | source_settings(sources, split, quarantine))

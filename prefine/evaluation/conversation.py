@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from prefine.evaluation.sample import room_for_prompts
 from prefine.models.generate import Request, writer_for
@@ -20,25 +21,19 @@ class Talk:
     Args:
         loaded: the model.
         system: a system turn to begin with, or None.
-        temperature: 0 is greedy.
-        max_new_tokens: longest answer.
-        seed: of the sampling.
+        sampling: how it writes; its seed is that of the first answer, and each has its own, counted up.
 
     Raises:
         RecipeError: max_new_tokens fill the model's context.
     """
 
-    def __init__(
-        self, loaded: LoadedModel, system: str | None, temperature: float, max_new_tokens: int, seed: int
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, system: str | None, sampling: Sampling) -> None:
         self._loaded = loaded
         self._opening = () if system is None else (Message(role="system", content=system),)
         self._turns: tuple[Message, ...] = ()
         self._writer = writer_for(loaded.packed, loaded.tokenizer, 1)
-        self._temperature = temperature
-        self._max_new_tokens = max_new_tokens
-        self._seed = seed
-        self._room = room_for_prompts(loaded.packed, max_new_tokens)
+        self._sampling = sampling
+        self._room = room_for_prompts(loaded.packed, sampling.max_new_tokens)
 
     def forget(self) -> None:
         """Begin anew."""
@@ -51,7 +46,7 @@ class Talk:
         for whole in self._written(self._prompt()):
             piece, text = whole[len(text) :], whole
             yield piece
-        self._seed += 1
+        self._sampling = replace(self._sampling, seed=self._sampling.seed + 1)
         text = text.strip()
         # A model that says nothing leaves no turn: templates have no place for a blank one.
         self._turns = (*self._turns, Message(role="assistant", content=text)) if text else self._turns[:-1]
@@ -60,8 +55,7 @@ class Talk:
         """All of the answer so far, each time it has grown by whole characters."""
         tokens: list[int] = []
         stops = self._loaded.template.stop_ids
-        sampling = Sampling(self._max_new_tokens, temperature=self._temperature, seed=self._seed)
-        number = self._writer.add(Request(ids, sampling, stops, lambda token, _: tokens.append(token)))
+        number = self._writer.add(Request(ids, self._sampling, stops, lambda token, _: tokens.append(token)))
         text = ""
         try:
             while self._writer.busy:

@@ -19,7 +19,7 @@ from prefine.models.load import load_model
 from prefine.models.noise import known_noise_off
 from prefine.models.reward import PackedReward, load_reward
 from prefine.models.scoring import SCALE_FILE, Question
-from prefine.recipe import ModelSection
+from prefine.recipe import named_model
 from prefine.records import Message
 
 # In standard deviations of the scores; a merge in fp32 moves them by rounding alone, one into bf16 by its three digits.
@@ -49,7 +49,7 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
         raise CheckpointError(f"{folder} is there already", "Name a folder that is not.")
     if not folder.parent.is_dir():
         raise CheckpointError(f"{folder}: there is no folder {folder.parent}", "Create it first.")
-    section = ModelSection(name=name, device="cpu", dtype="float32")
+    section = named_model(name, device="cpu", dtype="float32")
     reward = load_reward(section)
     if not isinstance(reward, PackedReward) or reward.scale is None:
         raise ModelError(f"{name} is no reward run of prefine", "Name a run that prefine reward has trained.")

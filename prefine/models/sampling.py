@@ -7,7 +7,6 @@ instead of one a vocabulary entry.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +15,12 @@ import torch
 from torch import Tensor
 
 from prefine.errors import NotFiniteError
+from prefine.recipe import LARGEST_TEMPERATURE
 
 # Vocabulary entries whose probabilities are summed before the search: two short searches instead of a long sum.
 _BLOCK = 256
+# Beyond these, logits of a real model are no longer finite in float32.
+_LEAST_PENALTY, _LARGEST_PENALTY = 0.001, 1000
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,14 @@ class Sampling:
     def __post_init__(self) -> None:
         rules = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0 and math.isfinite(self.temperature), "0 or more"),
+            "temperature": (0 <= self.temperature <= LARGEST_TEMPERATURE, f"from 0 to {LARGEST_TEMPERATURE}"),
             "top_k": (self.top_k >= 0, "0 (all) or more"),
             "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
             "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "repetition_penalty": (
+                _LEAST_PENALTY <= self.repetition_penalty <= _LARGEST_PENALTY,
+                f"from {_LEAST_PENALTY} to {_LARGEST_PENALTY}",
+            ),
             "stop": (all(self.stop), "texts that are not empty"),
         }
         for name, (holds, rule) in rules.items():

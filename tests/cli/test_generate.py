@@ -95,7 +95,7 @@ def test_too_long_prompts_go_to_quarantine(generate: Generate, tmp_path: Path) -
     ("arguments", "told"),
     [
         (["--top-p", "0"], "--top-p is 0.0; it must be above 0, at most 1"),
-        (["--repetition-penalty", "-1"], "--repetition-penalty is -1.0; it must be above 0"),
+        (["--repetition-penalty", "-1"], "--repetition-penalty is -1.0; it must be from 0.001 to 1000"),
         (["--min-p", "2"], "--min-p is 2.0; it must be from 0 to 1"),
     ],
 )

@@ -313,11 +313,11 @@ def test_every_bit_of_a_seed_counts() -> None:
     ("field", "values"),
     {
         "max_new_tokens": [0, -1],
-        "temperature": [-0.1, float("nan"), float("inf")],
+        "temperature": [-0.1, 1e23, float("nan"), float("inf")],
         "top_k": [-1],
         "top_p": [0.0, -0.5, 1.01, float("nan")],
         "min_p": [-0.01, 1.01, float("nan")],
-        "repetition_penalty": [0.0, -1.0, float("nan")],
+        "repetition_penalty": [0.0, -1.0, 1e-9, 1e23, float("nan"), float("inf")],
         "stop": [("",), ("a", "")],
     }.items(),
 )

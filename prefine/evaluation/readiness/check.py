@@ -20,7 +20,7 @@ from prefine.models.location import locate_model
 from prefine.models.reward import load_reward
 from prefine.models.scoring import RewardModel
 from prefine.paths import expanded
-from prefine.recipe import ModelSection, RewardRecipe
+from prefine.recipe import RewardRecipe, named_model
 from prefine.recipe_loading import load_recipe
 from prefine.records import Conversation, Preference, Vote
 
@@ -65,7 +65,7 @@ def check_reward(
     if run is None and not data:
         raise DataError(f"{name} is no reward run, so it has no held-out rows", "Name pairs or votes with --data FILE.")
     sources = _sources(data, split) if data else None
-    reward = load_reward(ModelSection(name=name, device=device))
+    reward = load_reward(named_model(name, device=device))
     notes = [] if policy is None else [_about_tokens(reward, policy)]
     if sources is None:
         assert run is not None  # noqa: S101
@@ -142,7 +142,7 @@ def _sources(data: Sequence[str], split: str) -> tuple[type[Preference] | type[V
 
 def _about_tokens(reward: RewardModel, policy: str) -> str:
     try:
-        template = load_tokenizer(locate_model(policy), ModelSection(name=policy))
+        template = load_tokenizer(locate_model(policy), named_model(policy))
     except ModelError as error:
         raise ModelError(error.problem.replace("model.name:", "--policy:", 1), error.remedy) from error
     theirs, ours = template.tokenizer, reward.tokenizer
