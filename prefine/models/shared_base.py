@@ -145,6 +145,7 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
         saved = load_file(folder / ADAPTER_WEIGHTS)
         head = saved.pop(IN_ADAPTER).to(policy.packed.device, torch.float32)
         settings = read_settings(folder, model.get_base_model())
+        settings.base_model_name_or_path = location.base  # its file has the path from its own folder
         settings.task_type, settings.modules_to_save, settings.inference_mode = "CAUSAL_LM", None, True
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(

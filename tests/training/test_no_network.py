@@ -77,6 +77,7 @@ def run(*words: str) -> object:
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.usefixtures("real_report")
+@pytest.mark.filterwarnings("error:Could not find a config file")  # peft's, where it would ask the hub for a folder
 def test_no_connection_is_tried(
     verb: str,
     model: Path,
