@@ -42,6 +42,8 @@ _STORAGE_REASONS = {
     errno.ELOOP: ("its symbolic links lead in a circle", "Choose another name, or correct the links"),
     errno.EEXIST: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
 }
+# Whether these concern a path can be seen by the file that the error names.
+_NAME_ERRORS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
 _OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 _HIDDEN_NAME = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 
@@ -167,15 +169,17 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn a full, read-only or forbidden disk met while writing `path` into a CheckpointError.
 
     Rust writers (safetensors, tokenizers) and other processes give the system's error only as text, so that is read
-    too.
+    too. An error about a name (no such file, a folder instead of a file) that names a file elsewhere is left as it is:
+    it comes from reading another file, not from writing `path`.
     """
     try:
         yield
     except PrefineError:
         raise
     except Exception as error:
-        reason = _STORAGE_REASONS.get(_system_error(error))
-        if reason is None:
+        code, named = _system_error(error)
+        reason = _STORAGE_REASONS.get(code)
+        if reason is None or (code in _NAME_ERRORS and named is not None and not _concerns(named, path)):
             raise
         raise CheckpointError(f"{path} could not be written: {reason[0]}", f"{reason[1]}.") from error
 
@@ -193,15 +197,32 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _system_error(error: BaseException | None) -> int:
-    """The errno of the first system error in the chain of causes, 0 if there is none."""
+def _system_error(error: BaseException | None) -> tuple[int, str | None]:
+    """The errno of the first system error in the chain of causes, 0 if there is none, and the file it names, if any."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
+            # open() by descriptor names a number
+            return error.errno, os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
         if found := _OS_ERROR_IN_TEXT.search(str(error)):
-            return int(found[1] or found[2])
+            return int(found[1] or found[2]), None
         error = error.__cause__ or error.__context__
-    return 0
+    return 0, None
+
+
+def _concerns(named: str, path: Path) -> bool:
+    """Whether an error that names a file comes from writing `path`.
+
+    It does where the file is `path`, its temporary or partial file, one below these or a folder above. Once the folder
+    of `path` is gone, every error about a name may come from that.
+    """
+    own, other = path.absolute(), Path(named).absolute()
+    if own.is_relative_to(other):
+        return True
+    if other.is_relative_to(own.parent):
+        beside = other.relative_to(own.parent).parts[0]
+        if beside == own.name or beside.startswith((f"{own.name}.", f".{own.name}.")):
+            return True
+    return not own.parent.exists()
 
 
 def _hidden_name(path: Path) -> Path:

@@ -124,10 +124,36 @@ def test_storage_errors_are_said_in_plain_words(tmp_path: Path, code: int, reaso
 
 
 def test_other_errors_keep_their_kind(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a"):
         (tmp_path / "nowhere").read_bytes()
+    with pytest.raises(FileNotFoundError), storage_errors(tmp_path / "a"):
+        Path("/nowhere/at/all").read_bytes()
+    with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "a"):
+        (tmp_path / "folder").read_bytes()
     with pytest.raises(PrefineError, match="inner"), storage_errors(tmp_path):
         raise PrefineError("inner", "Do it.") from OSError(errno.ENOSPC, "full")
+
+
+def test_errors_about_the_name_itself_are_said_in_plain_words(tmp_path: Path) -> None:
+    """Those of the path, of what is below or hidden beside it, of folders above, and all once its folder is gone."""
+    folder = tmp_path / "run"
+    missing = "could not be written: its folder is not there"
+    for file in (folder, folder / "x" / "y", tmp_path / "run.partial", tmp_path / ".run.1-0123abcd.tmp" / "x"):
+        with pytest.raises(CheckpointError, match=missing) as caught, storage_errors(folder):
+            file.read_bytes()
+        assert isinstance(caught.value.__cause__, FileNotFoundError)
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="a file stands where a folder is needed"), storage_errors(folder):
+        (tmp_path / "file").rename(folder)
+        (folder / "x").read_bytes()
+    with pytest.raises(CheckpointError, match=missing), storage_errors(tmp_path / "gone" / "run"):
+        (tmp_path / "elsewhere").read_bytes()
+    folder.unlink()
+    folder.mkdir()
+    with pytest.raises(CheckpointError, match=missing), atomic_write(folder / "a") as temporary:
+        folder.rename(tmp_path / "renamed")
+        temporary.write_text("x")
 
 
 def test_files_get_the_mode_that_open_would_have_given(tmp_path: Path) -> None:
