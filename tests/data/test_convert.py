@@ -450,10 +450,12 @@ def test_completions_that_break_a_rule_are_refused(row: dict[str, Any], field: s
     ],
 )
 def test_every_shape_can_be_read_as_a_prompt(row: dict[str, Any]) -> None:
+    """Every column but the prompt itself is kept, answers included: reward functions may compare with them."""
     record = convert({**row, "system": "S", "id": "x", "more": 1}, Prompt)
     assert type(record) is Prompt
     assert turns(record) == [("system", "S"), ("user", "Q")]
-    assert (record.id, record.extra) == ("x", {"more": 1})
+    others = {name: value for name, value in row.items() if name != "prompt"}
+    assert (record.id, record.extra) == ("x", {**others, "more": 1})
 
 
 # --- Records of our own ------------------------------------------------------------------------------------------

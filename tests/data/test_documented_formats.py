@@ -27,7 +27,8 @@ def test_examples_are_read_as_documented(kind: Any) -> None:
     for row in rows:
         record = convert(row, kind)
         assert type(record) is kind
-        assert record.extra == {}
+        # A prompt keeps the row's other columns for reward functions; of other records these formats use every column.
+        assert record.extra == ({name: row[name] for name in row if name != "prompt"} if kind is Prompt else {})
     shown = {str(shape_of(row, kind)) for row in rows}
     if kind is not Prompt:  # every other format can be read as a prompt, and is shown under its own name
         pairs = {str(shape) for shape in SHAPES[Preference]} if kind is Demonstration else set()

@@ -331,12 +331,20 @@ def test_one_character_of_the_template_changes_the_ids(
     assert prepare(section, template=ChatTemplate(tokenizer)).digests["train"] != first.digests["train"]
 
 
-def test_a_store_that_was_lost_says_what_to_do(prepare: Prepare, tmp_path: Path) -> None:
-    section = {"train": write(tmp_path / "a.jsonl", pairs(5)), "heldout_fraction": 0}
-    prepare(section)
-    (tmp_path / "data" / "train.arrow").unlink()
-    with pytest.raises(DataError, match=rf"Delete the folder {tmp_path / 'data'}; the run makes it again"):
-        prepare(section)
+@pytest.mark.parametrize("name", ["train.arrow", "heldout.arrow"])
+def test_a_store_that_was_lost_is_made_again(prepare: Prepare, tmp_path: Path, name: str) -> None:
+    """The same bytes from the same sources, and the reason is given."""
+    section = {"train": write(tmp_path / "a.jsonl", pairs(20)), "heldout_fraction": 0.5}
+    first = prepare(section)
+    assert first.made_again is None
+    content = (tmp_path / "data" / name).read_bytes()
+    (tmp_path / "data" / name).unlink()
+    again = prepare(section)
+    assert again.made_again is not None
+    assert name in again.made_again
+    assert (again.digests, again.counts) == (first.digests, first.counts)
+    assert (tmp_path / "data" / name).read_bytes() == content
+    assert prepare(section).made_again is None
 
 
 def test_a_preparation_that_was_killed_begins_again(prepare: Prepare, tmp_path: Path) -> None:

@@ -231,7 +231,12 @@ ADAPTERS: dict[str, tuple[Break, str, str]] = {
     ),
     **{
         f"backtracking in {field}": (
-            lambda d, field=field, value=value: change(d / ADAPTER_CONFIG, **{field: value}),
+            lambda d, field=field, value=value: change(
+                d / ADAPTER_CONFIG,
+                **{field: value},
+                # peft accepts layers_pattern only beside the layers that it chooses from
+                **({"layers_to_transform": [0]} if field == "layers_pattern" else {}),
+            ),
             f"{field} is",
             "correct that file",
         )

@@ -52,7 +52,6 @@ CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "rope_theta": (lambda f: rewrite(f / "config.json", rope_theta=1234.0), {"config"}),
     "an unknown setting": (lambda f: rewrite(f / "config.json", made_up=1), {"config"}),
     "code": (lambda f: (f / "modeling_x.py").write_text("x = 1") and None, {"config"}),
-    "a config that is no JSON": (lambda f: (f / "config.json").write_text("{") and None, {"config", "generation"}),
     "end of text": (lambda f: rewrite(f / "config.json", eos_token_id=3), {"generation"}),
     "generation settings": (lambda f: rewrite(f / "generation_config.json", eos_token_id=[1, 2]), {"generation"}),
     "versions": (lambda f: rewrite(f / "config.json", transformers_version="9", dtype="float16"), set()),
@@ -74,6 +73,21 @@ def test_each_change_of_a_base_is_seen_where_it_is(change: str, base: Path, tmp_
     assert (before.digest != after.digest) == bool(expected)
     assert (before.logprobs != after.logprobs) == bool(expected & {"weights", "config"})
     assert len(after.differences(vars(before))) == len(expected)
+
+
+def test_a_config_that_is_not_json_is_refused_or_a_change(base: Path, tmp_path: Path) -> None:
+    """It may name the weight files, so without it their hash is unknown. Where that is known, the config differs."""
+    folder = tmp_path / "copy"
+    shutil.copytree(base, folder)
+    location = locate_model(str(folder))
+    before = identity_of(location)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"copy/config\.json' is not valid JSON.*Fetch the model again"):
+        identity_of(location)
+    after = identity_of(location, weights=before.weights)
+    assert {name for name in vars(before) if getattr(before, name) != getattr(after, name)} == {"config", "generation"}
+    assert (before.digest != after.digest, before.logprobs != after.logprobs) == (True, True)
+    assert len(after.differences(vars(before))) == 2
 
 
 def test_an_adapter_has_its_own_part(adapter: Path) -> None:

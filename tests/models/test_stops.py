@@ -121,7 +121,9 @@ def ending_with(folder: Path, end: str) -> list[int]:
 
 @pytest.mark.parametrize("end", ["<|im_end|>", "<|endoftext|>", "<|stop|>"])
 @pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "adapter"])
-def test_a_saved_model_stops_in_transformers_as_here(tmp_path: Path, lora: LoraSection | None, end: str) -> None:
+def test_a_saved_model_stops_in_transformers_as_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: LoraSection | None, end: str
+) -> None:
     """Load, save, and let transformers write: the same tokens up to the same end, which the base does not declare."""
     folder = base(tmp_path / "base", "<|stop|>")
     prompt = ending_with(folder, end)
@@ -131,8 +133,9 @@ def test_a_saved_model_stops_in_transformers_as_here(tmp_path: Path, lora: LoraS
     assert again.tokenizer.decode(written[-1:]) == end
 
     kind = AutoModelForCausalLM if lora is None else AutoPeftModelForCausalLM
-    theirs = kind.from_pretrained(saved)
-    settings = GenerationConfig.from_pretrained(saved)
+    monkeypatch.chdir(saved)  # an adapter names its base by the path from its own folder; peft takes it from here
+    theirs = kind.from_pretrained(".")
+    settings = GenerationConfig.from_pretrained(".")
     assert settings.eos_token_id == [257, 258, 259]
     if lora is None:
         assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == [257, 258, 259]
