@@ -119,7 +119,8 @@ class RunDirectory:
     def close(self) -> None:
         """Give the lock back. The system does the same for a killed process."""
         if self._lock is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # for copies of the descriptor, too, that other processes hold
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)  # for copies of the descriptor, too, that other processes hold
             self._forget_lock()
 
     def _forget_lock(self) -> None:
