@@ -101,8 +101,9 @@ class Rewards:
 
     def metrics(self, parts: Mapping[str, Sequence[float]], scored: Scored) -> dict[str, float]:
         """What an update's answers say of each source, and of what clipping leaves of the sum."""
+        spread = {"reward_std": float(scored.shaped.std(correction=0))} if len(scored.shaped) > 1 else {}
         return {
-            "reward_std": float(scored.shaped.std(correction=0)),
+            **spread,
             "reward_clipped": float(clipped(scored.proxy, self._section).float().mean()),
             **source_metrics(parts, scored.shares),
         }

@@ -130,18 +130,18 @@ def test_the_first_ratios_are_1(kind: str, make: Make) -> None:
     assert self_check(made)["passed"]
 
 
-def test_in_bf16_the_first_ratios_are_1_to_its_rounding(make: Make) -> None:
+def test_in_bf16_the_first_ratios_are_1(make: Make) -> None:
     made = make("ppo", changes={**QUICK, "training.max_steps": 1, "model.dtype": "bfloat16"})
     tiny.train(made)
-    assert self_check(made) | {"value": ""} == {
+    assert self_check(made) == {
         "name": "first ratio",
-        "value": "",
-        "rule": "1 within 0.001",
+        "value": "0 from 1 at most",
+        "rule": "1 within 4.8e-07",
         "passed": True,
     }
 
 
-@pytest.mark.parametrize(("error", "passes"), [(5e-6, True), (2e-5, False)])
+@pytest.mark.parametrize(("error", "passes"), [(0.0, True), (5e-6, False)])
 def test_the_self_check_is_of_the_first_minibatch(
     error: float, passes: bool, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +160,7 @@ def test_the_self_check_is_of_the_first_minibatch(
         assert self_check(made)["passed"]
         return
     with pytest.raises(
-        TrainingError, match=r"self-check failed: first ratio: 2e-05 from 1 at most, but 1 within 1e-05"
+        TrainingError, match=r"self-check failed: first ratio: \S+e-06 from 1 at most, but 1 within 4.8e-07"
     ):
         tiny.train(made)
     assert tiny.manifest(Path(made.run))["status"] == "failed"
@@ -490,7 +490,7 @@ def test_each_evaluation_asks_the_same_prompts_with_the_same_random_numbers(
     evaluations = [rows for rows in asked if len(rows) == 2]
     assert len(evaluations) == 4
     assert all(rows == evaluations[0] for rows in evaluations)
-    rollouts = [rows for rows in asked if len(rows) == 4]
+    rollouts = [rows for rows in asked if len(rows) > 2]
     assert len({row["response"] for rows in rollouts for row in rows}) > 10  # those are drawn anew
     first, *others = rows(still, "heldout")
     for row in others:

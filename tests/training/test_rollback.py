@@ -58,7 +58,8 @@ def recipe(make: Make, stage: str, name: str = "run", **changes: Any) -> StageRe
 
 def train(made: StageRecipe, resume: bool = False) -> str:
     """Run a recipe as the command line does; returns what it said."""
-    said = Console(file=io.StringIO())
+    text = io.StringIO()
+    said = Console(file=text)
     if isinstance(made, PpoRecipe):
         run_ppo(made, resume, said)
     elif isinstance(made, DpoRecipe):
@@ -66,8 +67,7 @@ def train(made: StageRecipe, resume: bool = False) -> str:
     else:
         assert isinstance(made, SftRecipe)
         run_sft(made, resume, said)
-    assert isinstance(said.file, io.StringIO)
-    return said.file.getvalue()
+    return text.getvalue()
 
 
 def troubled(

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from prefine.data.batch import TokenTree, collate, parts_of
-from prefine.data.store import TokenStore
+from prefine.data.store import StoreWriter, TokenStore
 from prefine.models import generate
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.load import LoadedModel, load_model
@@ -122,12 +122,19 @@ def test_seeds_are_the_same_in_every_release() -> None:
     assert seed_of(0, "held-out", 3, 0) != seed_of(0, 0, 3, 0)
 
 
-def test_answers_go_to_rewards_with_their_own_prompts() -> None:
-    one, other = ((),), ((), ())
-    written = Written([], ["a", "b", "c", "d"], [True] * 4)
-    asked = answered(written, [one, other])  # type: ignore[list-item]
-    assert [(each.prompt, each.answers) for each in asked] == [(one, ("a", "b")), (other, ("c", "d"))]
-    assert answered(Written([], [], []), []) == []
+def test_answers_go_to_rewards_with_their_own_prompts_and_columns(tmp_path: Path) -> None:
+    """Two answers each to rows 1 and 0 of a store."""
+    with StoreWriter(tmp_path / "store.arrow") as writer:
+        for number in range(2):
+            said = [{"role": "user", "content": f"question {number}"}]
+            row = {"prompt": said, "extra": {"gold": number}, "id": None if number else "first"}
+            writer.add(TokenTree([5], (), ()), json.dumps(row))
+    store = TokenStore(tmp_path / "store.arrow")
+    asked = answered(Written([], ["a", "b", "c", "d"], [True] * 4), store, [1, 0])
+    assert [each.prompt[0].content for each in asked] == ["question 1", "question 0"]
+    assert [each.answers for each in asked] == [("a", "b"), ("c", "d")]
+    assert [each.other_columns() for each in asked] == [{"gold": 1}, {"gold": 0, "id": "first"}]
+    assert answered(Written([], [], []), store, []) == []
 
 
 def test_how_answers_look_by_hand() -> None:

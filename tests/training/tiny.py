@@ -42,7 +42,9 @@ TIMING = {"seconds", "tokens_per_s", "peak_memory_gb"}
 TIMING |= {f"{phase}_tokens_per_s" for phase in ("generated", "scored", "trained")}
 TIMING |= {f"seconds_{phase}" for phase in ("generate", "score", "measure", "train")}
 # T is moved further in a few updates of PPO than guards let a real model go.
-UNGUARDED: dict[str, Any] = {f"guards.{name}.action": "off" for name in ("kl", "entropy", "degenerate", "value_loss")}
+UNGUARDED: dict[str, Any] = {
+    f"guards.{name}.action": "off" for name in ("kl", "entropy", "degenerate", "value_loss", "reward_spread")
+}
 
 
 def make_tokenizer(template: str = CHATML, pad: str = "<|im_end|>") -> PreTrainedTokenizerFast:
