@@ -34,6 +34,7 @@ def small(run_folder: Path, limit: int, steps: int, writes: bool = True) -> list
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # in float32 on one core
 @pytest.mark.usefixtures("embedded_model")
 def test_quickstart_ends_with_models_that_prefer_what_people_prefer(tmp_path: Path) -> None:
     sft, dpo, reward = tmp_path / "sft", tmp_path / "dpo", tmp_path / "reward"
