@@ -213,7 +213,8 @@ def test_a_burst_that_outlasts_the_budget_is_waited_out_where_instructions_promi
 
     def busy_for_long(matrix: torch.Tensor) -> float:
         products.append(matrix)
-        return 0.002 if len(products) > 400 and matrix.dtype == torch.bfloat16 else 0.05
+        fast = len(products) > 400 and matrix.dtype == torch.bfloat16
+        return (0.002 if fast else 0.05) * (matrix.shape[0] / 1024) ** 3
 
     monkeypatch.setattr(device_module, "_seconds", busy_for_long)
     monkeypatch.setattr(device_module, "cpu_instructions", lambda: instructions)
