@@ -39,7 +39,8 @@ HACKED = {
     "report.samples": 0,
     "training.self_checks": False,
 }
-OFF = {f"guards.{name}.action": "off" for name in ("kl", "entropy", "degenerate", "value_loss", "proxy_gap")}
+GUARDS = ("kl", "entropy", "degenerate", "value_loss", "proxy_gap", "reward_spread", "reward_clipped")
+OFF = {f"guards.{name}.action": "off" for name in GUARDS}
 
 
 def test_a_hacked_reward_is_caught_and_without_guards_it_is_not(make: Make) -> None:

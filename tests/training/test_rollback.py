@@ -47,6 +47,7 @@ QUICK_PPO = {
     "kl.controller": "adaptive",
     "kl.horizon": 50,
     "reward.scale": "running",
+    "guards.reward_spread.action": "off",  # a few answers of six bytes are often rewarded alike
 }
 
 
@@ -54,6 +55,11 @@ def recipe(make: Make, stage: str, name: str = "run", **changes: Any) -> StageRe
     """A short run; `training__epochs=2` is training.epochs: 2."""
     told = {key.replace("__", "."): value for key, value in changes.items()}
     return make(stage, name, {**QUICK, **(QUICK_PPO if stage == "ppo" else {}), **told})
+
+
+def acted(made: StageRecipe) -> list[dict[str, Any]]:
+    """What guards did but for warnings: an estimate of the KL on a few bytes is often negative."""
+    return [event for event in events(made) if event["action"] != "warn"]
 
 
 def train(made: StageRecipe, resume: bool = False) -> str:
@@ -170,7 +176,7 @@ def test_a_roll_back_puts_everything_back_but_goes_more_gently(
     there, rows = left[-1]
     assert there == [0, 1, 2], "later checkpoints are gone"
     assert {row["step"] for row in rows} == {0, 1, 2}
-    (event,) = events(made)
+    (event,) = acted(made)
     assert rows[-1] == {"kind": "guard", "step": 2, **event}
     assert [(row["step"], row["trouble"]) for row in event.pop("given_up")] == [(3, 0.0), (4, 1.0)]
     words = "trouble is 1.000, above 0.500: so the test wants it"
@@ -504,7 +510,7 @@ def test_once_not_finite_it_dumps_the_batch_goes_back_and_on(
     made = recipe(make, stage, guards__non_finite={"action": "roll_back"})
     breaking(monkeypatch, stage, what, lambda call: call == 7)
     said = train(made)
-    (event,) = events(made)
+    (event,) = acted(made)
     assert (event["guard"], event["action"]) == ("non_finite", "roll_back")
     bad = event["at_step"]
     assert event["back_to_step"] == bad - 2, "nothing proves what the step before it saved"
@@ -550,7 +556,7 @@ def test_logits_that_are_no_numbers_take_a_run_back(heldout: bool, make: Make, m
 
     monkeypatch.setattr(Writer, "write", write)
     said = train(made)
-    (event,) = events(made)
+    (event,) = acted(made)
     assert (event["guard"], event["action"]) == ("non_finite", "roll_back")
     assert event["at_step"] == (3 if heldout else 4)
     assert event["back_to_step"] == 2
