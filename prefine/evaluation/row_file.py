@@ -34,7 +34,8 @@ class RowFile:
     A block is what is computed together; its rows are the same whenever they are computed. A resume therefore begins at
     the first block that was not whole, computes it again, and finds those of its rows that are in the file already.
 
-    A context manager. Leaving it early keeps what was written, if that is at least one row.
+    A context manager. Leaving it early keeps what was written, if that is at least one row; a resume keeps everything,
+    however early it ends.
 
     Args:
         path: where the rows go in the end.
@@ -190,12 +191,14 @@ class RowFile:
             self._file.close()
         if error is None:
             return
-        if not self.rows:
+        # On a resume, rows of the first block may be in the file although none has been computed again.
+        if not self.rows and not self._resume:
             for path in (self.partial, self._state_path):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
         elif isinstance(error, KeyboardInterrupt):
-            raise Stopped(f"interrupted; {plural(self.rows, 'row')} done, in {self.partial}") from error
+            done = f"{plural(self.rows, 'row')} done, in" if self.rows else "the rows done before stay in"
+            raise Stopped(f"interrupted; {done} {self.partial}") from error
 
 
 def _short(value: JSON) -> str:

@@ -191,6 +191,37 @@ def test_other_settings(more: list[str], told: str, interrupted: list[str | Path
     assert held(tmp_path) == before
 
 
+@pytest.mark.parametrize("reason", ["another seed", "a missing source", "Ctrl-C"])
+def test_a_resume_that_ends_inside_the_first_block_keeps_its_rows(
+    reason: str, run: Run, moments: list[State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No block was whole, so the state counts no row; the two answers are in the file all the same."""
+    arguments = [*write(tmp_path, "generate"), "--out", tmp_path / "out.jsonl"]
+    assert run("generate", *arguments)[0] == 0
+    whole = held(tmp_path)["out.jsonl"]
+    put_back(tmp_path, moments[1])
+    before = held(tmp_path)
+    assert before["out.jsonl.partial"].count(b"\n") == 2
+    with monkeypatch.context() as changed:
+        if reason == "a missing source":
+            (tmp_path / "in.jsonl").rename(tmp_path / "away.jsonl")
+        elif reason == "Ctrl-C":
+            changed.setattr(load, "load_model", interrupt)
+        code, said = run("generate", *arguments, "--resume", *(["--seed", "5"] if reason == "another seed" else []))
+    if reason == "a missing source":
+        (tmp_path / "away.jsonl").rename(tmp_path / "in.jsonl")
+    assert code == (130 if reason == "Ctrl-C" else 2)
+    if reason == "Ctrl-C":
+        assert said.startswith(f"interrupted; the rows done before stay in {tmp_path}/out.jsonl.partial; to go on: ")
+    assert held(tmp_path) == before
+    assert run("generate", *arguments, "--resume")[0] == 0
+    assert held(tmp_path)["out.jsonl"] == whole
+
+
+def interrupt(*given: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_other_rows(interrupted: list[str | Path], run: Run, tmp_path: Path) -> None:
     """Rows behind those that are done may change; rows before may not, not even one that went to quarantine."""
     source = tmp_path / "in.jsonl"
