@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from prefine.atomic import is_temporary
 from prefine.errors import CheckpointError
-from prefine.json_reading import JsonError, read_json_object
+from prefine.json_reading import JsonError, parse_json, read_json, read_json_object
 
 LOCK_NAME = ".lock"
 RECIPE_NAME = "recipe.yaml"
@@ -19,7 +20,16 @@ RECIPE_MARK = "# The complete recipe of this run, written by prefine.\n"
 PREPARED_FILES = ("train.arrow", "heldout.arrow", "prepared.json")
 """What a run's data/ holds (see prefine.data.prepare)."""
 
+STORE_COLUMNS = ("prompt", "answers", "supervised", "record")
+"""The columns of a token store (see prefine.data.store)."""
+QUARANTINE_NAME = "quarantine.jsonl"
+QUARANTINE_KEYS = ("file", "line", "field", "reason", "row")
+"""What each line of a quarantine file holds (see prefine.data.quarantine)."""
+TRACKERS_NAME = "prefine"
+"""The project's name for trackers, and the folder in a run where they log."""
+
 _NAMES_SHOWN = 3
+_ARROW = b"ARROW1"
 _HEAD_BYTES = 1 << 14
 # What pages begin with, and what a readiness report's JSON says.
 _SIGNS = (b"prefine", b'"verdict"')
@@ -44,25 +54,63 @@ def refuse_foreign(folder: Path, resume: bool) -> None:
     # A process killed right after it made its lock file leaves it empty.
     found = [path for path in found if path.name != LOCK_NAME or not path.is_file() or path.stat().st_size]
     if found:
-        names = [path.name for path in found[:_NAMES_SHOWN]] + ["…"] * (len(found) > _NAMES_SHOWN)
         raise CheckpointError(
-            f"run: {folder} holds other files ({', '.join(names)}), and a run needs a folder of its own",
+            f"run: {folder} holds other files ({_listed(found)}), and a run needs a folder of its own",
             "Set run to the name of a new folder, for example runs/NAME.",
         )
 
 
+def _listed(paths: Sequence[Path]) -> str:
+    """The first few names."""
+    return ", ".join([path.name for path in paths[:_NAMES_SHOWN]] + ["…"] * (len(paths) > _NAMES_SHOWN))
+
+
 def refuse_additions(folder: Path) -> None:
-    """Raise CheckpointError if somebody has put files where a start that came to nothing left only its own."""
-    data, recipe = folder / DATA_NAME, folder / RECIPE_NAME
-    added = [path for path in data.iterdir() if path.name not in PREPARED_FILES] if data.is_dir() else []
-    if recipe.is_file() and not is_own_recipe(recipe):
-        added.append(recipe)
-    added = [path for path in added if not is_temporary(path)]
+    """Raise CheckpointError if a run's folder without a manifest holds what a start does not write before its manifest.
+
+    The mark of a start that was refused or killed stays. Whoever works on in that folder keeps every file.
+    """
+    data = folder / DATA_NAME
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    if data.is_dir():
+        found = [path for path in found if path != data] + list(data.iterdir())
+    added = sorted(path for path in found if not (is_temporary(path) or _is_of_a_start(path)))
     if added:
         raise CheckpointError(
-            f"run: {min(added)} was not written by prefine, and a run needs a folder of its own",
-            "Move it away, or set run to the name of a new folder.",
+            f"run: {folder} holds no manifest.json, and {_listed(added)} there may not be from prefine",
+            "If this was a run, bring manifest.json back from a copy; otherwise set run to the name of a new folder.",
         )
+
+
+def _is_of_a_start(path: Path) -> bool:
+    """Whether a start writes such a file, with such contents, before its manifest. An empty file may be a killed one's.
+
+    What trackers log lies in a folder that prefine neither replaces nor deletes.
+    """
+    if path.is_dir():
+        return path.name == TRACKERS_NAME
+    if path.name == LOCK_NAME or not path.stat().st_size:
+        return path.name in {LOCK_NAME, RECIPE_NAME, QUARANTINE_NAME, *PREPARED_FILES}
+    if path.name == RECIPE_NAME:
+        return is_own_recipe(path)
+    if path.name == QUARANTINE_NAME:
+        with path.open("rb") as file:
+            return _has_keys(QUARANTINE_KEYS, lambda: parse_json(file.readline(_HEAD_BYTES)))
+    if path.name not in PREPARED_FILES:
+        return False
+    if path.suffix == ".json":
+        return _has_keys(("key", "digests"), lambda: read_json(path))
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return head.startswith(_ARROW) and all(column.encode() in head for column in STORE_COLUMNS)
+
+
+def _has_keys(keys: Iterable[str], read: Callable[[], object]) -> bool:
+    try:
+        value = read()
+    except JsonError:
+        return False
+    return isinstance(value, dict) and value.keys() >= set(keys)
 
 
 def is_own_recipe(path: Path) -> bool:

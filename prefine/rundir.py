@@ -33,7 +33,16 @@ from prefine import __version__
 from prefine.atomic import JSON, atomic_write, json_bytes, storage_errors, sweep_temporaries
 from prefine.errors import CheckpointError
 from prefine.json_reading import parse_json
-from prefine.ownership import DATA_NAME, LOCK_NAME, MARK, RECIPE_NAME, is_ours, refuse_additions, refuse_foreign
+from prefine.ownership import (
+    DATA_NAME,
+    LOCK_NAME,
+    MARK,
+    QUARANTINE_NAME,
+    RECIPE_NAME,
+    is_ours,
+    refuse_additions,
+    refuse_foreign,
+)
 
 try:
     import fcntl
@@ -55,7 +64,7 @@ class RunDirectory:
         self.manifest = path / "manifest.json"
         self.recipe = path / RECIPE_NAME
         self.metrics = path / "metrics.jsonl"
-        self.quarantine = path / "quarantine.jsonl"
+        self.quarantine = path / QUARANTINE_NAME
         self.data = path / DATA_NAME
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
@@ -112,9 +121,8 @@ class RunDirectory:
 
     @property
     def holds_run(self) -> bool:
-        """True if any of a run's files is there; quarantined rows alone are what a refused start leaves."""
-        ours = (self.manifest, self.metrics, self.checkpoints, self.model, self.samples, self.rollouts)
-        return any(path.exists() for path in (*ours, self.heldout_before, self.evaluation, self.report))
+        """True if a run has begun here: its manifest is there."""
+        return self.manifest.exists()
 
     def close(self) -> None:
         """Give the lock back. The system does the same for a killed process."""
@@ -146,7 +154,7 @@ class RunDirectory:
                 f"{self.path} already holds a run", "Add --resume to go on with it, or choose another name."
             )
         self._refuse_misplaced()
-        if not resume:
+        if not self.holds_run:
             refuse_additions(self.path)
 
     def _refuse_misplaced(self) -> None:

@@ -17,7 +17,12 @@ from typing import Any
 import pytest
 
 from prefine import __version__
+from prefine.data.batch import TokenTree
+from prefine.data.quarantine import Quarantine
+from prefine.data.rows import Problem
+from prefine.data.store import StoreWriter
 from prefine.errors import CheckpointError
+from prefine.ownership import RECIPE_MARK
 from prefine.rundir import MetricsLog, RunDirectory, read_metrics, run_provenance
 
 
@@ -34,10 +39,9 @@ def test_a_new_run_is_made_with_its_folders(tmp_path: Path) -> None:
         assert not run.holds_run
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "report.html", "heldout-before.json"])
-def test_a_run_is_never_overwritten(tmp_path: Path, name: str) -> None:
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path, resume=False).close()
-    (tmp_path / name).write_text("")
+    (tmp_path / "manifest.json").write_text("")
     with pytest.raises(CheckpointError, match=r"already holds a run\. Add --resume"):
         RunDirectory.create(tmp_path, resume=False)
     RunDirectory.create(tmp_path, resume=True).close()
@@ -77,16 +81,51 @@ def test_nothing_is_touched_in_a_folder_that_prefine_did_not_make(tmp_path: Path
     assert everything(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["data/notes.txt", "recipe.yaml"])
-def test_what_was_put_where_a_start_came_to_nothing_is_not_overwritten(tmp_path: Path, name: str) -> None:
-    RunDirectory.create(tmp_path, resume=False).close()
-    (tmp_path / "data").mkdir()
-    for own in ("data/train.arrow", "data/prepared.json", "quarantine.jsonl"):
-        (tmp_path / own).write_text("")
-    RunDirectory.create(tmp_path, resume=False).close()
-    (tmp_path / name).write_text("mine")
-    with pytest.raises(CheckpointError, match=rf"{tmp_path / name} was not written by prefine"):
-        RunDirectory.create(tmp_path, resume=False)
+def start_that_came_to_nothing(folder: Path) -> None:
+    """What a start leaves that was refused before its manifest."""
+    with RunDirectory.create(folder, resume=False) as run:
+        run.data.mkdir()
+        with StoreWriter(run.data / "train.arrow") as writer:
+            writer.add(TokenTree((1, 2), ((3,),), (None,)), "{}")
+        (run.data / "heldout.arrow").write_bytes(b"")
+        (run.data / "prepared.json").write_text('{"key": "", "digests": {}}')
+        (run.path / f".report.html.{os.getpid()}-00000000.tmp").mkdir()
+        (run.path / "prefine").mkdir()
+        run.recipe.write_text(RECIPE_MARK)
+        with Quarantine(run.quarantine) as quarantine:
+            quarantine.add("a.jsonl", 1, Problem("prompt", "is missing"), {"prompt": ""})
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("notes.txt", "mine"),
+        ("metrics.jsonl", '{"kind": "train", "step": 1}\n'),
+        ("metrics.jsonl", ""),
+        ("quarantine.jsonl", '{"prompt": "mine"}\n'),
+        ("quarantine.jsonl", "mine"),
+        ("data/train.arrow", "ARROW1 mine"),
+        ("data/prepared.json", '{"mine": 1}'),
+        ("data/notes.txt", "mine"),
+        ("recipe.yaml", "mine"),
+        ("report.html", "mine"),
+        ("model/config.json", "{}"),
+        ("checkpoints/step-00000001/state.json", "{}"),
+    ],
+)
+def test_what_was_put_where_a_start_came_to_nothing_is_not_overwritten(
+    tmp_path: Path, name: str, text: str, resume: bool
+) -> None:
+    start_that_came_to_nothing(tmp_path)
+    RunDirectory.create(tmp_path, resume=resume).close()
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / name).write_text(text)
+    before = everything(tmp_path)
+    shown = Path(name).name if name.startswith("data/") else name.split("/")[0]
+    with pytest.raises(CheckpointError, match=rf"holds no manifest\.json, and {shown} there may not be"):
+        RunDirectory.create(tmp_path, resume=resume)
+    assert everything(tmp_path) == before
 
 
 def test_a_copy_without_hidden_files_is_known_by_its_manifest(tmp_path: Path) -> None:
@@ -149,10 +188,11 @@ def test_opening_a_run_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     RunDirectory.create(tmp_path, resume=False).close()
     run.checkpoints.mkdir()
+    run.manifest.write_text("{}")
     for folder in (run.path, run.checkpoints):
         (folder / f".x.{os.getpid()}-00000000.tmp").mkdir()
     RunDirectory.create(tmp_path, resume=True).close()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "checkpoints"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "checkpoints", "manifest.json"]
 
 
 # --- metrics.jsonl ---------------------------------------------------------------------------------------------

@@ -36,15 +36,9 @@ def read_manifest(run: RunDirectory) -> dict[str, Any] | None:
     """The manifest of a run that may go on; None if the run never came to its first step.
 
     Raises:
-        CheckpointError: it is damaged, or lost although there is something to go on from.
+        CheckpointError: it is damaged. (A folder that lost it is not opened, see prefine.ownership.refuse_additions.)
     """
     if not run.manifest.exists():
-        left = [path for path in (run.model, *run.checkpoints.glob("step-*")) if path.exists()]
-        if left:
-            raise CheckpointError(
-                f"{run.path} holds {left[0].name} but no manifest.json, which says what that belongs to",
-                "Bring manifest.json back from a copy, or start a run of another name.",
-            )
         return None
     remedy = "Bring the file back from a copy, or start a run of another name."
     try:

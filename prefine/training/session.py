@@ -38,7 +38,7 @@ from prefine.models.device import choose_device
 from prefine.models.identity import identity_of
 from prefine.models.load import LoadedModel, load_tokenizer, save_model, saved_weights
 from prefine.models.location import base_hash, locate_model
-from prefine.ownership import RECIPE_MARK, is_own_recipe
+from prefine.ownership import RECIPE_MARK, TRACKERS_NAME, is_own_recipe
 from prefine.recipe import StageRecipe, WritingRecipe
 from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, run_provenance
@@ -166,7 +166,7 @@ def _open(
     with accelerator.main_process_first():
         prepared = prepare(stage, recipe, run, loaded.template, previous, accelerator.is_main_process)
     if accelerator.log_with:
-        accelerator.init_trackers("prefine", {"recipe": json.dumps(recipe.model_dump(mode="json"))})
+        accelerator.init_trackers(TRACKERS_NAME, {"recipe": json.dumps(recipe.model_dump(mode="json"))})
     manifest = {
         "run_id": run.run_id,
         "stage": stage.name,
