@@ -7,13 +7,13 @@ lists its files and their hashes; nothing without that proof is used.
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +22,18 @@ from filelock import FileLock, Timeout
 from prefine import __version__
 from prefine.atomic import JSON, atomic_write, discard, remove, sha256_of_file, storage_errors, write_json
 from prefine.errors import CheckpointError, PrefineError
+from prefine.json_reading import read_json_object
 
 log = logging.getLogger("prefine")
 
 MARKER = "prefine-entry.json"
-_KINDS = ("models", "reference")
-# What prefine names its entries: a digest of what they were made from, after a dash or alone. Earlier releases kept
-# reference log-probabilities as files of such a name. Nothing of another name is ever removed.
-_NAME = re.compile(r"(?:[\w.-]+-)?[0-9a-f]{12,64}(?:\.safetensors)?")
+# What prefine names its entries: each kind has its folder, and each name holds a digest of what the entry was made from.
+_NAMES = {
+    "models": re.compile(r"smollm2-135m-[0-9a-f]{12}"),
+    "reference": re.compile(r"[0-9a-f]{40}"),
+}
+# Earlier releases kept reference log-probabilities as files, without a marker.
+_OLD_FILE = re.compile(r"[0-9a-f]{40}\.safetensors")
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.tmp")
 _SECONDS_BEFORE_SAYING_SO = 2.0
 _REMEDY = "Set PREFINE_CACHE to a folder that you can write to, on a disk with free space."
@@ -72,13 +76,13 @@ def cache_entry(kind: str, name: str, make: Callable[[Path], None]) -> tuple[Pat
 
     Args:
         kind: the folder in the cache, "models" or "reference".
-        name: ends in a hexadecimal digest of whatever the content depends on.
+        name: holds a hexadecimal digest of whatever the content depends on; see _NAMES.
         make: fills the empty folder it is given; its result must not depend on the process that runs it.
 
     Raises:
         CheckpointError: the entry must be made and the cache cannot be written.
     """
-    if kind not in _KINDS or _NAME.fullmatch(name) is None:
+    if not _is_name(kind, name):
         raise ValueError(f"no name for a cache entry: {kind}/{name}")
     path = cache_directory() / kind / name
     if whole(path):
@@ -100,7 +104,7 @@ def cache_entry(kind: str, name: str, make: Callable[[Path], None]) -> tuple[Pat
 def whole(path: Path) -> bool:
     """Whether a cache entry holds what was put there: the marker's files, each of its size and SHA-256, and no more."""
     try:
-        listed = json.loads((path / MARKER).read_text("utf-8"))["files"]
+        listed = read_json_object(path / MARKER)["files"]
         return bool(listed) and listed == _listing(path)
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -121,9 +125,9 @@ class CacheItem:
 
 
 def cache_items() -> list[CacheItem]:
-    """What prefine has in its cache, by kind and name. Files of other names are not looked at."""
+    """What prefine has in its cache, by kind and name. What it did not make is not listed."""
     found = []
-    for kind in _KINDS:
+    for kind in _NAMES:
         folder = cache_directory() / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if _entry_of(path) is not None:
@@ -200,10 +204,20 @@ def _lock_file(entry: Path) -> Path:
 
 
 def _entry_of(path: Path) -> Path | None:
-    """The entry that `path` is, or is an unfinished copy of; None if prefine gives no such name."""
-    unfinished = _TEMPORARY.fullmatch(path.name)
-    name = unfinished["name"] if unfinished else path.name
-    return path.with_name(name) if _NAME.fullmatch(name) else None
+    """The entry that `path` is, or is an unfinished copy of; None if prefine did not make it.
+
+    A name alone proves nothing, since a user may point PREFINE_CACHE at any folder: an entry has a marker.
+    """
+    kind = path.parent.name
+    if unfinished := _TEMPORARY.fullmatch(path.name):
+        return path.with_name(unfinished["name"]) if _is_name(kind, unfinished["name"]) else None
+    if _is_name(kind, path.name):
+        return path if os.path.lexists(path / MARKER) else None
+    return path if kind == "reference" and _OLD_FILE.fullmatch(path.name) else None
+
+
+def _is_name(kind: str, name: str) -> bool:
+    return kind in _NAMES and _NAMES[kind].fullmatch(name) is not None
 
 
 def _sweep(folder: Path, locked: str) -> None:
@@ -213,7 +227,7 @@ def _sweep(folder: Path, locked: str) -> None:
     """
     for path in list(folder.iterdir()):
         unfinished = _TEMPORARY.fullmatch(path.name)
-        if unfinished is None or _NAME.fullmatch(unfinished["name"]) is None:
+        if unfinished is None or not _is_name(folder.name, unfinished["name"]):
             continue
         if unfinished["name"] == locked:
             remove(path)
@@ -222,5 +236,11 @@ def _sweep(folder: Path, locked: str) -> None:
 
 
 def _size(path: Path) -> int:
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """Bytes of the files at or below `path`; what another process removes or renames meanwhile counts as nothing."""
+    inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    total = 0
+    for file in [path, *inside]:
+        with suppress(OSError):
+            found = file.stat()
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total

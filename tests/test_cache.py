@@ -72,7 +72,7 @@ def test_no_home_directory_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> 
         cache_directory()
 
 
-NAME = "model-0123456789ab"
+NAME = "smollm2-135m-0123456789ab"
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def damage_extra(entry: Path) -> None:
 
 
 def damage_marker(entry: Path) -> None:
-    (entry / MARKER).write_text("[" * 10)
+    (entry / MARKER).write_text("[" * 100_000)
 
 
 def damage_old_layout(entry: Path) -> None:
@@ -231,10 +231,10 @@ def test_a_read_only_cache_serves_what_it_has(read_only: Path) -> None:
     assert cache_entry("models", NAME, never) == (read_only / NAME, True)
 
 
-@pytest.mark.parametrize("kind", ["models", "reference"])
-def test_a_read_only_cache_names_the_remedy(read_only: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("models", "smollm2-135m-000000000000"), ("reference", "b" * 40)])
+def test_a_read_only_cache_names_the_remedy(read_only: Path, kind: str, name: str) -> None:
     with pytest.raises(CheckpointError, match=r"the file system is read-only\. Set PREFINE_CACHE to a folder that"):
-        cache_entry(kind, "another-0123456789ab", fill)
+        cache_entry(kind, name, fill)
     item = next(item for item in cache_items() if item.path == read_only / NAME)
     with pytest.raises(CheckpointError, match="the file system is read-only"):
         remove_cache_item(item)
@@ -257,8 +257,10 @@ def test_a_file_system_without_locks_serves(shared: Path, monkeypatch: pytest.Mo
     assert cache_entry("models", NAME, overtaken) == (shared / NAME, True)
 
 
-@pytest.mark.parametrize("name", ["", "models", "..", "../0123456789ab", "a/b-0123456789ab", "x-0123"])
-def test_an_entrys_name_ends_in_a_digest(shared: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["", "models", "..", "../smollm2-135m-0123456789ab", "mistral-20261126030018", "a" * 40]
+)
+def test_an_entrys_name_is_one_that_the_cache_knows(shared: Path, name: str) -> None:
     with pytest.raises(ValueError, match="no name for a cache entry"):
         cache_entry("models", name, never)
 
@@ -270,12 +272,19 @@ def test_items_and_their_removal(shared: Path) -> None:
     (damaged / "weights").unlink()
     old = damaged.parent / f"{'b' * 40}.safetensors"
     old.write_bytes(b"12345")
-    left = shared / ".other-0123456789ab.999999999-0123abcd.tmp"
+    left = shared / ".smollm2-135m-000000000000.999999999-0123abcd.tmp"
     left.mkdir()
-    busy = shared / ".busy-0123456789ab.999999999-0123abcd.tmp"
+    busy = shared / ".smollm2-135m-ffffffffffff.999999999-0123abcd.tmp"
     busy.mkdir()
-    (shared / "my-model").mkdir()
-    (shared / ".hidden.tmp").write_text("mine")
+    mine = [
+        shared / "my-model",
+        shared / "mistral-20261126030018",  # a date, which is hexadecimal too
+        shared / "smollm2-135m-202611260300",
+        damaged.parent / ("c" * 40),  # a commit
+        shared / ".mistral-20261126030018.999999999-0123abcd.tmp",
+    ]
+    for folder in mine:
+        folder.mkdir()
     items = cache_items()
     states = {item.path: (item.kind, item.state) for item in items}
     assert states == {
@@ -286,19 +295,37 @@ def test_items_and_their_removal(shared: Path) -> None:
         old: ("reference", "damaged"),
     }
     assert next(item.size_bytes for item in items if item.path == old) == 5
-    with FileLock(shared / ".busy-0123456789ab.lock"):
+    with FileLock(shared / ".smollm2-135m-ffffffffffff.lock"):
         assert [item.path for item in items if not remove_cache_item(item)] == [busy]
     assert [item.path for item in cache_items()] == [busy]
-    assert (shared / "my-model").exists()
-    assert (shared / ".hidden.tmp").exists()
+    assert all(folder.exists() for folder in mine)
 
 
 def test_the_next_entry_sweeps_what_others_left(shared: Path) -> None:
     shared.mkdir(parents=True)
-    left, busy = (shared / f".{name}-0123456789ab.1-0123abcd.tmp" for name in ("left", "busy"))
+    left, busy = (shared / f".smollm2-135m-{digest * 12}.1-0123abcd.tmp" for digest in "0f")
     left.write_text("x")
     busy.write_text("x")
-    with FileLock(shared / ".busy-0123456789ab.lock"):
+    with FileLock(shared / ".smollm2-135m-ffffffffffff.lock"):
         cache_entry("models", NAME, fill)
     assert not left.exists()
     assert busy.exists()
+
+
+def test_an_unfinished_entry_that_its_maker_completes_meanwhile_is_listed(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maker renames it between two looks at it."""
+    left = shared / f".{NAME}.1-0123abcd.tmp"
+    left.mkdir(parents=True)
+    (left / "weights").write_bytes(b"weights")
+    real = Path.stat
+
+    def renaming(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = real(path, follow_symlinks=follow_symlinks)
+        if path == left / "weights":
+            left.rename(shared / NAME)
+        return found
+
+    monkeypatch.setattr(Path, "stat", renaming)
+    assert [(item.path, item.state) for item in cache_items()] == [(left, "left over")]

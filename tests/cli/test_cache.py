@@ -27,10 +27,10 @@ def entries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Path]:
     def fill(folder: Path) -> None:
         (folder / "weights").write_bytes(b"x" * 2_000_000)
 
-    model, _ = cache_entry("models", "small-0123456789ab", fill)
+    model, _ = cache_entry("models", "smollm2-135m-0123456789ab", fill)
     damaged, _ = cache_entry("reference", "a" * 40, fill)
     (damaged / "weights").write_bytes(b"y")
-    left = model.parent / ".other-0123456789ab.1-0123abcd.tmp"
+    left = model.parent / ".smollm2-135m-000000000000.1-0123abcd.tmp"
     left.mkdir()
     mine = model.parent / "mine"
     mine.mkdir()
@@ -52,7 +52,7 @@ def test_it_lists_for_programs(entries: dict[str, Path], tmp_path: Path) -> None
     assert told["folder"] == str(tmp_path / "cache")
     assert {(each["kind"], each["name"], each["state"]) for each in told["items"]} == {
         ("models", entries["left"].name, "left over"),
-        ("models", "small-0123456789ab", "whole"),
+        ("models", "smollm2-135m-0123456789ab", "whole"),
         ("reference", "a" * 40, "damaged"),
     }
 
@@ -67,7 +67,7 @@ def test_an_empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 def test_it_cleans(entries: dict[str, Path]) -> None:
     with FileLock(entries["model"].with_name(f".{entries['model'].name}.lock")):
         told = said("clean").splitlines()
-    assert told == ["2 removed, 0.0 MB", "small-0123456789ab is being made by another process and stays"]
+    assert told == ["2 removed, 0.0 MB", "smollm2-135m-0123456789ab is being made by another process and stays"]
     assert [entries[name].exists() for name in ("model", "damaged", "left", "mine")] == [True, False, False, True]
     assert said("clean") == "1 removed, 2.0 MB\n"
     assert entries["mine"].exists()

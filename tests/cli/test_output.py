@@ -23,7 +23,7 @@ WORDS = "Größe “ж” 😀"
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A cache whose name needs more than latin-1, with one entry in it."""
     monkeypatch.setenv("PREFINE_CACHE", str(tmp_path / WORDS))
-    cache_entry("models", "small-0123456789ab", lambda folder: (folder / "x").write_text("x"))  # type: ignore[arg-type, return-value]
+    cache_entry("models", "smollm2-135m-0123456789ab", lambda folder: (folder / "x").write_text("x"))  # type: ignore[arg-type, return-value]
     return {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": ""}
 
 
