@@ -27,7 +27,7 @@ from prefine.json_reading import read_json_object
 log = logging.getLogger("prefine")
 
 MARKER = "prefine-entry.json"
-# What prefine names its entries: each kind has its folder, and each name holds a digest of what the entry was made from.
+# What prefine names its entries, by kind, which is also the folder. A digest says what the entry was made from.
 _NAMES = {
     "models": re.compile(r"smollm2-135m-[0-9a-f]{12}"),
     "reference": re.compile(r"[0-9a-f]{40}"),
