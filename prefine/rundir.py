@@ -115,11 +115,6 @@ class RunDirectory:
             )
 
     @property
-    def is_ours(self) -> bool:
-        """Whether the folder carries prefine's mark."""
-        return is_ours(self.path)
-
-    @property
     def holds_run(self) -> bool:
         """True if a run has begun here: its manifest is there."""
         return self.manifest.exists()
@@ -146,7 +141,7 @@ class RunDirectory:
         self.close()
 
     def _refuse_unsuitable(self, resume: bool) -> None:
-        if not self.is_ours:
+        if not is_ours(self.path):
             refuse_foreign(self.path, resume)
             return
         if not resume and self.holds_run:
@@ -290,7 +285,7 @@ class MetricsLog:
         """
         if self._last_step <= step:
             return {"lines": self._lines, "sha256": self._hash.hexdigest(), "heldout": list(self._heldout)}
-        kept = [row for row in read_metrics(self._path) if _step_of(row, step) <= step]
+        kept = [row for row in read_metrics(self._path) if step_of(row, step) <= step]
         hashed = [json_bytes(row) for row in kept if row.get("kind") != "guard"]
         heldout = [row for row in kept if row.get("kind") == "heldout"]
         return {"lines": len(hashed), "sha256": _hash_of(hashed), "heldout": heldout}
@@ -305,7 +300,7 @@ class MetricsLog:
         if len(known) == seal["lines"] and _hash_of(known) == seal["sha256"]:
             return False
         rows = [row for row in rows if row.get("kind") != "heldout"]
-        merged = sorted([*rows, *seal["heldout"]], key=lambda row: _step_of(row, 0))
+        merged = sorted([*rows, *seal["heldout"]], key=lambda row: step_of(row, 0))
         with atomic_write(self._path) as temporary:
             temporary.write_bytes(b"".join(map(json_bytes, merged)))
         self._reopen()
@@ -342,12 +337,13 @@ class MetricsLog:
             return
         self._hash.update(line)
         self._lines += 1
-        self._last_step = max(self._last_step, _step_of(row, -1))
+        self._last_step = max(self._last_step, step_of(row, -1))
         if row.get("kind") == "heldout":
             self._heldout.append(row)
 
 
-def _step_of(row: Mapping[str, Any], otherwise: int) -> int:
+def step_of(row: Mapping[str, Any], otherwise: int) -> int:
+    """The "step" of a row; `otherwise` where it has none that is a whole number."""
     step = row.get("step")
     return step if isinstance(step, int) else otherwise
 
@@ -360,7 +356,7 @@ def drop_rows_after(path: Path, step: int) -> None:
     """Drop every line of a file like metrics.jsonl whose "step" is greater than `step`, if the file is there."""
     if not path.exists():
         return
-    kept = [row for row in read_metrics(path) if _step_of(row, step) <= step]
+    kept = [row for row in read_metrics(path) if step_of(row, step) <= step]
     with atomic_write(path) as temporary:
         temporary.write_bytes(b"".join(map(json_bytes, kept)))
 
@@ -389,6 +385,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
+
+
+def rows_of_kind(path: Path, kind: str) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl that have this "kind" and a "step". Raises CheckpointError as `read_metrics` does."""
+    return [row for row in read_metrics(path) if row.get("kind") == kind and isinstance(row.get("step"), int)]
 
 
 def _whole_lines(path: Path) -> list[bytes]:

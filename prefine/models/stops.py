@@ -96,5 +96,6 @@ def _ends_in(path: Path | None) -> set[int] | None:
         return None
     if not isinstance(told, dict):
         return None
-    ends = told.get("eos_token_id", (told.get("text_config") or {}).get("eos_token_id"))
+    text = told.get("text_config")
+    ends = told.get("eos_token_id", text.get("eos_token_id") if isinstance(text, dict) else None)
     return {end for end in (ends if isinstance(ends, list) else [ends]) if type(end) is int}

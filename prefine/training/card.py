@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prefine.models.card import Story
-from prefine.rundir import read_metrics
+from prefine.rundir import rows_of_kind
 from prefine.training.stage import Session
 
 # Metrics that say how fast the machine was, not what was learned.
@@ -36,8 +36,7 @@ def _lines(session: Session) -> Iterator[str]:
         yield f"- rows, {_plain(name)}: {counts['rows']}"
     yield ""
     yield "The whole recipe is in `recipe.yaml` of the run, and what happened in its `manifest.json`."
-    heldout = [row for row in read_metrics(session.run.metrics) if row.get("kind") == "heldout"]
-    if heldout:
+    if rows_of_kind(session.run.metrics, "heldout"):
         figures = session.before_and_after()
         yield from ("", "## Held-out figures", "", "| metric | before | after |", "|---|---:|---:|")
         for name, after in figures["after"].items():

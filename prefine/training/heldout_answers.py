@@ -23,7 +23,7 @@ from prefine.objectives import kl
 from prefine.objectives.masked import paired, per_sequence
 from prefine.recipe_ppo import PpoRecipe, RewardSource
 from prefine.records import Preference
-from prefine.rundir import read_metrics
+from prefine.rundir import read_metrics, rows_of_kind, step_of
 from prefine.training.before import Before
 from prefine.training.reward_sources import Measure, ModelSource, RunningScale
 from prefine.training.rewards import JUDGE, Rewards, load_source, shape, source_metrics
@@ -136,7 +136,7 @@ class HeldoutAnswers:
 
     def _gap(self, now: Mapping[str, float]) -> dict[str, float]:
         """How far what was never optimised has fallen since the start while the reward has risen."""
-        rows = [row for row in read_metrics(self._session.run.metrics) if row["kind"] == "heldout"]
+        rows = rows_of_kind(self._session.run.metrics, "heldout")
         if not rows or not {"judge", "pair_accuracy"} & now.keys():
             return {}
         falls = [
@@ -166,7 +166,7 @@ class HeldoutAnswers:
     def keep_rollouts(self, rollouts: Rollouts, scored: Scored, step: int) -> None:
         """Write some answers of an update into rollouts.jsonl, in the place of those a resumed run wrote before."""
         path = self._session.run.rollouts
-        kept = [row for row in read_metrics(path) if row.get("step", 0) < step]
+        kept = [row for row in read_metrics(path) if step_of(row, 0) < step]
         each = len(rollouts.lengths) // len(rollouts.trees)
         for place in evenly_chosen(len(rollouts.texts), _KEPT_ANSWERS):
             prompt = conversation_of(self._session.prepared.train, rollouts.rows[place // each])

@@ -28,7 +28,7 @@ from prefine.models.checkpoint import (
 from prefine.models.device import return_freed_memory
 from prefine.models.training_state import rng_tensors
 from prefine.recipe import GuardsSection, TrainingSection
-from prefine.rundir import MetricsLog, RunDirectory, drop_rows_after, read_metrics
+from prefine.rundir import MetricsLog, RunDirectory, drop_rows_after, rows_of_kind
 from prefine.training.display import Display, peak_memory_gb
 from prefine.training.guards import Alarm, Guards
 from prefine.training.loop_stage import LoopStage
@@ -153,7 +153,7 @@ class Loop:
         due = self.evaluate is not None and (self._is_last or self._due(self.section.evaluate_every_steps))
         if step == 0 or self.guards.ended or not due:
             return False
-        told = (row["step"] for row in read_metrics(self.run.metrics) if row["kind"] == "heldout")
+        told = (row["step"] for row in rows_of_kind(self.run.metrics, "heldout"))
         return bool(self._of_main_process({"misses": step not in told})["misses"])
 
     def _may_go_back(self) -> bool:
@@ -234,7 +234,7 @@ class Loop:
     def _end_on_best(self) -> None:
         step, best = self.position.step, self.watch.best_step
         if self.guards.ended:
-            told = [row["step"] for row in read_metrics(self.run.metrics) if row["kind"] == "heldout"]
+            told = [row["step"] for row in rows_of_kind(self.run.metrics, "heldout")]
             if self.evaluate is not None and step not in told:
                 self._log_heldout(guarded=False)
             elif self.evaluate is not None:
@@ -404,6 +404,6 @@ class Loop:
             return
         self.metrics.truncate_after(step)
         drop_rows_after(self.run.rollouts, step)
-        written = sum(row["kind"] == "guard" for row in read_metrics(self.run.metrics))
+        written = len(rows_of_kind(self.run.metrics, "guard"))
         for event in self.guards.events[written:]:
             self.metrics.append({"kind": "guard", "step": step, **event})

@@ -16,7 +16,7 @@ from prefine.data.prepare import Prepared
 from prefine.data.template import ChatTemplate
 from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import LoraSection, ModelSection
-from prefine.rundir import RunDirectory, read_metrics
+from prefine.rundir import RunDirectory, rows_of_kind
 from prefine.training.before import Before
 from prefine.training.display import Display
 from prefine.training.guards import Rule
@@ -54,7 +54,7 @@ class Session:
 
     def before_and_after(self) -> dict[str, dict[str, float]]:
         """Two of the held-out evaluations in the run's metrics: the first, and that of the weights which are kept."""
-        rows = [row for row in read_metrics(self.run.metrics) if row["kind"] == "heldout"]
+        rows = rows_of_kind(self.run.metrics, "heldout")
         kept = next((row for row in rows if row["step"] == self.manifest.get("kept_step")), rows[-1])
         told = [{k: v for k, v in row.items() if k not in ("kind", "step")} for row in (rows[0], kept)]
         return {"before": told[0], "after": told[1]}

@@ -54,6 +54,13 @@ def loaded(folder: Path, lora: LoraSection | None = None, *, trainable: bool = T
     return load_model(section, lora, trainable=trainable)
 
 
+@pytest.mark.parametrize("told", [{"text_config": "x"}, {"text_config": ["x"]}, {"text_config": None}, ["x"], "x"])
+def test_settings_of_another_shape_declare_no_ends(told: Any, tmp_path: Path) -> None:
+    folder = base(tmp_path / "model", "<|stop|>")
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    assert declared_ends(locate_model(str(folder))) <= {0, 1, 2}
+
+
 def ids_of(template: ChatTemplate, *tokens: str) -> set[int]:
     return set(template.tokenizer.convert_tokens_to_ids(list(tokens)))
 

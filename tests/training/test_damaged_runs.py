@@ -88,6 +88,11 @@ def lose(file: Path) -> None:
     file.unlink()
 
 
+def add_strange_rows(file: Path) -> None:
+    """Objects in JSON, but no metrics."""
+    file.write_text('{"mine": 1}\n{"kind": "heldout"}\n{"kind": "guard", "step": "x"}\n' + file.read_text())
+
+
 DAMAGES = [truncate, empty, flip, replace, lose]
 
 
@@ -152,7 +157,7 @@ def test_a_changed_token_is_prepared_again_from_the_source(copy: Callable[..., S
 
 def test_lost_metrics_do_not_change_what_before_means(copy: Callable[..., StageRecipe], runs: Any) -> None:
     whole = json.loads((runs["finished"] / "evaluation.json").read_text())
-    for damage in (lose, empty, truncate):
+    for damage in (lose, empty, truncate, add_strange_rows):
         made = copy("stopped")
         damage(Path(made.run) / "metrics.jsonl")
         assert "metrics.jsonl lost lines or was changed" in tiny.train(made, resume=True)
