@@ -20,16 +20,22 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 # Supervised fine-tuning, a reward model, preferences, then PPO, on the embedded model and the shipped data.
+# Its runs are made anew each time. It deletes nothing in a folder that it has not marked as its own.
+quickstart: export FOLDER := $(RUNS)
 quickstart: $(VENV)/.installed
-	rm -rf $(RUNS)
-	$(BIN)/prefine sft recipes/quickstart-sft.yaml --set run=$(RUNS)/sft
-	$(BIN)/prefine reward recipes/quickstart-reward.yaml --set run=$(RUNS)/reward --set model.name=$(RUNS)/sft
-	$(BIN)/prefine dpo recipes/quickstart-dpo.yaml --set run=$(RUNS)/dpo --set model.name=$(RUNS)/sft
-	$(BIN)/prefine ppo recipes/quickstart-ppo.yaml --set run=$(RUNS)/ppo --set model.name=$(RUNS)/sft \
-		--set reward.name=$(RUNS)/reward
+	@if [ -n "$$(ls -A "$$FOLDER" 2>/dev/null)" ] && [ ! -f "$$FOLDER/.quickstart" ]; then \
+		echo "RUNS: $$FOLDER holds files that make quickstart did not write." \
+			"Set RUNS to a new folder, or move that one away." >&2; exit 2; fi
+	mkdir -p "$$FOLDER" && touch "$$FOLDER/.quickstart"
+	rm -rf "$$FOLDER/sft" "$$FOLDER/reward" "$$FOLDER/dpo" "$$FOLDER/ppo"
+	$(BIN)/prefine sft recipes/quickstart-sft.yaml --set run="$$FOLDER/sft"
+	$(BIN)/prefine reward recipes/quickstart-reward.yaml --set run="$$FOLDER/reward" --set model.name="$$FOLDER/sft"
+	$(BIN)/prefine dpo recipes/quickstart-dpo.yaml --set run="$$FOLDER/dpo" --set model.name="$$FOLDER/sft"
+	$(BIN)/prefine ppo recipes/quickstart-ppo.yaml --set run="$$FOLDER/ppo" --set model.name="$$FOLDER/sft" \
+		--set reward.name="$$FOLDER/reward"
 	@echo
-	@echo "Look at:  $(RUNS)/{sft,dpo,ppo}/report.html and $(RUNS)/reward/readiness.html"
-	@echo "Talk to:  $(BIN)/prefine chat $(RUNS)/ppo"
+	@echo "Look at:  $$FOLDER/{sft,dpo,ppo}/report.html and $$FOLDER/reward/readiness.html"
+	@echo "Talk to:  $(BIN)/prefine chat $$FOLDER/ppo"
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
@@ -47,4 +53,6 @@ bench: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@if [ -e "$(VENV)" ] && [ ! -f "$(VENV)/pyvenv.cfg" ]; then \
+		echo "VENV: $(VENV) is not a virtual environment and stays." >&2; exit 2; fi
+	rm -rf "$(VENV)" build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
