@@ -9,7 +9,7 @@ from typing import Literal
 
 from prefine.atomic import JSON
 from prefine.evaluation.row_file import RowFile
-from prefine.models.identity import identity_of
+from prefine.models.identity import identity_of, tokenizer_hash
 from prefine.models.load import LoadedModel
 from prefine.models.location import locate_model
 from prefine.models.reward import PackedReward
@@ -17,6 +17,7 @@ from prefine.models.sampling import Sampling
 from prefine.models.scoring import RewardModel
 
 _FILES = "the hash of the model's files"
+_TOKENS = "the hash of the tokenizer's files"
 
 
 def recorded_dtype(file: RowFile | None) -> Literal["auto", "float32", "bfloat16"]:
@@ -44,7 +45,7 @@ def settings_of_scores(reward: RewardModel) -> dict[str, JSON]:
     if isinstance(reward, PackedReward):
         return _of_loaded(reward.loaded)
     location = locate_model(reward.name)
-    return {"model": location.name, _FILES: identity_of(location).digest}
+    return {"model": location.name, _FILES: identity_of(location).digest, _TOKENS: tokenizer_hash(location)}
 
 
 def _of_loaded(loaded: LoadedModel) -> dict[str, JSON]:

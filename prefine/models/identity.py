@@ -16,9 +16,11 @@ from prefine.atomic import sha256_of_file
 from prefine.json_reading import JsonError, read_json
 from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Location, base_hash, local_folder
 from prefine.models.scoring import SCALE_FILE
+from prefine.models.stops import GENERATION_CONFIG
 
 _CONFIG = "config.json"
-_GENERATION_CONFIG = "generation_config.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER_FILES = ("*token*.json", "vocab*", "merges*", "*.model", "*.vocab", "*.bpe*", "*.jinja", "*.tiktoken")
 _SAYS_NOTHING = {
     "_commit_hash",
     "_from_model_config",
@@ -36,7 +38,7 @@ _SAYS_NOTHING = {
 _NAMES = {
     "weights": "the base's weights",
     "config": "the base's config",
-    "generation": "the base's generation settings or token ids",
+    "generation": "the generation settings or token ids",
     "adapter": "the adapter",
     "scale": "the score's scale",
 }
@@ -49,7 +51,8 @@ class Identity:
     Attributes:
         weights: of the base's weight files.
         config: of the base's config.json without token ids, and of the Python code that comes with it.
-        generation: of generation_config.json and of the config's token ids: where answers end.
+        generation: of generation_config.json, the base's and the adapter's own, and of the config's token ids: where
+            answers end.
         adapter: of the adapter's config and weights.
         scale: of what centres a reward model's scores.
     """
@@ -85,16 +88,33 @@ def identity_of(location: Location, revision: str | None = None, weights: str | 
     folder = local_folder(location.base, revision)
     if weights is None:
         weights = location.base_sha256 or base_hash(location.base, revision)
-    config, generation = ("", "") if folder is None else _config_hashes(folder)
+    config, generation = ("", "") if folder is None else _config_hashes(folder, location.adapter)
     own = location.adapter or (Path(location.base) if Path(location.base).is_dir() else None)
     scale = "" if own is None or not (own / SCALE_FILE).is_file() else sha256_of_file(own / SCALE_FILE)
     return Identity(weights, config, generation, _adapter_hash(location.adapter), scale)
 
 
-def _config_hashes(folder: Path) -> tuple[str, str]:
+def tokenizer_hash(location: Location, revision: str | None = None) -> str:
+    """Hash of a model's tokenizer files and chat template; "" where they are not on this machine."""
+    folder = local_folder(location.tokenizer, revision)
+    if folder is None:
+        return ""
+    files = sorted({file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern) if file.is_file()})
+    settings = _cleaned(_read(folder / _TOKENIZER_CONFIG))
+    rest = [[file.name, sha256_of_file(file)] for file in files if file.name != _TOKENIZER_CONFIG]
+    return _hash([settings, rest])
+
+
+def scores_digest(location: Location, revision: str | None = None) -> str:
+    """One hash of everything that a reward model's scores of a text depend on: its identity and its tokenizer."""
+    return _hash([identity_of(location, revision).digest, tokenizer_hash(location, revision)])
+
+
+def _config_hashes(folder: Path, adapter: Path | None) -> tuple[str, str]:
     tokens, rest = _without_token_ids(_cleaned(_read(folder / _CONFIG)))
     code = [sha256_of_file(file) for file in sorted(folder.glob("*.py"))]
-    return _hash([rest, code]), _hash([tokens, _cleaned(_read(folder / _GENERATION_CONFIG))])
+    ends = [tokens, *(_cleaned(_read(each / GENERATION_CONFIG)) for each in (folder, adapter) if each is not None)]
+    return _hash([rest, code]), _hash(ends)
 
 
 def _adapter_hash(folder: Path | None) -> str:

@@ -138,7 +138,7 @@ class ModelSource(Source):
     """A reward model.
 
     Attributes:
-        fingerprint: hash of its weights as they were when it was loaded, "" where they are not local.
+        fingerprint: hash of its files as they were when it was loaded, "" where they are not local.
     """
 
     def __init__(self, section: RewardSource, model: RewardModel, fingerprint: str) -> None:

@@ -18,7 +18,7 @@ from prefine.evaluation.readiness.page import JSON_NAME
 from prefine.evaluation.readiness.verdict import Level
 from prefine.evaluation.wording import listing
 from prefine.json_reading import read_json_object
-from prefine.models.identity import identity_of
+from prefine.models.identity import scores_digest
 from prefine.models.load import LoadedModel
 from prefine.models.location import locate_model
 from prefine.models.reward import load_reward, scale_of
@@ -227,7 +227,7 @@ def load_source(
             return FunctionSource(section, function_of(section.name))
         model = _reward_model(section.name, recipe, policy, adapter, display)
         _require_fitting(section, recipe, model.scale)
-    return ModelSource(section, model, identity_of(locate_model(section.name)).digest)
+    return ModelSource(section, model, scores_digest(locate_model(section.name)))
 
 
 def _require_fitting(section: RewardSource, recipe: PpoRecipe, scale: Scale | None) -> None:

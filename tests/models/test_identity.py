@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefine.errors import ModelError
-from prefine.models.identity import Identity, identity_of
+from prefine.models.identity import Identity, identity_of, scores_digest, tokenizer_hash
 from prefine.models.load import load_model, save_model
 from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ORIGIN, locate_model
 from prefine.recipe import LoraSection, ModelSection
@@ -99,6 +99,33 @@ def test_an_adapter_has_its_own_part(adapter: Path) -> None:
     assert identity_of(locate_model(str(adapter))).adapter not in (before.adapter, scaled.adapter)
     (adapter / "reward.json").write_text("{}")
     assert identity_of(locate_model(str(adapter))).scale != ""
+
+
+def test_where_an_adapter_says_answers_end_is_part_of_it(adapter: Path) -> None:
+    """`declared_ends` reads the adapter's own generation_config.json, too."""
+    before = identity_of(locate_model(str(adapter)))
+    rewrite(adapter / "generation_config.json", transformers_version="9")
+    assert not identity_of(locate_model(str(adapter))).differences(vars(before))
+    rewrite(adapter / "generation_config.json", eos_token_id=[7])
+    assert identity_of(locate_model(str(adapter))).differences(vars(before)) == ["the generation settings or token ids"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.txt"])
+def test_scores_depend_on_the_tokenizer_and_its_template(name: str, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(base, folder)
+    location = locate_model(str(folder))
+    tokens, scores, model = tokenizer_hash(location), scores_digest(location), identity_of(location).digest
+    rewrite(folder / "tokenizer_config.json", transformers_version="9")
+    (folder / "README.md").write_text("x")
+    assert (tokenizer_hash(location), scores_digest(location)) == (tokens, scores)
+    if name.endswith("json"):
+        rewrite(folder / name, made_up=1)
+    else:
+        (folder / name).write_text("{{ messages }}")
+    assert tokenizer_hash(location) != tokens
+    assert scores_digest(location) != scores
+    assert identity_of(location).digest == model
 
 
 def test_an_adapter_refuses_its_base_with_another_config(adapter: Path) -> None:

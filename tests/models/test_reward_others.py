@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from prefine.errors import ModelError, TemplateError
+from prefine.evaluation.row_settings import settings_of_scores
 from prefine.models.cross_encoder import CrossEncoder
 from prefine.models.heads import IN_ADAPTER
 from prefine.models.load import load_model, save_model
@@ -151,6 +152,11 @@ def test_an_encoder_reads_turns_and_answer_as_two_texts(tmp_path: Path) -> None:
     reward = load_reward(section(folder))
     assert isinstance(reward, CrossEncoder)
     assert reward.scale is None
+    settings = settings_of_scores(reward)
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert [name for name, value in settings_of_scores(reward).items() if value != settings[name]] == [
+        "the hash of the tokenizer's files"
+    ]
     questions = [
         Question(talk("who are you"), ("I am a good bot", "bad", "")),
         Question(talk("who", "I am", "are you a bot"), ("yes",)),

@@ -188,9 +188,38 @@ def test_ctrl_c_within_an_update(make: Make, tmp_path: Path) -> None:
     assert not tiny.differences(Path(whole.run), Path(cut.run))
 
 
-@pytest.mark.parametrize("field", ["reward.name", "model.name"])
-def test_other_weights_under_the_same_name_are_refused(
-    field: str, make: Make, sft_run: Path, reward_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def other_weights(model: Path) -> None:
+    file = model / "adapter_model.safetensors"
+    save_file({name: -weight for name, weight in load_file(file).items()}, file)
+
+
+def other_template(model: Path) -> None:
+    with (model / "chat_template.jinja").open("a") as template:
+        template.write("{# changed #}")
+
+
+def other_ends(model: Path) -> None:
+    (model / "generation_config.json").write_text('{"eos_token_id": [7]}')
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "named"),
+    [
+        ("reward.name", other_weights, "the files"),
+        ("reward.name", other_template, "the files"),
+        ("model.name", other_weights, "the adapter"),
+        ("model.name", other_ends, "the generation settings or token ids"),
+    ],
+)
+def test_other_files_under_the_same_name_are_refused(
+    field: str,
+    change: Callable[[Path], None],
+    named: str,
+    make: Make,
+    sft_run: Path,
+    reward_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As another base model is: the reward would be another, or what the policy is held near to."""
     copied = shutil.copytree(reward_run if field == "reward.name" else sft_run, tmp_path / "copied")
@@ -199,10 +228,8 @@ def test_other_weights_under_the_same_name_are_refused(
         Asked([4], patched)
         with pytest.raises(Stopped):
             tiny.train(made)
-    file = copied / "model" / "adapter_model.safetensors"
-    save_file({name: -weight for name, weight in load_file(file).items()}, file)
-    named = rf"the files of {copied}" if field == "reward.name" else rf"the adapter of {copied}"
-    with pytest.raises(CheckpointError, match=rf"{named} are not what they were when this run began"):
+    change(copied / "model")
+    with pytest.raises(CheckpointError, match=rf"{named} of {copied} are not what they were when this run began"):
         tiny.train(made, resume=True)
 
 
