@@ -67,6 +67,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with storage_errors(path):
             _refuse_directory(path)
             yield temporary
+            if not path.parent.is_dir():
+                raise CheckpointError(
+                    f"{path} could not be written: {path.parent} was deleted or renamed meanwhile", "Put it back."
+                )
             if not temporary.exists():
                 raise RuntimeError(f"nothing was written for {path}")
             put_in_place(temporary, path)

@@ -205,3 +205,11 @@ def test_the_hash_of_a_file(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000
     (tmp_path / "a").write_bytes(content)
     assert sha256_of_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_folder_that_is_renamed_while_a_file_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(CheckpointError, match="was deleted or renamed meanwhile"), atomic_write(folder / "a") as path:
+        path.write_text("x")
+        folder.rename(tmp_path / "moved")
