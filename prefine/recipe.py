@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from prefine.errors import RecipeError
 from prefine.paths import new_folder, path_in_recipe
+from prefine.recipe_effects import Unread, without_effect
 from prefine.recipe_loading import RecipeSection
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -340,3 +341,10 @@ class RewardRecipe(StageRecipe):
     training: RewardTrainingSection = RewardTrainingSection()
     reward: RewardSection = RewardSection()
     readiness: ReadinessSection = ReadinessSection()
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> RewardRecipe:
+        rule = Unread(self.reward.margins == "none", ("reward.margin_scale",), "reward.margins is none", "it to column")
+        if unread := without_effect(self, [rule]):
+            raise ValueError("; ".join(unread))
+        return self

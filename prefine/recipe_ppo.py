@@ -308,6 +308,12 @@ class PpoRecipe(WritingRecipe):
                 not apart, ("heldout_pairs",), "nothing is held out to evaluate on", "data.heldout_fraction above 0"
             ),
             Unread(
+                self.ppo.value_coefficient == 0 and self.advantage == "gae",
+                ("ppo.value_warmup_updates", "ppo.value_clip", "ppo.critic_learning_rate"),
+                "ppo.value_coefficient is 0, and the critic learns nothing",
+                "that to 0.1",
+            ),
+            Unread(
                 not (self.reward.judge or self.heldout_pairs),
                 ("guards.proxy_gap.limit", "guards.proxy_gap.patience"),
                 "nothing tells of a gap",

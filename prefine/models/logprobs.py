@@ -73,18 +73,13 @@ class _FrozenHead(torch.autograd.Function):
             part = slice(i, i + rows)
             target = targets[part, None]
             logits = hidden[part] @ weight.T
-            top = logits.amax(-1, keepdim=True).float()
-            chosen = (logits.gather(-1, target) - top).mul_(scale)
-            # In place where the logits are fp32 already: one pass over memory and one matrix less.
-            shifted = logits.sub_(top) if logits.dtype == torch.float32 else torch.sub(logits, top)
-            shifted = shifted if scale == 1.0 else shifted.mul_(scale)
-            exponentials = shifted.exp() if with_entropy else shifted.exp_()
+            # In place: fewer passes over memory, and a matrix less where the logits are fp32 already.
+            chosen, shifted, exponentials = _exponentials(logits, target, scale, in_place=True, keep=with_entropy)
             total = exponentials.sum(-1, keepdim=True)
-            log_total = total.log()
-            logprobs[part] = (chosen - log_total)[:, 0]
+            logprobs[part] = (chosen - total.log())[:, 0]
             if entropy is not None:
-                mean = torch.linalg.vecdot(exponentials, shifted)[:, None] / total
-                entropy[part] = (log_total - mean)[:, 0]
+                mean = _mean_of(shifted, exponentials, total)
+                entropy[part] = (total.log() - mean)[:, 0]
                 if entropy_grad is not None:  # log p + H = shifted - mean
                     weighted = shifted.sub_(mean).mul_(exponentials)
                     entropy_grad[part] = (weighted.to(weight.dtype) @ weight).div_(-total)
@@ -138,10 +133,39 @@ def logprobs_and_entropy(
     return torch.cat(logprobs), torch.cat(entropies) if with_entropy else None
 
 
+def _exponentials(
+    logits: Tensor, target: Tensor, scale: float, *, in_place: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What log softmax(scale * logits) is made of, in fp32, with the largest logit subtracted.
+
+    Args:
+        logits: (R, V); overwritten with `in_place`.
+        target: (R, 1) int64.
+        keep: whether the shifted logits are still needed; else they and their exponentials may share memory.
+
+    Returns: the target's shifted logit (R, 1), all of them (R, V), and their exponentials (R, V).
+    """
+    top = logits.detach().amax(-1, keepdim=True).float()
+    chosen = (logits.gather(-1, target) - top) * scale
+    shifted = logits.sub_(top) if in_place and logits.dtype == torch.float32 else torch.sub(logits, top)
+    if scale != 1.0:
+        shifted = shifted.mul_(scale) if in_place else shifted * scale
+    return chosen, shifted, shifted.exp_() if in_place and not keep else shifted.exp()
+
+
+def _mean_of(shifted: Tensor, exponentials: Tensor, total: Tensor) -> Tensor:
+    """(R, 1): the mean of the shifted logits under the softmax, in fp32 (autocast would take a dot product in bf16)."""
+    return (exponentials * shifted).sum(-1, keepdim=True) / total
+
+
 def _of_chunk(hidden: Tensor, targets: Tensor, head: Head, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-    every = torch.log_softmax(adjusted(head.module(hidden), head), -1)
-    chosen = every.gather(-1, targets[:, None])[:, 0]
-    return chosen, -torch.linalg.vecdot(every.exp(), every) if with_entropy else None
+    logits, scale = head.module(hidden), head.scale * head.sharpness
+    if head.softcap is not None:
+        logits, scale = adjusted(logits, head), 1.0
+    chosen, shifted, exponentials = _exponentials(logits, targets[:, None], scale, in_place=False, keep=True)
+    total = exponentials.sum(-1, keepdim=True)
+    entropy = (total.log() - _mean_of(shifted, exponentials, total))[:, 0] if with_entropy else None
+    return (chosen - total.log())[:, 0], entropy
 
 
 def _in_chunks(hidden: Tensor, targets: Tensor, head: Head, with_entropy: bool) -> list[tuple[Tensor, Tensor | None]]:

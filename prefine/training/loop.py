@@ -34,7 +34,7 @@ from prefine.training.guards import Alarm, Guards
 from prefine.training.loop_stage import LoopStage
 from prefine.training.loop_state import Position, checkpoint_to_resume, contents, mend_metrics, put_back
 from prefine.training.optimiser_step import OptimiserStep, Step
-from prefine.training.schedule import new_scheduler, rows_of_step, slow_down
+from prefine.training.schedule import advance, new_scheduler, rows_of_step, slow_down
 from prefine.training.watch import HeldoutWatch
 
 # Returning freed memory takes some 20 ms; every few steps it keeps the heap from growing at no cost one can see.
@@ -279,7 +279,7 @@ class Loop:
         trees = [self.trees[row] for row in rows_of_step(self.position.step, len(self.trees), self.section)]
         rate = float(self.scheduler.get_last_lr()[0])
         row = self.stage.one_step(self, trees)
-        self.scheduler.step()
+        advance(self.scheduler)
         if self.position.step % _STEPS_BETWEEN_TRIMS == 0 and self.accelerator.device.type == "cpu":
             return_freed_memory()
         seconds, tokens = time.perf_counter() - began, int(row["tokens"])

@@ -28,7 +28,7 @@ class Position:
 
     Attributes:
         step: optimiser steps done.
-        tokens: tokens computed so far (packed rows).
+        tokens: tokens of all rows so far, each prompt counted once.
         seconds: training time so far.
     """
 

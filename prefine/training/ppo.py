@@ -192,7 +192,9 @@ class PpoStage(Stage):
         metrics = update_metrics(
             rollouts, scored, self._targets, self._rows, self._ratios, self._timings, self._kl.coefficient
         )
-        metrics |= self._rewards.metrics(rollouts.scores, scored)
+        siblings = self._recipe.samples_per_prompt
+        compared = len(scored.shaped) if self._recipe.advantage == "gae" else siblings
+        metrics |= self._rewards.metrics(rollouts.scores, scored, compared)
         if self._recipe.advantage != "gae":
             metrics["groups_without_signal"] = float(without_signal(self._recipe, scored).float().mean())
         self._keep_some(rollouts, scored, update + 1)

@@ -19,7 +19,7 @@ from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.store import TokenStore
 from prefine.data.template import ChatTemplate
-from prefine.errors import DataError
+from prefine.errors import DataError, RecipeError
 from prefine.evaluation.readiness.assess import assess
 from prefine.evaluation.readiness.page import write_readiness
 from prefine.evaluation.readiness.stored import stored_records, trained_records
@@ -30,6 +30,7 @@ from prefine.models.reward import PackedReward, read_scale
 from prefine.models.scoring import SCALE_FILE, Scale
 from prefine.objectives import reward
 from prefine.recipe import LoraSection, ModelSection, RewardRecipe, RewardSection
+from prefine.recipe_effects import Unread, without_effect
 from prefine.records import Preference, Vote
 from prefine.training.checks import SelfCheck, check_scores, require
 from prefine.training.optimiser_step import Step, Totals
@@ -166,6 +167,7 @@ class RewardStage(Stage):
         train, heldout = session.prepared.train, session.prepared.heldout
         _require_heldout(heldout)
         if self.kind is Vote:
+            _require_settings_of_votes(self._recipe)
             _require_both_votes(train)
         elif self._section.margins == "scores":
             self._mean_difference = self._unit_of_scores(train)
@@ -274,6 +276,13 @@ class RewardStage(Stage):
             alone = [model(batch) for batch in batches]
             noise = max(rounding(model, batch, scores) for batch, scores in zip(batches, alone, strict=True))
         return check_scores(torch.cat(alone), together, noise)
+
+
+def _require_settings_of_votes(recipe: RewardRecipe) -> None:
+    of_pairs = ("reward.loss", "reward.centring_weight", "reward.margins", "reward.margin_scale")
+    rule = Unread(True, of_pairs, "the data are votes, not pairs", "data.train to preferences")
+    if unread := without_effect(recipe, [rule]):
+        raise RecipeError("; ".join(unread), "Leave them out: each vote has a loss of its own.")
 
 
 def _by_row(raw: Tensor, rows: int) -> Tensor:

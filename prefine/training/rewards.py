@@ -99,11 +99,15 @@ class Rewards:
         shares = {name: float(values.mean()) for name, values in weighed.items()}
         return Scored(proxy, shape(proxy, lengths, ended, self._section), shares)
 
-    def metrics(self, parts: Mapping[str, Sequence[float]], scored: Scored) -> dict[str, float]:
-        """What an update's answers say of each source, and of what clipping leaves of the sum."""
-        spread = {"reward_std": float(scored.shaped.std(correction=0))} if len(scored.shaped) > 1 else {}
+    def metrics(self, parts: Mapping[str, Sequence[float]], scored: Scored, compared: int) -> dict[str, float]:
+        """What an update's answers say of each source, and of what clipping leaves of the sum.
+
+        Args:
+            compared: how many answers are compared with each other: those to one prompt, or all of the update.
+        """
+        spread = scored.shaped.view(-1, compared).var(1, correction=0).mean().sqrt()
         return {
-            **spread,
+            **({"reward_std": float(spread)} if compared > 1 else {}),
             "reward_clipped": float(clipped(scored.proxy, self._section).float().mean()),
             **source_metrics(parts, scored.shares),
         }

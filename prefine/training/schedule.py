@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +41,13 @@ def new_scheduler(
         name, inner, num_warmup_steps=warmup, num_training_steps=total_steps
     )
     return scheduler
+
+
+def advance(scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+    """Go on to the next step's learning rate, also behind an update that took no step: it counts in the schedule."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
+        scheduler.step()
 
 
 def slow_down(

@@ -57,6 +57,8 @@ class Call:
         except TimeoutError:
             self._future.cancel()
             found, error = None, _OutOfTimeError()
+        except concurrent.futures.CancelledError as cancelled:
+            found, error = None, cancelled
         if isinstance(error, _OutOfTimeError):
             raise UserCodeError(f"has not answered within {self._timeout_s:g} s")
         if error is not None:
@@ -67,11 +69,13 @@ class Call:
         try:
             found = function(argument)
             if inspect.isawaitable(found):
-                found = asyncio.run_coroutine_threadsafe(_value_of(found), _loop()).result()
-            outcome: Outcome = _listed(found), None
+                outcome: Outcome = asyncio.run_coroutine_threadsafe(_value_of(found), _loop()).result()
+            else:
+                outcome = _listed(found), None
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises, exits included
             outcome = None, error
-        self._future.set_result(outcome)
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # it ran out of time, and nobody waits
+            self._future.set_result(outcome)
 
 
 class _OutOfTimeError(Exception):
@@ -88,14 +92,15 @@ async def _awaited(function: Callable[[Any], Any], argument: Any, timeout_s: flo
     try:
         async with limit:
             return _listed(await function(argument)), None
-    except asyncio.CancelledError:
-        raise
     except BaseException as error:  # noqa: BLE001 - as above; an exit would end the loop
         return None, _OutOfTimeError() if limit.expired() else error
 
 
-async def _value_of(awaitable: Any) -> Any:
-    return await awaitable
+async def _value_of(awaitable: Any) -> Outcome:
+    try:
+        return _listed(await awaitable), None
+    except BaseException as error:  # noqa: BLE001 - as above
+        return None, error
 
 
 def _listed(found: Any) -> Any:

@@ -28,6 +28,7 @@ HEADS: dict[str, Callable[[], Head]] = {
     "trainable bias": lambda: Head(linear(bias=True)),
     "softcap": lambda: Head(linear().requires_grad_(False), softcap=2.0),
     "scale": lambda: Head(linear().requires_grad_(False), scale=0.25),
+    "scale, trainable": lambda: Head(linear(), scale=0.25),
     "scale and softcap, trainable": lambda: Head(linear(), scale=3.0, softcap=1.5),
 }
 
@@ -134,6 +135,35 @@ def test_log_probabilities_have_one_value(kind: str, dtype: torch.dtype, chunk: 
     for other in (alone, trained.detach(), selected_logprobs(hidden, targets, head).detach()):
         assert torch.equal(both, other)
     assert torch.equal(entropy, trained_entropy.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("frozen", "trainable"), [("frozen", "trainable"), ("scale", "scale, trainable")])
+def test_a_frozen_head_has_the_bits_of_one_that_learns(
+    frozen: str, trainable: str, dtype: torch.dtype, chunk: int
+) -> None:
+    """So that a frozen copy of a policy is its reference to the last bit, and the first KL is 0."""
+    found = []
+    for kind in (frozen, trainable):
+        head = HEADS[kind]()
+        head.module.to(dtype)
+        hidden, targets, _ = rows(dtype)
+        found.append([each.detach() for each in logprobs_and_entropy(hidden, targets, head) if each is not None])
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("kind", ["frozen", "trainable"])
+def test_entropy_is_summed_in_fp32_under_autocast(kind: str) -> None:
+    """Products of logits and probabilities in bf16 would move it by a hundredth of a nat."""
+    head = HEADS[kind]()
+    hidden, targets, _ = rows()
+    with torch.autocast("cpu", torch.bfloat16):
+        _, entropy = logprobs_and_entropy(hidden, targets, head)
+        logits = head.module(hidden)
+    every = torch.log_softmax(logits.double(), -1)
+    assert entropy is not None and entropy.dtype == torch.float32
+    assert (entropy + (every.exp() * every).sum(-1)).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("kind", HEADS)

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from prefine.data.store import TokenStore
-from prefine.errors import DataError
+from prefine.errors import DataError, RecipeError
 from prefine.models.reward import load_reward
 from prefine.models.scoring import Question
-from prefine.recipe import ModelSection, RewardSection, StageRecipe
+from prefine.recipe import ModelSection, RewardRecipe, RewardSection, StageRecipe
 from prefine.records import Message
 from prefine.training.checks import check_scores
 from prefine.training.reward import Labels, margins, mean_score_difference, row_losses
@@ -316,6 +316,21 @@ def test_votes_of_one_kind_are_refused(make: Make, tmp_path: Path) -> None:
     told = refused(make("reward", changes={"data.train": str(data)}))
     assert "votes are up" in told
     assert "both kinds" in told
+
+
+def test_settings_of_pairs_are_refused_for_votes(make: Make, tmp_path: Path) -> None:
+    votes = [{"prompt": f"q{n}", "completion": f"a{n}", "label": n % 2 == 0} for n in range(30)]
+    data = tiny.write_rows(tmp_path / "votes.jsonl", votes)
+    made = make("reward", changes={"data.train": str(data), "reward.loss": "hinge", "reward.margin_scale": 2.0})
+    with pytest.raises(RecipeError) as error:
+        tiny.train(made)
+    assert 'reward.loss "hinge" has no effect, as the data are votes' in str(error.value)
+    assert "reward.margin_scale 2.0" in str(error.value)
+
+
+def test_a_scale_of_margins_that_are_not_used_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"reward\.margin_scale 3\.0 has no effect, as reward\.margins is none"):
+        RewardRecipe.model_validate({"reward": {"margins": "none", "margin_scale": 3.0}})
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.0])

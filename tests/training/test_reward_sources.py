@@ -139,9 +139,13 @@ def test_the_clipped_share_and_the_spread_of_rewards_by_hand() -> None:
     """7, 6, 5 and 1 clipped to 5, 5, 5 and 1: half are cut; mean 4, squares 1, 1, 1 and 9, deviation sqrt(3)."""
     rewards = Rewards(PpoRewardSection(clip=5.0), [source("function", "none")])
     parts, ends = {"function": [7.0, 6.0, 5.0, 1.0]}, torch.ones(4, dtype=torch.bool)
-    found = rewards.metrics(parts, rewards.combined(parts, torch.ones(4, dtype=torch.int64), ends))
+    scored = rewards.combined(parts, torch.ones(4, dtype=torch.int64), ends)
+    found = rewards.metrics(parts, scored, 4)
     assert found["reward_clipped"] == 0.5
     assert found["reward_std"] == pytest.approx(3**0.5)
+    # Compared two by two, as answers to one prompt are: deviations 0 (5, 5) and 2 (5, 1), whose mean square is 2.
+    assert rewards.metrics(parts, scored, 2)["reward_std"] == pytest.approx(2**0.5)
+    assert "reward_std" not in rewards.metrics(parts, scored, 1)
 
 
 def test_each_source_is_told_by_itself() -> None:
@@ -150,7 +154,7 @@ def test_each_source_is_told_by_itself() -> None:
         PpoRewardSection(clip=None), [source("unmeasured", "auto", 2.0), source("function", "none", -0.5)]
     )
     parts, ends = {"unmeasured": [4.0, 8.0], "function": [1.0, 5.0]}, torch.ones(2, dtype=torch.bool)
-    found = rewards.metrics(parts, rewards.combined(parts, torch.ones(2, dtype=torch.int64), ends))
+    found = rewards.metrics(parts, rewards.combined(parts, torch.ones(2, dtype=torch.int64), ends), 2)
     told = {name: value for name, value in found.items() if "/" in name}
     assert told == {"score/unmeasured": 6.0, "score/function": 3.0, "share/unmeasured": 0.0, "share/function": -1.5}
 

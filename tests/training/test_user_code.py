@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from prefine.recipe import StageRecipe
 from prefine.recipe_ppo import PpoRewardSection, RewardSource
 from prefine.records import Message
 from prefine.rundir import RunDirectory
+from prefine.training import user_code
 from prefine.training.reward_sources import Answered, FunctionSource, function_of
 from prefine.training.rewards import Rewards
 from prefine.training.user_code import Call, UserCodeError, preserved
@@ -292,3 +294,48 @@ def test_a_child_of_a_killed_run_does_not_keep_its_lock(tmp_path: Path) -> None:
 def test_a_call_that_is_left_behind_is_told_by_its_limit() -> None:
     with pytest.raises(UserCodeError, match=r"has not answered within 0\.1 s"):
         Call(lambda _: time.sleep(2), None, 0.1).result()
+
+
+async def _cancelling(rows: list[dict[str, Any]]) -> list[float]:
+    task = asyncio.create_task(asyncio.sleep(10))
+    task.cancel()
+    await task
+    return []
+
+
+def _hidden_exit(rows: list[dict[str, Any]]) -> Any:
+    async def leave() -> None:
+        sys.exit(0)
+
+    return leave()
+
+
+@pytest.mark.parametrize(("function", "raised"), [(_cancelling, "CancelledError"), (_hidden_exit, "SystemExit")])
+def test_what_a_coroutine_raises_ends_its_own_call_alone(function: Callable[..., Any], raised: str) -> None:
+    """A task of its own that is cancelled, and an exit that would end the event loop of all calls."""
+    with pytest.raises(UserCodeError, match=f"raised {raised}"):
+        Call(function, [], 5.0).result()
+
+    async def fine(rows: list[dict[str, Any]]) -> list[float]:
+        await asyncio.sleep(0)
+        return [1.0]
+
+    assert Call(fine, [], 5.0).result() == [1.0]
+
+
+def test_a_call_that_ends_after_its_limit_says_nothing(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_code, "_GRACE_S", 0.0)
+    ended = threading.Event()
+
+    def slow(_: Any) -> list[float]:
+        time.sleep(0.2)
+        ended.set()
+        return [1.0]
+
+    with pytest.raises(UserCodeError, match="has not answered"):
+        Call(slow, None, 0.05).result()
+    assert ended.wait(5)
+    time.sleep(0.1)  # its thread then hands its result to nobody
+    assert "Traceback" not in capfd.readouterr().err
