@@ -31,8 +31,7 @@ TRACKERS_NAME = "prefine"
 _NAMES_SHOWN = 3
 _ARROW = b"ARROW1"
 _HEAD_BYTES = 1 << 14
-# What pages begin with, and what a readiness report's JSON says.
-_SIGNS = (b"prefine", b'"verdict"')
+_PAGE_MARK = b'<meta name="generator" content="prefine">'
 
 
 def is_ours(folder: Path) -> bool:
@@ -119,14 +118,20 @@ def is_own_recipe(path: Path) -> bool:
         return file.read(len(RECIPE_MARK)) == RECIPE_MARK.encode()
 
 
-def refuse_foreign_file(path: Path) -> None:
-    """Raise CheckpointError if a page or JSON file that prefine is to write is there already, but not from prefine.
+def is_own_page(path: Path) -> bool:
+    """Whether an HTML file is there and names prefine as its generator."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _PAGE_MARK in file.read(_HEAD_BYTES)
+
+
+def refuse_foreign_page(path: Path) -> None:
+    """Raise CheckpointError if a page that prefine is to write is there already, but not from prefine.
 
     In a run's own folder every file of such a name is a run's, damaged ones included.
     """
     if is_ours(path.parent) or not path.is_file():
         return
-    with path.open("rb") as file:
-        start = file.read(_HEAD_BYTES)
-    if not any(sign in start for sign in _SIGNS):
+    if not is_own_page(path):
         raise CheckpointError(f"{path} was not written by prefine", "Move it away, or choose another folder.")

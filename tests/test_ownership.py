@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 from prefine.errors import CheckpointError
-from prefine.ownership import MARK, refuse_foreign_file
+from prefine.ownership import MARK, refuse_foreign_page
 
 
-@pytest.mark.parametrize("name", ["report.html", "readiness.html", "readiness.json"])
-def test_only_what_prefine_wrote_is_replaced(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    refuse_foreign_file(path)
-    path.write_text('{"verdict": "go"}' if name.endswith("json") else '<meta name="generator" content="prefine">')
-    refuse_foreign_file(path)
-    path.write_text("<p>my own page")
-    with pytest.raises(CheckpointError, match=rf"{name} was not written by prefine\. Move it away"):
-        refuse_foreign_file(path)
+@pytest.mark.parametrize("mine", ["<p>my own page", "<p>prefine: what I found", '{"verdict": "go"}'])
+def test_only_what_prefine_wrote_is_replaced(tmp_path: Path, mine: str) -> None:
+    """A page that is about prefine is not from prefine."""
+    path = tmp_path / "report.html"
+    refuse_foreign_page(path)
+    path.write_text('<head><meta name="generator" content="prefine"></head>')
+    refuse_foreign_page(path)
+    path.write_text(mine)
+    with pytest.raises(CheckpointError, match=r"report\.html was not written by prefine\. Move it away"):
+        refuse_foreign_page(path)
     (tmp_path / ".lock").write_bytes(MARK)
-    refuse_foreign_file(path)
+    refuse_foreign_page(path)

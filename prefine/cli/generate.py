@@ -58,7 +58,7 @@ def generate(
             max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop or ()), seed
         )
     with (
-        row_output("generate", out, quarantine, prompts, resume) as (file, refused),
+        row_output(out, quarantine, prompts, resume) as (file, refused),
         counting("writing") as progress,
     ):
         rows = GeneratedRows(prompts, refused, split)

@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from prefine.evaluation.row_blocks import BlockRows
     from prefine.evaluation.row_file import RowFile
 
-# What the first row of a file holds if the verb made it.
-_MADE_BY: dict[str, tuple[set[str], ...]] = {
-    "generate": ({"prompt", "completion", "finish_reason", "tokens", "logprob"},),
-    "score": ({"prompt", "score"}, {"prompt", "score_of_chosen", "score_of_rejected"}),
-}
-_QUARANTINED = {"file", "line", "field", "reason", "row"}
 # What a readiness.json holds.
 _JUDGED = {"verdict", "findings", "accuracy"}
 _MOST_READ = 16 * 1024 * 1024
@@ -32,13 +26,13 @@ _MOST_READ = 16 * 1024 * 1024
 
 @contextmanager
 def row_output(
-    verb: str, out: Path | None, quarantine: Path | None, sources: Sequence[str], resume: bool
+    out: Path | None, quarantine: Path | None, sources: Sequence[str], resume: bool
 ) -> Iterator[tuple[RowFile | None, Quarantine]]:
     """Where a verb's rows go (None: standard output), and those that it cannot use; both are tested before any work.
 
     Raises:
-        RecipeError: --out is the quarantine file or a source; a file of that name was not made by the verb; a resume
-            without anything to go on with, or the other way round.
+        RecipeError: --out is the quarantine file or a source; a file of that name has content; a resume without
+            anything to go on with, or the other way round.
         CheckpointError: one of them cannot be written.
         DataError: a source cannot be found.
     """
@@ -57,7 +51,6 @@ def row_output(
             yield None, refused
             return
         require_writable(out)
-        _require_own("--out", out, f"prefine {verb}", _MADE_BY[verb])
         with RowFile(out, resume) as file:
             yield file, refused
 
@@ -78,7 +71,7 @@ def require_quarantine(quarantine: Path | None, sources: Sequence[str], out: Pat
     _require_apart([(name, path) for name, path in (("--out", out), ("--quarantine", quarantine)) if path], sources)
     if quarantine is not None:
         require_writable(quarantine, folder_is_made=True)
-        _require_own("--quarantine", quarantine, "prefine", (_QUARANTINED,))
+        _require_quarantine_file(quarantine)
 
 
 def require_report_folder(folder: Path, sources: Sequence[str], run: Path | None) -> None:
@@ -98,6 +91,7 @@ def require_report_folder(folder: Path, sources: Sequence[str], run: Path | None
     from prefine.errors import RecipeError
     from prefine.evaluation.readiness.page import JSON_NAME, PAGE_NAME
     from prefine.json_reading import JsonError, read_json_object
+    from prefine.ownership import is_own_page
 
     held, page = folder / JSON_NAME, folder / PAGE_NAME
     _require_apart([("--out", held), ("--out", page)], sources)
@@ -109,8 +103,8 @@ def require_report_folder(folder: Path, sources: Sequence[str], run: Path | None
         own = held.exists() and read_json_object(held).keys() >= _JUDGED
     except JsonError:
         own = False
-    for path in (held, page):
-        if path.exists() and not own:
+    for path, made in ((held, own), (page, is_own_page(page))):
+        if path.exists() and not made:
             raise RecipeError(
                 f"--out: {path} is there, and prefine reward check did not make it",
                 "Name another folder, or move that file away.",
@@ -164,10 +158,11 @@ def _require_apart(written: Sequence[tuple[str, Path]], sources: Sequence[str]) 
                 )
 
 
-def _require_own(option: str, path: Path, maker: str, keys: Sequence[set[str]]) -> None:
-    """Refuse a file that something else made: it would be lost."""
+def _require_quarantine_file(path: Path) -> None:
+    """Refuse a file of another kind: it would be lost."""
     from prefine.errors import RecipeError
     from prefine.json_reading import JsonError, parse_json
+    from prefine.ownership import QUARANTINE_KEYS
 
     if not path.exists():
         return
@@ -177,8 +172,9 @@ def _require_own(option: str, path: Path, maker: str, keys: Sequence[set[str]]) 
         row = parse_json(line) if line else None
     except JsonError:
         row = {}
-    if row is None or (isinstance(row, dict) and any(made <= row.keys() for made in keys)):
+    if row is None or (isinstance(row, dict) and row.keys() == set(QUARANTINE_KEYS)):
         return
     raise RecipeError(
-        f"{option} is {path}, and {maker} did not make the file of that name", "Name another file, or move it away."
+        f"--quarantine: {path} is there already, and is no file of refused rows that prefine wrote",
+        "Name another file, or move that one away.",
     )

@@ -47,7 +47,7 @@ def score(
     from prefine.models.reward import load_reward
     from prefine.recipe import named_model
 
-    with row_output("score", out, quarantine, sources, resume) as (file, refused), counting("scoring") as progress:
+    with row_output(out, quarantine, sources, resume) as (file, refused), counting("scoring") as progress:
         rows = ScoredRows(sources, refused, split)  # first: a file that is not there is found before a model is loaded
         section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
         reward = load_reward(section)

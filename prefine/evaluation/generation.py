@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from pydantic import NonNegativeInt
+
 from prefine.atomic import JSON
 from prefine.data.dataset import read_records
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.rows import Problem
-from prefine.evaluation.row_blocks import BlockRows
+from prefine.evaluation.row_blocks import BlockRows, BlockState
 from prefine.evaluation.sample import room_for_prompts
 from prefine.evaluation.wording import plural
 from prefine.models.generate import Generated, Request, writer_for
@@ -38,6 +40,12 @@ class _Asked:
     size: int
 
 
+class _GeneratedState(BlockState):
+    sample: NonNegativeInt | None
+    written: NonNegativeInt
+    tokens: NonNegativeInt
+
+
 class GeneratedRows(BlockRows[Prompt]):
     """The rows of `sources` with what a model writes to their prompts, in order and lazily.
 
@@ -53,6 +61,8 @@ class GeneratedRows(BlockRows[Prompt]):
     Raises:
         DataError: a source cannot be found or read, or none of its rows holds a prompt.
     """
+
+    state_type = _GeneratedState
 
     def __init__(self, sources: Sequence[str], quarantine: Quarantine, split: str = "train") -> None:
         stream = read_records(

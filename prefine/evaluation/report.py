@@ -35,7 +35,7 @@ from prefine.evaluation.wording import (
     visible,
     whole,
 )
-from prefine.ownership import refuse_foreign_file
+from prefine.ownership import refuse_foreign_page
 from prefine.rundir import RunDirectory
 
 _OPEN_SAMPLES = 6
@@ -75,7 +75,7 @@ def write_report(run_path: Path) -> Path:
     """
     page = RunDirectory(run_path).report
     html = render(build_context(read_run(run_path)))
-    refuse_foreign_file(page)
+    refuse_foreign_page(page)
     write_text(page, html)
     return page
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Generic, Self
+from typing import Any, ClassVar, Generic, Self
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from prefine.atomic import JSON
 from prefine.data.convert import R
@@ -58,6 +60,24 @@ class CountedRecords(Generic[R]):
         return self._hash.hexdigest()
 
 
+class _Refused(BaseModel):
+    """What Quarantine.state gives."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    reasons: dict[str, NonNegativeInt]
+    first: dict[str, str]
+    bytes: NonNegativeInt
+
+
+class BlockState(BaseModel):
+    """What BlockRows.state gives: a saved one may be damaged."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    records: NonNegativeInt
+    digest: str
+    quarantine: _Refused
+
+
 class BlockRows(Generic[R]):
     """Rows made from the records of a stream, in order, lazily, in blocks that do not depend on each other.
 
@@ -65,6 +85,8 @@ class BlockRows(Generic[R]):
         stream: the records.
         quarantine: takes what cannot be used.
     """
+
+    state_type: ClassVar[type[BlockState]] = BlockState
 
     def __init__(self, stream: RecordStream[R], quarantine: Quarantine) -> None:
         self._records = CountedRecords(stream)
@@ -75,11 +97,17 @@ class BlockRows(Generic[R]):
 
         Raises:
             RecipeError: other settings or other records than those it was begun with.
+            CheckpointError: the saved state is damaged.
             DataError: see `go_to`.
         """
         file.settle(settings)
-        if file.done is not None:
-            self.go_to(file.done)
+        if file.done is None:
+            return
+        try:
+            self.state_type.model_validate(file.done)
+        except ValidationError:
+            raise file.damaged_state() from None
+        self.go_to(file.done)
 
     def state(self) -> dict[str, JSON]:
         """Where this stands between two blocks; see `go_to`."""

@@ -47,7 +47,7 @@ class RowFile:
         done: the state that was saved with the last whole block, if this is a resume.
 
     Raises:
-        RecipeError: a resume without a partial file, or a partial file without a resume.
+        RecipeError: a resume without a partial file, or a partial file without a resume; `path` is there, not empty.
         CheckpointError: the file cannot be written; another process writes it.
     """
 
@@ -81,6 +81,15 @@ class RowFile:
             raise RecipeError(
                 f"--out: {self.partial} holds the rows of a command that was interrupted",
                 "Add --resume to go on with it, or delete that file to begin anew.",
+            )
+        self._refuse_existing()
+
+    def _refuse_existing(self) -> None:
+        """Nothing in a file of rows proves who wrote it, so none is replaced; mktemp's empty one is."""
+        if self.path.exists() and self.path.stat().st_size:
+            raise RecipeError(
+                f"--out: {self.path} is there already, and a file with content is not replaced",
+                "Name another file, or move that one away.",
             )
 
     def _lock(self) -> None:
@@ -117,7 +126,11 @@ class RowFile:
                 return state
         except (OSError, ValueError, KeyError):
             pass
-        raise self._damaged(f"has no sound {self._state_path.name} beside it")
+        raise self.damaged_state()
+
+    def damaged_state(self) -> CheckpointError:
+        """The error for a state that cannot be understood."""
+        return self._damaged(f"has no sound {self._state_path.name} beside it")
 
     def _damaged(self, how: str) -> CheckpointError:
         return CheckpointError(f"--resume: {self.partial} {how}", "Delete it and begin anew, without --resume.")
@@ -166,8 +179,13 @@ class RowFile:
         self._save(done)
 
     def finish(self) -> None:
-        """All rows are there: give the file its name."""
+        """All rows are there: give the file its name.
+
+        Raises:
+            RecipeError: a file of that name with content is there by now.
+        """
         with storage_errors(self.path):
+            self._refuse_existing()
             self._file.truncate(self._bytes)
             put_in_place(self.partial, self.path)
             self._state_path.unlink(missing_ok=True)

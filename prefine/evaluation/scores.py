@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+from pydantic import NonNegativeInt
+
 from prefine.atomic import JSON
 from prefine.data.dataset import RecordStream, read_records, remarks
 from prefine.data.kinds import KINDS, kind_of_sources
@@ -15,7 +17,7 @@ from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.rows import Problem
 from prefine.errors import DataError
-from prefine.evaluation.row_blocks import BlockRows
+from prefine.evaluation.row_blocks import BlockRows, BlockState
 from prefine.evaluation.wording import plural
 from prefine.models.scoring import Question, RewardModel, Score
 from prefine.records import Completion, Preference
@@ -43,6 +45,10 @@ class _Row:
                 return (self.record.completion,)
 
 
+class _ScoredState(BlockState):
+    scored: NonNegativeInt
+
+
 class ScoredRows(BlockRows[Preference | Completion]):
     """The rows of `sources` with their scores, in order and lazily.
 
@@ -56,6 +62,8 @@ class ScoredRows(BlockRows[Preference | Completion]):
     Raises:
         DataError: a source cannot be found or read, or none of its rows holds a prompt with an answer.
     """
+
+    state_type = _ScoredState
 
     def __init__(self, sources: Sequence[str], quarantine: Quarantine, split: str = "train") -> None:
         names = source_names(list(sources))

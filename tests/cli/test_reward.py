@@ -359,6 +359,16 @@ def test_a_place_for_the_report_is_tested_before_any_work(
     assert {path: path.is_dir() or path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_a_page_beside_a_report_needs_a_mark_of_its_own(
+    home: Home, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "load_reward", never)
+    (tmp_path / "readiness.json").write_text('{"verdict": "go", "findings": [], "accuracy": {}}')
+    (tmp_path / "readiness.html").write_text("<p>my notes on prefine")
+    told = refused("reward", "check", home.run, "--out", tmp_path, "--set", THRESHOLD)
+    assert "readiness.html is there, and prefine reward check did not make it" in told
+
+
 def test_a_report_over_what_is_read(
     home: Home, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

