@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from prefine import __version__
 from prefine.atomic import JSON, atomic_write, discard, remove, sha256_of_file, storage_errors, write_json
@@ -36,6 +36,7 @@ _NAMES = {
 _OLD_FILE = re.compile(r"[0-9a-f]{40}\.safetensors")
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.tmp")
 _SECONDS_BEFORE_SAYING_SO = 2.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _REMEDY = "Set PREFINE_CACHE to a folder that you can write to, on a disk with free space."
 
 
@@ -139,18 +140,25 @@ def cache_items() -> list[CacheItem]:
 def remove_cache_item(item: CacheItem) -> bool:
     """Remove one thing from the cache; False, and it stays, while a process is making that entry.
 
+    On a file system without locks nobody knows whether an unfinished entry is in use: it stays.
+
     Raises:
         CheckpointError: the cache cannot be written.
     """
     entry = _entry_of(item.path)
     if entry is None:
         raise ValueError(f"not prefine's: {item.path}")
+    unfinished = item.path.name.startswith(".")
+    lock = _lock_of(entry)
     with storage_errors(item.path):
         try:
-            with FileLock(_lock_file(entry), timeout=0):
-                (remove if item.path.name.startswith(".") else discard)(item.path)
+            if not _acquired(lock, 0) and unfinished:
+                return False
+            (remove if unfinished else discard)(item.path)
         except Timeout:
             return False
+        finally:
+            lock.release()
     return True
 
 
@@ -182,21 +190,32 @@ def _locked(path: Path) -> Iterator[None]:
     The lock's file stays: removing it would let two processes lock two files of one name. On a file system without
     locks it goes without one; then two processes may make the same entry, and the second takes the first one's.
     """
-    lock = FileLock(_lock_file(path), timeout=_SECONDS_BEFORE_SAYING_SO)
+    lock = _lock_of(path)
     try:
-        lock.acquire()
+        _acquired(lock, _SECONDS_BEFORE_SAYING_SO)
     except Timeout:
         log.info("waiting for another process, which is making %s", path)
-        lock.acquire(timeout=-1)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-            raise
-        yield
-        return
+        _acquired(lock, -1)
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquired(lock: BaseFileLock, timeout: float) -> bool:
+    """Take a lock; False on a file system without locks. Raises Timeout."""
+    try:
+        lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _lock_of(entry: Path) -> BaseFileLock:
+    # filelock's substitute where flock is missing is a file, which a killed process leaves behind as if it were locked.
+    return FileLock(_lock_file(entry), fallback_to_soft=False)
 
 
 def _lock_file(entry: Path) -> Path:

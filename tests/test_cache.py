@@ -240,13 +240,16 @@ def test_a_read_only_cache_names_the_remedy(read_only: Path, kind: str, name: st
         remove_cache_item(item)
 
 
-def test_a_file_system_without_locks_serves(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then two may make one entry; who comes second takes the first one's."""
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_serves(shared: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then two may make one entry; who comes second takes the first one's. What may be in use is not removed."""
 
-    def unlocked(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+    def unlocked(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("filelock.FileLock.acquire", unlocked)
+    monkeypatch.setattr("fcntl.flock", unlocked)
+    left = shared / ".smollm2-135m-000000000000.1-0123abcd.tmp"
+    left.mkdir(parents=True)
 
     def overtaken(folder: Path) -> None:
         fill(folder)
@@ -255,6 +258,9 @@ def test_a_file_system_without_locks_serves(shared: Path, monkeypatch: pytest.Mo
             write_json(shared / NAME / MARKER, {"files": cache._listing(folder)})
 
     assert cache_entry("models", NAME, overtaken) == (shared / NAME, True)
+    assert [remove_cache_item(item) for item in cache_items()] == [False, True]
+    assert left.exists()
+    assert not (shared / NAME).exists()
 
 
 @pytest.mark.parametrize(

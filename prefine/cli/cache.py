@@ -42,7 +42,7 @@ def clean(
     echo(f"{len(removed)} removed, {_megabytes(sum(item.size_bytes for item in removed))}")
     for item in items:
         if item not in removed:
-            echo(f"{item.path.name} is being made by another process and stays")
+            echo(f"{item.path.name} is being made by another process, or may be, and stays")
 
 
 def _megabytes(size_bytes: int) -> str:
