@@ -67,7 +67,10 @@ def test_an_empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 def test_it_cleans(entries: dict[str, Path]) -> None:
     with FileLock(entries["model"].with_name(f".{entries['model'].name}.lock")):
         told = said("clean").splitlines()
-    assert told == ["2 removed, 0.0 MB", "smollm2-135m-0123456789ab is being made by another process, or may be, and stays"]
+    assert told == [
+        "2 removed, 0.0 MB",
+        "smollm2-135m-0123456789ab is being made by another process, or may be, and stays",
+    ]
     assert [entries[name].exists() for name in ("model", "damaged", "left", "mine")] == [True, False, False, True]
     assert said("clean") == "1 removed, 2.0 MB\n"
     assert entries["mine"].exists()
