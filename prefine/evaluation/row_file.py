@@ -78,11 +78,14 @@ class RowFile:
             whole = f" and {self.path} is whole" if self.path.exists() else ""
             raise RecipeError(f"--resume: there is no {self.partial} to go on with{whole}", "Leave --resume out.")
         if not self._resume and there and self.partial.stat().st_size:
-            raise RecipeError(
-                f"--out: {self.partial} holds the rows of a command that was interrupted",
-                "Add --resume to go on with it, or delete that file to begin anew.",
-            )
+            raise self._holds_rows()
         self._refuse_existing()
+
+    def _holds_rows(self) -> RecipeError:
+        return RecipeError(
+            f"--out: {self.partial} holds the rows of a command that was interrupted",
+            "Add --resume to go on with it, or delete that file to begin anew.",
+        )
 
     def _refuse_existing(self) -> None:
         """Nothing in a file of rows proves who wrote it, so none is replaced; mktemp's empty one is."""
@@ -107,7 +110,8 @@ class RowFile:
     def _begin(self) -> None:
         """Find the end of the last whole block; an interrupted command's first one may not be."""
         if not self._resume:
-            self._file.truncate(0)
+            if os.fstat(self._file.fileno()).st_size:  # by another process, between the look and the lock
+                raise self._holds_rows()
             return
         state = self._read_state()
         self._settings, self.done = state["settings"], state["done"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from prefine.cli.app import main
+from prefine.errors import RecipeError
 from prefine.evaluation import generation, row_settings, scores
 from prefine.evaluation.row_file import RowFile
 from prefine.models import load, reward
@@ -277,6 +278,20 @@ def test_one_process_at_a_time(run: Run, tmp_path: Path) -> None:
         code, said = run("score", *write(tmp_path, "score"), "--out", out)
     assert (code, said.count("\n")) == (2, 1)
     assert "is being written by another process" in said
+
+
+def test_rows_of_a_process_that_ends_just_then_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finishes its file after another process has opened it and before that one has the lock."""
+    out = tmp_path / "out.jsonl"
+
+    def late(self: RowFile) -> None:
+        self.partial.write_text("rows")
+        self.partial.rename(out)
+
+    monkeypatch.setattr(RowFile, "_lock", late)
+    with pytest.raises(RecipeError, match="holds the rows of a command"):
+        RowFile(out, resume=False)
+    assert out.read_text() == "rows"
 
 
 # --- What is tested before any work ---------------------------------------------------------------------------------
