@@ -75,7 +75,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     """
     code = "import sys; from prefine.models.embedded import convert; convert(sys.argv[1], sys.argv[2])"
     done = subprocess.run(  # noqa: S603 - our own code in our own interpreter
-        [sys.executable, "-c", code, str(gguf), str(folder)],
+        [sys.executable, "-P", "-c", code, str(gguf), str(folder)],
         env=_not_launched(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -150,13 +150,21 @@ def test_a_launch_is_not_passed_on() -> None:
 
 
 def test_a_damaged_package_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever the conversion's process printed, its last line is the reason; nothing of it stays in the cache."""
+    """Whatever the conversion's process printed, its last line is the reason; nothing of it stays in the cache.
+
+    Modules of the working directory are not imported.
+    """
     models = packaged(monkeypatch, tmp_path)
+    (tmp_path / "here").mkdir()
+    for name in ("statistics.py", "torch.py"):
+        (tmp_path / "here" / name).write_text("raise SystemExit('a file of the user was run')")
+    monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(
         ModelError, match=r"model\.gguf could not be converted \(.+\)\. Install package again"
     ) as caught:
         embedded_folder(NAME)
     assert "\n" not in str(caught.value)
+    assert "a file of the user was run" not in str(caught.value)
     assert [path.suffix for path in models.iterdir()] == [".lock"]
 
 
