@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 
 def expanded(path: str) -> str:
@@ -11,6 +12,14 @@ def expanded(path: str) -> str:
     A shell does this only for a word of its own, so not for `--set run=~/x`, nor for what stands in a recipe.
     """
     return os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises over unknown users, and rewrites the rest
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path is there and this user may read it. `Path.exists` alone raises PermissionError in private folders."""
+    try:
+        return path.exists() and os.access(path, os.R_OK)
+    except OSError:
+        return False
 
 
 def path_in_recipe(path: str) -> str:

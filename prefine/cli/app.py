@@ -191,6 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
                 _end(2, f"error: the name {str(error.filename)[:40]}… is too long. Choose a shorter one.")
+            if isinstance(error, PermissionError) and error.filename is not None:
+                _end(2, f"error: {error.filename} cannot be opened: {error.strerror}. Check its permissions.")
             from prefine.training.launch import launched
 
             if launched():  # a bug, met by every process: one traceback

@@ -92,6 +92,14 @@ def test_an_error_for_the_user_is_one_line_and_exit_code_2(
     assert left_with(capsys) == (2, "", "error: pairs.jsonl is empty. Name another file.\n")
 
 
+def test_a_file_without_permission_is_one_line(
+    verb_that: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb_that(PermissionError(13, "Permission denied", "/home/alice/x"))
+    said = "error: /home/alice/x cannot be opened: Permission denied. Check its permissions.\n"
+    assert left_with(capsys) == (2, "", said)
+
+
 def test_ctrl_c_is_130_with_a_word(
     verb_that: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
