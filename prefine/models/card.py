@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prefine.atomic import json_bytes
 from prefine.models.embedded import PREFIX
-from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, portable_name
+from prefine.models.location import ADAPTER_CONFIG, ORIGIN, Location, portable_name, portable_path
 from prefine.models.weights import read_object
 
 # Where the embedded models come from, under the hub's names.
@@ -50,7 +50,8 @@ def describe_result(written: Path, folder: Path, base: Base, heads: int | None, 
     adapter = (written / ADAPTER_CONFIG).is_file()
     if adapter:
         origin = {
-            "base": base.location.base_name,  # as the recipe had it: a second place to look
+            # As the recipe had it, from the working directory: a second place to look.
+            "base": portable_path(base.location.base_name, folder),
             "base_sha256": base.sha256,
             "base_config_sha256": base.config_sha256,
         }

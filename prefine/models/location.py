@@ -21,7 +21,7 @@ from prefine.models.weights import ADAPTER_CONFIG as ADAPTER_CONFIG
 from prefine.models.weights import ADAPTER_WEIGHTS as ADAPTER_WEIGHTS
 from prefine.models.weights import read_object, require_plausible_config, weight_files
 from prefine.nearby import mistyped, similar_path
-from prefine.paths import expanded
+from prefine.paths import expanded, is_there
 
 # What prefine adds beside the ecosystem's files: which base an adapter belongs to.
 ORIGIN = "prefine.json"
@@ -54,8 +54,18 @@ def locate_model(name: str) -> Location:
     """Find a model's parts by name, without loading any.
 
     Raises:
-        ModelError: a folder that holds neither a model nor an adapter nor a run, or a run without a result yet.
+        ModelError: a folder that holds neither a model nor an adapter nor a run, a run without a result yet, or a path
+            that this user may not open.
     """
+    try:
+        return _located(name)
+    except OSError as error:  # no permission; a name too long
+        raise ModelError(
+            f"model.name: {name!r} cannot be opened: {error.strerror or error}", "Check the name and its permissions."
+        ) from error
+
+
+def _located(name: str) -> Location:
     if name.startswith(PREFIX):
         folder = str(embedded_folder(name))
         return Location(name, folder, name, None, folder)
@@ -144,9 +154,9 @@ def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
         return written
     places = [path / written, *map(Path, names)] if written else [Path(noted)]
     for place in places:
-        if place.exists():
+        if is_there(place):
             plain = Path(os.path.normpath(place))
-            return str(plain if plain.exists() and plain.samefile(place) else place)
+            return str(plain if is_there(plain) and plain.samefile(place) else place)
     if _is_hub_id(names[0]):
         return names[0]
     looked = ", ".join(dict.fromkeys(os.path.normpath(place) for place in places))
@@ -164,11 +174,23 @@ def portable_name(location: Location, folder: Path) -> str:
     """
     if location.base_name.startswith(PREFIX) or not Path(location.base).exists():
         return location.base_name
+    return _path_from(folder, Path(location.base))
+
+
+def portable_path(name: str, folder: Path) -> str:
+    """A model's name for files that are saved in `folder`: a relative path or a hub id as it is, an absolute path as its
+    path from `folder`. Published files hold no path of this machine.
+    """
+    path = Path(expanded(name))
+    return _path_from(folder, path) if path.is_absolute() else name
+
+
+def _path_from(folder: Path, path: Path) -> str:
+    """With forward slashes; absolute where the path is on another drive."""
     try:
-        relative = os.path.relpath(Path(location.base).resolve(), folder.resolve())
-    except ValueError:  # on another drive
-        return str(Path(location.base).resolve())
-    return Path(relative).as_posix()
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return str(path.resolve())
 
 
 def local_folder(base: str, revision: str | None = None) -> Path | None:

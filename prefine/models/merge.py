@@ -16,6 +16,7 @@ from prefine.models.card import Base, Story, code, describe_result
 from prefine.models.forward import standard_attention
 from prefine.models.heads import SCORE, pad_apart
 from prefine.models.load import load_model
+from prefine.models.location import portable_path
 from prefine.models.noise import known_noise_off
 from prefine.models.reward import PackedReward, load_reward
 from prefine.models.scoring import SCALE_FILE, Question
@@ -70,7 +71,7 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
         (temporary / SCALE_FILE).write_bytes(json_bytes(scale.as_json(), indent=2))
         loaded = reward.loaded
         base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
-        describe_result(temporary, folder, base, 1, _story(name, heads, dtype))
+        describe_result(temporary, folder, base, 1, _story(portable_path(name, folder), heads, dtype))
         apart = float((_by_transformers(temporary, trees) - before).abs().max()) / scale.std
         if not apart <= _TOLERANCE[dtype]:
             raise CheckpointError(

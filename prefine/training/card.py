@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prefine.models.card import Story
+from prefine.models.location import portable_path
 from prefine.rundir import rows_of_kind
 from prefine.training.stage import Session
 
@@ -23,7 +24,7 @@ def _lines(session: Session) -> Iterator[str]:
     lora = getattr(recipe, "lora", None)
     settings: dict[str, Any] = {
         "stage": session.stage,
-        "model": recipe.model.name,
+        "model": portable_path(recipe.model.name, session.run.model),
         "LoRA": "none, all weights are trained" if lora is None else f"rank {lora.r}, alpha {lora.alpha:g}",
         "learning rate": f"{training.learning_rate:g}",
         "batch size": training.batch_size,

@@ -203,6 +203,8 @@ def test_the_run_is_left_as_it_was(tmp_path: Path) -> None:
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before.items() <= after.items()
     assert {path.parent for path in after.keys() - before.keys()} == {tmp_path / "merged"}
+    card = (tmp_path / "merged" / "README.md").read_text("utf-8")  # no path of this machine is published
+    assert str(tmp_path) not in card
 
 
 @pytest.mark.parametrize("merge_first", [False, True])

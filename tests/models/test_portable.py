@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from prefine.errors import DataError, ModelError
 from prefine.models import location
 from prefine.models.card import Card, Story
 from prefine.models.load import LoadedModel, load_model, save_model
-from prefine.models.location import ADAPTER_CONFIG, ORIGIN, locate_model
+from prefine.models.location import ADAPTER_CONFIG, ORIGIN, locate_model, portable_path
 from prefine.nearby import similar_path
 from prefine.recipe import LoraSection, ModelSection
 from tests.models import tiny
@@ -75,6 +76,27 @@ def test_a_project_is_moved_whole(project: Path, tmp_path: Path, monkeypatch: py
     assert again.location.base == str(Path("elsewhere/base"))
 
 
+@pytest.mark.parametrize("lora", [LORA, None])
+def test_an_absolute_name_of_the_base_is_not_published(lora: LoraSection | None, project: Path, tmp_path: Path) -> None:
+    section = ModelSection(name=str(project / "base"), dtype="float32", device="cpu")
+    (project / "runs" / "one").mkdir()
+    save_model(load_model(section, lora), project / "runs" / "one" / "model")
+    for file in (project / "runs" / "one").rglob("*"):
+        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
+    if lora is not None:
+        project.rename(tmp_path / "elsewhere")
+        assert locate_model(str(tmp_path / "elsewhere" / "runs" / "one" / "model")).base == str(
+            tmp_path / "elsewhere" / "base"
+        )
+
+
+def test_names_in_published_files(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    assert portable_path(str(tmp_path / "base"), folder) == "../../base"
+    for name in ("base", "../base", "org/name", "embedded:smollm2-135m"):
+        assert portable_path(name, folder) == name
+
+
 def test_a_run_is_copied_without_its_base(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the project's folder the recipe's name of the base still leads there; from elsewhere the error says what."""
     shutil.copytree(project / "runs" / "dpo", copy := tmp_path / "a" / "b" / "copy")
@@ -104,6 +126,23 @@ def test_peft_finds_the_base_from_the_adapters_folder(project: Path, monkeypatch
     theirs = PeftModel.from_pretrained(base, ".").state_dict()
     for name, weight in before.trainable().items():
         assert torch.equal(theirs[name], weight)
+
+
+def test_a_private_folder_is_said_or_passed_over(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking into another user's folder raises PermissionError on Python 3.11; the next place is tried."""
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if "private" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    config = project / "runs" / "dpo" / "model" / ADAPTER_CONFIG
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "../private/base"}))
+    monkeypatch.setattr(Path, "stat", stat)
+    assert locate_model("runs/dpo").base == "base"
+    with pytest.raises(ModelError, match=r"model\.name: '/private/x' cannot be opened: Permission denied\. Check"):
+        locate_model("/private/x")
 
 
 def test_names_that_stay(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,11 +146,13 @@ def test_a_sound_run_shows_its_checks_and_an_example(lora: Any, make: Make) -> N
 
 
 def test_the_saved_folder_says_how_it_was_made(make: Make) -> None:
-    """Its figures are those of the run's own files."""
+    """Its figures are those of the run's own files, and no path of this machine is in it."""
     made = make("dpo", changes={"training.max_steps": 2})
     tiny.train(made)
     run = Path(made.run)
     text = (run / "model" / "README.md").read_text("utf-8")
+    assert Path(made.model.name).is_absolute()
+    assert made.model.name not in text
     rows = [row for row in tiny.metrics(run) if row["kind"] == "heldout"]
     assert f"| loss | {rows[0]['loss']:.4g} | {rows[-1]['loss']:.4g} |" in text
     assert f"- rows, train: {tiny.manifest(run)['data']['train']['rows']}" in text
