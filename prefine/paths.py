@@ -15,7 +15,7 @@ def expanded(path: str) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path is there and this user may read it. `Path.exists` alone raises PermissionError in private folders."""
+    """Whether a path is there and this user may read it; False inside private folders, where `Path.exists` raises."""
     try:
         return path.exists() and os.access(path, os.R_OK)
     except OSError:

@@ -178,8 +178,9 @@ def portable_name(location: Location, folder: Path) -> str:
 
 
 def portable_path(name: str, folder: Path) -> str:
-    """A model's name for files that are saved in `folder`: a relative path or a hub id as it is, an absolute path as its
-    path from `folder`. Published files hold no path of this machine.
+    """A model's name for files that are saved in `folder`, without a path of this machine.
+
+    A relative path or a hub id stays as it is; an absolute path becomes the path from `folder`.
     """
     path = Path(expanded(name))
     return _path_from(folder, path) if path.is_absolute() else name
