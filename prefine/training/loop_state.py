@@ -70,7 +70,7 @@ def checkpoint_to_resume(run: RunDirectory, within: Path) -> Checkpoint | None:
     checkpoint, inner = (newest_valid(folder, run.run_id) for folder in (run.checkpoints, within))
     if inner is not None and (checkpoint is None or inner.step >= checkpoint.step):
         checkpoint = inner
-    if checkpoint is None and any(run.checkpoints.glob("step-*")):
+    if checkpoint is None and any(any(folder.glob("step-*")) for folder in (run.checkpoints, within)):
         raise CheckpointError(
             f"{run.checkpoints} holds checkpoints, but none is valid (see the warnings above)",
             "Bring one back from a copy, or delete that folder to begin again from the first step.",

@@ -12,7 +12,6 @@ from prefine.errors import CheckpointError
 from prefine.json_reading import JsonError, read_json_object
 from prefine.models.checkpoint import newest_valid
 from prefine.models.identity import Identity
-from prefine.models.weights import weight_files
 from prefine.recipe import StageRecipe
 from prefine.rundir import RunDirectory
 
@@ -106,26 +105,39 @@ def require_same_model(manifest: Mapping[str, Any], now: Identity, name: str) ->
 
 
 def result_hashes(run: RunDirectory) -> dict[str, JSON]:
-    """What a finished run's manifest says of its results: hashes of the weight files and of evaluation.json."""
-    return {"model": _weight_hashes(run.model), "evaluation": sha256_of_file(run.evaluation)}
+    """What a finished run's manifest says of its results: hashes of the model's files and of evaluation.json.
+
+    README.md is left out: it is there to be edited.
+    """
+    files = sorted(file for file in run.model.iterdir() if file.is_file() and file.name != "README.md")
+    return {"model": {file.name: sha256_of_file(file) for file in files}, "evaluation": sha256_of_file(run.evaluation)}
 
 
-def _weight_hashes(model: Path) -> dict[str, str]:
-    return {file.name: sha256_of_file(file) for file in weight_files(model)}
+def _require_same_files(model: Path, expected: object) -> None:
+    """Raise CheckpointError if files of a finished run's model were lost or changed; files beside them may be added."""
+    flaws = [] if isinstance(expected, dict) and expected else ["manifest.json does not say what that was"]
+    for name, sha256 in expected.items() if isinstance(expected, dict) else ():
+        file = model / name
+        if not file.is_file():
+            flaws.append(f"{name} is missing")
+        elif sha256_of_file(file) != sha256:
+            flaws.append(f"{name} was changed since")
+    if flaws:
+        raise CheckpointError(
+            f"{model} does not hold what this run ended with: {', '.join(flaws)}",
+            f"Bring it back from a copy; or delete {model}, and --resume makes it again.",
+        )
 
 
 def is_whole(run: RunDirectory, manifest: Mapping[str, Any]) -> bool:
     """Whether the results of a finished run are there, so that nothing is left to do.
 
     Raises:
-        CheckpointError: the model was changed; or results are missing, and so is a checkpoint to make them again from.
+        CheckpointError: files of the model were lost or changed; or results are missing, and so is a checkpoint to make them again from.
     """
     result = manifest["result"] if isinstance(manifest.get("result"), dict) else {}
-    if run.model.is_dir() and _weight_hashes(run.model) != result.get("model"):
-        raise CheckpointError(
-            f"{run.model} does not hold the weights that this run ended with",
-            f"Bring them back from a copy; or delete {run.model}, and --resume makes it again.",
-        )
+    if run.model.is_dir():
+        _require_same_files(run.model, result.get("model"))
     evaluated = run.evaluation.is_file() and sha256_of_file(run.evaluation) == result.get("evaluation")
     if run.model.is_dir() and evaluated:
         return True

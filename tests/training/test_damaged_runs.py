@@ -259,10 +259,25 @@ def test_a_finished_run_without_its_model_makes_it_again(copy: Callable[..., Sta
         tiny.train(made, resume=True)
 
 
-def test_a_finished_run_with_other_weights_says_so(copy: Callable[..., StageRecipe]) -> None:
+@pytest.mark.parametrize(
+    ("damage", "name", "how"),
+    [
+        (flip, "adapter_model.safetensors", "was changed since"),
+        (lose, "adapter_model.safetensors", "is missing"),
+        (lose, "adapter_config.json", "is missing"),
+        (lose, "tokenizer.json", "is missing"),
+        (empty, "generation_config.json", "was changed since"),
+    ],
+)
+def test_a_finished_run_with_other_files_says_so(
+    damage: Callable[[Path], None], name: str, how: str, copy: Callable[..., StageRecipe]
+) -> None:
     made = copy("finished")
-    flip(Path(made.run) / "model" / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match="does not hold the weights that this run ended with"):
+    (Path(made.run) / "model" / "README.md").write_text("edited")
+    (Path(made.run) / "model" / "notes.txt").write_text("added")
+    assert "is finished already" in tiny.train(made, resume=True)
+    damage(Path(made.run) / "model" / name)
+    with pytest.raises(CheckpointError, match=rf"model does not hold what this run ended with: {name} {how}\. Bring"):
         tiny.train(made, resume=True)
 
 

@@ -14,6 +14,7 @@ from prefine.recipe import StageRecipe
 from prefine.rundir import RunDirectory
 from prefine.training import session
 from prefine.training.loop import Loop
+from prefine.training.loop_state import checkpoint_to_resume
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]
@@ -142,6 +143,22 @@ def test_a_run_without_a_valid_checkpoint_is_refused_not_begun_again(cut: Callab
     said = str(raised.value)
     assert "holds checkpoints, but none is valid" in said
     assert "delete that folder to begin again" in said
+
+
+def test_a_damaged_checkpoint_within_a_step_is_no_reason_to_begin_again(cut: Callable[..., StageRecipe]) -> None:
+    made = cut({"training.save_every_steps": None})
+    run = RunDirectory(Path(made.run))
+    run.run_id = tiny.manifest(run.path)["run_id"]
+    (saved,) = run.checkpoints.glob("step-*")
+    within = run.checkpoints / "within-step"
+    within.mkdir()
+    saved.rename(within / saved.name)
+    found = checkpoint_to_resume(run, within)
+    assert found is not None
+    assert found.path == within / saved.name
+    (within / saved.name / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="holds checkpoints, but none is valid"):
+        checkpoint_to_resume(run, within)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_aloud(cut: Callable[..., StageRecipe], make: Make) -> None:
