@@ -275,8 +275,9 @@ class MetricsLog:
 
     def truncate_after(self, step: int) -> None:
         """Drop every line whose "step" is greater than `step`: a resumed run writes those again."""
+        self._file.close()  # Windows replaces no file that is open
         drop_rows_after(self._path, step)
-        self._reopen()
+        self._file = self._open()
 
     def seal(self, step: int) -> dict[str, JSON]:
         """What a checkpoint of this step keeps, to find out later whether its lines were lost or changed.
@@ -301,9 +302,10 @@ class MetricsLog:
             return False
         rows = [row for row in rows if row.get("kind") != "heldout"]
         merged = sorted([*rows, *seal["heldout"]], key=lambda row: step_of(row, 0))
+        self._file.close()
         with atomic_write(self._path) as temporary:
             temporary.write_bytes(b"".join(map(json_bytes, merged)))
-        self._reopen()
+        self._file = self._open()
         return True
 
     def close(self) -> None:
@@ -327,10 +329,6 @@ class MetricsLog:
         for row in read_metrics(self._path):
             self._note(row, json_bytes(row))
         return file
-
-    def _reopen(self) -> None:
-        self._file.close()
-        self._file = self._open()
 
     def _note(self, row: Mapping[str, Any], line: bytes) -> None:
         if row.get("kind") == "guard":

@@ -76,6 +76,20 @@ def largest_file() -> Callable[[int], AbstractContextManager[None]]:
     return limited
 
 
+@pytest.fixture
+def no_rename_while_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renames fail as on Windows where this process has the file, or the one to be replaced, open."""
+    real = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        opened = {file.path for file in psutil.Process().open_files()}
+        if opened & {str(path.resolve()), str(target.resolve())}:
+            raise PermissionError(13, "The process cannot access the file because it is being used", str(path))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
 @pytest.fixture(scope="session")
 def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model with 49,152 words and 24 layers, 64 wide; load it in float32 or bfloat16."""

@@ -281,6 +281,20 @@ def test_lines_that_a_checkpoint_knew_of_are_missed(tmp_path: Path) -> None:
             assert read_metrics(path)[0] == rows[0]
 
 
+@pytest.mark.usefixtures("no_rename_while_open")
+def test_metrics_are_closed_while_they_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log.append({"kind": "heldout", "step": 0})
+        seal = log.seal(0)
+        log.append({"kind": "train", "step": 1})
+        log.truncate_after(0)
+        path.write_bytes(b"")
+        assert log.mend(seal)
+        log.append({"kind": "train", "step": 1})
+    assert [row["step"] for row in read_metrics(path)] == [0, 1]
+
+
 # --- The manifest ----------------------------------------------------------------------------------------------
 
 

@@ -145,6 +145,8 @@ class Preparation(Generic[R]):
         summary, flaw = _read_summary(self._folder)
         if summary is not None:
             self._require_key(key, summary)
+        elif flaw is None and began_with is not None:
+            flaw = "its files were deleted"
         if summary is None or flaw is not None:
             expected = began_with or summary
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -191,6 +191,8 @@ class RowFile:
         with storage_errors(self.path):
             self._refuse_existing()
             self._file.truncate(self._bytes)
+            self._sync()
+            self._file.close()  # Windows renames no file that is open
             put_in_place(self.partial, self.path)
             self._state_path.unlink(missing_ok=True)
 

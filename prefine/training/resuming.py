@@ -133,7 +133,8 @@ def is_whole(run: RunDirectory, manifest: Mapping[str, Any]) -> bool:
     """Whether the results of a finished run are there, so that nothing is left to do.
 
     Raises:
-        CheckpointError: files of the model were lost or changed; or results are missing, and so is a checkpoint to make them again from.
+        CheckpointError: files of the model were lost or changed; results are missing, and so is a checkpoint to make
+            them again from.
     """
     result = manifest["result"] if isinstance(manifest.get("result"), dict) else {}
     if run.model.is_dir():

@@ -383,3 +383,14 @@ def test_no_file_of_rows_is_replaced(
     assert out.read_bytes() == mine
     out.rename(tmp_path / "mine.jsonl")
     assert run(verb, *arguments, "--resume")[0] == 0
+
+
+@pytest.mark.usefixtures("no_rename_while_open")
+def test_the_file_is_closed_when_it_gets_its_name(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    with RowFile(out, resume=False) as rows:
+        rows.settle({})
+        rows.append({"n": 1})
+        rows.finish()
+    assert out.read_text() == '{"n": 1}\n'
+    assert list(tmp_path.iterdir()) == [out]

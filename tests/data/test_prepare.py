@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def prepare(tmp_path: Path, chatml: ChatTemplate) -> Prepare:
         seed: int = 0,
         kind: Any = Preference,
         quarantine: Quarantine | None = None,
+        began_with: dict[str, Any] | None = None,
         **options: Any,
     ) -> Prepared:
         to_tree = template.preference_tree if kind is Preference else template.demonstration_tree
@@ -66,7 +68,7 @@ def prepare(tmp_path: Path, chatml: ChatTemplate) -> Prepare:
             seed,
             quarantine or Quarantine(),
             **options,
-        ).stores()
+        ).stores(began_with)
 
     return run
 
@@ -345,6 +347,19 @@ def test_a_store_that_was_lost_is_made_again(prepare: Prepare, tmp_path: Path, n
     assert (again.digests, again.counts) == (first.digests, first.counts)
     assert (tmp_path / "data" / name).read_bytes() == content
     assert prepare(section).made_again is None
+
+
+def test_stores_that_were_lost_whole_are_made_again_aloud(prepare: Prepare, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", pairs(20))
+    section = {"train": file, "heldout_fraction": 0.5}
+    first = prepare(section)
+    began_with = {"key": first.key, "digests": first.digests}
+    shutil.rmtree(tmp_path / "data")
+    again = prepare(section, began_with=began_with)
+    assert (again.made_again, again.digests) == ("its files were deleted", first.digests)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(CheckpointError, match=r"not those this run began with \(its files were deleted\)"):
+        prepare(section, began_with=began_with | {"digests": {}})
 
 
 def test_a_preparation_that_was_killed_begins_again(prepare: Prepare, tmp_path: Path) -> None:
