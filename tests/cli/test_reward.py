@@ -477,7 +477,7 @@ def test_a_merged_folder_says_what_it_is(home: Home, merged: Path) -> None:
     assert "This folder holds a reward model: all weights." in body
     base = os.path.relpath(home.model, merged)
     assert f"Trained from: `{base}` (a path from this folder)." in body
-    assert f"added the adapter of `{home.run}`" in body
+    assert f"added the adapter of `{os.path.relpath(home.run, merged)}`" in body
     assert "Its score head is the head here. The weights are saved in float32." in body
     assert "SHA-256 of its weights: `" in body
     code = body.split("```python\n")[1].split("```")[0]

@@ -102,13 +102,17 @@ def test_a_changed_template_or_base_model_is_refused(cut: Callable[..., StageRec
     tiny.save_model(model)
     config = json.loads((model / "config.json").read_text())
     for file, changed, told in (
-        ("config.json", {**config, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "config"),
-        ("config.json", {**config, "eos_token_id": 0}, "generation settings or token ids"),
-        ("generation_config.json", {"eos_token_id": [0, 1]}, "generation settings or token ids"),
+        (
+            "config.json",
+            {**config, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+            "the base's config",
+        ),
+        ("config.json", {**config, "eos_token_id": 0}, "the generation settings or token ids"),
+        ("generation_config.json", {"eos_token_id": [0, 1]}, "the generation settings or token ids"),
     ):
         kept = (model / file).read_text()
         (model / file).write_text(json.dumps(changed))
-        assert f"--resume: the base's {told} of {model} are not what they were" in refusal(made)
+        assert f"--resume: {told} of {model} are not what they were" in refusal(made)
         (model / file).write_text(kept)
     (model / "config.json").write_text(json.dumps({**config, "transformers_version": "0", "use_cache": False}))
     tiny.train(made, resume=True)
