@@ -16,6 +16,7 @@ from typing import Any
 
 from prefine.atomic import sha256_of_file
 from prefine.errors import ModelError
+from prefine.json_reading import JsonError, read_json_object
 from prefine.models.embedded import PREFIX, embedded_folder
 from prefine.models.weights import ADAPTER_CONFIG as ADAPTER_CONFIG
 from prefine.models.weights import ADAPTER_WEIGHTS as ADAPTER_WEIGHTS
@@ -134,15 +135,15 @@ def _adapter_location(name: str, path: Path) -> Location:
 def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
     """What an adapter's files call its base: a folder that is there, a hub id or an embedded model's name.
 
-    A path is looked for from the adapter's folder, then from the working directory, then under the name that the
-    recipe of the adapter's training had for it. Whichever is found is known by its hash.
+    A path is looked for from the adapter's folder, then from the working directory, then under the names that the
+    recipe and the run of the adapter's training had for it. Whichever is found is known by its hash.
 
     Raises:
         ModelError: it names none, or a folder that is in none of these places.
     """
     written = str(read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     noted = str(origin.get("base") or "")
-    names = [each for each in (written, noted) if each]
+    names = [each for each in (written, noted, _noted_by_run(path)) if each]
     if not names:
         raise ModelError(
             f"model.name: the adapter {name!r} does not say which base model it belongs to",
@@ -152,7 +153,7 @@ def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
         return noted
     if written.startswith(PREFIX):
         return written
-    places = [path / written, *map(Path, names)] if written else [Path(noted)]
+    places = [path / written, *map(Path, names)] if written else [*map(Path, names)]
     for place in places:
         if is_there(place):
             plain = Path(os.path.normpath(place))
@@ -165,6 +166,15 @@ def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
         f"(looked for {looked})",
         f"Bring that folder back, or write its path into base_model_name_or_path in {path / ADAPTER_CONFIG}.",
     )
+
+
+def _noted_by_run(path: Path) -> str:
+    """What the run that an adapter lies in calls its base, maybe an absolute path; "" outside a run."""
+    try:
+        model = read_json_object(path.parent / "manifest.json").get("model")
+    except (OSError, JsonError):
+        return ""
+    return str(model.get("base") or "") if isinstance(model, dict) else ""
 
 
 def portable_name(location: Location, folder: Path) -> str:

@@ -90,6 +90,14 @@ def test_an_absolute_name_of_the_base_is_not_published(lora: LoraSection | None,
         )
 
 
+def test_a_copied_run_finds_its_base_by_the_manifest(project: Path, tmp_path: Path) -> None:
+    """It holds the absolute name, and stays behind when the model is published."""
+    (project / "runs" / "dpo" / "manifest.json").write_text(json.dumps({"model": {"base": str(project / "base")}}))
+    shutil.copytree(project / "runs" / "dpo", copy := tmp_path / "a" / "b" / "copy")
+    os.chdir(tmp_path)
+    assert locate_model(str(copy)).base == str(project / "base")
+
+
 def test_names_in_published_files(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
     assert portable_path(str(tmp_path / "base"), folder) == "../../base"
