@@ -124,10 +124,11 @@ def test_groups_that_are_left_are_trained_on_as_they_were_measured(make: Make, m
 def test_rewards_that_are_all_alike_are_warned_of(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function of 40 to 90 under the default clip of 5: each answer is worth 5."""
     monkeypatch.setattr(tiny, "letters", lambda rows: [40.0 + 50 * place / len(rows) for place in range(len(rows))])
-    made = make("ppo", changes={**QUICK, "training.max_steps": 2, "reward.missing_eos": "none"})
+    on = {"training.max_steps": 2, "guards.reward_spread.action": "warn"}
+    made = make("ppo", changes={**QUICK, **on, "reward.missing_eos": "none"})
     said = tiny.train(made)
     assert "warning at step 2: reward_std is 0.000, below 1e-6 for 2 steps: all answers are rewarded alike" in said
     assert "reward_clipped is 1.000, above 0.500 for 2 steps: reward.clip is too small for the scores" in said
-    centred = make("ppo", "centred", {**QUICK, "training.max_steps": 2, "reward.scale": "running"})
+    centred = make("ppo", "centred", {**QUICK, **on, "reward.scale": "running"})
     assert "warning" not in tiny.train(centred)
     assert all(row["reward_std"] > 0.5 and row["reward_clipped"] == 0 for row in rows(centred))
