@@ -26,8 +26,6 @@ from prefine.rounding import two_digits
 # bfloat16 keeps 8 bits of every product; below this gain in speed they are not worth giving up.
 _WORTHWHILE_SPEEDUP = 1.3
 _MEASURING_BUDGET_S = 0.45
-# While other programs have the cores, a type with instructions of its own can look slow: then look so much longer.
-_LONGEST_MEASURING_S = 4.0
 # Types whose first, small product predicts a full-sized one of more than this are rated by the small one: bfloat16
 # without instructions for it can take a second.
 _LONGEST_PRODUCT_S = 0.1
@@ -199,21 +197,12 @@ def matmul_rates(device: torch.device) -> dict[str, float]:
             if best[name] * 4**3 <= _LONGEST_PRODUCT_S or (name == "bfloat16" and _multiplies_bfloat16(device)):
                 full = _square(side, device, dtype)
                 best[name], matrices[name] = _seconds(full), full
-    began = perf_counter()
-    rates = {name: _gflops(matrices[name], seconds) for name, seconds in best.items()}
+    until = perf_counter() + _MEASURING_BUDGET_S
     # In turns, so that another program's burst slows all types alike and leaves their ratio right.
-    while (spent := perf_counter() - began) < _MEASURING_BUDGET_S or (
-        spent < _LONGEST_MEASURING_S and _looks_wrong(rates, device)
-    ):
+    while perf_counter() < until:
         for name in best:
             best[name] = min(best[name], _seconds(matrices[name]))
-            rates[name] = _gflops(matrices[name], best[name])
-    return rates
-
-
-def _looks_wrong(rates: dict[str, float], device: torch.device) -> bool:
-    """Whether bfloat16 seems too slow to be worth while although the processor has instructions for it."""
-    return _multiplies_bfloat16(device) and 0 < _speedup(rates) < _WORTHWHILE_SPEEDUP
+    return {name: _gflops(matrices[name], seconds) for name, seconds in best.items()}
 
 
 _measured_once = lru_cache(matmul_rates)

@@ -203,25 +203,6 @@ def test_a_slow_first_product_does_not_condemn_a_type_the_processor_has_instruct
     assert rates["bfloat16"] == pytest.approx(2 * 1024**3 / 0.002 / 1e9)
 
 
-@pytest.mark.usefixtures("steady_clock")
-@pytest.mark.parametrize(("instructions", "right"), [(["AVX512", "avx512_bf16"], 0.002), (["AVX2"], 0.05)])
-def test_a_burst_that_outlasts_the_budget_is_waited_out_where_instructions_promise_speed(
-    instructions: list[str], right: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another program has the cores for the first 400 products: bfloat16 looks as slow as float32."""
-    products = []
-
-    def busy_for_long(matrix: torch.Tensor) -> float:
-        products.append(matrix)
-        fast = len(products) > 400 and matrix.dtype == torch.bfloat16
-        return (0.002 if fast else 0.05) * (matrix.shape[0] / 1024) ** 3
-
-    monkeypatch.setattr(device_module, "_seconds", busy_for_long)
-    monkeypatch.setattr(device_module, "cpu_instructions", lambda: instructions)
-    assert matmul_rates(CPU)["bfloat16"] == pytest.approx(2 * 1024**3 / right / 1e9)
-    assert len(products) < 2000
-
-
 def test_a_type_the_device_cannot_multiply_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_bfloat16(side: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         if dtype == torch.bfloat16:
