@@ -80,6 +80,7 @@ def test_a_terminal_that_is_gone_takes_no_message(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stderr", Gone())
     say_error("interrupted")
     sys.stderr.write("and later ones vanish\n")
+    assert not isinstance(sys.stderr, Gone)
 
 
 def test_streams_are_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
