@@ -46,8 +46,15 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(good: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """copy("base"): a copy of one of the good folders, to be broken."""
-    return lambda name: shutil.copytree(good / name, tmp_path / name)
+    """copy("base"): a copy of one of the good folders, to be broken. A copied adapter names the good base."""
+
+    def of(name: str) -> Path:
+        folder = Path(shutil.copytree(good / name, tmp_path / name))
+        if (folder / ADAPTER_CONFIG).is_file():
+            change(folder / ADAPTER_CONFIG, base_model_name_or_path=str(good / "base"))
+        return folder
+
+    return of
 
 
 def change(path: Path, **values: Any) -> None:

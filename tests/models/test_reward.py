@@ -256,7 +256,7 @@ def test_a_run_is_scored_in_the_type_of_its_training_unless_another_is_asked_for
     trained_in: str, asked: str, computed_in: torch.dtype, trained: dict[str, Trained], tmp_path: Path
 ) -> None:
     """ "auto" would be the device's choice, which may be another machine's."""
-    folder = shutil.copytree(trained["one head"].run / "model", tmp_path / "copy")
+    folder = Path(shutil.copytree(trained["one head"].run, tmp_path / "copy")) / "model"
     scale = trained["one head"].scale.model_copy(update={"compute_dtype": trained_in})
     (folder / SCALE_FILE).write_text(json.dumps(scale.as_json()))
     reward = load_reward(section(folder, dtype=asked))
