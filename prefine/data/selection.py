@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import json
 import re
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from prefine.records import Completion, Conversation, Demonstration, Preference, Prompt, Record, Vote
+from prefine.records import (
+    Completion,
+    Conversation,
+    Demonstration,
+    Message,
+    Preference,
+    Prompt,
+    Record,
+    Vote,
+    function_of,
+)
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -55,12 +66,17 @@ def _is_edge(character: str) -> bool:
 def prompt_group(prompt: Conversation | str) -> str:
     """Names the group of a prompt (32 hex digits): prompts that differ in case, spacing or end punctuation share it.
 
-    System turns do not count: the same question under another instruction would still leak its answer.
-    A text is taken as one user turn.
+    System turns, tool definitions and reasoning do not count: the same question under another instruction would still
+    leak its answer. A text is taken as one user turn.
     """
     if isinstance(prompt, str):
         return _digest(("user", normalised(prompt))).hex()
-    said = [part for turn in prompt if turn.role != "system" for part in (turn.role, normalised(turn.content))]
+    said: list[str] = []
+    for turn in prompt:
+        if turn.role != "system":
+            said += [turn.role, normalised(turn.content)]
+            if turn.tool_calls:
+                said += ["tool_calls", _calls(turn)]
     return _digest(said).hex()
 
 
@@ -148,23 +164,39 @@ class DuplicateFilter:
         return False
 
 
-def _said(turns: Conversation) -> list[str]:
-    return [part for turn in turns for part in (turn.role, turn.content)]
+def _said(turns: Conversation, tools: tuple[dict[str, Any], ...]) -> list[str]:
+    """Everything that turns and tool definitions say, as texts; whether a turn is supervised is not among it."""
+    said = [_sorted_json(tools)] if tools else []
+    for turn in turns:
+        said += [turn.role, turn.content]
+        given = [turn.reasoning, turn.name, turn.tool_call_id, *turn.tool_calls]
+        if any(given):
+            said.append(_sorted_json(given))
+    return said
+
+
+def _calls(turn: Message) -> str:
+    """An assistant's tool calls without their ids, which differ where the same was called."""
+    return _sorted_json([function_of(call) for call in turn.tool_calls])
+
+
+def _sorted_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _verdict(record: Record) -> list[str]:
     """What a record says, as texts."""
     match record:
         case Preference():
-            return ["preference", *_said(record.prompt), record.chosen, record.rejected]
+            return ["preference", *_said(record.prompt, record.tools), record.chosen, record.rejected]
         case Vote():
-            return ["vote", *_said(record.prompt), record.completion, str(record.label)]
+            return ["vote", *_said(record.prompt, record.tools), record.completion, str(record.label)]
         case Completion():
-            return ["completion", *_said(record.prompt), record.completion]
+            return ["completion", *_said(record.prompt, record.tools), record.completion]
         case Demonstration():
-            return ["demonstration", *_said(record.messages)]
+            return ["demonstration", *_said(record.messages, record.tools)]
         case Prompt():
-            return ["prompt", *_said(record.prompt)]
+            return ["prompt", *_said(record.prompt, record.tools)]
 
 
 def _shades(record: Record) -> tuple[str, ...]:
@@ -173,7 +205,7 @@ def _shades(record: Record) -> tuple[str, ...]:
         case Preference():
             return (str(record.margin), str(record.score_difference), str(record.tie))
         case Demonstration():
-            return (str(record.supervise_from),)
+            return tuple(map(str, (record.supervise_from, *record.learned_turns)))
     return ()
 
 
@@ -181,7 +213,7 @@ def _opposite(record: Record) -> list[str] | None:
     """What a record that contradicts this one would say."""
     match record:
         case Preference() if not record.tie:
-            return ["preference", *_said(record.prompt), record.rejected, record.chosen]
+            return ["preference", *_said(record.prompt, record.tools), record.rejected, record.chosen]
         case Vote():
-            return ["vote", *_said(record.prompt), record.completion, str(not record.label)]
+            return ["vote", *_said(record.prompt, record.tools), record.completion, str(not record.label)]
     return None

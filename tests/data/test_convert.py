@@ -307,7 +307,7 @@ def test_demonstrations_in_all_shapes(
         ({"messages": [user("Q"), 5]}, "messages[1]", "is a number, not a turn"),
         ({"messages": [user("Q"), {**said("A"), "tool_calls": [{}]}]}, "messages[1]", "has tool calls"),
         ({"messages": [user("Q"), {**said("A"), "weight": 0}]}, "messages[1]", "has weight 0"),
-        ({"messages": [user("Q"), said("A")], "supervise_from": 2}, "messages", "supervise_from lies behind"),
+        ({"messages": [user("Q"), said("A")], "supervise_from": 2}, "messages", "supervise_from is after"),
         ({"messages": [user("Q"), said("A")], "supervise_from": -1}, "supervise_from", "input should be greater"),
         ({"messages": [user("Q"), said("A")], "supervise_from": "1"}, "supervise_from", "is text, not a whole number"),
         ({"messages": [system("S"), user("Q"), said("A")], "system": "T"}, "system", "differs from the system turn"),

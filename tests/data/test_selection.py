@@ -139,3 +139,44 @@ def test_a_sample_is_even_in_order_and_depends_on_the_seed_not_on_the_order() ->
     assert sorted(drawn(100, 0, records[::-1])) == first
     assert set(drawn(50, 0)) < set(first)
     assert drawn(1_000, 0) == list(range(400))
+
+
+CALL = {"id": "c1", "function": {"name": "f", "arguments": {"a": 1}}}
+
+
+def talk(**changes: object) -> Demonstration:
+    fields: dict[str, object] = {"call": CALL, "reasoning": None, "result": "12", "name": "f", "supervised": True}
+    fields |= changes
+    turns = (
+        Message(role="user", content="Q"),
+        Message(role="assistant", content="", tool_calls=[fields["call"]], supervised=bool(fields["supervised"])),
+        Message.model_validate({"role": "tool", "content": fields["result"], "name": fields["name"]}),
+        Message.model_validate({"role": "assistant", "content": "A", "reasoning": fields["reasoning"]}),
+    )
+    return Demonstration.model_validate({"messages": turns, "tools": fields.get("tools", ())})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"call": CALL | {"id": "c2"}},
+        {"call": {"id": "c1", "function": {"name": "f", "arguments": {"a": 2}}}},
+        {"reasoning": "Hm."},
+        {"result": "13"},
+        {"name": None},
+        {"supervised": False},
+        {"tools": ({"name": "f"},)},
+    ],
+)
+def test_rows_that_differ_in_one_field_of_a_turn_are_no_duplicates(change: dict[str, object]) -> None:
+    seen = DuplicateFilter()
+    assert not seen.is_duplicate(talk())
+    assert not seen.is_duplicate(talk(**change))
+    assert seen.is_duplicate(talk(**change))
+
+
+def test_prompts_with_other_tool_calls_are_other_groups_and_reasoning_and_ids_make_none() -> None:
+    group = group_of(talk())
+    assert group == group_of(talk(call=CALL | {"id": "c2"}, reasoning="Hm.", tools=({"name": "f"},)))
+    assert group != group_of(talk(call={"function": {"name": "f", "arguments": {"a": 2}}}))
+    assert group != group_of(talk(result="13"))
