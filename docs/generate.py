@@ -22,7 +22,9 @@ HEAD = """# Recipes
 
 A recipe is a YAML file; every field has a default. `--set section.field=value` changes one value, as in
 `--set data.train=mine.jsonl --set dpo.beta=0.3`; the value is YAML. A field that does not exist is an error that names
-the nearest one, and everything wrong is told at once. The complete recipe of a run is in its folder as `recipe.yaml`.
+the nearest one; a setting of TRL, transformers, peft, LLaMA-Factory or axolotl (`per_device_train_batch_size`, `bf16`,
+`lora_r`, …) is answered with its field here, or with why there is none. All mistakes are shown at once, one a line. The
+complete recipe of a run is in its folder as `recipe.yaml`.
 
 `--resume` goes on with the run in the recipe's `run` folder; the recipe must be the same, but for `run`,
 `training.keep_checkpoints`, `training.trackers`, the `readiness` section and, where no guard may go back to what is

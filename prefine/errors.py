@@ -1,4 +1,4 @@
-"""Every error a user can meet. Each is one line that names the field, the value, the rule and the remedy.
+"""Every error a user can meet: one line for each mistake, which names the field, the value, the rule and the remedy.
 
     PrefineError                 anything prefine refuses to go on with; the command line exits with 2
     ├── RecipeError              a recipe or a --set override that is not valid
@@ -13,6 +13,11 @@
 Stopped is none of them: the user asked, and everything is saved. Anything else that escapes is a bug in prefine, and
 shows its traceback.
 """
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
 
 
 class PrefineError(Exception):
@@ -31,9 +36,36 @@ class PrefineError(Exception):
     def __str__(self) -> str:
         return f"{self.problem}. {self.remedy}"
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What a console shows: one line, whatever library's message is quoted in it."""
+        return (_one_line(str(self)),)
+
 
 class RecipeError(PrefineError):
     """A recipe or a --set override that is not valid."""
+
+
+class SeveralRecipeError(RecipeError):
+    """Several things that are wrong with a recipe.
+
+    Args:
+        errors: at least two, in the order of the recipe's fields.
+    """
+
+    def __init__(self, errors: Sequence[RecipeError]) -> None:
+        super().__init__(f"{len(errors)} settings are not valid", " ".join(str(error) for error in errors))
+        self.errors = tuple(errors)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """How many, and then each on a line of its own."""
+        return (f"{self.problem}:", *(f"  {line}" for error in self.errors for line in error.lines))
+
+
+def all_of(errors: Sequence[RecipeError]) -> RecipeError:
+    """One error that tells all of these."""
+    return errors[0] if len(errors) == 1 else SeveralRecipeError(errors)
 
 
 class DataError(PrefineError):
@@ -70,3 +102,7 @@ class MissingDependencyError(PrefineError):
 
 class Stopped(Exception):  # noqa: N818 - no error
     """A run was asked to stop and can be resumed; says how far it came. The command line exits with 130."""
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", text)

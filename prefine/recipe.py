@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from prefine.errors import RecipeError
 from prefine.paths import new_folder, path_in_recipe
-from prefine.recipe_effects import Unread, without_effect
+from prefine.recipe_effects import SeveralRulesError, Unread, without_effect
 from prefine.recipe_loading import RecipeSection
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -346,5 +346,5 @@ class RewardRecipe(StageRecipe):
     def _settings_have_an_effect(self) -> RewardRecipe:
         rule = Unread(self.reward.margins == "none", ("reward.margin_scale",), "reward.margins is none", "it to column")
         if unread := without_effect(self, [rule]):
-            raise ValueError("; ".join(unread))
+            raise SeveralRulesError(unread)
         return self

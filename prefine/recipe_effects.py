@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pydantic import BaseModel
@@ -23,6 +23,14 @@ class Unread(NamedTuple):
     fields: tuple[str, ...]
     rule: str
     remedy: str
+
+
+class SeveralRulesError(ValueError):
+    """What a validator raises where a recipe breaks rules of one kind; each is a mistake of its own."""
+
+    def __init__(self, rules: Sequence[str]) -> None:
+        super().__init__("; ".join(rules))
+        self.rules = tuple(rules)
 
 
 def without_effect(recipe: BaseModel, rules: Iterable[Unread]) -> list[str]:

@@ -1,6 +1,6 @@
 """Reads recipes: a YAML file, then `--set` overrides, then a strict check against a pydantic model.
 
-Generic: it knows no stage. Everything wrong with a recipe is told at once, in one line that names the file or the
+Generic: it knows no stage. All mistakes of a recipe are told at once, each in a line that names the file or the
 override, the dotted field, the value found, the rule and the remedy.
 
 The YAML is PyYAML's safe subset with what surprises people taken out: `1e-5` is a number, `12:30` and `2026-01-01`
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from prefine.errors import RecipeError
+from prefine.errors import RecipeError, all_of
 from prefine.recipe_problems import describe, joined
 
 R = TypeVar("R", bound=BaseModel)
@@ -54,10 +54,10 @@ def load_recipe(path: Path | None, overrides: Sequence[str], model: type[R]) -> 
 
     Raises:
         RecipeError: the file cannot be read, an override cannot be understood, or fields are not valid; in the
-            last case the one error names them all.
+            last two cases the one error names them all.
     """
     values = {} if path is None else _read_mapping(path)
-    parsed = [_parse_override(override) for override in overrides]
+    parsed = _parse_overrides(overrides)
     for (keys, value), override in zip(parsed, overrides, strict=True):
         _set(values, keys, value, override)
     source = "recipe" if path is None else str(path)
@@ -234,6 +234,24 @@ def _repeated_keys(node: yaml.Node, seen: set[int]) -> Iterator[yaml.ScalarNode]
 
 
 # --- Overrides -------------------------------------------------------------------------------------------------
+
+
+def _parse_overrides(overrides: Sequence[str]) -> list[tuple[tuple[str, ...], Any]]:
+    """Each override as its keys and its value.
+
+    Raises:
+        RecipeError: some cannot be understood; it names them all.
+    """
+    parsed: list[tuple[tuple[str, ...], Any]] = []
+    errors: list[RecipeError] = []
+    for override in overrides:
+        try:
+            parsed.append(_parse_override(override))
+        except RecipeError as error:
+            errors.append(error)
+    if errors:
+        raise all_of(errors)
+    return parsed
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:

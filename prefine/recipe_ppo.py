@@ -22,7 +22,7 @@ from prefine.recipe import (
     TrainingSection,
     WritingRecipe,
 )
-from prefine.recipe_effects import Unread, without_effect
+from prefine.recipe_effects import SeveralRulesError, Unread, without_effect
 from prefine.recipe_loading import RecipeSection
 
 # What only a critic, or advantages of single tokens, make use of.
@@ -259,7 +259,7 @@ class PpoRecipe(WritingRecipe):
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> PpoRecipe:
         if unread := without_effect(self, self._unread()):
-            raise ValueError("; ".join(unread))
+            raise SeveralRulesError(unread)
         return self
 
     def _unread(self) -> list[Unread]:

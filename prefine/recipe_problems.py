@@ -1,4 +1,4 @@
-"""Says in one line what is wrong with a recipe: the field, the value found, the rule, the remedy."""
+"""Says what is wrong with a recipe, a line for each mistake: the field, the value found, the rule, the remedy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from prefine.errors import RecipeError
+from prefine.errors import RecipeError, all_of
+from prefine.recipe_effects import SeveralRulesError
+from prefine.recipe_foreign_names import meaning
 
 Location = tuple[int | str, ...]
 
@@ -47,17 +49,8 @@ class Problem:
 
 
 def joined(problems: Sequence[Problem]) -> RecipeError:
-    """All problems as one error of one line, each source named before the first problem it has in a row."""
-    if len(problems) == 1:
-        return RecipeError(f"{problems[0].source}: {problems[0].text}", problems[0].remedy)
-    parts = []
-    source = ""
-    for problem in problems:
-        prefix = "" if problem.source == source else f"{problem.source}: "
-        source = problem.source
-        remedy = problem.remedy.rstrip(".")
-        parts.append(f"{prefix}{problem.text} ({remedy[:1].lower()}{remedy[1:]})")
-    return RecipeError("; ".join(parts), f"Correct these {len(problems)} fields.")
+    """All problems as one error; where there are several, each has a line of its own."""
+    return all_of([RecipeError(f"{problem.source}: {problem.text}", problem.remedy) for problem in problems])
 
 
 def describe(
@@ -72,16 +65,28 @@ def describe(
         set_by: the override that gave a field, by the field's keys.
     """
     problems: dict[tuple[str, str], Problem] = {}
-    for details in error.errors(include_url=False):
+    for details in _one_rule_each(error.errors(include_url=False)):
         field, sections = _locate(model, details["loc"])
         origin = _origin(details, source, set_by)
         text, remedy = _explain(details, field, sections, model)
         # Each branch of a union complains for itself: the rules of one field are alternatives.
-        earlier = problems.get((field, _shown(details["input"])))
+        key = (field, details["msg"] if details["type"] in _RULES_OVER_SECTIONS else _shown(details["input"]))
+        earlier = problems.get(key)
         if earlier and " must be " in text:
             text = f"{earlier.text} or {text.partition(' must be ')[2]}"
-        problems[(field, _shown(details["input"]))] = Problem(origin, text, remedy)
+        problems[key] = Problem(origin, text, remedy)
     return list(problems.values())
+
+
+def _one_rule_each(found: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """The same errors; one that names several rules becomes one for each."""
+    for details in found:
+        error = details.get("ctx", {}).get("error")
+        if isinstance(error, SeveralRulesError):
+            for rule in error.rules:
+                yield {**details, "msg": f"Value error, {rule}"}
+        else:
+            yield details
 
 
 def _origin(details: ErrorDetails, source: str, set_by: Mapping[tuple[str, ...], str]) -> str:
@@ -185,7 +190,7 @@ def _default_remedy(model: type[BaseModel], location: Location) -> str:
     return "Change it."
 
 
-def _paths(model: type[BaseModel], prefix: str = "", within: tuple[type[BaseModel], ...] = ()) -> Iterator[str]:
+def field_paths(model: type[BaseModel], prefix: str = "", within: tuple[type[BaseModel], ...] = ()) -> Iterator[str]:
     """Every field's dotted name, sections inside sections included."""
     for name, field in model.model_fields.items():
         yield prefix + name
@@ -193,7 +198,7 @@ def _paths(model: type[BaseModel], prefix: str = "", within: tuple[type[BaseMode
             continue  # what lies in a list or a mapping has no fixed name
         for section in _sections_in(field.annotation):
             if section not in (model, *within):
-                yield from _paths(section, f"{prefix}{name}.", (*within, model))
+                yield from field_paths(section, f"{prefix}{name}.", (*within, model))
 
 
 def _nearest(field: str, sections: list[type[BaseModel]], model: type[BaseModel]) -> str:
@@ -203,8 +208,10 @@ def _nearest(field: str, sections: list[type[BaseModel]], model: type[BaseModel]
     plain = name.lower().replace("-", "_")
     close = [f"{prefix}.{known}".removeprefix(".") for known in difflib.get_close_matches(plain, here, n=1)]
     paths: dict[str, list[str]] = {}
-    for path in _paths(model):
+    for path in field_paths(model):
         paths.setdefault(path.rpartition(".")[2], []).append(path)
+    if plain not in paths and (remedy := meaning(plain, set(field_paths(model)))):
+        return remedy
     # The right name in the wrong section is likelier than a misspelt name in the right one.
     found = list(dict.fromkeys([*paths.get(plain, [])[:2], *close]))
     if not found:

@@ -31,6 +31,7 @@ FLOOR_0 = {
     "recipe",
     "recipe_ppo",
     "recipe_effects",
+    "recipe_foreign_names",
     "recipe_loading",
     "recipe_problems",
     "records",

@@ -71,6 +71,13 @@ def refusal(tmp_path: Path, text: str | bytes, *overrides: str) -> str:
     return message.replace(f"{tmp_path}/", "")
 
 
+def refused_lines(tmp_path: Path, text: str, *overrides: str) -> tuple[str, ...]:
+    """What a console shows, the folder's name taken out."""
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, text, *overrides)
+    return tuple(line.replace(f"{tmp_path}/", "") for line in caught.value.lines)
+
+
 def test_fields_of_a_file_and_of_overrides_meet_the_later_one_holding(tmp_path: Path) -> None:
     text = "model: {name: a, dtype: float32}\ndpo:\n  beta: 0.3\n"
     recipe = load_recipe(write(tmp_path, text), ["dpo.beta=0.5", "dpo.beta=0.7", "data.train=my file.jsonl"], Recipe)
@@ -159,14 +166,30 @@ def test_a_missing_field_is_named() -> None:
         load_recipe(None, ["model.dtype=float32"], Recipe)
 
 
-def test_several_problems_are_told_at_once_each_with_its_source(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "dpo: {bta: 1}\npacked: 3\n", "dpo.seed=1.5", "dop.beta=1")
-    assert message == (
-        "--set dpo.seed=1.5: dpo.seed is 1.5, but must be a valid integer or a valid string "
-        "(put it in quotes: \"…\"); dpo.yaml: dpo.bta is not a field (did you mean dpo.beta?); "
-        "packed is 3, but must be a valid boolean (write true or false); "
-        "--set dop.beta=1: dop is not a field (did you mean dpo?). Correct these 4 fields."
-    )  # fmt: skip
+def test_several_problems_are_told_at_once_each_with_its_source_in_a_line_of_its_own(tmp_path: Path) -> None:
+    lines = refused_lines(tmp_path, "dpo: {bta: 1}\npacked: 3\n", "dpo.seed=1.5", "dop.beta=1")
+    assert lines == (
+        "4 settings are not valid:",
+        '  --set dpo.seed=1.5: dpo.seed is 1.5, but must be a valid integer or a valid string. Put it in quotes: "…".',
+        "  dpo.yaml: dpo.bta is not a field. Did you mean dpo.beta?",
+        "  dpo.yaml: packed is 3, but must be a valid boolean. Write true or false.",
+        "  --set dop.beta=1: dop is not a field. Did you mean dpo?",
+    )
+
+
+def test_overrides_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:
+    lines = refused_lines(tmp_path, "", "a", "dpo.beta=1", "b=[1")
+    assert lines[:2] == (
+        "2 settings are not valid:",
+        "  --set a is not of the form field=value. Write --set section.field=value.",
+    )
+    assert lines[2].startswith("  --set b=[1, line 1: invalid YAML")
+
+
+def test_each_line_is_one_line_whatever_is_quoted_in_it(tmp_path: Path) -> None:
+    lines = refused_lines(tmp_path, '"x\\ny": 1\nz: 2\n')
+    assert len(lines) == 3
+    assert "\n" not in "".join(lines)
 
 
 @pytest.mark.parametrize(

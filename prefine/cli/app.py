@@ -178,8 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 sys.exit(128 + 13)  # as a tool that SIGPIPE ends
             _end(2, f"error: {error}. Free some space there, or write to another place.")
         except PrefineError as error:
-            # One line, whatever library's message is quoted in it.
-            _end(2, "error: " + re.sub(r"\s*\n\s*", " ", str(error)))
+            _end(2, "error: " + "\n".join(error.lines))
         except Stopped as stopped:
             _end(130, f"{stopped}; to go on: {_resuming(sys.argv[1:] if arguments is None else arguments)}")
         except KeyboardInterrupt:
