@@ -1,19 +1,44 @@
-"""A bar for work whose end is not known: how many rows are done. Nothing in a log or a pipe."""
+"""Progress of work whose end is not known: a line on a terminal, one now and then in a log. Both on standard error."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from prefine.terminal import echo
+
+_SECONDS_BETWEEN_LINES = 60.0
+
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int], None]]:
-    """A function that shows, on a terminal's standard error, how many rows have been done."""
+def counting(what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int], None]]:
+    """A function that shows how many rows have been done.
+
+    Args:
+        what: the work, as in "writing".
+        clock: seconds, monotonic.
+    """
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(what, clock)
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what)
         yield lambda rows: bar.update(task, description=f"{what}: {rows:,} rows")
+
+
+def _lines(what: str, clock: Callable[[], float]) -> Callable[[int], None]:
+    latest = clock()
+
+    def told(rows: int) -> None:
+        nonlocal latest
+        if clock() - latest >= _SECONDS_BETWEEN_LINES:
+            latest = clock()
+            echo(f"{what}: {rows:,} rows", err=True)
+
+    return told

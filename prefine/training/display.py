@@ -7,20 +7,25 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
 import psutil
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from prefine.rounding import two_digits
 from prefine.terminal import visible
+from prefine.training.pace import BarLine, Pace, clock_time
 
-# In a log file a line every step is noise; this many lines show a run.
+# In a log file a line every step is noise; this many lines show a run, and a slow one says something now and then.
 _LINES_IN_A_LOG = 20
+_SECONDS_BETWEEN_LINES = 120.0
+# What the pass of optimiser steps is called.
+_TRAINING = "training"
 _STATUS = Path("/proc/self/status")
 
 
@@ -83,16 +88,20 @@ class Display:
     Args:
         console: where to; from here on its file takes everything and never raises.
         enabled: False says nothing.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, console: Console, enabled: bool = True) -> None:
+    def __init__(self, console: Console, enabled: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         if not isinstance(console.file, _Unfailing):
             console.file = cast(IO[str], _Unfailing(console.file))
         self.console = console
         self._enabled = enabled
+        self._clock = clock
         self._bar: Progress | None = None
         self._task: Any = None
-        self._total = 0
+        self._what = ""
+        self._pace = Pace(0, 0, clock)
+        self._latest_line = clock()
 
     def say(self, text: str) -> None:
         """One line."""
@@ -107,40 +116,54 @@ class Display:
                 os.write(2, f"{text}\n".encode())
 
     @contextlib.contextmanager
-    def progress(self, total: int, done: int, what: str = "training") -> Iterator[None]:
-        """Show progress over `total` steps, `done` of them behind us."""
-        self._total = total
-        if not (self._enabled and self.console.is_terminal):
+    def progress(self, total: int, done: int, what: str = _TRAINING) -> Iterator[None]:
+        """Show progress over `total` steps, or rows of another pass, `done` of them done before.
+
+        A log gets a line where another pass than training begins.
+        """
+        self._what, self._pace, self._latest_line = what, Pace(total, done, self._clock), self._clock()
+        if not self._enabled:
             yield
-            return
-        columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console) as bar:
-            self._bar, self._task = bar, bar.add_task(what, total=total, completed=done, facts="")
-            try:
-                yield
-            finally:
-                self._bar = None
+        elif not self.console.is_terminal:
+            if what != _TRAINING:
+                self.say(f"{what}: {total:,} rows")
+            yield
+        else:
+            with Progress(BarLine(lambda: self.console.width), console=self.console) as bar:
+                self._bar, self._task = bar, bar.add_task(what, total=total, completed=done, facts=[], pace=self._pace)
+                try:
+                    yield
+                finally:
+                    self._bar = None
 
     def step(self, step: int, row: Mapping[str, float]) -> None:
         """After an optimiser step."""
-        facts = _facts(row)
+        self._pace.reached(step)
+        total = self._pace.total
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, facts=facts)
-        elif step in (1, self._total) or step % max(1, self._total // _LINES_IN_A_LOG) == 0:
-            self.say(f"step {step}/{self._total}  {facts}")
+            self._bar.update(self._task, completed=step, facts=_facts(row))
+        elif step in (1, total) or step % max(1, total // _LINES_IN_A_LOG) == 0 or self._silent_for_long:
+            first, *rest = _facts(row)
+            self._say_now("  ".join([f"step {step}/{total}", first, self._left(), *rest]))
 
     def advance(self, done: int) -> None:
         """After part of some other long work."""
+        self._pace.reached(done)
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
+        elif self._enabled and self._silent_for_long:
+            self._say_now(f"{self._what} {done:,}/{self._pace.total:,}  {self._left()}")
+
+    @property
+    def _silent_for_long(self) -> bool:
+        return self._clock() - self._latest_line >= _SECONDS_BETWEEN_LINES
+
+    def _say_now(self, line: str) -> None:
+        self._latest_line = self._clock()
+        self.say(line)
+
+    def _left(self) -> str:
+        return f"left {clock_time(self._pace.seconds_left())}"
 
     def heldout(self, step: int, row: Mapping[str, float]) -> None:
         """After an evaluation."""
@@ -157,7 +180,8 @@ def _sources(row: Mapping[str, float]) -> list[str]:
     return [f"{name} {row[f'score/{name}']:.3f} (share {row[f'share/{name}']:.3f})" for name in names]
 
 
-def _facts(row: Mapping[str, float]) -> str:
+def _facts(row: Mapping[str, float]) -> list[str]:
+    """What a step's figures say, the most important first."""
     told = [f"loss {row['loss']:.4f}"]
     if "accuracy" in row:
         told.append(f"accuracy {row['accuracy']:.2f}")
@@ -168,5 +192,4 @@ def _facts(row: Mapping[str, float]) -> str:
             f"KL {row['kl_k3']:.3f}",
             f"answer {row['response_tokens']:.0f} tokens",
         ]
-    told += [f"{two_digits(row['tokens_per_s'])} tokens/s", f"{row['peak_memory_gb']:.1f} GB peak"]
-    return "  ".join(told)
+    return [*told, f"{two_digits(row['tokens_per_s'])} tokens/s", f"{row['peak_memory_gb']:.1f} GB peak"]

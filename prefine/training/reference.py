@@ -54,7 +54,7 @@ def reference_logprobs(
         return torch.zeros(0), False
 
     def make(folder: Path) -> None:
-        with display.progress(len(store), 0, "reference"):
+        with display.progress(len(store), 0, "reference pass"):
             sums = []
             for done, part in _sums(loaded, store, max_tokens):
                 sums.append(part)
