@@ -13,6 +13,7 @@ from prefine.errors import RecipeError
 from prefine.paths import new_folder, path_in_recipe
 from prefine.recipe_effects import SeveralRulesError, Unread, without_effect
 from prefine.recipe_loading import RecipeSection
+from prefine.text_form import TextForm, delimiter_named, encoding_named
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -74,6 +75,12 @@ class DataSection(RecipeSection):
     split: str = Field("train", description="split of a Hugging Face data set")
     heldout: Sources | None = Field(None, description="sources to evaluate on; null splits them off train")
     heldout_split: str = "test"
+    delimiter: Annotated[str, AfterValidator(delimiter_named)] | None = Field(
+        None, description="between the cells of .csv and .tsv files: ',', ';', '|' or tab; null finds it out"
+    )
+    encoding: Annotated[str, AfterValidator(encoding_named)] | None = Field(
+        None, description="of text files, as in cp1252 or utf-16; null: UTF-8, or what a byte order mark says"
+    )
     heldout_fraction: Fraction = Field(0.1, description="share of prompts (all rows of a prompt together) held out")
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(
         0, description="of what is held out and what limit takes; stages that share data must share it"
@@ -86,6 +93,11 @@ class DataSection(RecipeSection):
     )
     deduplicate: bool = True
     max_dropped_fraction: Fraction = Field(0.5, description="stop when more records than this do not fit the length")
+
+    @property
+    def text_form(self) -> TextForm:
+        """How its text files are written."""
+        return TextForm(self.delimiter, self.encoding)
 
 
 class TrainingSection(RecipeSection):

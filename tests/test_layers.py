@@ -37,6 +37,7 @@ FLOOR_0 = {
     "records",
     "rounding",
     "rundir",
+    "text_form",
 }
 FLOORS = {
     ENTRANCE: 0,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefine.cli.options import LARGEST_COUNT, AsJson
+from prefine.cli.options import LARGEST_COUNT, AsJson, Delimiter, Encoding, text_form
 from prefine.terminal import echo
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def check(
     quarantine: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write rows that cannot be used to this file.")
     ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a file holds: rows kept and quarantined and why, token lengths, an example as it is learned."""
@@ -70,8 +72,9 @@ def check(
     from prefine.data.kinds import kind_of_sources
     from prefine.data.prepare import source_names
 
+    text = text_form(delimiter, encoding)
     require_quarantine(quarantine, sources)
-    found = kind_of_sources(source_names(sources), split=split) if kind is Kind.AUTO else kind.value
+    found = kind_of_sources(source_names(sources), split=split, text=text) if kind is Kind.AUTO else kind.value
     template, left_out = _template_of(model)
     with NotingQuarantine(quarantine) as noting, counting("reading") as progress:
         inspection = inspect_sources(
@@ -81,6 +84,7 @@ def check(
             max_length=max_length_tokens,
             quarantine=noting,
             split=split,
+            text=text,
             progress=progress,
         )
     if as_json:

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import LARGEST_COUNT, LARGEST_SEED, Device, ResumeRows, Temperature, sampling_options
+from prefine.cli.options import (
+    LARGEST_COUNT,
+    LARGEST_SEED,
+    Delimiter,
+    Device,
+    Encoding,
+    ResumeRows,
+    Temperature,
+    sampling_options,
+    text_form,
+)
 from prefine.terminal import echo
 
 
@@ -38,6 +48,8 @@ def generate(
     chat_template: Annotated[
         str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
     ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     device: Device = "auto",
     resume: ResumeRows = False,
 ) -> None:
@@ -57,16 +69,17 @@ def generate(
         sampling = Sampling(
             max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop or ()), seed
         )
+    text = text_form(delimiter, encoding)
     with (
         row_output(out, quarantine, prompts, resume) as (file, refused),
         counting("writing") as progress,
     ):
-        rows = GeneratedRows(prompts, refused, split)
+        rows = GeneratedRows(prompts, refused, split, text)
         section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
         loaded = load_model(section, None, trainable=False)
         if file is not None:
             settings = settings_of_answers(loaded, sampling) | {"samples": samples, "slots": slots}
-            rows.begin(file, settings | source_settings(prompts, split, quarantine))
+            rows.begin(file, settings | source_settings(prompts, split, text, quarantine))
         write_rows(rows, rows.blocks(loaded, sampling, samples, slots), file, progress)
     for line in rows.summary(model):
         echo(line, err=True)

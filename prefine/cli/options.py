@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from prefine.text_form import TextForm
 
 RecipePath = Annotated[
     Path,
@@ -34,6 +37,36 @@ ResumeRows = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="Between the cells of .csv and .tsv files: ',', ';', '|' or tab; else found out."
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of text files, as in cp1252; else UTF-8, or what a byte order mark says."),
+]
+
+
+def text_form(delimiter: str | None, encoding: str | None) -> TextForm:
+    """How text files are written, by the two options.
+
+    Raises:
+        RecipeError: one of them has a value that it cannot have.
+    """
+    from prefine.errors import RecipeError
+    from prefine.text_form import TextForm, delimiter_named, encoding_named
+
+    found = {"delimiter": delimiter, "encoding": encoding}
+    for name, check in (("delimiter", delimiter_named), ("encoding", encoding_named)):
+        value = found[name]
+        try:
+            found[name] = None if value is None else check(value)
+        except ValueError as error:
+            rule, _, remedy = str(error).partition("; ")
+            raise RecipeError(f"--{name} is {value!r:.40}, which {rule}", f"{remedy.capitalize()}.") from None
+    return TextForm(**found)
 
 
 @contextmanager

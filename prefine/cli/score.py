@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import Device, ResumeRows
+from prefine.cli.options import Delimiter, Device, Encoding, ResumeRows, text_form
 from prefine.terminal import echo
 
 
@@ -32,6 +32,8 @@ def score(
     chat_template: Annotated[
         str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
     ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     device: Device = "auto",
     resume: ResumeRows = False,
 ) -> None:
@@ -47,12 +49,15 @@ def score(
     from prefine.models.reward import load_reward
     from prefine.recipe import named_model
 
+    text = text_form(delimiter, encoding)
     with row_output(out, quarantine, sources, resume) as (file, refused), counting("scoring") as progress:
-        rows = ScoredRows(sources, refused, split)  # first: a file that is not there is found before a model is loaded
+        rows = ScoredRows(
+            sources, refused, split, text
+        )  # first: a file that is not there is found before a model is loaded
         section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
         reward = load_reward(section)
         if file is not None:
-            rows.begin(file, settings_of_scores(reward) | source_settings(sources, split, quarantine))
+            rows.begin(file, settings_of_scores(reward) | source_settings(sources, split, text, quarantine))
         write_rows(rows, rows.blocks(reward), file, progress)
     for line in rows.summary(reward):
         echo(line, err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from prefine.data.rows import RowError, kind_of
@@ -169,15 +170,30 @@ def _finite(value: Any, field: str) -> float:
     return number
 
 
+# Words for a vote, lower case and without spaces, hyphens and underscores; and the two emoji.
+_VOTES = {
+    **dict.fromkeys(
+        ("up", "thumbsup", "yes", "y", "good", "positive", "liked", "like", "true", "1", "1.0", "👍"), True
+    ),
+    **dict.fromkeys(
+        ("down", "thumbsdown", "no", "n", "bad", "negative", "disliked", "dislike", "false", "0", "0.0", "👎"), False
+    ),
+}
+# Skin tones and the selectors of how an emoji is drawn say nothing of the vote; colons stand around emoji names.
+_NOT_OF_A_VOTE = re.compile("(?<=[A-Za-z])-(?=[A-Za-z])|[\\s_:\U0001f3fb-\U0001f3ff\ufe0e\ufe0f]+")
+
+
 def vote_label(value: Any) -> bool:
-    """A vote: true or false, 1 or 0, "up" or "down".
+    """A vote: true or false, 1 or 0, or a word or emoji for them in any case (up, yes, good, liked, thumbs_up, 👍).
 
     Raises:
         RowError: anything else.
     """
-    if isinstance(value, str) and value.lower() in {"up", "down"}:
-        return value.lower() == "up"
     if isinstance(value, bool | int | float) and value in (0, 1):
         return value == 1
+    if isinstance(value, str):
+        vote = _VOTES.get(_NOT_OF_A_VOTE.sub("", value[:80]).lower())
+        if vote is not None:
+            return vote
     found = value if isinstance(value, int | float) else repr(value[:40]) if isinstance(value, str) else kind_of(value)
-    raise RowError("label", f"is {str(found)[:60]}, not true or false, 1 or 0, up or down")
+    raise RowError("label", f"is {str(found)[:60]}, not true or false, 1 or 0, up or down, yes or no, 👍 or 👎")

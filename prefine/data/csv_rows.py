@@ -1,12 +1,13 @@
-"""Rows from CSV files, as spreadsheets and pandas write them."""
+"""Rows from CSV and TSV files, as spreadsheets and pandas write them."""
 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from prefine.data.json_rows import NOT_UTF8, TOO_LONG, StrictJson, bounded_lines, skip_space
 from prefine.data.rows import (
@@ -18,6 +19,7 @@ from prefine.data.rows import (
     has_lone_surrogate,
     rejected,
 )
+from prefine.data.text_files import Buffered, Note
 from prefine.errors import DataError
 from prefine.json_reading import MAX_NESTING, nesting_exceeds
 
@@ -38,6 +40,11 @@ _CHAT_COLUMNS = frozenset({"prompt", "chosen", "rejected", "completion", "messag
 _MOST_COLUMNS = 10_000
 _NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _TURN_KEY = re.compile(r"""["'](role|from)["']\s*:""")
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_LOOKED_AT_BYTES = 64 * 1024
+_LOOKED_AT_ROWS = 50
+# A first line by which a spreadsheet is told the delimiter; it is no row.
+_DELIMITER_LINE = re.compile("\ufeff?sep=(.)\r?\n?")
 
 
 class _RowTooLong(Exception):  # noqa: N818 - goes no further than this file
@@ -79,18 +86,35 @@ class _CsvLines:
         self.problem, self.excerpt, self._bytes = None, "", 0
 
 
-def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
+def read_csv(
+    stream: Buffered, file: str, note: Note, *, delimiter: str | None = None, usual: str = ","
+) -> Iterator[Row]:
     """One row for each CSV row under the header; `line` is the line the row starts on.
 
-    An empty cell is null. Cells of columns that hold numbers, true/false or chat lists are read as such.
+    An empty cell is null. Cells of columns that hold numbers, true/false or chat lists are read as such. Where
+    semicolons part the cells, a comma in a number is a decimal comma.
+
+    Args:
+        stream: UTF-8.
+        file: its name.
+        note: is told which delimiter was found, if it is not the usual one.
+        delimiter: between cells; None: a line `sep=;`, else the one that makes most rows as long as the header.
+        usual: the delimiter where several fit equally well.
 
     Raises:
         DataError: the header is missing, unreadable or names a column twice.
     """
     # The module's own limit of 128 KiB a cell is less than a long answer; this one bounds memory as well.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-    lines = _CsvLines(stream)
-    reader = csv.reader(lines, strict=True)
+    first = stream.peek(_LOOKED_AT_BYTES)[:_LOOKED_AT_BYTES].decode("utf-8", "replace")
+    told = _DELIMITER_LINE.fullmatch(first.partition("\n")[0])
+    part = delimiter or (told[1] if told else _found_delimiter(first, usual))
+    if delimiter is None and part != usual:
+        note(f"its cells are parted by {_DELIMITERS.get(part, repr(part))}; if not, set data.delimiter")
+    lines = _CsvLines(cast(BinaryIO, stream))
+    if told:
+        next(lines)
+    reader = csv.reader(lines, strict=True, delimiter=part)
     header = _csv_header(reader, lines, file)
     while True:
         lines.begin_row()
@@ -108,7 +132,22 @@ def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
         if lines.problem is not None:
             yield rejected(file, start, lines.problem, lines.excerpt)
         elif cells:  # no cells: a blank line
-            yield _csv_row(header, cells, lines.excerpt, file, start)
+            yield _csv_row(header, cells, lines.excerpt, file, start, decimal_comma=part == ";")
+
+
+def _found_delimiter(start: str, usual: str) -> str:
+    """The delimiter that gives a header of several columns, and most of the first rows as many cells."""
+
+    def suits(delimiter: str) -> tuple[bool, float, bool]:
+        try:
+            rows = [row for row in csv.reader(io.StringIO(start, newline=""), delimiter=delimiter) if row]
+        except csv.Error:
+            return False, 0.0, False
+        header, *others = rows[:_LOOKED_AT_ROWS] or [[]]
+        alike = sum(len(row) == len(header) for row in others)
+        return len(header) > 1, alike / max(1, len(others)), delimiter == usual
+
+    return max([usual, *(each for each in _DELIMITERS if each != usual)], key=suits)
 
 
 def _csv_header(reader: Any, lines: _CsvLines, file: str) -> list[str]:
@@ -122,7 +161,10 @@ def _csv_header(reader: Any, lines: _CsvLines, file: str) -> list[str]:
         found = "is longer than 8 MiB" if isinstance(error, _RowTooLong) else f"is not valid CSV: {error}"
         raise DataError(f"{file}: its header {found}", "Save the file as CSV again.") from None
     if lines.problem is not None:
-        raise DataError(f"{file}: its header {lines.problem.reason}", "Save the file as UTF-8 CSV again.")
+        raise DataError(
+            f"{file}: its header {lines.problem.reason}",
+            "Name the file's encoding with data.encoding, or save it as UTF-8.",
+        )
     if len(header) > _MOST_COLUMNS:
         raise DataError(
             f"{file}: its header has {len(header)} columns, more than {_MOST_COLUMNS}", "Leave out what is not needed."
@@ -134,25 +176,29 @@ def _csv_header(reader: Any, lines: _CsvLines, file: str) -> list[str]:
     return names
 
 
-def _csv_row(header: list[str], cells: list[str], raw: str, file: str, line: int) -> Row:
+def _csv_row(header: list[str], cells: list[str], raw: str, file: str, line: int, *, decimal_comma: bool) -> Row:
     if len(cells) != len(header):
         found = f"has {len(cells)} cells where the header has {len(header)}"
         return rejected(file, line, Problem("line", found), raw)
     try:
-        return Row(file, line, {name: _typed(name, cell) for name, cell in zip(header, cells, strict=True)})
+        return Row(
+            file, line, {n: _typed(n.lower(), cell, decimal_comma) for n, cell in zip(header, cells, strict=True)}
+        )
     except RowError as error:
         return rejected(file, line, error.problem, raw)
 
 
-def _typed(column: str, cell: str) -> Any:
+def _typed(column: str, cell: str, decimal_comma: bool) -> Any:
     """A CSV cell as the value it would have in JSON."""
     if cell == "":
         return None
     if column in _NUMBER_COLUMNS:
-        if cell.strip().lower() in {"true", "false"}:
-            return cell.strip().lower() == "true"
-        if _NUMBER.fullmatch(cell.strip()):
-            return int(cell) if cell.strip().lstrip("-").isdigit() else float(cell)
+        word = cell.strip().lower()
+        if word in {"true", "false"}:
+            return word == "true"
+        number = word.replace(",", ".", 1) if decimal_comma else word
+        if _NUMBER.fullmatch(number):
+            return int(number) if number.lstrip("-").isdigit() else float(number)
     if column in _CHAT_COLUMNS and cell.lstrip().startswith("[{") and _TURN_KEY.search(cell):
         decoder = StrictJson()
         try:

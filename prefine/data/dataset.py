@@ -8,16 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Self
 
+from prefine.data.column_names import with_known_names
 from prefine.data.convert import SHAPES, R, Shape, convert, shape_of, without_unwritable
+from prefine.data.missing_words import missing_word
 from prefine.data.quarantine import Quarantine, excerpt
 from prefine.data.reading import Part, Row, locate, read_part
 from prefine.data.rows import Problem, RowError, Unwritable, printable
 from prefine.data.selection import DuplicateFilter
 from prefine.errors import DataError
 from prefine.records import Preference
+from prefine.text_form import AS_FOUND, TextForm
 
 _ROWS_BEFORE_GIVING_UP = 1_000
 _MOST_COLUMN_SETS = 1_000
+_MISSING_SHOWN = 20
 _NO_FORMAT = Problem("columns", "fit no known format")
 
 
@@ -33,6 +37,9 @@ class ReadCounts:
         duplicate_ids: records whose id an earlier record with other content has; handed on.
         contradictions: records that say the opposite of an earlier one; handed on.
         scored_pairs: pairs with two scores and no margin of their own.
+        missing_words: records with a turn or answer that stands for a missing value (#REF!, N/A), by that text; kept.
+        missing_at: where the first of them are, as file:line.
+        read_as: what was found out about how files are written, a sentence each.
         columns_left_out: columns that nobody reads, by name, with the rows whose value JSON cannot write (bytes, NaN).
     """
 
@@ -44,6 +51,9 @@ class ReadCounts:
     contradictions: int = 0
     scored_pairs: int = 0
     columns_left_out: Counter[str] = field(default_factory=Counter)
+    missing_words: Counter[str] = field(default_factory=Counter)
+    missing_at: list[str] = field(default_factory=list)
+    read_as: list[str] = field(default_factory=list)
 
     @property
     def quarantined(self) -> int:
@@ -68,6 +78,9 @@ class ReadCounts:
             "contradictions": self.contradictions,
             "scored_pairs": self.scored_pairs,
             "columns_left_out": dict(self.columns_left_out.most_common()),
+            "missing_words": dict(self.missing_words.most_common()),
+            "missing_at": list(self.missing_at),
+            "read_as": list(self.read_as),
         }
 
 
@@ -77,7 +90,7 @@ def remarks(counts: Mapping[str, Any]) -> list[str]:
     Args:
         counts: of ReadCounts.as_dict; of an earlier release, perhaps.
     """
-    told = []
+    told = list(counts.get("read_as", ()))
     if scored := counts.get("scored_pairs"):
         told.append(
             f"{scored} pairs have two scores (chosen_score and rejected_score); their difference is no margin, unless "
@@ -86,6 +99,15 @@ def remarks(counts: Mapping[str, Any]) -> list[str]:
     if left_out := counts.get("columns_left_out"):
         names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(left_out.items())[:5])
         told.append(f"columns whose values JSON cannot write (bytes, NaN) are not used and left out, by rows: {names}")
+    if words := counts.get("missing_words"):
+        total = sum(words.values())
+        named = ", ".join(f"{printable(word)!r} ({rows})" for word, rows in list(words.items())[:5])
+        places = ", ".join(printable(place) for place in counts["missing_at"])
+        more = ", …" if total > len(counts["missing_at"]) else ""
+        told.append(
+            f"warning: {total} records have a turn or an answer that stands for a missing value, {named}; they are "
+            f"kept: remove the rows unless that is what people said ({places}{more})"
+        )
     return told
 
 
@@ -123,7 +145,7 @@ class RecordStream(Generic[R]):
 
     def _part_records(self, part: Part) -> Iterator[R]:
         columns = _Columns(part.name, self._kind)
-        for row in read_part(part, split=self._split):
+        for row in read_part(part, split=self._split, note=lambda said: self._note(part, said)):
             self.counts.rows_in += 1
             record = self._record(row, columns)
             if columns.any_known and columns.waiting:
@@ -133,10 +155,17 @@ class RecordStream(Generic[R]):
             self.counts.kept += 1
             if isinstance(record, Preference) and record.margin is None and record.score_difference is not None:
                 self.counts.scored_pairs += 1
+            if (word := missing_word(record)) is not None:
+                self.counts.missing_words[word] += 1
+                if len(self.counts.missing_at) < _MISSING_SHOWN:
+                    self.counts.missing_at.append(f"{row.file}:{row.line}")
             if self._filter is None or not self._is_duplicate(self._filter, record):
                 self.place = (row.file, row.line)
                 yield record
         columns.require_known()
+
+    def _note(self, part: Part, said: str) -> None:
+        self.counts.read_as.append(f"{printable(part.name)}: {said}")
 
     def _record(self, row: Row, columns: _Columns) -> R | None:
         if row.value is None or row.problem is not None:
@@ -144,12 +173,12 @@ class RecordStream(Generic[R]):
                 raise TypeError("a row has neither a value nor a problem")
             self._set_aside(row.file, row.line, row.problem, row.raw)
             return None
-        shape = columns.shape(row.value)
+        value = with_known_names(row.value)
+        shape = columns.shape(value)
         if shape is None:
             columns.waiting.append((row.file, row.line, excerpt(row.value)))
             return None
         try:
-            value = row.value
             if any(isinstance(item, Unwritable) for item in value.values()):
                 value, left_out = without_unwritable(value, shape)
                 self.counts.columns_left_out.update(left_out)
@@ -241,6 +270,7 @@ def read_records(
     quarantine: Quarantine,
     split: str = "train",
     deduplicate: bool = True,
+    text: TextForm = AS_FOUND,
 ) -> RecordStream[R]:
     """Read sources as records of one kind, in order and in bounded memory (see prefine.data.reading for sources).
 
@@ -250,6 +280,7 @@ def read_records(
         quarantine: takes the rows that are not valid; its owner closes it.
         split: which part of a Hugging Face data set to read; files are read whole.
         deduplicate: hand on only the first of records with the same content.
+        text: how text files are written.
 
     Raises:
         DataError: at once if a source cannot be found or is written by the quarantine; while iterating if one cannot
@@ -258,7 +289,7 @@ def read_records(
     names = [sources] if isinstance(sources, str) else list(sources)
     if not names:
         raise DataError("no data source is given", "Name a file, a folder or a data set.")
-    parts = [part for name in names for part in locate(name)]
+    parts = [part for name in names for part in locate(name, text)]
     written = quarantine.path and Path(quarantine.path).resolve()
     for part in parts:
         if part.path is not None and part.path.resolve() == written:

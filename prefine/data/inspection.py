@@ -19,6 +19,7 @@ from prefine.data.store import FitCounts, fit
 from prefine.data.template import ChatTemplate
 from prefine.errors import TemplateError
 from prefine.records import Demonstration, Preference, Prompt, Record, Vote
+from prefine.text_form import AS_FOUND, TextForm
 
 _PLACES_SHOWN = 3
 _ROWS_BETWEEN_PROGRESS = 200
@@ -125,6 +126,7 @@ def inspect_sources(
     max_length: int,
     quarantine: NotingQuarantine,
     split: str = "train",
+    text: TextForm = AS_FOUND,
     most_tokenized: int = MOST_LOOKED_AT,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Inspection:
@@ -137,13 +139,14 @@ def inspect_sources(
         max_length: tokens a prompt and an answer may have together.
         quarantine: takes rows that are not valid.
         split: of a Hugging Face data set.
+        text: how text files are written.
         most_tokenized: from more records than this, an even sample is tokenized.
         progress: called with the number of rows read so far.
 
     Raises:
         DataError: a source that cannot be read, or in which no row can be used.
     """
-    stream = read_records(source_names(list(sources)), KINDS[kind], quarantine=quarantine, split=split)
+    stream = read_records(source_names(list(sources)), KINDS[kind], quarantine=quarantine, split=split, text=text)
     survey = _Survey(template, kind, max_length, EvenSample(most_tokenized))
     for number, record in enumerate(stream):
         survey.add(number, record)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+from prefine.data.column_names import with_known_names
 from prefine.data.convert import SHAPES, shape_of
 from prefine.data.quarantine import counted_reason
 from prefine.data.reading import locate, read_part
 from prefine.data.rows import printable
 from prefine.errors import DataError
 from prefine.records import Demonstration, Preference, Prompt, Vote
+from prefine.text_form import AS_FOUND, TextForm
 
 # A row of an earlier kind can also be read as one of a later kind, so the first that fits is what it was meant for.
 KINDS: dict[str, type[Any]] = {
@@ -25,13 +27,13 @@ _READABLE_ROWS = 100
 _ROWS = 1_000
 
 
-def kind_of_sources(sources: Sequence[str], *, split: str = "train") -> str:
+def kind_of_sources(sources: Sequence[str], *, split: str = "train", text: TextForm = AS_FOUND) -> str:
     """The name of the kind (see KINDS) that most of the first rows of the first source have columns for.
 
     Raises:
         DataError: a source that cannot be found or read; no row that can be read, or none with known columns.
     """
-    parts = [part for source in sources for part in locate(source)]
+    parts = [part for source in sources for part in locate(source, text)]
     if not parts:
         raise DataError("no data source is given", "Name a file, a folder or a data set.")
     found: Counter[str] = Counter()
@@ -42,7 +44,7 @@ def kind_of_sources(sources: Sequence[str], *, split: str = "train") -> str:
             problems[counted_reason(row.problem) if row.problem else "unreadable"] += 1
             continue
         columns |= dict.fromkeys(row.value)
-        found[_kind_of_row(row.value)] += 1
+        found[_kind_of_row(with_known_names(row.value))] += 1
         if found.total() == _READABLE_ROWS:
             break
     del found[""]

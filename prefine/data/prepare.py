@@ -182,6 +182,9 @@ class Preparation(Generic[R]):
         hashes = {name: [file["sha256"] for file in listed] for name, listed in read.items()}
         settings = self._section.model_dump(exclude={"train", "heldout", "max_dropped_fraction"})
         settings["max_length_tokens"] = self._room
+        for name in ("delimiter", "encoding"):  # where they say nothing the key is that of earlier releases
+            if settings[name] is None:
+                del settings[name]
         decides = [PREPARATION_VERSION, self._kind.__name__, self._seed, self._fingerprint, settings, hashes]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(), read
 
@@ -239,6 +242,7 @@ class Preparation(Generic[R]):
             quarantine=self._quarantine,
             split=split,
             deduplicate=self._section.deduplicate,
+            text=self._section.text_form,
         )
 
     def _limited(self, stream: RecordStream[R]) -> Iterator[R]:

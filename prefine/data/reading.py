@@ -1,7 +1,7 @@
 """A source -> a stream of rows. Whatever is wrong with one row is that row's problem; a broken file is a DataError.
 
-A source is a file (.jsonl, .json, .csv, .parquet, each also .gz), a folder of such files, a folder written by
-`datasets.save_to_disk`, or a Hugging Face data set: `owner/name`, `hf:owner/name`, `hf:owner/name#config`.
+A source is a file (.jsonl, .json, .csv, .tsv, .txt, .parquet, each also .gz), a folder of such files, a folder written
+by `datasets.save_to_disk`, or a Hugging Face data set: `owner/name`, `hf:owner/name`, `hf:owner/name#config`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ from prefine.data.arrow_rows import is_saved_dataset, read_hub_dataset, read_par
 from prefine.data.csv_rows import read_csv
 from prefine.data.json_rows import read_json_array, read_jsonl
 from prefine.data.rows import Problem, Row, printable
+from prefine.data.text_files import Buffered, Note, read_lines, utf8_stream
 from prefine.errors import DataError
 from prefine.nearby import mistyped, similar_path
 from prefine.paths import expanded
+from prefine.text_form import AS_FOUND, TextForm
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 __all__ = ["KNOWN_FILES", "Part", "Problem", "Row", "locate", "read_part", "read_rows"]
 
-KNOWN_FILES = ".jsonl, .json, .csv, .parquet, each also with .gz"
+KNOWN_FILES = ".jsonl, .json, .csv, .tsv, .txt, .parquet, each also with .gz"
 
-_FORMS: dict[str, Literal["jsonl", "json", "csv", "parquet"]] = {
+_FileForm: TypeAlias = Literal["jsonl", "json", "csv", "tsv", "txt", "parquet"]
+_FORMS: dict[str, _FileForm] = {
     ".jsonl": "jsonl",
     ".json": "json",
     ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "txt",
     ".parquet": "parquet",
 }
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(#[\w.-]+)?")
@@ -43,38 +48,37 @@ _TELLTALE_STARTS = {
     b"\x1f\x8b": ("is gzip-compressed", "Add .gz to its name."),
     b"PAR1": ("is a Parquet file", "Name it .parquet."),
     b"PK\x03\x04": ("is a zip archive", "Unpack it first."),
-    b"\xff\xfe": ("is UTF-16 text", "Save it as UTF-8."),
-    b"\xfe\xff": ("is UTF-16 text", "Save it as UTF-8."),
 }
-
-_Buffered: TypeAlias = "io.BufferedReader[io.RawIOBase]"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One file, saved folder or hub data set of a source: what is read with one set of columns.
 
-    `name` is how rows refer to it. `path` is None for a hub data set.
+    `name` is how rows refer to it. `path` is None for a hub data set. `text` is how it is written, for text files.
     """
 
     name: str
-    form: Literal["jsonl", "json", "csv", "parquet", "saved", "hub"]
+    form: _FileForm | Literal["saved", "hub"]
     path: Path | None = None
     compressed: bool = False
+    text: TextForm = AS_FOUND
 
 
-def read_rows(source: str, *, split: str = "train") -> Iterator[Row]:
+def read_rows(source: str, *, split: str = "train", text: TextForm = AS_FOUND) -> Iterator[Row]:
     """Every row of a source, in order; `split` matters to data sets only, a file is read whole.
 
     Raises:
         DataError: the source cannot be found or read; see `locate` and `read_part`.
     """
-    for part in locate(source):
+    for part in locate(source, text):
         yield from read_part(part, split=split)
 
 
-def locate(source: str) -> tuple[Part, ...]:
+def locate(source: str, text: TextForm = AS_FOUND) -> tuple[Part, ...]:
     """The parts of a source: one, or for a folder one for each file in it, sorted by name.
+
+    A .txt file in a folder is read only where no other file can be: beside data it is a note about them.
 
     Raises:
         DataError: nothing is there, or it is of no form prefine reads.
@@ -84,9 +88,9 @@ def locate(source: str) -> tuple[Part, ...]:
     path = Path(expanded(source))
     try:
         if path.is_dir():
-            return _folder_parts(path)
+            return _folder_parts(path, text)
         if path.is_file():
-            part = _file_part(path)
+            part = _file_part(path, text)
             if part is None:
                 raise DataError(f"{source}: its ending {path.suffix!r} is none prefine reads", f"Use {KNOWN_FILES}.")
             return (part,)
@@ -108,51 +112,56 @@ def locate(source: str) -> tuple[Part, ...]:
     raise DataError(f"{printable(source)}: no such file or folder", printable(remedy))
 
 
-def _folder_parts(folder: Path) -> tuple[Part, ...]:
+def _folder_parts(folder: Path, text: TextForm) -> tuple[Part, ...]:
     if is_saved_dataset(folder):
         return (Part(str(folder), "saved", folder),)
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_")))
-    parts = tuple(part for part in map(_file_part, files) if part is not None)
+    parts = tuple(part for path in files if (part := _file_part(path, text)) is not None)
     if not parts:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise DataError(f"{folder}: has no file that prefine reads; it holds {found}", f"It reads {KNOWN_FILES}.")
-    return parts
+    return tuple(part for part in parts if part.form != "txt") or parts
 
 
-def _file_part(path: Path) -> Part | None:
+def _file_part(path: Path, text: TextForm) -> Part | None:
     form, compressed = _form_of(path)
-    return None if form is None else Part(str(path), form, path, compressed)
+    return None if form is None else Part(str(path), form, path, compressed, text)
 
 
-def _form_of(path: Path) -> tuple[Literal["jsonl", "json", "csv", "parquet"] | None, bool]:
+def _form_of(path: Path) -> tuple[_FileForm | None, bool]:
     compressed = path.suffix.lower() == ".gz"
     return _FORMS.get(Path(path.stem if compressed else path.name).suffix.lower()), compressed
 
 
-def read_part(part: Part, *, split: str = "train") -> Iterator[Row]:
+def read_part(part: Part, *, split: str = "train", note: Note = lambda said: None) -> Iterator[Row]:
     """Every row of one part, in order. At least one: a part without rows is an error.
+
+    Args:
+        part: of `locate`.
+        split: of a data set.
+        note: is told what was found out about a text file: its encoding, its delimiter. Reads on from its name.
 
     Raises:
         DataError: empty, binary, damaged or unreachable.
     """
     number = 0
-    for row in _rows(part, split):
+    for row in _rows(part, split, note):
         number += 1
         yield row
     if number == 0:
         raise DataError(f"{part.name}: has no rows", "Give a file with at least one row.")
 
 
-def _rows(part: Part, split: str) -> Iterator[Row]:
+def _rows(part: Part, split: str, note: Note) -> Iterator[Row]:
     if part.form == "hub" or part.path is None:
         yield from read_hub_dataset(part.name.removeprefix("hf:"), split=split, source=part.name)
     elif part.form == "saved":
         yield from read_saved_dataset(part.path, split=split)
     else:
-        yield from _file_rows(part, part.path)
+        yield from _file_rows(part, part.path, note)
 
 
-def _file_rows(part: Part, path: Path) -> Iterator[Row]:
+def _file_rows(part: Part, path: Path, note: Note) -> Iterator[Row]:
     line = 0
     try:
         with io.BufferedReader(cast(io.RawIOBase, path.open("rb", buffering=0)), _BUFFER_BYTES) as raw:
@@ -162,9 +171,7 @@ def _file_rows(part: Part, path: Path) -> Iterator[Row]:
                 yield from read_parquet(path, compressed=part.compressed, file=part.name)
                 return
             with _unpacked(raw, part.compressed) as stream:
-                _refuse_binary(stream, part)
-                reader = {"jsonl": read_jsonl, "json": read_json_array, "csv": read_csv}[part.form]
-                for row in reader(cast(BinaryIO, stream), part.name):
+                for row in _text_rows(stream, part, note):
                     line = row.line
                     yield row
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -179,6 +186,18 @@ def _file_rows(part: Part, path: Path) -> Iterator[Row]:
         ) from error
 
 
+def _text_rows(stream: Buffered, part: Part, note: Note) -> Iterator[Row]:
+    _refuse_other_files(stream, part)
+    tabular = part.form in ("csv", "tsv")
+    text = utf8_stream(stream, part.text.encoding, note, may_be_western=tabular or part.form == "txt")
+    _refuse_binary(text, part)
+    if tabular:
+        usual = "\t" if part.form == "tsv" else ","
+        return read_csv(text, part.name, note, delimiter=part.text.delimiter, usual=usual)
+    reader = {"jsonl": read_jsonl, "json": read_json_array, "txt": read_lines}[part.form]
+    return reader(cast(BinaryIO, text), part.name)
+
+
 def _after(line: int) -> str:
     return f" after line {line}" if line else ""
 
@@ -186,7 +205,7 @@ def _after(line: int) -> str:
 class _Unzipped(io.RawIOBase):
     """The content of gzip data. What stands before a tear is given out before the tear is an error."""
 
-    def __init__(self, raw: _Buffered) -> None:
+    def __init__(self, raw: Buffered) -> None:
         self._gzip = gzip.GzipFile(fileobj=raw)
 
     def readable(self) -> bool:
@@ -200,21 +219,28 @@ class _Unzipped(io.RawIOBase):
         return len(data)
 
 
-def _unpacked(raw: _Buffered, compressed: bool) -> _Buffered:
+def _unpacked(raw: Buffered, compressed: bool) -> Buffered:
     if not compressed:
         return raw
     # GzipFile's own readline is Python code; a buffer around it makes lines twice as fast.
     return io.BufferedReader(_Unzipped(raw), _BUFFER_BYTES)
 
 
-def _refuse_binary(stream: _Buffered, part: Part) -> None:
+def _refuse_other_files(stream: Buffered, part: Part) -> None:
     start = stream.peek(_PEEKED_BYTES)[:_PEEKED_BYTES]
     if not start:
         raise DataError(f"{part.name}: is empty", "Give a file with at least one row.")
     for telltale, (what, remedy) in _TELLTALE_STARTS.items():
         if start.startswith(telltale):
             raise DataError(f"{part.name}: {what}, not {part.form} text", remedy)
-    if b"\0" in start:
-        raise DataError(
-            f"{part.name}: is a binary file (it has NUL bytes), not {part.form} text", f"prefine reads {KNOWN_FILES}."
-        )
+
+
+def _refuse_binary(text: Buffered, part: Part) -> None:
+    start = text.peek(_PEEKED_BYTES)[:_PEEKED_BYTES]
+    if b"\0" not in start:
+        return
+    remedy = f"prefine reads {KNOWN_FILES}."
+    for offset, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if not start[offset::2].strip(b"\0"):  # every second byte is NUL, as in UTF-16 text of ASCII characters
+            remedy = f"If it is UTF-16 text without a byte order mark, set data.encoding to {name}."
+    raise DataError(f"{part.name}: is a binary file (it has NUL bytes), not {part.form} text", remedy)

@@ -21,6 +21,7 @@ from prefine.models.generate import Generated, Request, writer_for
 from prefine.models.load import LoadedModel
 from prefine.models.sampling import Sampling
 from prefine.records import Prompt
+from prefine.text_form import AS_FOUND, TextForm
 
 # Answers of a block: at its end slots run empty, so there must be many a slot. A resume computes a block again.
 _BLOCK_A_SLOT = 8
@@ -53,6 +54,7 @@ class GeneratedRows(BlockRows[Prompt]):
         sources: see prefine.data.reading; rows with answers give their prompts.
         quarantine: takes rows that are not valid, and prompts that are too long.
         split: of a Hugging Face data set.
+        text: how text files are written.
 
     Attributes:
         written: answers so far.
@@ -64,9 +66,11 @@ class GeneratedRows(BlockRows[Prompt]):
 
     state_type = _GeneratedState
 
-    def __init__(self, sources: Sequence[str], quarantine: Quarantine, split: str = "train") -> None:
+    def __init__(
+        self, sources: Sequence[str], quarantine: Quarantine, split: str = "train", text: TextForm = AS_FOUND
+    ) -> None:
         stream = read_records(
-            source_names(list(sources)), Prompt, quarantine=quarantine, split=split, deduplicate=False
+            source_names(list(sources)), Prompt, quarantine=quarantine, split=split, deduplicate=False, text=text
         )
         super().__init__(stream, quarantine)
         self.written = 0

@@ -15,6 +15,7 @@ from prefine.models.location import locate_model
 from prefine.models.reward import PackedReward
 from prefine.models.sampling import Sampling
 from prefine.models.scoring import RewardModel
+from prefine.text_form import TextForm
 
 _FILES = "the hash of the model's files"
 _TOKENS = "the hash of the tokenizer's files"
@@ -30,9 +31,14 @@ def recorded_dtype(file: RowFile | None) -> Literal["auto", "float32", "bfloat16
     return "auto"
 
 
-def source_settings(sources: Sequence[str], split: str, quarantine: Path | None) -> dict[str, JSON]:
+def source_settings(sources: Sequence[str], split: str, text: TextForm, quarantine: Path | None) -> dict[str, JSON]:
     """What is read, and where rows that cannot be used go."""
-    return {"files": list(sources), "split": split, "quarantine": None if quarantine is None else str(quarantine)}
+    return {
+        "files": list(sources),
+        "split": split,
+        **asdict(text),
+        "quarantine": None if quarantine is None else str(quarantine),
+    }
 
 
 def settings_of_answers(loaded: LoadedModel, sampling: Sampling) -> dict[str, JSON]:

@@ -21,6 +21,7 @@ from prefine.evaluation.row_blocks import BlockRows, BlockState
 from prefine.evaluation.wording import plural
 from prefine.models.scoring import Question, RewardModel, Score
 from prefine.records import Completion, Preference
+from prefine.text_form import AS_FOUND, TextForm
 
 _MOST_TOGETHER = 32
 # Records of a block: what a resume computes again.
@@ -58,6 +59,8 @@ class ScoredRows(BlockRows[Preference | Completion]):
     Args:
         sources: see prefine.data.reading.
         quarantine: takes rows that are not valid, and those with an answer too long for the model.
+        split: of a Hugging Face data set.
+        text: how text files are written.
 
     Raises:
         DataError: a source cannot be found or read, or none of its rows holds a prompt with an answer.
@@ -65,11 +68,13 @@ class ScoredRows(BlockRows[Preference | Completion]):
 
     state_type = _ScoredState
 
-    def __init__(self, sources: Sequence[str], quarantine: Quarantine, split: str = "train") -> None:
+    def __init__(
+        self, sources: Sequence[str], quarantine: Quarantine, split: str = "train", text: TextForm = AS_FOUND
+    ) -> None:
         names = source_names(list(sources))
-        pairs = KINDS[kind_of_sources(names, split=split)] is Preference
+        kind = Preference if KINDS[kind_of_sources(names, split=split, text=text)] is Preference else Completion
         stream: RecordStream[Preference | Completion] = read_records(
-            names, Preference if pairs else Completion, quarantine=quarantine, split=split, deduplicate=False
+            names, kind, quarantine=quarantine, split=split, deduplicate=False, text=text
         )
         super().__init__(stream, quarantine)
         self.scored = 0

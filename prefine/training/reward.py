@@ -52,7 +52,7 @@ def reward_stage(recipe: RewardRecipe) -> RewardStage:
     Raises:
         DataError: it holds something else, or cannot be found or read.
     """
-    kind = kind_of_sources(source_names(recipe.data.train), split=recipe.data.split)
+    kind = kind_of_sources(source_names(recipe.data.train), split=recipe.data.split, text=recipe.data.text_form)
     if KINDS[kind] not in (Preference, Vote):
         raise DataError(
             f"data.train: {recipe.data.train} holds {kind}", "A reward model learns from preferences, or from votes."

@@ -233,7 +233,7 @@ def test_votes_in_all_spellings(label: Any, expected: bool) -> None:
     assert (turns(record), record.completion, record.label) == ([("user", "Q")], "A", expected)
 
 
-@pytest.mark.parametrize("label", [None, 2, "yes", "1", [True], 0.5])
+@pytest.mark.parametrize("label", [None, 2, "-1", -1, "maybe", "", "👍👎", "upyes", [True], 0.5])
 def test_any_other_vote_is_refused(label: Any) -> None:
     assert refused({"prompt": "Q", "completion": "A", "label": label}, Vote)[0] == "label"
 

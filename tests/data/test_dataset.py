@@ -73,6 +73,9 @@ def test_rows_are_kept_dropped_as_duplicates_or_quarantined_and_all_are_counted(
         "contradictions": 1,
         "scored_pairs": 0,
         "columns_left_out": {},
+        "missing_words": {},
+        "missing_at": [],
+        "read_as": [],
     }
     lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert [(line["file"], line["line"], line["field"]) for line in lines] == [
