@@ -28,10 +28,10 @@ quickstart: $(VENV)/.installed
 			"Set RUNS to a new folder, or move that one away." >&2; exit 2; fi
 	mkdir -p "$$FOLDER" && touch "$$FOLDER/.quickstart"
 	rm -rf "$$FOLDER/sft" "$$FOLDER/reward" "$$FOLDER/dpo" "$$FOLDER/ppo"
-	$(BIN)/prefine sft recipes/quickstart-sft.yaml --set run="$$FOLDER/sft"
-	$(BIN)/prefine reward recipes/quickstart-reward.yaml --set run="$$FOLDER/reward" --set model.name="$$FOLDER/sft"
-	$(BIN)/prefine dpo recipes/quickstart-dpo.yaml --set run="$$FOLDER/dpo" --set model.name="$$FOLDER/sft"
-	$(BIN)/prefine ppo recipes/quickstart-ppo.yaml --set run="$$FOLDER/ppo" --set model.name="$$FOLDER/sft" \
+	$(BIN)/prefine sft prefine/recipes/quickstart-sft.yaml --set run="$$FOLDER/sft"
+	$(BIN)/prefine reward prefine/recipes/quickstart-reward.yaml --set run="$$FOLDER/reward" --set model.name="$$FOLDER/sft"
+	$(BIN)/prefine dpo prefine/recipes/quickstart-dpo.yaml --set run="$$FOLDER/dpo" --set model.name="$$FOLDER/sft"
+	$(BIN)/prefine ppo prefine/recipes/quickstart-ppo.yaml --set run="$$FOLDER/ppo" --set model.name="$$FOLDER/sft" \
 		--set reward.name="$$FOLDER/reward"
 	@echo
 	@echo "Look at:  $$FOLDER/{sft,dpo,ppo}/report.html and $$FOLDER/reward/readiness.html"

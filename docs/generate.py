@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import types
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe
 from prefine.recipe_ppo import PpoRecipe
+from prefine.recipe_text import field_rule
 
 PAGE = Path(__file__).parent / "recipes.md"
 
@@ -20,11 +19,12 @@ HEAD = """# Recipes
 
 <!-- Written by docs/generate.py from prefine/recipe.py and prefine/recipe_ppo.py. -->
 
-A recipe is a YAML file; every field has a default. `--set section.field=value` changes one value, as in
-`--set data.train=mine.jsonl --set dpo.beta=0.3`; the value is YAML. A field that does not exist is an error that names
-the nearest one; a setting of TRL, transformers, peft, LLaMA-Factory or axolotl (`per_device_train_batch_size`, `bf16`,
-`lora_r`, …) is answered with its field here, or with why there is none. All mistakes are shown at once, one a line. The
-complete recipe of a run is in its folder as `recipe.yaml`.
+A recipe is a YAML file; every field has a default. `prefine recipe` lists the recipes that come with prefine, and
+`prefine recipe dpo > dpo.yaml` writes one down with every field and what it means. `--set section.field=value` changes
+one value, as in `--set data.train=mine.jsonl --set dpo.beta=0.3`; the value is YAML. A field that does not exist is an
+error that names the nearest one; a setting of TRL, transformers, peft, LLaMA-Factory or axolotl
+(`per_device_train_batch_size`, `bf16`, `lora_r`, …) is answered with its field here, or with why there is none. All
+mistakes are shown at once, one a line. The complete recipe of a run is in its folder as `recipe.yaml`.
 
 `--resume` goes on with the run in the recipe's `run` folder; the recipe must be the same, but for `run`,
 `training.keep_checkpoints`, `training.trackers`, the `readiness` section and, where no guard may go back to what is
@@ -32,29 +32,9 @@ saved, `training.save_every_steps`.
 """
 
 
-def rule(field: FieldInfo) -> str:
-    """A field's type and bounds in words."""
-    parts = [kind(field.annotation)]
-    for bound in [*field.metadata, *getattr(field.annotation, "__metadata__", ())]:
-        for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
-            if isinstance(bound, Ge | Gt | Le | Lt) and hasattr(bound, name):
-                parts.append(f"{sign} {getattr(bound, name)}")
-    return ", ".join(parts)
-
-
-def kind(annotation: Any) -> str:
-    """A type in words."""
-    if hasattr(annotation, "__metadata__"):
-        return kind(get_args(annotation)[0])
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return " \\| ".join(f"`{value}`" for value in get_args(annotation))
-    if origin in (Union, types.UnionType):
-        return " or ".join(kind(each) for each in get_args(annotation))
-    if origin is list:
-        return f"list of {kind(get_args(annotation)[0])}"
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
-    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+def choices(values: Sequence[Any]) -> str:
+    """The values that a field can have."""
+    return " \\| ".join(f"`{value}`" for value in values)
 
 
 def section(title: str, model: type[BaseModel], defaults: BaseModel) -> str:
@@ -72,7 +52,7 @@ def rows(defaults: BaseModel, prefix: str) -> list[str]:
             lines += rows(value, f"{prefix}{name}.")
         else:
             told = "null" if value is None else json.dumps(value).strip('"')
-            lines.append(f"| `{prefix}{name}` | `{told}` | {rule(field)} | {field.description or ''} |")
+            lines.append(f"| `{prefix}{name}` | `{told}` | {field_rule(field, choices)} | {field.description or ''} |")
     return lines
 
 

@@ -1,6 +1,6 @@
 """What a recipe may say: one pydantic model a stage, every field with its unit, its default and its rule.
 
-Recipes are YAML (see recipes/); `prefine.recipe_loading` reads and checks them against these models.
+Recipes are YAML (see prefine/recipes); `prefine.recipe_loading` reads and checks them against these models.
 """
 
 from __future__ import annotations

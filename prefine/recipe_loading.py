@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefine.errors import RecipeError, all_of
 from prefine.recipe_problems import describe, joined
+from prefine.recipe_shipped import shipped_recipes
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -81,6 +82,17 @@ def resolved_yaml(recipe: BaseModel) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
 
 
+def yaml_value(value: Any) -> str:
+    """A JSON value as YAML on one line, as `resolved_yaml` writes it."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=2**16)
+    return text.removesuffix("...\n").rstrip("\n")
+
+
+def recipe_values(path: Path) -> dict[str, Any]:
+    """What a recipe file sets, unchecked. Raises RecipeError where it cannot be read as YAML."""
+    return _read_mapping(path)
+
+
 # --- YAML ------------------------------------------------------------------------------------------------------
 
 _TAG = "tag:yaml.org,2002:"
@@ -132,7 +144,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
             content = file.read(_MAX_RECIPE_BYTES + 1)
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise RecipeError(f"There is no recipe {path}", "Check the path.") from None
+        remedy = "Check the path."
+        if path.stem in shipped_recipes():
+            remedy = f"Check the path, or write it first: prefine recipe {path.stem} > {path.name}"
+        raise RecipeError(f"There is no recipe {path}", remedy) from None
     except IsADirectoryError:
         raise RecipeError(f"{path} is a folder, not a recipe", "Name the YAML file in it.") from None
     except OSError as error:

@@ -13,7 +13,7 @@ from prefine.recipe_loading import load_recipe
 from prefine.recipe_ppo import PpoRecipe
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "prefine" / "recipes").glob("*.yaml"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -28,7 +28,7 @@ def test_the_recipe_page_is_what_the_models_say() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid_and_opens_with_its_command_and_hardware(path: Path) -> None:
     lines = path.read_text("utf-8").splitlines()
-    command = re.fullmatch(r"# prefine (sft|dpo|reward|ppo) recipes/(\S+\.yaml)( .*)?", lines[0])
+    command = re.fullmatch(r"# prefine (sft|dpo|reward|ppo) (\S+\.yaml)( .*)?", lines[0])
     assert command is not None and command[2] == path.name
     assert any("Tried on" in line for line in lines[1:3])
     load_recipe(path, [], {"sft": SftRecipe, "dpo": DpoRecipe, "reward": RewardRecipe, "ppo": PpoRecipe}[command[1]])

@@ -34,6 +34,8 @@ FLOOR_0 = {
     "recipe_foreign_names",
     "recipe_loading",
     "recipe_problems",
+    "recipe_shipped",
+    "recipe_text",
     "records",
     "rounding",
     "rundir",

@@ -53,7 +53,7 @@ def test_the_quickstart_begins_anew_in_its_own_folder(venv: Path, tmp_path: Path
     for _ in range(2):
         done = make("quickstart", f"RUNS={runs}", f"VENV={venv}")
         assert done.returncode == 0, done.stderr
-        assert f"<prefine><sft><recipes/quickstart-sft.yaml><--set><run={runs}/sft>" in done.stdout
+        assert f"<prefine><sft><prefine/recipes/quickstart-sft.yaml><--set><run={runs}/sft>" in done.stdout
         assert done.stdout.count("<prefine>") == 4
         assert not (runs / "sft").exists()
         (runs / "sft").mkdir()

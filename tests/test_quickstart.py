@@ -10,7 +10,7 @@ import pytest
 
 from prefine.cli.app import main
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent.parent / "prefine" / "recipes"
 
 
 def run(*arguments: str) -> None:

@@ -37,6 +37,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 # What the user types -> the function that does it. The help lists the verbs in this order.
 VERBS = {
     "doctor": "prefine.cli.doctor:doctor",
+    "recipe": "prefine.cli.recipe:recipe",
     "data check": "prefine.cli.data:check",
     "sft": "prefine.cli.sft:sft",
     "dpo": "prefine.cli.dpo:dpo",
@@ -130,7 +131,7 @@ class _DefaultingGroup(TyperGroup):
 def create_app() -> typer.Typer:
     """A typer application with every verb of VERBS."""
     # Typer's own tracebacks hide frames and can show the values of locals; a bug needs the real one.
-    app = typer.Typer(cls=_VerbGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(cls=_VerbGroup, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_about)
     groups: dict[str, typer.Typer] = {}
     for verb, target in VERBS.items():

@@ -1,0 +1,35 @@
+"""prefine recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prefine.terminal import echo
+
+
+def _names(incomplete: str) -> list[str]:
+    from prefine.recipe_shipped import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+def recipe(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One of those that are listed without it.", autocompletion=_names, show_default=False),
+    ] = None,
+) -> None:
+    """Print one of the recipes that come with prefine, with every field explained; without a NAME list them."""
+    from prefine.recipe_shipped import shipped_recipes, stage_of
+    from prefine.recipe_text import STAGES, commented_recipe
+
+    if name is not None:
+        echo(commented_recipe(name).removesuffix("\n"))
+        return
+    for known in shipped_recipes():
+        about = " ".join((STAGES[stage_of(known)].__doc__ or "").split()).rstrip(".")
+        part = ", as in the quickstart" if "-" in known else ""
+        echo(f"{known:<18} {about}{part}")
+    echo("To write one: prefine recipe NAME > NAME.yaml")
