@@ -4,6 +4,7 @@
     ├── RecipeError              a recipe or a --set override that is not valid
     ├── DataError                a file, a column or a record that cannot be used
     ├── TemplateError            a chat template that is missing or cannot be rendered safely
+    │   └── RefusedRowError      a row that holds what the chat template does not write; others are fine
     ├── ModelError               a model, tokenizer or adapter that cannot be loaded or does not fit
     ├── CheckpointError          a run directory or checkpoint that cannot be written, read or continued
     ├── TrainingError            a run that must not go on: a failed self-check, a non-finite loss
@@ -74,6 +75,22 @@ class DataError(PrefineError):
 
 class TemplateError(PrefineError):
     """A chat template that is missing or cannot be rendered safely."""
+
+
+class RefusedRowError(TemplateError):
+    """A row that holds what the chat template does not write; others are fine.
+
+    Args:
+        field: where in the record it is.
+        reason: why; reads on from the field's name.
+        remedy: see PrefineError.
+    """
+
+    def __init__(self, field: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{field} {reason}", remedy)
+        self.args = (field, reason, remedy)  # what pickle makes it from
+        self.field = field
+        self.reason = reason.rstrip(". ")
 
 
 class ModelError(PrefineError):

@@ -15,7 +15,7 @@ from string import Formatter
 from types import GeneratorType
 from typing import Any
 
-from jinja2 import Template, nodes
+from jinja2 import Template, TemplateSyntaxError, meta, nodes
 from jinja2.compiler import CodeGenerator
 from jinja2.filters import make_attrgetter
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -53,25 +53,27 @@ class Renderer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._source: str | None = None
-        self._template: Template | None = None
+        self._templates: dict[str, Template] = {}
         self._environment = _environment()
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, opened: bool) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], *, opened: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """The text of a conversation, as transformers' apply_chat_template gives it.
 
         Args:
-            messages: turns with role and content.
+            messages: turns with role and content, and whatever else the template reads of them.
             opened: whether the template opens the assistant's next turn.
+            tools: definitions of the tools that the assistant may call.
 
         Raises:
             TemplateError: the template raised, or went beyond its budget.
         """
-        self._environment.begin(_BASE_SIZE + _SIZE_PER_CHARACTER * sum(len(each["content"]) for each in messages))
+        self._environment.begin(_BASE_SIZE + _SIZE_PER_CHARACTER * _characters([*messages, *tools]))
         try:
-            return self._compiled().render(
+            return self._compiled(tools).render(
                 messages=[dict(message) for message in messages],
-                tools=None,
+                tools=[dict(tool) for tool in tools] or None,
                 documents=None,
                 add_generation_prompt=opened,
                 **self._tokenizer.special_tokens_map,
@@ -84,23 +86,53 @@ class Renderer:
         except TemplateError:
             raise
         except Exception as error:  # a template is a program: whatever it raises is its own
-            told = next(iter(str(error).splitlines()), "no message")
-            raise TemplateError(
-                f"model.chat_template: rendering failed ({type(error).__name__}: {told[:500]})",
-                "Check that the template accepts these roles (a system turn, say), or set model.chat_template.",
-            ) from error
+            raise _failed(error) from error
 
-    def _compiled(self) -> Template:
-        source = self._tokenizer.get_chat_template()
-        if self._template is None or source != self._source:
+    def variables(self) -> set[str]:
+        """Names that the template reads from outside, those of transformers' functions included.
+
+        Raises:
+            TemplateError: it is no Jinja template.
+        """
+        try:
+            return meta.find_undeclared_variables(self._environment.parse(self._tokenizer.get_chat_template()))
+        except TemplateSyntaxError as error:
+            raise _failed(error) from error
+
+    def _compiled(self, tools: Sequence[Mapping[str, Any]]) -> Template:
+        # Some tokenizers have another template for conversations with tools.
+        source = self._tokenizer.get_chat_template(tools=tools or None)
+        if source not in self._templates:
             if len(source) > MAX_TEMPLATE_CHARACTERS:
                 raise TemplateError(
                     f"model.chat_template: it has {len(source):,} characters, and {MAX_TEMPLATE_CHARACTERS:,} is the "
                     "most that prefine reads",
                     "Use a shorter one, or set model.chat_template to 'plain'.",
                 )
-            self._source, self._template = source, self._environment.from_string(source)
-        return self._template
+            self._templates[source] = self._environment.from_string(source)
+        return self._templates[source]
+
+
+def _failed(error: Exception) -> TemplateError:
+    said = next(iter(str(error).splitlines()), "no message")
+    return TemplateError(
+        f"model.chat_template: rendering failed ({type(error).__name__}: {said[:500]})",
+        "Check that the template accepts these roles (a system turn, say), or set model.chat_template.",
+    )
+
+
+def _characters(values: Iterable[Any]) -> int:
+    """Characters of all texts in nested lists and objects."""
+    waiting, found = list(values), 0
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            found += len(each)
+        elif isinstance(each, Mapping):
+            waiting += [*each, *each.values()]
+        elif isinstance(each, list | tuple):
+            waiting += each
+    return found
 
 
 def _environment() -> _BoundedEnvironment:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 from prefine.data.batch import TokenTree
 from prefine.data.encoding import PLAIN_TEXT, TextEncoder, any_of
+from prefine.data.probing import REMEDY, TemplateProbe, does_not_continue
 from prefine.data.rendering import Renderer
-from prefine.data.stand_ins import FIRST_STAND_IN, STAND_IN, StandIns
+from prefine.data.shielding import Shield, Shielded
+from prefine.data.stand_ins import STAND_IN, StandIns
 from prefine.data.vocabulary import require_embedded
-from prefine.errors import TemplateError
+from prefine.errors import RefusedRowError, TemplateError
 from prefine.records import Conversation, Demonstration, Message, Preference
 
 # Offered, never chosen silently: a base model has no chat template, and which one it gets is the user's decision.
@@ -28,9 +30,27 @@ PLAIN_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"
 )
-_REMEDY = "Set model.chat_template to 'plain' (User: ... Assistant: ...) or to a Jinja file."
-# What users and assistants say while a template is tried out: characters that no template writes by itself.
-_ASKED, _SAID, _INSTRUCTED = (chr(FIRST_STAND_IN + place) for place in range(3))
+Tools = tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """An assistant turn as text.
+
+    Attributes:
+        opened: everything before it.
+        said: what is to be learned: up to and with its end of turn.
+        ends: whether the template writes an end of turn; if not, the end-of-sequence token ends it.
+    """
+
+    opened: str
+    said: str
+    ends: bool
+
+    @property
+    def done(self) -> str:
+        """The conversation up to and with the end of this turn."""
+        return self.opened + self.said
 
 
 class ChatTemplate:
@@ -42,6 +62,7 @@ class ChatTemplate:
             not count: an answer may hold them.
 
     Attributes:
+        traits: what the template writes.
         control_ids: ids of all control tokens.
         turn_end: the id that ends an assistant's turn in this template.
         turn_ends: it and the tokenizer's end-of-sequence token.
@@ -49,13 +70,14 @@ class ChatTemplate:
 
     Raises:
         TemplateError: the tokenizer has no chat template, no end-of-sequence token, or a template that prefine cannot
-            split into prompt and answer.
+            split into prompt and answer. Methods raise it for a row that the template does not render, a
+            RefusedRowError where the field is known.
     """
 
     def __init__(self, tokenizer: Any, declared_ends: Collection[int] = ()) -> None:
         if tokenizer.chat_template is None:
             raise TemplateError(
-                f"model.chat_template: the tokenizer of {tokenizer.name_or_path!r} has no chat template", _REMEDY
+                f"model.chat_template: the tokenizer of {tokenizer.name_or_path!r} has no chat template", REMEDY
             )
         if tokenizer.eos_token_id is None:
             raise TemplateError(
@@ -69,14 +91,13 @@ class ChatTemplate:
         self.control_ids = self._encoder.control_ids
         # A token that is special ends a turn rather than one that nobody flagged.
         self._ends = (any_of(self._encoder.special), any_of(self._encoder.control))
-        self._closing = self._closing_of_a_turn()
-        self._loses_system = self._leaves_out_the_system_turn()
-        self._any_control = any_of(self._encoder.control, STAND_IN)
+        self.traits = TemplateProbe(self._renderer, self._encoder.control).traits()
         declared = self.control_ids & set(declared_ends)
-        # An assistant's <think> or tool tags are its own words; what opens or ends a turn never is.
-        self._not_for_assistants = any_of(
-            self._encoder.special | self._role_markers() | set(tokenizer.convert_ids_to_tokens(sorted(declared))),
-            STAND_IN,
+        structural = self.traits.markers | set(tokenizer.convert_ids_to_tokens(sorted(declared)))
+        self._shield = Shield(
+            self.traits,
+            anywhere=any_of(self._encoder.control, STAND_IN),
+            in_answers=any_of(self._encoder.special | structural, STAND_IN),
         )
         ask = (Message(role="user", content="x"),)
         self.turn_end = self.answer_ids(ask, "x")[-1]
@@ -107,109 +128,122 @@ class ChatTemplate:
         decides = [template, special, self._encoder.vocabulary()]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
-    def prompt_ids(self, messages: Conversation) -> list[int]:
-        """Token ids of a conversation that ends with a user turn, up to where the assistant starts to write."""
-        stand_ins = StandIns()
-        return self._encode(self._render(self._shielded(messages, stand_ins), opened=True), stand_ins)
+    def prompt_ids(self, messages: Conversation, tools: Tools = ()) -> list[int]:
+        """Token ids of a conversation up to where the assistant starts to write.
 
-    def answer_ids(self, prompt: Conversation, answer: str) -> list[int]:
+        Args:
+            messages: ends with a user turn or a tool's result.
+            tools: definitions of the tools that the assistant may call.
+        """
+        asked = self._shield.conversation(messages, tools, "prompt")
+        return self._encode(self._render(asked, opened=True), asked.stand_ins)
+
+    def answer_ids(self, prompt: Conversation, answer: str, tools: Tools = ()) -> list[int]:
         """Token ids of the assistant's next turn after `prompt`: its text, then the end of turn."""
-        stand_ins = StandIns()
-        *asked, said = self._shielded((*prompt, Message(role="assistant", content=answer)), stand_ins)
-        return self._answer_ids(asked, said, self._render(asked, opened=True), stand_ins)
+        (ids,) = self.answers_tree(prompt, (answer,), tools=tools).answers
+        return list(ids)
 
     def preference_tree(self, record: Preference, row: int) -> TokenTree:
         """A pair as a tree: prompt, then chosen, then rejected."""
-        return self.answers_tree(record.prompt, (record.chosen, record.rejected), row)
+        return self.answers_tree(record.prompt, (record.chosen, record.rejected), row, tools=record.tools)
 
     def answers_tree(
-        self, prompt: Conversation, answers: Iterable[str], row: int = 0, *, closed: bool = False
+        self, prompt: Conversation, answers: Iterable[str], row: int = 0, *, closed: bool = False, tools: Tools = ()
     ) -> TokenTree:
         """Answers to one prompt as a tree.
 
+        Where the template prefills answers (see TemplateTraits), the prompt is without that if the answers are written
+        without it: they are learned and scored as the template writes a conversation.
+
         Args:
-            prompt: ends with a user turn.
+            prompt: ends with a user turn or a tool's result.
             answers: texts; an empty one is an answer that says nothing.
             row: see TokenTree.
             closed: take the answers as the template closes them, neither more (an end of turn that it does not write)
-                nor less (a line break behind it).
+                nor less (a line break after it).
+            tools: definitions of the tools that the assistant may call.
         """
-        stand_ins = StandIns()
-        asked = self._shielded(prompt, stand_ins)
-        opened = self._render(asked, opened=True)
-        said = [{"role": "assistant", "content": self._hidden("assistant", text, stand_ins)} for text in answers]
-        ids = tuple(self._answer_ids(asked, turn, opened, stand_ins, closed=closed) for turn in said)
-        return TokenTree(self._encode(opened, stand_ins), ids, (None,) * len(ids), row)
+        asked = self._shield.conversation(prompt, tools, "prompt")
+        said = [self._shield.answer(text, asked.stand_ins) for text in answers]
+        opened, turns = self._continued(asked, [[*asked.turns, turn] for turn in said])
+        texts = [(turn, True) if closed else self._up_to_its_end(turn) for turn in turns]
+        ids = tuple(self._turn_ids(text, ends, opened, asked.stand_ins) for text, ends in texts)
+        return TokenTree(self._encode(opened, asked.stand_ins), ids, (None,) * len(ids), row)
 
     def demonstration_tree(self, record: Demonstration, row: int) -> TokenTree:
-        """A demonstration as a tree with one answer, in which the supervised assistant turns count.
+        """A demonstration as a tree with one answer, in which the learned turns count; see `learned`."""
+        return self.learned(record, row)[0]
 
-        Where the template rewrites earlier turns when later ones follow (some drop past reasoning), only the last
-        assistant turn can be learned as it will be seen, and only it is supervised.
+    def learned(self, record: Demonstration, row: int = 0) -> tuple[TokenTree, int]:
+        """A demonstration as a tree with one answer, and how many turns to be learned cannot be.
+
+        A turn can be learned as it will be asked for if it stands in the whole conversation as it stood when it was the
+        last one. Where the template writes an earlier turn otherwise once later ones follow (some drop past reasoning),
+        it is context. The last turn can always be learned.
         """
-        learned = [
-            index
-            for index, message in enumerate(record.messages)
-            if message.role == "assistant" and index >= record.supervise_from
-        ]
-        stand_ins = StandIns()
-        messages = self._shielded(record.messages, stand_ins)
-        opened = {index: self._render(messages[:index], opened=True) for index in learned}
-        turns = {index: self._turn(messages[: index + 1], opened[index]) for index in learned}
-        whole = all(opened[later].startswith(opened[earlier] + turns[earlier]) for earlier, later in pairwise(learned))
-        learned = learned if whole else learned[-1:]
+        talk = self._shield.conversation(record.messages, record.tools, "messages")
+        turns = {index: self._turn(talk, record, index) for index in record.learned_turns}
+        *earlier, last = turns.values()
+        kept = [turn for turn in earlier if last.opened.startswith(turn.done)] + [last]
         ids: list[int] = []
         counts: list[bool] = []
-        for index, following in zip(learned, [*learned[1:], None], strict=True):
-            turn, closing = self._encode_turn(turns[index], opened[index], stand_ins)
+        for turn, following in zip(kept, [*kept[1:], None], strict=True):
+            own = self._turn_ids(turn.said, turn.ends, turn.opened, talk.stand_ins)
             between = []
             if following is not None:
-                done = len(opened[index]) + len(turns[index]) - len(closing)
-                between = self._encode(opened[following][done:], stand_ins, opened[following][:done])
-            ids += turn + between
-            counts += [True] * len(turn) + [False] * len(between)
-        return TokenTree(self._encode(opened[learned[0]], stand_ins), (ids,), (counts,), row)
+                done = len(turn.done)
+                between = self._encode(following.opened[done:], talk.stand_ins, following.opened[:done])
+            ids += own + between
+            counts += [True] * len(own) + [False] * len(between)
+        tree = TokenTree(self._encode(kept[0].opened, talk.stand_ins), (ids,), (counts,), row)
+        return tree, len(turns) - len(kept)
 
-    def _answer_ids(
-        self,
-        asked: list[dict[str, str]],
-        said: dict[str, str],
-        opened: str,
-        stand_ins: StandIns,
-        *,
-        closed: bool = False,
-    ) -> list[int]:
-        turn = self._turn([*asked, said], opened)
-        return self._encode(turn, stand_ins, opened) if closed else self._encode_turn(turn, opened, stand_ins)[0]
-
-    def _turn(self, messages: Sequence[dict[str, str]], opened: str) -> str:
-        """What the template writes for the last assistant turn, after the text of its prompt."""
-        whole = self._render(messages, opened=False)
-        if not whole.startswith(opened):
-            raise TemplateError(
-                "model.chat_template: the text of a conversation does not begin with the text of its prompt",
-                "Use a template whose add_generation_prompt writes exactly what precedes an assistant turn.",
+    def _turn(self, talk: Shielded, record: Demonstration, index: int) -> _Turn:
+        """A turn as it is written when it is the last one."""
+        before = Shielded(talk.turns[:index], talk.tools, talk.stand_ins)
+        opened, (turn,) = self._continued(before, [talk.turns[: index + 1]])
+        key = self.traits.reasoning_key
+        if record.messages[index].reasoning and key and talk.turns[index][key].strip() not in turn:
+            raise RefusedRowError(
+                f"messages[{index}].reasoning",
+                "is given, and the chat template leaves it out of such a turn",
+                "Leave the reasoning out of the data, or use a model whose chat template writes it.",
             )
-        return whole[len(opened) :]
+        return _Turn(opened, *self._up_to_its_end(turn))
 
-    def _encode_turn(self, turn: str, opened: str, stand_ins: StandIns) -> tuple[list[int], str]:
-        """Ids of an assistant turn up to and with its end of turn, and the text the template writes behind it.
+    def _continued(self, asked: Shielded, wholes: Sequence[list[dict[str, Any]]]) -> tuple[str, list[str]]:
+        """The text before assistant turns, and the text of each, as conversations have them.
 
-        The end of turn is the first control token after the content; where the template writes none, the
-        end-of-sequence token is added, for otherwise the model never learns to stop.
+        Args:
+            asked: what is before them.
+            wholes: it with one assistant turn each.
         """
-        said = len(turn) - len(self._closing) if turn.endswith(self._closing) else self._end_of_unusual(turn)
-        closing = turn[said:]
-        end = next(filter(None, (pattern.search(closing) for pattern in self._ends)), None)
-        if end is None:
-            return [*self._encode(turn[:said], stand_ins, opened), self.tokenizer.eos_token_id], closing
-        said += end.end()
-        return self._encode(turn[:said], stand_ins, opened), turn[said:]
+        opened = self._render(asked, opened=True)
+        texts = [self._renderer.render(turns, opened=False, tools=asked.tools) for turns in wholes]
+        for before in dict.fromkeys((opened, opened.removesuffix(self.traits.prefill))):
+            if all(text.startswith(before) for text in texts):
+                return before, [text[len(before) :] for text in texts]
+        raise does_not_continue()
+
+    def _up_to_its_end(self, turn: str) -> tuple[str, bool]:
+        """An assistant turn up to and with its end of turn, and whether the template writes one.
+
+        The end of turn is the first control token after the content.
+        """
+        closing = self.traits.closing
+        said = len(turn) - len(closing) if turn.endswith(closing) else self._end_of_unusual(turn)
+        end = next(filter(None, (pattern.search(turn, said) for pattern in self._ends)), None)
+        return (turn[:said], False) if end is None else (turn[: end.end()], True)
 
     def _end_of_unusual(self, turn: str) -> int:
         """Where the content ends in a turn that closes otherwise than others do."""
         starts = [match.start() for match in self._ends[0].finditer(turn)]
         return starts[-1] if starts else len(turn.rstrip())
+
+    def _turn_ids(self, said: str, ends: bool, opened: str, stand_ins: StandIns) -> list[int]:
+        """Ids of a turn; without an end of its own it gets the end of sequence, or the model never learns to stop."""
+        ids = self._encode(said, stand_ins, opened)
+        return ids if ends else [*ids, self.tokenizer.eos_token_id]
 
     def _encode(self, text: str, stand_ins: StandIns, behind: str = "") -> list[int]:
         ids: list[int] = []
@@ -220,58 +254,5 @@ class ChatTemplate:
             require_embedded(ids, self._rows, self.tokenizer)
         return ids
 
-    def _shielded(self, messages: Iterable[Message], stand_ins: StandIns) -> list[dict[str, str]]:
-        """The messages for the template, with stand-ins for what must not become a control token."""
-        shielded = []
-        for message in messages:
-            if message.role == "system" and self._loses_system:
-                raise TemplateError("model.chat_template: the template leaves out system turns", _REMEDY)
-            shielded.append({"role": message.role, "content": self._hidden(message.role, message.content, stand_ins)})
-        return shielded
-
-    def _hidden(self, role: str, said: str, stand_ins: StandIns) -> str:
-        hidden = self._not_for_assistants if role == "assistant" else self._any_control
-        return stand_ins.hide(hidden, said)
-
-    def _render(self, messages: Sequence[dict[str, str]], *, opened: bool) -> str:
-        return self._renderer.render(messages, opened=opened)
-
-    # --- Trying the template out -------------------------------------------------------------------------------------
-
-    def _closing_of_a_turn(self) -> str:
-        """What the template writes behind an assistant's text.
-
-        Raises:
-            TemplateError: it does not write what was said, or not behind the prompt.
-        """
-        opened = self._render([_turn_of("user", _ASKED)], opened=True)
-        turn = self._turn([_turn_of("user", _ASKED), _turn_of("assistant", _SAID)], opened)
-        for role, said, text in (("user", _ASKED, opened), ("assistant", _SAID, turn)):
-            if said not in text:
-                raise TemplateError(f"model.chat_template: the template leaves out what the {role} says", _REMEDY)
-        return turn.rpartition(_SAID)[2]
-
-    def _leaves_out_the_system_turn(self) -> bool:
-        """Whether a system turn vanishes; a template that refuses one says so when it is given one."""
-        try:
-            return _INSTRUCTED not in self._render(_WITH_SYSTEM, opened=True)
-        except TemplateError:
-            return False
-
-    def _role_markers(self) -> set[str]:
-        """Control tokens that the template writes around turns, an assistant's own words left out."""
-        written = ""
-        for conversation in (_WITH_SYSTEM, _TURN_BY_TURN[:1], _TURN_BY_TURN):
-            try:
-                written += self._render(conversation, opened=True).rpartition(_SAID)[2]
-            except TemplateError:  # without a system turn, or for one question only
-                continue
-        return {text for text in self._encoder.control if text in written}
-
-
-def _turn_of(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-_WITH_SYSTEM = [_turn_of("system", _INSTRUCTED), _turn_of("user", _ASKED)]
-_TURN_BY_TURN = [_turn_of("user", _ASKED), _turn_of("assistant", _SAID), _turn_of("user", _ASKED)]
+    def _render(self, talk: Shielded, *, opened: bool) -> str:
+        return self._renderer.render(talk.turns, opened=opened, tools=talk.tools)

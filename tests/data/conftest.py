@@ -180,7 +180,6 @@ STYLES = {
         "{}<|end|>",
         ("<s>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"),
         eos="<|endoftext|>",
-        whole=False,
     ),
     "gemma": Style(
         "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
