@@ -84,6 +84,9 @@ class RolloutSection(RecipeSection):
     )
     slots: Count = Field(64, description="answers written at once")
     heldout_prompts: Annotated[int, Field(ge=0)] = Field(32, description="answered at every evaluation")
+    heldout_samples: Count = Field(
+        4, description="answers to each of them, with the same random numbers each time; compared by each prompt's mean"
+    )
 
 
 class KlSection(RecipeSection):
@@ -300,7 +303,7 @@ class PpoRecipe(WritingRecipe):
             ),
             Unread(
                 not written,
-                ("reward.judge",),
+                ("reward.judge", "rollout.heldout_samples"),
                 "no held-out answers are written",
                 "rollout.heldout_prompts and data.heldout_fraction above 0",
             ),

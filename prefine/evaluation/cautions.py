@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prefine.evaluation.findings import few_pairs, lengths, shares
+from prefine.evaluation.findings import few_pairs, shares
+from prefine.evaluation.headlines import Caution
+from prefine.evaluation.length_cautions import answer_cautions
+from prefine.evaluation.ppo_cautions import ppo_cautions
 from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, numbers, text, texts
 from prefine.evaluation.statistics import Share, mean
-from prefine.evaluation.wording import figure, listing, percent, plural, whole
+from prefine.evaluation.wording import figure, listing, percent, plural
 
 _RISE_OF_LOSS = 0.02
-_GROWTH_OF_LENGTH = 0.25
-_MANY_CUT = 0.2
-_LOSS_OF_ENDINGS = 0.05
 _FEWEST_FOR_LENGTH_BIAS = 10
-
-
-@dataclass(frozen=True)
-class Caution:
-    """A warning: what is the case, and what it means or what to do."""
-
-    title: str
-    text: str = ""
 
 
 def cautions(facts: RunFacts) -> list[Caution]:
@@ -34,7 +26,8 @@ def cautions(facts: RunFacts) -> list[Caution]:
         *_accuracy(facts),
         *_chosen_falls(facts),
         *_loss_rises(facts),
-        *_lengths(facts),
+        *ppo_cautions(facts),
+        *answer_cautions(facts),
         *_length_bias(facts),
         *_not_finite(facts),
         *_rows_lost(facts),
@@ -91,7 +84,7 @@ def _chosen_falls(facts: RunFacts) -> Iterator[Caution]:
             f"The chosen answers became less likely: mean log-probability {figure(before)} before, "
             f"{figure(after)} after.",
             "The objective only widens the gap to the rejected answers; both can fall. If the samples read worse, "
-            "use a smaller learning rate, a larger dpo.beta, or hold the chosen answers up with dpo.nll_weight.",
+            "use a smaller learning rate, a larger dpo.beta, or dpo.nll_weight.",
         )
 
 
@@ -118,30 +111,9 @@ def _loss_rises(facts: RunFacts) -> Iterator[Caution]:
     (least, best), (last, step) = min(measured), measured[-1]
     if facts.kept_step != best and last > least + _RISE_OF_LOSS * abs(least):
         yield Caution(
-            f"The held-out loss was lowest at step {best} ({figure(least)}) and has risen to {figure(last)} "
-            f"by step {step}.",
-            "The later steps learned the training data by heart. Train for fewer steps or at a smaller learning rate.",
-        )
-
-
-def _lengths(facts: RunFacts) -> Iterator[Caution]:
-    was, now = lengths(facts, "before"), lengths(facts, "after")
-    if was.mean_tokens and now.mean_tokens and now.mean_tokens > (1 + _GROWTH_OF_LENGTH) * was.mean_tokens:
-        yield Caution(
-            f"Answers grew from {whole(was.mean_tokens)} to {whole(now.mean_tokens)} tokens on average.",
-            "Compare their content, not their size: a preference for longer answers is easily learned.",
-        )
-    if now.ended is None:
-        return
-    if was.ended is not None and now.ended < was.ended - _LOSS_OF_ENDINGS:
-        yield Caution(
-            f"Fewer answers end by themselves: {percent(now.ended)}, {percent(was.ended)} before.",
-            "Are the ends of turns in the training data, and supervised?",
-        )
-    elif 1 - now.ended > _MANY_CUT:
-        yield Caution(
-            f"{percent(1 - now.ended)} of the sampled answers were cut at the limit.",
-            "Their ends were not seen. Raise report.max_new_tokens to judge them whole.",
+            f"The held-out loss was lowest at step {best} ({figure(least)}); at step {step} it is {figure(last)}.",
+            "If it stays higher, the later steps learned the training rows by heart. Train for fewer steps, with a "
+            "smaller learning rate, or with training.keep_best.",
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from prefine.evaluation.plots import Bars, Ink, Line, histogram, line_chart, shift_chart, smoothed, thinned
-from prefine.evaluation.run_facts import RunFacts, number, numbers
+from prefine.evaluation.run_facts import RunFacts, mapping, number, numbers
 from prefine.evaluation.statistics import Share, mean, median
 from prefine.evaluation.wording import INTERVAL, figure, figure_range, percent, plural, tokens
 
@@ -63,9 +63,21 @@ def _loss_chart(facts: RunFacts) -> Chart | None:
     lines, keys = _lines(facts, "loss")
     if not lines:
         return None
-    units = {"sft": "nats a token", "reward": "training: the objective; held-out: log-loss, nats; a coin’s is ln 2"}
-    unit = units.get(facts.stage, "the objective’s own unit; at the start DPO’s is ln 2")
+    units = {"sft": "nats per token", "reward": "training: the objective; held-out: log-loss, nats; a coin’s is ln 2"}
+    unit = units.get(facts.stage) or f"the objective’s own unit{_loss_at_the_start(facts)}"
     return Chart(_title("Loss", facts, "loss"), unit, line_chart("loss", "Loss over steps", lines), keys)
+
+
+def _loss_at_the_start(facts: RunFacts) -> str:
+    """What a preference objective amounts to while policy and reference agree; empty where other terms are added."""
+    section = mapping(mapping(facts.manifest.get("recipe")).get("dpo"))
+    loss, beta = section.get("loss"), number(section.get("beta"))
+    if number(section.get("nll_weight")):
+        return ""
+    if loss == "ipo" and beta:
+        return f"; at the start 1 / (4 β²) = {figure(0.25 / beta**2)}"
+    starts = {"sigmoid": "ln 2", "conservative": "ln 2", "robust": "ln 2", "hinge": "1"}
+    return f"; at the start {starts[loss]}" if isinstance(loss, str) and loss in starts else ""
 
 
 def _accuracy_chart(facts: RunFacts) -> Chart | None:
@@ -79,7 +91,10 @@ def _accuracy_chart(facts: RunFacts) -> Chart | None:
     note = f"Shaded: {INTERVAL} of each held-out figure." if any(line.low for line in lines) else ""
     keys = [*keys, Key("muted", "dotted", "a coin")]
     scored = "share of pairs whose preferred answer has the higher score"
-    subtitle = scored if facts.stage == "reward" else "share of pairs moved towards the chosen answer"
+    if facts.stage != "reward":
+        scored = "share of pairs whose preferred answer has the higher log-probability per token"
+    moved = f"share of pairs moved towards the preferred answer{', per token' if facts.per_token else ''}"
+    subtitle = scored if facts.stage == "reward" or not facts.has_reference else moved
     return Chart(title, subtitle, drawing, keys, note)
 
 
@@ -97,7 +112,7 @@ def _margin_chart(facts: RunFacts) -> Chart | None:
     if not lines:
         return None
     drawing = line_chart("margin", "Reward margin over steps", lines, reference=0)
-    return Chart(_title("Margin", facts, "margin", 2), "mean reward margin, nats", drawing, keys)
+    return Chart(_title("Margin", facts, "margin", 2), f"mean reward margin, {_nats(facts)}", drawing, keys)
 
 
 def _training_chart(facts: RunFacts, key: str, name: str, subtitle: str) -> Chart | None:
@@ -186,7 +201,7 @@ def logp_chart(facts: RunFacts) -> Chart | None:
     levels = "; ".join(f"{ink} {figure(values[0], 1)} → {figure(values[-1], 1)}" for ink, (_, values) in both.items())
     return Chart(
         f"{', '.join(moves).capitalize()} nats",
-        "mean change of held-out log-probability",
+        "mean change of held-out log-probability, summed over an answer",
         line_chart("logp", "Change of log-probabilities over steps", lines, reference=0),
         [Key("chosen", "line", "chosen"), Key("rejected", "dashed", "rejected")],
         f"Mean log-probability: {levels} nats.",
@@ -194,9 +209,27 @@ def logp_chart(facts: RunFacts) -> Chart | None:
 
 
 def shift_points(facts: RunFacts) -> list[tuple[float, float]]:
-    """(chosen_shift, rejected_shift) of the held-out pairs that have both."""
-    both = ((number(pair.get("chosen_shift")), number(pair.get("rejected_shift"))) for pair in facts.pairs)
-    return [(chosen, rejected) for chosen, rejected in both if chosen is not None and rejected is not None]
+    """(chosen, rejected) changes of log-probability of the held-out pairs that have both, as the objective sees them.
+
+    Where the objective compares log-probabilities per token the changes are divided by the answers' tokens: whether a
+    pair moved the right way is then what the run's accuracy counts, and not another comparison of the same pair.
+    """
+    found = []
+    for pair in facts.pairs:
+        sides = [number(pair.get(f"{side}_shift")) for side in ("chosen", "rejected")]
+        if facts.per_token:
+            sizes = [number(pair.get(f"{side}_tokens")) for side in ("chosen", "rejected")]
+            sides = [
+                shift / size if shift is not None and size else None for shift, size in zip(sides, sizes, strict=True)
+            ]
+        chosen, rejected = sides
+        if chosen is not None and rejected is not None:
+            found.append((chosen, rejected))
+    return found
+
+
+def _nats(facts: RunFacts) -> str:
+    return "nats per token" if facts.per_token else "nats"
 
 
 def pair_chart(facts: RunFacts) -> Chart | None:
@@ -206,9 +239,9 @@ def pair_chart(facts: RunFacts) -> Chart | None:
         return None
     gained = sum(chosen > rejected for chosen, rejected in points)
     return Chart(
-        f"{gained} of {plural(len(points), 'pair')} moved the right way",
-        "change of log-probability, after − before",
-        shift_chart("shift", "Held-out pairs by the change of both log-probabilities", points),
+        f"{gained} of {plural(len(points), 'pair')} moved towards the preferred answer",
+        f"change of log-probability, after − before, {_nats(facts)}",
+        shift_chart("shift", "Held-out pairs by the change of both log-probabilities", points, _nats(facts)),
         [Key("chosen", "dot", "chosen gained on rejected"), Key("rejected", "diamond", "it did not")],
         "On the dotted line both moved alike." + (" A sample of the pairs is drawn." if len(points) > 400 else ""),
     )
@@ -244,12 +277,16 @@ def directions(facts: RunFacts) -> list[Direction]:
 
 def shift_summary(facts: RunFacts) -> str:
     """The mean shifts of both answers with their intervals."""
-    parts = []
-    for name, key in (("Chosen", "chosen_shift"), ("rejected", "rejected_shift")):
-        found = mean(numbers(facts.pairs, key))
+    parts, points = [], shift_points(facts)
+    for name, values in (("Chosen", [c for c, _ in points]), ("rejected", [r for _, r in points])):
+        found = mean(values)
         if found is not None:
-            spread = f" ({INTERVAL} {figure_range(found.interval, 1, signed=True)})" if found.interval else ""
-            parts.append(f"{name} answers moved by {figure(found.value, 1, signed=True)} nats on average{spread}")
+            decimals = 3 if facts.per_token else 1
+            spread = figure_range(found.interval, decimals, signed=True) if found.interval else ""
+            size = figure(found.value, decimals, signed=True)
+            parts.append(
+                f"{name} answers moved by {size} {_nats(facts)} on average{f' ({INTERVAL} {spread})' if spread else ''}"
+            )
     return f"{', '.join(parts)}." if parts else ""
 
 

@@ -1,9 +1,11 @@
-"""Answers that no longer say anything, told from their tokens alone: what a policy writes when it has been broken."""
+"""Answers that say nothing: blank, stuck on a token, or looping. The one definition for metrics, samples and pages."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 # An answer is stuck on a token that comes so often in a row, or makes up more than half of so many tokens.
@@ -12,11 +14,43 @@ _RUN = 8
 _REPEATED = 0.5
 _LOOPING_TOKENS = 16
 _GRAM = 4
+# Unicode categories of characters without ink: white space, control and format characters, lone surrogates.
+_WITHOUT_INK = {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"}
+# What a decoder writes for bytes that are no character.
+_UNDECODED = "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """How one answer looks.
+
+    Attributes:
+        blank, stuck, looping: see the functions below.
+    """
+
+    blank: bool
+    stuck: bool
+    looping: bool
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether it is any of the three."""
+        return self.blank or self.stuck or self.looping
+
+    @property
+    def word(self) -> str | None:
+        """The first that applies of blank, stuck and looping; None for an answer that is none of them."""
+        return next((name for name in ("blank", "stuck", "looping") if getattr(self, name)), None)
+
+
+def look_at(text: str, tokens: Sequence[int]) -> Looks:
+    """How an answer looks, from its text and its token ids."""
+    return Looks(is_blank(text), is_stuck(tokens), is_looping(tokens))
 
 
 def is_blank(text: str) -> bool:
-    """Whether an answer has no text."""
-    return not text.strip()
+    """Whether an answer has no visible character: zero-width characters and undecodable bytes are not visible."""
+    return all(character == _UNDECODED or unicodedata.category(character) in _WITHOUT_INK for character in text)
 
 
 def is_stuck(tokens: Sequence[int]) -> bool:
@@ -38,8 +72,3 @@ def distinct(answers: Sequence[Sequence[int]], n: int) -> float:
     """Different n-grams over all n-grams of some answers (Li et al. 2016, arXiv 1510.03055); 1 where there are none."""
     grams = [tuple(answer[i : i + n]) for answer in answers for i in range(len(answer) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0
-
-
-def degenerate(text: str, tokens: Sequence[int]) -> bool:
-    """Whether an answer is blank, stuck or looping."""
-    return is_blank(text) or is_stuck(tokens) or is_looping(tokens)

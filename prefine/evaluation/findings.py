@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefine.evaluation.headlines import Headline, Tile
+from prefine.evaluation.headlines import NO_CHANGE, Headline, Tile, as_before
+from prefine.evaluation.loss_findings import held_out, kept_line, loss_headline, loss_tiles
 from prefine.evaluation.ppo_findings import ppo_headline, ppo_tiles
-from prefine.evaluation.run_facts import RunFacts, count, differences, mapping, number, numbers
-from prefine.evaluation.statistics import Interval, Share, mean, median
+from prefine.evaluation.run_facts import RunFacts, by_prompt, count, mapping, number, numbers
+from prefine.evaluation.statistics import Interval, Mean, Share, mean, mean_change, median
 from prefine.evaluation.wording import (
     INTERVAL,
-    MISSING,
     duration,
     figure,
     figure_range,
@@ -79,64 +78,90 @@ def _share(facts: RunFacts, figures: Mapping[str, Any], key: str) -> Share | Non
 def headline(facts: RunFacts) -> Headline:
     """The run's main result in plain words."""
     found = _preference_headline(facts) if facts.is_preference else None
-    return found or ppo_headline(facts) or _loss_headline(facts) or _training_headline(facts)
+    return found or ppo_headline(facts) or loss_headline(facts) or _training_headline(facts)
 
 
 def _preference_headline(facts: RunFacts) -> Headline | None:
     found = shares(facts)
-    pairs = _held_out(facts, "pair")
+    pairs = held_out(facts, "pair")
+    moved = "" if found.moved is None else _moved(found.moved, pairs)
     if found.moved and found.ranked_after:
-        sentence = (
-            f"Training moved the model towards the preferred answer in {percent(found.moved.value)} of {pairs}; "
-            f"it {_ranking(found, 'that answer')}."
-        )
+        sentence = f"{moved}; it {_ranking(facts, found, 'the preferred answer')}."
     elif found.moved:
-        sentence = f"Training moved the model towards the preferred answer in {percent(found.moved.value)} of {pairs}."
+        sentence = f"{moved}."
     elif found.ranked_after:
-        sentence = f"The model {_ranking(found, 'the preferred answer', of=f' of {pairs}')}."
+        sentence = f"The model {_ranking(facts, found, 'the preferred answer', of=f' of {pairs}')}."
     else:
         return None
-    return Headline(sentence, [*_moved_lines(found), *_ranked_lines(found), few_pairs(facts), _kept_line(facts)])
+    return Headline(sentence, [*_moved_lines(found), *_ranked_lines(facts, found), few_pairs(facts), kept_line(facts)])
 
 
-def _kept_line(facts: RunFacts) -> str:
-    steps = [step for row in facts.heldout if (step := count(row.get("step"))) is not None]
-    if facts.kept_step is None or not steps or facts.kept_step == steps[-1]:
-        return ""
-    return f"The weights of step {facts.kept_step} were kept, where the held-out loss was lowest."
+def _moved(share: Share, pairs: str) -> str:
+    """In how many pairs training moved the model towards the preferred answer, if chance does not explain it."""
+    told, interval = percent(share.value), share.interval
+    if interval is not None and interval.contains(0.5):
+        return f"No move towards the preferred answers shown: {told} of {pairs} moved that way"
+    if interval is not None and interval.high < 0.5:
+        return f"Training moved the model away from the preferred answers: only {told} of {pairs} moved towards them"
+    return f"Training moved the model towards the preferred answer in {told} of {pairs}"
 
 
-def _ranking(found: Shares, answer: str, of: str = "") -> str:
+def _ranking(facts: RunFacts, found: Shares, answer: str, of: str = "") -> str:
     before, after = found.ranked_before, found.ranked_after
     if after is None:
         return ""
-    now = f"ranks {answer} first in {percent(after.value)}{of}"
+    share = f"{percent(after.value)}{of}"
     if before is None:
-        return f"now {now}"
-    if before.value == after.value:
-        return f"{now}, as before"
-    return f"now {now}, {'up' if after.value > before.value else 'down'} from {percent(before.value)}"
+        return f"ranks {answer} first in {share}"
+    change = ranked_change(facts, found)
+    if change is None or change.interval is None:
+        return f"ranks {answer} first in {share} ({percent(before.value)} before)"
+    if change.interval.contains(0):
+        return f"ranks {answer} first in {share} ({percent(before.value)} before: no change shown)"
+    way = "up" if change.interval.low > 0 else "down"
+    return f"now ranks {answer} first in {share}, {way} from {percent(before.value)}"
+
+
+def ranked_change(facts: RunFacts, found: Shares) -> Mean | None:
+    """By how much the share of pairs ranked as people did has changed, paired by pair.
+
+    A run that recorded no ranking of each pair has the interval that the two shares' own intervals leave room for.
+    """
+    before, after = found.ranked_before, found.ranked_after
+    if before is None or after is None:
+        return None
+    paired = mean_change(*by_prompt(facts.pairs, "before_ranked", "after_ranked"))
+    if paired is not None and paired.count == facts.heldout_count:
+        return paired
+    change, room = after.value - before.value, None
+    if before.interval is not None and after.interval is not None:
+        room = Interval(after.interval.low - before.interval.high, after.interval.high - before.interval.low)
+    return Mean(change, after.count or 0, room)
 
 
 def _moved_lines(found: Shares) -> list[str]:
     if found.moved is None or found.moved.interval is None:
         return []
-    line = f"Moved towards it: {_hits(found.moved)}; without any effect it would be {percent(0.5)}."
-    if found.moved.interval.contains(0.5):
-        line += " The interval includes that: this may be chance."
-    return [line]
+    return [f"Moved towards it: {_hits(found.moved)}; without any effect it would be {percent(0.5)}."]
 
 
-def _ranked_lines(found: Shares) -> list[str]:
+def _ranked_lines(facts: RunFacts, found: Shares) -> list[str]:
     before, after = found.ranked_before, found.ranked_after
     if after is None or after.interval is None:
         return []
     if before is None or before.interval is None:
         return [f"Ranked first: {_hits(after)}."]
     line = f"Ranked first: {_hits(after)} now, {_hits(before)} before."
-    if before.value != after.value and before.interval.overlaps(after.interval):
-        line += " The two intervals overlap: part of this change may be chance."
-    return [line]
+    change = ranked_change(facts, found)
+    if change is None or change.interval is None:
+        return [line]
+    ends = f"{_points(change.interval.low)} to {_points(change.interval.high)}"
+    line += f" Change: {_points(change.value)} points ({INTERVAL} {ends})."
+    return [f"{line} {NO_CHANGE}" if change.interval.contains(0) else line]
+
+
+def _points(share: float) -> str:
+    return figure(100 * share, 0, signed=True)
 
 
 def few_pairs(facts: RunFacts) -> str:
@@ -154,34 +179,6 @@ def _hits(share: Share) -> str:
     return f"{of}{INTERVAL} {percent_range(share.interval)}" if share.interval else of.rstrip(", ")
 
 
-def _loss_headline(facts: RunFacts) -> Headline | None:
-    before, after = number(facts.before.get("loss")), number(facts.after.get("loss"))
-    if after is None:
-        return None
-    answers, unit = _held_out(facts, "pair" if facts.is_preference else "answer"), _loss_unit(facts)
-    if before is None:
-        return Headline(f"On {answers} the model’s loss is {figure(after)}{unit}.", ["The loss before is not known."])
-    verb = "stayed at" if before == after else f"{'fell' if after < before else 'rose'} from {figure(before)} to"
-    sentence = f"On {answers} the model’s loss {verb} {figure(after)}{unit}"
-    perplexities = perplexity(facts, facts.before), perplexity(facts, facts.after)
-    if None not in perplexities and before != after:
-        sentence += f": perplexity {figure(perplexities[0], 1)} before, {figure(perplexities[1], 1)} after"
-    return Headline(f"{sentence}.", _loss_lines(facts))
-
-
-def _loss_lines(facts: RunFacts) -> list[str]:
-    change = mean(differences(facts.answers, "before_loss", "after_loss"))
-    if change is None or change.interval is None:
-        return ["The run recorded no loss for each answer, so how far chance reaches cannot be said."]
-    line = (
-        f"Answer by answer, the loss changed by {figure(change.value, 3, signed=True)} on average "
-        f"({INTERVAL} {figure_range(change.interval, 3, signed=True)})."
-    )
-    if change.interval.contains(0):
-        line += " The interval includes 0: this may be chance."
-    return [line]
-
-
 def _training_headline(facts: RunFacts) -> Headline:
     losses = numbers(facts.train, "loss")
     if not losses:
@@ -193,24 +190,6 @@ def _training_headline(facts: RunFacts) -> Headline:
     )
 
 
-def perplexity(facts: RunFacts, figures: Mapping[str, Any]) -> float | None:
-    """The recorded perplexity, or the one that a token loss amounts to."""
-    recorded, loss = number(figures.get("perplexity")), number(figures.get("loss"))
-    if recorded is not None or facts.stage != "sft" or loss is None or loss > 50:
-        return recorded
-    return math.exp(loss)
-
-
-def _held_out(facts: RunFacts, noun: str) -> str:
-    if facts.heldout_count is None:
-        return f"held-out {noun}s"
-    return plural(facts.heldout_count, f"held-out {noun}")
-
-
-def _loss_unit(facts: RunFacts) -> str:
-    return " nats a token" if facts.stage == "sft" else ""
-
-
 def scales(facts: RunFacts) -> list[Scale]:
     """The shares that have intervals, drawn on scales."""
     if not facts.is_preference:
@@ -218,7 +197,7 @@ def scales(facts: RunFacts) -> list[Scale]:
     found = shares(facts)
     moved = Scale(
         "Moved towards the preferred answer by training",
-        "It gained log-probability on the other answer: DPO’s accuracy.",
+        f"Its log-probability {'per token ' if facts.per_token else ''}gained on that of the other answer.",
         _whiskers(None, found.moved),
     )
     ranked = Scale(
@@ -242,7 +221,7 @@ def _whiskers(before: Share | None, after: Share | None) -> list[Whisker]:
 def tiles(facts: RunFacts) -> list[Tile]:
     """The key figures, those that are known."""
     results = _preference_tiles(facts) if facts.is_preference else []
-    measured = ppo_tiles(facts) if facts.stage == "ppo" else _loss_tiles(facts)
+    measured = ppo_tiles(facts) if facts.stage == "ppo" else loss_tiles(facts)
     found = [*results, *measured, *_length_tiles(facts), *_cost_tiles(facts)]
     return [tile for tile in found if tile is not None]
 
@@ -257,15 +236,15 @@ def _preference_tiles(facts: RunFacts) -> list[Tile | None]:
         _share_tile(
             "Preferred answer ranked first",
             found.ranked_after,
-            _was(percent(found.ranked_before.value)) if found.ranked_before else "",
+            as_before(percent(found.ranked_before.value)) if found.ranked_before else "",
         ),
         None
         if margin is None
         else Tile(
             "Mean reward margin",
             figure(margin, 2, signed=True),
-            "nats",
-            before=_was(figure(number(facts.before.get("margin")), 2)),
+            "nats per token" if facts.per_token else "nats",
+            before=as_before(figure(number(facts.before.get("margin")), 2)),
             note=f"{INTERVAL} {figure_range(interval)}" if interval else "",
         ),
     ]
@@ -274,16 +253,6 @@ def _preference_tiles(facts: RunFacts) -> list[Tile | None]:
 def _share_tile(label: str, now: Share | None, was: str) -> Tile | None:
     # With an interval it stands on a scale, in larger type.
     return None if now is None or now.interval is not None else Tile(label, percent(now.value), before=was)
-
-
-def _loss_tiles(facts: RunFacts) -> list[Tile | None]:
-    before, after = number(facts.before.get("loss")), number(facts.after.get("loss"))
-    unit = _loss_unit(facts).strip()
-    found = [Tile("Held-out loss", figure(after), unit, _was(figure(before))) if after is not None else None]
-    now, was = perplexity(facts, facts.after), perplexity(facts, facts.before)
-    if now is not None and not facts.is_preference:
-        found.append(Tile("Perplexity", figure(now, 1), before=_was(figure(was, 1))))
-    return found
 
 
 @dataclass(frozen=True)
@@ -323,9 +292,9 @@ def _length_tiles(facts: RunFacts) -> list[Tile | None]:
     was, now = lengths(facts, "before"), lengths(facts, "after")
     found: list[Tile | None] = []
     if now.median_tokens is not None:
-        found.append(Tile("Median answer", tokens(now.median_tokens), "tokens", _was(tokens(was.median_tokens))))
+        found.append(Tile("Median answer", tokens(now.median_tokens), "tokens", as_before(tokens(was.median_tokens))))
     if now.ended is not None:
-        found.append(Tile("Answers ended by themselves", percent(now.ended), before=_was(percent(was.ended))))
+        found.append(Tile("Answers ended by themselves", percent(now.ended), before=as_before(percent(was.ended))))
     return found
 
 
@@ -343,7 +312,3 @@ def _cost_tiles(facts: RunFacts) -> list[Tile | None]:
         Tile("Speed", two_digits(speed), "tokens/s", note="median of the steps") if speed is not None else None,
         Tile("Peak memory", figure(memory, 1), "GB", note="while training") if memory is not None else None,
     ]
-
-
-def _was(value: str) -> str:
-    return "" if value == MISSING else f"before {value}"

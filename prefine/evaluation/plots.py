@@ -135,7 +135,7 @@ def _settle_steps(axes: Any) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
 
 
-def shift_chart(name: str, label: str, points: Sequence[tuple[float, float]]) -> Markup:
+def shift_chart(name: str, label: str, points: Sequence[tuple[float, float]], unit: str = "nats") -> Markup:
     """Held-out pairs by how far the log-probability of the chosen (across) and the rejected answer (up) moved.
 
     Below the diagonal the chosen answer gained on the rejected one.
@@ -165,8 +165,8 @@ def shift_chart(name: str, label: str, points: Sequence[tuple[float, float]]) ->
             )
         axes.set_xlim(left, right)
         axes.set_ylim(bottom, top)
-        axes.set_xlabel("chosen answer, change in nats →")
-        axes.set_ylabel("rejected answer, nats →")
+        axes.set_xlabel(f"chosen answer, {unit} →")
+        axes.set_ylabel(f"rejected answer, {unit} →")
         return _svg(figure, name, label)
 
 

@@ -7,41 +7,61 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefine.evaluation.charts import Chart, Key, metric_chart
-from prefine.evaluation.headlines import Headline, Tile
+from prefine.evaluation.headlines import Headline, Tile, change_line, change_sentence
 from prefine.evaluation.plots import Bars, histogram
-from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, numbers, text
-from prefine.evaluation.statistics import Interval, evenly_chosen, median
+from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, numbers, recorded_change, text
+from prefine.evaluation.statistics import Mean, evenly_chosen, median
 from prefine.evaluation.wording import INTERVAL, figure, figure_range, percent, plural
 
 _MOST_ROLLOUTS = 12
 
 
 def ppo_headline(facts: RunFacts) -> Headline | None:
-    """How the median held-out reward changed, and whether by more than chance."""
-    before, after = number(facts.before.get("score_median")), number(facts.after.get("score_median"))
+    """How the mean held-out reward changed, paired by prompt; the median stands in the second line."""
+    before, after = number(facts.before.get("score")), number(facts.after.get("score"))
     if facts.stage != "ppo" or before is None or after is None:
         return None
-    answers = plural(facts.heldout_count, "held-out answer") if facts.heldout_count else "held-out answers"
-    verb = "stayed at" if before == after else f"{'rose' if after > before else 'fell'} from {figure(before, 2)} to"
-    sentence = f"The median reward of {answers} {verb} {figure(after, 2)}."
-    return Headline(sentence, [_change_line(facts), _distance_line(facts), _guard_line(facts)])
+    mean, median_ = _changes(facts)
+    interval = None if mean is None else mean.interval
+    sentence = change_sentence(f"the mean reward of {_answers(facts)}", before, after, interval, _reward)
+    lines = [
+        "" if mean is None else change_line("the mean", mean, "paired by prompt"),
+        "" if median_ is None else _median_line(facts, median_),
+        "" if mean else "The run recorded no paired change, so whether this is more than chance is not known.",
+    ]
+    return Headline(f"{sentence}.", [*lines, _distance_line(facts), _guard_line(facts)])
 
 
-def _change_line(facts: RunFacts) -> str:
-    change = mapping(mapping(facts.evaluation.get("heldout")).get("median_change"))
-    found, ends = number(change.get("value")), mapping(change.get("interval"))
-    low, high = number(ends.get("low")), number(ends.get("high"))
-    if found is None or low is None or high is None:
-        return ""
-    interval = Interval(low, high)
-    line = f"Change of the median: {figure(found, 2, signed=True)} ({INTERVAL} {figure_range(interval, signed=True)})."
-    return line + (" The interval includes 0: this may be chance." if interval.contains(0) else "")
+def _reward(value: float) -> str:
+    return figure(value, 2)
+
+
+def _answers(facts: RunFacts) -> str:
+    """180 answers to 45 held-out prompts; as much of it as is known."""
+    prompts, samples = facts.heldout_count, facts.heldout_samples
+    if not prompts:
+        return "held-out answers"
+    if samples is None:
+        return plural(prompts, "held-out answer")
+    return f"{plural(prompts * samples, 'answer')} to {plural(prompts, 'held-out prompt')}"
+
+
+def _changes(facts: RunFacts) -> tuple[Mean | None, Mean | None]:
+    """Of the mean and of the median reward."""
+    heldout = mapping(facts.evaluation.get("heldout"))
+    return recorded_change(heldout.get("mean_change")), recorded_change(heldout.get("median_change"))
+
+
+def _median_line(facts: RunFacts, change: Mean) -> str:
+    before, after = number(facts.before.get("score_median")), number(facts.after.get("score_median"))
+    ends = f" ({_reward(before)} before, {_reward(after)} after)" if before is not None and after is not None else ""
+    return change_line(f"the median answer{ends}", change, "over prompts")
 
 
 def _distance_line(facts: RunFacts) -> str:
     kl = number(facts.after.get("kl_k3"))
     was, now = number(facts.before.get("degenerate")), number(facts.after.get("degenerate"))
-    told = f"It is {figure(kl, 3)} nats a token from where it began." if kl is not None else ""
+    told = f"The KL to the reference is {figure(kl, 3)} nats per token." if kl is not None else ""
     if was is None or now is None:
         return told
     return f"{told} Blank, stuck or looping answers: {percent(was)} before, {percent(now)} after."
@@ -55,21 +75,30 @@ def _guard_line(facts: RunFacts) -> str:
 def ppo_tiles(facts: RunFacts) -> list[Tile]:
     """The key figures that only PPO has."""
     wanted = (
-        ("Median held-out reward", "score_median", lambda value: figure(value, 2)),
-        ("KL a token", "kl_k3", lambda value: figure(value, 3)),
+        ("Mean held-out reward", "score", _reward),
+        ("Median held-out reward", "score_median", _reward),
+        ("KL per token", "kl_k3", lambda value: figure(value, 3)),
         ("Entropy", "entropy", lambda value: figure(value, 2)),
         ("Degenerate answers", "degenerate", percent),
-        ("Judge’s score", "judge", lambda value: figure(value, 2)),
+        ("Judge’s score", "judge", _reward),
         ("Held-out pairs ordered as people did", "pair_accuracy", percent),
     )
     units = {"kl_k3": "nats", "entropy": "nats"}
+    notes = dict(zip(("score", "score_median"), map(_change_note, _changes(facts)), strict=True))
     found = []
     for label, key, told in wanted:
         now, was = number(facts.after.get(key)), number(facts.before.get(key))
         if now is not None:
             before = f"before {told(was)}" if was is not None else ""
-            found.append(Tile(label, told(now), units.get(key, ""), before))
+            found.append(Tile(label, told(now), units.get(key, ""), before, notes.get(key, "")))
     return found
+
+
+def _change_note(change: Mean | None) -> str:
+    if change is None or change.interval is None:
+        return ""
+    size = figure(change.value, 2, signed=True)
+    return f"change {size}, {INTERVAL} {figure_range(change.interval, signed=True)}"
 
 
 def ppo_charts(facts: RunFacts) -> list[Chart]:
@@ -77,8 +106,8 @@ def ppo_charts(facts: RunFacts) -> list[Chart]:
     drawn = [
         metric_chart(facts, "score", "Reward", "weighted scores of the sources, before penalties"),
         _histogram(facts),
-        metric_chart(facts, "kl_k3", "KL", "to the reference, k3, nats a token", decimals=3),
-        metric_chart(facts, "entropy", "Entropy", "nats a token"),
+        metric_chart(facts, "kl_k3", "KL", "to the reference, k3, nats per token", decimals=3),
+        metric_chart(facts, "entropy", "Entropy", "nats per token"),
         metric_chart(facts, "response_tokens", "Answer length", "mean, tokens", decimals=0),
         metric_chart(facts, "degenerate", "Degenerate answers", "share that is blank, stuck or loops"),
         metric_chart(facts, "explained_variance", "Critic", "explained variance of the returns; 1 is perfect"),
@@ -88,14 +117,13 @@ def ppo_charts(facts: RunFacts) -> list[Chart]:
 
 
 def _histogram(facts: RunFacts) -> Chart | None:
-    responses = dictionaries(mapping(facts.evaluation.get("heldout")).get("responses"))
-    before, after = numbers(responses, "before_score"), numbers(responses, "after_score")
+    before, after = numbers(facts.responses, "before_score"), numbers(facts.responses, "after_score")
     if not before or not after:
         return None
     bars = [Bars(before, "before", median(before), filled=True), Bars(after, "after", median(after), filled=False)]
     return Chart(
         f"Held-out rewards: median {figure(median(before), 2)} → {figure(median(after), 2)}",
-        f"{plural(len(after), 'answer')} to the same prompts with the same random numbers",
+        f"{_answers(facts)}, before and after with the same random numbers",
         histogram("rewards", "Held-out rewards before and after", bars, xlabel="reward", ylabel="answers"),
         [Key("before", "block", "before"), Key("after", "line", "after")],
         "Dashed lines: medians.",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefine.errors import CheckpointError
+from prefine.evaluation.statistics import Interval, Mean
 from prefine.json_reading import JsonError, read_json_object
 from prefine.rundir import RunDirectory, read_metrics
 
@@ -79,6 +80,16 @@ class RunFacts:
         return dictionaries(mapping(self.evaluation.get("heldout")).get("rows"))
 
     @property
+    def responses(self) -> list[dict[str, Any]]:
+        """PPO's answers to held-out prompts one by one, before and after; empty for other stages."""
+        return dictionaries(mapping(self.evaluation.get("heldout")).get("responses"))
+
+    @property
+    def heldout_samples(self) -> int | None:
+        """How many answers each held-out prompt has, of stages whose model answers them."""
+        return count(mapping(self.evaluation.get("heldout")).get("samples"))
+
+    @property
     def heldout_count(self) -> int | None:
         """On how many held-out records the figures rest."""
         measured = count(mapping(self.evaluation.get("heldout")).get("count"))
@@ -91,6 +102,12 @@ class RunFacts:
         if self.stage == "reward":
             return False
         return mapping(mapping(self.manifest.get("recipe")).get("dpo")).get("loss") != "simpo"
+
+    @property
+    def per_token(self) -> bool:
+        """Whether the preference objective compares log-probabilities per token, not summed over an answer."""
+        section = mapping(mapping(self.manifest.get("recipe")).get("dpo"))
+        return section.get("loss") in ("ipo", "simpo") or section.get("length_normalized") is True
 
     @property
     def kept_step(self) -> int | None:
@@ -188,3 +205,28 @@ def differences(rows: Iterable[Mapping[str, Any]], before: str, after: str) -> l
     """after − before of the rows that have both."""
     both = ((number(row.get(before)), number(row.get(after))) for row in rows)
     return [second - first for first, second in both if first is not None and second is not None]
+
+
+def by_prompt(
+    rows: Iterable[Mapping[str, Any]], before: str, after: str
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Two figures of answers, as lists of each prompt's (`row`) answers; answers that lack one are left out."""
+    found: dict[object, tuple[list[float], list[float]]] = {}
+    for place, row in enumerate(rows):
+        was, now = (number(float(v) if isinstance(v := row.get(key), bool) else v) for key in (before, after))
+        if was is not None and now is not None:
+            prompt = found.setdefault(count(row.get("row")) if "row" in row else f"row {place}", ([], []))
+            prompt[0].append(was)
+            prompt[1].append(now)
+    return [was for was, _ in found.values()], [now for _, now in found.values()]
+
+
+def recorded_change(value: object) -> Mean | None:
+    """A change with its interval as evaluation.json holds it; None where it is not there."""
+    change = mapping(value)
+    ends = mapping(change.get("interval"))
+    size, low, high = number(change.get("value")), number(ends.get("low")), number(ends.get("high"))
+    if size is None:
+        return None
+    interval = None if low is None or high is None else Interval(low, high)
+    return Mean(size, count(change.get("count")) or 0, interval)

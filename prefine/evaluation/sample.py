@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prefine.data.template import ChatTemplate
 from prefine.errors import RecipeError
+from prefine.evaluation.degeneration import Looks, look_at
 from prefine.models.forward import PackedModel
 from prefine.models.generate import Generated, Request, writer_for
 from prefine.models.sampling import Sampling
@@ -22,11 +23,13 @@ class Answer:
         text: decoded, without control tokens.
         tokens: generated tokens, the end of turn included.
         ended: whether the model ended its turn itself; False where max_new_tokens cut it.
+        looks: whether it is blank, stuck or looping.
     """
 
     text: str
     tokens: int
     ended: bool
+    looks: Looks
 
 
 def context_of(model: PackedModel) -> int:
@@ -77,4 +80,5 @@ def write_answers(
 
 
 def _answer(generated: Generated) -> Answer:
-    return Answer(generated.text.strip(), len(generated.tokens), generated.ended)
+    looks = look_at(generated.text, generated.tokens)
+    return Answer(generated.text.strip(), len(generated.tokens), generated.ended, looks)

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 CONFIDENCE = 0.95
+# Five changes in one direction are chance in 2 of 32 cases, six in 2 of 64: the first to be rarer than 5 %.
+_FEWEST_FOR_A_SIGN_TEST = 6
+# Values that a bootstrap holds at once: 40 MB.
+_BOOTSTRAP_VALUES = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +116,57 @@ def median(values: Sequence[float]) -> float | None:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def median_change(before: Sequence[float], after: Sequence[float]) -> Mean | None:
-    """How much the median of paired values has changed, with a bootstrap interval over pairs (Efron 1979).
+def mean_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> Mean | None:
+    """How much the mean has changed, paired by prompt: the mean of the differences of each prompt's mean.
 
-    None without pairs; no interval from fewer than two.
+    The answers to one prompt are not independent, so the interval is over prompts: Student's t of the differences. In
+    simulations it held its 95 % for 6 to 45 prompts as well as a BCa bootstrap or better (for 6 prompts 83 to 96 %,
+    against 71 to 89 %).
+
+    Args:
+        before: the values of each prompt's answers, at least one each.
+        after: the same, prompt by prompt.
+
+    Returns: None without prompts; no interval from fewer than two. Where all prompts changed by the same amount the
+    interval is that amount alone, from as many prompts on as a sign test needs to be sure of the direction.
     """
-    was, now = median(before), median(after)
+    changes = [math.fsum(now) / len(now) - math.fsum(was) / len(was) for was, now in zip(before, after, strict=True)]
+    found = mean(changes)
+    if found is not None and found.interval is None and found.count >= _FEWEST_FOR_A_SIGN_TEST:
+        return Mean(found.value, found.count, Interval(found.value, found.value))
+    return found
+
+
+def ratio_change(before: Sequence[float], after: Sequence[float], sizes: Sequence[float]) -> Mean | None:
+    """How much a ratio of sums has changed, paired: sum(after) / sum(sizes) - sum(before) / sum(sizes).
+
+    The interval is that of a ratio of means (Cochran 1977, Sampling Techniques, eq. 6.9): Student's t of what each
+    pair adds to the change beyond its share. A loss per token over answers of unequal lengths is such a ratio.
+
+    Returns: None without pairs; no interval from fewer than two, or where no pair differs from the others.
+    """
+    total = math.fsum(sizes)
+    if not sizes or total <= 0:
+        return None
+    changes = [now - was for was, now in zip(before, after, strict=True)]
+    ratio = math.fsum(changes) / total
+    average = total / len(sizes)
+    spread = mean([(change - ratio * size) / average for change, size in zip(changes, sizes, strict=True)])
+    if spread is None or spread.interval is None:
+        return Mean(ratio, len(sizes), None)
+    return Mean(ratio, len(sizes), Interval(ratio + spread.interval.low, ratio + spread.interval.high))
+
+
+def median_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> Mean | None:
+    """How much the median of all values has changed, with a percentile bootstrap over prompts (Efron 1979).
+
+    Args:
+        before: the values of each prompt's answers, equally many each.
+        after: the same, prompt by prompt.
+
+    Returns: None without prompts; no interval from fewer than two.
+    """
+    was, now = (median([value for prompt in when for value in prompt]) for when in (before, after))
     if was is None or now is None:
         return None
     change = now - was
@@ -126,11 +175,18 @@ def median_change(before: Sequence[float], after: Sequence[float]) -> Mean | Non
     import numpy as np
     from scipy.stats import bootstrap
 
-    def statistic(x: Any, y: Any, axis: int) -> Any:
-        return np.median(y, axis=axis) - np.median(x, axis=axis)
+    first, last = np.asarray(before), np.asarray(after)
+
+    def statistic(prompts: Any, axis: int) -> Any:
+        return np.median(last[prompts], axis=(axis - 1, axis)) - np.median(first[prompts], axis=(axis - 1, axis))
 
     found = bootstrap(
-        (before, after), statistic, paired=True, method="percentile", confidence_level=CONFIDENCE, rng=0
+        (np.arange(len(first)),),
+        statistic,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        rng=0,
+        batch=max(1, _BOOTSTRAP_VALUES // last.size),
     ).confidence_interval
     return Mean(change, len(before), Interval(float(found.low), float(found.high)))
 

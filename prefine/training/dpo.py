@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
 from prefine.data.template import ChatTemplate
+from prefine.evaluation.statistics import mean
 from prefine.models.forward import evaluating
 from prefine.objectives import dpo
 from prefine.objectives.masked import Paired, paired, per_sequence
@@ -142,19 +143,14 @@ class DpoStage(Stage):
             self.evaluate()
         before = self._before.value
         told = self._session.before_and_after()
-        fall = told["before"]["logp_chosen"] - told["after"]["logp_chosen"]
-        if fall > _CHOSEN_FALL_NATS:
-            self._session.warnings.append(
-                f"The chosen answers became less likely: their mean log-probability fell by {fall:.1f} nats; the "
-                "margin grew because the rejected ones fell further. dpo.nll_weight (1.0, say) or a smaller learning "
-                "rate holds them up."
-            )
         heldout = self._session.prepared.heldout
         pairs = [
             {
                 "id": json.loads(heldout.record_json(i)).get("id"),
                 "before_margin": before["margin"][i],
                 "after_margin": self._pairs["margin"][i],
+                "before_ranked": before["policy_accuracy"][i],
+                "after_ranked": self._pairs["policy_accuracy"][i],
                 "chosen_shift": self._pairs["logp_chosen"][i] - before["logp_chosen"][i],
                 "rejected_shift": self._pairs["logp_rejected"][i] - before["logp_rejected"][i],
                 "chosen_tokens": self._pairs["chosen_tokens"][i],
@@ -162,6 +158,13 @@ class DpoStage(Stage):
             }
             for i in range(len(heldout))
         ]
+        change = mean([pair["chosen_shift"] for pair in pairs])
+        certain = change is not None and change.interval is not None and change.interval.high < 0
+        if change is not None and certain and change.value < -_CHOSEN_FALL_NATS:
+            self._session.warnings.append(
+                f"The chosen answers became less likely: their mean log-probability fell by {-change.value:.1f} nats. "
+                "To hold it up, set dpo.nll_weight (1.0, for example) or lower training.learning_rate."
+            )
         return {**told, "count": len(heldout), "pairs": pairs}
 
     @property

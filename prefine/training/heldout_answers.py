@@ -1,4 +1,8 @@
-"""What the policy writes to held-out prompts, scored: the same prompts and random numbers at every evaluation."""
+"""What the policy writes to held-out prompts, scored: several answers each, drawn alike at every evaluation.
+
+An answer's random numbers depend on the recipe's seed, its prompt and its number, so that answers before and after
+training differ by the policy alone. Training draws nothing from them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,9 @@ from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.store import cut_prompt
 from prefine.errors import DataError
-from prefine.evaluation.statistics import evenly_chosen, median_change
+from prefine.evaluation.degeneration import look_at
+from prefine.evaluation.run_facts import by_prompt
+from prefine.evaluation.statistics import evenly_chosen, mean_change, median_change
 from prefine.models.actor_critic import ActorCritic
 from prefine.objectives import kl
 from prefine.objectives.masked import paired, per_sequence
@@ -127,7 +133,7 @@ class HeldoutAnswers:
             recipe,
             self._trees,
             lambda place, sample: seed_of(recipe.training.seed, "held-out", self._trees[place].row, sample),
-            1,
+            recipe.rollout.heldout_samples,
         )
         store = self._session.prepared.heldout
         asked = answered(written, store, [tree.row for tree in self._trees])
@@ -147,7 +153,7 @@ class HeldoutAnswers:
         return {"proxy_gap": max(falls) if now["score"] > rows[0]["score"] else 0.0}
 
     def finish(self) -> dict[str, Any]:
-        """Before and after, answer by answer, and by how much the median score has changed."""
+        """Before and after, answer by answer, and by how much the mean and the median score have changed."""
         if not self._rows:  # resumed after the last step: no step of this process has evaluated
             with torch.no_grad():
                 self.evaluate()
@@ -156,12 +162,21 @@ class HeldoutAnswers:
             return told
         before = self.before.value
         responses = [
-            {"row": was["row"], **{f"before_{k}": was[k] for k in _KEPT}, **{f"after_{k}": now[k] for k in _KEPT}}
+            {
+                **{name: was[name] for name in ("row", "sample")},
+                **{f"{when}_{name}": row[name] for when, row in (("before", was), ("after", now)) for name in _KEPT},
+            }
             for was, now in zip(before, self._rows, strict=True)
         ]
-        change = median_change([row["before_score"] for row in responses], [row["after_score"] for row in responses])
-        changed = None if change is None else asdict(change)
-        return {**told, "count": len(responses), "responses": responses, "median_change": changed}
+        scores = by_prompt(responses, "before_score", "after_score")
+        changes = {"mean_change": mean_change(*scores), "median_change": median_change(*scores)}
+        return {
+            **told,
+            "count": len(self._trees),
+            "samples": self._recipe.rollout.heldout_samples,
+            **{name: None if change is None else asdict(change) for name, change in changes.items()},
+            "responses": responses,
+        }
 
     def keep_rollouts(self, rollouts: Rollouts, scored: Scored, step: int) -> None:
         """Write some answers of an update into rollouts.jsonl, in the place of those a resumed run wrote before."""
@@ -195,14 +210,18 @@ class HeldoutAnswers:
         }
         self._shares = {name: float(values.mean()) for name, values in weighed.items()}
         rows = []
+        answers = [answer for tree in written.trees for answer in tree.answers]
         for place, text in enumerate(written.texts):
+            prompt, sample = divmod(place, self._recipe.rollout.heldout_samples)
             rows.append(
                 {
-                    "row": self._trees[place].row,
+                    "row": self._trees[prompt].row,
+                    "sample": sample,
                     "text": text,
                     "score": float(sum(values[place] for values in weighed.values())),
                     "tokens": written.lengths[place],
                     "ended": written.ended[place],
+                    "degenerate": look_at(text, answers[place]).word,
                     "parts": {name: values[place] for name, values in parts.items()},
                     "judge": float(measures[JUDGE].weighed(parts[JUDGE], 1.0)[place]) if JUDGE in parts else None,
                 }
@@ -262,4 +281,4 @@ class HeldoutAnswers:
         return {"pair_accuracy": right / len(self._pairs)}
 
 
-_KEPT = ("text", "score", "tokens", "ended", "judge")
+_KEPT = ("text", "score", "tokens", "ended", "degenerate", "judge")

@@ -18,7 +18,7 @@ from torch import Tensor
 from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, even_part, microbatches, token_offsets
 from prefine.data.store import TokenStore
 from prefine.errors import PrefineError
-from prefine.evaluation.degeneration import degenerate, distinct, is_blank, is_looping, is_stuck
+from prefine.evaluation.degeneration import distinct, look_at
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.forward import evaluating
 from prefine.models.fused import unchanging_weights
@@ -186,7 +186,8 @@ def write_answers(
 
 
 def _answered(tree: TokenTree, found: Sequence[Generated]) -> TokenTree:
-    return TokenTree(tree.prompt, tuple(each.tokens for each in found), (None,) * len(found), tree.row)
+    answers = tuple(each.tokens for each in found)
+    return TokenTree(tree.prompt, answers, (None,) * len(found), tree.row, apart=True)
 
 
 def conversation_of(store: TokenStore, row: int) -> Conversation:
@@ -299,14 +300,15 @@ def together(accelerator: Accelerator, compute: Callable[[], T]) -> T:
 def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequence[bool]) -> dict[str, float]:
     """How answers look: their length, whether they end, how many say nothing, how varied they are."""
     answers = [list(answer) for tree in trees for answer in tree.answers]
+    looks = [look_at(text, answer) for text, answer in zip(texts, answers, strict=True)]
     count = len(answers)
     return {
         "response_tokens": sum(map(len, answers)) / count,
         "ended": sum(ended) / count,
-        "blank": sum(map(is_blank, texts)) / count,
-        "stuck": sum(map(is_stuck, answers)) / count,
-        "looping": sum(map(is_looping, answers)) / count,
-        "degenerate": sum(degenerate(t, a) for t, a in zip(texts, answers, strict=True)) / count,
+        "blank": sum(look.blank for look in looks) / count,
+        "stuck": sum(look.stuck for look in looks) / count,
+        "looping": sum(look.looping for look in looks) / count,
+        "degenerate": sum(look.degenerate for look in looks) / count,
         "distinct_1": distinct(answers, 1),
         "distinct_2": distinct(answers, 2),
     }

@@ -132,7 +132,12 @@ def _hash(rows: list[dict[str, Any]]) -> str:
 
 
 def _told(when: str, answer: Answer) -> dict[str, Any]:
-    return {when: answer.text, f"{when}_tokens": answer.tokens, f"{when}_ended": answer.ended}
+    return {
+        when: answer.text,
+        f"{when}_tokens": answer.tokens,
+        f"{when}_ended": answer.ended,
+        f"{when}_degenerate": answer.looks.word,
+    }
 
 
 def _summary(rows: list[dict[str, Any]], when: str) -> dict[str, float]:
@@ -141,4 +146,5 @@ def _summary(rows: list[dict[str, Any]], when: str) -> dict[str, float]:
         "mean_tokens": statistics.fmean(tokens),
         "median_tokens": statistics.median(tokens),
         "ended": statistics.fmean(row[f"{when}_ended"] for row in rows),
+        "degenerate": statistics.fmean(row.get(f"{when}_degenerate") is not None for row in rows),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
 from prefine.data.template import ChatTemplate
+from prefine.objectives.masked import per_sequence
 from prefine.objectives.sft import token_nll
 from prefine.recipe import SftRecipe
 from prefine.records import Demonstration
+from prefine.training.before import Before
 from prefine.training.optimiser_step import Step, Totals
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
@@ -38,6 +41,8 @@ class SftStage(Stage):
     def begin(self, session: Session) -> Step:
         """The step's loss: this microbatch's share of the step's mean token NLL."""
         self._session = session
+        self.before: Before = Before(session.run.heldout_before)
+        self._answers: list[dict[str, Any]] = []
 
         def step(model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
             return token_nll(model(batch), totals.tokens), {}
@@ -49,13 +54,33 @@ class SftStage(Stage):
         """Held-out loss (nats a token) and perplexity."""
         model, recipe = self._session.loaded.packed, self._session.recipe
         total, tokens = 0.0, 0
+        self._answers = []
         for run in microbatches(self._session.prepared.heldout, recipe.training.max_tokens_per_microbatch):
-            logprobs = model(collate(run).to(model.device))
+            batch = collate(run).to(model.device)
+            logprobs = model(batch)
             total -= float(logprobs.sum(dtype=torch.float64))
             tokens += len(logprobs)
+            sums = per_sequence(logprobs, batch.sequence, batch.sequences) / batch.sequence_lengths()
+            self._answers += [
+                {"tokens": tree.supervised_tokens, "loss": -mean} for tree, mean in zip(run, sums.tolist(), strict=True)
+            ]
+        self.before.keep(self._answers, write=self._session.accelerator.is_main_process)
         loss = total / tokens
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
     def finish(self) -> dict[str, Any]:
-        """Held-out metrics before and after, from the run's metrics."""
-        return {**self._session.before_and_after(), "count": len(self._session.prepared.heldout)}
+        """Held-out metrics before and after, and each answer's loss, nats per token; rows are in the held-out order."""
+        if not self._answers:  # resumed after the last step: no step of this process has evaluated
+            with torch.no_grad():
+                self.evaluate()
+        heldout = self._session.prepared.heldout
+        rows = [
+            {
+                "id": json.loads(heldout.record_json(row)).get("id"),
+                "tokens": was["tokens"],
+                "before_loss": was["loss"],
+                "after_loss": now["loss"],
+            }
+            for row, (was, now) in enumerate(zip(self.before.value, self._answers, strict=True))
+        ]
+        return {**self._session.before_and_after(), "count": len(heldout), "rows": rows}

@@ -6,12 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefine.evaluation.degeneration import degenerate, distinct, is_blank, is_looping, is_stuck
+from prefine.evaluation.degeneration import Looks, distinct, is_blank, is_looping, is_stuck, look_at
 
 PLAIN = list(range(40))
 
 
-@pytest.mark.parametrize(("text", "blank"), [("", True), (" \n", True), ("no", False)])
+@pytest.mark.parametrize(
+    ("text", "blank"),
+    [
+        ("", True),
+        (" \n\t\u00a0\u3000", True),
+        ("\u200b\u2060\ufeff\u00ad", True),  # zero-width characters and a soft hyphen
+        ("\x00\x1b", True),
+        ("\ufffd \ufffd", True),  # bytes that are no character
+        ("no", False),
+        (".", False),
+        ("\u200b\u0301a", False),
+        ("👍", False),
+    ],
+)
 def test_blank(text: str, blank: bool) -> None:
     assert is_blank(text) is blank
 
@@ -56,4 +69,12 @@ def test_distinct() -> None:
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.text(max_size=5))
 def test_any_of_the_three_is_degenerate(tokens: list[int], text: str) -> None:
-    assert degenerate(text, tokens) is (is_blank(text) or is_stuck(tokens) or is_looping(tokens))
+    looks = look_at(text, tokens)
+    assert looks == Looks(is_blank(text), is_stuck(tokens), is_looping(tokens))
+    assert looks.degenerate is (looks.word is not None)
+    assert looks.word is None or getattr(looks, looks.word)
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=3))
+def test_what_has_a_visible_character_is_not_blank(text: str) -> None:
+    assert is_blank(text) is (set(text) == {"\ufffd"})

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from prefine.evaluation.headlines import Headline
 from prefine.evaluation.ppo_findings import guard_events, ppo_charts, ppo_headline, ppo_tiles, rollouts, sources
 from prefine.evaluation.report import build_context, render
 from prefine.evaluation.run_facts import RunFacts
@@ -22,7 +23,9 @@ FACTS = RunFacts(
             "before": BEFORE,
             "after": AFTER,
             "count": 4,
-            "responses": [{"before_score": i, "after_score": i + 1} for i in range(4)],
+            "samples": 2,
+            "responses": [{"row": i // 2, "before_score": i, "after_score": i + 1} for i in range(8)],
+            "mean_change": {"value": 0.7, "count": 4, "interval": {"low": 0.3, "high": 1.1}},
             "median_change": {"value": 0.7, "count": 4, "interval": {"low": 0.2, "high": 1.1}},
         }
     },
@@ -52,13 +55,43 @@ FACTS = RunFacts(
 )
 
 
-def test_the_headline_says_what_was_won_and_at_what_distance() -> None:
-    found = ppo_headline(FACTS)
+def headline(**heldout: object) -> Headline:
+    found = ppo_headline(dataclasses.replace(FACTS, evaluation={"heldout": FACTS.evaluation["heldout"] | heldout}))
     assert found is not None
-    assert found.sentence == "The median reward of 4 held-out answers rose from 0.10 to 0.80."
+    return found
+
+
+def test_the_headline_says_what_was_won_and_at_what_distance() -> None:
+    found = headline()
+    assert found.sentence == "The mean reward of 8 answers to 4 held-out prompts rose from 0.20 to 0.90."
     told = " ".join(found.standfirst)
-    assert "+0.70" in told and "0.12" in told and "Guards stepped in 1 time" in told
-    assert "may be chance" not in told
+    assert "Change of the mean: +0.70" in told and "+0.30 to +1.10, paired by prompt" in told
+    assert "Change of the median answer (0.10 before, 0.80 after): +0.70" in told
+    assert "0.120 nats per token" in told and "Guards stepped in 1 time" in told
+    assert "no change shown" not in told
+
+
+def change(low: float, high: float) -> dict[str, object]:
+    return {"value": 0.7, "count": 4, "interval": {"low": low, "high": high}}
+
+
+def test_a_headline_says_rose_or_fell_only_where_the_interval_excludes_0() -> None:
+    """At its very end, too."""
+    for ends in ((-0.1, 1.1), (0.0, 1.1), (-1.0, 0.0)):
+        found = headline(mean_change=change(*ends))
+        assert found.sentence == (
+            "No change shown in the mean reward of 8 answers to 4 held-out prompts: 0.20 before, 0.90 after."
+        )
+        assert "The interval includes 0: no change shown." in found.standfirst[0]
+    assert "fell from" in headline(mean_change=change(-1.0, -0.1)).sentence
+    assert "rose" not in headline(median_change=change(-1.0, 1.0)).standfirst[1]
+
+
+def test_a_run_that_recorded_no_paired_change_gives_figures_alone() -> None:
+    """As those of older versions."""
+    found = headline(mean_change=None, samples=None)
+    assert found.sentence == "The mean reward of 4 held-out answers was 0.20 before and is 0.90 after."
+    assert any("more than chance is not known" in line for line in found.standfirst)
 
 
 def test_each_source_is_told_with_its_score_and_share() -> None:
@@ -85,22 +118,15 @@ def test_each_source_is_told_with_its_score_and_share() -> None:
     assert page.index("It was used by --force.") < page.index("What was rewarded")
 
 
-def test_an_interval_with_zero_in_it_may_be_chance() -> None:
-    heldout = FACTS.evaluation["heldout"] | {"median_change": {"value": 0.7, "interval": {"low": -0.1, "high": 1.1}}}
-    found = ppo_headline(dataclasses.replace(FACTS, evaluation={"heldout": heldout}))
-    assert found is not None
-    assert any("may be chance" in line for line in found.standfirst)
-
-
 def test_no_ppo_no_headline() -> None:
     assert ppo_headline(dataclasses.replace(FACTS, manifest={"stage": "sft"})) is None
 
 
 def test_tiles_and_charts_are_of_what_is_known() -> None:
-    assert {tile.label: tile.value for tile in ppo_tiles(FACTS)}["KL a token"] == "0.120"
+    assert {tile.label: tile.value for tile in ppo_tiles(FACTS)}["KL per token"] == "0.120"
     titles = [chart.title for chart in ppo_charts(FACTS)]
     assert titles[0] == "Reward: held-out 0.20 → 0.90"
-    assert "Held-out rewards: median 1.50 → 2.50" in titles
+    assert "Held-out rewards: median 3.50 → 4.50" in titles
     assert not any(title.startswith("Judge") for title in titles)
 
 

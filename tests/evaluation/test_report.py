@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -110,21 +111,39 @@ def test_the_headline_of_a_dpo_run(dpo_run: Path) -> None:
     text = page_of(dpo_run).text
     assert (
         "Training moved the model towards the preferred answer in 84 % of 32 held-out pairs; "
-        "it now ranks that answer first in 66 %, up from 53 %." in text
+        "it ranks the preferred answer first in 66 % (53 % before: no change shown)." in text
     )
     assert "27 of 32, 95 % interval 68–93 %" in text
     assert "21 of 32, 95 % interval 48–80 % now, 17 of 32, 95 % interval 36–69 % before" in text
-    assert "The two intervals overlap" in text
+    assert "The interval includes 0: no change shown." in text
     assert "32 held-out pairs: the intervals are wide." in text
 
 
 def test_the_headline_of_an_sft_run(sft_run: Path) -> None:
     figures = load(sft_run / "evaluation.json")["heldout"]
     before, after = figures["before"], figures["after"]
+    text = page_of(sft_run).text
     assert (
-        f"On 36 held-out answers the model’s loss fell from {before['loss']:.3f} to {after['loss']:.3f} nats a token: "
-        f"perplexity {before['perplexity']:.1f} before, {after['perplexity']:.1f} after." in page_of(sft_run).text
+        f"The perplexity of 36 held-out answers was {before['perplexity']:.1f} before and is {after['perplexity']:.1f} "
+        "after." in text
     )
+    assert f"Loss: {before['loss']:.3f} nats per token before, {after['loss']:.3f} after." in text
+    assert "whether this is more than chance is not known" in text
+
+
+@pytest.mark.parametrize(("changes", "said"), [((-1.5, -1.25, -1.0), "fell from"), ((-1.0, 0.5, -1.0), "No change")])
+def test_the_headline_of_an_sft_run_that_recorded_each_answer(
+    sft_run: Path, changes: tuple[float, ...], said: str
+) -> None:
+    evaluation = load(sft_run / "evaluation.json")
+    rows = [{"tokens": 10 + i, "before_loss": 3.0, "after_loss": 3.0 + by} for i, by in enumerate(changes)]
+    evaluation["heldout"] |= {"rows": rows}
+    (sft_run / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    text = page_of(sft_run).text
+    weighed = sum((10 + i) * by for i, by in enumerate(changes)) / 33
+    assert f"perplexity of 36 held-out answers {said}" in text or f"{said} shown in the perplexity of 36" in text
+    assert f"Change of the loss: \u2212{-weighed:.3f} (95 % interval" in text
+    assert f"The perplexity is now {math.exp(weighed):.2f} times what it was" in text
 
 
 def test_numbers_are_those_of_the_files(dpo_run: Path) -> None:
@@ -136,7 +155,7 @@ def test_numbers_are_those_of_the_files(dpo_run: Path) -> None:
     assert f"chosen {before['logp_chosen']:.1f} → {after['logp_chosen']:.1f}" in text
     assert f"rejected {before['logp_rejected']:.1f} → {after['logp_rejected']:.1f}" in text
     right = sum(pair["chosen_shift"] > pair["rejected_shift"] for pair in pairs)
-    assert f"{right} of 32 pairs moved the right way" in text
+    assert f"{right} of 32 pairs moved towards the preferred answer" in text
     both_fell = sum(pair["chosen_shift"] < 0 and pair["rejected_shift"] < 0 for pair in pairs)
     assert f"both less likely chosen ↓ rejected ↓ {both_fell} " in text
     assert "300 rows in = 291 kept + 9 quarantined" in text

@@ -518,6 +518,11 @@ def test_before_and_after_answer_by_answer(prompts: int, make: Make, monkeypatch
     assert told["count"] == len(told["responses"]) == prompts
     assert told["before"] == {k: v for k, v in before.items() if k not in ("kind", "step")}
     assert told["after"] == {k: v for k, v in after.items() if k not in ("kind", "step")}
+    assert all(
+        each[f"{when}_degenerate"] in (None, "blank", "stuck", "looping")
+        for each in told["responses"]
+        for when in ("before", "after")
+    )
     store = TokenStore(Path(made.run) / "data" / "heldout.arrow")
     assert all(0 <= row["row"] < len(store) for row in told["responses"])
     for when, row in (("before", before), ("after", after)):
@@ -533,6 +538,49 @@ def test_before_and_after_answer_by_answer(prompts: int, make: Make, monkeypatch
     changes = [statistics.median(each[f"{when}_score"] for each in told["responses"]) for when in ("before", "after")]
     assert told["median_change"]["value"] == pytest.approx(changes[1] - changes[0])
     assert told["median_change"]["count"] == prompts
+
+
+def test_several_answers_to_each_held_out_prompt_are_compared_by_prompt(make: Make) -> None:
+    """The first of them is the one that a run with a single answer compares; training draws nothing from them."""
+    changes = {**QUICK, "training.max_steps": 3, "rollout.heldout_prompts": 3, "kl.coefficient": 0.5}
+    one, many = (make("ppo", f"{n}", {**changes, "rollout.heldout_samples": n}) for n in (1, 3))
+    tiny.train(one)
+    tiny.train(many)
+    mine, theirs = tiny.weights(Path(one.run)), tiny.weights(Path(many.run))
+    assert all(torch.equal(weight, theirs[name]) for name, weight in mine.items())
+    told = evaluation(many)
+    assert (told["count"], told["samples"], len(told["responses"])) == (3, 3, 9)
+    rows_ = [each["row"] for each in told["responses"]]
+    assert rows_ == [row for row in dict.fromkeys(rows_) for _ in range(3)]
+    assert [each["sample"] for each in told["responses"]] == [0, 1, 2] * 3
+    assert len({each["before_text"] for each in told["responses"]}) == 9
+    first = [each for each in told["responses"] if each["sample"] == 0]
+    for name in ("row", "before_text", "after_text", "before_ended", "after_tokens"):
+        assert [each[name] for each in first] == [each[name] for each in evaluation(one)["responses"]]
+    means = {
+        when: [
+            statistics.fmean(each[f"{when}_score"] for each in told["responses"] if each["row"] == row)
+            for row in dict.fromkeys(rows_)
+        ]
+        for when in ("before", "after")
+    }
+    changed = [now - was for was, now in zip(means["before"], means["after"], strict=True)]
+    assert told["mean_change"]["value"] == pytest.approx(statistics.fmean(changed))
+    assert told["mean_change"]["count"] == 3
+    half = 4.3027 * statistics.stdev(changed) / math.sqrt(3)  # t(0.975, 2)
+    assert told["mean_change"]["interval"]["high"] == pytest.approx(statistics.fmean(changed) + half, rel=1e-3)
+    before, after = rows(many, "heldout")
+    assert before["score"] == pytest.approx(statistics.fmean(means["before"]))
+    tokens = [each["after_tokens"] for each in told["responses"]]
+    assert after["response_tokens"] == statistics.fmean(tokens)
+    assert after["loss"] == pytest.approx(
+        -(
+            after["score"]
+            - statistics.fmean(not each["after_ended"] for each in told["responses"])
+            - 0.5 * after["kl_k1"] * statistics.fmean(tokens)
+        ),
+        rel=1e-4,
+    )
 
 
 def digits(rows: list[dict[str, Any]]) -> list[float]:

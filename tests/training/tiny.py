@@ -135,6 +135,9 @@ def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str,
         for key in path:
             section = section.setdefault(key, {})
         section[last] = value
+    written = values.get("rollout", {}).get("heldout_prompts") != 0 and values["data"]["heldout_fraction"]
+    if STAGES[stage] is PpoRecipe and written:
+        values["rollout"].setdefault("heldout_samples", 1)
     return STAGES[stage].model_validate(values)
 
 
