@@ -39,7 +39,10 @@ def _lines(session: Session) -> Iterator[str]:
     yield "The whole recipe is in `recipe.yaml` of the run, and what happened in its `manifest.json`."
     if rows_of_kind(session.run.metrics, "heldout"):
         figures = session.before_and_after()
-        yield from ("", "## Held-out figures", "", "| metric | before | after |", "|---|---:|---:|")
+        yield from ("", "## Held-out figures", "")
+        count = len(session.prepared.heldout)
+        yield f"Of {count} held-out rows. `report.html` of the run says which changes are more than chance."
+        yield from ("", "| metric | before | after |", "|---|---:|---:|")
         for name, after in figures["after"].items():
             before = figures["before"].get(name)
             if name not in _NOT_SHOWN and isinstance(before, int | float):

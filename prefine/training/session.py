@@ -34,6 +34,8 @@ from prefine.errors import (
     Stopped,
 )
 from prefine.evaluation.report import write_report
+from prefine.evaluation.run_facts import read_run
+from prefine.evaluation.summary import closing_lines
 from prefine.models.device import choose_device
 from prefine.models.identity import identity_of
 from prefine.models.load import LoadedModel, load_tokenizer, save_model, saved_weights
@@ -103,7 +105,10 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
             saved = any(run.checkpoints.glob("*"))
             raise Stopped(f"interrupted{_KEPT if saved else _NOTHING_YET}") from None
         if accelerator.is_main_process:
-            display.say(f"done: model in {run.model}, report in {write_report(run.path)}")
+            page = write_report(run.path)
+            for line in closing_lines(read_run(run.path)):
+                display.say(line)
+            display.say(f"done: model in {run.model}, report in {page}")
     return run.path
 
 
