@@ -40,8 +40,7 @@ def _lines(session: Session) -> Iterator[str]:
     if rows_of_kind(session.run.metrics, "heldout"):
         figures = session.before_and_after()
         yield from ("", "## Held-out figures", "")
-        count = len(session.prepared.heldout)
-        yield f"Of {count} held-out rows. `report.html` of the run says which changes are more than chance."
+        yield "`report.html` of the run has the intervals and says which of these changes are more than chance."
         yield from ("", "| metric | before | after |", "|---|---:|---:|")
         for name, after in figures["after"].items():
             before = figures["before"].get(name)
