@@ -24,9 +24,10 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.work import add_dtype, dtype_name, peak_memory_gb, short_prompts, tell
-from prefine.models.generate import Request, writer_for
+from prefine.models.engine import writer_for
 from prefine.models.load import load_model
 from prefine.models.sampling import Sampling
+from prefine.models.writer import Request
 from prefine.recipe import ModelSection
 
 NEW_TOKENS = 64

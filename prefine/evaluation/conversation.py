@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from prefine.evaluation.sample import room_for_prompts
-from prefine.models.generate import Request, writer_for
+from prefine.models.engine import writer_for
 from prefine.models.load import LoadedModel
 from prefine.models.sampling import Sampling
+from prefine.models.writer import Request
 from prefine.records import Message
 
 # What a decoder gives for a character of which not all bytes are there yet.

@@ -17,9 +17,10 @@ from prefine.data.rows import Problem
 from prefine.evaluation.row_blocks import BlockRows, BlockState
 from prefine.evaluation.sample import room_for_prompts
 from prefine.evaluation.wording import plural
-from prefine.models.generate import Generated, Request, writer_for
+from prefine.models.engine import writer_for
 from prefine.models.load import LoadedModel
 from prefine.models.sampling import Sampling
+from prefine.models.writer import Generated, Request
 from prefine.records import Prompt
 from prefine.text_form import AS_FOUND, TextForm
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from prefine.data.template import ChatTemplate
 from prefine.errors import RecipeError
 from prefine.evaluation.degeneration import Looks, look_at
+from prefine.models.engine import writer_for
 from prefine.models.forward import PackedModel
-from prefine.models.generate import Generated, Request, writer_for
 from prefine.models.sampling import Sampling
+from prefine.models.writer import Generated, Request
 
 _SLOTS = 32
 

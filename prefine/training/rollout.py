@@ -20,10 +20,11 @@ from prefine.data.store import TokenStore
 from prefine.errors import PrefineError
 from prefine.evaluation.degeneration import distinct, look_at
 from prefine.models.actor_critic import ActorCritic
+from prefine.models.engine import writer_for
 from prefine.models.forward import evaluating
 from prefine.models.fused import unchanging_weights
-from prefine.models.generate import Generated, Request, writer_for
 from prefine.models.sampling import Sampling
+from prefine.models.writer import Generated, Request
 from prefine.objectives import kl
 from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Conversation, Message

@@ -14,8 +14,9 @@ from prefine.cli.app import main
 from prefine.data.quarantine import Quarantine
 from prefine.evaluation.generation import GeneratedRows
 from prefine.models import load
-from prefine.models.generate import SlotWriter, Writing
 from prefine.models.sampling import Sampling
+from prefine.models.slot_writer import SlotWriter
+from prefine.models.writer import Writing
 from prefine.recipe import ModelSection
 from tests.training import tiny
 

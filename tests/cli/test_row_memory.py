@@ -14,8 +14,8 @@ from prefine.cli.app import main
 from prefine.evaluation import generation, row_settings, scores
 from prefine.evaluation.row_file import RowFile
 from prefine.models import load, reward
-from prefine.models.generate import Generated, Request
 from prefine.models.load import LoadedModel
+from prefine.models.writer import Generated, Request
 from prefine.recipe import ModelSection
 from tests.evaluation.readiness.test_measures import Fake, words
 from tests.training import tiny

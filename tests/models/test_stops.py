@@ -13,11 +13,12 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from prefine.data.template import ChatTemplate
-from prefine.models.generate import Request, writer_for
+from prefine.models.engine import writer_for
 from prefine.models.load import LoadedModel, load_model, load_tokenizer, save_model
 from prefine.models.location import locate_model
 from prefine.models.sampling import Sampling
 from prefine.models.stops import declared_ends
+from prefine.models.writer import Request
 from prefine.recipe import LoraSection, ModelSection
 from prefine.records import Message
 from tests.models import tiny

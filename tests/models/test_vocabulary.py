@@ -10,11 +10,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from prefine.data.vocabulary import require_embedded
 from prefine.errors import ModelError
-from prefine.models.generate import Request, writer_for
+from prefine.models.engine import writer_for
 from prefine.models.load import LoadedModel, load_model
 from prefine.models.reward import load_reward
 from prefine.models.sampling import Sampling
 from prefine.models.scoring import Question
+from prefine.models.writer import Request
 from prefine.recipe import LoraSection, ModelSection
 from prefine.records import Message
 from tests.models import tiny

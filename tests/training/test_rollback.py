@@ -22,7 +22,7 @@ from torch import Tensor
 
 from prefine.errors import NotFiniteError, Stopped, TrainingError
 from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid
-from prefine.models.generate import Writer
+from prefine.models.writer import Writer
 from prefine.recipe import Action, DpoRecipe, GuardSection, SftRecipe, StageRecipe
 from prefine.recipe_ppo import PpoRecipe
 from prefine.training.dpo import DpoStage, run_dpo

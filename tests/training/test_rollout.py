@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prefine.data.batch import TokenTree, collate, parts_of
 from prefine.data.store import StoreWriter, TokenStore
-from prefine.models import generate
+from prefine.models import writer as writer_module
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import ModelSection, StageRecipe
@@ -258,13 +258,13 @@ SCRIPTS = {"first": [STOP], "last": [5, 6, STOP], "none": [5, 6, 7]}
 
 def writes(script: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model writes these tokens from now on, all answers in step."""
-    real, calls = generate.choose, iter(range(10_000))
+    real, calls = writer_module.choose, iter(range(10_000))
 
     def chosen(logits: Tensor, rows: Any) -> tuple[Tensor, Tensor]:
         token, logprobs = script[next(calls) % len(script)], real(logits, rows)[1]
         return torch.full((len(rows),), token), logprobs
 
-    monkeypatch.setattr(generate, "choose", chosen)
+    monkeypatch.setattr(writer_module, "choose", chosen)
 
 
 @pytest.mark.parametrize("missing_eos", ["none", "penalty", "replace"])

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from prefine.models.forward import evaluating, standard_attention
-from prefine.models.generate import Writer, Writing
 from prefine.models.rotary import forget_lengths
+from prefine.models.writer import Writer, Writing
 
 
 class _Chooser(LogitsProcessor):  # type: ignore[misc]
