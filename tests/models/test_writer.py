@@ -6,6 +6,12 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+
+from prefine.errors import NotFiniteError
+from prefine.models.engine import writer_for
+from prefine.models.slot_writer import SlotWriter
+from prefine.models.writer import Generated, Request
+from tests.models import tiny
 from tests.models.test_slot_writer import (
     PATHS,
     PROMPTS,
@@ -22,12 +28,6 @@ from tests.models.test_slot_writer import (
     steps,
     write,
 )
-
-from prefine.errors import NotFiniteError
-from prefine.models.engine import writer_for
-from prefine.models.slot_writer import SlotWriter
-from prefine.models.writer import Generated, Request
-from tests.models import tiny
 
 
 @pytest.mark.parametrize("architecture", PATHS)
