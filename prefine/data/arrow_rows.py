@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefine.data.json_rows import TOO_LONG
-from prefine.data.rows import MAX_ROW_BYTES, Row, RowError, Unwritable, rejected, writable
+from prefine.data.rows import MAX_ROW_BYTES, Row, RowError, Unwritable, rejected, stated_form, writable
 from prefine.errors import DataError
 from prefine.json_reading import read_json_object
 
@@ -100,10 +100,21 @@ def _row_values(row: Any) -> dict[str, Any]:
         try:
             (values[name],) = column.to_pylist()
         except UnicodeDecodeError:
-            values[name] = Unwritable("is not valid UTF-8")
+            values[name] = Unwritable("is not valid UTF-8", stated_form(_binary(column)))
         except ValueError as error:
             values[name] = Unwritable(f"cannot be read: {_first_line(error)}")
     return values
+
+
+def _binary(text: Any) -> bytes | None:
+    """The bytes of a column of one text that is not UTF-8; None where it is inside something else."""
+    import pyarrow
+
+    try:
+        (found,) = text.cast(pyarrow.large_binary()).to_pylist()
+    except pyarrow.ArrowException:
+        return None
+    return bytes(found)
 
 
 def _size(data: Any) -> int:

@@ -5,6 +5,7 @@ The columns of a row choose its shape; its values are then checked strictly. A f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -88,11 +89,11 @@ def without_unwritable(value: dict[str, Any], shape: Shape) -> tuple[dict[str, A
     """A row without the columns that JSON cannot write, and their names.
 
     Raises:
-        RowError: the shape reads one of them.
+        RowError: the shape reads one of them. An id is left out, as it only names the row.
     """
     names = [name for name, item in value.items() if isinstance(item, Unwritable)]
     for name in names:
-        if shape.reads(name):
+        if name != "id" and shape.reads(name):
             raise RowError(name, value[name].reason)
     return {name: item for name, item in value.items() if not isinstance(item, Unwritable)}, names
 
@@ -113,12 +114,11 @@ def _require_bounded(record: Record) -> None:
 
 
 def _row_id(value: dict[str, Any]) -> str | None:
+    """A row's id as text. It only names the row to people, so that no kind of id is refused."""
     found = value.get("id")
-    if found is None or isinstance(found, str):
-        return found
-    if isinstance(found, bool) or not isinstance(found, int):
-        raise RowError("id", f"is {kind_of(found)}, not text or a whole number")
-    return str(found)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)  # pandas makes 7 a 7.0 where another row has no id
+    return found if found is None or isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
 def _row_error(error: ValidationError, shape: Shape) -> RowError:

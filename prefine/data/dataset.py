@@ -117,6 +117,7 @@ class RecordStream(Generic[R]):
     Attributes:
         counts: up to date at every moment, and final once the iterator is used up.
         place: file and line of the record handed on last.
+        row: the row that it is of, as it was read: its columns may hold Unwritable.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class RecordStream(Generic[R]):
     ) -> None:
         self.counts = ReadCounts()
         self.place = ("", 0)
+        self.row: dict[str, Any] = {}
         self._parts = parts
         self._kind = kind
         self._split = split
@@ -160,7 +162,7 @@ class RecordStream(Generic[R]):
                 if len(self.counts.missing_at) < _MISSING_SHOWN:
                     self.counts.missing_at.append(f"{row.file}:{row.line}")
             if self._filter is None or not self._is_duplicate(self._filter, record):
-                self.place = (row.file, row.line)
+                self.place, self.row = (row.file, row.line), row.value or {}
                 yield record
         columns.require_known()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import decimal
 import json
 import math
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefine.json_reading import MAX_NESTING
@@ -49,9 +50,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Unwritable:
-    """In the place of a value that JSON cannot write, such as bytes or NaN; `reason` reads on from the field's name."""
+    """In the place of a value that JSON cannot write, such as bytes or NaN.
+
+    `reason` reads on from the field's name. `form` is what stands for the value where a row is written again.
+    """
 
     reason: str
+    form: Any = field(default=None, compare=False)
 
 
 class RowError(Exception):
@@ -108,13 +113,13 @@ def writable(columns: Mapping[str, Any]) -> dict[str, Any]:
         try:
             found[name] = value if isinstance(value, Unwritable) else json_plain(value, name)
         except RowError as error:
-            found[name] = Unwritable(error.problem.reason)
+            found[name] = Unwritable(error.problem.reason, stated_form(value))
         except RecursionError:
             found[name] = Unwritable(f"nests deeper than {MAX_NESTING} levels")
     return found
 
 
-def json_plain(value: Any, field: str) -> Any:
+def json_plain(value: Any, name: str) -> Any:
     """The JSON form of a value that came out of Arrow: dates as ISO text, decimals as numbers, bytes as text.
 
     Raises:
@@ -125,12 +130,12 @@ def json_plain(value: Any, field: str) -> Any:
     if isinstance(value, float | decimal.Decimal):
         number = float(value)
         if not math.isfinite(number):
-            raise RowError(field, f"is {number}, not a finite number")
+            raise RowError(name, f"is {number}, not a finite number")
         return number
     if isinstance(value, dict):
-        return {str(key): json_plain(item, field) for key, item in value.items()}
+        return {str(key): json_plain(item, name) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [json_plain(item, field) for item in value]
+        return [json_plain(item, name) for item in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, datetime.timedelta | uuid.UUID):
@@ -139,5 +144,26 @@ def json_plain(value: Any, field: str) -> Any:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
-            raise RowError(field, "holds bytes that are not UTF-8 text") from None
-    raise RowError(field, f"holds {kind_of(value)}, which has no JSON form")
+            raise RowError(name, "holds bytes that are not UTF-8 text") from None
+    raise RowError(name, f"holds {kind_of(value)}, which has no JSON form")
+
+
+def stated_form(value: Any) -> Any:
+    """As `json_plain`, with something in the place of what JSON cannot write.
+
+    `"NaN"`, `"Infinity"` and `"-Infinity"` for such numbers, `{"base64": …}` for bytes that are not UTF-8, and the
+    name of its type for anything else.
+    """
+    if isinstance(value, dict):
+        return {str(key): stated_form(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [stated_form(item) for item in value]
+    try:
+        return json_plain(value, "")
+    except RowError:
+        pass
+    if isinstance(value, float | decimal.Decimal):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode("ascii")}
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"

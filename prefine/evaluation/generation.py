@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from pydantic import NonNegativeInt
 
 from prefine.atomic import JSON
+from prefine.data.column_names import with_known_names
+from prefine.data.convert import convert
 from prefine.data.dataset import read_records
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
-from prefine.data.rows import Problem
+from prefine.data.rows import Problem, RowError
 from prefine.evaluation.row_blocks import BlockRows, BlockState
+from prefine.evaluation.row_columns import saying
 from prefine.evaluation.sample import room_for_prompts
 from prefine.evaluation.wording import plural
 from prefine.models.engine import writer_for
 from prefine.models.load import LoadedModel
 from prefine.models.sampling import Sampling
 from prefine.models.writer import Generated, Request
-from prefine.records import Prompt
+from prefine.records import Completion, Prompt
 from prefine.text_form import AS_FOUND, TextForm
 
 # Answers of a block: at its end slots run empty, so there must be many a slot. A resume computes a block again.
@@ -34,9 +38,10 @@ _TOO_LONG = Problem("prompt", "leaves no room for an answer in the model's conte
 
 @dataclass(frozen=True)
 class _Asked:
-    """One answer to be written; `size` is what its record adds to a block, bytes."""
+    """One answer to be written; `row` is what its prompt was read from, `size` what it adds to a block, bytes."""
 
     record: Prompt
+    row: dict[str, Any]
     request: Request
     sample: int
     size: int
@@ -103,24 +108,25 @@ class GeneratedRows(BlockRows[Prompt]):
     def summary(self, name: str) -> list[str]:
         """What became of the rows, for people."""
         told = f"{plural(self.written, 'answer')} of {self.tokens:,} tokens written by {name}"
-        return [told, *self._refusals("answered")]
+        return [told, *self._about_rows("answered")]
 
     def _answers(self, loaded: LoadedModel, sampling: Sampling, samples: int) -> Iterator[_Asked]:
         """Every answer to be written, from the first that was not asked for yet."""
         room = room_for_prompts(loaded.packed, sampling.max_new_tokens)
         begun = self._records.last if self._next_sample is not None else None
         for record in chain(() if begun is None else (begun,), self._records):
+            row = self._records.row
             ids = loaded.template.prompt_ids(record.prompt)
             if len(ids) > room:
                 file, line = self._records.place
-                self._quarantine.add(file, line, _TOO_LONG, record.model_dump(mode="json"))
+                self._quarantine.add(file, line, _TOO_LONG, row)
                 continue
             first, size = self._next_sample or 0, self._records.size
             seed = sampling.seed + (self._records.count - 1) * samples
             for sample in range(first, samples):
                 self._next_sample = sample + 1 if sample + 1 < samples else None
                 request = Request(ids, replace(sampling, seed=seed + sample), loaded.template.stop_ids)
-                yield _Asked(record, request, sample, size if sample == first else 0)
+                yield _Asked(record, row, request, sample, size if sample == first else 0)
 
     def _written(
         self, loaded: LoadedModel, block: Sequence[_Asked], samples: int, slots: int
@@ -138,15 +144,26 @@ class GeneratedRows(BlockRows[Prompt]):
     def _told(self, asked: _Asked, generated: Generated, samples: int) -> dict[str, Any]:
         self.written += 1
         self.tokens += len(generated.tokens)
-        record = asked.record
-        row = {**record.extra, **record.model_dump(mode="json", exclude={"extra"}, exclude_none=True)}
-        row |= {
+        own = {
             "completion": generated.text,
             "finish_reason": generated.finish,
             "tokens": len(generated.tokens),
             "logprob": sum(generated.logprobs),
         }
-        return {**row, "sample": asked.sample} if samples > 1 else row
+        if samples > 1:
+            own["sample"] = asked.sample
+        used = {"prompt": [turn.model_dump(mode="json", exclude_defaults=True) for turn in asked.record.prompt]}
+        says = partial(_says, record=asked.record)
+        return saying(asked.row, own, used, says, self._renamed)
+
+
+def _says(row: dict[str, Any], record: Prompt) -> bool:
+    """Whether a row with an answer, read again, has the prompt that was answered and that answer."""
+    try:
+        found = convert(with_known_names(row), Completion)
+    except RowError:
+        return False
+    return (found.prompt, found.completion) == (record.prompt, row["completion"])
 
 
 def _taken(answers: Iterator[_Asked], most: int) -> list[_Asked]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Self
 
@@ -10,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from prefine.atomic import JSON
 from prefine.data.convert import R
-from prefine.data.dataset import ReadCounts, RecordStream
+from prefine.data.dataset import ReadCounts, RecordStream, remarks
 from prefine.data.quarantine import Quarantine
 from prefine.errors import RecipeError
+from prefine.evaluation.row_columns import as_read, renamings
 from prefine.evaluation.row_file import RowFile
 from prefine.evaluation.wording import plural
 
@@ -23,12 +25,14 @@ class CountedRecords(Generic[R]):
     Attributes:
         count: records so far.
         last: the latest one.
-        size: its bytes as JSON.
+        row: the row that it is of, as it is written again.
+        size: that row's bytes as JSON.
     """
 
     def __init__(self, stream: RecordStream[R]) -> None:
         self.count = 0
         self.last: R | None = None
+        self.row: dict[str, Any] = {}
         self.size = 0
         self._stream = stream
         self._hash = hashlib.sha256()
@@ -39,7 +43,8 @@ class CountedRecords(Generic[R]):
     def __next__(self) -> R:
         self.last = next(self._stream)
         self.count += 1
-        text = self.last.model_dump_json().encode()
+        self.row = as_read(self._stream.row)
+        text = json.dumps(self.row).encode()
         self.size = len(text)
         self._hash.update(b"%d %s\n" % (self.place[1], text))
         return self.last
@@ -56,7 +61,7 @@ class CountedRecords(Generic[R]):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all so far, with their lines."""
+        """SHA-256 of all rows so far, with their lines."""
         return self._hash.hexdigest()
 
 
@@ -91,6 +96,7 @@ class BlockRows(Generic[R]):
     def __init__(self, stream: RecordStream[R], quarantine: Quarantine) -> None:
         self._records = CountedRecords(stream)
         self._quarantine = quarantine
+        self._renamed: dict[str, str] = {}
 
     def begin(self, file: RowFile, settings: Mapping[str, JSON]) -> None:
         """Begin a file with what decides its rows, or go on where it was left.
@@ -135,13 +141,14 @@ class BlockRows(Generic[R]):
             )
         self._quarantine.go_to(state["quarantine"])
 
-    def _refusals(self, what: str) -> list[str]:
-        """A line for people about the rows in quarantine, if there are any."""
+    def _about_rows(self, what: str) -> list[str]:
+        """Lines for people on how the rows were read and written, and on those in quarantine."""
+        told = remarks(self._records.counts.as_dict()) + renamings(self._renamed)
         if not self._quarantine.total:
-            return []
+            return told
         reasons = "; ".join(
             f"{reason} ({count}, first at {self._quarantine.first[reason]})"
             for reason, count in self._quarantine.reasons.most_common(3)
         )
         where = self._quarantine.path or "not written: name a file with --quarantine"
-        return [f"{plural(self._quarantine.total, 'row')} could not be {what}: {reasons} ({where})"]
+        return [*told, f"{plural(self._quarantine.total, 'row')} could not be {what}: {reasons} ({where})"]

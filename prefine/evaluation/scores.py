@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 from pydantic import NonNegativeInt
 
 from prefine.atomic import JSON
-from prefine.data.dataset import RecordStream, read_records, remarks
+from prefine.data.column_names import with_known_names
+from prefine.data.convert import convert
+from prefine.data.dataset import RecordStream, read_records
 from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
-from prefine.data.rows import Problem
+from prefine.data.rows import Problem, RowError
 from prefine.errors import DataError
 from prefine.evaluation.row_blocks import BlockRows, BlockState
+from prefine.evaluation.row_columns import saying, with_own
 from prefine.evaluation.wording import plural
 from prefine.models.scoring import Question, RewardModel, Score
 from prefine.records import Completion, Preference
@@ -31,9 +35,10 @@ _TOO_LONG = Problem("completion", "leaves its prompt no room within the model's 
 
 @dataclass(frozen=True)
 class _Row:
-    """A record and where it stood."""
+    """A record, the row that it is of, and where that stood."""
 
     record: Preference | Completion
+    row: dict[str, Any]
     file: str
     line: int
 
@@ -102,7 +107,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
         told = [f"{plural(self.scored, 'row')} scored by {reward.name}"]
         if reward.scale is None:
             told.append("The scores are as the model gives them: nobody measured what an average answer gets.")
-        return told + remarks(self._records.counts.as_dict()) + self._refusals("scored")
+        return told + self._about_rows("scored")
 
     def _block(self, first: Preference | Completion, reward: RewardModel) -> Iterator[dict[str, Any]]:
         waiting: deque[list[_Row]] = deque()
@@ -128,7 +133,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
             for row in run:  # one answer is too long, and its neighbours are not to suffer for it
                 (alone,) = reward.score([Question(row.record.prompt, row.answers)])
                 if alone is None:
-                    self._quarantine.add(row.file, row.line, _TOO_LONG, row.record.model_dump(mode="json"))
+                    self._quarantine.add(row.file, row.line, _TOO_LONG, row.row)
                 else:
                     yield from self._told([row], alone)
         if failed:
@@ -141,7 +146,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
             if run and (record.prompt != run[0].record.prompt or len(run) == _MOST_TOGETHER):
                 yield run
                 run = []
-            run.append(_Row(record, *self._records.place))
+            run.append(_Row(record, self._records.row, *self._records.place))
         if run:
             yield run
 
@@ -149,15 +154,28 @@ class ScoredRows(BlockRows[Preference | Completion]):
         left = iter(scores)
         for row in run:
             self.scored += 1
-            yield _with_scores(row.record, [next(left) for _ in row.answers])
+            yield self._with_scores(row, [next(left) for _ in row.answers])
+
+    def _with_scores(self, row: _Row, scores: Sequence[Score]) -> dict[str, Any]:
+        # Not chosen_score and rejected_score: read as data, those are people's, and may become a margin to train on.
+        pair = isinstance(row.record, Preference)
+        names = ("score_of_chosen", "score_of_rejected") if pair else ("score",)
+        own: dict[str, Any] = {}
+        for name, score in zip(names, scores, strict=True):
+            own[name] = score.score
+            if len(score.heads) > 1:
+                own[f"{name}_disagreement"] = score.disagreement
+        if not isinstance(row.record, Preference):
+            return with_own(row.row, own, self._renamed)
+        prompt = [turn.model_dump(mode="json", exclude_defaults=True) for turn in row.record.prompt]
+        used = {"prompt": prompt, "chosen": row.record.chosen, "rejected": row.record.rejected}
+        return saying(row.row, own, used, partial(_says, record=row.record), self._renamed)
 
 
-def _with_scores(record: Preference | Completion, scores: Sequence[Score]) -> dict[str, Any]:
-    row = {**record.extra, **record.model_dump(mode="json", exclude={"extra"}, exclude_none=True)}
-    # Not chosen_score and rejected_score: read as data, those are people's, and may become a margin to train on.
-    names = ("score_of_chosen", "score_of_rejected") if isinstance(record, Preference) else ("score",)
-    for name, score in zip(names, scores, strict=True):
-        row[name] = score.score
-        if len(score.heads) > 1:
-            row[f"{name}_disagreement"] = score.disagreement
-    return row
+def _says(row: dict[str, Any], record: Preference) -> bool:
+    """Whether a row, read again, is the pair that was scored."""
+    try:
+        found = convert(with_known_names(row), Preference)
+    except RowError:
+        return False
+    return (found.prompt, found.chosen, found.rejected) == (record.prompt, record.chosen, record.rejected)

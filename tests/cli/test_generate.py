@@ -86,7 +86,7 @@ def test_too_long_prompts_go_to_quarantine(generate: Generate, tmp_path: Path) -
     source, aside = tiny.write_rows(tmp_path / "mixed.jsonl", rows), tmp_path / "aside.jsonl"
     code, found, said = generate("--prompts", source, "--max-new-tokens", "4", "--quarantine", aside)
     assert code == 0
-    assert [row["prompt"][0]["content"] for row in found] == ["short", "short, too"]
+    assert [row["prompt"] for row in found] == ["short", "short, too"]
     refused = [json.loads(line) for line in aside.read_text().splitlines()]
     assert [row["line"] for row in refused] == [2, 3]
     assert "2 rows could not be answered" in said

@@ -109,7 +109,7 @@ def test_single_answers_get_one_score(row: dict[str, Any], answer: str, score: S
     code, out, _ = score(tiny.write_rows(tmp_path / "a.jsonl", [row]))
     (found,) = rows_of(out)
     assert code == 0
-    assert found["completion"] == answer
+    assert {name: found[name] for name in row} == row
     assert answer in out  # as it is, not escaped
     assert isinstance(found["score"], float)
     assert "score_disagreement" not in found

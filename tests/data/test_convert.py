@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from prefine.data.convert import SHAPES, convert, shape_of
-from prefine.data.rows import RowError
+from prefine.data.convert import SHAPES, convert, shape_of, without_unwritable
+from prefine.data.rows import RowError, Unwritable
 from prefine.records import Completion, Demonstration, Preference, Prompt, Vote
 
 
@@ -312,7 +312,6 @@ def test_demonstrations_in_all_shapes(
         ({"messages": [user("Q"), said("A")], "supervise_from": "1"}, "supervise_from", "is text, not a whole number"),
         ({"messages": [system("S"), user("Q"), said("A")], "system": "T"}, "system", "differs from the system turn"),
         ({"messages": [user("Q"), said("A")], "system": 5}, "system", "is a number, not text"),
-        ({"messages": [user("Q"), said("A")], "id": [1]}, "id", "is a list, not text or a whole number"),
         ({"prompt": "Q", "completion": None}, "completion", "is null, not text"),
         ({"prompt": "Q", "completion": [user("A")]}, "prompt", "turn 2 is 'user'"),
         ({"prompt": "Q", "completion": "A", "label": 0}, "label", "is down, so the answer is not one to imitate"),
@@ -417,7 +416,6 @@ def test_a_blank_turn_of_a_chat_is_no_answer(row: Callable[[str], dict[str, Any]
         ({"messages": [user("Q"), user("R"), said("A")]}, "messages", "turn 2 is 'user' where 'assistant' is due"),
         ({"conversations": [{"from": "gpt", "value": "A"}]}, "conversations", "does not end with an answer"),
         ({"conversations": [{"from": "bot", "value": "A"}]}, "conversations[0].from", "is 'bot', not one of"),
-        ({"prompt": "Q", "completion": "A", "id": [1]}, "id", "is a list, not text or a whole number"),
         ({"prompt": "Q"}, "columns", "fit no known format"),
         ({"completion": "A"}, "columns", "fit no known format"),
         ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "columns", "fit no known format"),
@@ -485,3 +483,17 @@ def test_each_shape_is_found_by_its_own_columns_and_shown_with_them() -> None:
             assert set(found.needs) <= set(shape.needs)
             assert str(shape) == f"{shape.name} ({', '.join(shape.needs)})"
     assert shape_of(["prompt", "label"], Vote) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [(None, None), ("x", "x"), (7, "7"), (7.0, "7"), (1.5, "1.5"), (True, "true"), ([1, "ö"], '[1, "ö"]'), ({}, "{}")],
+)
+def test_an_id_of_any_kind_names_its_row(found: Any, kept: str | None) -> None:
+    assert convert({"prompt": "Q", "id": found}, Prompt).id == kept
+
+
+def test_an_id_that_json_cannot_write_is_left_out() -> None:
+    row = {"prompt": "Q", "id": Unwritable("is nan, not a finite number")}
+    value, left_out = without_unwritable(row, shape_of(row, Prompt) or SHAPES[Prompt][0])
+    assert (convert(value, Prompt).id, left_out) == (None, ["id"])
