@@ -26,6 +26,7 @@ FLOOR_0 = {
     "json_reading",
     "nearby",
     "terminal",
+    "terminal_text",
     "ownership",
     "paths",
     "recipe",

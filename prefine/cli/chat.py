@@ -11,40 +11,40 @@ from prefine.cli.options import LARGEST_COUNT, LARGEST_SEED, Device, Temperature
 
 def chat(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run (runs/NAME), a folder, a hub id or embedded:…")],
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A second model that is asked the same; answers side by side.")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system turn to begin with.")] = None,
     temperature: Temperature = 0.7,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="The longest answer, in tokens.")] = 512,
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")
     ] = 0,
     device: Device = "auto",
 ) -> None:
-    """Talk to a model in the terminal; answers stream. End with Ctrl-D or /exit, begin anew with /new."""
+    """Talk to a model in the terminal; answers stream. Ctrl-C stops an answer, Ctrl-D leaves, /help lists commands.
+
+    Where standard input is no terminal, each of its lines is a turn. Nothing of a chat is written to disk but by /save.
+    """
     from rich.console import Console
 
+    from prefine.cli.chat_input import asker
+    from prefine.cli.chat_screen import ConsoleScreen
+    from prefine.cli.chat_session import COMMANDS, Chat
     from prefine.evaluation.conversation import Talk
     from prefine.models.load import load_model
     from prefine.models.sampling import Sampling
     from prefine.recipe import named_model
-    from prefine.terminal import visible
 
     with sampling_options("chat"):
-        sampling = Sampling(max_new_tokens, temperature, seed=seed)
-    console = Console()
-    loaded = load_model(named_model(model, device=device), None, trainable=False)
-    talk = Talk(loaded, system, sampling)
-    console.out(visible(f"Talking to {model}. /new begins anew, /exit or Ctrl-D ends."), style="dim", highlight=False)
-    while True:
-        try:
-            said = console.input("[bold]you>[/] ").strip()
-        except EOFError:
-            console.print()
-            return
-        if said == "/exit":
-            return
-        if said == "/new":
-            talk.forget()
-        elif said:
-            for piece in talk.answer(said):
-                console.out(visible(piece), end="", highlight=False)
-            console.print()
+        sampling = Sampling(max_new_tokens, temperature, top_p=top_p, seed=seed)
+    names = [model] if against is None else [model, against if against != model else f"{against} (2)"]
+    talks = {
+        name: Talk(load_model(named_model(source, device=device), None, trainable=False), system, sampling)
+        for name, source in zip(names, (model, against), strict=False)
+        if source is not None
+    }
+    screen = ConsoleScreen(Console())
+    screen.note(f"Talking to {' and '.join(names)}. /help lists commands, Ctrl-D leaves.")
+    Chat(talks, asker(list(COMMANDS)), screen).run()

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import unicodedata
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from prefine.cli import row_output
 from prefine.cli.app import main
+from prefine.cli.chat_session import Chat
 from prefine.terminal import visible, visible_json
 from prefine.training.display import Display
 
@@ -104,21 +106,60 @@ def test_a_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     """What a model says, and what it is called; rich's markup in either is text."""
 
     class Parrot:
+        messages = ()
+        unseen = 0
+        cut = False
+
         def __init__(self, *_: Any) -> None:
             pass
 
-        def answer(self, said: str) -> list[str]:
-            return ["[red]", HOSTILE[:1], HOSTILE[1:], "[/red]"]
+        def answer(self, said: str) -> Generator[str, None, None]:
+            yield from ("[red]", HOSTILE[:1], HOSTILE[1:], "[/red]")
 
-    asked = iter(["hello", "/exit"])
     monkeypatch.setattr("prefine.models.load.load_model", lambda *_, **__: None)
     monkeypatch.setattr("prefine.evaluation.conversation.Talk", Parrot)
-    monkeypatch.setattr("rich.console.Console.input", lambda *_, **__: next(asked))
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/exit\n"))
     with pytest.raises(SystemExit):
         main(["chat", f"[bold]{HOSTILE}"])
-    out = capsys.readouterr().out
-    assert f"Talking to [bold]{SHOWN}." in out
+    out, err = capsys.readouterr()
+    assert f"Talking to [bold]{SHOWN}." in err
     assert f"[red]{SHOWN}[/red]" in out
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_what_models_say_is_wrapped_as_it_is_shown(against: bool) -> None:
+    """Escapes are longer than what they stand for."""
+
+    class Parrot:
+        messages = ()
+        unseen = 0
+        cut = False
+
+        def answer(self, said: str) -> Generator[str, None, None]:
+            yield HOSTILE * 10
+
+    class Shown:
+        width = 80
+        said = ""
+
+        def write(self, text: str) -> None:
+            self.said += text
+
+        def note(self, text: str) -> None:
+            pass
+
+    shown, asked = Shown(), iter(["hello"])
+    talks: Any = {name: Parrot() for name in ((HOSTILE, "b") if against else ("a",))}
+
+    def ask() -> str:
+        if (said := next(asked, None)) is None:
+            raise EOFError
+        return said
+
+    Chat(talks, ask, shown).run()
+    assert harmless(shown.said)
+    assert max(map(len, shown.said.splitlines())) <= 80
+    assert against or shown.said.replace("\n", "") == SHOWN * 10
 
 
 def test_there_is_no_other_way_out() -> None:
