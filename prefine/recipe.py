@@ -330,8 +330,11 @@ class ReadinessSection(RecipeSection):
     max_fooled_no_go: Fraction = Field(0.5, description="blank and stuck answers that beat real ones above: no-go")
     max_suspects: Fraction = Field(0.1, description="share of labels that look flipped above: caution")
     suspect_probability: Fraction = Field(0.4, description="a label that the model gives less than this is suspected")
+    heldout_pairs: Count = Field(1000, description="at most so many held-out rows are scored again, at even distances")
     trained_pairs: Count = Field(
-        1000, description="at most so many pairs learned from are scored again, for the gap and for flipped labels"
+        200,
+        description="at most so many rows learned from are scored again, for the gap and for flipped labels: raise it "
+        "to look through more labels",
     )
     max_variance: Positive = Field(
         0.1, description="of a score with padding or company, in standard deviations, above: caution"

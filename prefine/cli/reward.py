@@ -121,6 +121,7 @@ def _print(console: Console, readiness: Readiness) -> None:
         console.print(
             Text(visible(f"{reason.level.value}: {reason.name}. {reason.meaning}"), style=styles[reason.level.value])
         )
+    console.print(Text(visible(readiness.scope)), soft_wrap=True)
     if readiness.too_long:
         console.print(f"{readiness.too_long} records were left out: an answer is longer than the model takes.")
 

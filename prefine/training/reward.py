@@ -20,10 +20,9 @@ from prefine.data.prepare import source_names
 from prefine.data.store import TokenStore
 from prefine.data.template import ChatTemplate
 from prefine.errors import DataError, RecipeError
-from prefine.evaluation.readiness.assess import assess
+from prefine.evaluation.readiness.assess import work
+from prefine.evaluation.readiness.check import assess_own
 from prefine.evaluation.readiness.page import write_readiness
-from prefine.evaluation.readiness.stored import stored_records, trained_records
-from prefine.evaluation.wording import plural
 from prefine.models.forward import evaluating, rounding
 from prefine.models.load import LoadedModel, load_model
 from prefine.models.reward import PackedReward, read_scale
@@ -220,17 +219,11 @@ class RewardStage(Stage):
         session = self._session
         reward_model = PackedReward(session.loaded, read_scale(session.run.model))
         reward_model.name = str(session.run.path)  # by which it will be known, not the model it began with
-        heldout = session.prepared.heldout
-        trained = trained_records(session.prepared.train, self.kind, self._recipe)
-        with session.display.progress(len(heldout) + len(trained), 0, "readiness"):
-            readiness = assess(
-                reward_model,
-                stored_records(heldout, self.kind),
-                self._recipe.readiness,
-                data=plural(len(heldout), "held-out row"),
-                trained_on=trained,
-                progress=session.display.advance,
-            )
+        train, heldout, limits = session.prepared.train, session.prepared.heldout, self._recipe.readiness
+        total = work(min(len(heldout), limits.heldout_pairs), min(len(train), limits.trained_pairs))
+        with session.display.progress(total, 0, "readiness report"):
+            readiness = assess_own(reward_model, train, heldout, self._recipe, self.kind, session.display.advance)
+            session.display.advance(total)
         page = write_readiness(readiness, session.run.path)
         session.warnings += [f"{each.name}: {each.found}. {each.meaning}" for each in readiness.reasons]
         session.manifest["readiness"] = readiness.verdict.value

@@ -374,3 +374,14 @@ def test_the_self_check_notices_a_score_that_depends_on_others() -> None:
     assert not check_scores(together + 0.09, together, 0.02).passed
     assert check_scores(together + 1e-6, together, 0.0).passed
     assert not check_scores(together + 2.5e-6, together, 0.0).passed
+
+
+def test_the_readiness_report_scores_again_no_more_rows_than_the_recipe_says(make: Make) -> None:
+    """A log says how many rows that pass has before it begins."""
+    changes = {"training.max_steps": 1, "readiness.heldout_pairs": 3, "readiness.trained_pairs": 5}
+    made = make("reward", changes=changes)
+    said = tiny.train(made)
+    told, store = readiness(made), TokenStore(Path(made.run) / "data" / "heldout.arrow")
+    assert (len(told["pairs"]), told["looked_at"], told["accuracy"]["count"]) == (3, 8, 3)
+    assert f"3 of {len(store)} held-out rows (readiness.heldout_pairs), 5 of " in told["scope"]
+    assert "readiness report: 14 rows" in said  # 3 + 5, 3 answers made worse, 3 things that must not matter

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
 from prefine.errors import DataError
 from prefine.evaluation.readiness import measures
 from prefine.evaluation.readiness.pairs import JudgedPair, as_trained_on, judge
-from prefine.evaluation.readiness.probes import Spoilt, Variance, spoilt_answers, variances
+from prefine.evaluation.readiness.probes import (
+    INVARIANCES,
+    SPOILT_ANSWERS,
+    Spoilt,
+    Variance,
+    spoilt_answers,
+    variances,
+)
 from prefine.evaluation.readiness.verdict import Finding, Level, Measured, findings, verdict
 from prefine.evaluation.statistics import Share
+from prefine.evaluation.wording import listing, plural
 from prefine.models.scoring import RewardModel
 from prefine.recipe import ReadinessSection
 from prefine.records import Conversation, Preference, Vote
@@ -29,6 +38,8 @@ class Readiness:
     Attributes:
         model: its name.
         data: what it was judged on, in words.
+        assessed_at: when, an ISO time with its zone.
+        scope: how much was scored for it, and which settings ask for more.
         verdict: the worst of the findings.
         too_long: records left out because an answer is too long for the model.
         suspects: labels that look flipped, the most suspicious first.
@@ -36,6 +47,8 @@ class Readiness:
 
     model: str
     data: str
+    assessed_at: str
+    scope: str
     verdict: Level
     findings: list[Finding]
     accuracy: Share
@@ -78,8 +91,10 @@ def assess(
     *,
     data: str,
     trained_on: Iterable[tuple[Preference | Vote, int | None]] = (),
+    rows_in_all: tuple[int, int] | None = None,
     is_trained_prompt: Callable[[Conversation], bool] = lambda prompt: False,
     progress: Callable[[int], None] = lambda done: None,
+    now: datetime | None = None,
 ) -> Readiness:
     """Judge a reward model on records it has not seen, and look for suspicious labels also among those it has.
 
@@ -88,13 +103,16 @@ def assess(
         limits: a recipe's thresholds.
         data: what `heldout` is, in words.
         trained_on: some of the records learned from, each with the head that left it out, if one did.
+        rows_in_all: held-out rows and rows learned from that the run has, where not all of them are given here.
         is_trained_prompt: whether a prompt was trained on.
-        progress: called with the number of records scored so far.
+        progress: called with how much is done, of `work` in all.
+        now: the time; by default the clock's.
 
     Raises:
         DataError: there is no pair to judge by.
     """
-    judged = _scored(reward, heldout, progress)
+    done = _Counter(progress)
+    judged, heldout_rows = _scored(reward, heldout, done)
     pairs = [pair for pair in judged if pair is not None]
     accuracy = measures.accuracy(pairs)
     if accuracy is None:
@@ -103,7 +121,7 @@ def assess(
             "Give preferences (ties do not count), or votes of both kinds.",
         )
     learned = list(trained_on)
-    known = _scored(reward, [record for record, _ in learned], lambda done: progress(len(judged) + done))
+    known, _ = _scored(reward, [record for record, _ in learned], done)
     trained = _out_of_part(known, learned)
     std = statistics.pstdev([side.score.score for pair in pairs for side in (pair.chosen, pair.rejected)]) or 1.0
     everything = [*pairs, *trained]
@@ -113,8 +131,8 @@ def assess(
         train_accuracy=measures.accuracy([pair for pair in known if pair is not None]),
         calibration=measures.calibration(pairs),
         length=measures.length_bias(pairs),
-        variances=variances(reward, pairs, std),
-        spoilt=spoilt_answers(reward, pairs, std),
+        variances=variances(reward, pairs, std, done),
+        spoilt=spoilt_answers(reward, pairs, std, done),
         suspects=len(suspects),
         looked_at=len(everything),
         shared_prompts=sum(
@@ -126,6 +144,8 @@ def assess(
     return Readiness(
         model=reward.name,
         data=data,
+        assessed_at=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        scope=_scope((heldout_rows, len(learned)), rows_in_all or (heldout_rows, len(learned)), measured.spoilt),
         verdict=verdict(found),
         findings=found,
         accuracy=accuracy,
@@ -145,14 +165,56 @@ def assess(
     )
 
 
+def work(heldout_rows: int, trained_rows: int) -> int:
+    """How much `assess` has to do: each row scored, each answer spoilt and each invariance probed counts as one."""
+    return heldout_rows + trained_rows + min(heldout_rows, SPOILT_ANSWERS) + INVARIANCES
+
+
+class _Counter:
+    """Adds up what is done."""
+
+    def __init__(self, progress: Callable[[int], None]) -> None:
+        self._progress = progress
+        self._done = 0
+
+    def __call__(self, more: int = 1) -> None:
+        self._done += more
+        self._progress(self._done)
+
+
 def _scored(
-    reward: RewardModel, records: Iterable[Preference | Vote], progress: Callable[[int], None]
-) -> list[JudgedPair | None]:
+    reward: RewardModel, records: Iterable[Preference | Vote], done: Callable[[int], None]
+) -> tuple[list[JudgedPair | None], int]:
+    """Pairs with their scores, and how many records they were made of, ties and votes without a partner included."""
+    rows, rows_of_pair = 0, 1
+
+    def counted() -> Iterator[Preference | Vote]:
+        nonlocal rows, rows_of_pair
+        for record in records:
+            rows, rows_of_pair = rows + 1, 2 if isinstance(record, Vote) else 1
+            yield record
+
     found = []
-    for pair in judge(reward, records):
+    for pair in judge(reward, counted()):
         found.append(pair)
-        progress(len(found))
-    return found
+        done(rows_of_pair)
+    return found, rows
+
+
+def _scope(scored: tuple[int, int], in_all: tuple[int, int], spoilt: Sequence[Spoilt]) -> str:
+    """How much was scored, in a sentence; `scored` and `in_all` are held-out rows and rows learned from."""
+    settings = ("readiness.heldout_pairs", "readiness.trained_pairs")
+    names = ("held-out row", "row learned from"), ("held-out rows", "rows learned from")
+    parts = []
+    for rows, total, setting, one, several in zip(scored, in_all, settings, *names, strict=True):
+        if rows == total:
+            parts += [plural(rows, one, several)] if rows else []
+        else:
+            parts.append(f"{rows:,} of {plural(total, one, several)} ({setting})")
+    tried = max((each.fooled.count or 0 for each in spoilt), default=0)
+    if tried:
+        parts.append(f"{plural(tried, 'preferred answer')} made worse in {plural(len(spoilt), 'way')}")
+    return f"Scored for this report: {listing(parts)}."
 
 
 def _out_of_part(

@@ -10,9 +10,16 @@ from prefine.data.dataset import RecordStream, read_records
 from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import open_stores, source_names
 from prefine.data.quarantine import Quarantine
+from prefine.data.store import TokenStore
 from prefine.errors import DataError, ModelError, RecipeError
 from prefine.evaluation.readiness.assess import Readiness, assess
-from prefine.evaluation.readiness.stored import kind_stored, prompts_trained_on, stored_records, trained_records
+from prefine.evaluation.readiness.stored import (
+    Kind,
+    kind_stored,
+    prompts_trained_on,
+    stored_records,
+    trained_records,
+)
 from prefine.evaluation.wording import plural
 from prefine.json_reading import JsonError, read_json_object
 from prefine.models.load import load_tokenizer
@@ -94,12 +101,25 @@ def _on_own_rows(reward: RewardModel, run: Path, recipe: RewardRecipe, progress:
     if not len(heldout):
         raise DataError(f"{run} holds no held-out rows", "Name pairs or votes with --data FILE.")
     kind = kind_stored(heldout)
+    return assess_own(reward, train, heldout, recipe, kind, progress)
+
+
+def assess_own(
+    reward: RewardModel,
+    train: TokenStore,
+    heldout: TokenStore,
+    recipe: RewardRecipe,
+    kind: Kind,
+    progress: Callable[[int], None],
+) -> Readiness:
+    """Judge a run's reward model on its own held-out rows, at most readiness.heldout_pairs of them."""
     return assess(
         reward,
-        stored_records(heldout, kind),
+        stored_records(heldout, kind, recipe.readiness.heldout_pairs),
         recipe.readiness,
         data=plural(len(heldout), "held-out row"),
         trained_on=trained_records(train, kind, recipe),
+        rows_in_all=(len(heldout), len(train)),
         progress=progress,
     )
 

@@ -14,7 +14,7 @@ from prefine.evaluation.plots import Bars, histogram, reliability_chart, scatter
 from prefine.evaluation.readiness.assess import Readiness
 from prefine.evaluation.report import render
 from prefine.evaluation.statistics import Interval, median
-from prefine.evaluation.wording import INTERVAL, figure, percent, percent_range, plural, whole
+from prefine.evaluation.wording import INTERVAL, figure, moment, percent, percent_range, plural, whole
 
 JSON_NAME = "readiness.json"
 PAGE_NAME = "readiness.html"
@@ -50,6 +50,8 @@ def build_context(held: Mapping[str, Any]) -> dict[str, Any]:
         "says": _SAYS[held["verdict"]],
         "model": held["model"],
         "data": held["data"],
+        "date": moment(held["assessed_at"]),
+        "scope": held["scope"],
         "reasons": sorted(reasons, key=lambda finding: str(finding["level"]), reverse=True),
         "findings": held["findings"],
         "tiles": _tiles(held),

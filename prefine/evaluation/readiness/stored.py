@@ -16,9 +16,10 @@ Judgement = Preference | Vote
 Kind = type[Preference] | type[Vote]
 
 
-def stored_records(store: TokenStore, kind: Kind) -> Iterator[Judgement]:
-    """All records of a store."""
-    return (kind.model_validate_json(store.record_json(row)) for row in range(len(store)))
+def stored_records(store: TokenStore, kind: Kind, most: int | None = None) -> Iterator[Judgement]:
+    """The records of a store: all, or at most so many at even distances."""
+    rows = range(len(store)) if most is None else evenly_chosen(len(store), most)
+    return (kind.model_validate_json(store.record_json(row)) for row in rows)
 
 
 def trained_records(store: TokenStore, kind: Kind, recipe: RewardRecipe) -> list[tuple[Judgement, int | None]]:

@@ -16,6 +16,9 @@ from prefine.evaluation.statistics import Share
 from prefine.evaluation.wording import figure, percent, percent_range, plural
 from prefine.recipe import ReadinessSection
 
+# Said with a figure that is beyond its limit and yet no reason against the model.
+_BY_CHANCE = ": within chance of what is asked"
+
 
 class Level(StrEnum):
     """How bad a finding is; a verdict is its worst finding's."""
@@ -67,6 +70,18 @@ class Measured:
     shared_prompts: int
     std: float
 
+    @property
+    def swapped(self) -> bool:
+        """Whether it prefers what people rejected, beyond chance."""
+        interval = self.accuracy.interval
+        return interval is not None and interval.high < 0.5
+
+    @property
+    def guessing(self) -> bool:
+        """Whether a coin could have its held-out accuracy."""
+        interval = self.accuracy.interval
+        return interval is None or interval.low <= 0.5 <= interval.high
+
 
 def verdict(findings: Sequence[Finding]) -> Level:
     """The worst level among the findings."""
@@ -77,10 +92,10 @@ def verdict(findings: Sequence[Finding]) -> Level:
 def findings(measured: Measured, limits: ReadinessSection) -> list[Finding]:
     """Everything that was looked at, as the report lists it."""
     return [
-        _accuracy(measured.accuracy, limits),
+        _accuracy(measured, limits),
         _enough(measured.accuracy, limits),
         *_gap(measured, limits),
-        *_calibration(measured.calibration, limits),
+        *_calibration(measured, limits),
         *_shorter(measured.length),
         *_excess(measured.length, limits),
         *(_spoilt(each, limits) for each in measured.spoilt),
@@ -90,25 +105,34 @@ def findings(measured: Measured, limits: ReadinessSection) -> list[Finding]:
     ]
 
 
-def _accuracy(share: Share, limits: ReadinessSection) -> Finding:
-    interval = share.interval
-    low, high = (interval.low, interval.high) if interval else (0.0, 1.0)
+def _accuracy(measured: Measured, limits: ReadinessSection) -> Finding:
+    share, interval = measured.accuracy, measured.accuracy.interval
     found = f"{percent(share.value)} of {plural(share.count or 0, 'pair')}"
     found += f", interval {percent_range(interval)}" if interval else ""
-    rule = f"at least {percent(limits.min_accuracy)}; above {percent(0.5)} for sure"
-    if high < 0.5:
+    rule = f"at least {percent(limits.min_accuracy)}, and an interval above {percent(0.5)}"
+    if measured.swapped:
         meaning = (
             "It prefers what people rejected. Are the columns chosen and rejected swapped, in the training data or in "
             "the held-out data?"
         )
         return Finding("held-out accuracy", Level.NO_GO, found, rule, meaning)
-    if low <= 0.5:
-        meaning = "It may be guessing. Train longer or at a higher rate, give more pairs, or start from an SFT model."
-        return Finding("held-out accuracy", Level.NO_GO, found, rule, meaning)
+    if measured.guessing:
+        return Finding("held-out accuracy", Level.NO_GO, found, rule, _guessing(measured))
     if share.value < limits.min_accuracy:
         meaning = "It is right more often than a coin, but PPO will also follow its many mistakes."
         return Finding("held-out accuracy", Level.CAUTION, found, rule, meaning)
     return Finding("held-out accuracy", Level.GO, found, rule)
+
+
+def _guessing(measured: Measured) -> str:
+    """What to do about a model that chance explains; it depends on whether it has learned its training pairs."""
+    train = measured.train_accuracy
+    if train is not None and train.interval is not None and train.interval.low > 0.5:
+        return (
+            f"It may be guessing, though it is right in {percent(train.value)} of the pairs it learned from: what it "
+            "learned does not carry over. Give more pairs, or more consistent ones."
+        )
+    return "It may be guessing. Train longer or at a higher rate, give more pairs, or start from an SFT model."
 
 
 def _enough(share: Share, limits: ReadinessSection) -> Finding:
@@ -124,41 +148,49 @@ def _gap(measured: Measured, limits: ReadinessSection) -> Iterator[Finding]:
     if train is None:
         return
     # The gap for sure: between the nearer ends of the two intervals.
-    sure = (train.interval.low if train.interval else 0) - (heldout.interval.high if heldout.interval else 1)
-    bad = train.value - heldout.value > limits.max_accuracy_gap and sure > 0
+    sure = (train.interval.low if train.interval else 0) - (heldout.interval.high if heldout.interval else 1) > 0
+    wide = train.value - heldout.value > limits.max_accuracy_gap
+    bad = wide and sure
     yield Finding(
         "train against held-out",
         Level.CAUTION if bad else Level.GO,
-        f"{percent(train.value)} against {percent(heldout.value)}",
-        f"no more than {percent(limits.max_accuracy_gap)} apart",
+        f"{percent(train.value)} against {percent(heldout.value)}{_BY_CHANCE if wide and not bad else ''}",
+        f"no more than {_points(limits.max_accuracy_gap)} apart",
         "It knows the training pairs by heart. Fewer epochs, a smaller rate or more data." if bad else "",
     )
 
 
-def _calibration(found: Calibration | None, limits: ReadinessSection) -> Iterator[Finding]:
+def _points(share: float) -> str:
+    return f"{figure(100 * share, 0)} points"
+
+
+def _calibration(measured: Measured, limits: ReadinessSection) -> Iterator[Finding]:
+    found = measured.calibration
     if found is None:
         return
     # Few pairs have a large error by chance alone: in some bin it must lie beyond that.
     beyond = any(b.accuracy.interval and not b.accuracy.interval.contains(b.confidence) for b in found.bins)
-    bad = found.error > limits.max_calibration_error and beyond
+    large = found.error > limits.max_calibration_error
+    bad = large and beyond
     sure = sum((b.confidence - b.accuracy.value) * (b.accuracy.count or 0) for b in found.bins) > 0
-    meaning = (
-        "It is surer than it is right: differences of scores overstate what people would feel."
-        if sure
-        else "It is right more often than it is sure; scores lie close together, and PPO's KL penalty weighs more."
-    )
+    if sure:
+        meaning = "It is surer than it is right: differences of scores overstate what people would feel."
+    elif measured.guessing:
+        meaning = "Its scores lie so close together that they say little: see the held-out accuracy first."
+    else:
+        meaning = "It is right more often than it is sure; scores lie close together, and PPO's KL penalty weighs more."
     yield Finding(
         "calibration error",
         Level.CAUTION if bad else Level.GO,
-        figure(found.error),
-        f"at most {figure(limits.max_calibration_error, 2)}, or by chance",
+        f"{figure(found.error)}{_BY_CHANCE if large and not bad else ''}",
+        f"at most {figure(limits.max_calibration_error, 2)}",
         meaning if bad else "",
     )
 
 
 def _shorter(length: LengthBias) -> Iterator[Finding]:
     shorter, longer = length.chosen_shorter, length.chosen_longer
-    rule = f"not below {percent(0.5)} for sure"
+    rule = f"an interval that is not below {percent(0.5)}"
     name = "pairs whose shorter answer was preferred"
     if shorter is None or shorter.interval is None:
         if longer is None:
@@ -182,12 +214,14 @@ def _excess(length: LengthBias, limits: ReadinessSection) -> Iterator[Finding]:
     if people is None or model is None:
         return
     apart = bool(people.interval and model.interval and not people.interval.overlaps(model.interval))
-    bad = model.value - people.value > limits.max_length_excess and apart
+    more = model.value - people.value > limits.max_length_excess
+    bad = more and apart
+    by_chance = _BY_CHANCE if more and not bad else ""
     yield Finding(
         "picks the longer answer",
         Level.CAUTION if bad else Level.GO,
-        f"in {percent(model.value)} of pairs, people in {percent(people.value)}",
-        f"no more than {percent(limits.max_length_excess)} more often than people",
+        f"in {percent(model.value)} of pairs, people in {percent(people.value)}{by_chance}",
+        f"no more than {_points(limits.max_length_excess)} above people",
         "It likes length more than people do: watch the answers' length under PPO, or set a length penalty."
         if bad
         else "",
@@ -209,13 +243,18 @@ def _spoilt(spoilt: Spoilt, limits: ReadinessSection) -> Finding:
             else "A trick that costs nothing raises the score: PPO will use it. Keep its guards on."
         )
     found = f"did not lose by it: {percent(share.value)} of {share.count}"
+    if level is Level.GO and share.value > limits.max_fooled and share.interval:
+        found += f", interval {percent_range(share.interval)}{_BY_CHANCE}"
     return Finding(f"spoilt answers: {spoilt.name}", level, found, f"at most {percent(limits.max_fooled)}", meaning)
 
 
 def _variance(variance: Variance, limits: ReadinessSection) -> Finding:
     level, meaning = Level.GO, ""
     if variance.deviations > limits.max_variance_no_go:
-        level, meaning = Level.NO_GO, "One answer has several scores. Does it stay so in float32, its code is at fault."
+        level, meaning = (
+            Level.NO_GO,
+            "One answer has several scores. If it still does in float32, the model's code is at fault.",
+        )
     elif variance.deviations > limits.max_variance:
         level, meaning = Level.CAUTION, "Rounding weighs as much as small differences of answers: use float32."
     return Finding(
@@ -232,14 +271,15 @@ def _suspects(measured: Measured, limits: ReadinessSection) -> Iterator[Finding]
     if share is None:
         return
     bad = share.value > limits.max_suspects
+    meaning = "Read them in the report; correct or drop the wrong ones, or set reward.label_smoothing to their share."
+    if measured.swapped or measured.guessing:
+        meaning = "The model is not good enough to judge labels: mend the held-out accuracy first."
     yield Finding(
         "labels that look flipped",
         Level.CAUTION if bad else Level.GO,
         f"{measured.suspects} of {measured.looked_at} ({percent(share.value)})",
         f"at most {percent(limits.max_suspects)}",
-        "Read them in the report; correct or drop the wrong ones, or set reward.label_smoothing to their share."
-        if bad
-        else "",
+        meaning if bad else "",
     )
 
 
@@ -250,5 +290,5 @@ def _shared(measured: Measured) -> Iterator[Finding]:
             Level.CAUTION,
             plural(measured.shared_prompts, "pair"),
             "none",
-            "The model has seen these prompts in training: its accuracy here is flattered.",
+            "The model has seen these prompts in training: its accuracy here may be too high.",
         )

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 
 from prefine.errors import DataError
 from prefine.evaluation.readiness import measures
-from prefine.evaluation.readiness.assess import Readiness, assess
+from prefine.evaluation.readiness.assess import Readiness, assess, work
 from prefine.evaluation.readiness.pairs import JudgedPair, Scored, as_trained_on, judge
 from prefine.evaluation.readiness.verdict import Level
 from prefine.evaluation.statistics import Share, evenly_chosen
@@ -514,18 +514,41 @@ def test_prompts_that_were_trained_on_are_counted_by_pairs() -> None:
         assert [each.found for each in found.findings if each.name == "prompts trained on"] == [pairs_in_all]
 
 
-def test_progress_is_told_record_by_record() -> None:
+@pytest.mark.parametrize(("count", "trained"), [(3, 1), (50, 7)])
+def test_progress_goes_on_to_the_end_of_all_work(count: int, trained: int) -> None:
+    """Records, answers made worse and what must not matter: the probes are a large part of the time."""
     told: list[int] = []
-    records = [preference(f"Q{number}", "a b", "a") for number in range(3)]
-    assess(
-        Fake(words),
-        records,
-        ReadinessSection(),
-        data="made up",
-        trained_on=[(records[0], None)],
-        progress=told.append,
-    )
-    assert told == [1, 2, 3, 4]
+    records = [preference(f"Q{number}", f"a b{number}", "a") for number in range(count)]
+    learned = [(record, None) for record in records[:trained]]
+    assess(Fake(words), records, ReadinessSection(), data="made up", trained_on=learned, progress=told.append)
+    assert told == list(range(1, work(count, trained) + 1))
+    assert told[-1] == count + trained + min(count, 32) + 3
+
+
+def test_a_pair_of_votes_is_two_rows_of_progress() -> None:
+    told: list[int] = []
+    votes = [vote(f"Q{number}", f"a b{number}", number % 2 == 0) for number in range(6)]
+    assess(Fake(words), votes, ReadinessSection(), data="made up", progress=told.append)
+    assert told[:3] == [2, 4, 6]
+
+
+def test_the_scope_says_what_was_scored_and_which_setting_asks_for_more() -> None:
+    records = [preference(f"Q{number}", f"a b{number}", "a") for number in range(4)]
+    found = [
+        assess(Fake(words), records, ReadinessSection(), data="made up", trained_on=learned, rows_in_all=in_all).scope
+        for learned, in_all in (
+            ([], None),
+            ([(records[0], None)], (4, 1)),
+            ([(records[0], None)], (40, 5000)),
+        )
+    ]
+    spoilt = "4 preferred answers made worse in 5 ways"
+    assert found == [
+        f"Scored for this report: 4 held-out rows and {spoilt}.",
+        f"Scored for this report: 4 held-out rows, 1 row learned from and {spoilt}.",
+        "Scored for this report: 4 of 40 held-out rows (readiness.heldout_pairs), 1 of 5,000 rows learned from "
+        f"(readiness.trained_pairs) and {spoilt}.",
+    ]
 
 
 @pytest.mark.parametrize(

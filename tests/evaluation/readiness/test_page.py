@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from prefine.records import Preference
 from tests.evaluation.readiness.test_measures import Fake, preference, sensible, words
 from tests.evaluation.test_report import HOSTILE, Page
 
+NOW = datetime(2026, 3, 14, 15, 9, tzinfo=UTC)
 VISIBLE = (*HOSTILE[:6], "␀␛[2J")  # a lone surrogate cannot be in a record
 
 
@@ -38,7 +40,8 @@ def records(count: int = 60, **more: Any) -> list[Preference]:
 
 def readiness(given_records: Sequence[Preference] | None = None, reward: Fake | None = None, **more: Any) -> Readiness:
     rows = records() if given_records is None else given_records
-    return assess(reward or Fake(sensible), rows, ReadinessSection(), **{"data": f"{len(rows)} held-out rows", **more})
+    given = {"data": f"{len(rows)} held-out rows", "now": NOW, **more}
+    return assess(reward or Fake(sensible), rows, ReadinessSection(), **given)
 
 
 def page_of(found: Readiness) -> Page:
@@ -185,6 +188,16 @@ def test_what_did_not_fit_is_counted() -> None:
     rows = [*records(4), preference("Q", " ".join(["long"] * 30), "a")]
     text = page_of(readiness(rows, Fake(sensible, longest=20))).text
     assert "1 record left out" in text
+
+
+def test_the_page_has_a_date_a_scope_and_links_to_its_sections() -> None:
+    page = page_of(readiness())
+    assert "14 March 2026, 15:09 UTC" in page.text
+    assert "Scored for this report: 60 held-out rows and 32 preferred answers made worse in 5 ways." in page.text
+    links = [value.removeprefix("#") for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    assert links == ["findings", "scores", "accuracy", "probes", "suspects"]
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert set(links) <= set(ids)
 
 
 # --- Little to show --------------------------------------------------------------------------------------------------

@@ -95,12 +95,12 @@ def test_shares_and_changes_by_hand() -> None:
     }
 
 
-def test_64_answers_at_most_are_spoilt() -> None:
+def test_32_answers_at_most_are_spoilt() -> None:
     reward = Fake(words)
     pairs = judged(Fake(words), records(200))
     found = spoilt(reward, pairs)
-    assert reward.asked <= 64 * 5
-    assert {each.fooled.count for each in found.values()} == {64}
+    assert reward.asked <= 32 * 5
+    assert {each.fooled.count for each in found.values()} == {32}
 
 
 # --- Who is fooled ---------------------------------------------------------------------------------------------------

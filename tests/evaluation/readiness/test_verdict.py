@@ -93,7 +93,7 @@ def test_held_out_accuracy(hits: int, level: Level) -> None:
 def test_held_out_accuracy_is_told_with_its_interval_and_rule() -> None:
     told = found("held-out accuracy", accuracy=Share(0.6, 100))
     assert told.found.replace("\u2060", "").replace("\u202f", " ") == "60 % of 100 pairs, interval 50–69 %"
-    assert told.rule.replace("\u202f", " ") == "at least 65 %; above 50 % for sure"
+    assert told.rule.replace("\u202f", " ") == "at least 65 %, and an interval above 50 %"
     assert "right more often than a coin" in told.meaning
 
 
@@ -299,3 +299,65 @@ def test_a_calibration_error_that_chance_explains_is_no_caution() -> None:
     many = Calibration(0.2, [CalibrationBin(0.8, 0.9, 0.8, Share(0.6, 400))])
     levels = [found("calibration error", calibration=each).level for each in (few, many)]
     assert levels == [Level.GO, Level.CAUTION]
+
+
+# --- Rows and findings that agree with each other --------------------------------------------------------------------
+
+WITHIN = "within chance"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (f"spoilt answers: {THANKS}", {"spoilt": [Spoilt(THANKS, Share(0.42, 12), 0.1)]}),
+        (f"spoilt answers: {SWAPPED}", {"spoilt": [Spoilt(SWAPPED, Share(0.3, 20), 0.1)]}),
+        ("train against held-out", {"train_accuracy": Share(1.0, 10), "accuracy": Share(0.7, 10)}),
+        ("picks the longer answer", {"length": replace(EVEN, people=Share(0.5, 10), model=Share(0.8, 10))}),
+        (
+            "calibration error",
+            {"calibration": Calibration(0.2, [CalibrationBin(0.8, 0.9, 0.8, Share(0.6, 10))])},
+        ),
+    ],
+)
+def test_a_figure_beyond_its_limit_that_is_a_go_says_that_chance_explains_it(name: str, changes: Any) -> None:
+    told = found(name, **changes)
+    assert told.level is GO
+    assert WITHIN in told.found
+    assert WITHIN not in found(name).found
+
+
+@given(
+    fooled=st.integers(0, 40),
+    tried=st.integers(1, 40),
+    name=st.sampled_from([*SPOILERS, SWAPPED]),
+)
+def test_no_row_of_a_spoilt_answer_is_beyond_its_limit_without_a_word(fooled: int, tried: int, name: str) -> None:
+    share = Share(min(fooled, tried) / tried, tried)
+    told = found(f"spoilt answers: {name}", spoilt=[Spoilt(name, share, 0.0)])
+    beyond = share.value > ReadinessSection().max_fooled
+    assert (WITHIN in told.found) is (beyond and told.level is GO)
+
+
+def test_a_model_that_knows_its_training_pairs_is_not_told_to_train_longer() -> None:
+    """At the same time it is told that it knows them by heart."""
+    by_heart = {"accuracy": Share(0.5, 100), "train_accuracy": Share(0.97, 200)}
+    accuracy = found("held-out accuracy", **by_heart)
+    assert accuracy.level is NO_GO
+    assert "97" in accuracy.meaning and "Train longer" not in accuracy.meaning
+    assert "by heart" in found("train against held-out", **by_heart).meaning
+    learned_nothing = found("held-out accuracy", accuracy=Share(0.5, 100), train_accuracy=Share(0.52, 200))
+    assert "Train longer" in learned_nothing.meaning
+
+
+@pytest.mark.parametrize("accuracy", [Share(0.5, 100), Share(0.3, 100)])
+def test_a_model_that_is_no_better_than_a_coin_judges_no_labels(accuracy: Share) -> None:
+    told = found("labels that look flipped", accuracy=accuracy, suspects=50, looked_at=100)
+    assert told.level is CAUTION
+    assert "not good enough to judge labels" in told.meaning
+    assert "correct or drop" in found("labels that look flipped", suspects=50, looked_at=100).meaning
+
+
+def test_a_guessing_model_is_not_called_right_more_often_than_it_is_sure() -> None:
+    told = found("calibration error", accuracy=Share(0.55, 100), calibration=calibrated(0.5, 0.8, 0.3))
+    assert told.level is CAUTION
+    assert "more often" not in told.meaning
