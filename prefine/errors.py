@@ -18,29 +18,57 @@ shows its traceback.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 
 
 class PrefineError(Exception):
     """Base of all errors meant for the user.
 
     Args:
-        problem: what is wrong, naming the field or file and the value found.
+        problem: what is wrong, naming the file and the value found.
         remedy: what to do about it, as an imperative sentence.
+        field: the recipe's field or the argument that it is about; the message begins with it. Shared code names the
+            recipe's field, and a caller whose user gave something else renames it (see `about`).
     """
 
-    def __init__(self, problem: str, remedy: str) -> None:
+    def __init__(self, problem: str, remedy: str, *, field: str | None = None) -> None:
         super().__init__(problem, remedy)
         self.problem = problem.rstrip(". ")
         self.remedy = remedy
+        self.field = field
 
     def __str__(self) -> str:
-        return f"{self.problem}. {self.remedy}"
+        begin = "" if self.field is None else f"{self.field}: "
+        return f"{begin}{self.problem}. {self.remedy}"
 
     @property
     def lines(self) -> tuple[str, ...]:
         """What a console shows: one line, whatever library's message is quoted in it."""
         return (_one_line(str(self)),)
+
+
+@contextmanager
+def about(name: str | None, others: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Inside, errors about the model that a recipe names are about another argument, as no recipe names it here.
+
+    Args:
+        name: what the user knows the model by, as in "--policy"; None where only one model can be meant, so that
+            errors need not name it.
+        others: names for single fields, as in {"model.chat_template": "--chat-template"}. They replace the field in the
+            remedy, too.
+    """
+    try:
+        yield
+    except PrefineError as error:
+        field = error.field
+        if field is not None and field in others:
+            error.field = others[field]
+            error.remedy = error.remedy.replace(field, others[field])
+        elif field is not None and (field == "reward.name" or field.startswith("model.")):
+            error.field = name
+        raise
 
 
 class RecipeError(PrefineError):
@@ -89,8 +117,11 @@ class RefusedRowError(TemplateError):
     def __init__(self, field: str, reason: str, remedy: str) -> None:
         super().__init__(f"{field} {reason}", remedy)
         self.args = (field, reason, remedy)  # what pickle makes it from
-        self.field = field
+        self.field: str = field
         self.reason = reason.rstrip(". ")
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.remedy}"
 
 
 class ModelError(PrefineError):

@@ -56,7 +56,9 @@ def named_model(name: str, **settings: Any) -> ModelSection:
         first = error.errors()[0]
         rule, _, remedy = first["msg"].removeprefix("Value error, ").partition("; ")
         field = ".".join(map(str, first["loc"]))
-        raise RecipeError(f"model.{field} is {first['input']!r:.80}: {rule}", f"{remedy.capitalize()}.") from None
+        raise RecipeError(
+            f"{first['input']!r:.80}: {rule}", f"{remedy.capitalize()}.", field=f"model.{field}"
+        ) from None
 
 
 class LoraSection(RecipeSection):

@@ -32,6 +32,7 @@ def chat(
     from prefine.cli.chat_input import asker
     from prefine.cli.chat_screen import ConsoleScreen
     from prefine.cli.chat_session import COMMANDS, Chat
+    from prefine.errors import about
     from prefine.evaluation.conversation import Talk
     from prefine.models.load import load_model
     from prefine.models.sampling import Sampling
@@ -40,11 +41,12 @@ def chat(
     with sampling_options("chat"):
         sampling = Sampling(max_new_tokens, temperature, top_p=top_p, seed=seed)
     names = [model] if against is None else [model, against if against != model else f"{against} (2)"]
-    talks = {
-        name: Talk(load_model(named_model(source, device=device), None, trainable=False), system, sampling)
-        for name, source in zip(names, (model, against), strict=False)
-        if source is not None
-    }
+    with about(None):
+        talks = {
+            name: Talk(load_model(named_model(source, device=device), None, trainable=False), system, sampling)
+            for name, source in zip(names, (model, against), strict=False)
+            if source is not None
+        }
     screen = ConsoleScreen(Console())
     screen.note(f"Talking to {' and '.join(names)}. /help lists commands, Ctrl-D leaves.")
     Chat(talks, asker(list(COMMANDS)), screen).run()

@@ -96,13 +96,14 @@ def check(
 
 def _template_of(model: str) -> tuple[ChatTemplate | None, str | None]:
     """The template, or why there is none: without the embedded model's package everything else can still be shown."""
-    from prefine.errors import ModelError
+    from prefine.errors import ModelError, about
     from prefine.models.load import load_tokenizer
     from prefine.models.location import locate_model
     from prefine.recipe import named_model
 
     try:
-        return load_tokenizer(locate_model(model), named_model(model)), None
+        with about("--model"):
+            return load_tokenizer(locate_model(model), named_model(model)), None
     except ModelError as error:
         if model != _EMBEDDED:
             raise

@@ -10,6 +10,7 @@ import typer
 from prefine.cli.options import (
     LARGEST_COUNT,
     LARGEST_SEED,
+    MODEL_OPTIONS,
     Delimiter,
     Device,
     Encoding,
@@ -59,6 +60,7 @@ def generate(
     """
     from prefine.cli.progress import counting
     from prefine.cli.row_output import row_output, write_rows
+    from prefine.errors import about
     from prefine.evaluation.generation import GeneratedRows
     from prefine.evaluation.row_settings import recorded_dtype, settings_of_answers, source_settings
     from prefine.models.load import load_model
@@ -75,8 +77,9 @@ def generate(
         counting("writing") as progress,
     ):
         rows = GeneratedRows(prompts, refused, split, text)
-        section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
-        loaded = load_model(section, None, trainable=False)
+        with about(None, MODEL_OPTIONS):
+            section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
+            loaded = load_model(section, None, trainable=False)
         if file is not None:
             settings = settings_of_answers(loaded, sampling) | {"samples": samples, "slots": slots}
             rows.begin(file, settings | source_settings(prompts, split, text, quarantine))

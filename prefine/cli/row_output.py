@@ -141,7 +141,8 @@ def write_rows(
         if not out.rows:
             raise
         kept = f"{plural(out.rows, 'row')} done before it, in {out.partial}; the same command with --resume goes on"
-        raise type(error)(error.problem, f"{error.remedy} {kept}.") from error
+        error.remedy = f"{error.remedy} {kept}."
+        raise
 
 
 def _require_apart(written: Sequence[tuple[str, Path]], sources: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import Delimiter, Device, Encoding, ResumeRows, text_form
+from prefine.cli.options import MODEL_OPTIONS, Delimiter, Device, Encoding, ResumeRows, text_form
 from prefine.terminal import echo
 
 
@@ -44,6 +44,7 @@ def score(
     """
     from prefine.cli.progress import counting
     from prefine.cli.row_output import row_output, write_rows
+    from prefine.errors import about
     from prefine.evaluation.row_settings import recorded_dtype, settings_of_scores, source_settings
     from prefine.evaluation.scores import ScoredRows
     from prefine.models.reward import load_reward
@@ -54,8 +55,9 @@ def score(
         rows = ScoredRows(
             sources, refused, split, text
         )  # first: a file that is not there is found before a model is loaded
-        section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
-        reward = load_reward(section)
+        with about(None, MODEL_OPTIONS):
+            section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
+            reward = load_reward(section)
         if file is not None:
             rows.begin(file, settings_of_scores(reward) | source_settings(sources, split, text, quarantine))
         write_rows(rows, rows.blocks(reward), file, progress)

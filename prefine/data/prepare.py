@@ -269,15 +269,17 @@ class Preparation(Generic[R]):
         limit = self._section.max_length_tokens
         if counts.dropped > self._section.max_dropped_fraction * counts.records:
             raise DataError(
-                f"data.train: {counts.dropped} of {counts.records} records cannot be used ({counts.dropped_too_long} "
+                f"{counts.dropped} of {counts.records} records cannot be used ({counts.dropped_too_long} "
                 f"have an answer longer than data.max_length_tokens {limit}, {counts.dropped_identical} two answers of "
                 f"the same tokens, {counts.dropped_unusable} are of no use to this stage, as ties are)",
                 "Raise data.max_length_tokens, or data.max_dropped_fraction to go on with the rest.",
+                field="data.train",
             )
         if not counts.rows:
             raise DataError(
-                "data.train: no record is left to train on once held-out prompts are set aside",
+                "no record is left to train on once held-out prompts are set aside",
                 "Give more data, or set data.heldout_fraction to 0.",
+                field="data.train",
             )
 
 

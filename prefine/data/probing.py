@@ -120,7 +120,9 @@ class TemplateProbe:
         whole = self._renderer.render([_user(), _assistant()], opened=False)
         for role, said, text in (("user", _ASKED, opened), ("assistant", _SAID, whole)):
             if said not in text:
-                raise TemplateError(f"model.chat_template: the template leaves out what the {role} says", REMEDY)
+                raise TemplateError(
+                    f"the template leaves out what the {role} says", REMEDY, field="model.chat_template"
+                )
         prefill = ""
         if not whole.startswith(opened):
             shared = opened[: self._shared_length(opened, whole)]
@@ -142,7 +144,7 @@ class TemplateProbe:
         try:
             written = self._renderer.render(_WITH_SYSTEM, opened=True)
         except TemplateError as error:
-            return f"is a system turn, which the template refuses: {error.problem.removeprefix(TEMPLATE_FIELD)}"
+            return f"is a system turn, which the template refuses: {error.problem}"
         return None if _INSTRUCTED in written else "is a system turn, and the template leaves out system turns"
 
     def _around_turns(self) -> str:
@@ -197,14 +199,12 @@ class TemplateProbe:
             return ""
 
 
-TEMPLATE_FIELD = "model.chat_template: "
-
-
 def does_not_continue() -> TemplateError:
     """The error of a template that opens answers otherwise than it writes them."""
     return TemplateError(
-        f"{TEMPLATE_FIELD}the text of a conversation does not begin with the text of its prompt",
+        "the text of a conversation does not begin with the text of its prompt",
         "Use a template whose add_generation_prompt writes exactly what precedes an assistant turn.",
+        field="model.chat_template",
     )
 
 

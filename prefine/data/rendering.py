@@ -80,8 +80,9 @@ class Renderer:
             )
         except _OverBudget as error:
             raise TemplateError(
-                f"model.chat_template: rendering was stopped, as the template {error}",
+                f"rendering was stopped, as the template {error}",
                 "Use a template that writes each turn once, or set model.chat_template to 'plain'.",
+                field="model.chat_template",
             ) from None
         except TemplateError:
             raise
@@ -105,9 +106,10 @@ class Renderer:
         if source not in self._templates:
             if len(source) > MAX_TEMPLATE_CHARACTERS:
                 raise TemplateError(
-                    f"model.chat_template: it has {len(source):,} characters, and {MAX_TEMPLATE_CHARACTERS:,} is the "
+                    f"it has {len(source):,} characters, and {MAX_TEMPLATE_CHARACTERS:,} is the "
                     "most that prefine reads",
                     "Use a shorter one, or set model.chat_template to 'plain'.",
+                    field="model.chat_template",
                 )
             self._templates[source] = self._environment.from_string(source)
         return self._templates[source]
@@ -116,8 +118,9 @@ class Renderer:
 def _failed(error: Exception) -> TemplateError:
     said = next(iter(str(error).splitlines()), "no message")
     return TemplateError(
-        f"model.chat_template: rendering failed ({type(error).__name__}: {said[:500]})",
+        f"rendering failed ({type(error).__name__}: {said[:500]})",
         "Check that the template accepts these roles (a system turn, say), or set model.chat_template.",
+        field="model.chat_template",
     )
 
 

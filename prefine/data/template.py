@@ -77,12 +77,13 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, declared_ends: Collection[int] = ()) -> None:
         if tokenizer.chat_template is None:
             raise TemplateError(
-                f"model.chat_template: the tokenizer of {tokenizer.name_or_path!r} has no chat template", REMEDY
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template", REMEDY, field="model.chat_template"
             )
         if tokenizer.eos_token_id is None:
             raise TemplateError(
-                f"model.name: the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token",
+                f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token",
                 "Set eos_token in its tokenizer_config.json; without one the model cannot learn to stop.",
+                field="model.name",
             )
         self.tokenizer = tokenizer
         self._rows: int | None = None

@@ -24,8 +24,9 @@ def require_embedded(ids: Iterable[int], rows: int, tokenizer: Any) -> None:
     beyond = next((token for token in ids if token >= rows), None)
     if beyond is not None:
         raise ModelError(
-            f"model.name: the token {tokenizer.convert_ids_to_tokens(beyond)!r} has id {beyond}, but the model's "
+            f"the token {tokenizer.convert_ids_to_tokens(beyond)!r} has id {beyond}, but the model's "
             f"embedding has {rows} rows",
             "Resize it (model.resize_token_embeddings(len(tokenizer))) and save the model again, or remove the token "
             "from the tokenizer and the chat template.",
+            field="model.name",
         )

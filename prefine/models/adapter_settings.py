@@ -84,6 +84,7 @@ def _matching(folder: Path, field: str, said: str, pattern: str, names: list[str
 def _refused(folder: Path, field: str, value: object, why: str) -> ModelError:
     shown = textwrap.shorten(str(value), 80, placeholder="…")
     return ModelError(
-        f"model.name: the adapter {str(folder)!r}: {field} is {shown} in its {ADAPTER_CONFIG}, and {why}",
+        f"the adapter {str(folder)!r}: {field} is {shown} in its {ADAPTER_CONFIG}, and {why}",
         "Fetch the adapter again from who made it, or correct that file.",
+        field="model.name",
     )

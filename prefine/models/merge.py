@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prefine.atomic import atomic_write, json_bytes
 from prefine.data.batch import TokenTree
-from prefine.errors import CheckpointError, ModelError
+from prefine.errors import CheckpointError, ModelError, about
 from prefine.models.card import Base, Story, code, describe_result
 from prefine.models.forward import standard_attention
 from prefine.models.heads import SCORE, pad_apart
@@ -50,8 +50,9 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
         raise CheckpointError(f"{folder} is there already", "Name a folder that is not.")
     if not folder.parent.is_dir():
         raise CheckpointError(f"{folder}: there is no folder {folder.parent}", "Create it first.")
-    section = named_model(name, device="cpu", dtype="float32")
-    reward = load_reward(section)
+    with about(None):
+        section = named_model(name, device="cpu", dtype="float32")
+        reward = load_reward(section)
     if not isinstance(reward, PackedReward) or reward.scale is None:
         raise ModelError(f"{name} is no reward run of prefine", "Name a run that prefine reward has trained.")
     trees = [tree for q, answers in _PROBES for tree in reward.trees(Question(_asked(q), answers)) or ()]

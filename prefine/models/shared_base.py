@@ -149,8 +149,9 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
         settings.task_type, settings.modules_to_save, settings.inference_mode = "CAUSAL_LM", None, True
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"reward.name: {str(folder / ADAPTER_WEIGHTS)!r} is damaged, or has no score head ({in_a_line(error)})",
+            f"{str(folder / ADAPTER_WEIGHTS)!r} is damaged, or has no score head ({in_a_line(error)})",
             "Train the reward model again, or bring the file back from a copy.",
+            field="reward.name",
         ) from error
     model.add_adapter(name, settings)
     outcome = set_peft_model_state_dict(model, saved, adapter_name=name)
@@ -171,7 +172,7 @@ def _require_complete(model: Any, name: str, saved: dict[str, Tensor], outcome: 
     apart = sorted(set(saved) ^ held) + sorted(outcome.unexpected_keys)
     if apart:
         raise ModelError(
-            f"reward.name: {len(apart)} weights of the adapter {str(folder)!r} and its base model do not match "
-            f"({apart[0]}, …)",
+            f"{len(apart)} weights of the adapter {str(folder)!r} and its base model do not match ({apart[0]}, …)",
             "Train the reward model again, on the base that the policy is on.",
+            field="reward.name",
         )

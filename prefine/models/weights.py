@@ -43,11 +43,12 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         return read_json_object(path)
     except JsonError as error:
-        raise ModelError(f"model.name: {str(path)!r} {error}", "Fetch the model again.") from None
+        raise ModelError(f"{str(path)!r} {error}", "Fetch the model again.", field="model.name") from None
     except OSError as error:
         raise ModelError(
-            f"model.name: {str(path)!r} cannot be read: {error.strerror or error}",
+            f"{str(path)!r} cannot be read: {error.strerror or error}",
             "Check its permissions and the disk.",
+            field="model.name",
         ) from error
 
 
@@ -109,8 +110,9 @@ def require_plausible_config(base: str, revision: str | None = None) -> None:
     for name, value in _numbers(read_object(path)):
         if _COUNTED.fullmatch(name) and value > _MOST_COUNTED:
             raise ModelError(
-                f"model.name: {base!r}: {name} is {value} in its {CONFIG}, and no model has more than {_MOST_COUNTED}",
+                f"{base!r}: {name} is {value} in its {CONFIG}, and no model has more than {_MOST_COUNTED}",
                 "Fetch the model again, or correct its config.",
+                field="model.name",
             )
 
 
@@ -154,9 +156,10 @@ def within_files(base: str, revision: str | None, config: Any) -> Iterator[None]
             asked = [f"{key} is {value}" for key, value in _numbers(config.to_dict()) if value in shape and value > 1]
             asked += [f"{key} is {value}" for key, value in _numbers(config.to_dict()) if _COUNTED.fullmatch(key)]
             raise ModelError(
-                f"model.name: {base!r}: its {CONFIG} asks for more weights than its files hold, {held:,} bytes in "
+                f"{base!r}: its {CONFIG} asks for more weights than its files hold, {held:,} bytes in "
                 f"{tensors} tensors ({'; '.join(dict.fromkeys(asked[:4]))})",
                 "The config and the weights do not belong together: fetch the model again.",
+                field="model.name",
             )
 
     hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
@@ -186,7 +189,9 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 def _of_index(index: Path) -> list[Path]:
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise ModelError(f"model.name: {str(index)!r} has no weight_map of file names", "Fetch the model again.")
+        raise ModelError(
+            f"{str(index)!r} has no weight_map of file names", "Fetch the model again.", field="model.name"
+        )
     for name in sorted(set(names.values())):
         _require_inside(index, name)
     return sorted(index.parent / name for name in set(names.values()))
@@ -197,13 +202,15 @@ def _require_inside(source: Path, name: str) -> None:
     outside = ".." in PureWindowsPath(name).parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
     if outside:
         raise ModelError(
-            f"model.name: {str(source)!r} names the weights {name!r}, which are outside its folder",
+            f"{str(source)!r} names the weights {name!r}, which are outside its folder",
             "Fetch the model again from who made it; prefine reads only what lies in the model's folder.",
+            field="model.name",
         )
     if not name.endswith((".safetensors", ".safetensors.index.json")):
         raise ModelError(
-            f"model.name: {str(source)!r} names the weights {name!r}, which are no safetensors file",
+            f"{str(source)!r} names the weights {name!r}, which are no safetensors file",
             "Convert the weights to safetensors: prefine does not read pickled ones, which can run code.",
+            field="model.name",
         )
 
 

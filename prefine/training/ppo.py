@@ -95,8 +95,9 @@ class PpoStage(Stage):
         _require_room(loaded, self._recipe)
         if loaded.packed.whole_logits and not loaded.packed.packed:
             raise ModelError(
-                f"model.name: {section.name!r} is of an architecture whose hidden states a critic cannot read",
+                f"{section.name!r} is of an architecture whose hidden states a critic cannot read",
                 "Use sft or dpo for it, or a model of another architecture.",
+                field="model.name",
             )
         self._make_reference(loaded)
         critic = self._recipe.ppo.critic if self._recipe.advantage == "gae" else None

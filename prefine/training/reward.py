@@ -54,7 +54,9 @@ def reward_stage(recipe: RewardRecipe) -> RewardStage:
     kind = kind_of_sources(source_names(recipe.data.train), split=recipe.data.split, text=recipe.data.text_form)
     if KINDS[kind] not in (Preference, Vote):
         raise DataError(
-            f"data.train: {recipe.data.train} holds {kind}", "A reward model learns from preferences, or from votes."
+            f"{recipe.data.train} holds {kind}",
+            "A reward model learns from preferences, or from votes.",
+            field="data.train",
         )
     return RewardStage(recipe, KINDS[kind])
 
@@ -299,6 +301,7 @@ def _require_both_votes(train: TokenStore) -> None:
         if len(seen) == 2:
             return
     raise DataError(
-        f"data.train: all {len(train)} votes are {'up' if seen == {True} else 'down'}",
+        f"all {len(train)} votes are {'up' if seen == {True} else 'down'}",
         "A reward model learns from differences: give votes of both kinds, or preference pairs.",
+        field="data.train",
     )

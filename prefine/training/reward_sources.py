@@ -256,10 +256,13 @@ def function_of(name: str) -> Callable[[list[dict[str, Any]]], Any]:
         raise
     except BaseException as error:  # whatever importing a user's module raises, sys.exit included
         raise RecipeError(
-            f"reward.name: {name} could not be imported ({in_a_line(error)})",
+            f"{name} could not be imported ({in_a_line(error)})",
             "Write module:function, with the module in the working directory or installed.",
+            field="reward.name",
         ) from error
     if not callable(function):
-        raise RecipeError(f"reward.name: {name} is no function", "Name one that takes a list and returns numbers.")
+        raise RecipeError(
+            f"{name} is no function", "Name one that takes a list and returns numbers.", field="reward.name"
+        )
     found: Callable[[list[dict[str, Any]]], Any] = function
     return found

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefine.errors import ModelError, RecipeError
+from prefine.errors import ModelError, RecipeError, about
 from prefine.evaluation.readiness.page import JSON_NAME
 from prefine.evaluation.readiness.verdict import Level
 from prefine.evaluation.wording import listing
@@ -186,7 +184,7 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list
         sections[JUDGE] = RewardSource(name=recipe.reward.judge)
     warnings: list[str] = []
     for field, section in sections.items():
-        with _named_as(field):
+        with about(field):
             if is_function(section.name):
                 function_of(section.name)
                 scale = None
@@ -209,15 +207,6 @@ def _optimised(recipe: PpoRecipe) -> dict[str, RewardSource]:
     return {"reward.name": recipe.reward, **more}
 
 
-@contextmanager
-def _named_as(field: str) -> Iterator[None]:
-    """Errors of the rooms below speak of model.name or of reward.name; here it is this field."""
-    try:
-        yield
-    except (ModelError, RecipeError) as error:
-        raise type(error)(re.sub(r"^(model|reward)\.name\b", field, error.problem), error.remedy) from error
-
-
 def load_source(
     field: str, section: RewardSource, recipe: PpoRecipe, policy: LoadedModel, adapter: str, display: Display
 ) -> Source:
@@ -226,7 +215,7 @@ def load_source(
     Args:
         field: the recipe's that names it.
     """
-    with _named_as(field):
+    with about(field):
         if is_function(section.name):
             return FunctionSource(section, function_of(section.name))
         model = _reward_model(section.name, recipe, policy, adapter, display)
@@ -238,8 +227,9 @@ def _require_fitting(section: RewardSource, recipe: PpoRecipe, scale: Scale | No
     """Refuse settings that do not go together with what was measured of a source when it was made, if anything was."""
     if section.scale == "std" and scale is None:
         raise RecipeError(
-            f"reward.name: {section.name} is to be scaled by its std, but nobody measured that",
+            f"{section.name} is to be scaled by its std, but nobody measured that",
             "Set its scale to running (that of all scores so far) or none.",
+            field="reward.name",
         )
     limit = None if scale is None else scale.max_length_tokens
     if limit is not None and recipe.rollout.max_new_tokens >= limit:
@@ -286,12 +276,15 @@ def require_ready(name: str, display: Display, *, force: bool) -> list[str]:
         verdict = Level(report["verdict"])
         reasons = [f"{found['name']}: {found['found']}" for found in report["findings"] if found["level"] == verdict]
     except (ValueError, KeyError, TypeError):
-        raise ModelError(f"reward.name: {path} cannot be understood", f"Run: prefine reward check {name}") from None
+        raise ModelError(
+            f"{path} cannot be understood", f"Run: prefine reward check {name}", field="reward.name"
+        ) from None
     told = "; ".join(reasons)
     if verdict is Level.NO_GO and not force:
         raise ModelError(
-            f"reward.name: {name} is not fit for PPO, says its readiness report ({told})",
+            f"{name} is not fit for PPO, says its readiness report ({told})",
             f"Look at {path.with_suffix('.html')} and train a better one, or add --force to go on regardless.",
+            field="reward.name",
         )
     said = f"readiness {verdict.value}" + (f" ({told})" if verdict is not Level.GO else "")
     display.say(f"reward {name}: {said}" + (", going on by --force" if verdict is Level.NO_GO else ""))

@@ -121,7 +121,9 @@ def _accelerator(recipe: StageRecipe) -> Accelerator:
     for tracker in recipe.training.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise MissingDependencyError(
-                f"training.trackers: {tracker} is not installed", f"Run: pip install {tracker}; or leave it out."
+                f"{tracker} is not installed",
+                f"Run: pip install {tracker}; or leave it out.",
+                field="training.trackers",
             )
     return Accelerator(
         cpu=choose_device(recipe.model.device).type == "cpu",

@@ -232,7 +232,7 @@ def test_without_the_embedded_package_everything_but_tokens_is_shown(
 def test_a_model_that_was_named_and_is_not_there_is_an_error(check: Check, tmp_path: Path) -> None:
     code, out, err = check(write(tmp_path / "a.jsonl", [GOOD]), name="./no-such-model")
     assert (code, out) == (2, "")
-    assert err.startswith("error: model.name: there is no folder './no-such-model'")
+    assert err.startswith("error: --model: there is no folder './no-such-model'")
 
 
 # --- Bad input -------------------------------------------------------------------------------------------------------

