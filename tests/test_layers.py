@@ -192,3 +192,23 @@ def test_command_line_modules_load_only_typer_and_the_standard_library(module: s
         if name.split(".")[0] not in allowed and name not in light and room(name) != "cli"
     }
     assert not heavy
+
+
+# The only module that exchanges anything with other processes: sharding a model over them has one place to change.
+PROCESSES = "prefine.training.processes"
+# How accelerate's Accelerator says which process this is, and what it exchanges.
+OF_PROCESSES = {
+    *("num_processes", "process_index", "is_main_process", "is_local_main_process", "wait_for_everyone"),
+    *("main_process_first", "gather_for_metrics", "accelerator.reduce", "accelerator.gather"),
+}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != PROCESSES])
+def test_one_module_talks_to_other_processes(module: str) -> None:
+    talking = {name for name in imports(module) if name.split(".")[0] == "accelerate" or "torch.distributed" in name}
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            used = ast.unparse(node)
+            if used.endswith(tuple(OF_PROCESSES)) or used.startswith("torch.distributed"):
+                talking.add(used)
+    assert not talking, f"{module} uses {sorted(talking)}; use {PROCESSES}.Processes"

@@ -23,8 +23,8 @@ from prefine.recipe import DpoGuards, DpoRecipe, DpoSection
 from prefine.records import Preference
 from prefine.training.before import Before
 from prefine.training.checks import check_first_loss, require
+from prefine.training.contract import Loss, Sums
 from prefine.training.guards import Rule
-from prefine.training.optimiser_step import Step, Totals
 from prefine.training.reference import reference_logprobs
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
@@ -108,8 +108,8 @@ class DpoStage(Stage):
         means = "the chosen answers become unlikely, too; dpo.nll_weight or a smaller rate holds them up"
         return (Rule("chosen_fall", "chosen_fall", self._guards.chosen_fall, means),)
 
-    def begin(self, session: Session) -> Step:
-        """Compute (or read) the reference, check that policy and reference agree, and give the step's loss."""
+    def begin(self, session: Session) -> Loss:
+        """Compute or read the reference, check that the policy agrees with it, and give the loss, a mean over pairs."""
         self._session = session
         began = time.perf_counter()
         self._reference = {"train": self._reference_of("train"), "heldout": self._reference_of("heldout")}
@@ -118,11 +118,11 @@ class DpoStage(Stage):
         if session.recipe.training.self_checks and self._needs_reference:
             session.checks += require(self._first_loss_checks())
 
-        def step(model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
+        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
             pairs = self._outcome(model, batch, "train")
-            return pairs.loss.sum() / totals.trees, {k: float(v.sum()) for k, v in _logged(pairs).items()}
+            return Sums(pairs.loss.sum(), "trees", {name: float(v.sum()) for name, v in _logged(pairs).items()})
 
-        return step
+        return loss
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -134,7 +134,7 @@ class DpoStage(Stage):
                 parts.setdefault(name, []).append(values.cpu())
         joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
         self._pairs = {name: tensor.tolist() for name, tensor in joined.items()}
-        self._before.keep(self._pairs, write=self._session.accelerator.is_main_process)
+        self._before.keep(self._pairs, write=self._session.processes.is_main)
         return {name: float(tensor.mean()) for name, tensor in joined.items() if not name.endswith("_tokens")}
 
     def finish(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class DpoStage(Stage):
             return None
         session = self._session
         store = getattr(session.prepared, part)
-        with session.accelerator.main_process_first():
+        with session.processes.main_first():
             flat, cached = reference_logprobs(
                 session.loaded, store, session.prepared.digests[part], self._max_tokens, session.display
             )

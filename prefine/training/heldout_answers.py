@@ -40,7 +40,6 @@ from prefine.training.rollout import (
     measure,
     seed_of,
     text_metrics,
-    together,
     write_answers,
 )
 from prefine.training.stage import Session
@@ -100,9 +99,9 @@ class HeldoutAnswers:
         recipe = self._recipe
         if not self._trees:
             return {"loss": 0.0, **self._pair_metrics()}
-        written, parts = together(self._session.accelerator, self._write_and_score)
+        written, parts = self._session.processes.all_or_raise(self._write_and_score)
         self._rows = self._told(written, parts)
-        self.before.keep(self._rows, write=self._session.accelerator.is_main_process)
+        self.before.keep(self._rows, write=self._session.processes.is_main)
         proxy = torch.tensor([row["score"] for row in self._rows])
         lengths, ended = torch.tensor(written.lengths), torch.tensor(written.ended)
         measured = self._measured(written)

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from prefine.atomic import discard, storage_errors
@@ -29,11 +27,12 @@ from prefine.models.device import return_freed_memory
 from prefine.models.training_state import rng_tensors
 from prefine.recipe import GuardsSection, TrainingSection
 from prefine.rundir import MetricsLog, RunDirectory, drop_rows_after, rows_of_kind
+from prefine.training.contract import LoopStage, Loss
 from prefine.training.display import Display, peak_memory_gb
 from prefine.training.guards import Alarm, Guards
-from prefine.training.loop_stage import LoopStage
 from prefine.training.loop_state import Position, checkpoint_to_resume, contents, mend_metrics, put_back
-from prefine.training.optimiser_step import OptimiserStep, Step
+from prefine.training.optimiser_step import OptimiserStep
+from prefine.training.processes import Processes
 from prefine.training.schedule import advance, new_scheduler, rows_of_step, slow_down
 from prefine.training.watch import HeldoutWatch
 
@@ -46,13 +45,13 @@ class Loop:
     """A run of optimiser steps over a sequence of trees.
 
     Args:
-        accelerator: devices and processes.
+        processes: the processes that train together.
         model: the packed model, as accelerate prepared it.
         parameters: trainable parameters by name.
         optimizer: as accelerate prepared it.
         trees: training rows.
         section: the recipe's training section.
-        step: the stage's loss.
+        loss: the stage's loss.
         stage: what it makes of a step, and what else of it must be saved.
         guard_section: what the recipe says of guards.
         guards: look at every step's figures.
@@ -62,13 +61,13 @@ class Loop:
         began: when this process began the run, by time.perf_counter.
     """
 
-    accelerator: Accelerator
+    processes: Processes
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     trees: Sequence[TokenTree]
     section: TrainingSection
-    step: Step
+    loss: Loss
     stage: LoopStage
     guard_section: GuardsSection
     guards: Guards
@@ -82,12 +81,12 @@ class Loop:
     def __post_init__(self) -> None:
         self.scheduler = new_scheduler(self.optimizer, self.section, self.total_steps)
         # One writer: a second process that cut the file back on resuming would leave this one writing to a lost file.
-        self.metrics = MetricsLog(self.run.metrics) if self.accelerator.is_main_process else None
+        self.metrics = MetricsLog(self.run.metrics) if self.processes.is_main else None
         self._wall_before = 0.0
         self._restored = False
         self.watch = HeldoutWatch(self.section)
         self._optimiser_step = OptimiserStep(
-            self.accelerator, self.model, self.parameters, self.optimizer, self.section, self.step, self.run.path
+            self.processes, self.model, self.parameters, self.optimizer, self.section, self.loss, self.run.path
         )
 
     @property
@@ -154,7 +153,7 @@ class Loop:
         if step == 0 or self.guards.ended or not due:
             return False
         told = (row["step"] for row in rows_of_kind(self.run.metrics, "heldout"))
-        return bool(self._of_main_process({"misses": step not in told})["misses"])
+        return self.processes.from_main(step not in told)
 
     def _may_go_back(self) -> bool:
         acts = {str(rule.section.action) for rule in self.guards.rules}
@@ -204,7 +203,7 @@ class Loop:
                 "learning_rate": slow_down(self.scheduler, self.optimizer, self.guard_section.learning_rate_factor),
                 **self.stage.rolled_back(),
             }
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             # Before anything is saved: a run killed in between must not find what is given up.
             discard_after(self.run.checkpoints, healthy, self.run.run_id)
             if self._within.exists():
@@ -267,20 +266,16 @@ class Loop:
 
     def _stop_agreed(self) -> bool:
         """Whether any process was asked to stop: a signal reaches them at different steps, but all must stop at one."""
-        asked = self.stop_requested()
-        if self.accelerator.num_processes == 1:
-            return asked
-        votes = self.accelerator.reduce(torch.tensor([float(asked)], device=self.accelerator.device), reduction="sum")
-        return bool(votes.item())
+        return self.processes.any(self.stop_requested())
 
     def _one_step(self) -> dict[str, float]:
         """One optimiser step; returns its metrics, summed over processes."""
         began = time.perf_counter()
         trees = [self.trees[row] for row in rows_of_step(self.position.step, len(self.trees), self.section)]
         rate = float(self.scheduler.get_last_lr()[0])
-        row = self.stage.one_step(self, trees)
+        row = self.stage.step(self, trees)
         advance(self.scheduler)
-        if self.position.step % _STEPS_BETWEEN_TRIMS == 0 and self.accelerator.device.type == "cpu":
+        if self.position.step % _STEPS_BETWEEN_TRIMS == 0 and self.processes.device.type == "cpu":
             return_freed_memory()
         seconds, tokens = time.perf_counter() - began, int(row["tokens"])
         self.position.step += 1
@@ -292,8 +287,13 @@ class Loop:
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_s": tokens / seconds,
-            "peak_memory_gb": peak_memory_gb(self.accelerator.device),
+            "peak_memory_gb": peak_memory_gb(self.processes.device),
         }
+
+    @property
+    def number(self) -> int:
+        """See Steps."""
+        return self.position.step
 
     def optimise(self, trees: Sequence[TokenTree], learning: Collection[str] | None = None) -> dict[str, float]:
         """One optimiser step on these trees: see OptimiserStep."""
@@ -305,8 +305,7 @@ class Loop:
         if self.metrics is not None:
             self.metrics.append({"kind": "train", "step": step, "epoch": epoch, **row})
         self.display.step(step, row)
-        if self.accelerator.log_with:
-            self.accelerator.log(row, step=step)
+        self.processes.track(row, step)
 
     def _log_heldout(self, *, guarded: bool = True) -> bool:
         """Evaluate; whether the run goes on from where it is, and no guard took it elsewhere."""
@@ -330,13 +329,12 @@ class Loop:
             raise
         finally:
             self.model.train()
-        row = self._of_main_process(row)
+        row = self.processes.from_main(row)  # the last bits may differ, and what is decided on them must not
         self.watch.see(step, row["loss"], self.parameters)
         if self.metrics is not None:
             self.metrics.append({"kind": "heldout", "step": step, **row})
         self.display.heldout(step, row)
-        if self.accelerator.log_with:
-            self.accelerator.log({f"heldout/{name}": value for name, value in row.items()}, step=step)
+        self.processes.track({f"heldout/{name}": value for name, value in row.items()}, step)
         if not guarded:
             return True
         if not self._heeded(self.guards.see(step, row, heldout=True)):
@@ -345,12 +343,6 @@ class Loop:
             self._warn(alarm)
         return True
 
-    def _of_main_process(self, row: dict[str, float]) -> dict[str, float]:
-        """One process's numbers for all: the last bits may differ, and what is decided on them must not."""
-        if self.accelerator.num_processes > 1:
-            (row,) = broadcast_object_list([row])
-        return row
-
     def save(self, *, within_step: bool = False, provable: bool = True) -> None:
         """Save a checkpoint of everything that follows depends on. The main process writes; the others wait.
 
@@ -358,7 +350,7 @@ class Loop:
             within_step: it is put apart from those between steps, which guards may go back to.
             provable: whether guards may go back to it, so that they do the same in a run that was never stopped.
         """
-        generators = gather_object([rng_tensors()])  # dropout draws differently in every process
+        generators = self.processes.gather(rng_tensors())  # dropout draws differently in every process
         if provable and not within_step:
             self.guards.saved_step = self.position.step
         if self.metrics is not None:
@@ -379,7 +371,7 @@ class Loop:
             )
             if not within_step and self._within.exists():
                 discard(self._within)
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def restore(self) -> Checkpoint | None:
         """Go to the newest valid checkpoint, if there is one; metrics of steps after it are dropped.

@@ -14,6 +14,7 @@ from prefine.errors import CheckpointError
 from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid
 from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng
 from prefine.rundir import RunDirectory
+from prefine.training.contract import State
 
 if TYPE_CHECKING:
     from prefine.training.loop import Loop
@@ -119,18 +120,18 @@ def _put_back(
     loop.scheduler.load_state_dict(state["scheduler"])
     loop.watch.restore(state["watch"], tensors.get("best", {}))
     loop.guards.restore(state["guards"])
-    found = {name.removeprefix(_STAGE): group for name, group in tensors.items() if name.startswith(_STAGE)}
-    loop.stage.restore(found, state["stage"])
+    found = {name.removeprefix(_STAGE): dict(group) for name, group in tensors.items() if name.startswith(_STAGE)}
+    loop.stage.load_state(State(found, state["stage"]))
     _restore_rng(loop, tensors, state["rng"])
     loop.position = Position(**state["position"])
 
 
 def _restore_rng(loop: Loop, tensors: Mapping[str, Mapping[str, Tensor]], states: Sequence[Mapping[str, Any]]) -> None:
-    processes = loop.accelerator.num_processes
+    processes = loop.processes.count
     if len(states) != processes:
         loop.display.say(
             f"warning: {len(states)} processes saved the checkpoint and {processes} go on: the result will not be "
             "equal to that of an uninterrupted run"
         )
-    rank = loop.accelerator.process_index % len(states)
+    rank = loop.processes.rank % len(states)
     restore_rng(tensors[f"rng.{rank}"], states[rank])

@@ -1,4 +1,4 @@
-"""One optimiser step: gradients over processes and microbatches, clipped; nothing changes where one is no number."""
+"""One optimiser step: gradients over processes and microbatches, clipped. A non-finite value changes no weight."""
 
 from __future__ import annotations
 
@@ -7,40 +7,16 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from prefine.atomic import JSON, write_json
 from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
 from prefine.errors import NotFiniteError
 from prefine.recipe import TrainingSection
-
-
-@dataclass(frozen=True)
-class Totals:
-    """What a whole optimiser step holds, over all processes and microbatches.
-
-    Attributes:
-        trees: records (pairs, demonstrations).
-        tokens: supervised tokens.
-    """
-
-    trees: int
-    tokens: int
-
-    @staticmethod
-    def of(trees: Sequence[TokenTree]) -> Totals:
-        """Totals of the trees of one step."""
-        return Totals(len(trees), sum(tree.supervised_tokens for tree in trees))
-
-
-class Step(Protocol):
-    """A stage's loss: this microbatch's share of the step's mean, and sums to log (divided by the step's trees)."""
-
-    def __call__(self, model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]: ...
+from prefine.training.contract import Loss, Unit
+from prefine.training.processes import Processes
 
 
 def adamw(
@@ -90,39 +66,41 @@ class OptimiserStep:
     """Takes optimiser steps.
 
     Args:
-        accelerator: devices and processes.
+        processes: the processes that take each step together.
         model: the packed model, as accelerate prepared it.
         parameters: trainable parameters by name.
         optimizer: as accelerate prepared it.
         section: the recipe's training section.
-        step: the stage's loss.
-        folder: where batches go whose loss is no number.
+        loss: the stage's loss.
+        folder: where batches with a non-finite loss are written.
     """
 
-    accelerator: Accelerator
+    processes: Processes
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     section: TrainingSection
-    step: Step
+    loss: Loss
     folder: Path
 
     def __call__(
         self, trees: Sequence[TokenTree], number: int, learning: Collection[str] | None = None
     ) -> dict[str, float]:
-        """One step on these trees; means over them of what the stage logs, over all processes.
+        """Take one step on these trees.
 
         Args:
-            number: of the run's step that it is part of, counted from 1.
-            learning: names of the parameters that this step is for; None for all. The optimiser passes over the others:
-                their weights, moments and step counts stay as they are.
+            number: number of the run's step that this is a part of, from 1; for messages.
+            learning: names of the parameters to update; None for all. The optimiser skips the others: their weights,
+                moments and step counts stay as they are.
+
+        Returns: the means of the loss and of what it logs, over all processes and microbatches; the norm of the
+            gradients before clipping; the tokens of the trees.
 
         Raises:
-            NotFiniteError: the loss or the gradient is no number; no weight has been changed.
+            NotFiniteError: the loss or the gradient norm is not finite; no weight was changed.
         """
-        totals = Totals.of(trees)
-        sums, suspects = self._accumulate(trees, totals)
-        self._require_finite("loss", sums["loss"], suspects, number)
+        means, suspects = self._accumulate(trees)
+        self._require_finite("loss", means["loss"], suspects, number)
         for name, parameter in self.parameters.items():
             if learning is not None and name not in learning:
                 parameter.grad = None
@@ -130,50 +108,53 @@ class OptimiserStep:
         self._require_finite("gradient norm", norm, suspects, number)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        means = {name: value / totals.trees for name, value in sums.items()}
         return {**means, "grad_norm": norm, "tokens": sum(tree.tokens for tree in trees)}
 
     def _clip(self) -> float:
-        """Clip the gradients of each learning rate's parameters by themselves: a critic's must not shrink its policy's.
+        """Clip the gradients of each learning rate's parameters separately: a critic's must not shrink its policy's.
 
-        Returns the norm over all of them, before clipping.
+        Returns: the norm over all of them, before clipping.
         """
         limit = math.inf if self.section.max_grad_norm is None else self.section.max_grad_norm
         clipped: dict[int, list[nn.Parameter]] = {}
         for number, group in enumerate(self.optimizer.param_groups):
             clipped.setdefault(group.get("clipped_with", number), []).extend(group["params"])
-        return math.hypot(*(float(self.accelerator.clip_grad_norm_(group, limit)) for group in clipped.values()))
+        return math.hypot(
+            *(float(self.processes.accelerator.clip_grad_norm_(group, limit)) for group in clipped.values())
+        )
 
-    def _accumulate(self, trees: Sequence[TokenTree], totals: Totals) -> tuple[dict[str, float], list[PackedBatch]]:
-        """Leave one step's gradients in the parameters.
+    def _accumulate(self, trees: Sequence[TokenTree]) -> tuple[dict[str, float], list[PackedBatch]]:
+        """Compute one step's gradients, and leave them in the parameters.
 
-        Returns: what is logged, summed over microbatches and processes, and this process's batches with a loss that
-        is not finite (all of its batches where there is none).
+        Returns: means of what the loss gives, over all microbatches and processes; this process's batches with a
+            non-finite loss, or all of its batches if there is none.
         """
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = trees[rank::processes]
+        processes = self.processes
+        own = processes.share(trees)
         # With fewer trees than processes, one recomputes the first at weight 0: all must enter the backward pass.
-        weight = 1.0 if mine else 0.0
-        batches = [collate(run) for run in microbatches(mine or trees[:1], self.section.max_tokens_per_microbatch)]
-        sums: dict[str, float] = {}
+        weight = 1.0 if own else 0.0
+        batches = [collate(run) for run in microbatches(own or trees[:1], self.section.max_tokens_per_microbatch)]
+        totals: dict[str, float] = {}
         suspects: list[PackedBatch] = []
         for index, batch in enumerate(batches):
             last = index + 1 == len(batches)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss, logged = self.step(self.model, batch.to(self.accelerator.device), totals)
-                # Gradients are averaged over processes; the step's mean is their sum.
-                self.accelerator.backward(loss * (weight * processes))
-            value = float(loss.detach())
+            with contextlib.nullcontext() if last else processes.accelerator.no_sync(self.model):
+                sums = self.loss(self.model, batch.to(processes.device))
+                units = _units(trees, sums.per)
+                share = sums.loss / units
+                # accelerate averages gradients over processes; the gradient of the step's mean is their sum.
+                processes.accelerator.backward(share * (weight * processes.count))
+            value = float(share.detach())
             suspects += [] if math.isfinite(value) else [batch]
-            for name, number in {"loss": value * totals.trees, **logged}.items():
-                sums[name] = sums.get(name, 0.0) + weight * number
-        return self._over_processes(sums), suspects or batches
+            for name, number in {"loss": value * units, **sums.logged}.items():
+                totals[name] = totals.get(name, 0.0) + weight * number
+        return {name: total / units for name, total in processes.sum(totals).items()}, suspects or batches
 
     def _require_finite(self, what: str, value: float, suspects: Sequence[PackedBatch], number: int) -> None:
-        """Raise NotFiniteError, in all processes alike, unless `value` is finite; each dumps its own batches first."""
+        """Raise NotFiniteError in every process unless `value` is finite; each writes its batches to a file first."""
         if math.isfinite(value):
             return
-        rank = self.accelerator.process_index
+        rank = self.processes.rank
         path = self.folder / ("non-finite-batch.json" if rank == 0 else f"non-finite-batch-{rank}.json")
         dump: dict[str, JSON] = {
             "step": number,
@@ -189,9 +170,7 @@ class OptimiserStep:
             "the last checkpoint.",
         )
 
-    def _over_processes(self, sums: dict[str, float]) -> dict[str, float]:
-        if self.accelerator.num_processes == 1:
-            return sums
-        values = torch.tensor(list(sums.values()), device=self.accelerator.device)
-        reduced = self.accelerator.reduce(values, reduction="sum")
-        return dict(zip(sums, reduced.tolist(), strict=True))
+
+def _units(trees: Sequence[TokenTree], unit: Unit) -> int:
+    """How many units a step's trees hold."""
+    return len(trees) if unit == "trees" else sum(tree.supervised_tokens for tree in trees)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,20 @@ from prefine.recipe import GuardSection, LoraSection, ModelSection
 from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Prompt
 from prefine.training.checks import check_first_ratio, require
+from prefine.training.contract import Loss, State, Steps, Sums
 from prefine.training.display import Display
 from prefine.training.guards import Rule
 from prefine.training.heldout_answers import HeldoutAnswers
-from prefine.training.loop import Loop
-from prefine.training.optimiser_step import Step, Totals
 from prefine.training.ppo_metrics import extremes, update_metrics
 from prefine.training.rewards import Scored, load_rewards, require_rewards
 from prefine.training.rollout import (
     Rollouts,
     Timings,
     answered,
-    everywhere,
     measure,
     minibatches,
     repeatability,
     seed_of,
-    together,
     write_answers,
 )
 from prefine.training.session import run_stage
@@ -151,8 +148,8 @@ class PpoStage(Stage):
         """A prompt without answers."""
         return TokenTree(template.prompt_ids(record.prompt), (), ())
 
-    def begin(self, session: Session) -> Step:
-        """Load the rewards, and give the step's loss."""
+    def begin(self, session: Session) -> Loss:
+        """Load the rewards, and give the loss, a mean over tokens."""
         self._session = session
         session.override(*self._forced)
         self._rewards = load_rewards(self._recipe, session.loaded, session.display)
@@ -162,10 +159,10 @@ class PpoStage(Stage):
 
     # --- One update --------------------------------------------------------------------------------------------------
 
-    def one_step(self, loop: Loop, trees: Sequence[TokenTree]) -> dict[str, float]:
+    def step(self, steps: Steps, trees: Sequence[TokenTree]) -> dict[str, float]:
         """One update on these prompts, from where a checkpoint left it."""
         section = self._recipe.ppo
-        update = loop.position.step
+        update = steps.number
         if self._rollouts is None or self._scored is None:
             self._rollouts, self._scored = self._collect(trees, update)
         rollouts, scored = self._rollouts, self._scored
@@ -173,23 +170,23 @@ class PpoStage(Stage):
         self._policy.head_only = self._policy.value_head is not None and update < section.value_warmup_updates
         trained = trained_places(self._recipe, scored)
         if not trained:
-            loop.display.say(f"update {update + 1}: no step, as each prompt's answers all have the same reward")
+            self._session.display.say(
+                f"update {update + 1}: no step, as each prompt's answers all have the same reward"
+            )
         parts = min(section.minibatches, len(trained))
         while self._inner < section.epochs * parts:
             epoch, part = divmod(self._inner, parts)
             places = self._minibatches(trained, update, epoch)[part]
             with self._timings.of("train"):
-                row = loop.optimise([rollouts.trees[place] for place in places], self._learning(loop))
-            self._ratios = extremes(
-                everywhere(loop.accelerator, {loop.accelerator.process_index: self._ratios}).values()
-            )
+                row = steps.optimise([rollouts.trees[place] for place in places], self._learning())
+            self._ratios = extremes(steps.processes.gather(self._ratios))
             self._check_first_ratio()
             self._rows.append(row)
             self._inner += 1
             if section.max_kl is not None and row["approx_kl"] > section.max_kl:
                 break
             if self._inner < section.epochs * parts:
-                loop.safe_point()
+                steps.safe_point()
         metrics = update_metrics(
             rollouts, scored, self._targets, self._rows, self._ratios, self._timings, self._kl.coefficient
         )
@@ -207,11 +204,11 @@ class PpoStage(Stage):
         self._rollouts, self._scored, self._inner, self._rows = None, None, 0, []
         self._timings, self._ratios = Timings(), (math.inf, -math.inf)
 
-    def _learning(self, loop: Loop) -> list[str] | None:
+    def _learning(self) -> list[str] | None:
         """What learns now: the critic alone while it warms up, else all."""
         if not self._policy.head_only:
             return None
-        return [name for name in loop.parameters if self.learning_rate(name) is not None]
+        return [name for name in self.parameters(self._session.loaded) if self.learning_rate(name) is not None]
 
     def _minibatches(self, places: Sequence[int], update: int, epoch: int) -> list[list[int]]:
         """These places of an update's trees as the minibatches of one of its passes."""
@@ -220,13 +217,12 @@ class PpoStage(Stage):
 
     def _collect(self, prompts: Sequence[TokenTree], update: int) -> tuple[Rollouts, Scored]:
         """Answers to prompts, scored and measured; each process does its share and all get everything."""
-        session, recipe, accelerator = self._session, self._recipe, self._session.accelerator
-        mine = list(range(len(prompts)))[accelerator.process_index :: accelerator.num_processes]
+        session, recipe, processes = self._session, self._recipe, self._session.processes
+        mine = processes.share(range(len(prompts)))
         samples = recipe.samples_per_prompt
         own = [prompts[place] for place in mine]
         with self._timings.of("generate"):
-            written = together(
-                accelerator,
+            written = processes.all_or_raise(
                 lambda: write_answers(
                     self._policy,
                     session.loaded.template,
@@ -234,16 +230,16 @@ class PpoStage(Stage):
                     own,
                     lambda place, sample: seed_of(self._seed, update, own[place].row, sample),
                     samples,
-                ),
+                )
             )
         with self._timings.of("score"):
             asked = answered(written, session.prepared.train, [tree.row for tree in own])
-            scores = together(accelerator, lambda: self._rewards.score(asked))
+            scores = processes.all_or_raise(lambda: self._rewards.score(asked))
 
         def share(values: Sequence[Any]) -> list[Any]:
             """Values of answers, `samples` a prompt, of all processes in the prompts' order."""
             chunks = {place: values[i * samples : (i + 1) * samples] for i, place in enumerate(mine)}
-            return [value for place, chunk in sorted(everywhere(accelerator, chunks).items()) for value in chunk]
+            return [value for place, chunk in sorted(processes.gather_by_row(chunks).items()) for value in chunk]
 
         answers = share([answer for tree in written.trees for answer in tree.answers])
         trees = tuple(
@@ -264,16 +260,16 @@ class PpoStage(Stage):
 
     def _measure(self, trees: Sequence[TokenTree], trained: Sequence[int], update: int) -> dict[int, dict[str, Tensor]]:
         """As the first epoch will train on them: same minibatches, same microbatches; those left out by themselves."""
-        accelerator = self._session.accelerator
+        processes = self._session.processes
         left_out = sorted(set(range(len(trees))) - set(trained))
         groups = [
-            [trees[place] for place in part][accelerator.process_index :: accelerator.num_processes]
+            processes.share([trees[place] for place in part])
             for part in [*self._minibatches(trained, update, 0), left_out]
         ]
         if not self._checked:
             own = repeatability(self._policy, groups[0], self._max_tokens) if groups[0] else 0.0
-            self._repeated = max(everywhere(accelerator, {accelerator.process_index: own}).values())
-        return everywhere(accelerator, measure(self._policy, self._reference_logprobs, groups, self._max_tokens))
+            self._repeated = max(processes.gather(own))
+        return processes.gather_by_row(measure(self._policy, self._reference_logprobs, groups, self._max_tokens))
 
     def _reference_logprobs(self, batch: PackedBatch) -> Tensor:
         if self._frozen_twin is not None:
@@ -281,8 +277,8 @@ class PpoStage(Stage):
         with using_adapter(self._policy.model, self._reference_adapter):
             return self._policy.logprobs(batch)
 
-    def _loss(self, model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
-        """This microbatch's share of the mean over an optimiser step's tokens."""
+    def _loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
+        """Clipped policy loss, value loss, KL and entropy terms, summed over tokens."""
         rollouts, section = self._rollouts, self._recipe.ppo
         assert rollouts is not None  # noqa: S101
         places, device = rollouts.places(batch.answers_of_rows), batch.targets.device
@@ -309,9 +305,7 @@ class PpoStage(Stage):
                 terms["value_clip_fraction"] = ppo.value_clipped(out.values, *known, section.value_clip).float()
             ratio = torch.exp(out.logprobs - old)
             self._ratios = extremes([self._ratios, (float(ratio.min()), float(ratio.max()))])
-        # The loop divides what is logged by trees; these are means over tokens.
-        share = totals.trees / totals.tokens
-        return loss / totals.tokens, {name: float(term.detach().sum()) * share for name, term in terms.items()}
+        return Sums(loss, "tokens", {name: float(term.detach().sum()) for name, term in terms.items()})
 
     def _check_first_ratio(self) -> None:
         """Once a run, after its first minibatch."""
@@ -322,11 +316,11 @@ class PpoStage(Stage):
 
     # --- What a checkpoint holds -------------------------------------------------------------------------------------
 
-    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    def state(self) -> State:
         """The controller, statistics of rewards, and the update in progress."""
         rollouts = self._rollouts
         tensors = {} if rollouts is None else {"rollouts": rollouts.tensors()}
-        state = {
+        json = {
             "kl_coefficient": self._kl.coefficient,
             "rewards": self._rewards.state(),
             "weights": self._fingerprints(),
@@ -338,29 +332,34 @@ class PpoStage(Stage):
             "rollouts": None if rollouts is None else rollouts.state(),
             "scored": None if self._scored is None else self._scored.state(),
         }
-        return tensors, state
+        return State(tensors, json)
 
     def _fingerprints(self) -> dict[str, str]:
         """Hashes of what a run depends on besides its policy, as they were when loaded."""
         return {**self._rewards.fingerprints(), **self._heldout.fingerprints()}
 
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Put back what `state` gave."""
+    def load_state(self, state: State) -> None:
+        """Return to a state that `state` gave.
+
+        Raises:
+            CheckpointError: files of a reward model or judge are others than when the run began.
+        """
+        tensors, json = state
         now = self._fingerprints()
-        if changed := [name for name in now if state["weights"].get(name) != now[name]]:
+        if changed := [name for name in now if json["weights"].get(name) != now[name]]:
             raise CheckpointError(
                 f"--resume: the files of {listing(changed)} are not what they were when this run began",
                 "Bring the files back, or start a run of another name.",
             )
-        self._kl.coefficient = state["kl_coefficient"]
-        self._rewards.restore(state["rewards"])
-        self._checked = self._checked or state["checked"]
-        self._inner, self._rows = state["inner"], list(state["rows"])
-        low, high = state["ratios"]
-        self._ratios, self._timings = (low, high), Timings(dict(state["seconds"]))
-        kept = state["rollouts"]
+        self._kl.coefficient = json["kl_coefficient"]
+        self._rewards.restore(json["rewards"])
+        self._checked = self._checked or json["checked"]
+        self._inner, self._rows = json["inner"], list(json["rows"])
+        low, high = json["ratios"]
+        self._ratios, self._timings = (low, high), Timings(dict(json["seconds"]))
+        kept = json["rollouts"]
         self._rollouts = None if kept is None else Rollouts.restored(dict(tensors["rollouts"]), kept)
-        self._scored = None if state["scored"] is None else Scored.restored(state["scored"])
+        self._scored = None if json["scored"] is None else Scored.restored(json["scored"])
 
     def rolled_back(self) -> dict[str, Any]:
         """Pull harder towards the reference from now on."""
@@ -372,7 +371,7 @@ class PpoStage(Stage):
     def _keep_some(self, rollouts: Rollouts, scored: Scored, step: int) -> None:
         """Some answers of this update, for the report."""
         every = self._recipe.training.sample_every_steps
-        if every is None or step % every or not self._session.accelerator.is_main_process:
+        if every is None or step % every or not self._session.processes.is_main:
             return
         self._heldout.keep_rollouts(rollouts, scored, step)
 

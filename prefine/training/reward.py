@@ -32,7 +32,7 @@ from prefine.recipe import LoraSection, ModelSection, RewardRecipe, RewardSectio
 from prefine.recipe_effects import Unread, without_effect
 from prefine.records import Preference, Vote
 from prefine.training.checks import SelfCheck, check_scores, require
-from prefine.training.optimiser_step import Step, Totals
+from prefine.training.contract import Loss, Sums
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
 
@@ -162,8 +162,8 @@ class RewardStage(Stage):
             return template.answers_tree(record.prompt, (record.completion,))
         return template.preference_tree(record, 0)
 
-    def begin(self, session: Session) -> Step:
-        """Check that there is something to learn from and to judge by, and give the step's loss."""
+    def begin(self, session: Session) -> Loss:
+        """Check that there is something to learn from and to judge by, and give the loss, a mean over rows."""
         self._session = session
         train, heldout = session.prepared.train, session.prepared.heldout
         _require_heldout(heldout)
@@ -177,7 +177,7 @@ class RewardStage(Stage):
         count = self._section.heads
         part = torch.tensor(folds(len(train), count, session.recipe.training.seed))
 
-        def step(model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
+        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
             labels = self._labels(train, batch.rows)
             raw = _by_row(model(batch), len(batch.rows)).to(labels.right.device)
             losses = row_losses(raw, labels, self._section)
@@ -187,9 +187,9 @@ class RewardStage(Stage):
             margin = margins(raw, labels)
             accuracy = torch.where(labels.decided, (margin > 0).float(), 0.5)
             logged = {"accuracy": float(accuracy.sum()), "margin": float(margin.sum())}
-            return losses.mean(1).sum() / totals.trees, logged
+            return Sums(losses.mean(1).sum(), "trees", logged)
 
-        return step
+        return loss
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

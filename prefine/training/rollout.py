@@ -8,16 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, even_part, microbatches, token_offsets
 from prefine.data.store import TokenStore
-from prefine.errors import PrefineError
 from prefine.evaluation.degeneration import distinct, look_at
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.engine import writer_for
@@ -29,8 +26,6 @@ from prefine.objectives import kl
 from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Conversation, Message
 from prefine.training.reward_sources import Answered
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -271,31 +266,6 @@ def minibatches(trees: int, count: int, seed: int, update: int, epoch: int) -> l
     order = epoch_order(trees, seed_of(seed, update), epoch)
     count = min(count, trees)
     return [even_part(order, part, count) for part in range(count)]
-
-
-def everywhere(accelerator: Accelerator, mine: dict[int, Any]) -> dict[int, Any]:
-    """What each process made of its own rows, in all processes."""
-    if accelerator.num_processes == 1:
-        return mine
-    return dict(gather_object(list(mine.items())))
-
-
-def together(accelerator: Accelerator, compute: Callable[[], T]) -> T:
-    """What `compute` gives; where it fails in one process, all raise what it raised there.
-
-    Raises:
-        PrefineError: see above.
-    """
-    found: T | None = None
-    failed: PrefineError | None = None
-    try:
-        found = compute()
-    except PrefineError as error:
-        failed = error
-    for one in everywhere(accelerator, {accelerator.process_index: failed}).values():
-        if one is not None:
-            raise one
-    return cast(T, found)
 
 
 def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequence[bool]) -> dict[str, float]:

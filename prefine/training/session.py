@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from prefine.atomic import write_json, write_text
@@ -46,12 +44,14 @@ from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, run_provenance
 from prefine.training.card import about_run
 from prefine.training.checks import check_leaks, check_tokens, require
+from prefine.training.contract import Loss
 from prefine.training.display import Display
 from prefine.training.guards import Guards
 from prefine.training.launch import fewer_processes, lost_processes
 from prefine.training.loop import Loop
-from prefine.training.optimiser_step import Step, adamw
+from prefine.training.optimiser_step import adamw
 from prefine.training.preparing import preparation, prepare, say_data
+from prefine.training.processes import Processes
 from prefine.training.resuming import (
     is_whole,
     new_run_id,
@@ -64,7 +64,6 @@ from prefine.training.samples import Samples
 from prefine.training.stage import Session, Stage
 from prefine.training.stopping import stop_on_signal
 
-_SECONDS_FOR_LAST_MESSAGE = 0.3
 _KEPT = "; what was saved before is kept"
 _NOTHING_YET = " before a step was saved; the run begins at its first step"
 
@@ -81,30 +80,30 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
     began = time.perf_counter()
     if not resume:
         require_sources(recipe.data)
-    accelerator = _accelerator(recipe)
-    display = Display(console, accelerator.is_main_process)
-    if warning := fewer_processes(accelerator.num_processes):
+    processes = _processes(recipe)
+    display = Display(console, processes.is_main)
+    if warning := fewer_processes(processes.count):
         display.say(f"warning: {warning}")
     stage.require(display)
-    with _run_directory(Path(recipe.run), resume, accelerator) as run:
+    with _run_directory(Path(recipe.run), resume, processes) as run:
         previous = read_manifest(run)
-        (run.run_id,) = broadcast_object_list([new_run_id() if previous is None else previous["run_id"]])
+        run.run_id = processes.from_main(new_run_id() if previous is None else previous["run_id"])
         if previous is not None and previous["status"] == "finished":
             _require_same_beginning(stage, recipe, run, previous)
             if is_whole(run, previous):
-                if accelerator.is_main_process and not run.report.exists():  # killed between the last two writes
+                if processes.is_main and not run.report.exists():  # killed between the last two writes
                     write_report(run.path)
                 display.say(f"{run.path} is finished already: model in {run.model}, report in {run.report}")
                 return run.path
             display.say(f"{run.path} is finished, but parts of its result are missing: they are made again")
         try:
-            with lost_processes(accelerator.num_processes):
-                session = _open(stage, recipe, run, previous, accelerator, display)
+            with lost_processes(processes.count):
+                session = _open(stage, recipe, run, previous, processes, display)
             _train(stage, session, began, fresh=previous is None)
         except KeyboardInterrupt:
             saved = any(run.checkpoints.glob("*"))
             raise Stopped(f"interrupted{_KEPT if saved else _NOTHING_YET}") from None
-        if accelerator.is_main_process:
+        if processes.is_main:
             page = write_report(run.path)
             for line in closing_lines(read_run(run.path)):
                 display.say(line)
@@ -112,8 +111,8 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
     return run.path
 
 
-def _accelerator(recipe: StageRecipe) -> Accelerator:
-    """Processes and their devices; made before anything is loaded, so that each process loads to its own.
+def _processes(recipe: StageRecipe) -> Processes:
+    """The processes of the run; made before anything is loaded, so that each loads to its own device.
 
     Raises:
         MissingDependencyError: a tracker's package is not installed; accelerate would leave it out silently.
@@ -125,27 +124,16 @@ def _accelerator(recipe: StageRecipe) -> Accelerator:
                 f"Run: pip install {tracker}; or leave it out.",
                 field="training.trackers",
             )
-    return Accelerator(
-        cpu=choose_device(recipe.model.device).type == "cpu",
-        log_with=list(recipe.training.trackers) or None,
-        project_dir=recipe.run,
+    return Processes.start(
+        cpu=choose_device(recipe.model.device).type == "cpu", trackers=recipe.training.trackers, folder=recipe.run
     )
 
 
 @contextmanager
-def _run_directory(path: Path, resume: bool, accelerator: Accelerator) -> Iterator[RunDirectory]:
-    """The run's folder, opened by the main process for all, as the lock lets in no other; all are refused together."""
-    run = RunDirectory(path)
-    refusals: list[PrefineError | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            run = RunDirectory.create(path, resume)
-        except PrefineError as error:
-            refusals = [error]
-    (refusal,) = broadcast_object_list(refusals)
-    if refusal is not None:
-        raise refusal
-    with run:
+def _run_directory(path: Path, resume: bool, processes: Processes) -> Iterator[RunDirectory]:
+    """The run's folder. The main process opens it for all, as its lock excludes others; all are refused together."""
+    opened = processes.all_or_raise(lambda: RunDirectory.create(path, resume) if processes.is_main else None)
+    with opened or RunDirectory(path) as run:
         yield run
 
 
@@ -154,7 +142,7 @@ def _open(
     recipe: StageRecipe,
     run: RunDirectory,
     previous: dict[str, Any] | None,
-    accelerator: Accelerator,
+    processes: Processes,
     display: Display,
 ) -> Session:
     """Load the model and the data; a resumed run must be of the same recipe, and computes in the same type."""
@@ -167,13 +155,13 @@ def _open(
     loaded = stage.load(section, recipe.lora)
     if previous is not None:
         require_same_model(previous, loaded.identity, section.name)
-    torch.manual_seed(recipe.training.seed + accelerator.process_index)  # and draws its own dropout
+    torch.manual_seed(recipe.training.seed + processes.rank)  # and draws its own dropout
     for line in _about(loaded):
         display.say(line)
-    with accelerator.main_process_first():
-        prepared = prepare(stage, recipe, run, loaded.template, previous, accelerator.is_main_process)
-    if accelerator.log_with:
-        accelerator.init_trackers(TRACKERS_NAME, {"recipe": json.dumps(recipe.model_dump(mode="json"))})
+    with processes.main_first():
+        prepared = prepare(stage, recipe, run, loaded.template, previous, processes.is_main)
+    if recipe.training.trackers:
+        processes.accelerator.init_trackers(TRACKERS_NAME, {"recipe": json.dumps(recipe.model_dump(mode="json"))})
     manifest = {
         "run_id": run.run_id,
         "stage": stage.name,
@@ -184,14 +172,14 @@ def _open(
         "device": {
             "type": loaded.packed.device.type,
             "dtype": str(loaded.packed.compute_dtype).removeprefix("torch."),
-            "processes": accelerator.num_processes,
+            "processes": processes.count,
         },
         "model": loaded.describe(),
         "data": prepared.counts,
         "prepared": {"key": prepared.key, "digests": prepared.digests},
         "samples_before": None if previous is None else previous.get("samples_before"),
     }
-    session = Session(stage.name, recipe, run, display, accelerator, loaded, prepared, manifest)
+    session = Session(stage.name, recipe, run, display, processes, loaded, prepared, manifest)
     say_data(session, stage.answer_tokens)
     if recipe.training.self_checks:
         rows = check_tokens(loaded.template, prepared.train, answered=not stage.answer_tokens)
@@ -201,7 +189,7 @@ def _open(
         session.override("training.self_checks is false: this run did not check its templates, masks and losses.")
     session.manifest["example"] = marked_example(loaded.template, prepared.train[0])
     session.write_manifest("running")
-    if accelerator.is_main_process and (not run.recipe.exists() or is_own_recipe(run.recipe)):
+    if processes.is_main and (not run.recipe.exists() or is_own_recipe(run.recipe)):
         write_text(run.recipe, RECIPE_MARK + resolved_yaml(recipe))
     return session
 
@@ -221,16 +209,16 @@ def _require_same_beginning(stage: Stage, recipe: StageRecipe, run: RunDirectory
 
 def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None:
     """Train from the last checkpoint, or the beginning, to the end, and write down what came out."""
-    step = None
+    loss = None
     try:
-        with lost_processes(session.accelerator.num_processes):
-            step = stage.begin(session)
-            loop = _trained(stage, session, step, began)
-            if session.accelerator.is_main_process:
+        with lost_processes(session.processes.count):
+            loss = stage.begin(session)
+            loop = _run_loop(stage, session, loss, began)
+            if session.processes.is_main:
                 _write_results(stage, session)
     except (PrefineError, Stopped, KeyboardInterrupt) as error:
-        if fresh and step is None and isinstance(error, RecipeError | DataError | ModelError):
-            if session.accelerator.is_main_process:
+        if fresh and loss is None and isinstance(error, RecipeError | DataError | ModelError):
+            if session.processes.is_main:
                 for path in (session.run.manifest, session.run.recipe):
                     path.unlink(missing_ok=True)  # nothing was learned: once corrected, the recipe begins anew
             raise
@@ -238,39 +226,35 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
         with suppress(CheckpointError):  # on a full disk, what ended the run is worth more than that nobody noted it
             session.write_manifest("failed" if isinstance(error, PrefineError) else "stopped")
         raise
-    session.accelerator.wait_for_everyone()
-    if session.accelerator.num_processes > 1:
-        # gloo's thread needs Python's lock to let go of the last message, and taking the group down joins that thread
-        # with the lock held: where the thread was not done yet, a process now and then hung for ever.
-        time.sleep(_SECONDS_FOR_LAST_MESSAGE)
-    session.accelerator.end_training()
+    session.processes.end()
     session.manifest |= {
         "tokens": loop.position.tokens,
         "training_seconds": round(loop.position.seconds, 3),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(loop.wall_seconds, 1),
-        "result": result_hashes(session.run) if session.accelerator.is_main_process else {},
+        "result": result_hashes(session.run) if session.processes.is_main else {},
     }
     session.write_manifest("finished")
 
 
-def _trained(stage: Stage, session: Session, step: Step, began: float) -> Loop:
-    recipe, accelerator, loaded = session.recipe, session.accelerator, session.loaded
+def _run_loop(stage: Stage, session: Session, loss: Loss, began: float) -> Loop:
+    """Train from the last checkpoint, or from the first step, to the last step."""
+    recipe, processes, loaded = session.recipe, session.processes, session.loaded
     samples = _samples(session)
     if samples is not None:
         session.manifest["samples_before"] = samples.before(session.manifest["samples_before"])
     parameters = stage.parameters(loaded)
     optimizer = adamw(stage.learning_rate, parameters, recipe.training, loaded.packed.device)
-    model, prepared_optimizer = accelerator.prepare(loaded.packed, optimizer)
+    model, prepared_optimizer = processes.accelerator.prepare(loaded.packed, optimizer)
     with stop_on_signal(session.display) as asked:
         loop = Loop(
-            accelerator=accelerator,
+            processes=processes,
             model=model,
             parameters=parameters,
             optimizer=prepared_optimizer,
             trees=session.prepared.train,
             section=recipe.training,
-            step=step,
+            loss=loss,
             stage=stage,
             guard_section=recipe.guards,
             guards=Guards(stage.guards(), recipe.guards.max_rollbacks),
@@ -320,7 +304,7 @@ def _write_results(stage: Stage, session: Session) -> None:
 def _samples(session: Session) -> Samples | None:
     """None for stages whose model writes nothing, and in all processes but the main one."""
     recipe = session.recipe
-    if not isinstance(recipe, WritingRecipe) or not session.accelerator.is_main_process:
+    if not isinstance(recipe, WritingRecipe) or not session.processes.is_main:
         return None
     return Samples(session.run, recipe.report, session.loaded, session.prepared, session.display)
 

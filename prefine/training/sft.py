@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
 from prefine.data.template import ChatTemplate
@@ -18,7 +18,7 @@ from prefine.objectives.sft import token_nll
 from prefine.recipe import SftRecipe
 from prefine.records import Demonstration
 from prefine.training.before import Before
-from prefine.training.optimiser_step import Step, Totals
+from prefine.training.contract import Loss, Sums
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
 
@@ -38,16 +38,16 @@ class SftStage(Stage):
         """A demonstration as a tree with one answer."""
         return template.demonstration_tree(record, 0)
 
-    def begin(self, session: Session) -> Step:
-        """The step's loss: this microbatch's share of the step's mean token NLL."""
+    def begin(self, session: Session) -> Loss:
+        """The loss: negative log-likelihood, a mean over tokens."""
         self._session = session
         self.before: Before = Before(session.run.heldout_before)
         self._answers: list[dict[str, Any]] = []
 
-        def step(model: nn.Module, batch: PackedBatch, totals: Totals) -> tuple[Tensor, dict[str, float]]:
-            return token_nll(model(batch), totals.tokens), {}
+        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
+            return Sums(token_nll(model(batch)).sum(), "tokens")
 
-        return step
+        return loss
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -64,7 +64,7 @@ class SftStage(Stage):
             self._answers += [
                 {"tokens": tree.supervised_tokens, "loss": -mean} for tree, mean in zip(run, sums.tolist(), strict=True)
             ]
-        self.before.keep(self._answers, write=self._session.accelerator.is_main_process)
+        self.before.keep(self._answers, write=self._session.processes.is_main)
         loss = total / tokens
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 

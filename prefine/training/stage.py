@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from prefine.atomic import JSON, write_json
 from prefine.data.batch import TokenTree
@@ -18,10 +17,10 @@ from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import LoraSection, ModelSection
 from prefine.rundir import RunDirectory, rows_of_kind
 from prefine.training.before import Before
+from prefine.training.contract import Loss, State, Steps
 from prefine.training.display import Display
 from prefine.training.guards import Rule
-from prefine.training.loop import Loop
-from prefine.training.optimiser_step import Step
+from prefine.training.processes import Processes
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Session:
     recipe: Any
     run: RunDirectory
     display: Display
-    accelerator: Accelerator
+    processes: Processes
     loaded: LoadedModel
     prepared: Prepared
     manifest: dict[str, Any]
@@ -41,7 +40,7 @@ class Session:
 
     def write_manifest(self, status: str) -> None:
         """Write manifest.json with all that is known by now. Main process only."""
-        if not self.accelerator.is_main_process:
+        if not self.processes.is_main:
             return
         self.run.require_here()
         self.manifest |= {"status": status, "self_checks": self.checks, "warnings": self.warnings}
@@ -95,8 +94,8 @@ class Stage(ABC):
         return True
 
     @abstractmethod
-    def begin(self, session: Session) -> Step:
-        """Called once the policy is loaded and before any step or restored checkpoint; gives the step's loss."""
+    def begin(self, session: Session) -> Loss:
+        """Called once the model is loaded, before any step and before a checkpoint is loaded; gives the loss."""
 
     def parameters(self, loaded: LoadedModel) -> dict[str, nn.Parameter]:
         """What learns, by name."""
@@ -110,21 +109,19 @@ class Stage(ABC):
         """What the guards look at in each step's metrics."""
         return ()
 
-    def one_step(self, loop: Loop, trees: Sequence[TokenTree]) -> dict[str, float]:
-        """One step on these trees; gives its metrics."""
-        return loop.optimise(trees)
+    def step(self, steps: Steps, trees: Sequence[TokenTree]) -> dict[str, float]:
+        """Take one step on these trees; gives its metrics."""
+        return steps.optimise(trees)
 
-    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Whatever else the next step depends on, for a checkpoint: groups of tensors, and what JSON holds."""
-        return {}, {}
+    def state(self) -> State:
+        """What the next step depends on besides the model: see LoopStage."""
+        return State({}, {})
 
-    def restore(  # noqa: B027 - most stages have nothing to put back
-        self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-    ) -> None:
-        """Put back what `state` gave."""
+    def load_state(self, state: State) -> None:  # noqa: B027 - most stages have no state
+        """Return to a state that `state` gave."""
 
     def rolled_back(self) -> dict[str, Any]:
-        """Go more gently after a guard took the run back; says what has been changed besides the learning rate."""
+        """Go on more carefully after a roll-back; gives what was changed besides the learning rate, by name."""
         return {}
 
     @abstractmethod

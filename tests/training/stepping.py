@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.display import Display
 from prefine.training.guards import Guards
 from prefine.training.loop import Loop
+from prefine.training.processes import Processes
 from tests.training.tiny import stage_of
 
 
@@ -55,14 +55,14 @@ def learning_weights(loaded: LoadedModel, seed: int = 3) -> LoadedModel:
 
 def record(made: StageRecipe, loaded: LoadedModel, trees: Sequence[TokenTree], folder: Path) -> Recorded:
     """Go once over the trees as the recipe's stage does."""
-    accelerator = Accelerator(cpu=True)
+    processes = Processes.start(cpu=True)
     run = RunDirectory(folder)
     folder.mkdir()
     session: Any = SimpleNamespace(
         recipe=made,
         run=run,
         display=Display(Console(file=io.StringIO())),
-        accelerator=accelerator,
+        processes=processes,
         loaded=loaded,
         prepared=SimpleNamespace(train=trees, heldout=[], digests={"train": f"{folder}", "heldout": ""}),
         manifest={},
@@ -70,16 +70,16 @@ def record(made: StageRecipe, loaded: LoadedModel, trees: Sequence[TokenTree], f
     )
     stage = stage_of(made)
     recorded, parameters = Recorded(), loaded.trainable()
-    model, optimizer = accelerator.prepare(loaded.packed, _Recorder(parameters, recorded))
-    step = stage.begin(session)
+    model, optimizer = processes.accelerator.prepare(loaded.packed, _Recorder(parameters, recorded))
+    loss = stage.begin(session)
     loop = Loop(
-        accelerator=accelerator,
+        processes=processes,
         model=model,
         parameters=parameters,
         optimizer=optimizer,
         trees=trees,
         section=made.training,
-        step=step,
+        loss=loss,
         stage=stage,
         guard_section=made.guards,
         guards=Guards(()),

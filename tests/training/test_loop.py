@@ -146,9 +146,9 @@ def test_a_step_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(
     tiny.train(whole)
     real, calls = sft.token_nll, []
 
-    def breaking(logprobs: torch.Tensor, total_tokens: int) -> torch.Tensor:
+    def breaking(logprobs: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        loss = real(logprobs, total_tokens)
+        loss = real(logprobs)
         return BROKEN[what](loss) if len(calls) == 8 else loss
 
     with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""What weight decay applies to, and that splitting groups for it changes no clipping."""
+"""Optimiser steps: what weight decay applies to, that groups for it change no clipping, and how sums become means."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
+from prefine.data.batch import PackedBatch, TokenTree
 from prefine.recipe import DpoSection, SftRecipe, StageRecipe, TrainingSection
-from prefine.training.optimiser_step import adamw
+from prefine.training.contract import Sums, Unit
+from prefine.training.optimiser_step import OptimiserStep, adamw
+from prefine.training.processes import Processes
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]
@@ -88,3 +93,40 @@ def test_a_loss_has_its_papers_beta_where_the_recipe_sets_none(given: dict[str, 
 def test_a_margin_of_simpo_with_another_loss_is_refused() -> None:
     with pytest.raises(ValueError, match=r"simpo_margin is 0\.5 with loss 'ipo': only simpo uses it"):
         DpoSection(loss="ipo", simpo_margin=0.5)
+
+
+# --- Means of a step -------------------------------------------------------------------------------------------------
+
+
+def trees_of(*lengths: int) -> list[TokenTree]:
+    """Trees with one answer each, of so many supervised tokens."""
+    return [TokenTree((1,), (tuple(range(2, 2 + n)),), (None,), row) for row, n in enumerate(lengths)]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    budget=st.integers(16, 60),
+    unit=st.sampled_from(["trees", "tokens"]),
+)
+@settings(max_examples=50, deadline=None)
+def test_sums_become_means_over_the_unit_whatever_the_split(lengths: list[int], budget: int, unit: Unit) -> None:
+    """A loss of weight * token id: its mean and gradient by hand, over trees or tokens, in any microbatches."""
+    weight = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    def loss(model: nn.Module, batch: PackedBatch) -> Sums:
+        ids = batch.targets.double().sum()
+        return Sums(weight * ids, unit, {"ids": float(ids), "one": 1.0})
+
+    section = TrainingSection(max_tokens_per_microbatch=budget, max_grad_norm=None)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    step = OptimiserStep(
+        Processes.start(cpu=True), nn.Module(), {"weight": weight}, optimizer, section, loss, Path("unused")
+    )
+    trees = trees_of(*lengths)
+    row = step(trees, 1)
+    units = len(lengths) if unit == "trees" else sum(lengths)
+    mean = sum(id for tree in trees for id in tree.answers[0]) / units
+    assert row["ids"] == pytest.approx(mean)
+    assert row["loss"] == pytest.approx(2 * mean)
+    assert row["grad_norm"] == pytest.approx(mean)
+    assert float(weight.detach()) == pytest.approx(2 - mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from prefine.errors import CheckpointError, DataError, PrefineError, Stopped, Tr
 from prefine.recipe import StageRecipe
 from prefine.training import sft
 from prefine.training.loop import Loop
+from prefine.training.processes import Processes
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -210,8 +212,8 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both(make: Make) -> None
     def breaking(rank: int) -> None:
         real, calls = sft.token_nll, iter(range(100))
 
-        def broken(logprobs: torch.Tensor, total_tokens: int) -> torch.Tensor:
-            loss = real(logprobs, total_tokens)
+        def broken(logprobs: torch.Tensor) -> torch.Tensor:
+            loss = real(logprobs)
             return loss * float("nan") if rank == 1 and next(calls) == 5 else loss
 
         sft.token_nll = broken  # type: ignore[assignment]
@@ -276,3 +278,41 @@ def test_torchrun(make: Make, tmp_path: Path) -> None:
     assert ended.stdout.count("done: model in") == 1
     assert tiny.manifest(Path(made.run))["device"]["processes"] == 2
     assert tiny.manifest(Path(made.run))["status"] == "finished"
+
+
+# --- What processes exchange -----------------------------------------------------------------------------------------
+
+
+def test_one_process_exchanges_nothing() -> None:
+    alone = Processes.start(cpu=True)
+    assert (alone.rank, alone.count, alone.is_main) == (0, 1, True)
+    assert list(alone.share(range(5))) == [0, 1, 2, 3, 4]
+    assert alone.sum({"a": 0.1, "b": math.inf}) == {"a": 0.1, "b": math.inf}, "not rounded to fp32"
+    assert (alone.any(True), alone.any(False)) == (True, False)
+    assert alone.gather("x") == ["x"]
+    assert alone.gather_by_row({3: "x"}) == {3: "x"}
+    assert alone.from_main("x") == "x"
+    with pytest.raises(DataError, match="broken"):
+        alone.all_or_raise(lambda: fail("broken"))
+
+
+def fail(problem: str) -> int:
+    raise DataError(problem, "Mend it.")
+
+
+def test_three_processes_exchange_values() -> None:
+    def exchange(rank: int) -> None:
+        group = Processes.start(cpu=True)
+        assert (group.rank, group.count, group.is_main) == (rank, 3, rank == 0)
+        assert list(group.share(range(7))) == [[0, 3, 6], [1, 4], [2, 5]][rank]
+        assert group.sum({"a": 2.0**rank, "b": -1.0}) == {"a": 7.0, "b": -3.0}
+        assert (group.any(rank == 2), group.any(False)) == (True, False)
+        assert group.gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+        assert group.gather_by_row({5 - rank: rank}) == {5: 0, 4: 1, 3: 2}
+        assert group.from_main(f"of {rank}") == "of 0"
+        assert group.all_or_raise(lambda: rank) == rank
+        with pytest.raises(DataError, match="broken in 1"):
+            group.all_or_raise(lambda: fail(f"broken in {rank}") if rank > 0 else 0)
+        group.end()
+
+    assert together(exchange, 3) == [0, 0, 0]

@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid
 from prefine.models.writer import Writer
 from prefine.recipe import Action, DpoRecipe, GuardSection, SftRecipe, StageRecipe
 from prefine.recipe_ppo import PpoRecipe
+from prefine.training.contract import Sums
 from prefine.training.dpo import DpoStage, run_dpo
 from prefine.training.guards import Rule
 from prefine.training.loop import Loop
@@ -87,14 +89,14 @@ def troubled(
 ) -> None:
     """Runs begun now have one more guard, on a figure that is bad at steps bad[n] after n roll-backs (or the last)."""
     kind = STAGES[stage]
-    real_step, real_guards = kind.one_step, kind.guards
+    real_step, real_guards = kind.step, kind.guards
     rule = Rule(name, name, GuardSection(limit=0.5, patience=patience, action=action), "so the test wants it")
 
-    def one_step(self: Stage, loop: Loop, trees: Any) -> dict[str, float]:
+    def step(self: Stage, loop: Loop, trees: Any) -> dict[str, float]:
         now = bad[min(loop.guards.rollbacks, len(bad) - 1)]
         return {**real_step(self, loop, trees), name: float(loop.position.step + 1 in now)}
 
-    patched.setattr(kind, "one_step", one_step)
+    patched.setattr(kind, "step", step)
     patched.setattr(kind, "guards", lambda self: (*real_guards(self), rule))
 
 
@@ -491,11 +493,11 @@ def breaking(patched: pytest.MonkeyPatch, stage: str, what: str, calls: Callable
     real, count = kind.begin, iter(range(1000))
 
     def begin(self: Stage, session: Any) -> Any:
-        step = real(self, session)
+        loss = real(self, session)
 
-        def broken(model: Any, batch: Any, totals: Any) -> tuple[Tensor, dict[str, float]]:
-            loss, logged = step(model, batch, totals)
-            return (NAN[what](loss) if calls(next(count)) else loss), logged
+        def broken(model: Any, batch: Any) -> Sums:
+            sums = loss(model, batch)
+            return replace(sums, loss=NAN[what](sums.loss)) if calls(next(count)) else sums
 
         return broken
 
