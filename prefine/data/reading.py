@@ -1,7 +1,8 @@
 """A source -> a stream of rows. Whatever is wrong with one row is that row's problem; a broken file is a DataError.
 
 A source is a file (.jsonl, .json, .csv, .tsv, .txt, .parquet, each also .gz), a folder of such files, a folder written
-by `datasets.save_to_disk`, or a Hugging Face data set: `owner/name`, `hf:owner/name`, `hf:owner/name#config`.
+by `datasets.save_to_disk`, a Hugging Face data set (`owner/name`, `hf:owner/name`, `hf:owner/name#config`), or rows
+that a Python program holds, under the name that `prefine.data.memory_rows.memory_source` gives them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias, cast
 from prefine.data.arrow_rows import is_saved_dataset, read_hub_dataset, read_parquet, read_saved_dataset
 from prefine.data.csv_rows import read_csv
 from prefine.data.json_rows import read_json_array, read_jsonl
+from prefine.data.memory_rows import MEMORY, is_held, read_memory
 from prefine.data.rows import Problem, Row, printable
 from prefine.data.text_files import Buffered, Note, read_lines, utf8_stream
 from prefine.errors import DataError
@@ -53,13 +55,14 @@ _TELLTALE_STARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file, saved folder or hub data set of a source: what is read with one set of columns.
+    """One file, saved folder, hub data set or rows in memory: what is read with one set of columns.
 
-    `name` is how rows refer to it. `path` is None for a hub data set. `text` is how it is written, for text files.
+    `name` is how rows refer to it. `path` is None for a hub data set and for rows in memory.
+    `text` is how it is written, for text files.
     """
 
     name: str
-    form: _FileForm | Literal["saved", "hub"]
+    form: _FileForm | Literal["saved", "hub", "memory"]
     path: Path | None = None
     compressed: bool = False
     text: TextForm = AS_FOUND
@@ -85,6 +88,13 @@ def locate(source: str, text: TextForm = AS_FOUND) -> tuple[Part, ...]:
     """
     if source.startswith("hf:"):
         return (Part(source, "hub"),)
+    if source.startswith(MEMORY):
+        if not is_held(source):
+            raise DataError(
+                f"{source}: these rows were given from Python, and this process does not hold them",
+                "Pass the same rows again, or write them into a file.",
+            )
+        return (Part(source, "memory"),)
     path = Path(expanded(source))
     try:
         if path.is_dir():
@@ -153,7 +163,9 @@ def read_part(part: Part, *, split: str = "train", note: Note = lambda said: Non
 
 
 def _rows(part: Part, split: str, note: Note) -> Iterator[Row]:
-    if part.form == "hub" or part.path is None:
+    if part.form == "memory":
+        yield from read_memory(part.name)
+    elif part.form == "hub" or part.path is None:
         yield from read_hub_dataset(part.name.removeprefix("hf:"), split=split, source=part.name)
     elif part.form == "saved":
         yield from read_saved_dataset(part.path, split=split)

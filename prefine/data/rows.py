@@ -111,12 +111,17 @@ def writable(columns: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in columns.items():
         try:
-            found[name] = value if isinstance(value, Unwritable) else json_plain(value, name)
-        except RowError as error:
-            found[name] = Unwritable(error.problem.reason, stated_form(value))
+            found[name] = value if isinstance(value, Unwritable) else _writable(value, name)
         except RecursionError:
             found[name] = Unwritable(f"nests deeper than {MAX_NESTING} levels")
     return found
+
+
+def _writable(value: Any, name: str) -> Any:
+    try:
+        return json_plain(value, name)
+    except RowError as error:
+        return Unwritable(error.problem.reason, stated_form(value))
 
 
 def json_plain(value: Any, name: str) -> Any:
