@@ -221,8 +221,9 @@ def _whiskers(before: Share | None, after: Share | None) -> list[Whisker]:
 def tiles(facts: RunFacts) -> list[Tile]:
     """The key figures, those that are known."""
     results = _preference_tiles(facts) if facts.is_preference else []
-    measured = ppo_tiles(facts) if facts.stage == "ppo" else loss_tiles(facts)
-    found = [*results, *measured, *_length_tiles(facts), *_cost_tiles(facts)]
+    # Of PPO's answers the held-out ones tell more than the few samples do.
+    measured = ppo_tiles(facts) if facts.stage == "ppo" else [*loss_tiles(facts), *_length_tiles(facts)]
+    found = [*results, *measured, *_cost_tiles(facts)]
     return [tile for tile in found if tile is not None]
 
 
@@ -261,11 +262,13 @@ class Lengths:
 
     Attributes:
         ended: share that ended by itself, not at the limit.
+        degenerate: share that is blank, stuck or looping.
     """
 
     mean_tokens: float | None
     median_tokens: float | None
     ended: float | None
+    degenerate: float | None
 
 
 def lengths(facts: RunFacts, when: str) -> Lengths:
@@ -274,12 +277,14 @@ def lengths(facts: RunFacts, when: str) -> Lengths:
     written = numbers(facts.samples, f"{when}_tokens")
     average = mean(written)
     ends = [end for sample in facts.samples if isinstance(end := sample.get(f"{when}_ended"), bool)]
+    faults = [sample[key] is not None for sample in facts.samples if (key := f"{when}_degenerate") in sample]
     measured = (
         average.value if average else None,
         median(written),
         sum(ends) / len(ends) if ends else None,
+        sum(faults) / len(faults) if faults else None,
     )
-    keys = ("mean_tokens", "median_tokens", "ended")
+    keys = ("mean_tokens", "median_tokens", "ended", "degenerate")
     return Lengths(
         *(
             mine if (mine := number(recorded.get(key))) is not None else theirs

@@ -128,10 +128,11 @@ def _draw_line(axes: Any, line: Line) -> None:
     )
 
 
-def _settle_steps(axes: Any) -> None:
+def _settle_steps(axes: Any, *, whole: bool = True) -> None:
+    """Few enough ticks for labels not to meet; across, whole numbers alone unless `whole` is False."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=whole, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
 
 
@@ -167,6 +168,7 @@ def shift_chart(name: str, label: str, points: Sequence[tuple[float, float]], un
         axes.set_ylim(bottom, top)
         axes.set_xlabel(f"chosen answer, {unit} →")
         axes.set_ylabel(f"rejected answer, {unit} →")
+        _settle_steps(axes, whole=False)
         return _svg(figure, name, label)
 
 
@@ -198,7 +200,7 @@ def histogram(name: str, label: str, bars: Sequence[Bars], *, xlabel: str, ylabe
                 axes.axvline(group.mark, color=colour, linewidth=1.2, linestyle=(0, (2, 1.5)))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        _settle_steps(axes)
+        _settle_steps(axes, whole=all(float(value).is_integer() for value in values))
         axes.yaxis.get_major_locator().set_params(integer=True)
         return _svg(figure, name, label)
 

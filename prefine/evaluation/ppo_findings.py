@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefine.evaluation.charts import Chart, Key, metric_chart
+from prefine.evaluation.degeneration import is_blank
 from prefine.evaluation.headlines import Headline, Tile, change_line, change_sentence
 from prefine.evaluation.plots import Bars, histogram
 from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, numbers, recorded_change, text
@@ -79,11 +80,13 @@ def ppo_tiles(facts: RunFacts) -> list[Tile]:
         ("Median held-out reward", "score_median", _reward),
         ("KL per token", "kl_k3", lambda value: figure(value, 3)),
         ("Entropy", "entropy", lambda value: figure(value, 2)),
+        ("Mean answer", "response_tokens", lambda value: figure(value, 0)),
+        ("Answers ended by themselves", "ended", percent),
         ("Degenerate answers", "degenerate", percent),
         ("Judge’s score", "judge", _reward),
         ("Held-out pairs ordered as people did", "pair_accuracy", percent),
     )
-    units = {"kl_k3": "nats", "entropy": "nats"}
+    units = {"kl_k3": "nats", "entropy": "nats", "response_tokens": "tokens"}
     notes = dict(zip(("score", "score_median"), map(_change_note, _changes(facts)), strict=True))
     found = []
     for label, key, told in wanted:
@@ -215,6 +218,10 @@ class Rollout:
     scores: str
 
 
+def _visible(response: str) -> str:
+    return "" if is_blank(response) else response
+
+
 def rollouts(facts: RunFacts) -> list[Rollout]:
     """Some of the answers kept in rollouts.jsonl, the first and the last among them."""
     rows = facts.rollouts
@@ -222,7 +229,7 @@ def rollouts(facts: RunFacts) -> list[Rollout]:
         Rollout(
             str(count(row.get("step"))),
             next((text(turn.get("content")) or "" for turn in reversed(dictionaries(row.get("prompt")))), ""),
-            text(row.get("response")) or "",
+            _visible(text(row.get("response")) or ""),
             figure(number(row.get("score")), 2),
             str(count(row.get("tokens"))),
             ", ".join(f"{name} {figure(number(value), 2)}" for name, value in mapping(row.get("scores")).items()),

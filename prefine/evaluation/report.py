@@ -19,6 +19,7 @@ from markupsafe import Markup
 from prefine.atomic import write_text
 from prefine.evaluation.cautions import cautions, chosen_falls, length_split, rows_add_up
 from prefine.evaluation.charts import directions, learning_charts, length_chart, logp_chart, pair_chart, shift_summary
+from prefine.evaluation.degeneration import is_blank
 from prefine.evaluation.findings import headline, lengths, scales, tiles
 from prefine.evaluation.ppo_findings import guard_events, ppo_charts, rollouts, sources
 from prefine.evaluation.run_facts import RunFacts, count, dictionaries, mapping, number, read_run, text, texts
@@ -160,12 +161,14 @@ class Answer:
     Attributes:
         length: "34 tokens", empty if unknown.
         ended: whether it ended by itself; None if unknown.
+        fault: blank, stuck or looping; empty for an answer that is none of them, or where it is unknown.
     """
 
     when: str
     content: str
     length: str
     ended: bool | None
+    fault: str
 
 
 @dataclass(frozen=True)
@@ -201,11 +204,14 @@ def _sample(row: Mapping[str, Any]) -> Sample:
 
 def _answer(row: Mapping[str, Any], when: str) -> Answer:
     length, ended = count(row.get(f"{when}_tokens")), row.get(f"{when}_ended")
+    content = _clipped(row.get(when))
+    blank = is_blank(content)
     return Answer(
         when=when,
-        content=_clipped(row.get(when)),
+        content="" if blank else content,
         length=plural(length, "token") if length is not None else "",
         ended=ended if isinstance(ended, bool) else None,
+        fault="" if blank else text(row.get(f"{when}_degenerate")) or "",
     )
 
 
@@ -231,6 +237,7 @@ def _length_rows(facts: RunFacts) -> list[Row]:
         Row("mean, tokens", [figure(was.mean_tokens, 1), figure(now.mean_tokens, 1)]),
         Row("median, tokens", [tokens(was.median_tokens), tokens(now.median_tokens)]),
         Row("ended by themselves", [percent(was.ended), percent(now.ended)]),
+        Row("blank, stuck or looping", [percent(was.degenerate), percent(now.degenerate)]),
     ]
     return [row for row in rows if set(row.cells) != {MISSING}]
 

@@ -19,7 +19,7 @@ def figure(value: float | None, decimals: int | None = None, *, signed: bool = F
         return MISSING
     size = abs(value)
     if decimals is None:
-        if 0 < size < 0.0005:
+        if 0 < size < 0.01:  # 0.0005 must not become 0.001
             return _with_sign(f"{size:.2g}".replace("e-0", "e-"), value, signed)
         decimals = 3 if size < 10 else 1 if size < 1000 else 0
     return _with_sign(f"{size:,.{decimals}f}", value, signed)

@@ -282,6 +282,19 @@ def test_long_answers_and_many_samples_do_not_swell_the_page() -> None:
     assert "400 more in samples.jsonl." in html
 
 
+def test_samples_that_say_nothing_are_marked_as_the_metrics_count_them() -> None:
+    """A zero-width space is nothing, and an answer that loops says so beside its length."""
+    samples = [
+        {"prompt": "Why?", "before": "\u200b \u200b", "before_degenerate": "blank", "after": "ha ha", **loops}
+        for loops in ({"after_degenerate": "looping"}, {"after_degenerate": None})
+    ]
+    facts = dataclasses.replace(EMPTY, samples=samples)
+    page = Page(render(build_context(facts)))
+    assert page.text.count("nothing visible") == 2
+    assert page.text.count("looping") == 2  # the mark, and the row of the table
+    assert "blank, stuck or looping 100 % 50 %" in page.text
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
