@@ -38,8 +38,6 @@ class ActorCritic(PackedModel):
 
     Attributes:
         value_head: (H) -> 1, fp32, zeros at first: a critic that expects nothing.
-        with_entropy: whether the next forwards give entropies.
-        head_only: whether the critic's loss stays in its head (a shared critic while it warms up).
     """
 
     def __init__(self, policy: PackedModel, temperature: float, critic: str | None) -> None:
@@ -47,8 +45,6 @@ class ActorCritic(PackedModel):
         self.whole_logits, self.decodes = policy.whole_logits, policy.decodes
         self.temperature = temperature
         self.critic = critic
-        self.with_entropy = False
-        self.head_only = False
         width = self.causal.get_output_embeddings().in_features
         self.value_head = nn.Linear(width, 1, device=policy.device) if critic is not None else None
         if self.value_head is not None:
@@ -60,27 +56,34 @@ class ActorCritic(PackedModel):
         own = self.head()
         return Head(own.module, own.scale, own.softcap, 1 / self.temperature)
 
-    def forward(self, batch: PackedBatch) -> TokenOutputs:  # type: ignore[override]
-        """See TokenOutputs."""
+    def forward(  # type: ignore[override]
+        self, batch: PackedBatch, *, with_entropy: bool = False, head_only: bool = False
+    ) -> TokenOutputs:
+        """See TokenOutputs.
+
+        Args:
+            with_entropy: whether to give entropies.
+            head_only: whether gradients of a shared critic's values stay in its head (while it warms up).
+        """
         with self.autocast():
             hidden = self.predicting(batch)
             logprobs, entropy = logprobs_and_entropy(
-                hidden, batch.targets, self.tempered_head(), with_entropy=self.with_entropy
+                hidden, batch.targets, self.tempered_head(), with_entropy=with_entropy
             )
-            return TokenOutputs(logprobs, self._values(hidden, batch), entropy)
+            return TokenOutputs(logprobs, self._values(hidden, batch, head_only), entropy)
 
     def logprobs(self, batch: PackedBatch) -> Tensor:
         """(R,) fp32 log-probabilities alone, under whichever adapter is on."""
         with self.autocast():
             return selected_logprobs(self.predicting(batch), batch.targets, self.tempered_head())
 
-    def _values(self, hidden: Tensor, batch: PackedBatch) -> Tensor | None:
+    def _values(self, hidden: Tensor, batch: PackedBatch, head_only: bool) -> Tensor | None:
         if self.value_head is None:
             return None
         if self.critic == "adapter":
             with using_adapter(self.model, "critic"):
                 hidden = self.predicting(batch)
-        elif self.head_only:
+        elif head_only:
             hidden = hidden.detach()
         with torch.autocast(self.device.type, enabled=False):  # values are small differences: fp32, as scores are
             values: Tensor = self.value_head(hidden.float())[:, 0]

@@ -9,47 +9,36 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from prefine.atomic import atomic_write, json_bytes
-from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
-from prefine.data.dataset import read_records
-from prefine.data.prepare import source_names
-from prefine.data.quarantine import Quarantine
-from prefine.data.store import cut_prompt
-from prefine.errors import DataError
+from prefine.data.batch import PackedBatch, TokenTree
 from prefine.evaluation.degeneration import look_at
 from prefine.evaluation.run_facts import by_prompt
 from prefine.evaluation.statistics import evenly_chosen, mean_change, median_change
 from prefine.models.actor_critic import ActorCritic
 from prefine.objectives import kl
-from prefine.objectives.masked import paired, per_sequence
 from prefine.recipe_ppo import PpoRecipe, RewardSource
-from prefine.records import Preference
-from prefine.rundir import read_metrics, rows_of_kind, step_of
+from prefine.rundir import rows_of_kind
 from prefine.training.before import Before
+from prefine.training.heldout_pairs import pair_accuracy, read_pairs
+from prefine.training.load_rewards import JUDGE, load_source
+from prefine.training.measure import measure
 from prefine.training.reward_sources import Measure, ModelSource, RunningScale
-from prefine.training.rewards import JUDGE, Rewards, load_source, shape, source_metrics
+from prefine.training.rewards import Rewards, shape, source_metrics
 from prefine.training.rollout import (
-    Written,
+    Generations,
     answered,
-    conversation_of,
-    measure,
     seed_of,
     text_metrics,
     write_answers,
 )
 from prefine.training.stage import Session
 
-if TYPE_CHECKING:
-    from prefine.training.rewards import Scored
-    from prefine.training.rollout import Rollouts
-
-_KEPT_ANSWERS = 8
-_MOST_PAIRS = 200
+# Columns of a held-out answer that are recorded before and after.
+_KEPT = ("text", "score", "tokens", "ended", "degenerate", "judge")
 # A tenth of the pairs weighs as much as one of the judge's standard deviations.
 _PAIRS_FACTOR = 10.0
 
@@ -88,7 +77,7 @@ class HeldoutAnswers:
             if name is None
             else load_source(JUDGE, RewardSource(name=name), self._recipe, session.loaded, "judge", session.display)
         )
-        self._pairs = self._read_pairs()
+        self._pairs = read_pairs(self._recipe, session.loaded.template)
 
     def fingerprints(self) -> dict[str, str]:
         """As those of Rewards, of the judge."""
@@ -123,7 +112,7 @@ class HeldoutAnswers:
         }
         return {**found, **self._gap(found)}
 
-    def _write_and_score(self) -> tuple[Written, dict[str, list[float]]]:
+    def _write_and_score(self) -> tuple[Generations, dict[str, list[float]]]:
         """Answers, and what each source says of them, the judge by its field's name."""
         recipe = self._recipe
         written = write_answers(
@@ -177,29 +166,7 @@ class HeldoutAnswers:
             "responses": responses,
         }
 
-    def keep_rollouts(self, rollouts: Rollouts, scored: Scored, step: int) -> None:
-        """Write some answers of an update into rollouts.jsonl, in the place of those a resumed run wrote before."""
-        path = self._session.run.rollouts
-        kept = [row for row in read_metrics(path) if step_of(row, 0) < step]
-        each = len(rollouts.lengths) // len(rollouts.trees)
-        for place in evenly_chosen(len(rollouts.texts), _KEPT_ANSWERS):
-            prompt = conversation_of(self._session.prepared.train, rollouts.rows[place // each])
-            kept.append(
-                {
-                    "step": step,
-                    "prompt": [message.model_dump() for message in prompt],
-                    "response": rollouts.texts[place],
-                    "score": float(scored.proxy[place]),
-                    "scores": {name: values[place] for name, values in rollouts.scores.items()},
-                    "reward": float(scored.shaped[place]),
-                    "tokens": int(rollouts.lengths[place]),
-                    "ended": bool(rollouts.ended[place]),
-                }
-            )
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(b"".join(map(json_bytes, kept)))
-
-    def _told(self, written: Written, parts: dict[str, list[float]]) -> list[dict[str, Any]]:
+    def _told(self, written: Generations, parts: dict[str, list[float]]) -> list[dict[str, Any]]:
         measures = self._measures(parts)
         weighed = {
             source.section.name: measures[source.section.name].weighed(
@@ -241,7 +208,7 @@ class HeldoutAnswers:
             sources[JUDGE] = self._judge
         return {name: of_first(name) if each.scale == "running" else each.measure for name, each in sources.items()}
 
-    def _measured(self, written: Written) -> dict[str, Tensor]:
+    def _measured(self, written: Generations) -> dict[str, Tensor]:
         limit = self._recipe.training.max_tokens_per_microbatch
         found = measure(self._policy, self._reference, [written.trees], limit)
         return {
@@ -249,35 +216,8 @@ class HeldoutAnswers:
             for name in ("logprobs", "reference", "entropy")
         }
 
-    def _read_pairs(self) -> list[TokenTree]:
-        sources = self._recipe.heldout_pairs
-        if sources is None:
-            return []
-        template, limit = self._session.loaded.template, self._recipe.data.max_length_tokens
-        with Quarantine(None) as quarantine:
-            read = read_records(source_names(sources), Preference, quarantine=quarantine)
-            records = [record for record in read if not record.tie]
-        trees = [
-            cut_prompt(template.preference_tree(records[place], 0), limit)
-            for place in evenly_chosen(len(records), _MOST_PAIRS)
-        ]
-        found = [tree for tree in trees if tree is not None]
-        if not found:
-            raise DataError(f"heldout_pairs: {sources} has no pair that fits", "Name preferences, or leave it out.")
-        return found
-
-    @torch.no_grad()
     def _pair_metrics(self) -> dict[str, float]:
-        """Share of held-out pairs whose preferred answer is the likelier one, a token, under the policy."""
         if not self._pairs:
             return {}
-        right = 0
-        for run in microbatches(self._pairs, self._recipe.training.max_tokens_per_microbatch):
-            batch = collate(run).to(self._policy.device)
-            sums = per_sequence(self._policy.logprobs(batch), batch.sequence, batch.sequences)
-            means = paired(sums / batch.sequence_lengths())
-            right += int((means.chosen > means.rejected).sum())
-        return {"pair_accuracy": right / len(self._pairs)}
-
-
-_KEPT = ("text", "score", "tokens", "ended", "degenerate", "judge")
+        limit = self._recipe.training.max_tokens_per_microbatch
+        return {"pair_accuracy": pair_accuracy(self._policy, self._pairs, limit)}

@@ -1,19 +1,15 @@
-"""What an update tells of itself; docs/ppo.md says what each figure means."""
+"""Metrics of an update; docs/ppo.md defines each."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from prefine.objectives import kl
 from prefine.objectives.advantage import explained_variance
 from prefine.objectives.masked import padded
-from prefine.training.rewards import Scored
+from prefine.training.algorithms import Targets
 from prefine.training.rollout import Rollouts, Timings, text_metrics
-
-if TYPE_CHECKING:
-    from prefine.training.targets import Targets
 
 # Of an update that took no step.
 _NO_STEP = dict.fromkeys(("loss", "grad_norm", "policy_loss", "approx_kl", "clip_fraction"), 0.0)
@@ -21,21 +17,20 @@ _NO_STEP = dict.fromkeys(("loss", "grad_norm", "policy_loss", "approx_kl", "clip
 
 def update_metrics(
     rollouts: Rollouts,
-    scored: Scored,
     targets: Targets,
     rows: Sequence[dict[str, float]],
     ratios: tuple[float, float],
     timings: Timings,
     kl_coefficient: float,
 ) -> dict[str, float]:
-    """One update's figures.
+    """Metrics of one update.
 
     Args:
         rows: of its optimiser steps; there may be none.
         ratios: smallest and largest ratio pi / pi_old of its tokens.
         kl_coefficient: that its rewards were shaped with.
     """
-    k1, k3 = rollouts.kl, kl.k3(rollouts.logprobs, rollouts.reference)
+    scored, k1, k3 = rollouts.scored, rollouts.kl, kl.k3(rollouts.logprobs, rollouts.reference)
     of_answers = padded(k1, rollouts.lengths)[0].sum(1)
     names = [name for name in rows[0] if name != "tokens"] if rows else []
     means = {name: statistics.fmean(row[name] for row in rows) for name in names} or _NO_STEP

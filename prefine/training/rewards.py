@@ -1,43 +1,18 @@
-"""What PPO optimises: reward models and functions, each scaled and weighed, and the shaping of their sum."""
+"""What PPO optimises: scores of reward models and functions, scaled, weighted, added and shaped."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prefine.errors import ModelError, RecipeError, about
-from prefine.evaluation.readiness.page import JSON_NAME
-from prefine.evaluation.readiness.verdict import Level
-from prefine.evaluation.wording import listing
-from prefine.json_reading import read_json_object
-from prefine.models.identity import scores_digest
-from prefine.models.load import LoadedModel
-from prefine.models.location import locate_model
-from prefine.models.reward import load_reward, scale_of
-from prefine.models.scoring import RewardModel, Scale
-from prefine.models.shared_base import join_reward, shares_base
-from prefine.recipe import ModelSection
-from prefine.recipe_ppo import PpoRecipe, PpoRewardSection, RewardSource
-from prefine.rundir import RunDirectory
-from prefine.training.display import Display
-from prefine.training.reward_sources import (
-    Answered,
-    FunctionSource,
-    ModelSource,
-    RunningScale,
-    Source,
-    function_of,
-    is_function,
-)
+from prefine.recipe_ppo import PpoRewardSection
+from prefine.training.reward_sources import Answered, ModelSource, RunningScale, Source
 from prefine.training.user_code import preserved
-
-JUDGE = "reward.judge"
 
 
 @dataclass(frozen=True)
@@ -48,20 +23,22 @@ class Scored:
         proxy: (S,) fp32 weighted sum of the scaled scores: what the sources say.
         shaped: (S,) fp32 what is optimised, before the KL penalty: the sum, clipped, less penalties.
         shares: by source, its mean part of the sum.
+        scores: by source, S numbers each as the source gave them.
     """
 
     proxy: Tensor
     shaped: Tensor
     shares: dict[str, float]
+    scores: dict[str, list[float]]
 
     def state(self) -> dict[str, Any]:
-        """What JSON holds of them."""
+        """What JSON holds of them, apart from `scores`."""
         return {"proxy": self.proxy.tolist(), "shaped": self.shaped.tolist(), "shares": self.shares}
 
     @staticmethod
-    def restored(state: Mapping[str, Any]) -> Scored:
-        """What `state` gave."""
-        return Scored(torch.tensor(state["proxy"]), torch.tensor(state["shaped"]), dict(state["shares"]))
+    def restored(state: Mapping[str, Any], scores: dict[str, list[float]]) -> Scored:
+        """What `state` gave, with `scores`."""
+        return Scored(torch.tensor(state["proxy"]), torch.tensor(state["shaped"]), dict(state["shares"]), scores)
 
 
 class Rewards:
@@ -95,9 +72,9 @@ class Rewards:
         }
         proxy = sum(weighed.values(), torch.zeros(len(lengths)))
         shares = {name: float(values.mean()) for name, values in weighed.items()}
-        return Scored(proxy, shape(proxy, lengths, ended, self._section), shares)
+        return Scored(proxy, shape(proxy, lengths, ended, self._section), shares, parts)
 
-    def metrics(self, parts: Mapping[str, Sequence[float]], scored: Scored, compared: int) -> dict[str, float]:
+    def metrics(self, scored: Scored, compared: int) -> dict[str, float]:
         """What an update's answers say of each source, and of what clipping leaves of the sum.
 
         Args:
@@ -107,7 +84,7 @@ class Rewards:
         return {
             **({"reward_std": float(spread)} if compared > 1 else {}),
             "reward_clipped": float(clipped(scored.proxy, self._section).float().mean()),
-            **source_metrics(parts, scored.shares),
+            **source_metrics(scored.scores, scored.shares),
         }
 
     def state(self) -> list[dict[str, Any]]:
@@ -149,145 +126,3 @@ def shape(proxy: Tensor, lengths: Tensor, ended: Tensor, section: PpoRewardSecti
     if section.missing_eos == "penalty":
         return shaped - value * (~ended)
     return torch.where(ended, shaped, -value) if section.missing_eos == "replace" else shaped
-
-
-def load_rewards(recipe: PpoRecipe, policy: LoadedModel, display: Display) -> Rewards:
-    """Load every source of a recipe, sharing the policy's weights where that is possible.
-
-    Raises:
-        ModelError: a reward model that cannot be loaded.
-        RecipeError: a function that cannot be imported; a scale that nobody measured.
-    """
-    found = [
-        load_source(field, section, recipe, policy, f"reward-{place}", display)
-        for place, (field, section) in enumerate(_optimised(recipe).items())
-    ]
-    return Rewards(recipe.reward, found)
-
-
-def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list[str]:
-    """Find every source of a recipe, before a run's folder is made or a model loaded.
-
-    Returns: a warning for each reward model that is used although it is not ready.
-
-    Raises:
-        ModelError: a reward model that is not there, or is not ready for PPO, unless `force`.
-        RecipeError: a function that cannot be imported; a name that comes twice.
-    """
-    sections = _optimised(recipe)
-    names = [section.name for section in sections.values()]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise RecipeError(f"reward: {listing(sorted(twice))} is named twice", "Name it once, with one weight.")
-    if recipe.reward.judge is not None:
-        if recipe.reward.judge in names:
-            raise RecipeError(f"{JUDGE}: {recipe.reward.judge} is optimised, too", "Name another one, or none.")
-        sections[JUDGE] = RewardSource(name=recipe.reward.judge)
-    warnings: list[str] = []
-    for field, section in sections.items():
-        with about(field):
-            if is_function(section.name):
-                function_of(section.name)
-                scale = None
-            else:
-                if section.timeout_s != RewardSource.model_fields["timeout_s"].default:
-                    raise RecipeError(
-                        f"{field.removesuffix('name')}timeout_s {section.timeout_s:g} has no effect, as {section.name} "
-                        "is a reward model: it limits calls of functions",
-                        "Leave it out.",
-                    )
-                warnings += require_ready(section.name, display, force=force)
-                scale = scale_of(locate_model(section.name))
-            _require_fitting(section, recipe, scale)
-    return warnings
-
-
-def _optimised(recipe: PpoRecipe) -> dict[str, RewardSource]:
-    """What is optimised, by the recipe's field that names it."""
-    more = {f"reward.more[{place}].name": section for place, section in enumerate(recipe.reward.more)}
-    return {"reward.name": recipe.reward, **more}
-
-
-def load_source(
-    field: str, section: RewardSource, recipe: PpoRecipe, policy: LoadedModel, adapter: str, display: Display
-) -> Source:
-    """One source; a reward run on the policy's own base becomes an adapter there, of the name given.
-
-    Args:
-        field: the recipe's that names it.
-    """
-    with about(field):
-        if is_function(section.name):
-            return FunctionSource(section, function_of(section.name))
-        model = _reward_model(section.name, recipe, policy, adapter, display)
-        _require_fitting(section, recipe, model.scale)
-    return ModelSource(section, model, scores_digest(locate_model(section.name)))
-
-
-def _require_fitting(section: RewardSource, recipe: PpoRecipe, scale: Scale | None) -> None:
-    """Refuse settings that do not go together with what was measured of a source when it was made, if anything was."""
-    if section.scale == "std" and scale is None:
-        raise RecipeError(
-            f"{section.name} is to be scaled by its std, but nobody measured that",
-            "Set its scale to running (that of all scores so far) or none.",
-            field="reward.name",
-        )
-    limit = None if scale is None else scale.max_length_tokens
-    if limit is not None and recipe.rollout.max_new_tokens >= limit:
-        raise RecipeError(
-            f"rollout.max_new_tokens is {recipe.rollout.max_new_tokens}, but {section.name} was trained on at most "
-            f"{limit} tokens, prompt and answer together",
-            f"Set it to less than {limit}.",
-        )
-
-
-def _reward_model(name: str, recipe: PpoRecipe, policy: LoadedModel, adapter: str, display: Display) -> RewardModel:
-    location = locate_model(name)
-    scale = scale_of(location)
-    objection = shares_base(policy, location, scale, recipe.model)
-    model: RewardModel
-    if objection is None:
-        model = join_reward(policy, location, adapter)
-        display.say(f"reward {name}: an adapter on the policy's own base, which is held once")
-    else:
-        model = load_reward(ModelSection(name=name, device=recipe.model.device))
-        display.say(f"reward {name}: loaded beside the policy ({objection})")
-    theirs, ours = model.tokenizer, policy.tokenizer
-    if theirs.get_vocab() != ours.get_vocab() or theirs.chat_template != ours.chat_template:
-        display.say(f"reward {name}: its tokenizer or template is another than the policy's; answers go to it as text")
-    return model
-
-
-def require_ready(name: str, display: Display, *, force: bool) -> list[str]:
-    """Refuse a reward run whose readiness report says no-go; say what else it says.
-
-    Returns: a warning for the run's manifest where it is used although the report says no-go.
-
-    Raises:
-        ModelError: no-go, and not `force`.
-    """
-    folder = Path(name)
-    around = RunDirectory(folder.parent)
-    path = (around.path if folder == around.model else folder) / JSON_NAME
-    if not path.is_file():
-        display.say(f"reward {name}: nobody has looked whether it is fit for PPO (prefine reward check {name})")
-        return []
-    try:
-        report = read_json_object(path)
-        verdict = Level(report["verdict"])
-        reasons = [f"{found['name']}: {found['found']}" for found in report["findings"] if found["level"] == verdict]
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(
-            f"{path} cannot be understood", f"Run: prefine reward check {name}", field="reward.name"
-        ) from None
-    told = "; ".join(reasons)
-    if verdict is Level.NO_GO and not force:
-        raise ModelError(
-            f"{name} is not fit for PPO, says its readiness report ({told})",
-            f"Look at {path.with_suffix('.html')} and train a better one, or add --force to go on regardless.",
-            field="reward.name",
-        )
-    said = f"readiness {verdict.value}" + (f" ({told})" if verdict is not Level.GO else "")
-    display.say(f"reward {name}: {said}" + (", going on by --force" if verdict is Level.NO_GO else ""))
-    if verdict is not Level.NO_GO:
-        return []
-    return [f"The reward model {name} is not fit for PPO, says its readiness report ({told}). It was used by --force."]

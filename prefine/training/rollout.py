@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,19 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefine.data.batch import PackedBatch, TokenTree, collate, epoch_order, even_part, microbatches, token_offsets
+from prefine.data.batch import TokenTree, epoch_order, even_part, token_offsets
 from prefine.data.store import TokenStore
 from prefine.evaluation.degeneration import distinct, look_at
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.engine import writer_for
-from prefine.models.forward import evaluating
-from prefine.models.fused import unchanging_weights
 from prefine.models.sampling import Sampling
 from prefine.models.writer import Generated, Request
 from prefine.objectives import kl
 from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Conversation, Message
 from prefine.training.reward_sources import Answered
+from prefine.training.rewards import Scored
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Rollouts:
         texts: S; the answers' texts.
         lengths: (S,) int64, tokens an answer.
         ended: (S,) bool, whether an answer ended its turn itself.
-        scores: by source, S numbers each as the source gave them.
+        scored: what the answers' rewards are.
         logprobs: (T,) fp32, of each token under the policy that wrote it, by the training forward.
         reference: (T,) fp32, the same under the reference.
         entropy: (T,) fp32, nats, of the distribution each token was drawn from.
@@ -53,7 +52,7 @@ class Rollouts:
     texts: tuple[str, ...]
     lengths: Tensor
     ended: Tensor
-    scores: dict[str, list[float]]
+    scored: Scored
     logprobs: Tensor
     reference: Tensor
     entropy: Tensor
@@ -86,18 +85,18 @@ class Rollouts:
         return {"tokens": torch.tensor(tokens), **{name: getattr(self, name) for name in names}}
 
     def state(self) -> dict[str, Any]:
-        """What JSON holds of them."""
+        """What JSON holds of them; `scored` has a state of its own."""
         return {
             "rows": list(self.rows),
             "texts": list(self.texts),
-            "scores": self.scores,
+            "scores": self.scored.scores,
             "prompts": [len(tree.prompt) for tree in self.trees],
             "answers": [list(map(len, tree.answers)) for tree in self.trees],
         }
 
     @staticmethod
-    def restored(tensors: dict[str, Tensor], state: dict[str, Any]) -> Rollouts:
-        """What `tensors` and `state` gave."""
+    def restored(tensors: Mapping[str, Tensor], state: Mapping[str, Any], scored: Mapping[str, Any]) -> Rollouts:
+        """What `tensors`, `state` and `scored.state` gave."""
         rest = dict(tensors)
         tokens = iter(rest.pop("tokens").tolist())
 
@@ -110,12 +109,19 @@ class Rollouts:
             )
             for place, (prompt, answers) in enumerate(zip(state["prompts"], state["answers"], strict=True))
         )
-        return Rollouts(trees, tuple(state["rows"]), tuple(state["texts"]), scores=state["scores"], **rest)
+        found = Scored.restored(scored, state["scores"])
+        return Rollouts(trees, tuple(state["rows"]), tuple(state["texts"]), scored=found, **rest)
 
 
 @dataclass
-class Written:
-    """Answers before they are scored and measured."""
+class Generations:
+    """Answers to P prompts, n each, before they are scored and measured: S = P n.
+
+    Attributes:
+        trees: P; `row` is that of the data.
+        texts: S.
+        ended: S; whether an answer ended its turn itself.
+    """
 
     trees: list[TokenTree]
     texts: list[str]
@@ -125,6 +131,28 @@ class Written:
     def lengths(self) -> list[int]:
         """Tokens of each answer."""
         return [len(answer) for tree in self.trees for answer in tree.answers]
+
+    def by_prompt(self, samples: int) -> list[Generations]:
+        """Those of each prompt by themselves.
+
+        Args:
+            samples: n.
+        """
+        parts = [slice(place * samples, (place + 1) * samples) for place in range(len(self.trees))]
+        return [
+            Generations([tree], self.texts[part], self.ended[part])
+            for tree, part in zip(self.trees, parts, strict=True)
+        ]
+
+    @staticmethod
+    def joined(parts: Iterable[Generations]) -> Generations:
+        """Those of several prompts, in order."""
+        whole = Generations([], [], [])
+        for part in parts:
+            whole.trees += part.trees
+            whole.texts += part.texts
+            whole.ended += part.ended
+        return whole
 
 
 @dataclass
@@ -156,7 +184,7 @@ def write_answers(
     seeds: Callable[[int, int], int],
     samples: int,
     progress: Callable[[int], None] = lambda done: None,
-) -> Written:
+) -> Generations:
     """Let the policy answer prompts, each `samples` times.
 
     Args:
@@ -174,7 +202,7 @@ def write_answers(
         for sample in range(samples)
     ]
     found = writer_for(policy, template.tokenizer, min(section.slots, max(1, len(requests)))).write(requests, progress)
-    return Written(
+    return Generations(
         [_answered(tree, found[place * samples : (place + 1) * samples]) for place, tree in enumerate(prompts)],
         [each.text.strip() for each in found],
         [each.ended for each in found],
@@ -191,7 +219,7 @@ def conversation_of(store: TokenStore, row: int) -> Conversation:
     return tuple(Message.model_validate(message) for message in json.loads(store.record_json(row))["prompt"])
 
 
-def answered(written: Written, store: TokenStore, rows: Sequence[int]) -> list[Answered]:
+def answered(written: Generations, store: TokenStore, rows: Sequence[int]) -> list[Answered]:
     """Answers to these rows of a store as reward sources take them, with the rows' other columns."""
     each = len(written.texts) // max(1, len(rows))
     return [
@@ -205,60 +233,6 @@ def answered(written: Written, store: TokenStore, rows: Sequence[int]) -> list[A
 def _columns(store: TokenStore, row: int) -> str:
     record = json.loads(store.record_json(row))
     return json.dumps({**record["extra"], **({} if record["id"] is None else {"id": record["id"]})})
-
-
-@torch.no_grad()
-def measure(
-    policy: ActorCritic,
-    reference: Callable[[PackedBatch], Tensor],
-    groups: Iterable[Sequence[TokenTree]],
-    max_tokens: int,
-) -> dict[int, dict[str, Tensor]]:
-    """Log-probabilities, the reference's, entropies and values of trees' tokens, by the training forward.
-
-    Args:
-        reference: gives the reference's log-probabilities of a batch.
-        groups: trees that will be trained on together: in the same microbatches their products are rounded alike, so
-            that the first ratios are 1 and not nearly 1.
-
-    Returns: by tree row, each (tokens of the tree,) fp32 on the CPU.
-    """
-    policy.with_entropy = True
-    found: dict[int, list[dict[str, Tensor]]] = {}
-    try:
-        with evaluating(policy), unchanging_weights():
-            for group in groups:
-                for run in microbatches(group, max_tokens):
-                    for row, columns in _measured(policy, reference, run):
-                        found.setdefault(row, []).append(columns)
-    finally:
-        policy.with_entropy = False
-    return {row: {name: torch.cat([part[name] for part in parts]) for name in parts[0]} for row, parts in found.items()}
-
-
-@torch.no_grad()
-def repeatability(policy: ActorCritic, trees: Sequence[TokenTree], max_tokens: int) -> float:
-    """Largest difference of a log-probability between two computations of the trees' first microbatch, nats."""
-    batch = collate(next(microbatches(trees, max_tokens))).to(policy.device)
-    with evaluating(policy):
-        return float((policy.logprobs(batch) - policy.logprobs(batch)).abs().max())
-
-
-def _measured(
-    policy: ActorCritic, reference: Callable[[PackedBatch], Tensor], run: Sequence[TokenTree]
-) -> list[tuple[int, dict[str, Tensor]]]:
-    """The row and the columns of each tree, which may be a part of its row's."""
-    batch = collate(run).to(policy.device)
-    out = policy(batch)
-    columns = {
-        "logprobs": out.logprobs,
-        "entropy": out.entropy,
-        "values": torch.zeros_like(out.logprobs) if out.values is None else out.values,
-        "reference": reference(batch),
-    }
-    sizes = [tree.supervised_tokens for tree in run]
-    split = {name: torch.split(column.float().cpu(), sizes) for name, column in columns.items()}
-    return [(tree.row, {name: parts[place] for name, parts in split.items()}) for place, tree in enumerate(run)]
 
 
 def minibatches(trees: int, count: int, seed: int, update: int, epoch: int) -> list[list[int]]:

@@ -74,8 +74,7 @@ def test_what_it_says_of_tokens_is_what_transformers_says(architecture: str, pad
     logprobs, entropy, hidden = alone(made, 0.7)
     if padded:
         take_padded(made)
-    made.with_entropy = True
-    out = made(BATCH)
+    out = made(BATCH, with_entropy=True)
     assert out.values is not None
     assert out.entropy is not None
     for found, wanted in ((out.logprobs, logprobs), (out.entropy, entropy)):
@@ -90,8 +89,7 @@ def test_what_is_not_asked_for_is_not_there() -> None:
     made = policy(critic=None)
     out = made(BATCH)
     assert (out.values, out.entropy, made.value_head) == (None, None, None)
-    made.with_entropy = True
-    torch.testing.assert_close(made(BATCH).logprobs, out.logprobs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(made(BATCH, with_entropy=True).logprobs, out.logprobs, rtol=0, atol=1e-6)
 
 
 def test_a_new_critic_expects_nothing() -> None:
@@ -134,9 +132,9 @@ def reached(made: ActorCritic, loss: Tensor) -> set[str]:
     return found
 
 
-def losses(made: ActorCritic) -> tuple[Tensor, Tensor]:
+def losses(made: ActorCritic, *, head_only: bool = False) -> tuple[Tensor, Tensor]:
     """Something of the policy's, something of the critic's, in which each target counts differently."""
-    out = made(BATCH)
+    out = made(BATCH, head_only=head_only)
     assert out.values is not None
     return (out.logprobs * tiny.LOSS_WEIGHTS).sum(), (out.values * tiny.LOSS_WEIGHTS).sum()
 
@@ -152,18 +150,16 @@ def losses(made: ActorCritic) -> tuple[Tensor, Tensor]:
 def test_whose_gradients_go_where(critic: str, head_only: bool, by_values: set[str]) -> None:
     """Never into the base."""
     made = policy(critic=critic)
-    made.head_only = head_only
-    of_policy, of_critic = losses(made)
+    of_policy, of_critic = losses(made, head_only=head_only)
     assert reached(made, of_critic) == by_values
-    of_policy, _ = losses(made)
+    of_policy, _ = losses(made, head_only=head_only)
     assert reached(made, of_policy) == {"policy"}
 
 
 def test_without_adapters_the_trunk_is_shared() -> None:
     made = policy(lora=False)
     assert reached(made, losses(made)[1]) == {"base", "head"}
-    made.head_only = True
-    assert reached(made, losses(made)[1]) == {"head"}
+    assert reached(made, losses(made, head_only=True)[1]) == {"head"}
 
 
 @pytest.mark.parametrize(

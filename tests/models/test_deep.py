@@ -59,10 +59,8 @@ def test_what_ppo_measures_has_the_bits_of_what_it_trains_on(deep_model: Path, d
     assert policy.value_head is not None
     policy.value_head.weight.data.normal_()
     batch = collate([tiny.tree(n, 30, vocabulary=DEEP_VOCABULARY) for n in (9, 21, 40)])
-    policy.with_entropy = True
     with torch.no_grad(), evaluating(policy), unchanging_weights():
-        measured = policy(batch)
-    policy.with_entropy = False
+        measured = policy(batch, with_entropy=True)
     policy.train()
     trained = policy(batch)
     assert trained.logprobs.requires_grad

@@ -18,9 +18,10 @@ import pytest
 
 from prefine.data.prepare import Preparation
 from prefine.recipe import StageRecipe
-from prefine.training import heldout_answers, ppo, reference, samples, session
+from prefine.training import heldout_answers, reference, samples, session, update
 from prefine.training.heldout_answers import HeldoutAnswers
 from prefine.training.optimiser_step import OptimiserStep
+from prefine.training.rollout_log import RolloutLog
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -183,10 +184,10 @@ def test_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: Path)
 
 
 OF_AN_UPDATE: dict[str, tuple[Any, str, int]] = {
-    "while answers are written": (ppo, "write_answers", 2),
-    "before they are measured": (ppo, "measure", 2),
+    "while answers are written": (update, "write_answers", 2),
+    "before they are measured": (update, "measure", 2),
     "between two optimiser steps": (OptimiserStep, "__call__", 6),
-    "before some are kept": (HeldoutAnswers, "keep_rollouts", 2),
+    "before some are kept": (RolloutLog, "record", 2),
     "while held-out prompts are answered": (heldout_answers, "write_answers", 2),
     "while the result is judged": (HeldoutAnswers, "finish", 1),
 }

@@ -26,7 +26,7 @@ from prefine.models.actor_critic import ActorCritic
 from prefine.models.load import load_model
 from prefine.recipe import ModelSection, StageRecipe
 from prefine.recipe_ppo import PpoRecipe
-from prefine.training import ppo
+from prefine.training import update
 from prefine.training.optimiser_step import OptimiserStep
 from prefine.training.ppo import PpoStage
 from prefine.training.session import run_stage
@@ -49,7 +49,7 @@ class Watched:
 
     @property
     def now(self) -> dict[str, Tensor]:
-        return dict(self.stage._policy.state_dict())
+        return dict(self.stage.policy.model.state_dict())
 
     @property
     def moved(self) -> set[str]:
@@ -65,18 +65,18 @@ def watched(made: StageRecipe, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
     def begin(self: PpoStage, session: Session) -> Any:
         step = real_begin(self, session)
-        found.before = {name: weight.clone() for name, weight in self._policy.state_dict().items()}
-        self._policy.eval()
+        found.before = {name: weight.clone() for name, weight in self.policy.model.state_dict().items()}
+        self.policy.model.eval()
         found.reference = by_reference(self)
-        self._policy.train()
+        self.policy.model.train()
         learning = {id(p) for p in self.parameters(session.loaded).values()}
-        found.learning = {name for name, p in self._policy.named_parameters() if id(p) in learning}
+        found.learning = {name for name, p in self.policy.model.named_parameters() if id(p) in learning}
         return step
 
     def clip(self: OptimiserStep) -> float:
-        named = dict(stage._policy.named_parameters())
+        named = dict(stage.policy.model.named_parameters())
         warming = {name for name in found.learning if ".critic." in name or name.startswith("value_head.")}
-        learning = warming if stage._policy.head_only else found.learning
+        learning = warming if stage._update.critic_only else found.learning
         assert {name for name, p in named.items() if p.grad is not None} == learning
         return real_clip(self)
 
@@ -146,14 +146,14 @@ def test_the_self_check_is_of_the_first_minibatch(
     error: float, passes: bool, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One token measured otherwise than it is trained on."""
-    real = ppo.measure
+    real = update.measure
 
     def wrong(*args: Any) -> Any:
         found = real(*args)
         next(iter(found.values()))["logprobs"][0] += error
         return found
 
-    monkeypatch.setattr(ppo, "measure", wrong)
+    monkeypatch.setattr(update, "measure", wrong)
     made = make("ppo", changes={**QUICK, "training.max_steps": 1, "ppo.minibatches": 1})
     if passes:
         tiny.train(made)
@@ -216,7 +216,7 @@ def as_loaded(made: StageRecipe) -> Tensor:
 
 @torch.no_grad()
 def by_reference(stage: PpoStage) -> Tensor:
-    return stage._reference_logprobs(some_batch())
+    return stage.policy.reference_logprobs(some_batch())
 
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -243,7 +243,7 @@ def test_the_reference_is_the_policy_as_it_was_loaded_and_stays_so(
     torch.testing.assert_close(run.reference, as_loaded(made), rtol=0, atol=1e-5)
     assert run.moved == run.learning
     with torch.no_grad():
-        assert (run.stage._policy.logprobs(some_batch()) - run.reference).abs().max() > 1e-2
+        assert (run.stage.policy.model.logprobs(some_batch()) - run.reference).abs().max() > 1e-2
     adapters = {"default", "critic"} if "critic" in policy else {"default"}
     for name in run.learning if "lora" not in changes else ():
         assert name.startswith("value_head.") or any(f".{adapter}." in name for adapter in adapters)
@@ -267,7 +267,7 @@ def test_the_reference_of_any_adapter_is_that_adapter(targets: list[str], critic
     stage = PpoStage(made)
     stage.load(made.model, made.lora).packed.eval()
     with torch.no_grad():
-        torch.testing.assert_close(stage._policy.logprobs(some_batch()), as_loaded(made), rtol=0, atol=1e-5)
+        torch.testing.assert_close(stage.policy.model.logprobs(some_batch()), as_loaded(made), rtol=0, atol=1e-5)
     torch.testing.assert_close(by_reference(stage), as_loaded(made), rtol=0, atol=1e-5)
 
 

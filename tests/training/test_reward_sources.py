@@ -28,9 +28,10 @@ from prefine.recipe import ModelSection, StageRecipe
 from prefine.recipe_ppo import PpoRecipe, PpoRewardSection, RewardSource
 from prefine.records import Message
 from prefine.training.display import Display
+from prefine.training.load_rewards import load_rewards
 from prefine.training.ppo import PpoStage, run_ppo
 from prefine.training.reward_sources import Answered, FunctionSource, ModelSource, RunningScale
-from prefine.training.rewards import Rewards, load_rewards, shape
+from prefine.training.rewards import Rewards, shape
 from prefine.training.session import run_stage
 from tests.training import tiny
 from tests.training.test_reward_hacking import other_letters
@@ -140,12 +141,12 @@ def test_the_clipped_share_and_the_spread_of_rewards_by_hand() -> None:
     rewards = Rewards(PpoRewardSection(clip=5.0), [source("function", "none")])
     parts, ends = {"function": [7.0, 6.0, 5.0, 1.0]}, torch.ones(4, dtype=torch.bool)
     scored = rewards.combined(parts, torch.ones(4, dtype=torch.int64), ends)
-    found = rewards.metrics(parts, scored, 4)
+    found = rewards.metrics(scored, 4)
     assert found["reward_clipped"] == 0.5
     assert found["reward_std"] == pytest.approx(3**0.5)
     # Compared two by two, as answers to one prompt are: deviations 0 (5, 5) and 2 (5, 1), whose mean square is 2.
-    assert rewards.metrics(parts, scored, 2)["reward_std"] == pytest.approx(2**0.5)
-    assert "reward_std" not in rewards.metrics(parts, scored, 1)
+    assert rewards.metrics(scored, 2)["reward_std"] == pytest.approx(2**0.5)
+    assert "reward_std" not in rewards.metrics(scored, 1)
 
 
 def test_each_source_is_told_by_itself() -> None:
@@ -154,7 +155,7 @@ def test_each_source_is_told_by_itself() -> None:
         PpoRewardSection(clip=None), [source("unmeasured", "auto", 2.0), source("function", "none", -0.5)]
     )
     parts, ends = {"unmeasured": [4.0, 8.0], "function": [1.0, 5.0]}, torch.ones(2, dtype=torch.bool)
-    found = rewards.metrics(parts, rewards.combined(parts, torch.ones(2, dtype=torch.int64), ends), 2)
+    found = rewards.metrics(rewards.combined(parts, torch.ones(2, dtype=torch.int64), ends), 2)
     told = {name: value for name, value in found.items() if "/" in name}
     assert told == {"score/unmeasured": 6.0, "score/function": 3.0, "share/unmeasured": 0.0, "share/function": -1.5}
 
@@ -504,11 +505,11 @@ def test_a_reward_run_on_the_policys_base_is_held_once_and_scores_as_alone(
     before = load_rewards(made, begun, Display(Console(file=io.StringIO())))
     assert before.sources[0].score(ASKED) == alone(reward_run)
     stage, said = trained(made)
-    assert stage._rewards.sources[0].score(ASKED) == alone(reward_run)
+    assert stage.rewards.sources[0].score(ASKED) == alone(reward_run)
     assert f"reward {reward_run}: an adapter on the policy's own base, which is held once\n" in said
     assert "loaded beside" not in said
-    assert stage._rewards.sources[0].scale == "std"
-    weights = [p for p in stage._policy.parameters() if p.numel() > 258 * 30]
+    assert stage.rewards.sources[0].scale == "std"
+    weights = [p for p in stage.policy.model.parameters() if p.numel() > 258 * 30]
     assert len(weights) == 2  # embeddings and head, once each
 
 
@@ -555,7 +556,7 @@ def test_a_reward_model_that_cannot_join_is_loaded_beside(
     stage, said = trained(make("ppo", changes={**QUICK, "reward.name": str(name), "reward.scale": "std"}))
     assert f"reward {name}: loaded beside the policy ({why})\n" in said
     if kind != "another type":
-        assert stage._rewards.sources[0].score(ASKED) == alone(name)
+        assert stage.rewards.sources[0].score(ASKED) == alone(name)
     told = f"reward {name}: its tokenizer or template is another than the policy's; answers go to it as text\n"
     assert (told in said) == (kind == "another tokenizer")
 
@@ -564,7 +565,7 @@ def test_beside_a_policy_that_trains_all_its_weights(make: Make, reward_run: Pat
     """Its base does not stay what the reward model knew."""
     stage, said = trained(make("ppo", changes={**QUICK, "reward.name": str(reward_run), "lora": None}))
     assert f"reward {reward_run}: loaded beside the policy (the policy trains all its weights, so that its " in said
-    assert stage._rewards.sources[0].score(ASKED) == alone(reward_run)
+    assert stage.rewards.sources[0].score(ASKED) == alone(reward_run)
 
 
 def test_another_template_on_the_same_weights_is_said_and_kept(make: Make, reward_run: Path, tmp_path: Path) -> None:
@@ -573,7 +574,7 @@ def test_another_template_on_the_same_weights_is_said_and_kept(make: Make, rewar
     stage, said = trained(make("ppo", changes={**QUICK, "model.name": str(dressed), "reward.name": str(reward_run)}))
     assert "which is held once" in said
     assert "its tokenizer or template is another than the policy's; answers go to it as text" in said
-    assert stage._rewards.sources[0].score(ASKED) == alone(reward_run)
+    assert stage.rewards.sources[0].score(ASKED) == alone(reward_run)
 
 
 def test_several_models_and_a_function_are_added(make: Make, reward_run: Path, others: dict[str, Any]) -> None:
@@ -581,14 +582,14 @@ def test_several_models_and_a_function_are_added(make: Make, reward_run: Path, o
     more = [{"name": str(other), "weight": 0.5}, {"name": "tests.training.tiny:letters", "weight": -1.0}]
     stage, _ = trained(make("ppo", changes={**QUICK, "reward.name": str(reward_run), "reward.more": more}))
     stds = [json.loads((run / "model" / "reward.json").read_text())["std"] for run in (reward_run, other)]
-    parts = stage._rewards.score(ASKED)
+    parts = stage.rewards.score(ASKED)
     assert [parts[str(run)] for run in (reward_run, other)] == [alone(reward_run), alone(other)]
     lengths, ended = torch.ones(6, dtype=torch.int64), torch.ones(6, dtype=torch.bool)
     letters = tiny.letters([{"response": answer} for each in ASKED for answer in each.answers])
     wanted = [
         a / stds[0] + 0.5 * b / stds[1] - c for a, b, c in zip(alone(reward_run), alone(other), letters, strict=True)
     ]
-    assert stage._rewards.combined(parts, lengths, ended).proxy.tolist() == pytest.approx(wanted, rel=1e-5)
+    assert stage.rewards.combined(parts, lengths, ended).proxy.tolist() == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("field", ["reward.name", "reward.more[0].name", "reward.judge"])

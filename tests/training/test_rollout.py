@@ -24,8 +24,10 @@ from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import ModelSection, StageRecipe
 from prefine.recipe_ppo import PpoRecipe
 from prefine.training import rollout
+from prefine.training.measure import measure
 from prefine.training.ppo import PpoStage
-from prefine.training.rollout import Rollouts, Timings, Written, answered, measure, minibatches, seed_of, text_metrics
+from prefine.training.rewards import Scored
+from prefine.training.rollout import Generations, Rollouts, Timings, answered, minibatches, seed_of, text_metrics
 from prefine.training.session import run_stage
 from tests.training import tiny
 
@@ -62,7 +64,12 @@ def rollouts(draw: st.DrawFn) -> Rollouts:
         tuple(of_answers(st.text(max_size=3))),
         torch.tensor(lengths),
         torch.tensor(of_answers(st.booleans())),
-        {name: of_answers(st.floats(allow_nan=False, allow_infinity=False)) for name in ("a", "b:c")},
+        Scored(
+            torch.tensor(of_answers(numbers)),
+            torch.tensor(of_answers(numbers)),
+            {"a": 0.5, "b:c": draw(st.floats(allow_nan=False))},
+            {name: of_answers(st.floats(allow_nan=False, allow_infinity=False)) for name in ("a", "b:c")},
+        ),
         *(column() for _ in range(4)),
     )
 
@@ -71,9 +78,13 @@ def rollouts(draw: st.DrawFn) -> Rollouts:
 @given(rollouts())
 def test_a_checkpoint_gives_them_back_as_they_were(held: Rollouts) -> None:
     """Through JSON and tensors, to the last bit."""
-    back = Rollouts.restored(held.tensors(), json.loads(json.dumps(held.state())))
+    through_json = (json.loads(json.dumps(state)) for state in (held.state(), held.scored.state()))
+    back = Rollouts.restored(held.tensors(), *through_json)
     assert back.trees == held.trees
-    assert (back.rows, back.texts, back.scores) == (held.rows, held.texts, held.scores)
+    assert (back.rows, back.texts, back.scored.scores) == (held.rows, held.texts, held.scored.scores)
+    assert back.scored.shares == held.scored.shares
+    for name in ("proxy", "shaped"):
+        assert torch.equal(getattr(back.scored, name), getattr(held.scored, name))
     for name in ("lengths", "ended", "logprobs", "reference", "entropy", "values"):
         assert torch.equal(getattr(back, name), getattr(held, name))
         assert getattr(back, name).dtype == getattr(held, name).dtype
@@ -130,11 +141,11 @@ def test_answers_go_to_rewards_with_their_own_prompts_and_columns(tmp_path: Path
             row = {"prompt": said, "extra": {"gold": number}, "id": None if number else "first"}
             writer.add(TokenTree([5], (), ()), json.dumps(row))
     store = TokenStore(tmp_path / "store.arrow")
-    asked = answered(Written([], ["a", "b", "c", "d"], [True] * 4), store, [1, 0])
+    asked = answered(Generations([], ["a", "b", "c", "d"], [True] * 4), store, [1, 0])
     assert [each.prompt[0].content for each in asked] == ["question 1", "question 0"]
     assert [each.answers for each in asked] == [("a", "b"), ("c", "d")]
     assert [each.other_columns() for each in asked] == [{"gold": 1}, {"gold": 0, "id": "first"}]
-    assert answered(Written([], [], []), store, []) == []
+    assert answered(Generations([], [], []), store, []) == []
 
 
 def test_how_answers_look_by_hand() -> None:
@@ -185,7 +196,7 @@ def test_what_is_written_depends_on_prompt_and_seed_alone(slots: int, make: Make
     """Not on how many are written at once, nor on what else is."""
     policy = ActorCritic(loaded.packed, 0.7, None)
 
-    def write(trees: Sequence[TokenTree], made: PpoRecipe) -> Written:
+    def write(trees: Sequence[TokenTree], made: PpoRecipe) -> Generations:
         seeds = {tree.row: i for i, tree in enumerate(prompts(5))}
         return rollout.write_answers(
             policy, loaded.template, made, trees, lambda place, sample: seed_of(seeds[trees[place].row], sample), 2
@@ -228,7 +239,6 @@ def test_measured_are_the_temperatures_own_logprobs_and_entropies(loaded: Loaded
     whole = measure(policy, lambda batch: batch.targets.float(), [trees], 10_000)
     split = measure(policy, lambda batch: batch.targets.float(), [trees[:1], trees[1:]], 16)
     assert policy.training
-    assert not policy.with_entropy
     for tree in trees:
         logprobs, entropy = by_transformers(loaded, tree, 0.7)
         for found in (whole[tree.row], split[tree.row]):

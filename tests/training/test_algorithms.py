@@ -1,10 +1,10 @@
-"""Targets of PPO, RLOO and GRPO: where the KL penalty goes, and what becomes of groups that tell nothing."""
+"""PPO, RLOO and GRPO: where the KL penalty goes, and what becomes of groups whose rewards are all equal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,62 +12,77 @@ import torch
 from prefine.data.batch import TokenTree
 from prefine.recipe import StageRecipe
 from prefine.recipe_ppo import PpoRecipe
+from prefine.training.algorithms import ALGORITHMS, GroupAlgorithm, Targets, algorithm_of
 from prefine.training.rewards import Scored
 from prefine.training.rollout import Rollouts
-from prefine.training.targets import estimate, trained_places, without_signal
 from tests.training import tiny
 from tests.training.test_ppo import QUICK, rows
 
 Make = Callable[..., StageRecipe]
 
 
-def rollouts(kl: list[float]) -> Rollouts:
-    """Answers of one token each, four to a prompt, with these k1 to the reference."""
+def rollouts(kl: list[float], rewards: list[float]) -> Rollouts:
+    """Answers of one token each, four to a prompt, with these k1 to the reference and these shaped scores."""
     count = len(kl)
     trees = tuple(TokenTree([1], ([2],) * 4, (None,) * 4, place) for place in range(count // 4))
     zeros, ones = torch.zeros(count), torch.ones(count)
-    texts, scores = ("",) * count, {"f": [0.0] * count}
-    lengths, ended = ones.long(), ones.bool()
-    return Rollouts(
-        trees, tuple(range(count // 4)), texts, lengths, ended, scores, torch.tensor(kl), zeros, zeros, zeros
-    )
+    rows, lengths, ended = tuple(range(count // 4)), ones.long(), ones.bool()
+    return Rollouts(trees, rows, ("",) * count, lengths, ended, scored(rewards), torch.tensor(kl), zeros, zeros, zeros)
 
 
 def scored(shaped: list[float]) -> Scored:
-    return Scored(torch.tensor(shaped), torch.tensor(shaped), {"f": 0.0})
+    return Scored(torch.tensor(shaped), torch.tensor(shaped), {"f": 0.0}, {"f": shaped})
 
 
 def recipe(advantage: str, **rollout: Any) -> PpoRecipe:
     return PpoRecipe.model_validate({"advantage": advantage, "rollout": rollout})
 
 
+def targets(advantage: str, held: Rollouts) -> Targets:
+    """At a coefficient of the KL penalty of 0.05."""
+    algorithm = algorithm_of(recipe(advantage))
+    return algorithm.targets(held, algorithm.token_rewards(held, 0.05))
+
+
+def test_a_recipe_can_name_every_algorithm_and_no_other() -> None:
+    assert set(ALGORITHMS) == set(get_args(PpoRecipe.model_fields["advantage"].annotation))
+
+
 def test_equal_rewards_are_no_advantage_in_grpo_whatever_the_kl() -> None:
     """Taken off before the division, KL of 0.5 to 2 nats at beta 0.05 became advantages of up to 1.16."""
-    found = estimate(recipe("grpo"), rollouts([0.5, 1.0, 1.5, 2.0]), scored([1.0] * 4), 0.05)
+    found = targets("grpo", rollouts([0.5, 1.0, 1.5, 2.0], [1.0] * 4))
     assert found.advantages.tolist() == [0.0] * 4
 
 
 def test_in_grpo_rewards_alone_are_normalised() -> None:
     """0 and 2: 1 / (1.154701 + 0.0001), by hand, whatever the KL."""
-    found = estimate(recipe("grpo"), rollouts([9.0, -3.0, 5.0, 1.0]), scored([0.0, 2.0, 0.0, 2.0]), 0.05)
+    found = targets("grpo", rollouts([9.0, -3.0, 5.0, 1.0], [0.0, 2.0, 0.0, 2.0]))
     assert found.advantages.tolist() == pytest.approx([-0.865951, 0.865951, -0.865951, 0.865951], abs=1e-6)
 
 
 def test_in_rloo_the_kl_keeps_its_size() -> None:
     """Rewards 1 - 0.05 KL: 0.975, 0.95, 0.925, 0.9, mean 0.9375; times 4/3."""
-    found = estimate(recipe("rloo"), rollouts([0.5, 1.0, 1.5, 2.0]), scored([1.0] * 4), 0.05)
+    found = targets("rloo", rollouts([0.5, 1.0, 1.5, 2.0], [1.0] * 4))
     assert found.advantages.tolist() == pytest.approx([0.05, 1 / 60, -1 / 60, -0.05], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("advantage", "silent"), [("grpo", [True, False]), ("rloo", [True, False]), ("gae", [False] * 8)]
-)
-def test_groups_without_signal_are_dropped_where_that_is_asked_for(advantage: str, silent: list[bool]) -> None:
-    answers = scored([1.0] * 4 + [1.0, 0.0, 1.0, 1.0])
-    assert without_signal(recipe(advantage), answers).tolist() == silent
-    assert trained_places(recipe(advantage), answers) == list(range(len(silent)))
-    if advantage != "gae":
-        assert trained_places(recipe(advantage, drop_equal_groups=True), answers) == [1]
+ANSWERS = scored([1.0] * 4 + [1.0, 0.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "rloo"])
+def test_groups_without_signal_are_dropped_where_that_is_asked_for(advantage: str) -> None:
+    algorithm = algorithm_of(recipe(advantage))
+    assert isinstance(algorithm, GroupAlgorithm)
+    assert algorithm.without_signal(ANSWERS).tolist() == [True, False]
+    assert algorithm.metrics(ANSWERS) == {"groups_without_signal": 0.5}
+    assert algorithm.trained_prompts(ANSWERS) == [0, 1]
+    assert algorithm_of(recipe(advantage, drop_equal_groups=True)).trained_prompts(ANSWERS) == [1]
+
+
+def test_with_a_critic_no_prompt_is_without_signal() -> None:
+    algorithm = algorithm_of(recipe("gae"))
+    assert algorithm.trained_prompts(ANSWERS) == list(range(8))
+    assert algorithm.metrics(ANSWERS) == {}
 
 
 GROUPS = {**QUICK, "advantage": "grpo", "rollout.samples_per_prompt": 3, "training.max_steps": 2}
@@ -130,5 +145,5 @@ def test_rewards_that_are_all_alike_are_warned_of(make: Make, monkeypatch: pytes
     assert "warning at step 2: reward_std is 0.000, below 1e-6 for 2 steps: all answers are rewarded alike" in said
     assert "reward_clipped is 1.000, above 0.500 for 2 steps: reward.clip is too small for the scores" in said
     centred = make("ppo", "centred", {**QUICK, **on, "reward.scale": "running"})
-    assert "warning" not in tiny.train(centred)
+    assert "warning at step" not in tiny.train(centred)
     assert all(row["reward_std"] > 0.5 and row["reward_clipped"] == 0 for row in rows(centred))

@@ -1,0 +1,57 @@
+"""Held-out preference pairs that are never optimised: does the policy still order answers as people did?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from prefine.data.batch import TokenTree, collate, microbatches
+from prefine.data.dataset import read_records
+from prefine.data.prepare import source_names
+from prefine.data.quarantine import Quarantine
+from prefine.data.store import cut_prompt
+from prefine.data.template import ChatTemplate
+from prefine.errors import DataError
+from prefine.evaluation.statistics import evenly_chosen
+from prefine.models.actor_critic import ActorCritic
+from prefine.objectives.masked import paired, per_sequence
+from prefine.recipe_ppo import PpoRecipe
+from prefine.records import Preference
+
+_MOST_PAIRS = 200
+
+
+def read_pairs(recipe: PpoRecipe, template: ChatTemplate) -> list[TokenTree]:
+    """Some of the recipe's held-out pairs, evenly chosen, ties left out; none if it names no source.
+
+    Raises:
+        DataError: no pair fits into data.max_length_tokens.
+    """
+    sources = recipe.heldout_pairs
+    if sources is None:
+        return []
+    with Quarantine(None) as quarantine:
+        read = read_records(source_names(sources), Preference, quarantine=quarantine)
+        records = [record for record in read if not record.tie]
+    trees = [
+        cut_prompt(template.preference_tree(records[place], 0), recipe.data.max_length_tokens)
+        for place in evenly_chosen(len(records), _MOST_PAIRS)
+    ]
+    found = [tree for tree in trees if tree is not None]
+    if not found:
+        raise DataError(f"heldout_pairs: {sources} has no pair that fits", "Name preferences, or leave it out.")
+    return found
+
+
+@torch.no_grad()
+def pair_accuracy(policy: ActorCritic, pairs: Sequence[TokenTree], max_tokens: int) -> float:
+    """Share of pairs whose preferred answer is the more likely one under the policy, by the mean log-probability of
+    its tokens."""
+    right = 0
+    for run in microbatches(pairs, max_tokens):
+        batch = collate(run).to(policy.device)
+        sums = per_sequence(policy.logprobs(batch), batch.sequence, batch.sequences)
+        means = paired(sums / batch.sequence_lengths())
+        right += int((means.chosen > means.rejected).sum())
+    return right / len(pairs)
