@@ -27,8 +27,8 @@ error that names the nearest one; a setting of TRL, transformers, peft, LLaMA-Fa
 mistakes are shown at once, one a line. The complete recipe of a run is in its folder as `recipe.yaml`.
 
 `--resume` goes on with the run in the recipe's `run` folder; the recipe must be the same, but for `run`,
-`training.keep_checkpoints`, `training.trackers`, the `readiness` section and, where no guard may go back to what is
-saved, `training.save_every_steps`.
+`training.keep_checkpoints`, `training.trackers`, `training.tracker_project`, the `readiness` section and, where no
+guard may go back to what is saved, `training.save_every_steps`.
 """
 
 

@@ -134,7 +134,10 @@ class TrainingSection(RecipeSection):
     keep_checkpoints: Count = 2
     log_every_steps: Count = 1
     trackers: list[Literal["wandb", "tensorboard", "trackio", "mlflow"]] = Field(
-        [], description="besides metrics.jsonl; accelerate starts them, none by default"
+        [], description="besides metrics.jsonl, see docs/training.md; none by default"
+    )
+    tracker_project: Annotated[str, Field(min_length=1)] = Field(
+        "prefine", description="the project in trackers; a run's name there is its folder, without runs/"
     )
     self_checks: bool = Field(True, description="check templates, masks, losses and saved weights at the start")
 

@@ -34,6 +34,7 @@ from prefine.training.loop_state import Position, checkpoint_to_resume, contents
 from prefine.training.optimiser_step import OptimiserStep
 from prefine.training.processes import Processes
 from prefine.training.schedule import advance, new_scheduler, rows_of_step, slow_down
+from prefine.training.tracking import Trackers
 from prefine.training.watch import HeldoutWatch
 
 # Returning freed memory takes some 20 ms; every few steps it keeps the heap from growing at no cost one can see.
@@ -57,6 +58,7 @@ class Loop:
         guards: look at every step's figures.
         evaluate: held-out metrics, called with the model in eval mode; None where there is nothing held out.
         run: where checkpoints and metrics go.
+        trackers: are told what the metrics are told; none in processes but the main one.
         stop_requested: asked after every step; True, in any process, saves and raises Stopped.
         began: when this process began the run, by time.perf_counter.
     """
@@ -74,6 +76,7 @@ class Loop:
     evaluate: Callable[[], dict[str, float]] | None
     run: RunDirectory
     display: Display
+    trackers: Trackers = field(default_factory=Trackers)
     stop_requested: Callable[[], bool] = lambda: False
     began: float = field(default_factory=time.perf_counter)
     position: Position = field(default_factory=Position)
@@ -305,7 +308,7 @@ class Loop:
         if self.metrics is not None:
             self.metrics.append({"kind": "train", "step": step, "epoch": epoch, **row})
         self.display.step(step, row)
-        self.processes.track(row, step)
+        self.trackers.log(row, step)
 
     def _log_heldout(self, *, guarded: bool = True) -> bool:
         """Evaluate; whether the run goes on from where it is, and no guard took it elsewhere."""
@@ -334,7 +337,7 @@ class Loop:
         if self.metrics is not None:
             self.metrics.append({"kind": "heldout", "step": step, **row})
         self.display.heldout(step, row)
-        self.processes.track({f"heldout/{name}": value for name, value in row.items()}, step)
+        self.trackers.log({f"heldout/{name}": value for name, value in row.items()}, step)
         if not guarded:
             return True
         if not self._heeded(self.guards.see(step, row, heldout=True)):

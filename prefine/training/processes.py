@@ -23,11 +23,11 @@ _SECONDS_FOR_LAST_MESSAGE = 0.3
 class Processes:
     """The processes that train together, each on a device of its own.
 
-    Every method but `share` and `track` is collective: all processes must call it, in the same order. A single process
+    Every method but `share` is collective: all processes must call it, in the same order. A single process
     exchanges nothing.
 
     Attributes:
-        accelerator: prepares models and optimisers, computes and clips gradients, starts trackers.
+        accelerator: prepares models and optimisers, computes and clips gradients.
         rank: number of this process, from 0.
         count: number of processes.
         is_main: whether this process, of rank 0, writes the run's files.
@@ -42,15 +42,13 @@ class Processes:
         self.device: torch.device = accelerator.device
 
     @staticmethod
-    def start(*, cpu: bool, trackers: Sequence[str] = (), folder: str | None = None) -> Processes:
+    def start(*, cpu: bool) -> Processes:
         """Join the other processes of the launch, if there are any.
 
         Args:
             cpu: compute on the CPU even if there is a GPU.
-            trackers: names of experiment trackers that accelerate knows.
-            folder: where trackers write.
         """
-        return Processes(Accelerator(cpu=cpu, log_with=list(trackers) or None, project_dir=folder))
+        return Processes(Accelerator(cpu=cpu))
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of `items`: every `count`-th one, beginning with the `rank`-th."""
@@ -103,11 +101,6 @@ class Processes:
                 raise each
         return cast(T, result)
 
-    def track(self, figures: Mapping[str, float], step: int) -> None:
-        """Send figures to the trackers, if there are any."""
-        if self.accelerator.log_with:
-            self.accelerator.log(dict(figures), step=step)
-
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """Let the main process run the block before the others do, so that they find what it has cached."""
@@ -119,7 +112,7 @@ class Processes:
         self.accelerator.wait_for_everyone()
 
     def end(self) -> None:
-        """Leave the others and close the trackers."""
+        """Leave the others."""
         self.wait()
         if self.count > 1:
             time.sleep(_SECONDS_FOR_LAST_MESSAGE)

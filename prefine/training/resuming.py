@@ -17,7 +17,7 @@ from prefine.rundir import RunDirectory
 
 # Fields of a recipe that may change between a run and its resumption without changing its result; so may a readiness
 # report's thresholds.
-_FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers")
+_FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers", "training.tracker_project")
 # And this one, unless guards may go back to what is saved.
 _FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
 # What a manifest must hold for its run to go on, and of which kind.

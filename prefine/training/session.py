@@ -5,8 +5,6 @@ A stage is a `Stage`: how its records become trees, what one step's loss is, and
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +23,6 @@ from prefine.data.quarantine import Quarantine
 from prefine.errors import (
     CheckpointError,
     DataError,
-    MissingDependencyError,
     ModelError,
     PrefineError,
     RecipeError,
@@ -38,7 +35,7 @@ from prefine.models.device import choose_device
 from prefine.models.identity import identity_of
 from prefine.models.load import LoadedModel, load_tokenizer, save_model, saved_weights
 from prefine.models.location import base_hash, locate_model
-from prefine.ownership import RECIPE_MARK, TRACKERS_NAME, is_own_recipe
+from prefine.ownership import RECIPE_MARK, is_own_recipe
 from prefine.recipe import StageRecipe, WritingRecipe
 from prefine.recipe_loading import resolved_yaml
 from prefine.rundir import RunDirectory, run_provenance
@@ -63,6 +60,7 @@ from prefine.training.resuming import (
 from prefine.training.samples import Samples
 from prefine.training.stage import Session, Stage
 from prefine.training.stopping import stop_on_signal
+from prefine.training.tracking import Trackers, require_trackers, show_results, start_trackers
 
 _KEPT = "; what was saved before is kept"
 _NOTHING_YET = " before a step was saved; the run begins at its first step"
@@ -80,7 +78,9 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
     began = time.perf_counter()
     if not resume:
         require_sources(recipe.data)
-    processes = _processes(recipe)
+    require_trackers(recipe)
+    # Joined before anything is loaded, so that each process loads to its own device.
+    processes = Processes.start(cpu=choose_device(recipe.model.device).type == "cpu")
     display = Display(console, processes.is_main)
     if warning := fewer_processes(processes.count):
         display.say(f"warning: {warning}")
@@ -109,24 +109,6 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
                 display.say(line)
             display.say(f"done: model in {run.model}, report in {page}")
     return run.path
-
-
-def _processes(recipe: StageRecipe) -> Processes:
-    """The processes of the run; made before anything is loaded, so that each loads to its own device.
-
-    Raises:
-        MissingDependencyError: a tracker's package is not installed; accelerate would leave it out silently.
-    """
-    for tracker in recipe.training.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise MissingDependencyError(
-                f"{tracker} is not installed",
-                f"Run: pip install {tracker}; or leave it out.",
-                field="training.trackers",
-            )
-    return Processes.start(
-        cpu=choose_device(recipe.model.device).type == "cpu", trackers=recipe.training.trackers, folder=recipe.run
-    )
 
 
 @contextmanager
@@ -160,8 +142,6 @@ def _open(
         display.say(line)
     with processes.main_first():
         prepared = prepare(stage, recipe, run, loaded.template, previous, processes.is_main)
-    if recipe.training.trackers:
-        processes.accelerator.init_trackers(TRACKERS_NAME, {"recipe": json.dumps(recipe.model_dump(mode="json"))})
     manifest = {
         "run_id": run.run_id,
         "stage": stage.name,
@@ -211,11 +191,12 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
     """Train from the last checkpoint, or the beginning, to the end, and write down what came out."""
     loss = None
     try:
-        with lost_processes(session.processes.count):
+        with lost_processes(session.processes.count), closing(_trackers(session, fresh)) as trackers:
             loss = stage.begin(session)
-            loop = _run_loop(stage, session, loss, began)
+            loop = _run_loop(stage, session, loss, began, trackers)
             if session.processes.is_main:
                 _write_results(stage, session)
+                show_results(session.run, trackers, loop.position.step)
     except (PrefineError, Stopped, KeyboardInterrupt) as error:
         if fresh and loss is None and isinstance(error, RecipeError | DataError | ModelError):
             if session.processes.is_main:
@@ -237,7 +218,14 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
     session.write_manifest("finished")
 
 
-def _run_loop(stage: Stage, session: Session, loss: Loss, began: float) -> Loop:
+def _trackers(session: Session, fresh: bool) -> Trackers:
+    """Those of the recipe; none in all processes but the main one."""
+    if not session.processes.is_main:
+        return Trackers()
+    return start_trackers(session.recipe, session.stage, session.manifest["run_id"], not fresh, session.display)
+
+
+def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers: Trackers) -> Loop:
     """Train from the last checkpoint, or from the first step, to the last step."""
     recipe, processes, loaded = session.recipe, session.processes, session.loaded
     samples = _samples(session)
@@ -261,6 +249,7 @@ def _run_loop(stage: Stage, session: Session, loss: Loss, began: float) -> Loop:
             evaluate=stage.evaluate if len(session.prepared.heldout) else None,
             run=session.run,
             display=session.display,
+            trackers=trackers,
             stop_requested=lambda: asked["stop"],
             began=began,
         )

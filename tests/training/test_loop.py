@@ -19,7 +19,7 @@ from prefine.models.checkpoint import newest_valid
 from prefine.models.load import load_model
 from prefine.recipe import LoraSection, ModelSection, StageRecipe, TrainingSection
 from prefine.records import Demonstration
-from prefine.training import session, sft
+from prefine.training import sft, tracking
 from prefine.training.schedule import rows_of_step
 from tests.training import tiny
 from tests.training.stepping import learning_weights, record
@@ -184,8 +184,8 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_begins(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make("sft", changes={"training.trackers": ["wandb"]})
-    real = session.importlib.util.find_spec
-    monkeypatch.setattr(session.importlib.util, "find_spec", lambda name: None if name == "wandb" else real(name))
+    real = tracking.importlib.util.find_spec
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None if name == "wandb" else real(name))
     with pytest.raises(MissingDependencyError, match=r"training.trackers: wandb is not installed. Run: pip install"):
         tiny.train(made)
     assert not Path(made.run).exists()
