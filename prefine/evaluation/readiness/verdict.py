@@ -242,7 +242,7 @@ def _spoilt(spoilt: Spoilt, limits: ReadinessSection) -> Finding:
             if spoilt.name == SWAPPED
             else "A trick that costs nothing raises the score: PPO will use it. Keep its guards on."
         )
-    found = f"did not lose by it: {percent(share.value)} of {share.count}"
+    found = f"{percent(share.value)} of {share.count} did not score lower"
     if level is Level.GO and share.value > limits.max_fooled and share.interval:
         found += f", interval {percent_range(share.interval)}{_BY_CHANCE}"
     return Finding(f"spoilt answers: {spoilt.name}", level, found, f"at most {percent(limits.max_fooled)}", meaning)
