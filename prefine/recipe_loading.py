@@ -45,6 +45,10 @@ class RecipeSection(BaseModel):
     )
 
 
+Assignment = tuple[tuple[str, ...], Any, str]
+"""A field's keys, its new value, and how a message calls where that came from."""
+
+
 def load_recipe(path: Path | None, overrides: Sequence[str], model: type[R]) -> R:
     """Read a recipe and check it.
 
@@ -58,17 +62,32 @@ def load_recipe(path: Path | None, overrides: Sequence[str], model: type[R]) -> 
             last two cases the one error names them all.
     """
     values = {} if path is None else _read_mapping(path)
-    parsed = _parse_overrides(overrides)
-    for (keys, value), override in zip(parsed, overrides, strict=True):
-        _set(values, keys, value, override)
-    source = "recipe" if path is None else str(path)
+    parsed = zip(_parse_overrides(overrides), overrides, strict=True)
+    assignments = [(keys, value, f"--set {override}") for (keys, value), override in parsed]
+    return checked_recipe(values, assignments, model, "recipe" if path is None else str(path))
+
+
+def checked_recipe(values: dict[str, Any], assignments: Sequence[Assignment], model: type[R], source: str) -> R:
+    """A recipe from its values.
+
+    Args:
+        values: what the recipe sets; it takes the assignments.
+        assignments: what changes; the last one of a field holds.
+        model: see `load_recipe`.
+        source: how messages call where the values came from.
+
+    Raises:
+        RecipeError: see `load_recipe`.
+    """
+    for keys, value, origin in assignments:
+        _set(values, keys, value, origin)
     try:
         # JSON carries text, numbers, lists and mappings and nothing else, and lets a strict model read a path
         # or a tuple from them.
         text = json.dumps(values)
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        set_by = {keys: f"--set {override}" for (keys, _), override in zip(parsed, overrides, strict=True)}
+        set_by = {keys: origin for keys, _, origin in assignments}
         raise joined(describe(error, model, source, set_by)) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RecipeError(
@@ -281,7 +300,7 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
     return keys, value
 
 
-def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
+def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, origin: str) -> None:
     section = values
     for depth, key in enumerate(keys[:-1], start=1):
         # A section that is absent, or null as an optional one may be, is begun here.
@@ -289,7 +308,7 @@ def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: st
         if inner is not None and not isinstance(inner, dict):
             name = ".".join(keys[:depth])
             found = json.dumps(inner, default=str)
-            raise RecipeError(f"--set {override}: {name} is {found}, no section", f"Set {name} itself.")
+            raise RecipeError(f"{origin}: {name} is {found}, no section", f"Set {name} itself.")
         copy = dict(inner or {})  # another section may be an alias of this one
         section[key] = copy
         section = copy

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from prefine.data.rows import Problem, Row, Unwritable, has_lone_surrogate, kind_of, rejected, writable
@@ -47,6 +49,25 @@ def memory_source(rows: Any) -> str:
     name = f"{MEMORY}{count}-rows-{digest.hexdigest()[:16]}"
     _HELD[name] = held
     return name
+
+
+@contextmanager
+def held_source(rows: Any) -> Iterator[str]:
+    """As `memory_source`, for as long as it is used: afterwards the rows are let go, unless they were held before."""
+    before = set(_HELD)
+    name = memory_source(rows)
+    try:
+        yield name
+    finally:
+        if name not in before:
+            _HELD.pop(name, None)
+
+
+def is_rows(value: object) -> bool:
+    """Whether a value given for a source is rows, which `memory_source` takes or refuses, and not names of sources."""
+    if value is None or isinstance(value, str | os.PathLike):
+        return False
+    return not isinstance(value, list | tuple) or any(isinstance(item, Mapping) for item in value)
 
 
 def is_held(source: str) -> bool:

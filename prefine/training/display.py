@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -25,7 +26,7 @@ from prefine.training.pace import BarLine, Pace, clock_time
 _LINES_IN_A_LOG = 20
 _SECONDS_BETWEEN_LINES = 120.0
 # What the pass of optimiser steps is called.
-_TRAINING = "training"
+TRAINING = "training"
 _STATUS = Path("/proc/self/status")
 
 
@@ -82,6 +83,23 @@ class _Unfailing:
         return getattr(self._stream, name)
 
 
+def _nothing(step: int, metrics: Mapping[str, float]) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions of the user's, called with a step's number and its metrics when these are logged, in the main process.
+
+    Attributes:
+        on_step: after an optimiser step (an update of PPO) whose metrics are logged.
+        on_evaluation: after an evaluation on held-out rows.
+    """
+
+    on_step: Callable[[int, Mapping[str, float]], object] = _nothing
+    on_evaluation: Callable[[int, Mapping[str, float]], object] = _nothing
+
+
 class Display:
     """Tells one run's story. Silent on all processes but the main one.
 
@@ -89,9 +107,17 @@ class Display:
         console: where to; from here on its file takes everything and never raises.
         enabled: False says nothing.
         clock: seconds, monotonic.
+        callbacks: called whether it is enabled or not.
     """
 
-    def __init__(self, console: Console, enabled: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        enabled: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        callbacks: Callbacks = Callbacks(),
+    ) -> None:
+        self._callbacks = callbacks
         if not isinstance(console.file, _Unfailing):
             console.file = cast(IO[str], _Unfailing(console.file))
         self.console = console
@@ -102,6 +128,10 @@ class Display:
         self._what = ""
         self._pace = Pace(0, 0, clock)
         self._latest_line = clock()
+
+    def leave_to_main_process(self) -> None:
+        """Say nothing and call nothing from here on: this is another process than the main one."""
+        self._enabled, self._callbacks = False, Callbacks()
 
     def say(self, text: str) -> None:
         """One line."""
@@ -116,7 +146,7 @@ class Display:
                 os.write(2, f"{text}\n".encode())
 
     @contextlib.contextmanager
-    def progress(self, total: int, done: int, what: str = _TRAINING) -> Iterator[None]:
+    def progress(self, total: int, done: int, what: str = TRAINING) -> Iterator[None]:
         """Show progress over `total` steps, or rows of another pass, `done` of them done before.
 
         A log gets a line where another pass than training begins.
@@ -125,7 +155,7 @@ class Display:
         if not self._enabled:
             yield
         elif not self.console.is_terminal:
-            if what != _TRAINING:
+            if what != TRAINING:
                 self.say(f"{what}: {total:,} rows")
             yield
         else:
@@ -141,10 +171,15 @@ class Display:
         self._pace.reached(step)
         total = self._pace.total
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, facts=_facts(row))
+            self._bar.update(self._task, completed=step, facts=facts_of(row))
         elif step in (1, total) or step % max(1, total // _LINES_IN_A_LOG) == 0 or self._silent_for_long:
-            first, *rest = _facts(row)
+            first, *rest = facts_of(row)
             self._say_now("  ".join([f"step {step}/{total}", first, self._left(), *rest]))
+        self.tell_step(step, row)
+
+    def tell_step(self, step: int, row: Mapping[str, float]) -> None:
+        """Call the user's function."""
+        self._callbacks.on_step(step, dict(row))
 
     def advance(self, done: int) -> None:
         """After part of some other long work."""
@@ -170,6 +205,7 @@ class Display:
         kept = {name: value for name, value in row.items() if name != "seconds" and "/" not in name}
         told = "  ".join([*(f"{name} {value:.4g}" for name, value in kept.items()), *_sources(row)])
         self.say(f"held-out at step {step}:  {told}")
+        self._callbacks.on_evaluation(step, dict(row))
 
 
 def _sources(row: Mapping[str, float]) -> list[str]:
@@ -180,7 +216,7 @@ def _sources(row: Mapping[str, float]) -> list[str]:
     return [f"{name} {row[f'score/{name}']:.3f} (share {row[f'share/{name}']:.3f})" for name in names]
 
 
-def _facts(row: Mapping[str, float]) -> list[str]:
+def facts_of(row: Mapping[str, float]) -> list[str]:
     """What a step's figures say, the most important first."""
     told = [f"loss {row['loss']:.4f}"]
     if "accuracy" in row:

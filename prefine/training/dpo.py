@@ -24,6 +24,7 @@ from prefine.records import Preference
 from prefine.training.before import Before
 from prefine.training.checks import check_first_loss, require
 from prefine.training.contract import Loss, Sums
+from prefine.training.display import Display
 from prefine.training.guards import Rule
 from prefine.training.reference import reference_logprobs
 from prefine.training.session import run_stage
@@ -33,9 +34,9 @@ from prefine.training.stage import Session, Stage
 _CHOSEN_FALL_NATS = 5.0
 
 
-def run_dpo(recipe: DpoRecipe, resume: bool, console: Console) -> Path:
+def run_dpo(recipe: DpoRecipe, resume: bool, display: Display | Console) -> Path:
     """Optimise preferences as the recipe says; returns the run's folder. Raises PrefineError."""
-    return run_stage(DpoStage(recipe.dpo, recipe.guards), recipe, resume, console)
+    return run_stage(DpoStage(recipe.dpo, recipe.guards), recipe, resume, display)
 
 
 @dataclass(frozen=True)

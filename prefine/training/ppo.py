@@ -36,7 +36,7 @@ from prefine.training.update import Components, Progress, Update
 _NEGATIVE_KL = GuardSection(limit=-0.05, patience=5, action="warn")
 
 
-def run_ppo(recipe: PpoRecipe, resume: bool, console: Console, *, force: bool = False) -> Path:
+def run_ppo(recipe: PpoRecipe, resume: bool, display: Display | Console, *, force: bool = False) -> Path:
     """Optimise a reward as the recipe says; returns the run's folder.
 
     Args:
@@ -45,7 +45,7 @@ def run_ppo(recipe: PpoRecipe, resume: bool, console: Console, *, force: bool = 
     Raises:
         PrefineError: whatever cannot go on; what was saved before can be resumed.
     """
-    return run_stage(PpoStage(recipe, force=force), recipe, resume, console)
+    return run_stage(PpoStage(recipe, force=force), recipe, resume, display)
 
 
 class PpoStage(Stage):

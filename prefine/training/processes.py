@@ -9,9 +9,11 @@ from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from prefine.errors import PrefineError
+from prefine.training.launch import launched
 
 T = TypeVar("T")
 
@@ -48,6 +50,8 @@ class Processes:
         Args:
             cpu: compute on the CPU even if there is a GPU.
         """
+        if not launched():  # this process may have trained before, on another device
+            AcceleratorState._reset_state(reset_partial_state=True)
         return Processes(Accelerator(cpu=cpu))
 
     def share(self, items: Sequence[T]) -> Sequence[T]:

@@ -33,6 +33,7 @@ from prefine.recipe_effects import Unread, without_effect
 from prefine.records import Preference, Vote
 from prefine.training.checks import SelfCheck, check_scores, require
 from prefine.training.contract import Loss, Sums
+from prefine.training.display import Display
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
 
@@ -40,9 +41,9 @@ from prefine.training.stage import Session, Stage
 _CHECKED_ROWS = 4
 
 
-def run_reward(recipe: RewardRecipe, resume: bool, console: Console) -> Path:
+def run_reward(recipe: RewardRecipe, resume: bool, display: Display | Console) -> Path:
     """Train a reward model as the recipe says; returns the run's folder. Raises PrefineError."""
-    return run_stage(reward_stage(recipe), recipe, resume, console)
+    return run_stage(reward_stage(recipe), recipe, resume, display)
 
 
 def reward_stage(recipe: RewardRecipe) -> RewardStage:

@@ -66,7 +66,7 @@ _KEPT = "; what was saved before is kept"
 _NOTHING_YET = " before a step was saved; the run begins at its first step"
 
 
-def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console) -> Path:
+def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, display: Display | Console) -> Path:
     """Run a stage from its recipe to its report; returns the run's folder.
 
     Under `accelerate launch` every process calls this; the main one alone writes.
@@ -81,7 +81,9 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, console: Console)
     require_trackers(recipe)
     # Joined before anything is loaded, so that each process loads to its own device.
     processes = Processes.start(cpu=choose_device(recipe.model.device).type == "cpu")
-    display = Display(console, processes.is_main)
+    display = display if isinstance(display, Display) else Display(display)
+    if not processes.is_main:
+        display.leave_to_main_process()
     if warning := fewer_processes(processes.count):
         display.say(f"warning: {warning}")
     stage.require(display)

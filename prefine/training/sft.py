@@ -19,13 +19,14 @@ from prefine.recipe import SftRecipe
 from prefine.records import Demonstration
 from prefine.training.before import Before
 from prefine.training.contract import Loss, Sums
+from prefine.training.display import Display
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
 
 
-def run_sft(recipe: SftRecipe, resume: bool, console: Console) -> Path:
+def run_sft(recipe: SftRecipe, resume: bool, display: Display | Console) -> Path:
     """Fine-tune as the recipe says; returns the run's folder. Raises PrefineError."""
-    return run_stage(SftStage(), recipe, resume, console)
+    return run_stage(SftStage(), recipe, resume, display)
 
 
 class SftStage(Stage):

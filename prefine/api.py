@@ -1,0 +1,182 @@
+"""The Python API: what the command line does, as functions. `import prefine` offers them under their names.
+
+Each raises the errors of prefine.errors, with the messages of the command line; Ctrl-C in a training run raises
+Stopped, once all is saved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from prefine.data.memory_rows import is_rows, memory_source
+from prefine.errors import RecipeError
+from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe
+from prefine.recipe_ppo import PpoRecipe
+from prefine.recipe_python import RECIPES, Keys, RecipeLike, recipe_from
+from prefine.row_list import Rows
+from prefine.run import Run
+
+if TYPE_CHECKING:
+    from prefine.named_model import Model, PromptLike
+    from prefine.training.display import Display
+
+OnStep = Callable[[int, Mapping[str, float]], object]
+"""Called with a step's number and the metrics that metrics.jsonl gets of it."""
+
+_SOURCES = (("data", "train"), ("data", "heldout"), ("heldout_pairs",), ("report", "prompts"))
+
+
+def sft(
+    recipe: RecipeLike = None,
+    *,
+    resume: bool = False,
+    display: bool | None = None,
+    on_step: OnStep | None = None,
+    on_evaluation: OnStep | None = None,
+    **overrides: Any,
+) -> Run:
+    """Fine-tune a model on demonstrations, or on the chosen answers of preferences.
+
+    Args:
+        recipe: a path, a dict, or what `load_recipe` returns; None for the defaults.
+        resume: go on with the run in the recipe's `run` folder.
+        display: True shows what the command line shows, False nothing; None shows it in a notebook and on a terminal.
+        on_step: called after each step whose metrics are logged (training.log_every_steps). What it raises ends the
+            run, which can be resumed from its last checkpoint.
+        on_evaluation: called after each evaluation on held-out rows.
+        overrides: fields that differ from the recipe's, nested or dotted: `data={"train": "my.jsonl"}`,
+            `**{"data.train": "my.jsonl"}`. Where sources are named, rows in memory may be given instead: a list of
+            dicts, a data frame or a datasets.Dataset.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        PrefineError: see prefine.errors.
+        Stopped: the run was asked to stop, and all is saved.
+    """
+    made = load_recipe("sft", recipe, **overrides)
+    from prefine.training.sft import run_sft
+
+    return Run(run_sft(made, resume, _display(display, on_step, on_evaluation)))
+
+
+def dpo(
+    recipe: RecipeLike = None,
+    *,
+    resume: bool = False,
+    display: bool | None = None,
+    on_step: OnStep | None = None,
+    on_evaluation: OnStep | None = None,
+    **overrides: Any,
+) -> Run:
+    """Optimise a model on preference pairs directly (DPO and its relatives). Arguments are those of `sft`."""
+    made = load_recipe("dpo", recipe, **overrides)
+    from prefine.training.dpo import run_dpo
+
+    return Run(run_dpo(made, resume, _display(display, on_step, on_evaluation)))
+
+
+def reward(
+    recipe: RecipeLike = None,
+    *,
+    resume: bool = False,
+    display: bool | None = None,
+    on_step: OnStep | None = None,
+    on_evaluation: OnStep | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train a reward model on preferences, or on votes. Arguments are those of `sft`."""
+    made = load_recipe("reward", recipe, **overrides)
+    from prefine.training.reward import run_reward
+
+    return Run(run_reward(made, resume, _display(display, on_step, on_evaluation)))
+
+
+def ppo(
+    recipe: RecipeLike = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    display: bool | None = None,
+    on_step: OnStep | None = None,
+    on_evaluation: OnStep | None = None,
+    **overrides: Any,
+) -> Run:
+    """Optimise a model against a reward: PPO, RLOO or GRPO. Arguments are those of `sft`, and:
+
+    Args:
+        force: use a reward model although its readiness report says no-go.
+    """
+    made = load_recipe("ppo", recipe, **overrides)
+    from prefine.training.ppo import run_ppo
+
+    return Run(run_ppo(made, resume, _display(display, on_step, on_evaluation), force=force))
+
+
+def generate(model: str | os.PathLike[str], prompts: Sequence[PromptLike], **settings: Any) -> Rows:
+    """Answers of a model to prompts: `load(model).generate(prompts, **settings)`, where the settings are explained."""
+    return load(model).generate(prompts, **settings)
+
+
+def score(model: str | os.PathLike[str], rows: Any) -> Rows:
+    """Scores of answers by a reward model: `load(model).score(rows)`."""
+    return load(model).score(rows)
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    chat_template: str | None = None,
+) -> Model:
+    """A model by name, to generate or score with. See prefine.named_model.load."""
+    from prefine.named_model import load as load_named
+
+    return load_named(name, device=device, dtype=dtype, chat_template=chat_template)
+
+
+@overload
+def load_recipe(stage: Literal["sft"], recipe: RecipeLike = None, **overrides: Any) -> SftRecipe: ...
+@overload
+def load_recipe(stage: Literal["dpo"], recipe: RecipeLike = None, **overrides: Any) -> DpoRecipe: ...
+@overload
+def load_recipe(stage: Literal["reward"], recipe: RecipeLike = None, **overrides: Any) -> RewardRecipe: ...
+@overload
+def load_recipe(stage: Literal["ppo"], recipe: RecipeLike = None, **overrides: Any) -> PpoRecipe: ...
+def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> StageRecipe:
+    """A stage's recipe, checked, with every field.
+
+    Args:
+        stage: sft, dpo, reward or ppo.
+        recipe: a path, a dict, another recipe object, or None for the defaults.
+        overrides: see `sft`.
+
+    Raises:
+        RecipeError: it is not valid; names every field, value and rule.
+    """
+    if stage not in RECIPES:
+        raise RecipeError(f"stage is {stage!r}", f"Write one of {', '.join(RECIPES)}.")
+    return recipe_from(recipe, overrides, RECIPES[stage], _plain)
+
+
+def _plain(keys: Keys, value: Any) -> Any:
+    """Rows in memory as the name of a source."""
+    return memory_source(value) if keys in _SOURCES and is_rows(value) else value
+
+
+def _display(show: bool | None, on_step: OnStep | None, on_evaluation: OnStep | None) -> Display:
+    from rich.console import Console
+
+    from prefine.training.display import Callbacks, Display
+    from prefine.training.notebook import NotebookDisplay, in_notebook
+
+    given = {"on_step": on_step, "on_evaluation": on_evaluation}
+    callbacks = Callbacks(**{name: function for name, function in given.items() if function is not None})
+    if in_notebook() and show is not False:
+        return NotebookDisplay(callbacks)
+    console = Console()
+    return Display(console, enabled=console.is_terminal if show is None else show, callbacks=callbacks)

@@ -1,0 +1,174 @@
+"""A model that a program names, to generate and score with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from prefine.data.memory_rows import held_source
+from prefine.data.quarantine import Quarantine
+from prefine.errors import DataError, RecipeError, about
+from prefine.models.location import locate_model
+from prefine.recipe import ModelSection, named_model
+from prefine.row_list import Rows
+
+if TYPE_CHECKING:
+    from prefine.models.load import LoadedModel
+    from prefine.models.scoring import RewardModel
+
+_FIELDS = {"model.chat_template": "chat_template", "model.device": "device", "model.dtype": "dtype"}
+
+PromptLike = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
+"""A question, the turns of a conversation, or a row with a prompt in any layout of docs/data.md."""
+
+
+class Model:
+    """A language model or a reward model. It is loaded when it is first used, and then kept.
+
+    Attributes:
+        name: as it was given.
+    """
+
+    def __init__(self, section: ModelSection) -> None:
+        self.name = section.name
+        self._section = section
+
+    def __repr__(self) -> str:
+        return f"prefine.load({self.name!r})"
+
+    def generate(
+        self,
+        prompts: Sequence[PromptLike],
+        *,
+        samples: int = 1,
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        slots: int = 64,
+    ) -> Rows:
+        """Answers to prompts, as `prefine generate` gives them: `samples` rows a prompt, in order.
+
+        A row has the columns of its prompt's row, and `completion`, `finish_reason` (stop or length), `tokens` and
+        `logprob` (nats, under the model itself); with several samples also `sample`. `score` reads such rows.
+
+        Args:
+            prompts: see PromptLike.
+            samples: answers to each prompt.
+            max_new_tokens: the longest answer, in tokens.
+            temperature: 0 always takes the likeliest token.
+            top_k, top_p, min_p, repetition_penalty, stop: see prefine.models.sampling.Sampling.
+            seed: of the first answer; each has its own, counted up.
+            slots: answers generated at once; memory follows it.
+
+        Raises:
+            ModelError: the model generates no text, or cannot be loaded.
+            DataError: a prompt cannot be used, or leaves no room for an answer.
+            RecipeError: a setting is out of its range.
+        """
+        from prefine.evaluation.generation import GeneratedRows
+        from prefine.models.sampling import Sampling
+
+        if isinstance(prompts, str | Mapping):
+            raise DataError(f"prompts is of type {type(prompts).__name__}, not a list", "Give a list of prompts.")
+        if samples < 1 or slots < 1:
+            raise RecipeError(f"samples is {samples} and slots is {slots}", "Both must be at least 1.")
+        try:
+            sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop), seed)
+        except ValueError as error:
+            raise RecipeError(str(error), "Change it.") from None
+        if not len(prompts):
+            return Rows()
+        with _read("prompts", [_prompt_row(prompt) for prompt in prompts]) as (source, refused):
+            rows = GeneratedRows([source], refused)
+            return Rows(rows.by(self._loaded, sampling, samples, slots))
+
+    def score(self, rows: Any) -> Rows:
+        """Scores of answers, as `prefine score` gives them: each row comes back with its score, in order.
+
+        A row with one answer gets `score`, a pair `score_of_chosen` and `score_of_rejected`; with several heads also
+        their disagreement. Scores of prefine's own models are centred: 0 is an average held-out answer.
+
+        Args:
+            rows: mappings in any layout of docs/data.md (`{"prompt": …, "response": …}`), or a data frame.
+
+        Raises:
+            ModelError: it is no reward model, or cannot be loaded.
+            DataError: a row cannot be used, or its answer is too long for the model.
+        """
+        from prefine.evaluation.scores import ScoredRows
+
+        if not len(rows):
+            return Rows()
+        with _read("rows", rows) as (source, refused):
+            return Rows(ScoredRows([source], refused).by(self._reward))
+
+    @cached_property
+    def _loaded(self) -> LoadedModel:
+        from prefine.models.load import load_model
+
+        with about(None, _FIELDS):
+            return load_model(self._section, None, trainable=False)
+
+    @cached_property
+    def _reward(self) -> RewardModel:
+        from prefine.models.reward import load_reward
+
+        with about(None, _FIELDS):
+            return load_reward(self._section)
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    chat_template: str | None = None,
+) -> Model:
+    """A model by name: a run or its folder, the folder of a model or an adapter, a hub id, or embedded:….
+
+    Args:
+        name: see above.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        dtype: auto measures which is faster.
+        chat_template: for a tokenizer without one: plain, or the path of a Jinja file.
+
+    Raises:
+        ModelError: there is none of that name.
+        RecipeError: a setting has a value that it cannot have.
+    """
+    with about(None, _FIELDS):
+        section = named_model(os.fspath(name), device=device, dtype=dtype, chat_template=chat_template)
+        locate_model(section.name)
+    return Model(section)
+
+
+def _prompt_row(prompt: PromptLike) -> Mapping[str, Any]:
+    return prompt if isinstance(prompt, Mapping) else {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
+
+
+@contextmanager
+def _read(what: str, rows: Any) -> Iterator[tuple[str, Quarantine]]:
+    """A source of these rows, and where those go that cannot be used: at the end, any of them is an error.
+
+    Raises:
+        DataError: it names the first row, counted from 0, and why.
+    """
+    with held_source(rows) as source, Quarantine() as refused:
+        try:
+            yield source, refused
+        except DataError as error:
+            error.problem = error.problem.replace(source, what)
+            raise
+        if refused.total:
+            reason, place = next(iter(refused.first.items()))
+            row = int(place.rpartition(":")[2]) - 1
+            unusable = f"{refused.total} of {len(rows)} {what} cannot be used"
+            raise DataError(f"{unusable}; {what}[{row}]: {reason}", "Correct or remove them.")

@@ -1,0 +1,141 @@
+"""A run to look at: its metrics, results and model. Nothing here needs torch, but for using the model."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefine.errors import CheckpointError
+from prefine.evaluation.findings import headline, tiles
+from prefine.evaluation.run_facts import RunFacts, count, mapping, read_run, text
+from prefine.row_list import Rows
+from prefine.rundir import RunDirectory, read_metrics
+
+if TYPE_CHECKING:
+    from prefine.named_model import Model
+
+
+class Run(os.PathLike[str]):
+    """A run, finished or not. What it says is read from its folder at every call.
+
+    `os.fspath(run)`, and a recipe's `model.name`, take it for its folder.
+
+    Attributes:
+        path: its folder.
+
+    Raises:
+        CheckpointError: there is no run in that folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._directory = RunDirectory(self.path)
+        if not self._directory.holds_run:
+            raise CheckpointError(f"{self.path} holds no run", "Name a run's folder, for example runs/dpo.")
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def stage(self) -> str:
+        """sft, dpo, reward or ppo."""
+        return self._facts.stage
+
+    @property
+    def status(self) -> str:
+        """finished; stopped (on request) or failed, and can be resumed; running, or was killed and can be resumed."""
+        return text(self._facts.manifest.get("status")) or "unknown"
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The complete recipe."""
+        return dict(mapping(self._facts.manifest.get("recipe")))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the run warned of."""
+        found = self._facts.manifest.get("warnings")
+        return [str(each) for each in found] if isinstance(found, list) else []
+
+    def metrics(self, kind: str | None = None) -> Rows:
+        """The rows of metrics.jsonl: a dict each, with its `kind` (train, heldout or guard) and `step`.
+
+        Args:
+            kind: only rows of this kind.
+        """
+        return Rows(row for row in read_metrics(self._directory.metrics) if kind in (None, row.get("kind")))
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """evaluation.json: what held-out rows and samples say of the model before and after; {} before the end."""
+        return dict(self._facts.evaluation)
+
+    @property
+    def report(self) -> Path:
+        """The page with the report; there once the run has finished."""
+        return self._directory.report
+
+    @cached_property
+    def model(self) -> Model:
+        """The result: a model to generate with, or to score with where the run trained a reward model.
+
+        Raises:
+            ModelError: the run has no result yet.
+        """
+        from prefine.named_model import load
+
+        return load(self.path)
+
+    @property
+    def result(self) -> str:
+        """The main result in a sentence."""
+        return _plain(headline(self._facts).sentence)
+
+    def figures(self) -> dict[str, str]:
+        """Key figures, as text with their units."""
+        return dict(_figures(self._facts))
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {self.stage}, {self.status}. {self.result}>"
+
+    def _repr_html_(self) -> str:
+        facts = self._facts
+        rows = [("stage", self.stage), ("status", self.status), ("result", self.result), *_figures(facts)]
+        cells = "".join(
+            f'<tr><th style="text-align:left">{html.escape(name)}</th>'
+            f'<td style="text-align:left">{html.escape(value)}</td></tr>'
+            for name, value in rows
+        )
+        link = ""
+        if self.report.is_file():
+            link = f'<a href="{html.escape(self.report.as_posix())}" target="_blank">report</a>'
+        return f"<table><caption>{html.escape(str(self.path))} {link}</caption>{cells}</table>"
+
+    @property
+    def _facts(self) -> RunFacts:
+        return read_run(self.path)
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """The runs in a folder and in its folders, the most lately begun first."""
+    manifests = [*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")]
+    runs = [Run(path.parent) for path in manifests if RunDirectory(path.parent).holds_run]
+    return sorted(runs, key=lambda run: run.path.joinpath("manifest.json").stat().st_mtime, reverse=True)
+
+
+def _figures(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    steps = [step for row in facts.train if (step := count(row.get("step"))) is not None]
+    if steps:
+        yield "steps", f"{steps[-1]:,}"
+    for tile in tiles(facts):
+        said = " ".join(part for part in (tile.value, tile.unit) if part)
+        yield tile.label, _plain(f"{said} ({tile.before})" if tile.before else said)
+
+
+def _plain(told: str) -> str:
+    """Without the spaces that only a page needs."""
+    return told.replace("\u202f", " ").replace("\u2060", "")
