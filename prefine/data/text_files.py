@@ -31,6 +31,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_LONGEST_MARK = 4
 _LOOKED_AT_BYTES = 1024 * 1024
 _BUFFER_BYTES = 256 * 1024
 _BAD_BYTES = "prefine-bad-bytes"
@@ -53,12 +54,14 @@ def utf8_stream(stream: Buffered, encoding: str | None, note: Note, *, may_be_we
         note: see Note.
         may_be_western: whether text that is not UTF-8 may be taken for Windows-1252: of spreadsheets, not of JSON.
     """
-    start = _first_bytes(stream)
-    replayed = _buffered(_Replayed(start, stream))
-    found = encoding or _marked(start, note) or (_western(start, note) if may_be_western else None) or _UTF8
-    if codecs.lookup(found).name == _UTF8:
-        return replayed
-    return _buffered(_Transcoded(replayed, found))
+    found = encoding or _marked(stream.peek(_LONGEST_MARK), note)
+    if found is None and may_be_western:
+        start = _first_bytes(stream)
+        stream = _buffered(_Replayed(start, stream))
+        found = _western(start, note)
+    if codecs.lookup(found or _UTF8).name == _UTF8:
+        return stream
+    return _buffered(_Transcoded(stream, found or _UTF8))
 
 
 def _buffered(raw: io.RawIOBase) -> Buffered:
@@ -134,7 +137,7 @@ class _Replayed(io.RawIOBase):
     """What was read already, then the rest."""
 
     def __init__(self, start: bytes, rest: Buffered) -> None:
-        self._start = io.BytesIO(start)
+        self._start = start
         self._rest = rest
 
     def readable(self) -> bool:
@@ -142,7 +145,10 @@ class _Replayed(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         into = memoryview(buffer)
-        data = self._start.read(len(into)) or self._rest.read1(len(into))
+        if self._start:
+            data, self._start = self._start[: len(into)], self._start[len(into) :]
+        else:
+            data = self._rest.read1(len(into))
         into[: len(data)] = data
         return len(data)
 
