@@ -115,13 +115,8 @@ class RefusedRowError(TemplateError):
     """
 
     def __init__(self, field: str, reason: str, remedy: str) -> None:
-        super().__init__(f"{field} {reason}", remedy)
+        super().__init__(reason, remedy, field=field)
         self.args = (field, reason, remedy)  # what pickle makes it from
-        self.field: str = field
-        self.reason = reason.rstrip(". ")
-
-    def __str__(self) -> str:
-        return f"{self.problem}. {self.remedy}"
 
 
 class ModelError(PrefineError):

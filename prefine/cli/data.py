@@ -225,7 +225,10 @@ def _tokens_table(tokens: TokenCounts) -> Table:
 def _about_fit(tokens: TokenCounts) -> Iterator[tuple[str, str]]:
     fit = tokens.fit
     told = [
-        ("prompts cut from the left", fit.prompts_cut),
+        ("cut to fit", fit.rows_cut),
+        ("turns left out of them", fit.turns_dropped),
+        ("user turns shortened", fit.texts_cut),
+        ("assistant turns that are not learned", fit.turns_not_learned),
         ("dropped as the answer leaves the prompt no room", fit.dropped_too_long),
         ("dropped as both answers are the same tokens", fit.dropped_identical),
     ]

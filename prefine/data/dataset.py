@@ -14,7 +14,7 @@ from prefine.data.missing_words import missing_word
 from prefine.data.quarantine import Quarantine, excerpt
 from prefine.data.reading import Part, Row, locate, read_part
 from prefine.data.rows import Problem, RowError, Unwritable, printable
-from prefine.data.selection import DuplicateFilter
+from prefine.data.selection import DuplicateFilter, Place
 from prefine.errors import DataError
 from prefine.records import Preference
 from prefine.text_form import AS_FOUND, TextForm
@@ -138,6 +138,11 @@ class RecordStream(Generic[R]):
 
     def __next__(self) -> R:
         return next(self._records)
+
+    def set_aside(self, record: R, place: Place, problem: Problem) -> None:
+        """Put a record that was handed on, and turned out to be of no use, into quarantine."""
+        self.counts.kept -= 1
+        self._set_aside(*place, problem, record.model_dump(mode="json"))
 
     def _all_records(self) -> Iterator[R]:
         for part in self._parts:

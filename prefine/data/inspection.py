@@ -7,18 +7,18 @@ from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prefine.data.batch import TokenTree
 from prefine.data.dataset import read_records
+from prefine.data.fitting import fit, whole_row
 from prefine.data.kinds import KINDS
 from prefine.data.lengths import MOST_LOOKED_AT, EvenSample, Lengths, lengths_of
 from prefine.data.marking import MarkedText, marked_texts
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
 from prefine.data.rows import Problem
-from prefine.data.store import FitCounts, fit
+from prefine.data.store import FitCounts
 from prefine.data.template import ChatTemplate
 from prefine.errors import TemplateError
-from prefine.records import Demonstration, Preference, Prompt, Record, Vote
+from prefine.records import Preference, Record, Vote
 from prefine.text_form import AS_FOUND, TextForm
 
 _PLACES_SHOWN = 3
@@ -200,15 +200,15 @@ class _Survey:
 
     def _tokenized(self, template: ChatTemplate, record: Record) -> tuple[tuple[int, ...], FitCounts] | None:
         try:
-            tree = token_tree(template, record)
+            whole = whole_row(template, record)
+            counts = FitCounts()
+            fitted = fit(template, record, self.max_length, counts, whole)
         except TemplateError as error:
             self.refusal = self.refusal or str(error)
             return None
-        counts = FitCounts()
-        fitted = fit(tree, self.max_length, counts)
         if self.example is None and fitted is not None:
             self.example = marked_texts(template, fitted)
-        return (len(tree.prompt), *map(len, tree.answers)), counts
+        return (len(whole.tree.prompt), *map(len, whole.tree.answers)), counts
 
     def tokens(self) -> TokenCounts:
         seen = [each for each in self.looked_at.values if each is not None]
@@ -227,21 +227,3 @@ class _Survey:
             refused=len(self.looked_at.values) - len(seen),
             refusal=self.refusal,
         )
-
-
-def token_tree(template: ChatTemplate, record: Record) -> TokenTree:
-    """Any record as a token tree: a prompt alone has no answer, a vote has one.
-
-    Raises:
-        TemplateError: the template does not take it.
-    """
-    match record:
-        case Preference():
-            return template.preference_tree(record, 0)
-        case Demonstration():
-            return template.demonstration_tree(record, 0)
-        case Vote():
-            answer = template.answer_ids(record.prompt, record.completion)
-            return TokenTree(template.prompt_ids(record.prompt), (answer,), (None,))
-        case Prompt():
-            return TokenTree(template.prompt_ids(record.prompt), (), ())

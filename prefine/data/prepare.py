@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from prefine.atomic import sha256_of_file, sweep_temporaries, write_json
-from prefine.data.batch import TokenTree
 from prefine.data.dataset import RecordStream, read_records
-from prefine.data.quarantine import Quarantine
+from prefine.data.fitting import fit
+from prefine.data.quarantine import Quarantine, refusal_of
 from prefine.data.reading import locate
-from prefine.data.selection import group_of, is_heldout, sample_of
-from prefine.data.store import FitCounts, StoreWriter, TokenStore, fit
-from prefine.errors import CheckpointError, DataError
+from prefine.data.selection import Place, group_of, is_heldout, sample_of
+from prefine.data.store import FitCounts, StoreWriter, TokenStore
+from prefine.data.template import ChatTemplate
+from prefine.errors import CheckpointError, DataError, TemplateError
 from prefine.json_reading import JsonError, read_json_object
 from prefine.recipe import DataSection, Sources
 from prefine.records import Demonstration, Preference
@@ -31,7 +32,7 @@ from prefine.records import Demonstration, Preference
 R = TypeVar("R", Preference, Demonstration)
 
 # Raise it when the same file would become other tokens.
-PREPARATION_VERSION = 2
+PREPARATION_VERSION = 3
 _SAMPLE = "sample:"
 _SUMMARY = "prepared.json"
 _STORES = ("train", "heldout")
@@ -96,10 +97,9 @@ class Preparation(Generic[R]):
         folder: where the stores are; made if missing.
         section: the recipe's data section.
         kind: the record type the stage learns from.
-        to_tree: a record as a token tree (see data/template.py).
-        tokenizer_fingerprint: hash of what decides token ids.
+        template: makes records token trees; rows that it refuses go to quarantine.
         seed: of the held-out split and of the sample that section.limit takes.
-        quarantine: takes rows that are not valid.
+        quarantine: takes rows that are not valid, and those that the template refuses.
         usable: whether the stage can learn from a valid record (DPO cannot from a tie); others are counted and left.
         progress: called with the number of records read so far.
         answer_tokens: left free within the length limit, for answers that are still to be written.
@@ -110,8 +110,7 @@ class Preparation(Generic[R]):
         folder: Path,
         section: DataSection,
         kind: type[R],
-        to_tree: Callable[[R, int], TokenTree],
-        tokenizer_fingerprint: str,
+        template: ChatTemplate,
         seed: int,
         quarantine: Quarantine,
         usable: Callable[[R], bool] = lambda record: True,
@@ -123,9 +122,8 @@ class Preparation(Generic[R]):
         self._folder = folder
         self._section = section
         self._kind: type[R] = kind
-        self._to_tree: Callable[[R, int], TokenTree] = to_tree
+        self._template = template
         self._usable: Callable[[R], bool] = usable
-        self._fingerprint = tokenizer_fingerprint
         self._seed = seed
         self._quarantine = quarantine
         self._progress = progress
@@ -185,7 +183,7 @@ class Preparation(Generic[R]):
         for name in ("delimiter", "encoding"):  # where they say nothing the key is that of earlier releases
             if settings[name] is None:
                 del settings[name]
-        decides = [PREPARATION_VERSION, self._kind.__name__, self._seed, self._fingerprint, settings, hashes]
+        decides = [PREPARATION_VERSION, self._kind.__name__, self._seed, self._template.fingerprint, settings, hashes]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(), read
 
     def _file_hashes(self, sources: Sources) -> list[dict[str, str]]:
@@ -210,7 +208,7 @@ class Preparation(Generic[R]):
                 fitted = FitCounts()
                 for record in stream:
                     heldout_groups.add(group_of(record))
-                    self._add(record, writer, fitted)
+                    self._add(stream, record, stream.place, writer, fitted)
             counts["heldout"] = {**stream.counts.as_dict(), **asdict(fitted)}
             digests["heldout"] = writer.digest.hexdigest()
         stream = self._read(self._section.train, self._section.split)
@@ -218,15 +216,15 @@ class Preparation(Generic[R]):
         with ExitStack() as writers:
             train = writers.enter_context(StoreWriter(self._folder / "train.arrow"))
             heldout = None if apart else writers.enter_context(StoreWriter(self._folder / "heldout.arrow"))
-            for record in self._limited(stream):
+            for record, place in self._limited(stream):
                 group = group_of(record)
                 if group in heldout_groups:
                     leaks += 1
                 elif heldout is not None and is_heldout(group, self._seed, self._section.heldout_fraction):
-                    self._add(record, heldout, held)
+                    self._add(stream, record, place, heldout, held)
                 else:
-                    self._add(record, train, fitted)
-            self._check(fitted)
+                    self._add(stream, record, place, train, fitted)
+            self._check(fitted, stream)
         counts["train"] = {**stream.counts.as_dict(), **asdict(fitted), "leaks_removed": leaks}
         digests["train"] = train.digest.hexdigest()
         if heldout is not None:
@@ -245,39 +243,45 @@ class Preparation(Generic[R]):
             text=self._section.text_form,
         )
 
-    def _limited(self, stream: RecordStream[R]) -> Iterator[R]:
+    def _limited(self, stream: RecordStream[R]) -> Iterator[tuple[R, Place]]:
         records = self._counted(stream)
         limit = self._section.limit
         return records if limit is None else sample_of(records, self._kind, limit, self._seed)
 
-    def _counted(self, stream: RecordStream[R]) -> Iterator[R]:
+    def _counted(self, stream: RecordStream[R]) -> Iterator[tuple[R, Place]]:
         for done, record in enumerate(stream):
             if done % 500 == 0:
                 self._progress(done)
-            yield record
+            yield record, stream.place
 
-    def _add(self, record: R, writer: StoreWriter, counts: FitCounts) -> None:
+    def _add(self, stream: RecordStream[R], record: R, place: Place, writer: StoreWriter, counts: FitCounts) -> None:
         if not self._usable(record):
             counts.records += 1
             counts.dropped_unusable += 1
             return
-        tree = fit(self._to_tree(record, 0), self._room, counts)
+        try:
+            tree = fit(self._template, record, self._room, counts)
+        except TemplateError as error:
+            stream.set_aside(record, place, refusal_of(error))
+            return
         if tree is not None:
             writer.add(tree, record.model_dump_json())
 
-    def _check(self, counts: FitCounts) -> None:
+    def _check(self, counts: FitCounts, stream: RecordStream[R]) -> None:
         limit = self._section.max_length_tokens
         if counts.dropped > self._section.max_dropped_fraction * counts.records:
             raise DataError(
                 f"{counts.dropped} of {counts.records} records cannot be used ({counts.dropped_too_long} "
-                f"have an answer longer than data.max_length_tokens {limit}, {counts.dropped_identical} two answers of "
-                f"the same tokens, {counts.dropped_unusable} are of no use to this stage, as ties are)",
+                f"do not fit into data.max_length_tokens {limit} even when cut, {counts.dropped_identical} have two "
+                f"answers of the same tokens, {counts.dropped_unusable} are of no use to this stage, as ties are)",
                 "Raise data.max_length_tokens, or data.max_dropped_fraction to go on with the rest.",
                 field="data.train",
             )
         if not counts.rows:
+            reasons = "; ".join(f"{reason} ({count})" for reason, count in stream.counts.reasons.most_common(3))
             raise DataError(
-                "no record is left to train on once held-out prompts are set aside",
+                "no record is left to train on once held-out prompts are set aside"
+                + (f"; others were refused: {reasons}" if reasons else ""),
                 "Give more data, or set data.heldout_fraction to 0.",
                 field="data.train",
             )

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from prefine.data.rows import EXCERPT_CHARACTERS, Problem, printable
-from prefine.errors import DataError
+from prefine.errors import DataError, RefusedRowError, TemplateError
 
 _MOST_REASONS = 1_000
 _OTHER_REASONS = "other reasons"
@@ -139,6 +139,13 @@ def _unwritable(path: Path, error: OSError) -> DataError:
         f"{path}: rejected rows cannot be written: {error.strerror or error}",
         "Free some space or choose another folder.",
     )
+
+
+def refusal_of(error: TemplateError) -> Problem:
+    """Why a row that a chat template refused cannot be used: the field, where it is known, and the reason."""
+    if isinstance(error, RefusedRowError):
+        return Problem(error.field or "row", error.problem)
+    return Problem("row", f"is refused by the chat template: {error.problem}")
 
 
 def counted_reason(problem: Problem) -> str:

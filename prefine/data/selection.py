@@ -29,6 +29,8 @@ from prefine.records import (
 )
 
 R = TypeVar("R", bound=BaseModel)
+Place = tuple[str, int]
+"""File and line of a row."""
 
 _HASH_BYTES = 16
 _SPACE = re.compile(r"\s+")
@@ -103,25 +105,26 @@ def is_heldout(group: str, seed: int, fraction: float) -> bool:
     return place < fraction * 2**64
 
 
-def sample_of(records: Iterable[R], kind: type[R], limit: int, seed: int) -> Iterator[R]:
-    """`limit` records drawn evenly from all, in their order; all of them where there are no more.
+def sample_of(records: Iterable[tuple[R, Place]], kind: type[R], limit: int, seed: int) -> Iterator[tuple[R, Place]]:
+    """`limit` records with their places drawn evenly from all, in their order; all of them where there are no more.
 
-    Which are drawn depends on the seed and on what they say, not on their order. Memory is bounded by 100 bytes a drawn
+    Which are drawn depends on the seed and on what they say, not on their order. Memory is bounded by 200 bytes a drawn
     record: candidates wait in a temporary file.
     """
-    drawn: list[tuple[int, int, int]] = []  # a heap: the highest lot first, as its negative; place; offset in the file
+    # A heap: the highest lot first, as its negative; number; offset in the file; place.
+    drawn: list[tuple[int, int, int, Place]] = []
     with tempfile.TemporaryFile() as candidates:
-        for place, record in enumerate(records):
+        for number, (record, place) in enumerate(records):
             text = record.model_dump_json()
             lot = int.from_bytes(_digest((str(seed), text))[:8], "big")
             if len(drawn) == limit and -lot <= drawn[0][0]:
                 continue
-            entry = (-lot, place, candidates.tell())
+            entry = (-lot, number, candidates.tell(), place)
             candidates.write(text.encode("utf-8", "surrogatepass") + b"\n")
             (heapq.heappush if len(drawn) < limit else heapq.heapreplace)(drawn, entry)
-        for _, _, offset in sorted(drawn, key=lambda entry: entry[1]):
+        for _, _, offset, place in sorted(drawn, key=lambda entry: entry[1]):
             candidates.seek(offset)
-            yield kind.model_validate_json(candidates.readline())
+            yield kind.model_validate_json(candidates.readline()), place
 
 
 # --- Duplicates and contradictions -------------------------------------------------------------------------------

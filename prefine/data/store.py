@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,7 +38,14 @@ _SCHEMA = pa.schema(
 class FitCounts:
     """What became of records when they met the length limit.
 
-    `longest_row_tokens` is of the rows that are kept: prompt and answers together.
+    Attributes:
+        records: all of them but those that the template refuses.
+        rows: those that are kept.
+        rows_cut: rows of which something is missing (see prefine.data.fitting).
+        turns_dropped, texts_cut: turns left out of them, and user turns shortened.
+        turns_not_learned: turns that were to be learned and are context, as the template writes them otherwise once
+            later ones follow.
+        longest_row_tokens: prompt and answers together.
     """
 
     records: int = 0
@@ -46,43 +53,16 @@ class FitCounts:
     dropped_too_long: int = 0
     dropped_identical: int = 0
     dropped_unusable: int = 0
-    prompts_cut: int = 0
+    rows_cut: int = 0
+    turns_dropped: int = 0
+    texts_cut: int = 0
+    turns_not_learned: int = 0
     longest_row_tokens: int = 0
 
     @property
     def dropped(self) -> int:
         """Records left out."""
         return self.dropped_too_long + self.dropped_identical + self.dropped_unusable
-
-
-def fit(tree: TokenTree, max_length: int, counts: FitCounts) -> TokenTree | None:
-    """Cut the prompt from the left so that prompt and longest answer take at most `max_length` tokens.
-
-    Answers are never cut: a tree whose answer leaves no room for one prompt token is dropped (None) and counted, and
-    so is a pair whose answers are the same tokens. At most the prompt's first tokens are lost.
-    """
-    counts.records += 1
-    fitting = cut_prompt(tree, max_length)
-    if fitting is None:
-        counts.dropped_too_long += 1
-        return None
-    if len(tree.answers) == 2 and list(tree.answers[0]) == list(tree.answers[1]):
-        counts.dropped_identical += 1
-        return None
-    counts.prompts_cut += len(fitting.prompt) < len(tree.prompt)
-    counts.longest_row_tokens = max(counts.longest_row_tokens, fitting.tokens)
-    return replace(fitting, row=_next_row(counts))
-
-
-def cut_prompt(tree: TokenTree, max_length: int) -> TokenTree | None:
-    """The tree with its prompt cut from the left to fit; None if its longest answer leaves a prompt no room."""
-    room = max_length - max(map(len, tree.answers), default=0)
-    return None if room < 1 else replace(tree, prompt=tree.prompt[-room:])
-
-
-def _next_row(counts: FitCounts) -> int:
-    counts.rows += 1
-    return counts.rows - 1
 
 
 class TokenStore(Sequence[TokenTree]):

@@ -14,9 +14,12 @@ from prefine.atomic import JSON
 from prefine.data.column_names import with_known_names
 from prefine.data.convert import convert
 from prefine.data.dataset import read_records
+from prefine.data.fitting import fit_prompt
 from prefine.data.prepare import source_names
-from prefine.data.quarantine import Quarantine
+from prefine.data.quarantine import Quarantine, refusal_of
 from prefine.data.rows import Problem, RowError
+from prefine.data.template import ChatTemplate
+from prefine.errors import TemplateError
 from prefine.evaluation.row_blocks import BlockRows, BlockState
 from prefine.evaluation.row_columns import saying
 from prefine.evaluation.sample import room_for_prompts
@@ -49,6 +52,7 @@ class _Asked:
 
 class _GeneratedState(BlockState):
     sample: NonNegativeInt | None
+    cut: NonNegativeInt = 0  # earlier releases cut none
     written: NonNegativeInt
     tokens: NonNegativeInt
 
@@ -58,13 +62,14 @@ class GeneratedRows(BlockRows[Prompt]):
 
     Args:
         sources: see prefine.data.reading; rows with answers give their prompts.
-        quarantine: takes rows that are not valid, and prompts that are too long.
+        quarantine: takes rows that are not valid, and prompts that the template refuses or that are too long even cut.
         split: of a Hugging Face data set.
         text: how text files are written.
 
     Attributes:
         written: answers so far.
         tokens: their tokens.
+        cut: prompts that were cut to leave room for an answer.
 
     Raises:
         DataError: a source cannot be found or read, or none of its rows holds a prompt.
@@ -81,6 +86,7 @@ class GeneratedRows(BlockRows[Prompt]):
         super().__init__(stream, quarantine)
         self.written = 0
         self.tokens = 0
+        self.cut = 0
         # The next answer to the latest prompt; None where all of its answers have been asked for.
         self._next_sample: int | None = None
 
@@ -98,17 +104,25 @@ class GeneratedRows(BlockRows[Prompt]):
 
     def state(self) -> dict[str, JSON]:
         """See BlockRows."""
-        return {**super().state(), "sample": self._next_sample, "written": self.written, "tokens": self.tokens}
+        return {
+            **super().state(),
+            "sample": self._next_sample,
+            "written": self.written,
+            "tokens": self.tokens,
+            "cut": self.cut,
+        }
 
     def go_to(self, state: Mapping[str, Any]) -> None:
         """See BlockRows."""
         super().go_to(state)
         self._next_sample, self.written, self.tokens = state["sample"], state["written"], state["tokens"]
+        self.cut = state.get("cut", 0)
 
     def summary(self, name: str) -> list[str]:
         """What became of the rows, for people."""
         told = f"{plural(self.written, 'answer')} of {self.tokens:,} tokens written by {name}"
-        return [told, *self._about_rows("answered")]
+        cut = f"{plural(self.cut, 'prompt')} cut to leave room for an answer, the oldest turns first"
+        return [told, *([cut] if self.cut else []), *self._about_rows("answered")]
 
     def _answers(self, loaded: LoadedModel, sampling: Sampling, samples: int) -> Iterator[_Asked]:
         """Every answer to be written, from the first that was not asked for yet."""
@@ -116,10 +130,8 @@ class GeneratedRows(BlockRows[Prompt]):
         begun = self._records.last if self._next_sample is not None else None
         for record in chain(() if begun is None else (begun,), self._records):
             row = self._records.row
-            ids = loaded.template.prompt_ids(record.prompt)
-            if len(ids) > room:
-                file, line = self._records.place
-                self._quarantine.add(file, line, _TOO_LONG, row)
+            ids = self._prompt_ids(loaded.template, record, row, room)
+            if ids is None:
                 continue
             first, size = self._next_sample or 0, self._records.size
             seed = sampling.seed + (self._records.count - 1) * samples
@@ -127,6 +139,21 @@ class GeneratedRows(BlockRows[Prompt]):
                 self._next_sample = sample + 1 if sample + 1 < samples else None
                 request = Request(ids, replace(sampling, seed=seed + sample), loaded.template.stop_ids)
                 yield _Asked(record, row, request, sample, size if sample == first else 0)
+
+    def _prompt_ids(self, template: ChatTemplate, record: Prompt, row: dict[str, Any], room: int) -> list[int] | None:
+        """Of a prompt, cut where it is too long; None where it is set aside."""
+        try:
+            fitted = fit_prompt(template, record.prompt, room, record.tools)
+        except TemplateError as error:
+            problem = refusal_of(error)
+        else:
+            if fitted is not None:
+                if self._next_sample is None:  # one that was begun has been counted
+                    self.cut += fitted.cut
+                return list(fitted.tree.prompt)
+            problem = _TOO_LONG
+        self._quarantine.add(*self._records.place, problem, row)
+        return None
 
     def _written(
         self, loaded: LoadedModel, block: Sequence[_Asked], samples: int, slots: int

@@ -54,11 +54,25 @@ _COUNTS = {
     "dropped_identical": "answers alike, dropped",
     "dropped_unusable": "of no use here, dropped",
     "leaks_removed": "leaks removed",
-    "prompts_cut": "prompts cut to fit",
+    "prompts_cut": "prompts cut to fit",  # of earlier releases
+    "rows_cut": "cut to fit",
+    "turns_dropped": "turns left out of them",
+    "texts_cut": "user turns shortened",
+    "turns_not_learned": "turns not learned",
     "rows": "used",
 }
 # Said only where there are any: most runs have none.
-_RARE = {"contradictions", "duplicate_ids", "dropped_identical", "dropped_unusable", "prompts_cut"}
+_RARE = {
+    "contradictions",
+    "duplicate_ids",
+    "dropped_identical",
+    "dropped_unusable",
+    "prompts_cut",
+    "rows_cut",
+    "turns_dropped",
+    "texts_cut",
+    "turns_not_learned",
+}
 _STAGES = {
     "sft": "Supervised fine-tuning",
     "dpo": "Direct preference optimisation",

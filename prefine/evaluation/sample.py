@@ -53,6 +53,12 @@ def room_for_prompts(model: PackedModel, max_new_tokens: int) -> int:
     return context - max_new_tokens
 
 
+def room_for_samples(model: PackedModel, max_new_tokens: int) -> int:
+    """How long a prompt may be, tokens, for an answer that is shorter than asked where the context is too small."""
+    context = context_of(model)
+    return context - min(max_new_tokens, context - 1)
+
+
 def write_answers(
     model: PackedModel,
     template: ChatTemplate,

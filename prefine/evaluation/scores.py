@@ -18,7 +18,7 @@ from prefine.data.dataset import RecordStream, read_records
 from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
-from prefine.data.rows import Problem, RowError
+from prefine.data.rows import RowError
 from prefine.errors import DataError
 from prefine.evaluation.row_blocks import BlockRows, BlockState
 from prefine.evaluation.row_columns import saying, with_own
@@ -30,7 +30,6 @@ from prefine.text_form import AS_FOUND, TextForm
 _MOST_TOGETHER = 32
 # Records of a block: what a resume computes again.
 _BLOCK = 1024
-_TOO_LONG = Problem("completion", "leaves its prompt no room within the model's length")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
 
     Args:
         sources: see prefine.data.reading.
-        quarantine: takes rows that are not valid, and those with an answer too long for the model.
+        quarantine: takes rows that are not valid, and those that the model cannot score.
         split: of a Hugging Face data set.
         text: how text files are written.
 
@@ -123,7 +122,8 @@ class ScoredRows(BlockRows[Preference | Completion]):
         def questions() -> Iterator[Question]:
             for run in self._sharing_a_prompt(records()):
                 waiting.append(run)
-                yield Question(run[0].record.prompt, [answer for row in run for answer in row.answers])
+                asked = run[0].record
+                yield Question(asked.prompt, [answer for row in run for answer in row.answers], asked.tools)
 
         for scores in reward.score(questions()):
             run = waiting.popleft()
@@ -131,9 +131,10 @@ class ScoredRows(BlockRows[Preference | Completion]):
                 yield from self._told(run, scores)
                 continue
             for row in run:  # one answer is too long, and its neighbours are not to suffer for it
-                (alone,) = reward.score([Question(row.record.prompt, row.answers)])
+                question = Question(row.record.prompt, row.answers, row.record.tools)
+                (alone,) = reward.score([question])
                 if alone is None:
-                    self._quarantine.add(row.file, row.line, _TOO_LONG, row.row)
+                    self._quarantine.add(row.file, row.line, reward.problem(question), row.row)
                 else:
                     yield from self._told([row], alone)
         if failed:
@@ -143,7 +144,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
         """Neighbours with one prompt, at most _MOST_TOGETHER."""
         run: list[_Row] = []
         for record in records:
-            if run and (record.prompt != run[0].record.prompt or len(run) == _MOST_TOGETHER):
+            if run and (not _share_a_prompt(record, run[0].record) or len(run) == _MOST_TOGETHER):
                 yield run
                 run = []
             run.append(_Row(record, self._records.row, *self._records.place))
@@ -179,3 +180,7 @@ def _says(row: dict[str, Any], record: Preference) -> bool:
     except RowError:
         return False
     return (found.prompt, found.chosen, found.rejected) == (record.prompt, record.chosen, record.rejected)
+
+
+def _share_a_prompt(one: Preference | Completion, other: Preference | Completion) -> bool:
+    return one.prompt == other.prompt and one.tools == other.tools

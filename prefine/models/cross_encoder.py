@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prefine.data.rows import Problem
 from prefine.data.vocabulary import require_embedded
 from prefine.errors import ModelError
 from prefine.models.device import choose_device, choose_dtype
@@ -74,11 +75,19 @@ class CrossEncoder(RewardModel):
         while some := list(itertools.islice(waiting, _QUESTIONS_AT_ONCE)):
             yield from self._scored(some)
 
+    def problem(self, question: Question) -> Problem:
+        """See RewardModel."""
+        field = _beyond_text(question)
+        return super().problem(question) if field is None else Problem(field, f"cannot be read by {self.name}")
+
     @torch.no_grad()
     def _scored(self, questions: list[Question]) -> Iterator[list[Score] | None]:
         lengths = [[self._length(answer) for answer in question.answers] for question in questions]
         room = self._max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
-        fits = [max(own, default=0) < room for own in lengths]
+        fits = [
+            max(own, default=0) < room and _beyond_text(question) is None
+            for own, question in zip(lengths, questions, strict=True)
+        ]
         texts = [
             (_as_text(question), answer)
             for question, fitting in zip(questions, fits, strict=True)
@@ -131,6 +140,17 @@ def _positions(model: Any) -> int:
     if table is None:
         return limit
     return min(limit, table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+
+
+def _beyond_text(question: Question) -> str | None:
+    """What of a question is more than texts of turns, which is all that an encoder reads; None where nothing is."""
+    if question.tools:
+        return "tools"
+    for place, turn in enumerate(question.prompt):
+        for name in ("tool_calls", "reasoning"):
+            if getattr(turn, name):
+                return f"prompt[{place}].{name}"
+    return None
 
 
 def _as_text(question: Question) -> str:

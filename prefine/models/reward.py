@@ -19,8 +19,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from prefine.data.batch import TokenTree, collate, microbatches, parts_of
-from prefine.data.store import cut_prompt
-from prefine.errors import ModelError
+from prefine.data.fitting import fit_answers
+from prefine.data.quarantine import refusal_of
+from prefine.data.rows import Problem
+from prefine.errors import ModelError, TemplateError
 from prefine.models.cross_encoder import CrossEncoder
 from prefine.models.forward import standard_attention
 from prefine.models.heads import adapter_head_shape
@@ -64,7 +66,7 @@ class PackedReward(RewardModel):
         waiting: list[list[TokenTree] | None] = []
         room = self._max_tokens
         for question in questions:
-            trees = self.trees(question)
+            trees = self._trees_or_none(question)
             tokens = sum(tree.tokens for tree in trees or ())
             if waiting and tokens > room:
                 yield from self._scored(waiting)
@@ -90,13 +92,34 @@ class PackedReward(RewardModel):
 
         One tree, or several where it is longer than what is computed at once. Where the prompt must be cut it is one an
         answer, as what is left of a prompt for one answer must not depend on how long another is.
+
+        Raises:
+            TemplateError: the model's chat template does not render it.
         """
-        whole = self.loaded.template.answers_tree(question.prompt, question.answers, closed=self._closed)
+        template, prompt, tools = self.loaded.template, question.prompt, question.tools
+        whole = template.answers_tree(prompt, question.answers, closed=self._closed, tools=tools)
         if len(whole.prompt) + max(map(len, whole.answers), default=0) <= self._max_length:
             return parts_of(replace(whole, apart=True), self._max_tokens)
-        alone = [replace(whole, answers=(answer,), supervised=(None,)) for answer in whole.answers]
-        cut = [tree for each in alone if (tree := cut_prompt(each, self._max_length)) is not None]
-        return cut if len(cut) == len(alone) else None
+        alone = [
+            fit_answers(template, prompt, (text,), self._max_length, closed=self._closed, tools=tools)
+            for text in question.answers
+        ]
+        fitting = [each.tree for each in alone if each is not None]
+        return fitting if len(fitting) == len(alone) else None
+
+    def problem(self, question: Question) -> Problem:
+        """See RewardModel."""
+        try:
+            self.trees(question)
+        except TemplateError as error:
+            return refusal_of(error)
+        return super().problem(question)
+
+    def _trees_or_none(self, question: Question) -> list[TokenTree] | None:
+        try:
+            return self.trees(question)
+        except TemplateError:
+            return None
 
     @torch.no_grad()
     def raw(self, trees: Sequence[TokenTree]) -> Tensor:

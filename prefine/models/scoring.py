@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from prefine.atomic import JSON
+from prefine.data.rows import Problem
 from prefine.errors import ModelError
 from prefine.records import Conversation
 
@@ -27,7 +28,7 @@ class Scale(BaseModel):
         bias: mean raw score of each head there; it is subtracted, so that 0 is an average answer.
         std: standard deviation of the centred scores there; PPO divides by it.
         answers: on how many answers both were measured.
-        max_length_tokens: prompt and answer as the model was trained; longer prompts are cut from the left.
+        max_length_tokens: prompt and answer as the model was trained; longer prompts are cut (prefine.data.fitting).
         quantization: of the base weights, as in a recipe.
         compute_dtype: of the products that they were measured with.
         format: of this file.
@@ -72,10 +73,14 @@ class Scale(BaseModel):
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and the answers to be scored; the prompt is computed once for all of them."""
+    """A prompt and the answers to be scored; the prompt is computed once for all of them.
+
+    `tools` are definitions of the tools that the assistant may call.
+    """
 
     prompt: Conversation
     answers: Sequence[str]
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,11 +118,15 @@ class RewardModel(ABC):
 
     @abstractmethod
     def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
-        """Scores of each question's answers, in order, lazily; None where an answer leaves its prompt no room."""
+        """Scores of each question's answers, in order, lazily; None where they cannot be scored: see `problem`."""
 
     def score_padded(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
         """The same scores on padded rows, as other libraries compute them; for checks."""
         return self.score(questions)
+
+    def problem(self, question: Question) -> Problem:
+        """Why a question is not scored."""
+        return Problem("completion", "leaves its prompt no room within the model's length")
 
     def _centred(self, raw: Tensor, tokens: Sequence[int]) -> list[Score]:
         bias = torch.zeros(raw.shape[1]) if self.scale is None else torch.tensor(self.scale.bias)

@@ -13,8 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
-from prefine.data.template import ChatTemplate
+from prefine.data.batch import PackedBatch, collate, microbatches
 from prefine.evaluation.statistics import mean
 from prefine.models.forward import evaluating
 from prefine.objectives import dpo
@@ -95,10 +94,6 @@ class DpoStage(Stage):
         self._guards = guards
         self._needs_reference = section.loss != "simpo"
         self._pairs: dict[str, list[float]] = {}
-
-    def to_tree(self, template: ChatTemplate, record: Preference) -> TokenTree:
-        """A pair as a tree: its prompt once, then both answers."""
-        return template.preference_tree(record, 0)
 
     def usable(self, record: Preference) -> bool:
         """A tie says nothing about which answer to prefer."""

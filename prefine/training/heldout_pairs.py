@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
 
 from prefine.data.batch import TokenTree, collate, microbatches
 from prefine.data.dataset import read_records
+from prefine.data.fitting import fit
 from prefine.data.prepare import source_names
 from prefine.data.quarantine import Quarantine
-from prefine.data.store import cut_prompt
+from prefine.data.store import FitCounts
 from prefine.data.template import ChatTemplate
-from prefine.errors import DataError
+from prefine.errors import DataError, TemplateError
 from prefine.evaluation.statistics import evenly_chosen
 from prefine.models.actor_critic import ActorCritic
 from prefine.objectives.masked import paired, per_sequence
@@ -20,6 +22,8 @@ from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Preference
 
 _MOST_PAIRS = 200
+
+log = logging.getLogger("prefine")
 
 
 def read_pairs(recipe: PpoRecipe, template: ChatTemplate) -> list[TokenTree]:
@@ -34,11 +38,18 @@ def read_pairs(recipe: PpoRecipe, template: ChatTemplate) -> list[TokenTree]:
     with Quarantine(None) as quarantine:
         read = read_records(source_names(sources), Preference, quarantine=quarantine)
         records = [record for record in read if not record.tie]
-    trees = [
-        cut_prompt(template.preference_tree(records[place], 0), recipe.data.max_length_tokens)
-        for place in evenly_chosen(len(records), _MOST_PAIRS)
-    ]
-    found = [tree for tree in trees if tree is not None]
+    counts = FitCounts()
+    found: list[TokenTree] = []
+    refusals: list[str] = []
+    for place in evenly_chosen(len(records), _MOST_PAIRS):
+        try:
+            tree = fit(template, records[place], recipe.data.max_length_tokens, counts)
+        except TemplateError as error:
+            refusals.append(str(error))
+        else:
+            found += [] if tree is None else [tree]
+    if refusals:
+        log.warning("heldout_pairs: the chat template refuses %d pairs, first: %s", len(refusals), refusals[0])
     if not found:
         raise DataError(f"heldout_pairs: {sources} has no pair that fits", "Name preferences, or leave it out.")
     return found

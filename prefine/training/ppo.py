@@ -11,7 +11,6 @@ from rich.console import Console
 from torch import nn
 
 from prefine.data.batch import PackedBatch, TokenTree
-from prefine.data.template import ChatTemplate
 from prefine.errors import CheckpointError
 from prefine.evaluation.wording import listing
 from prefine.models.load import LoadedModel, load_model
@@ -99,10 +98,6 @@ class PpoStage(Stage):
             Rule("proxy_gap", "proxy_gap", found.proxy_gap, "the reward rises, what it stands for falls", heldout=True),
             Rule("kl_negative", "kl_k1", _NEGATIVE_KL, "estimates of the KL should not stay negative", below=True),
         )
-
-    def to_tree(self, template: ChatTemplate, record: Prompt) -> TokenTree:
-        """A prompt without answers."""
-        return TokenTree(template.prompt_ids(record.prompt), (), ())
 
     def begin(self, session: Session) -> Loss:
         """Load the rewards, and give the step's loss."""

@@ -46,8 +46,7 @@ def preparation(
         run.data,
         recipe.data,
         stage.kind,
-        lambda record, row: stage.to_tree(template, record),
-        template.fingerprint,
+        template,
         recipe.data.seed,
         quarantine,
         stage.usable,
@@ -80,7 +79,7 @@ def say_data(session: Session, answer_tokens: int) -> None:
             if counts.get(key)
         )
         display.say(f"{name}: {counts['rows']} rows" + (f" ({told})" if told else ""))
-        for line in remarks(counts):
+        for line in [*_about_turns(counts), *remarks(counts)]:
             display.say(f"{name}: {line}")
         longest = counts.get("longest_row_tokens", 0) + answer_tokens
         if longest > budget:
@@ -90,3 +89,19 @@ def say_data(session: Session, answer_tokens: int) -> None:
             )
     if any(counts.get("quarantined") for counts in prepared.counts.values()):
         display.say(f"quarantined rows, with line and reason, are in {run.quarantine}")
+
+
+def _about_turns(counts: dict[str, Any]) -> list[str]:
+    """What was cut, and what is not learned; counts of an earlier release have neither."""
+    said = []
+    if cut := counts.get("rows_cut"):
+        turns, texts = counts["turns_dropped"], counts["texts_cut"]
+        what = [f"{turns} turns left out, the oldest first"] if turns else []
+        what += [f"{texts} user turns shortened at their start"] if texts else []
+        said.append(f"{cut} rows cut to data.max_length_tokens: {', '.join(what)}")
+    if turns := counts.get("turns_not_learned"):
+        said.append(
+            f"{turns} assistant turns are context and not learned, as the chat template writes them otherwise once "
+            "later turns follow"
+        )
+    return said

@@ -14,11 +14,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from prefine.atomic import JSON
-from prefine.data.batch import PackedBatch, TokenTree, collate, folds, microbatches
+from prefine.data.batch import PackedBatch, collate, folds, microbatches
 from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
 from prefine.data.store import TokenStore
-from prefine.data.template import ChatTemplate
 from prefine.errors import DataError, RecipeError
 from prefine.evaluation.readiness.assess import work
 from prefine.evaluation.readiness.check import assess_own
@@ -156,12 +155,6 @@ class RewardStage(Stage):
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
         """The model with score heads in the place of its language head."""
         return load_model(section, lora, heads=self._section.heads)
-
-    def to_tree(self, template: ChatTemplate, record: Preference | Vote) -> TokenTree:
-        """A pair as a tree with two answers, a vote as one with one."""
-        if isinstance(record, Vote):
-            return template.answers_tree(record.prompt, (record.completion,))
-        return template.preference_tree(record, 0)
 
     def begin(self, session: Session) -> Loss:
         """Check that there is something to learn from and to judge by, and give the loss, a mean over rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import math
@@ -34,11 +35,13 @@ class Answered:
 
     Attributes:
         columns: JSON of the other columns of the prompt's row of data.
+        tools: definitions of the tools that the assistant may call.
     """
 
     prompt: Conversation
     answers: tuple[str, ...]
     columns: str = "{}"
+    tools: tuple[dict[str, Any], ...] = ()
 
     def other_columns(self) -> dict[str, Any]:
         """The other columns, a copy at every call."""
@@ -150,15 +153,16 @@ class ModelSource(Source):
         """See Source. Text goes to the model's own tokenizer, whatever wrote it."""
         found = []
         try:
-            told = list(self.model.score(Question(each.prompt, each.answers) for each in answered))
+            told = list(self.model.score(Question(each.prompt, each.answers, each.tools) for each in answered))
         except ModelError as error:  # its scores are no numbers
             raise RewardError(f"reward: {self.section.name}: {error.problem}", error.remedy) from error
         for each, scores in zip(answered, told, strict=True):
             if scores is None:
+                problem = self.model.problem(Question(each.prompt, each.answers, each.tools))
                 raise RewardError(
-                    f"reward: an answer of {max(map(len, each.answers))} characters is too long for "
-                    f"{self.section.name}",
-                    "Start a run of another name with a rollout.max_new_tokens that it was trained for.",
+                    f"reward: {self.section.name} cannot score an answer of {max(map(len, each.answers))} characters: "
+                    f"{problem.field} {problem.reason}",
+                    "Start a run of another name whose rollout.max_new_tokens and prompts fit the reward model.",
                 )
             found += [score.score for score in scores]
         return found
@@ -205,7 +209,8 @@ class FunctionSource(Source):
 
 def _row(each: Answered, answer: str) -> dict[str, Any]:
     """A row of the function's own, which it may change."""
-    own = {"prompt": [message.model_dump() for message in each.prompt], "response": answer}
+    own: dict[str, Any] = {"prompt": [message.model_dump() for message in each.prompt], "response": answer}
+    own |= {"tools": copy.deepcopy(list(each.tools))} if each.tools else {}
     return {**{f"source_{name}" if name in own else name: value for name, value in each.other_columns().items()}, **own}
 
 

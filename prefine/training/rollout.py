@@ -224,7 +224,10 @@ def answered(written: Generations, store: TokenStore, rows: Sequence[int]) -> li
     each = len(written.texts) // max(1, len(rows))
     return [
         Answered(
-            conversation_of(store, row), tuple(written.texts[place * each : (place + 1) * each]), _columns(store, row)
+            conversation_of(store, row),
+            tuple(written.texts[place * each : (place + 1) * each]),
+            _columns(store, row),
+            tuple(json.loads(store.record_json(row)).get("tools", ())),
         )
         for place, row in enumerate(rows)
     ]

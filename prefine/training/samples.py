@@ -10,10 +10,11 @@ from typing import Any
 
 from prefine.atomic import atomic_write, json_bytes
 from prefine.data.dataset import read_records
+from prefine.data.fitting import fit_prompt
 from prefine.data.prepare import Prepared, source_names
 from prefine.data.quarantine import Quarantine
-from prefine.errors import CheckpointError
-from prefine.evaluation.sample import Answer, write_answers
+from prefine.errors import CheckpointError, TemplateError
+from prefine.evaluation.sample import Answer, room_for_samples, write_answers
 from prefine.evaluation.statistics import evenly_chosen
 from prefine.models.load import LoadedModel
 from prefine.recipe import ReportSection
@@ -76,7 +77,7 @@ class Samples:
 
     def _answers(self, rows: Sequence[dict[str, Any]]) -> list[Answer]:
         template = self._loaded.template
-        prompts = [template.prompt_ids(tuple(Message.model_validate(m) for m in row["prompt"])) for row in rows]
+        prompts = [self._prompt_ids(row) for row in rows]
         with self._display.progress(len(prompts), 0, "samples"):
             return write_answers(
                 self._loaded.packed,
@@ -90,7 +91,24 @@ class Samples:
     def _prompts(self) -> list[dict[str, Any]]:
         """Prompts from the recipe's source, else held-out ones; at most `samples`, at even distances."""
         found = self._own_prompts() if self._section.prompts is not None else self._heldout_prompts()
-        return [found[place] for place in evenly_chosen(len(found), self._section.samples)]
+        chosen = [found[place] for place in evenly_chosen(len(found), self._section.samples)]
+        return [row for row in chosen if self._is_rendered(row)]
+
+    def _is_rendered(self, row: dict[str, Any]) -> bool:
+        try:
+            self._prompt_ids(row)
+        except TemplateError as error:
+            self._display.say(f"warning: {row['id']} is no sample, as the chat template refuses it: {error}")
+            return False
+        return True
+
+    def _prompt_ids(self, row: dict[str, Any]) -> list[int]:
+        """Of a sample's prompt, cut where it leaves no room for an answer in the model's context."""
+        template, room = self._loaded.template, room_for_samples(self._loaded.packed, self._section.max_new_tokens)
+        messages = tuple(Message.model_validate(m) for m in row["prompt"])
+        tools = tuple(row.get("tools", ()))
+        fitted = fit_prompt(template, messages, room, tools)
+        return template.prompt_ids(messages, tools) if fitted is None else list(fitted.tree.prompt)
 
     def _own_prompts(self) -> list[dict[str, Any]]:
         with Quarantine(None) as quarantine:
@@ -100,6 +118,7 @@ class Samples:
                 "id": record.id or f"prompt-{number}",
                 "category": record.extra.get("category"),
                 "prompt": [m.model_dump() for m in record.prompt],
+                **({"tools": list(record.tools)} if record.tools else {}),
             }
             for number, record in enumerate(records, start=1)
         ]
@@ -115,6 +134,7 @@ class Samples:
                     "id": record.get("id") or f"held-out-{index + 1}",
                     "category": record.get("extra", {}).get("category"),
                     "prompt": record_prompt(record),
+                    **({"tools": record["tools"]} if record.get("tools") else {}),
                     "reference": reference,
                 }
             )

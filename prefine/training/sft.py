@@ -11,8 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from prefine.data.batch import PackedBatch, TokenTree, collate, microbatches
-from prefine.data.template import ChatTemplate
+from prefine.data.batch import PackedBatch, collate, microbatches
 from prefine.objectives.masked import per_sequence
 from prefine.objectives.sft import token_nll
 from prefine.recipe import SftRecipe
@@ -34,10 +33,6 @@ class SftStage(Stage):
 
     name = "sft"
     kind = Demonstration
-
-    def to_tree(self, template: ChatTemplate, record: Demonstration) -> TokenTree:
-        """A demonstration as a tree with one answer."""
-        return template.demonstration_tree(record, 0)
 
     def begin(self, session: Session) -> Loss:
         """The loss: negative log-likelihood, a mean over tokens."""

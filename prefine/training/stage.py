@@ -12,7 +12,6 @@ from torch import nn
 from prefine.atomic import JSON, write_json
 from prefine.data.batch import TokenTree
 from prefine.data.prepare import Prepared
-from prefine.data.template import ChatTemplate
 from prefine.models.load import LoadedModel, load_model
 from prefine.recipe import LoraSection, ModelSection
 from prefine.rundir import RunDirectory, rows_of_kind
@@ -84,10 +83,6 @@ class Stage(ABC):
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
         """The model to be trained: a language model, unless a stage says otherwise."""
         return load_model(section, lora)
-
-    @abstractmethod
-    def to_tree(self, template: ChatTemplate, record: Any) -> TokenTree:
-        """A record as a token tree."""
 
     def usable(self, record: Any) -> bool:
         """Whether the stage can learn from this valid record."""

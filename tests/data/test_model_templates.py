@@ -49,7 +49,7 @@ def refused(act: Callable[[], Any]) -> tuple[str, str]:
     with pytest.raises(RefusedRowError) as caught:
         act()
     assert caught.value.remedy.endswith(".")
-    return caught.value.field, caught.value.reason
+    return str(caught.value.field), caught.value.problem
 
 
 # --- Tools -----------------------------------------------------------------------------------------------------------

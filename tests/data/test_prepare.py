@@ -45,6 +45,11 @@ def chatml(make_tokenizer: Callable[..., Any]) -> ChatTemplate:
 
 
 @pytest.fixture
+def gemma(make_tokenizer: Callable[..., Any]) -> ChatTemplate:
+    return ChatTemplate(make_tokenizer("gemma"))
+
+
+@pytest.fixture
 def prepare(tmp_path: Path, chatml: ChatTemplate) -> Prepare:
     """`prepare(section_fields, …)` prepares in tmp_path/data as DPO would."""
 
@@ -58,13 +63,11 @@ def prepare(tmp_path: Path, chatml: ChatTemplate) -> Prepare:
         began_with: dict[str, Any] | None = None,
         **options: Any,
     ) -> Prepared:
-        to_tree = template.preference_tree if kind is Preference else template.demonstration_tree
         return Preparation(
             tmp_path / "data",
             DataSection(**section),
             kind,
-            to_tree,
-            template.fingerprint,
+            template,
             seed,
             quarantine or Quarantine(),
             **options,
@@ -114,13 +117,62 @@ def test_rows_are_the_records_tokens(prepare: Prepare, tmp_path: Path, chatml: C
         assert (stored.prompt, list(stored.answers)) == (list(tree.prompt), list(tree.answers))
 
 
-def test_prompts_are_cut_from_the_left_and_counted(prepare: Prepare, tmp_path: Path, chatml: ChatTemplate) -> None:
+def test_prompts_are_cut_inside_their_user_turn_and_counted(
+    prepare: Prepare, tmp_path: Path, chatml: ChatTemplate
+) -> None:
     rows = [pair("hello " * 100 + f"{number}?") for number in range(4)]
     prepared = prepare({"train": write(tmp_path / "a.jsonl", rows), "max_length_tokens": 64, "heldout_fraction": 0})
-    assert prepared.counts["train"]["prompts_cut"] == 4
+    counts = prepared.counts["train"]
+    assert (counts["rows_cut"], counts["texts_cut"], counts["turns_dropped"]) == (4, 4, 0)
     for tree, record in zip(prepared.train, records(prepared.train), strict=True):
-        assert len(tree.prompt) + max(map(len, tree.answers)) == 64
-        assert tree.prompt == chatml.prompt_ids(record.prompt)[-len(tree.prompt) :]
+        assert 60 < len(tree.prompt) + max(map(len, tree.answers)) <= 64
+        asked = chatml.tokenizer.decode(tree.prompt)
+        assert asked.startswith("<|im_start|>user\n")
+        assert asked.removeprefix("<|im_start|>user\n") in chatml.tokenizer.decode(chatml.prompt_ids(record.prompt))
+
+
+def test_rows_that_the_template_refuses_are_quarantined_with_field_and_reason(
+    prepare: Prepare, gemma: ChatTemplate, tmp_path: Path
+) -> None:
+    """Whether they are read, drawn or held out: no row is lost, and none ends the run."""
+    rows = pairs(40)
+    for place in (3, 7, 30):
+        rows[place]["prompt"] = [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": f"Question {place}?"},
+        ]
+    source = write(tmp_path / "a.jsonl", rows)
+    others = write(tmp_path / "b.jsonl", [pair(f"Other {number}?") for number in range(40)])
+    for section in ({}, {"limit": 40}, {"train": others, "heldout": source}, {"heldout_fraction": 0.5}):
+        prepared, entries = refusing(prepare, gemma, tmp_path, {"train": source, **section})
+        assert [entry["line"] for entry in entries[-3:]] == [4, 8, 31]
+        assert {entry["field"] for entry in entries} == {"prompt[0]"}
+        assert {entry["reason"] for entry in entries} == {
+            "is a system turn, which the template refuses: rendering failed (TemplateError: System role not supported)"
+        }
+        counts = prepared.counts["heldout" if "heldout" in section else "train"]
+        assert (counts["rows_in"], counts["kept"], counts["quarantined"]) == (40, 37, 3)
+        assert sum(each["rows"] for each in prepared.counts.values()) == (77 if "heldout" in section else 37)
+
+
+def test_a_run_whose_rows_are_all_refused_says_why(prepare: Prepare, gemma: ChatTemplate, tmp_path: Path) -> None:
+    rows = [
+        pair("x", prompt=[{"role": "system", "content": "S"}, {"role": "user", "content": f"Q {n}"}]) for n in range(5)
+    ]
+    for section in ({}, {"limit": 3}):
+        with pytest.raises(DataError, match=r"System role not supported\) \([35]\)"):
+            refusing(prepare, gemma, tmp_path, {"train": write(tmp_path / "a.jsonl", rows), **section})
+
+
+def refusing(
+    prepare: Prepare, gemma: ChatTemplate, tmp_path: Path, section: dict[str, Any]
+) -> tuple[Prepared, list[dict[str, Any]]]:
+    """Prepare with a template that refuses system turns; gives what is in quarantine, too."""
+    shutil.rmtree(tmp_path / "data", ignore_errors=True)
+    path = tmp_path / "quarantine.jsonl"
+    with Quarantine(path) as quarantine:
+        prepared = prepare(section, template=gemma, quarantine=quarantine)
+    return prepared, [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_a_prompt_is_held_out_with_all_its_rows_and_spellings(prepare: Prepare, tmp_path: Path) -> None:
@@ -143,8 +195,7 @@ def test_the_same_prompts_are_held_out_of_preferences_and_demonstrations(
         tmp_path / "sft",
         DataSection(train=source, heldout_fraction=0.3),
         Demonstration,
-        chatml.demonstration_tree,
-        chatml.fingerprint,
+        chatml,
         0,
         Quarantine(),
     ).stores()
@@ -242,9 +293,9 @@ def test_too_many_dropped_stops_with_the_reasons(prepare: Prepare, tmp_path: Pat
     with pytest.raises(DataError) as caught:
         prepare(section, usable=lambda record: not record.tie)
     assert str(caught.value) == (
-        "data.train: 6 of 11 records cannot be used (4 have an answer longer than data.max_length_tokens 100, 0 two "
-        "answers of the same tokens, 2 are of no use to this stage, as ties are). Raise data.max_length_tokens, or "
-        "data.max_dropped_fraction to go on with the rest."
+        "data.train: 6 of 11 records cannot be used (4 do not fit into data.max_length_tokens 100 even when cut, 0 "
+        "have two answers of the same tokens, 2 are of no use to this stage, as ties are). Raise "
+        "data.max_length_tokens, or data.max_dropped_fraction to go on with the rest."
     )
     assert files_in(tmp_path / "data") == []
     prepared = prepare({**section, "max_dropped_fraction": 0.6}, usable=lambda record: not record.tie)
@@ -373,14 +424,17 @@ from prefine.data.quarantine import Quarantine
 from prefine.recipe import DataSection
 from prefine.records import Preference
 
-def to_tree(record, row):
-    if record.prompt[0].content == "Question 590?":
-        print("deep in", flush=True)
-        sys.stdin.read()
-    return TokenTree([1], ([2], [3]), (None, None), row)
+class Template:
+    fingerprint = ""
+
+    def answers_tree(self, prompt, answers, **options):
+        if prompt[0].content == "Question 590?":
+            print("deep in", flush=True)
+            sys.stdin.read()
+        return TokenTree([1], ([2], [3]), (None, None))
 
 section = DataSection(train=sys.argv[1])
-Preparation(Path(sys.argv[2]), section, Preference, to_tree, "", 0, Quarantine()).stores()
+Preparation(Path(sys.argv[2]), section, Preference, Template(), 0, Quarantine()).stores()
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code, source, str(tmp_path / "data")],

@@ -128,7 +128,10 @@ def test_a_sample_is_even_in_order_and_depends_on_the_seed_not_on_the_order() ->
     records = [pair(f"yes {n}", "no") for n in range(400)]
 
     def drawn(limit: int, seed: int, given: list[Preference] = records) -> list[int]:
-        return [int(record.chosen.split()[1]) for record in sample_of(given, Preference, limit, seed)]
+        placed = [(record, ("a.jsonl", int(record.chosen.split()[1]))) for record in given]
+        found = list(sample_of(placed, Preference, limit, seed))
+        assert all(place == ("a.jsonl", int(record.chosen.split()[1])) for record, place in found)
+        return [place[1] for _, place in found]
 
     first = drawn(100, 0)
     assert first == drawn(100, 0)

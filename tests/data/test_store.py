@@ -1,4 +1,4 @@
-"""Rows fit their length or are counted out, and a store holds exactly what was written, or is not there."""
+"""A store holds exactly what was written, or is not there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefine.data.batch import TokenTree
-from prefine.data.store import FitCounts, StoreWriter, TokenStore, cut_prompt, fit
+from prefine.data.store import StoreWriter, TokenStore
 from prefine.errors import CheckpointError, DataError
 
 ids = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=8)
@@ -38,105 +38,6 @@ def unpacked(tree: TokenTree) -> tuple[Any, ...]:
         [list(answer) for answer in tree.answers],
         [None if mask is None else list(mask) for mask in tree.supervised],
     )
-
-
-# --- Fitting ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("answers", [([1, 2, 3],), ([1, 2, 3], [4]), ([1], [4, 5, 6]), ([7], [8])])
-def test_whatever_the_length_limit_a_kept_row_has_its_whole_answers(answers: tuple[list[int], ...]) -> None:
-    prompt = [91, 92, 93, 94]
-    tree = TokenTree(prompt, answers, (None,) * len(answers))
-    longest = max(map(len, answers))
-    whole = len(prompt) + longest
-    counts = FitCounts()
-    for number, limit in enumerate(range(1, whole + 2), start=1):
-        kept = fit(tree, limit, counts)
-        if limit <= longest:  # no room for one prompt token
-            assert kept is None
-        else:
-            assert kept is not None
-            assert kept.answers == answers
-            assert kept.supervised_tokens == sum(map(len, answers)) >= 1
-            assert list(kept.prompt) == prompt[-min(len(prompt), limit - longest) :]
-            assert 1 <= len(kept.prompt) <= limit - longest
-        assert counts.records == number == counts.rows + counts.dropped
-        assert counts.dropped == counts.dropped_too_long == min(limit, longest)
-        assert counts.prompts_cut == max(0, min(limit, whole - 1) - longest)
-
-
-def test_kept_rows_are_numbered_one_after_another() -> None:
-    counts = FitCounts()
-    lengths = [2, 9, 3, 9, 1]
-    kept = [fit(TokenTree([0], ([1] * length,), (None,), 77), 5, counts) for length in lengths]
-    assert [tree.row for tree in kept if tree is not None] == [0, 1, 2]
-
-
-def test_answers_of_the_same_tokens_are_no_pair() -> None:
-    counts = FitCounts()
-    assert fit(TokenTree([0], ([1, 2], [1, 2]), (None, None)), 9, counts) is None
-    assert fit(TokenTree([0], ([1, 2], (1, 2)), (None, None)), 9, counts) is None
-    assert fit(TokenTree([0], ([1, 2], [1, 3]), (None, None)), 9, counts) is not None
-    assert (counts.dropped_identical, counts.dropped, counts.rows, counts.records) == (2, 2, 1, 3)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(trees(), max_size=10), st.integers(1, 16))
-def test_counts_add_up(given_trees: list[TokenTree], limit: int) -> None:
-    counts = FitCounts()
-    kept = [tree for tree in (fit(tree, limit, counts) for tree in given_trees) if tree is not None]
-    assert counts.records == len(given_trees) == counts.rows + counts.dropped
-    assert counts.rows == len(kept)
-    assert all(len(tree.prompt) + max(map(len, tree.answers)) <= limit for tree in kept)
-
-
-@pytest.mark.parametrize(
-    ("limit", "prompt"),
-    [
-        (9, [91, 92, 93, 94]),
-        (7, [91, 92, 93, 94]),
-        (6, [92, 93, 94]),
-        (4, [94]),
-        (3, None),
-        (1, None),
-    ],
-)
-def test_a_prompt_is_cut_by_its_longest_answer(limit: int, prompt: list[int] | None) -> None:
-    """Three tokens of answer and four of prompt; the rest of the tree is as it was, its row too."""
-    tree = TokenTree([91, 92, 93, 94], ([1], [2, 3, 4]), ([True], None), 7)
-    cut = cut_prompt(tree, limit)
-    assert cut == (None if prompt is None else TokenTree(prompt, tree.answers, tree.supervised, 7))
-    assert list(tree.prompt) == [91, 92, 93, 94]
-
-
-def test_a_prompt_without_answers_is_cut_to_the_whole_length() -> None:
-    tree = TokenTree([1, 2, 3], (), ())
-    assert [cut_prompt(tree, limit) for limit in (0, 1, 2, 9)] == [
-        None,
-        TokenTree([3], (), ()),
-        TokenTree([2, 3], (), ()),
-        tree,
-    ]
-
-
-def test_answers_of_the_same_tokens_are_cut_like_any() -> None:
-    """Only training has no use for them: whoever scores has."""
-    same = TokenTree([1, 2], ([5], [5]), (None, None))
-    assert cut_prompt(same, 2) == TokenTree([2], ([5], [5]), (None, None))
-    assert fit(same, 2, FitCounts()) is None
-
-
-@settings(max_examples=200, deadline=None)
-@given(trees(), st.integers(0, 20))
-def test_a_cut_prompt_is_what_training_sees(tree: TokenTree, limit: int) -> None:
-    """Scoring cuts for one answer as training does for its pair, or scores would be of texts that were never seen."""
-    cut, counts = cut_prompt(tree, limit), FitCounts()
-    trained = fit(tree, limit, counts)
-    assert (cut is None) == (counts.dropped_too_long == 1)
-    if trained is not None:
-        assert cut is not None
-        assert unpacked(cut) == unpacked(trained)
-        assert len(cut.prompt) == min(len(tree.prompt), limit - max(map(len, tree.answers)))
 
 
 # --- The store -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from prefine.data.batch import collate, microbatches
+from prefine.data.rows import Problem
 from prefine.data.store import TokenStore
 from prefine.errors import ModelError, PrefineError
 from prefine.models.heads import IN_ADAPTER, adapter_head_shape
@@ -414,15 +415,27 @@ def test_long_prompts_are_cut_from_the_left_to_the_length_of_the_training(traine
 
 
 def test_a_prompt_that_need_not_be_cut_is_computed_once(trained: dict[str, Trained]) -> None:
-    """Whether it must says the longest answer; one that leaves no room takes the whole question with it."""
+    """Whether it must says the longest answer; one that leaves no room, not even for the role headers, takes the whole
+    question with it."""
     reward = load_reward(section(trained["one head"].run))
     assert isinstance(reward, PackedReward)
-    room = 160 - len(reward.loaded.template.prompt_ids(talk("q"))) - 1  # and the end of turn
-    for longest, trees in ((room, 1), (room + 1, 2), (158, 2)):
-        found = reward.trees(Question(talk("q"), ("a" * longest, "b")))
+    asked = talk("what")
+    room = 160 - len(reward.loaded.template.prompt_ids(asked)) - 1  # and the end of turn
+    for longest, trees in ((room, 1), (room + 1, 2), (room + 3, 2)):
+        found = reward.trees(Question(asked, ("a" * longest, "b")))
         assert found is not None
         assert len(found) == trees
-    assert reward.trees(Question(talk("q"), ("a" * 159, "b"))) is None
+    question = Question(asked, ("a" * (room + 4), "b"))
+    assert reward.trees(question) is None
+    assert reward.problem(question) == Problem("completion", "leaves its prompt no room within the model's length")
+
+
+def test_a_question_that_the_template_refuses_has_no_scores_and_a_reason(trained: dict[str, Trained]) -> None:
+    reward = load_reward(section(trained["one head"].run))
+    refused = Question(talk("what"), ("good",), tools=({"type": "function", "function": {"name": "f"}},))
+    scores = list(reward.score([QUESTIONS[0], refused, QUESTIONS[1]]))
+    assert [each is None for each in scores] == [False, True, False]
+    assert reward.problem(refused) == Problem("tools", "are given, and the chat template writes no tool definitions")
 
 
 def test_a_model_in_training_stays_in_training(base: Path) -> None:

@@ -42,7 +42,7 @@ def test_long_prompts_are_cut_on_the_left_and_counted(make: Make, tmp_path: Path
     lengths = [len(tree.prompt) for tree in store]
     assert max(lengths) == 60 - 12
     counts = tiny.manifest(Path(made.run))["data"]
-    cut = sum(part["prompts_cut"] for part in counts.values())
+    cut = sum(part["texts_cut"] for part in counts.values())
     assert cut == sum(len(row["prompt"]) > 24 for row in prompts)
     assert all(part.get("dropped_too_long", 0) == 0 for part in counts.values())
     assert all(bytes(_bytes(tree.prompt)).decode().rstrip().endswith("assistant") for tree in store)

@@ -21,6 +21,7 @@ class Scored:
     prompt: Conversation
     answer: str
     score: Score
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,22 @@ def judge(reward: RewardModel, records: Iterable[Preference | Vote]) -> Iterator
                 if ups and downs:
                     both = (ups.pop(0), downs.pop(0))
                     waiting.append(both)
-                    yield from (Question(vote.prompt, (vote.completion,)) for vote in both)
+                    yield from (Question(vote.prompt, (vote.completion,), vote.tools) for vote in both)
             elif not record.tie:
                 waiting.append(record)
-                yield Question(record.prompt, (record.chosen, record.rejected))
+                yield Question(record.prompt, (record.chosen, record.rejected), record.tools)
 
     scores = reward.score(questions())
     for number, first in enumerate(scores, start=1):
         record = waiting.pop(0)
         if isinstance(record, Preference):
             both = zip((record.chosen, record.rejected), first or (), strict=False)
-            sides = None if first is None else [Scored(record.prompt, *each) for each in both]
+            sides = None if first is None else [Scored(record.prompt, *each, record.tools) for each in both]
             source: Preference | Vote = record
         else:
             second = next(scores)
             votes = zip(record, (first, second), strict=True)
-            found = [Scored(vote.prompt, vote.completion, own[0]) for vote, own in votes if own is not None]
+            found = [Scored(vote.prompt, vote.completion, own[0], vote.tools) for vote, own in votes if own is not None]
             sides = found if len(found) == 2 else None
             source = record[0]
         yield None if sides is None else _pair(source, sides[0], sides[1], number)

@@ -34,8 +34,8 @@ def variances(
     """Score a few answers alone, in company, on padded rows and with their prompt written out again."""
     chosen = [pairs[place] for place in evenly_chosen(len(pairs), _INVARIANCE_PAIRS)]
     sides = [side for pair in chosen for side in (pair.chosen, pair.rejected)]
-    apart = [Question(side.prompt, (side.answer,)) for side in sides]
-    shared = [Question(a.prompt, (a.answer, b.answer)) for a, b in zip(sides, _rotated(sides), strict=True)]
+    apart = [Question(side.prompt, (side.answer,), side.tools) for side in sides]
+    shared = [Question(a.prompt, (a.answer, b.answer), a.tools) for a, b in zip(sides, _rotated(sides), strict=True)]
     alone = _alone(reward.score, apart)
     probes: dict[str, Callable[[], tuple[list[float], list[float]]]] = {
         "other answers in the batch": lambda: (alone, _first(reward.score(apart))),
@@ -102,7 +102,9 @@ def spoilt_answers(
     """Spoil preferred held-out answers and see whether their scores fall."""
     sides = [pairs[place].chosen for place in evenly_chosen(len(pairs), SPOILT_ANSWERS)]
     edits = [_edits(side, sides) for side in sides]
-    questions = (Question(side.prompt, list(edited.values())) for side, edited in zip(sides, edits, strict=True))
+    questions = (
+        Question(side.prompt, list(edited.values()), side.tools) for side, edited in zip(sides, edits, strict=True)
+    )
     changes: dict[str, list[float]] = {}
     for side, edited, scores in zip(sides, edits, reward.score(questions), strict=True):
         # One that is too long for the model must not take the others with it.
@@ -127,7 +129,7 @@ def _edits(side: Scored, sides: Sequence[Scored]) -> dict[str, str]:
 
 def _one_by_one(reward: RewardModel, side: Scored, edited: dict[str, str]) -> Iterator[tuple[str, Score]]:
     for name, text in edited.items():
-        (scores,) = reward.score([Question(side.prompt, (text,))])
+        (scores,) = reward.score([Question(side.prompt, (text,), side.tools)])
         if scores is not None:
             yield name, scores[0]
 
