@@ -91,7 +91,7 @@ class DataSection(RecipeSection):
         None, description="learn from so many records, drawn by the seed from all of data.train, which is read whole"
     )
     max_length_tokens: Annotated[int, Field(ge=8, le=LARGEST_COUNT)] = Field(
-        1024, description="prompt and answer; prompts are cut left"
+        1024, description="prompt and answer; the oldest turns go first"
     )
     deduplicate: bool = True
     max_dropped_fraction: Fraction = Field(0.5, description="stop when more records than this do not fit the length")

@@ -229,7 +229,7 @@ def _about_fit(tokens: TokenCounts) -> Iterator[tuple[str, str]]:
         ("turns left out of them", fit.turns_dropped),
         ("user turns shortened", fit.texts_cut),
         ("assistant turns that are not learned", fit.turns_not_learned),
-        ("dropped as the answer leaves the prompt no room", fit.dropped_too_long),
+        ("dropped as nothing that fits can be learned", fit.dropped_too_long),
         ("dropped as both answers are the same tokens", fit.dropped_identical),
     ]
     changed = "; ".join(f"{what}: {number:,}" for what, number in told if number)

@@ -8,6 +8,7 @@ are never cut.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -44,6 +45,10 @@ class Fitted:
         """Tokens of the prompt and the longest answer."""
         return len(self.tree.prompt) + max(map(len, self.tree.answers), default=0)
 
+
+_GAP = re.compile(r"\s+(?=\S)")
+# Characters in which the beginning of a word is looked for; not every language has spaces.
+_NEAR = 20
 
 Rendering = Callable[[Conversation], Fitted]
 
@@ -201,7 +206,18 @@ def _cut(messages: Conversation, fitted: Rendering, room: int) -> Fitted | None:
     place = bisect_left(lengths, True, key=lambda characters: shortened(characters).length > room)
     if place == 0:
         return None
-    return replace(shortened(lengths[place - 1]), turns_dropped=starts[-1] - len(opening), text_cut=True)
+    kept = lengths[place - 1]
+    found = shortened(_from_a_word(asked.content, kept))
+    if found.length > room:  # less text may be more tokens
+        found = shortened(kept)
+    return replace(found, turns_dropped=starts[-1] - len(opening), text_cut=True)
+
+
+def _from_a_word(text: str, kept: int) -> int:
+    """How much of a text's end to keep so that it begins with a word, if one begins soon; `kept` characters at most."""
+    start = len(text) - kept
+    gap = _GAP.search(text, start - 1, start + _NEAR)
+    return kept if gap is None else len(text) - gap.end()
 
 
 def _exchanges(messages: Conversation) -> list[int]:

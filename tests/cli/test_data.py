@@ -109,7 +109,7 @@ def test_quarantined_rows_are_written_where_asked(check: Check, tmp_path: Path) 
 def test_the_length_limit(check: Check, tmp_path: Path) -> None:
     rows = [GOOD, {**GOOD, "prompt": "late " * 300}, {**GOOD, "chosen": "late " * 300}]
     _, out, _ = check(write(tmp_path / "a.jsonl", rows), "--max-length-tokens", "128")
-    told = "prompts cut from the left: 1; dropped as the answer leaves the prompt no room: 1."
+    told = "cut to fit: 1; user turns shortened: 1; dropped as nothing that fits can be learned: 1."
     assert f"At 128 tokens (data.max_length_tokens) {told}" in out
 
 
@@ -188,7 +188,10 @@ def test_records_that_the_template_refuses_are_a_warning(check: Check, tmp_path:
     (strict / "chat_template.jinja").write_text(refusing)
     code, out, _ = check(write(tmp_path / "a.jsonl", [{**GOOD, "system": "Be kind."}]), name=strict)
     assert code == 0
-    assert "warning: the chat template refuses 1 of them. model.chat_template: rendering failed" in out
+    assert (
+        "warning: the chat template refuses 1 of them. messages[0]: is a system turn, which the template refuses" in out
+    )
+    assert "no system" in out
 
 
 def test_defaults_are_those_of_a_recipe() -> None:

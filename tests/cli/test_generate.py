@@ -81,14 +81,18 @@ def test_what_it_writes_is_read_again(generate: Generate, prompts: Path, tmp_pat
     assert [row["completion"] for row in again] == [row["completion"] for row in written]
 
 
-def test_too_long_prompts_go_to_quarantine(generate: Generate, tmp_path: Path) -> None:
-    rows = [{"prompt": "short"}, {"prompt": "long " * 200}, {"prompt": ""}, {"prompt": "short, too"}]
+def test_too_long_prompts_are_cut_and_said(generate: Generate, tmp_path: Path) -> None:
+    """The rows are as they came; one that leaves no room even when cut goes to quarantine."""
+    turns = [{"role": "system", "content": "long " * 200}, {"role": "user", "content": "x"}]
+    rows = [{"prompt": "short"}, {"prompt": "long " * 200}, {"prompt": ""}, {"prompt": turns}, {"prompt": "short, too"}]
     source, aside = tiny.write_rows(tmp_path / "mixed.jsonl", rows), tmp_path / "aside.jsonl"
     code, found, said = generate("--prompts", source, "--max-new-tokens", "4", "--quarantine", aside)
     assert code == 0
-    assert [row["prompt"] for row in found] == ["short", "short, too"]
+    assert [row["prompt"] for row in found] == ["short", "long " * 200, "short, too"]
+    assert "1 prompt cut to leave room for an answer, the oldest turns first" in said
     refused = [json.loads(line) for line in aside.read_text().splitlines()]
-    assert [row["line"] for row in refused] == [2, 3]
+    assert [row["line"] for row in refused] == [3, 4]
+    assert refused[1]["reason"] == "leaves no room for an answer in the model's context"
     assert "2 rows could not be answered" in said
 
 

@@ -40,7 +40,7 @@ def test_long_prompts_are_cut_on_the_left_and_counted(make: Make, tmp_path: Path
     tiny.train(made)
     store = TokenStore(Path(made.run) / "data" / "train.arrow")
     lengths = [len(tree.prompt) for tree in store]
-    assert max(lengths) == 60 - 12
+    assert 60 - 12 - len("far ") < max(lengths) <= 60 - 12
     counts = tiny.manifest(Path(made.run))["data"]
     cut = sum(part["texts_cut"] for part in counts.values())
     assert cut == sum(len(row["prompt"]) > 24 for row in prompts)
@@ -180,11 +180,15 @@ def test_recipes_that_are_not_valid(case: str, make: Make) -> None:
 
 
 def test_a_single_token_is_room_enough(make: Make) -> None:
-    """The smallest answer, to the last token of a prompt."""
-    changes = {"data.max_length_tokens": 8, "rollout.max_new_tokens": 7, "training.max_steps": 1}
+    """The smallest answer, and prompts of which a character is left between their role headers."""
+    prompt = "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+    room = len(tiny.make_tokenizer()(prompt)["input_ids"])
+    changes = {"data.max_length_tokens": room + 7, "rollout.max_new_tokens": 7, "training.max_steps": 1}
     made = make("ppo", "one-prompt-token", {**QUICK, **changes})
     tiny.train(made)
-    assert {len(tree.prompt) for tree in TokenStore(Path(made.run) / "data" / "train.arrow")} == {1}
+    assert {len(tree.prompt) for tree in TokenStore(Path(made.run) / "data" / "train.arrow")} == {room}
+    said = refused(make("ppo", "no-room", {**QUICK, **changes, "data.max_length_tokens": room + 6}))
+    assert f"do not fit into data.max_length_tokens {room + 6} even when cut" in said
     made = make("ppo", "one-answer-token", {**QUICK, "rollout.max_new_tokens": 1, "training.max_steps": 2})
     tiny.train(made)
     assert rows(made)[-1]["response_tokens"] == 1
