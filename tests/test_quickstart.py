@@ -48,11 +48,12 @@ def test_quickstart_ends_with_models_that_prefer_what_people_prefer(tmp_path: Pa
     ppo = tmp_path / "ppo"
     changes = ["--set", f"model.name={sft}", "--set", f"reward.name={reward}", "--set", "rollout.max_new_tokens=24"]
     changes += ["--set", "training.batch_size=4", "--set", "rollout.heldout_prompts=4", "--force"]
+    changes += ["--set", "rollout.heldout_samples=2"]
     run("ppo", str(RECIPES / "quickstart-ppo.yaml"), *small(ppo, 100, 2), *changes)
     told = json.loads((ppo / "evaluation.json").read_text())["heldout"]
     assert told["before"]["kl_k3"] < 1e-3
     assert 0 < told["after"]["kl_k3"] < 0.2
-    assert len(told["responses"]) == 4
+    assert (told["count"], len(told["responses"])) == (4, 8)
     assert json.loads((ppo / "manifest.json").read_text())["status"] == "finished"
 
     told = json.loads((reward / "evaluation.json").read_text())["heldout"]
