@@ -13,6 +13,7 @@ from prefine.errors import RecipeError
 from prefine.paths import new_folder, path_in_recipe
 from prefine.recipe_effects import SeveralRulesError, Unread, without_effect
 from prefine.recipe_loading import RecipeSection
+from prefine.row_rules import PairRule, RowRules
 from prefine.text_form import TextForm, delimiter_named, encoding_named
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -83,6 +84,12 @@ class DataSection(RecipeSection):
     encoding: Annotated[str, AfterValidator(encoding_named)] | None = Field(
         None, description="of text files, as in cp1252 or utf-16; null: UTF-8, or what a byte order mark says"
     )
+    columns: dict[str, str | None] = Field(
+        {}, description="the file's column by the name of a format: {prompt: question}; null leaves a column unread"
+    )
+    pairs: PairRule = Field(
+        "best_worst", description="of several ranked or scored answers: the best with the worst, neighbours, or all"
+    )
     heldout_fraction: Fraction = Field(0.1, description="share of prompts (all rows of a prompt together) held out")
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(
         0, description="of what is held out and what limit takes; stages that share data must share it"
@@ -100,6 +107,11 @@ class DataSection(RecipeSection):
     def text_form(self) -> TextForm:
         """How its text files are written."""
         return TextForm(self.delimiter, self.encoding)
+
+    @property
+    def row_rules(self) -> RowRules:
+        """How its rows are read."""
+        return RowRules(self.columns, self.pairs)
 
 
 class TrainingSection(RecipeSection):

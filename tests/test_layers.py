@@ -39,6 +39,7 @@ FLOOR_0 = {
     "recipe_shipped",
     "recipe_text",
     "records",
+    "row_rules",
     "rounding",
     "row_list",
     "rundir",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefine.cli.options import LARGEST_COUNT, AsJson, Delimiter, Encoding, text_form
+from prefine.cli.options import LARGEST_COUNT, AsJson, Columns, Delimiter, Encoding, text_form
 from prefine.terminal import echo
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def check(
     ] = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
+    column: Columns = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a file holds: rows kept and quarantined and why, token lengths, an example as it is learned."""
@@ -71,10 +72,13 @@ def check(
     from prefine.data.inspection import NotingQuarantine, inspect_sources
     from prefine.data.kinds import kind_of_sources
     from prefine.data.prepare import source_names
+    from prefine.row_rules import RowRules, columns_named
 
-    text = text_form(delimiter, encoding)
+    text, rules = text_form(delimiter, encoding), RowRules(columns_named(column or ()))
     require_quarantine(quarantine, sources)
-    found = kind_of_sources(source_names(sources), split=split, text=text) if kind is Kind.AUTO else kind.value
+    found = kind.value
+    if kind is Kind.AUTO:
+        found = kind_of_sources(source_names(sources), split=split, text=text, rules=rules)
     template, left_out = _template_of(model)
     with NotingQuarantine(quarantine) as noting, counting("reading") as progress:
         inspection = inspect_sources(
@@ -85,6 +89,7 @@ def check(
             quarantine=noting,
             split=split,
             text=text,
+            rules=rules,
             progress=progress,
         )
     if as_json:
@@ -157,6 +162,7 @@ def _rows_table(inspection: Inspection) -> Table:
     rows = [
         ("read", counts["rows_in"], ""),
         ("quarantined", counts["quarantined"], "cannot be used"),
+        *([("left out", counts["left_out"], "valid, with nothing for this kind")] if counts["left_out"] else []),
         ("kept", counts["kept"], ""),
         ("duplicates", counts["duplicates"], "left out: an earlier row says the same"),
         ("records", counts["records"], "what a stage gets"),

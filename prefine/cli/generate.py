@@ -11,6 +11,7 @@ from prefine.cli.options import (
     LARGEST_COUNT,
     LARGEST_SEED,
     MODEL_OPTIONS,
+    Columns,
     Delimiter,
     Device,
     Encoding,
@@ -51,6 +52,7 @@ def generate(
     ] = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
+    column: Columns = None,
     device: Device = "auto",
     resume: ResumeRows = False,
 ) -> None:
@@ -66,23 +68,24 @@ def generate(
     from prefine.models.load import load_model
     from prefine.models.sampling import Sampling
     from prefine.recipe import named_model
+    from prefine.row_rules import RowRules, columns_named
 
     with sampling_options("generate"):
         sampling = Sampling(
             max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop or ()), seed
         )
-    text = text_form(delimiter, encoding)
+    text, rules = text_form(delimiter, encoding), RowRules(columns_named(column or ()))
     with (
         row_output(out, quarantine, prompts, resume) as (file, refused),
         counting("writing") as progress,
     ):
-        rows = GeneratedRows(prompts, refused, split, text)
+        rows = GeneratedRows(prompts, refused, split, text, rules)
         with about(None, MODEL_OPTIONS):
             section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
             loaded = load_model(section, None, trainable=False)
         if file is not None:
             settings = settings_of_answers(loaded, sampling) | {"samples": samples, "slots": slots}
-            rows.begin(file, settings | source_settings(prompts, split, text, quarantine))
+            rows.begin(file, settings | source_settings(prompts, split, text, rules, quarantine))
         write_rows(rows, rows.blocks(loaded, sampling, samples, slots), file, progress)
     for line in rows.summary(model):
         echo(line, err=True)

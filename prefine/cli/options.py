@@ -50,6 +50,15 @@ Encoding = Annotated[
     typer.Option(metavar="NAME", help="Of text files, as in cp1252; else UTF-8, or what a byte order mark says."),
 ]
 
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME=COLUMN",
+        help="The file's column by the name of a format, as in prompt=question; may be repeated. NAME= ignores one.",
+    ),
+]
+
 
 def text_form(delimiter: str | None, encoding: str | None) -> TextForm:
     """How text files are written, by the two options.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import MODEL_OPTIONS, Delimiter, Device, Encoding, ResumeRows, text_form
+from prefine.cli.options import MODEL_OPTIONS, Columns, Delimiter, Device, Encoding, ResumeRows, text_form
 from prefine.terminal import echo
 
 
@@ -34,6 +34,7 @@ def score(
     ] = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
+    column: Columns = None,
     device: Device = "auto",
     resume: ResumeRows = False,
 ) -> None:
@@ -49,17 +50,17 @@ def score(
     from prefine.evaluation.scores import ScoredRows
     from prefine.models.reward import load_reward
     from prefine.recipe import named_model
+    from prefine.row_rules import RowRules, columns_named
 
-    text = text_form(delimiter, encoding)
+    text, rules = text_form(delimiter, encoding), RowRules(columns_named(column or ()))
     with row_output(out, quarantine, sources, resume) as (file, refused), counting("scoring") as progress:
-        rows = ScoredRows(
-            sources, refused, split, text
-        )  # first: a file that is not there is found before a model is loaded
+        # First: a file that is not there is found before a model is loaded.
+        rows = ScoredRows(sources, refused, split, text, rules)
         with about(None, MODEL_OPTIONS):
             section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
             reward = load_reward(section)
         if file is not None:
-            rows.begin(file, settings_of_scores(reward) | source_settings(sources, split, text, quarantine))
+            rows.begin(file, settings_of_scores(reward) | source_settings(sources, split, text, rules, quarantine))
         write_rows(rows, rows.blocks(reward), file, progress)
     for line in rows.summary(reward):
         echo(line, err=True)

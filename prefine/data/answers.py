@@ -4,42 +4,53 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from prefine.data.rows import RowError, kind_of
 from prefine.data.turns import (
-    Turn,
     chat_turns,
+    is_blocks,
     is_transcript,
+    is_turn,
+    lone_turn,
     merge_repeats,
     prompt_turns,
     said_text,
     transcript_turns,
 )
+from prefine.records import Message
+
+Pair = tuple[list[Message], str, str]
+"""A prompt, the chosen and the rejected answer."""
 
 _SCORE_COLUMNS = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
 
 
-def split_pair(chosen: Any, rejected: Any) -> tuple[list[Turn], str, str]:
+def split_pair(chosen: Any, rejected: Any, fields: tuple[str, str] = ("chosen", "rejected")) -> Pair:
     """Prompt, chosen and rejected answer of two whole conversations that differ in the last turn only.
+
+    Args:
+        chosen, rejected: chat lists or HH transcripts.
+        fields: their columns.
 
     Raises:
         RowError: no conversation, another prompt in each, or a last turn that is not the assistant's.
     """
-    first, second = _conversation(chosen, "chosen"), _conversation(rejected, "rejected")
+    first, second = _conversation(chosen, fields[0]), _conversation(rejected, fields[1])
     if first[:-1] != second[:-1]:
-        raise RowError("rejected", "does not share its turns before the answer with chosen")
+        raise RowError(fields[1], f"does not share its turns before the answer with {fields[0]}")
     if len(first) == 1:
-        raise RowError("chosen", "has one turn only, so the prompt is missing")
+        raise RowError(fields[0], "has one turn only, so the prompt is missing")
     prompt = first[:-1]
     return (
         (merge_repeats(prompt) if is_transcript(chosen) else prompt),
-        _answer(first, "chosen"),
-        _answer(second, "rejected"),
+        plain_answer(first[-1], fields[0]),
+        plain_answer(second[-1], fields[1]),
     )
 
 
-def _conversation(value: Any, field: str) -> list[Turn]:
+def _conversation(value: Any, field: str) -> list[Message]:
     if isinstance(value, str):
         if not is_transcript(value):
             raise RowError(field, "is plain text without a prompt, not a chat list or an HH transcript")
@@ -47,59 +58,83 @@ def _conversation(value: Any, field: str) -> list[Turn]:
     return chat_turns(value, field)
 
 
-def _answer(turns: list[Turn], field: str) -> str:
-    role, said = turns[-1]
-    if role != "assistant":
-        raise RowError(field, f"ends with a turn of {role}, not of assistant")
-    return said
+def plain_answer(turn: Message, field: str, *, learned: bool = True) -> str:
+    """The text of a last turn that is compared, voted on or scored.
+
+    Args:
+        turn: the turn.
+        field: its column.
+        learned: whether something is learned from it, so that a mark against that counts.
+
+    Raises:
+        RowError: it is not the assistant's, or is more than a text: demonstrations alone hold that.
+    """
+    if turn.role != "assistant":
+        raise RowError(field, f"ends with a turn of {turn.role}, not of assistant")
+    if turn.tool_calls:
+        raise RowError(field, "ends with tool calls, which prefine learns from demonstrations only")
+    if turn.reasoning:
+        raise RowError(field, "ends with reasoning beside the answer, which prefine learns from demonstrations only")
+    if learned and not turn.supervised:
+        raise RowError(field, "ends with an answer that is marked as not to be learned (train, loss or weight)")
+    return turn.content
 
 
-def prompted_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Turn], str, str]:
+def prompted_pair(
+    prompt: Any, chosen: Any, rejected: Any, fields: tuple[str, str, str] = ("prompt", "chosen", "rejected")
+) -> Pair:
     """Prompt and answers where the prompt has a column of its own.
 
-    The answers are texts, or chat lists with the answer alone, or whole conversations that begin with the prompt
-    (UltraFeedback; there the prompt may be the first question only).
+    The answers are texts, or lone turns, or chat lists with the answer alone, or whole conversations that begin with
+    the prompt (UltraFeedback; there the prompt may be the first question only).
 
     Raises:
         RowError: an answer that is none of these, or that does not begin with the prompt.
     """
-    opening = prompt_turns(prompt, "prompt")
-    if _is_whole(chosen) or _is_whole(rejected):
-        turns, first, second = split_pair(chosen, rejected)
+    opening = prompt_turns(prompt, fields[0])
+    if is_whole(chosen) or is_whole(rejected):
+        turns, first, second = split_pair(chosen, rejected, fields[1:])
         if not _begins_with(turns, opening, only_a_question=not isinstance(prompt, list)):
-            raise RowError("chosen", "does not begin with the prompt")
+            raise RowError(fields[1], f"does not begin with the {fields[0]}")
         return turns, first, second
     in_transcript = is_transcript(prompt)
-    return opening, lone_answer(chosen, "chosen", in_transcript), lone_answer(rejected, "rejected", in_transcript)
+    return (
+        opening,
+        lone_answer(chosen, fields[1], in_transcript),
+        lone_answer(rejected, fields[2], in_transcript),
+    )
 
 
-def _is_whole(value: Any) -> bool:
-    return is_transcript(value) or (isinstance(value, list) and len(value) > 1)
+def is_whole(value: Any) -> bool:
+    """Whether an answer is a whole conversation: an HH transcript, or a chat list of several turns."""
+    return is_transcript(value) or (isinstance(value, list) and len(value) > 1 and not is_blocks(value))
 
 
-def _begins_with(turns: list[Turn], opening: list[Turn], *, only_a_question: bool) -> bool:
+def _begins_with(turns: list[Message], opening: list[Message], *, only_a_question: bool) -> bool:
     if turns == opening:
         return True
     if not only_a_question:
         return False
-    unprompted = turns[1:] if turns and turns[0][0] == "system" else turns
-    stripped = [(role, said.strip()) for role, said in unprompted[: len(opening)]]
-    return stripped == [(role, said.strip()) for role, said in opening]
+    unprompted = turns[1:] if turns and turns[0].role == "system" else turns
+    stripped = [(turn.role, turn.content.strip()) for turn in unprompted[: len(opening)]]
+    return stripped == [(turn.role, turn.content.strip()) for turn in opening]
 
 
 def lone_answer(value: Any, field: str, in_transcript: bool = False) -> str:
-    """One answer: a text, or a chat list that holds one assistant turn.
+    """One answer: a text, text blocks, one assistant turn, or a chat list that holds one.
 
-    Behind a transcript's "\\n\\nAssistant:" the white space around the answer belongs to the format.
+    After a transcript's "\\n\\nAssistant:" the white space around the answer belongs to the format.
 
     Raises:
         RowError: anything else.
     """
-    if isinstance(value, list):
+    if isinstance(value, dict) and is_turn(value):
+        return plain_answer(lone_turn(value, field), field)
+    if isinstance(value, list) and not is_blocks(value):
         turns = chat_turns(value, field)
         if len(turns) != 1:
             raise RowError(field, f"has {len(turns)} turns where one answer is due")
-        return _answer(turns, field)
+        return plain_answer(turns[0], field)
     said = said_text(value, field)
     return said.strip() if in_transcript else said
 
@@ -118,7 +153,7 @@ def preferred_answer(value: Any) -> int:
     return int(value)
 
 
-def margin_of(value: dict[str, Any]) -> float | None:
+def margin_of(value: Mapping[str, Any]) -> float | None:
     """How much better the chosen answer is by the row's own `margin`; None where it does not say.
 
     Raises:
@@ -127,17 +162,17 @@ def margin_of(value: dict[str, Any]) -> float | None:
     return _not_negative(value, "margin")
 
 
-def _not_negative(value: dict[str, Any], field: str) -> float | None:
+def _not_negative(value: Mapping[str, Any], field: str) -> float | None:
     found = value.get(field)
     if found is None:
         return None
-    number = _finite(found, field)
+    number = finite(found, field)
     if number < 0:
         raise RowError(field, "is negative: it says that the rejected answer is better")
     return number
 
 
-def score_difference(value: dict[str, Any]) -> float | None:
+def score_difference(value: Mapping[str, Any]) -> float | None:
     """By how much the chosen answer's score exceeds the rejected one's; None without scores.
 
     Raises:
@@ -149,7 +184,7 @@ def score_difference(value: dict[str, Any]) -> float | None:
             continue
         if high is None or low is None:
             raise RowError(first if high is None else second, "is missing beside the other score")
-        difference = _finite(high, first) - _finite(low, second)
+        difference = finite(high, first) - finite(low, second)
         if difference < 0:
             raise RowError(first, f"is less than {second}: the scores contradict the choice")
         if not math.isfinite(difference):
@@ -158,7 +193,7 @@ def score_difference(value: dict[str, Any]) -> float | None:
     return _not_negative(value, "score_difference")  # of a record that prefine wrote
 
 
-def _finite(value: Any, field: str) -> float:
+def finite(value: Any, field: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RowError(field, f"is {kind_of(value)}, not a number")
     try:

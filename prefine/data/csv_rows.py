@@ -34,9 +34,18 @@ _NUMBER_COLUMNS = frozenset(
         "score_chosen",
         "score_rejected",
         "tie",
+        # of public data sets, in lower case
+        *("rank", "choice", "labels", "kto_tag", "weight", "train", "loss", "preference_strength"),
+        *("overall_preference", "score_a", "score_b", "score_0", "score_1"),
+        *("winner_model_a", "winner_model_b", "winner_tie", "deleted", "review_result"),
     }
 )
-_CHAT_COLUMNS = frozenset({"prompt", "chosen", "rejected", "completion", "messages", "conversations"})
+_CHAT_COLUMNS = frozenset(
+    {
+        *("prompt", "chosen", "rejected", "completion", "messages", "conversations", "context", "history"),
+        *("conversation_a", "conversation_b", "preferred_output", "non_preferred_output", "rejected_messages"),
+    }
+)
 _MOST_COLUMNS = 10_000
 _NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _TURN_KEY = re.compile(r"""["'](role|from)["']\s*:""")
@@ -182,14 +191,18 @@ def _csv_row(header: list[str], cells: list[str], raw: str, file: str, line: int
         return rejected(file, line, Problem("line", found), raw)
     try:
         return Row(
-            file, line, {n: _typed(n.lower(), cell, decimal_comma) for n, cell in zip(header, cells, strict=True)}
+            file, line, {n: typed_cell(n.lower(), cell, decimal_comma) for n, cell in zip(header, cells, strict=True)}
         )
     except RowError as error:
         return rejected(file, line, error.problem, raw)
 
 
-def _typed(column: str, cell: str, decimal_comma: bool) -> Any:
-    """A CSV cell as the value it would have in JSON."""
+def typed_cell(column: str, cell: str, decimal_comma: bool = False) -> Any:
+    """A CSV cell as the value it would have in JSON.
+
+    Raises:
+        RowError: what looks like a list of turns is not one.
+    """
     if cell == "":
         return None
     if column in _NUMBER_COLUMNS:

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Self
 
-from prefine.data.column_names import with_known_names
-from prefine.data.convert import SHAPES, R, Shape, convert, shape_of, without_unwritable
+from prefine.data.column_names import ColumnNames
+from prefine.data.convert import R, without_unwritable
+from prefine.data.layouts.shape import Shape
+from prefine.data.layouts.table import shape_of
 from prefine.data.missing_words import missing_word
-from prefine.data.quarantine import Quarantine, excerpt
+from prefine.data.quarantine import Quarantine, counted_reason, excerpt
 from prefine.data.reading import Part, Row, locate, read_part
+from prefine.data.row_readings import Reading, in_trees, read_row
 from prefine.data.rows import Problem, RowError, Unwritable, printable
 from prefine.data.selection import DuplicateFilter, Place
+from prefine.data.unread_columns import answers_unread, kind_in, unknown_columns
 from prefine.errors import DataError
 from prefine.records import Preference
+from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.text_form import AS_FOUND, TextForm
 
 _ROWS_BEFORE_GIVING_UP = 1_000
-_MOST_COLUMN_SETS = 1_000
+_MOST_COLUMNS_SHOWN = 1_000
 _MISSING_SHOWN = 20
 _NO_FORMAT = Problem("columns", "fit no known format")
 
 
 @dataclass
 class ReadCounts:
-    """What became of the rows. Always: rows_in = kept + quarantined, and records = kept - duplicates.
+    """What became of the rows. Always: rows_in = kept + quarantined + left_out, and records = found - duplicates.
 
     Attributes:
         rows_in: rows read; blank lines are none.
-        kept: rows that are valid records.
+        kept: rows that are used. One may give several records; a message of a tree that is context only gives none.
         reasons: quarantined rows by reason.
-        duplicates: kept rows that said what an earlier one had said; not handed on.
+        left_out_reasons: by reason, valid rows with nothing for what is read, as a thumb down where answers are
+            imitated.
+        found: records in the kept rows.
+        duplicates: records that said what an earlier one had said; not handed on.
         duplicate_ids: records whose id an earlier record with other content has; handed on.
         contradictions: records that say the opposite of an earlier one; handed on.
         scored_pairs: pairs with two scores and no margin of their own.
@@ -41,16 +49,20 @@ class ReadCounts:
         missing_at: where the first of them are, as file:line.
         read_as: what was found out about how files are written, a sentence each.
         columns_left_out: columns that nobody reads, by name, with the rows whose value JSON cannot write (bytes, NaN).
+        answers_unread: columns that look like answers and that no format reads, by name, with their rows.
     """
 
     rows_in: int = 0
     kept: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    left_out_reasons: Counter[str] = field(default_factory=Counter)
+    found: int = 0
     duplicates: int = 0
     duplicate_ids: int = 0
     contradictions: int = 0
     scored_pairs: int = 0
     columns_left_out: Counter[str] = field(default_factory=Counter)
+    answers_unread: Counter[str] = field(default_factory=Counter)
     missing_words: Counter[str] = field(default_factory=Counter)
     missing_at: list[str] = field(default_factory=list)
     read_as: list[str] = field(default_factory=list)
@@ -61,9 +73,14 @@ class ReadCounts:
         return self.reasons.total()
 
     @property
+    def left_out(self) -> int:
+        """Valid rows with nothing for what is read."""
+        return self.left_out_reasons.total()
+
+    @property
     def records(self) -> int:
         """Records handed on."""
-        return self.kept - self.duplicates
+        return self.found - self.duplicates
 
     def as_dict(self) -> dict[str, Any]:
         """All counts, ready for a manifest."""
@@ -72,12 +89,15 @@ class ReadCounts:
             "kept": self.kept,
             "quarantined": self.quarantined,
             "reasons": dict(self.reasons.most_common()),
+            "left_out": self.left_out,
+            "left_out_reasons": dict(self.left_out_reasons.most_common()),
             "duplicates": self.duplicates,
             "records": self.records,
             "duplicate_ids": self.duplicate_ids,
             "contradictions": self.contradictions,
             "scored_pairs": self.scored_pairs,
             "columns_left_out": dict(self.columns_left_out.most_common()),
+            "answers_unread": dict(self.answers_unread.most_common()),
             "missing_words": dict(self.missing_words.most_common()),
             "missing_at": list(self.missing_at),
             "read_as": list(self.read_as),
@@ -91,9 +111,17 @@ def remarks(counts: Mapping[str, Any]) -> list[str]:
         counts: of ReadCounts.as_dict; of an earlier release, perhaps.
     """
     told = list(counts.get("read_as", ()))
+    if rows := counts.get("left_out"):
+        reasons = "; ".join(f"{reason} ({number})" for reason, number in list(counts["left_out_reasons"].items())[:5])
+        told.append(f"{rows} valid rows are left out: {reasons}")
+    if unread := counts.get("answers_unread"):
+        names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(unread.items())[:5])
+        told.append(
+            f"columns that look like answers are not read, by rows: {names}; data.columns (--column) says what they are"
+        )
     if scored := counts.get("scored_pairs"):
         told.append(
-            f"{scored} pairs have two scores (chosen_score and rejected_score); their difference is no margin, unless "
+            f"{scored} pairs have scores; their difference is no margin, unless "
             "a reward model asks for it with reward.margins: scores"
         )
     if left_out := counts.get("columns_left_out"):
@@ -121,14 +149,24 @@ class RecordStream(Generic[R]):
     """
 
     def __init__(
-        self, parts: Sequence[Part], kind: type[R], *, split: str, quarantine: Quarantine, deduplicate: bool
+        self,
+        parts: Sequence[Part],
+        kind: type[R],
+        *,
+        split: str,
+        quarantine: Quarantine,
+        deduplicate: bool,
+        rules: RowRules,
     ) -> None:
         self.counts = ReadCounts()
         self.place = ("", 0)
         self.row: dict[str, Any] = {}
+        self._set_aside_last: Place | None = None
         self._parts = parts
         self._kind = kind
         self._split = split
+        self._rules = rules
+        self._names = ColumnNames(rules.columns)
         self._quarantine = quarantine
         self._filter = DuplicateFilter() if deduplicate else None
         self._records = self._all_records()
@@ -140,59 +178,86 @@ class RecordStream(Generic[R]):
         return next(self._records)
 
     def set_aside(self, record: R, place: Place, problem: Problem) -> None:
-        """Put a record that was handed on, and turned out to be of no use, into quarantine."""
-        self.counts.kept -= 1
-        self._set_aside(*place, problem, record.model_dump(mode="json"))
+        """Put a record that was handed on, and turned out to be of no use, into quarantine.
+
+        Of several records of one row the first that is set aside counts the row as quarantined.
+        """
+        self.counts.found -= 1
+        if place != self._set_aside_last:
+            self._set_aside_last = place
+            self.counts.kept -= 1
+            self._set_aside(*place, problem, record.model_dump(mode="json"))
 
     def _all_records(self) -> Iterator[R]:
         for part in self._parts:
             yield from self._part_records(part)
+        self._names.require_seen(self._name)
         if self.counts.kept == 0:
             raise self._nothing_kept()
 
+    @property
+    def _name(self) -> str:
+        return ", ".join(part.name for part in self._parts)
+
     def _part_records(self, part: Part) -> Iterator[R]:
-        columns = _Columns(part.name, self._kind)
-        for row in read_part(part, split=self._split, note=lambda said: self._note(part, said)):
-            self.counts.rows_in += 1
-            record = self._record(row, columns)
+        columns = _Columns(part.name, self._kind, self._names)
+        for reading in in_trees(self._readings(part, columns), self._kind, self._rules):
             if columns.any_known and columns.waiting:
                 self._set_waiting_aside(columns)
-            if record is None:
-                continue
-            self.counts.kept += 1
-            if isinstance(record, Preference) and record.margin is None and record.score_difference is not None:
-                self.counts.scored_pairs += 1
-            if (word := missing_word(record)) is not None:
-                self.counts.missing_words[word] += 1
-                if len(self.counts.missing_at) < _MISSING_SHOWN:
-                    self.counts.missing_at.append(f"{row.file}:{row.line}")
-            if self._filter is None or not self._is_duplicate(self._filter, record):
-                self.place, self.row = (row.file, row.line), row.value or {}
-                yield record
+            if reading.shape_is_known:
+                yield from self._records_of(reading)
         columns.require_known()
 
-    def _note(self, part: Part, said: str) -> None:
-        self.counts.read_as.append(f"{printable(part.name)}: {said}")
+    def _readings(self, part: Part, columns: _Columns) -> Iterator[Reading[R]]:
+        for row in read_part(part, split=self._split, note=lambda said: self._note(part, said)):
+            self.counts.rows_in += 1
+            try:
+                yield self._reading(row, columns, is_table=part.form in ("csv", "tsv"))
+            except RowError as error:
+                yield Reading(row, problem=error.problem)
 
-    def _record(self, row: Row, columns: _Columns) -> R | None:
+    def _reading(self, row: Row, columns: _Columns, *, is_table: bool) -> Reading[R]:
         if row.value is None or row.problem is not None:
             if row.problem is None:
                 raise TypeError("a row has neither a value nor a problem")
-            self._set_aside(row.file, row.line, row.problem, row.raw)
-            return None
-        value = with_known_names(row.value)
-        shape = columns.shape(value)
+            return Reading(row, problem=row.problem)
+        value = self._names.applied(row.value, is_table=is_table)
+        shape = columns.shape(value, row.value)
         if shape is None:
             columns.waiting.append((row.file, row.line, excerpt(row.value)))
-            return None
-        try:
-            if any(isinstance(item, Unwritable) for item in value.values()):
-                value, left_out = without_unwritable(value, shape)
-                self.counts.columns_left_out.update(left_out)
-            return convert(value, self._kind, shape)
-        except RowError as error:
-            self._set_aside(row.file, row.line, error.problem, row.value)
-            return None
+            return Reading(row, shape_is_known=False)
+        if any(isinstance(item, Unwritable) for item in value.values()):
+            value, left_out = without_unwritable(value, shape)
+            self.counts.columns_left_out.update(left_out)
+        self.counts.answers_unread.update(answers_unread(value, self._kind, shape))
+        return read_row(row, value, self._kind, self._rules, shape)
+
+    def _records_of(self, reading: Reading[R]) -> Iterator[R]:
+        """Count what became of a row, and hand on its records."""
+        row = reading.row
+        if reading.problem is not None:
+            self._set_aside(row.file, row.line, reading.problem, row.raw if row.value is None else row.value)
+        elif reading.left_out is not None:
+            self.counts.left_out_reasons[counted_reason(reading.left_out)] += 1
+        else:
+            self.counts.kept += 1
+        for record in reading.records:
+            self.counts.found += 1
+            self._look_at(record, row)
+            if self._filter is None or not self._is_duplicate(self._filter, record):
+                self.place, self.row = (row.file, row.line), row.value or {}
+                yield record
+
+    def _look_at(self, record: R, row: Row) -> None:
+        if isinstance(record, Preference) and record.margin is None and record.score_difference is not None:
+            self.counts.scored_pairs += 1
+        if (word := missing_word(record)) is not None:
+            self.counts.missing_words[word] += 1
+            if len(self.counts.missing_at) < _MISSING_SHOWN:
+                self.counts.missing_at.append(f"{row.file}:{row.line}")
+
+    def _note(self, part: Part, said: str) -> None:
+        self.counts.read_as.append(f"{printable(part.name)}: {said}")
 
     def _set_aside(self, file: str, line: int, problem: Problem, row: str | dict[str, Any]) -> None:
         self.counts.reasons[self._quarantine.add(file, line, problem, row)] += 1
@@ -210,17 +275,19 @@ class RecordStream(Generic[R]):
         return duplicate
 
     def _nothing_kept(self) -> DataError:
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in self.counts.reasons.most_common(3))
+        reasons = self.counts.reasons + self.counts.left_out_reasons
+        told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
         where = self._quarantine.path
         return DataError(
-            f"{', '.join(part.name for part in self._parts)}: none of {self.counts.rows_in} rows is a "
-            f"{self._kind.__name__.lower()}: {reasons}",
-            f"See the rows in {where}." if where else "Correct the rows; docs/data.md shows one of each format.",
+            f"{self._name}: none of {self.counts.rows_in} rows is a {self._kind.__name__.lower()}: {told}",
+            f"See the rows in {where}."
+            if where and self.counts.quarantined
+            else "Correct the rows; docs/data.md shows one of each format.",
         )
 
 
 class _Columns:
-    """The shapes of one part's rows, looked up once for each set of columns.
+    """The shapes of one part's rows.
 
     Attributes:
         any_known: whether the columns of any row so far had a shape.
@@ -228,31 +295,33 @@ class _Columns:
             are not worth a quarantine file.
     """
 
-    def __init__(self, name: str, kind: type[Any]) -> None:
-        self.name = name
+    def __init__(self, name: str, kind: type[Any], names: ColumnNames) -> None:
         self.any_known = False
         self.waiting: list[tuple[str, int, str]] = []
+        self._name = name
         self._kind = kind
-        self._shapes: dict[tuple[str, ...], Shape | None] = {}
+        self._names = names
         self._found: dict[str, None] = {}
+        self._like: Counter[type[Any]] = Counter()
 
-    def shape(self, value: dict[str, Any]) -> Shape | None:
-        """The shape of a row with these columns, if there is one.
+    def shape(self, value: dict[str, Any], as_written: Iterable[str]) -> Shape | None:
+        """The shape of a row, if there is one.
+
+        Args:
+            value: the row under prefine's names.
+            as_written: the names of its columns in the file.
 
         Raises:
             DataError: there is none, nor for any of a thousand rows before it.
         """
-        names = tuple(value)
-        if names not in self._shapes:
-            if len(self._shapes) >= _MOST_COLUMN_SETS:
-                self._shapes.clear()
-            self._shapes[names] = shape_of(names, self._kind)
-        shape = self._shapes[names]
+        shape = shape_of(value, self._kind)
         if shape is not None:
             self.any_known = True
         elif not self.any_known:
-            if len(self._found) < _MOST_COLUMN_SETS:
-                self._found.update(dict.fromkeys(names))
+            if len(self._found) < _MOST_COLUMNS_SHOWN:
+                self._found.update(dict.fromkeys(as_written))
+            if (like := kind_in(value)) is not None:
+                self._like[like] += 1
             if len(self.waiting) >= _ROWS_BEFORE_GIVING_UP:
                 self.require_known()
         return shape
@@ -261,13 +330,9 @@ class _Columns:
         """Raise DataError if rows had columns and those of none had a shape."""
         if self.any_known or not self.waiting:
             return
-        found = ", ".join(printable(name[:40]) for name in list(self._found)[:12]) or "none"
-        more = ", …" if len(self._found) > 12 else ""
-        formats = "; ".join(str(shape) for shape in SHAPES[self._kind])
-        raise DataError(
-            f"{self.name}: its columns ({found}{more}) fit no format of a {self._kind.__name__.lower()}",
-            f"Rename them to one of: {formats}.",
-        )
+        self._names.require_seen(self._name)
+        like = self._like.most_common(1)[0][0] if self._like else None
+        raise unknown_columns(self._name, list(self._found), self._kind, like)
 
 
 def read_records(
@@ -278,6 +343,7 @@ def read_records(
     split: str = "train",
     deduplicate: bool = True,
     text: TextForm = AS_FOUND,
+    rules: RowRules = AS_WRITTEN,
 ) -> RecordStream[R]:
     """Read sources as records of one kind, in order and in bounded memory (see prefine.data.reading for sources).
 
@@ -288,10 +354,12 @@ def read_records(
         split: which part of a Hugging Face data set to read; files are read whole.
         deduplicate: hand on only the first of records with the same content.
         text: how text files are written.
+        rules: names of columns, and which pairs ranked answers give.
 
     Raises:
-        DataError: at once if a source cannot be found or is written by the quarantine; while iterating if one cannot
-            be read, if none of its rows has columns that fit, or if in the end no row of any was kept.
+        DataError: at once if a source cannot be found or is written by the quarantine, or if the rules name a column
+            that no format has; while iterating if a source cannot be read, if none of its rows has columns that fit,
+            or if in the end no row of any was kept or none has a column that the rules name.
     """
     names = [sources] if isinstance(sources, str) else list(sources)
     if not names:
@@ -301,4 +369,4 @@ def read_records(
     for part in parts:
         if part.path is not None and part.path.resolve() == written:
             raise DataError(f"{part.name}: is the quarantine file of this run", "Read another file.")
-    return RecordStream(parts, kind, split=split, quarantine=quarantine, deduplicate=deduplicate)
+    return RecordStream(parts, kind, split=split, quarantine=quarantine, deduplicate=deduplicate, rules=rules)

@@ -19,6 +19,7 @@ from prefine.data.store import FitCounts
 from prefine.data.template import ChatTemplate
 from prefine.errors import TemplateError
 from prefine.records import Preference, Record, Vote
+from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.text_form import AS_FOUND, TextForm
 
 _PLACES_SHOWN = 3
@@ -127,6 +128,7 @@ def inspect_sources(
     quarantine: NotingQuarantine,
     split: str = "train",
     text: TextForm = AS_FOUND,
+    rules: RowRules = AS_WRITTEN,
     most_tokenized: int = MOST_LOOKED_AT,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Inspection:
@@ -140,13 +142,15 @@ def inspect_sources(
         quarantine: takes rows that are not valid.
         split: of a Hugging Face data set.
         text: how text files are written.
+        rules: names of columns, and which pairs ranked answers give.
         most_tokenized: from more records than this, an even sample is tokenized.
         progress: called with the number of rows read so far.
 
     Raises:
         DataError: a source that cannot be read, or in which no row can be used.
     """
-    stream = read_records(source_names(list(sources)), KINDS[kind], quarantine=quarantine, split=split, text=text)
+    names = source_names(list(sources))
+    stream = read_records(names, KINDS[kind], quarantine=quarantine, split=split, text=text, rules=rules)
     survey = _Survey(template, kind, max_length, EvenSample(most_tokenized))
     for number, record in enumerate(stream):
         survey.add(number, record)

@@ -180,8 +180,9 @@ class Preparation(Generic[R]):
         hashes = {name: [file["sha256"] for file in listed] for name, listed in read.items()}
         settings = self._section.model_dump(exclude={"train", "heldout", "max_dropped_fraction"})
         settings["max_length_tokens"] = self._room
-        for name in ("delimiter", "encoding"):  # where they say nothing the key is that of earlier releases
-            if settings[name] is None:
+        # Where these say nothing the key is that of earlier releases.
+        for name, nothing in (("delimiter", None), ("encoding", None), ("columns", {}), ("pairs", "best_worst")):
+            if settings[name] == nothing:
                 del settings[name]
         decides = [PREPARATION_VERSION, self._kind.__name__, self._seed, self._template.fingerprint, settings, hashes]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(), read
@@ -241,6 +242,7 @@ class Preparation(Generic[R]):
             split=split,
             deduplicate=self._section.deduplicate,
             text=self._section.text_form,
+            rules=self._section.row_rules,
         )
 
     def _limited(self, stream: RecordStream[R]) -> Iterator[tuple[R, Place]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prefine.evaluation.findings import few_pairs, shares
 from prefine.evaluation.headlines import Caution
@@ -168,19 +169,17 @@ def _not_finite(facts: RunFacts) -> Iterator[Caution]:
 
 def _rows_lost(facts: RunFacts) -> Iterator[Caution]:
     for part, value in mapping(facts.manifest.get("data")).items():
-        if (
-            rows_add_up(mapping(value).get("rows_in"), mapping(value).get("kept"), mapping(value).get("quarantined"))
-            is False
-        ):
+        if rows_add_up(mapping(value)) is False:
             yield Caution(
-                f"The counts of the {part} data do not add up: rows in are not kept and quarantined together.",
+                f"The counts of the {part} data do not add up: rows in are not kept + quarantined + left out.",
                 "This is an error in prefine. Please report it.",
             )
 
 
-def rows_add_up(rows_in: object, kept: object, quarantined: object) -> bool | None:
-    """Whether rows in = kept + quarantined; None if one of them is not known."""
-    found = count(rows_in), count(kept), count(quarantined)
-    if found[0] is None or found[1] is None or found[2] is None:
+def rows_add_up(counts: Mapping[str, Any]) -> bool | None:
+    """Whether rows in = kept + quarantined + left out; None if one of the first three is not known."""
+    rows_in, *parts = (count(counts.get(key)) for key in ("rows_in", "kept", "quarantined"))
+    if rows_in is None or None in parts:
         return None
-    return found[0] == found[1] + found[2]
+    left_out = count(counts.get("left_out")) or 0  # runs of earlier releases quarantined these rows
+    return rows_in == sum(part for part in parts if part is not None) + left_out

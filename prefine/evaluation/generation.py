@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt
 
 from prefine.atomic import JSON
 from prefine.data.column_names import with_known_names
-from prefine.data.convert import convert
+from prefine.data.convert import records_of
 from prefine.data.dataset import read_records
 from prefine.data.fitting import fit_prompt
 from prefine.data.prepare import source_names
@@ -29,6 +29,7 @@ from prefine.models.load import LoadedModel
 from prefine.models.sampling import Sampling
 from prefine.models.writer import Generated, Request
 from prefine.records import Completion, Prompt
+from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.text_form import AS_FOUND, TextForm
 
 # Answers of a block: at its end slots run empty, so there must be many a slot. A resume computes a block again.
@@ -65,6 +66,7 @@ class GeneratedRows(BlockRows[Prompt]):
         quarantine: takes rows that are not valid, and prompts that the template refuses or that are too long even cut.
         split: of a Hugging Face data set.
         text: how text files are written.
+        rules: names of columns.
 
     Attributes:
         written: answers so far.
@@ -78,10 +80,21 @@ class GeneratedRows(BlockRows[Prompt]):
     state_type = _GeneratedState
 
     def __init__(
-        self, sources: Sequence[str], quarantine: Quarantine, split: str = "train", text: TextForm = AS_FOUND
+        self,
+        sources: Sequence[str],
+        quarantine: Quarantine,
+        split: str = "train",
+        text: TextForm = AS_FOUND,
+        rules: RowRules = AS_WRITTEN,
     ) -> None:
         stream = read_records(
-            source_names(list(sources)), Prompt, quarantine=quarantine, split=split, deduplicate=False, text=text
+            source_names(list(sources)),
+            Prompt,
+            quarantine=quarantine,
+            split=split,
+            deduplicate=False,
+            text=text,
+            rules=rules,
         )
         super().__init__(stream, quarantine)
         self.written = 0
@@ -187,10 +200,10 @@ class GeneratedRows(BlockRows[Prompt]):
 def _says(row: dict[str, Any], record: Prompt) -> bool:
     """Whether a row with an answer, read again, has the prompt that was answered and that answer."""
     try:
-        found = convert(with_known_names(row), Completion)
+        found = records_of(with_known_names(row), Completion)
     except RowError:
         return False
-    return (found.prompt, found.completion) == (record.prompt, row["completion"])
+    return [(each.prompt, each.completion) for each in found] == [(record.prompt, row["completion"])]
 
 
 def _taken(answers: Iterator[_Asked], most: int) -> list[_Asked]:

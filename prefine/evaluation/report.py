@@ -47,6 +47,7 @@ _COUNTS = {
     "rows_in": "rows in",
     "kept": "kept",
     "quarantined": "quarantined",
+    "left_out": "left out, with a reason",
     "duplicates": "duplicates",
     "contradictions": "contradictions",
     "duplicate_ids": "ids used twice",
@@ -63,6 +64,7 @@ _COUNTS = {
 }
 # Said only where there are any: most runs have none.
 _RARE = {
+    "left_out",
     "contradictions",
     "duplicate_ids",
     "dropped_identical",
@@ -280,6 +282,7 @@ class DataPart:
     sum: str
     split_off: bool
     reasons: list[Row]
+    left_out: list[Row]
     files: list[Row]
 
 
@@ -290,16 +293,22 @@ def _data_parts(facts: RunFacts) -> list[DataPart]:
 
 def _data_part(name: str, part: Mapping[str, Any]) -> DataPart:
     known = {key: count(part.get(key)) for key in _COUNTS}
-    rows_in, kept, quarantined = known["rows_in"], known["kept"], known["quarantined"]
+    rows_in, kept, quarantined = (whole(known[key]) for key in ("rows_in", "kept", "quarantined"))
+    left_out = f" + {whole(known['left_out'])} left out" if known["left_out"] else ""
     return DataPart(
         name={"train": "Training", "heldout": "Held-out"}.get(name, name),
         counts=[Row(label, [whole(known[key])]) for key, label in _COUNTS.items() if _is_shown(key, known[key])],
-        adds_up=rows_add_up(rows_in, kept, quarantined),
-        sum=f"{whole(rows_in)} rows in = {whole(kept)} kept + {whole(quarantined)} quarantined",
+        adds_up=rows_add_up(part),
+        sum=f"{rows_in} rows in = {kept} kept + {quarantined} quarantined{left_out}",
         split_off=part.get("split_off") is True,
-        reasons=[Row(reason, [whole(number(hits))]) for reason, hits in mapping(part.get("reasons")).items()],
+        reasons=_reasons(part, "reasons"),
+        left_out=_reasons(part, "left_out_reasons"),
         files=[Row(_plain(file.get("path")), [_plain(file.get("sha256"))]) for file in dictionaries(part.get("files"))],
     )
+
+
+def _reasons(part: Mapping[str, Any], key: str) -> list[Row]:
+    return [Row(reason, [whole(number(hits))]) for reason, hits in mapping(part.get(key)).items()]
 
 
 def _is_shown(key: str, value: int | None) -> bool:

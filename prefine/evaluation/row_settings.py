@@ -15,6 +15,7 @@ from prefine.models.location import locate_model
 from prefine.models.reward import PackedReward
 from prefine.models.sampling import Sampling
 from prefine.models.scoring import RewardModel
+from prefine.row_rules import RowRules
 from prefine.text_form import TextForm
 
 _FILES = "the hash of the model's files"
@@ -31,12 +32,15 @@ def recorded_dtype(file: RowFile | None) -> Literal["auto", "float32", "bfloat16
     return "auto"
 
 
-def source_settings(sources: Sequence[str], split: str, text: TextForm, quarantine: Path | None) -> dict[str, JSON]:
-    """What is read, and where rows that cannot be used go."""
+def source_settings(
+    sources: Sequence[str], split: str, text: TextForm, rules: RowRules, quarantine: Path | None
+) -> dict[str, JSON]:
+    """What is read and how, and where rows that cannot be used go."""
     return {
         "files": list(sources),
         "split": split,
         **asdict(text),
+        **({"columns": dict(rules.columns)} if rules.columns else {}),
         "quarantine": None if quarantine is None else str(quarantine),
     }
 

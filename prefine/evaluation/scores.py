@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt
 
 from prefine.atomic import JSON
 from prefine.data.column_names import with_known_names
-from prefine.data.convert import convert
+from prefine.data.convert import records_of
 from prefine.data.dataset import RecordStream, read_records
 from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import source_names
@@ -25,6 +25,7 @@ from prefine.evaluation.row_columns import saying, with_own
 from prefine.evaluation.wording import plural
 from prefine.models.scoring import Question, RewardModel, Score
 from prefine.records import Completion, Preference
+from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.text_form import AS_FOUND, TextForm
 
 _MOST_TOGETHER = 32
@@ -65,6 +66,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
         quarantine: takes rows that are not valid, and those that the model cannot score.
         split: of a Hugging Face data set.
         text: how text files are written.
+        rules: names of columns.
 
     Raises:
         DataError: a source cannot be found or read, or none of its rows holds a prompt with an answer.
@@ -73,12 +75,18 @@ class ScoredRows(BlockRows[Preference | Completion]):
     state_type = _ScoredState
 
     def __init__(
-        self, sources: Sequence[str], quarantine: Quarantine, split: str = "train", text: TextForm = AS_FOUND
+        self,
+        sources: Sequence[str],
+        quarantine: Quarantine,
+        split: str = "train",
+        text: TextForm = AS_FOUND,
+        rules: RowRules = AS_WRITTEN,
     ) -> None:
         names = source_names(list(sources))
-        kind = Preference if KINDS[kind_of_sources(names, split=split, text=text)] is Preference else Completion
+        found = KINDS[kind_of_sources(names, split=split, text=text, rules=rules)]
+        kind = Preference if found is Preference else Completion
         stream: RecordStream[Preference | Completion] = read_records(
-            names, kind, quarantine=quarantine, split=split, deduplicate=False, text=text
+            names, kind, quarantine=quarantine, split=split, deduplicate=False, text=text, rules=rules
         )
         super().__init__(stream, quarantine)
         self.scored = 0
@@ -176,10 +184,11 @@ class ScoredRows(BlockRows[Preference | Completion]):
 def _says(row: dict[str, Any], record: Preference) -> bool:
     """Whether a row, read again, is the pair that was scored."""
     try:
-        found = convert(with_known_names(row), Preference)
+        found = records_of(with_known_names(row), Preference)
     except RowError:
         return False
-    return (found.prompt, found.chosen, found.rejected) == (record.prompt, record.chosen, record.rejected)
+    said = [(each.prompt, each.chosen, each.rejected) for each in found]
+    return said == [(record.prompt, record.chosen, record.rejected)]
 
 
 def _share_a_prompt(one: Preference | Completion, other: Preference | Completion) -> bool:

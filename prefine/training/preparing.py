@@ -70,6 +70,7 @@ def say_data(session: Session, answer_tokens: int) -> None:
             for key, text in (
                 ("rows_in", "rows read"),
                 ("quarantined", "quarantined"),
+                ("left_out", "valid and left out"),
                 ("duplicates", "duplicates"),
                 ("leaks_removed", "left out as their prompt is held out"),
                 ("dropped_too_long", "too long"),

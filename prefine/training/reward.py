@@ -51,7 +51,8 @@ def reward_stage(recipe: RewardRecipe) -> RewardStage:
     Raises:
         DataError: it holds something else, or cannot be found or read.
     """
-    kind = kind_of_sources(source_names(recipe.data.train), split=recipe.data.split, text=recipe.data.text_form)
+    data = recipe.data
+    kind = kind_of_sources(source_names(data.train), split=data.split, text=data.text_form, rules=data.row_rules)
     if KINDS[kind] not in (Preference, Vote):
         raise DataError(
             f"{recipe.data.train} holds {kind}",

@@ -50,15 +50,15 @@ def test_bytes_and_nan_in_unread_columns_refuse_no_row_and_are_counted(tmp_path:
     table = pa.table(
         {
             **{name: [f"{text}{i}" for i in range(3)] for name, text in PAIR.items()},
-            "image": [b"\x89PNG\xff", b"ascii", None],
-            "weight": [float("nan"), 1.0, float("inf")],
+            "thumbnail": [b"\x89PNG\xff", b"ascii", None],
+            "price": [float("nan"), 1.0, float("inf")],
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
     records, stream = read(tmp_path / "a.parquet")
-    assert [record.extra for record in records] == [{}, {"image": "ascii", "weight": 1.0}, {"image": None}]
+    assert [record.extra for record in records] == [{}, {"thumbnail": "ascii", "price": 1.0}, {"thumbnail": None}]
     assert stream.counts.quarantined == 0
-    assert stream.counts.as_dict()["columns_left_out"] == {"weight": 2, "image": 1}
+    assert stream.counts.as_dict()["columns_left_out"] == {"price": 2, "thumbnail": 1}
 
 
 def test_text_that_is_not_utf8_costs_a_row_only_where_it_is_read(tmp_path: Path) -> None:

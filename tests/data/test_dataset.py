@@ -27,8 +27,8 @@ def pair(number: int, **more: Any) -> dict[str, Any]:
 def accounted(stream: RecordStream[Any], quarantine: Quarantine) -> list[Any]:
     records = list(stream)
     counts = stream.counts
-    assert counts.rows_in == counts.kept + counts.quarantined
-    assert counts.records == len(records) == counts.kept - counts.duplicates
+    assert counts.rows_in == counts.kept + counts.quarantined + counts.left_out
+    assert counts.records == len(records) == counts.found - counts.duplicates
     assert counts.quarantined == quarantine.total
     if quarantine.path is not None and counts.quarantined:
         assert len(quarantine.path.read_text().splitlines()) == counts.quarantined
@@ -67,12 +67,15 @@ def test_rows_are_kept_dropped_as_duplicates_or_quarantined_and_all_are_counted(
             "columns fit no known format": 1,
             "chosen is an empty list": 1,
         },
+        "left_out": 0,
+        "left_out_reasons": {},
         "duplicates": 2,
         "records": 3,
         "duplicate_ids": 1,
         "contradictions": 1,
         "scored_pairs": 0,
         "columns_left_out": {},
+        "answers_unread": {},
         "missing_words": {},
         "missing_at": [],
         "read_as": [],
@@ -102,12 +105,17 @@ def test_wrong_columns_of_a_whole_file_are_one_error_that_names_them_and_leave_n
         with Quarantine(tmp_path / "quarantine.jsonl") as quarantine:
             message = refusal([good, wrong], Preference, quarantine)
         assert message == (
-            f"{wrong}: its columns (question, answer\\n) fit no format of a preference. Rename them to one of: "
-            "explicit pair (prompt, chosen, rejected); A/B (prompt, response_1, response_2, preferred); "
-            "implicit pair (chosen, rejected)."
+            f"{wrong}: its columns (question, answer\\n) fit no format of a preference. Say which is which: "
+            "data.columns: {prompt: question, chosen: …, rejected: …} in a recipe, --column NAME=COLUMN of a command; "
+            "docs/data.md shows all formats."
         )
         assert not (tmp_path / "quarantine.jsonl").exists()
-    assert "fit no format of a vote. Rename them to one of: vote (prompt, completion, label)." in refusal(good, Vote)
+    assert refusal(good, Vote) == (
+        f"{good}: its columns (prompt, chosen, rejected) fit no format of a vote; they are those of preferences: "
+        "prefine dpo, prefine reward and prefine sft learn from them. Use one of these commands, or other data."
+    )
+    votes = write(tmp_path / "votes.jsonl", [{"messages": [], "label": True}])
+    assert "; they are those of votes: prefine reward and prefine sft learn from them. " in refusal(votes, Preference)
 
 
 def test_nothing_kept_is_an_error_with_the_three_commonest_reasons(tmp_path: Path) -> None:

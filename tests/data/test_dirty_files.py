@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from prefine.data.convert import SHAPES, convert
+from prefine.data.convert import records_of
 from prefine.data.dataset import read_records
+from prefine.data.layouts.table import SHAPES
 from prefine.data.quarantine import Quarantine
 from prefine.data.rows import RowError
 from prefine.errors import DataError
@@ -41,13 +42,15 @@ nested = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
     max_leaves=8,
 )
-columns = sorted({name for shapes in SHAPES.values() for shape in shapes for name in (*shape.needs, *shape.may_have)})
-columns += ["system", "id", "extra", "other"]
+known = sorted({name for shapes in SHAPES.values() for shape in shapes for name in shape.columns})
+columns = [*known, "system", "system_prompt", "history", "tools", "train", "weight", "image", "id", "extra", "other"]
+of_one_layout = st.sampled_from(sorted({tuple(sorted(s.columns)) for shapes in SHAPES.values() for s in shapes}))
 values = st.one_of(texts, chats, nested)
 good = {"prompt": "Q", "chosen": "A", "rejected": "B", "completion": "A", "label": 1}
 rows = st.one_of(
     st.dictionaries(st.sampled_from(columns), values, max_size=8),
     st.dictionaries(st.sampled_from(columns), values, max_size=2).map(lambda dirt: {**good, **dirt}),
+    of_one_layout.flatmap(lambda names: st.fixed_dictionaries(dict.fromkeys(names, values))),
 )
 
 
@@ -66,15 +69,15 @@ def check_accounts(name: str, content: bytes, kind: Any) -> int | None:
                 assert stream.counts.kept == 0 or name.endswith(".json")
                 return None
         counts = stream.counts
-        assert counts.rows_in == counts.kept + counts.quarantined
-        assert len(records) == counts.kept - counts.duplicates
+        assert counts.rows_in == counts.kept + counts.quarantined + counts.left_out
+        assert len(records) == counts.found - counts.duplicates
         assert quarantine.total == counts.quarantined
         listed = quarantine_path.read_text(encoding="utf-8").splitlines() if quarantine_path.exists() else []
         assert len(listed) == counts.quarantined
         assert all(set(json.loads(line)) == {"file", "line", "field", "reason", "row"} for line in listed)
         for record in records:  # what is kept can be written again and is the same when read back
             written = json.dumps(record.model_dump(mode="json"), ensure_ascii=False).encode("utf-8")
-            assert convert(json.loads(written), kind) == record
+            assert records_of(json.loads(written), kind) == [record]
         return counts.rows_in
 
 
@@ -126,17 +129,18 @@ def test_files_of_random_bytes(content: bytes, suffix: str) -> None:
 def test_any_row_converts_or_is_refused_by_field_and_reason(row: dict[str, Any]) -> None:
     for kind in KINDS:
         try:
-            record = convert(row, kind)
+            records = records_of(row, kind)
         except RowError as error:
             assert error.problem.field
             assert 0 < len(error.problem.reason) < 200
         else:
-            assert type(record) is kind
+            assert records
+            assert all(type(record) is kind for record in records)
 
 
 @pytest.mark.parametrize("field", ["prompt", "chosen", "rejected"])
 def test_nested_nulls_in_every_place_of_a_pair(field: str) -> None:
     for dirt in (None, [None], [[None]], {}, [{"role": None, "content": None}], [{"role": "user", "content": [None]}]):
         with pytest.raises(RowError) as caught:
-            convert({**good, field: dirt}, Preference)
+            records_of({**good, field: dirt}, Preference)
         assert caught.value.problem.field.startswith(field)

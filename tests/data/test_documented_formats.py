@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from prefine.data.convert import SHAPES, convert, shape_of
+from prefine.data.convert import records_of
+from prefine.data.layouts.table import SHAPES, shape_of
+from prefine.data.layouts.trees import FLAT, read_flat
 from prefine.records import Completion, Demonstration, Preference, Prompt, Vote
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -24,12 +26,26 @@ def examples(kind: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", [Preference, Vote, Demonstration, Prompt, Completion])
 def test_examples_are_read_as_documented(kind: Any) -> None:
     rows = examples(kind)
+    shown = set()
     for row in rows:
-        record = convert(row, kind)
+        shape = shape_of(row, kind)
+        shown.add(str(shape))
+        if shape is not None and shape.name == FLAT:
+            continue  # read together, below
+        (record,) = records_of(row, kind)
         assert type(record) is kind
         # A prompt keeps the row's other columns for reward functions; of other records these formats use every column.
         assert record.extra == ({name: row[name] for name in row if name != "prompt"} if kind is Prompt else {})
-    shown = {str(shape_of(row, kind)) for row in rows}
+        if isinstance(record, Preference) and not record.tie and "parcel" in record.prompt[-1].content:
+            assert "Lyon" in record.chosen or "A parcel" in record.chosen
     if kind is not Prompt:  # every other format can be read as a prompt, and is shown under its own name
-        pairs = {str(shape) for shape in SHAPES[Preference]} if kind is Demonstration else set()
-        assert shown | pairs == {str(shape) for shape in SHAPES[kind]}
+        others = (*SHAPES[Preference], *SHAPES[Vote]) if kind is Demonstration else ()
+        assert shown | set(map(str, others)) == {str(shape) for shape in SHAPES[kind]}
+
+
+def test_the_tree_of_messages_gives_the_pair_and_the_demonstration() -> None:
+    rows = [row for row in examples(Preference) if "message_id" in row]
+    found = [record for node in read_flat(rows, Preference, "best_worst") for record in node.records]
+    assert [(record.chosen, record.rejected) for record in found] == [("It left Lyon this morning.", "Please wait.")]
+    (demonstration,) = [record for node in read_flat(rows, Demonstration, "best_worst") for record in node.records]
+    assert demonstration.messages[-1].content == "It left Lyon this morning."

@@ -56,11 +56,8 @@ def test_unknown_columns_are_named_with_the_formats_there_are(tmp_path: Path) ->
     with pytest.raises(DataError) as caught:
         kind_of_sources([source])
     assert str(caught.value) == (
-        f"{source}: its columns (question, b\\n) fit no known format. Rename them to one of: preferences as explicit "
-        "pair (prompt, chosen, rejected); preferences as A/B (prompt, response_1, response_2, preferred); preferences "
-        "as implicit pair (chosen, rejected); votes as vote (prompt, completion, label); demonstrations as chat "
-        "(messages); demonstrations as ShareGPT (conversations); demonstrations as prompt and answer (prompt, "
-        "completion); demonstrations as Alpaca (instruction, output); prompts as prompt (prompt)."
+        f"{source}: its columns (question, b\\n) fit no known format. Say which is which: data.columns: {{prompt: "
+        "question, completion: …} in a recipe, --column NAME=COLUMN of a command; docs/data.md shows all formats."
     )
     source = write(tmp_path / "a.jsonl", [{f"column {n}": 1 for n in range(30)}])
     with pytest.raises(DataError, match=r"column 11, …\) fit no known format"):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
-from prefine.data.convert import convert
+from prefine.data.convert import records_of
 from prefine.data.selection import DuplicateFilter, group_of, is_heldout, normalised, prompt_group, sample_of
 from prefine.records import Demonstration, Message, Preference, Prompt, Vote
+
+
+def convert(value: dict[str, Any], kind: Any) -> Any:
+    (record,) = records_of(value, kind)
+    return record
+
 
 QUESTIONS = [f"Could you tell me when order {number} leaves Zürich" for number in range(400)]
 
