@@ -50,12 +50,15 @@ _VERBS: dict[type[BaseModel], str] = {
 
 
 def kind_in(value: Mapping[str, Any]) -> type[BaseModel] | None:
-    """What a row was meant for: a row of an earlier kind can often be read as one of a later kind, too."""
-    return next((kind for kind in _VERBS if _fitting(value, kind)), None)
+    """What a row was meant for: a row of an earlier kind can often be read as one of a later kind, too.
 
-
-def _fitting(value: Mapping[str, Any], kind: type[BaseModel]) -> bool:
-    return any(shape.fits(value) for shape in SHAPES[kind])
+    A row whose values make it a prompt alone may have lost one of two answers, which the names of its columns tell.
+    """
+    found = next((kind for kind in _VERBS if any(shape.fits(value) for shape in SHAPES[kind])), None)
+    if found not in (None, Prompt):
+        return found
+    lacking = (kind for kind in _VERBS if any(shape.lacks_a_value(value) for shape in SHAPES[kind]))
+    return next(lacking, found)
 
 
 def proposed_mapping(columns: Collection[str], kind: type[BaseModel]) -> str:

@@ -272,12 +272,32 @@ def test_an_empty_file(content: bytes, options: tuple[str, ...], check: Check, t
 def test_wrong_columns(check: Check, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [{"question": "Q", "answer": "A"}])
     line = refused(check, tmp_path, source)
-    assert line.startswith(f"{source}: its columns (question, answer) fit no known format. Rename them to one of: ")
-    assert "preferences as explicit pair (prompt, chosen, rejected);" in line
+    remedy = "in a recipe, --column NAME=COLUMN of a command; docs/data.md shows all formats."
+    assert line == (
+        f"{source}: its columns (question, answer) fit no known format. Say which is which: data.columns: {{prompt: "
+        f"question, completion: answer}} {remedy}"
+    )
     line = refused(check, tmp_path, source, "--kind", "votes", "--quarantine", str(tmp_path / "bad.jsonl"))
     assert line == (
-        f"{source}: its columns (question, answer) fit no format of a vote. Rename them to one of: vote (prompt, "
-        "completion, label)."
+        f"{source}: its columns (question, answer) fit no format of a vote. Say which is which: data.columns: {{prompt: "
+        f"question, completion: answer, label: …}} {remedy}"
+    )
+
+
+def test_columns_of_other_names_and_rows_that_are_left_out(check: Check, tmp_path: Path) -> None:
+    rows = [{"question": f"Q{n}", "answer": "A", "label": n > 1, "solution": "S"} for n in range(4)]
+    source = write(tmp_path / "a.jsonl", rows)
+    columns = ("--column", "prompt=question", "--column", "completion=answer")
+    code, out, _ = check(source, *columns, "--kind", "demonstrations")
+    assert code == 0
+    assert re.search(r"left out +2 +valid, with nothing for this kind", out)
+    assert "2 valid rows are left out: label is down, so the answer is not one to imitate (2)" in out
+    assert "columns that look like answers are not read, by rows: solution (4)" in out
+    assert "read as votes" in check(source, *columns)[1]
+    assert "read as demonstrations" in check(source, *columns, "--column", "label=")[1]
+    assert refused(check, tmp_path, source, "--column", "prompt").startswith("--column prompt is not of the form")
+    assert refused(check, tmp_path, source, "--column", "id=a", "--column", "id=b").startswith(
+        "--column gives id twice"
     )
 
 

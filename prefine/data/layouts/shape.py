@@ -137,6 +137,11 @@ class Shape:
             self.when is None or self.when(value)
         )
 
+    def lacks_a_value(self, value: Mapping[str, Any]) -> bool:
+        """Whether a row has all columns of this shape, and values in some of them, the first aside."""
+        others = [name for names in self._needs[1:] for name in names]
+        return self.fits_names(value) and any(value.get(name) is not None for name in others)
+
     def taken(self, value: Mapping[str, Any]) -> frozenset[str]:
         """The columns of a row that this shape reads; what else the row has is kept beside the record in `extra`."""
         used = (next((name for name in names if value.get(name) is not None), names[0]) for names in self._needs)
