@@ -79,10 +79,11 @@ def is_blank(value: Any) -> bool:
     return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
-def chat_turns(value: Any, field: str) -> list[Message]:
+def chat_turns(value: Any, field: str, *, may_be_empty: bool = False) -> list[Message]:
     """The turns of a chat list: objects with `role` and `content`, or ShareGPT's `from` and `value`.
 
     An empty system turn is no turn. A turn that holds a tool call only belongs to the assistant's turn before it.
+    `may_be_empty` allows a list that holds no other turn.
 
     Raises:
         RowError: not a list of such objects; an unknown role; a turn without text; a flag, a call or a block that
@@ -99,6 +100,8 @@ def chat_turns(value: Any, field: str) -> list[Message]:
             turns[-1] = _with_calls(turns[-1], turn)
         elif turn is not None:
             turns.append(turn)
+    if not turns and not may_be_empty:
+        raise RowError(field, "holds an empty system turn and no other")
     return turns
 
 

@@ -279,8 +279,8 @@ def test_wrong_columns(check: Check, tmp_path: Path) -> None:
     )
     line = refused(check, tmp_path, source, "--kind", "votes", "--quarantine", str(tmp_path / "bad.jsonl"))
     assert line == (
-        f"{source}: its columns (question, answer) fit no format of a vote. Say which is which: data.columns: {{prompt: "
-        f"question, completion: answer, label: …}} {remedy}"
+        f"{source}: its columns (question, answer) fit no format of a vote. Say which is which: data.columns: "
+        f"{{prompt: question, completion: answer, label: …}} {remedy}"
     )
 
 

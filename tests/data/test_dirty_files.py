@@ -125,6 +125,7 @@ def test_files_of_random_bytes(content: bytes, suffix: str) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(row=rows)
+@example(row={"messages": [{"role": "system", "content": ""}], "rejected_response": "B", "label": True})
 @example(row={"prompt": "\n\nAssistant:", "system": "0"})  # a system turn before no turn at all
 def test_any_row_converts_or_is_refused_by_field_and_reason(row: dict[str, Any]) -> None:
     for kind in KINDS:

@@ -45,7 +45,7 @@ def _supervise_from(row: RowView, column: str) -> int:
         raise RowError("supervise_from", f"is {kind_of(first)}, not a whole number")
     if not 0 < first < len(row[column]):
         return first
-    return len(chat_turns(row[column][:first], column))
+    return len(chat_turns(row[column][:first], column, may_be_empty=True))
 
 
 def _completed_prompt(row: RowView) -> list[Demonstration]:
