@@ -1,8 +1,8 @@
-"""Guards: what a run's figures must not do, and what happens when they do it: warn, stop, or roll back.
+"""Guards: limits on a run's figures, and what follows when one is broken: warn, stop, or roll back.
 
-A guard looks at one figure of every step. A step's figures are measured on the weights it began with, so a good step
-proves the checkpoint before it. Where guards on held-out figures may take a run back, a checkpoint is healthy once a
-good evaluation has followed as well. Everything here is a function of the figures, and is saved with a checkpoint.
+A guard checks one figure of every step. A step's figures are measured on the weights it began with, so a good step
+proves the checkpoint before it. If guards on held-out figures may roll a run back, a checkpoint is healthy once a good
+evaluation has followed as well. Everything here is a function of the figures, and is saved with a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from prefine.evaluation.wording import figure
 from prefine.recipe import GuardSection
+from prefine.training.contract import State
 
 Act = Literal["warn", "stop", "roll_back"]
 _SEVERITY: tuple[Act, ...] = ("warn", "roll_back", "stop")
@@ -25,10 +26,10 @@ class Rule:
 
     Attributes:
         name: as in a recipe.
-        figure: the figure it looks at; steps without it are passed over.
+        figure: the figure it checks; steps without it are skipped.
         section: its limit, patience and action.
+        means: what a broken limit means, for the user.
         below: whether the figure must not fall below the limit, rather than not rise above it.
-        means: what it means when it acts, for the user.
         from_start: whether the limit is on the change since the first step.
         heldout: whether the figure is one of evaluations, and not of steps.
     """
@@ -42,7 +43,7 @@ class Rule:
     heldout: bool = False
 
     def broken(self, value: float, first: float) -> bool:
-        """Whether a figure is beyond the limit; one that is no number is."""
+        """Whether a figure is beyond the limit. NaN is."""
         limit = self.section.limit + (first if self.from_start else 0.0)
         within = value >= limit if self.below else value <= limit
         return not within
@@ -50,10 +51,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A guard that acts.
+    """A guard whose limit was broken for as many steps as its patience.
 
     Attributes:
-        words: what happened, in plain words.
+        words: what happened, for the user.
     """
 
     guard: str
@@ -67,12 +68,12 @@ class Guards:
     """All guards of a run.
 
     Args:
-        rules: what to look at.
-        max_rollbacks: after so many, roll_back means stop.
+        rules: what is checked.
+        max_rollbacks: after so many roll-backs, roll_back means stop.
 
     Attributes:
         events: what has happened, for metrics and the report.
-        rollbacks: how many there have been.
+        rollbacks: roll-backs so far.
         healthy_step: the newest checkpoint that a guard may go back to, None before the first.
         proven_step: the newest checkpoint that a good step has proven; an evaluation may still have to.
         evaluated_step: the last step whose evaluation was good.
@@ -96,8 +97,11 @@ class Guards:
     _streaks: dict[str, int] = field(default_factory=dict)
     _first: dict[str, float] = field(default_factory=dict)
 
-    def see(self, step: int, row: Mapping[str, float], *, heldout: bool = False) -> Alarm | None:
-        """One step's figures, or with `heldout` an evaluation's, in order; the worst alarm, if any. See `others`."""
+    def check(self, step: int, row: Mapping[str, float], *, heldout: bool = False) -> Alarm | None:
+        """Check one step's figures, or with `heldout` an evaluation's; the worst alarm, if any. See `others`.
+
+        All steps and evaluations must be checked, in order.
+        """
         alarms = []
         kept = {}
         for rule in self.rules:
@@ -112,27 +116,27 @@ class Guards:
                 alarms.append(self._alarm(rule, step, value, first))
         if kept:
             self.history.append({"step": step, **kept})
-        self._judge(step, heldout)
+        self._update_healthy(step, heldout)
         alarms.sort(key=lambda alarm: -_SEVERITY.index(alarm.action))
         self.others = alarms[1:]
         return alarms[0] if alarms else None
 
-    def _judge(self, step: int, heldout: bool) -> None:
-        """Which checkpoints the last figures prove."""
+    def _update_healthy(self, step: int, heldout: bool) -> None:
+        """Update which checkpoints are proven and healthy, after the figures of `step`."""
         acting = [rule for rule in self.rules if rule.section.action in ("stop", "roll_back")]
-        sick = any(self._streaks.get(rule.name) for rule in acting if rule.heldout is heldout)
-        if heldout and not sick:
+        broken = any(self._streaks.get(rule.name) for rule in acting if rule.heldout is heldout)
+        if heldout and not broken:
             self.evaluated_step = step
-        # A step tells of the weights it began with: those of the checkpoint saved before it, if one was.
-        elif not heldout and not sick and self.saved_step == step - 1:
+        # A step's figures are of the weights it began with: those of the checkpoint saved before it, if one was.
+        elif not heldout and not broken and self.saved_step == step - 1:
             self.proven_step = self.saved_step
         evaluated = self.evaluated_step if any(rule.heldout for rule in acting) else step
         if self.proven_step is not None and (self.healthy_step or 0) <= self.proven_step <= evaluated:
             self.healthy_step = self.proven_step
             self.history = [row for row in self.history if row["step"] > self.healthy_step]
 
-    def last_look(self, step: int, row: Mapping[str, float]) -> list[Alarm]:
-        """Guards of steps that an evaluation of a run's last weights breaks: no step will look at those."""
+    def check_last(self, step: int, row: Mapping[str, float]) -> list[Alarm]:
+        """Guards of steps that the evaluation of a run's last weights breaks: no step will measure those weights."""
         return [
             self._alarm(rule, step, row[rule.figure], self._first.get(rule.name, 0.0), when=" in the last evaluation")
             for rule in self.rules
@@ -143,18 +147,18 @@ class Guards:
         ]
 
     def non_finite(self, step: int, action: Act, words: str) -> Alarm:
-        """An alarm over a loss or gradient that is no number."""
+        """An alarm about a loss, gradient or metric that is not finite."""
         return Alarm("non_finite", self._allowed(action), step, words)
 
-    def note(self, alarm: Alarm, **facts: Any) -> dict[str, Any]:
-        """Keep an event; returns it."""
+    def record(self, alarm: Alarm, **facts: Any) -> dict[str, Any]:
+        """Record an alarm as an event; returns the event."""
         event = {"guard": alarm.guard, "action": alarm.action, "at_step": alarm.step, "words": alarm.words, **facts}
         self.events.append(event)
         return event
 
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {
+    def state(self) -> State:
+        """See Stateful."""
+        json = {
             "events": self.events,
             "rollbacks": self.rollbacks,
             "healthy_step": self.healthy_step,
@@ -166,24 +170,26 @@ class Guards:
             "streaks": self._streaks,
             "first": self._first,
         }
+        return State({}, json)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
-        self.events, self.rollbacks = list(state["events"]), state["rollbacks"]
-        self.healthy_step, self.saved_step = state["healthy_step"], state["saved_step"]
-        self.proven_step, self.evaluated_step = state["proven_step"], state["evaluated_step"]
-        self.history, self.ended = list(state["history"]), state["ended"]
-        self._streaks, self._first = dict(state["streaks"]), dict(state["first"])
+    def load_state(self, state: State) -> None:
+        """See Stateful."""
+        json = state.json
+        self.events, self.rollbacks = list(json["events"]), json["rollbacks"]
+        self.healthy_step, self.saved_step = json["healthy_step"], json["saved_step"]
+        self.proven_step, self.evaluated_step = json["proven_step"], json["evaluated_step"]
+        self.history, self.ended = list(json["history"]), json["ended"]
+        self._streaks, self._first = dict(json["streaks"]), dict(json["first"])
 
-    def gone_back(self, before: Mapping[str, Any]) -> None:
-        """After a checkpoint was restored by a roll-back: what was known before it is not forgotten.
+    def after_rollback(self, before: State) -> None:
+        """Correct the state that a roll-back has loaded: what happened since the checkpoint is still known.
 
         Args:
-            before: `state()` of the moment it acted.
+            before: `state()` when the alarm was handled.
         """
-        self.events, self.ended = list(before["events"]), before["ended"]
-        self.rollbacks = before["rollbacks"]
-        self.healthy_step = self.proven_step = before["healthy_step"]
+        json = before.json
+        self.events, self.ended, self.rollbacks = list(json["events"]), json["ended"], json["rollbacks"]
+        self.healthy_step = self.proven_step = json["healthy_step"]
         self._streaks, self.history = {}, []
 
     def _allowed(self, action: Act) -> Act:

@@ -1,36 +1,32 @@
-"""What a checkpoint of the loop holds, and how it is put back: everything that the rest of a run depends on."""
+"""The state of a training run: everything that the rest of the run depends on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from prefine.errors import CheckpointError
-from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid
-from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng
-from prefine.rundir import RunDirectory
-from prefine.training.contract import State
+from prefine.models.training_state import optimizer_tensors, restore_optimizer, restore_rng, rng_tensors
+from prefine.training.contract import LoopStage, State
+from prefine.training.guards import Guards
+from prefine.training.processes import Processes
+from prefine.training.watch import EarlyStopping
 
-if TYPE_CHECKING:
-    from prefine.training.loop import Loop
-
-# What the names of a stage's own groups of tensors begin with in a checkpoint.
+# Prefix of the stage's groups of tensors in a checkpoint.
 _STAGE = "stage."
 
 
 @dataclass
 class Position:
-    """Where a run is; saved with every checkpoint.
+    """How far a run is.
 
     Attributes:
-        step: optimiser steps done.
-        tokens: tokens of all rows so far, each prompt counted once.
-        seconds: training time so far.
+        step: steps done.
+        tokens: tokens of all rows so far; a prompt counts once, however many answers it has.
+        seconds: time spent in steps so far.
     """
 
     step: int = 0
@@ -38,100 +34,83 @@ class Position:
     seconds: float = 0.0
 
 
-def contents(loop: Loop, generators: Sequence[tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A checkpoint's groups of tensors and its JSON, with every process's random states."""
-    groups, stage = loop.stage.state()
-    optimizer, optimizer_state = optimizer_tensors(loop.optimizer)
-    tensors = {
-        "weights": {name: p.detach() for name, p in loop.parameters.items()},
-        "optimizer": optimizer,
-        **({"best": loop.watch.best_weights} if loop.watch.best_weights else {}),
-        **{f"rng.{rank}": own for rank, (own, _) in enumerate(generators)},
-        **{f"{_STAGE}{name}": own for name, own in groups.items()},
-    }
-    state = {
-        "position": vars(loop.position),
-        "wall_seconds": loop.wall_seconds,
-        "scheduler": loop.scheduler.state_dict(),
-        "watch": loop.watch.state(),
-        "guards": loop.guards.state(),
-        "stage": stage,
-        "optimizer": optimizer_state,
-        "rng": [own for _, own in generators],
-    }
-    return tensors, state
+@dataclass
+class TrainingState:
+    """Stateful: what a checkpoint stores of a run, the random generators of every process included.
 
-
-def checkpoint_to_resume(run: RunDirectory, within: Path) -> Checkpoint | None:
-    """The newest valid checkpoint of the run, between its steps or within one; None if it has none.
-
-    Raises:
-        CheckpointError: there are some, but none is valid.
+    Attributes:
+        parameters: trainable parameters by name.
+        optimizer: as accelerate prepared it.
+        scheduler: of the learning rates.
+        early_stopping: the best held-out loss so far.
+        guards: what they have counted.
+        stage: the stage's own state.
+        processes: the processes that train together.
+        began: when this process began the run, by time.perf_counter.
+        position: how far the run is.
+        seconds_before: wall-clock time of the parts of the run before this process, s.
     """
-    checkpoint, inner = (newest_valid(folder, run.run_id) for folder in (run.checkpoints, within))
-    if inner is not None and (checkpoint is None or inner.step >= checkpoint.step):
-        checkpoint = inner
-    if checkpoint is None and any(any(folder.glob("step-*")) for folder in (run.checkpoints, within)):
-        raise CheckpointError(
-            f"{run.checkpoints} holds checkpoints, but none is valid (see the warnings above)",
-            "Bring one back from a copy, or delete that folder to begin again from the first step.",
+
+    parameters: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    early_stopping: EarlyStopping
+    guards: Guards
+    stage: LoopStage
+    processes: Processes
+    began: float = field(default_factory=time.perf_counter)
+    position: Position = field(default_factory=Position)
+    seconds_before: float = 0.0
+
+    @property
+    def wall_seconds(self) -> float:
+        """Wall-clock time of the run, s, its earlier parts included up to the checkpoint that was resumed."""
+        return self.seconds_before + time.perf_counter() - self.began
+
+    def state(self) -> State:
+        """See Stateful. All processes must call it. Tensors are the objects' own."""
+        generators = self.processes.gather(rng_tensors())  # dropout draws different numbers in each process
+        optimizer, optimizer_json = optimizer_tensors(self.optimizer)
+        best, stage = self.early_stopping.state(), self.stage.state()
+        tensors = {
+            "weights": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "optimizer": optimizer,
+            **best.tensors,
+            **{f"rng.{rank}": own for rank, (own, _) in enumerate(generators)},
+            **{f"{_STAGE}{name}": group for name, group in stage.tensors.items()},
+        }
+        return State(
+            tensors,
+            {
+                "position": dict(vars(self.position)),
+                "wall_seconds": self.wall_seconds,
+                "scheduler": self.scheduler.state_dict(),
+                "watch": best.json,
+                "guards": self.guards.state().json,
+                "stage": stage.json,
+                "optimizer": optimizer_json,
+                "rng": [own for _, own in generators],
+            },
         )
-    return checkpoint
 
+    def load_state(self, state: State) -> None:
+        """See Stateful. The clock goes on: `seconds_before` is the resuming run's to set.
 
-def put_back(loop: Loop, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Put all of it where it was; returns the checkpoint's JSON.
-
-    Raises:
-        CheckpointError: it holds other weights than this run trains, or cannot be read.
-    """
-    tensors, state = load_checkpoint(checkpoint)
-    try:
-        _put_back(loop, checkpoint, tensors, state)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise CheckpointError(
-            f"{checkpoint.path} does not hold what this run saves ({type(error).__name__}: {error})",
-            "It is of another version of prefine, or of other libraries: go on with those, or start a new run.",
-        ) from error
-    return state
-
-
-def mend_metrics(loop: Loop, state: Mapping[str, Any]) -> None:
-    """Say so, and bring held-out figures back, if metrics that the checkpoint knew of were lost or changed."""
-    if loop.metrics is not None and loop.metrics.mend(state["metrics"]):
-        loop.display.say(
-            f"warning: {loop.run.metrics} lost lines or was changed: held-out figures are as the checkpoint holds "
-            "them, and figures of steps that were lost stay lost"
-        )
-
-
-def _put_back(
-    loop: Loop, checkpoint: Checkpoint, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-) -> None:
-    if set(tensors["weights"]) != set(loop.parameters):
-        raise CheckpointError(
-            f"{checkpoint.path} holds other weights than this recipe trains",
-            "Resume with the recipe and model the run began with.",
-        )
-    restore_optimizer(loop.optimizer, tensors["optimizer"], state["optimizer"])  # first: it checks all shapes
-    with torch.no_grad():
-        for name, parameter in loop.parameters.items():
-            parameter.copy_(tensors["weights"][name])
-    loop.scheduler.load_state_dict(state["scheduler"])
-    loop.watch.restore(state["watch"], tensors.get("best", {}))
-    loop.guards.restore(state["guards"])
-    found = {name.removeprefix(_STAGE): dict(group) for name, group in tensors.items() if name.startswith(_STAGE)}
-    loop.stage.load_state(State(found, state["stage"]))
-    _restore_rng(loop, tensors, state["rng"])
-    loop.position = Position(**state["position"])
-
-
-def _restore_rng(loop: Loop, tensors: Mapping[str, Mapping[str, Tensor]], states: Sequence[Mapping[str, Any]]) -> None:
-    processes = loop.processes.count
-    if len(states) != processes:
-        loop.display.say(
-            f"warning: {len(states)} processes saved the checkpoint and {processes} go on: the result will not be "
-            "equal to that of an uninterrupted run"
-        )
-    rank = loop.processes.rank % len(states)
-    restore_rng(tensors[f"rng.{rank}"], states[rank])
+        Raises:
+            CheckpointError: the optimiser or the stage's files are not those of the saved run.
+            KeyError, TypeError, ValueError, IndexError: the state is not what `state` gives.
+        """
+        tensors, json = state
+        restore_optimizer(self.optimizer, tensors["optimizer"], json["optimizer"])  # first: it checks all shapes
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors["weights"][name])
+        self.scheduler.load_state_dict(json["scheduler"])
+        self.early_stopping.load_state(State(tensors, json["watch"]))
+        self.guards.load_state(State({}, json["guards"]))
+        stage = {name.removeprefix(_STAGE): group for name, group in tensors.items() if name.startswith(_STAGE)}
+        self.stage.load_state(State(stage, json["stage"]))
+        # If other processes saved it, two may draw the same numbers: Checkpointer warns about that.
+        rank = self.processes.rank % len(json["rng"])
+        restore_rng(tensors[f"rng.{rank}"], json["rng"][rank])
+        self.position = Position(**json["position"])

@@ -1,7 +1,8 @@
-"""What happens at which step: the rows that are learned from, and the learning rate."""
+"""The schedule of a run: how many steps it has, and each step's rows and learning rate."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,12 @@ import torch
 
 from prefine.data.batch import epoch_order, even_part, steps_per_epoch
 from prefine.recipe import TrainingSection
+
+
+def total_steps(rows: int, section: TrainingSection) -> int:
+    """Steps of a whole run over so many training rows; at least 1."""
+    steps = math.ceil(round(section.epochs * steps_per_epoch(rows, section.batch_size), 6))  # 1.1 * 10 is above 11
+    return max(1, steps if section.max_steps is None else min(steps, section.max_steps))
 
 
 def rows_of_step(step: int, rows: int, section: TrainingSection) -> list[int]:
@@ -44,7 +51,7 @@ def new_scheduler(
 
 
 def advance(scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
-    """Go on to the next step's learning rate, also behind an update that took no step: it counts in the schedule."""
+    """Go on to the next step's learning rate, also after an update without an optimiser step: it counts, too."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
         scheduler.step()
@@ -53,7 +60,7 @@ def advance(scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
 def slow_down(
     scheduler: torch.optim.lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, factor: float
 ) -> float:
-    """Multiply all learning rates for good, by what both states hold of them; returns the first one's new peak."""
+    """Multiply all learning rates from now on, in the scheduler and the optimiser; gives the new peak of the first."""
     state: Any = scheduler.state_dict()
     state["base_lrs"] = [rate * factor for rate in state["base_lrs"]]
     state["_last_lr"] = [rate * factor for rate in state["_last_lr"]]

@@ -43,9 +43,8 @@ from prefine.training.card import about_run
 from prefine.training.checks import check_leaks, check_tokens, require
 from prefine.training.contract import Loss
 from prefine.training.display import Display
-from prefine.training.guards import Guards
 from prefine.training.launch import fewer_processes, lost_processes
-from prefine.training.loop import Loop
+from prefine.training.loop import Loop, new_loop
 from prefine.training.optimiser_step import adamw
 from prefine.training.preparing import preparation, prepare, say_data
 from prefine.training.processes import Processes
@@ -214,7 +213,7 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
         "tokens": loop.position.tokens,
         "training_seconds": round(loop.position.seconds, 3),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(loop.wall_seconds, 1),
+        "seconds": round(loop.state.wall_seconds, 1),
         "result": result_hashes(session.run) if session.processes.is_main else {},
     }
     session.write_manifest("finished")
@@ -237,7 +236,7 @@ def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers
     optimizer = adamw(stage.learning_rate, parameters, recipe.training, loaded.packed.device)
     model, prepared_optimizer = processes.accelerator.prepare(loaded.packed, optimizer)
     with stop_on_signal(session.display) as asked:
-        loop = Loop(
+        loop = new_loop(
             processes=processes,
             model=model,
             parameters=parameters,
@@ -247,7 +246,7 @@ def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers
             loss=loss,
             stage=stage,
             guard_section=recipe.guards,
-            guards=Guards(stage.guards(), recipe.guards.max_rollbacks),
+            rules=stage.guards(),
             evaluate=stage.evaluate if len(session.prepared.heldout) else None,
             run=session.run,
             display=session.display,
@@ -255,9 +254,9 @@ def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers
             stop_requested=lambda: asked["stop"],
             began=began,
         )
-        with closing(loop):
+        with closing(loop.log):
             _measure_again(stage, session, loop)
-            checkpoint = loop.restore()
+            checkpoint = loop.checkpoints.resume()
             if checkpoint is not None:
                 for line in checkpoint.skipped:
                     session.display.say(f"warning: {line}")
@@ -266,9 +265,10 @@ def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers
             try:
                 loop.run_to_end()
             finally:
-                session.manifest["guard_events"] = loop.guards.events
-    if loop.watch.best_weights and loop.watch.best_step is not None:
-        session.manifest["kept_step"] = loop.watch.best_step
+                session.manifest["guard_events"] = loop.state.guards.events
+    best = loop.state.early_stopping
+    if best.best_weights and best.best_step is not None:
+        session.manifest["kept_step"] = best.best_step
     return loop
 
 
@@ -277,8 +277,7 @@ def _measure_again(stage: Stage, session: Session, loop: Loop) -> None:
     lost = stage.before is not None and stage.before.value is None and len(session.prepared.heldout)
     if lost and any(session.run.checkpoints.glob("*")):
         session.display.say(f"warning: {session.run.heldout_before} was lost or damaged: its rows are measured again")
-        loop.model.eval()
-        stage.evaluate()
+        loop.evaluation.remember()
 
 
 def _write_results(stage: Stage, session: Session) -> None:

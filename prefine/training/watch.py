@@ -1,20 +1,22 @@
-"""Watches the held-out loss: keeps the best weights and says when to stop (early stopping; Prechelt 1998)."""
+"""Early stopping on the held-out loss, and the best weights (Prechelt 1998)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prefine.atomic import JSON
 from prefine.recipe import TrainingSection
+from prefine.training.contract import State
+
+# Name of the best weights' group of tensors in a checkpoint.
+_BEST = "best"
 
 
-class HeldoutWatch:
-    """Sees each evaluation once, in order. All of it is saved with a checkpoint, the best weights included.
+class EarlyStopping:
+    """Counts evaluations without a lower held-out loss, and keeps the best weights if the recipe says so.
 
     Args:
         section: the recipe's training section: keep_best, early_stopping_patience.
@@ -23,7 +25,7 @@ class HeldoutWatch:
         best_step: the step of the lowest held-out loss so far; None before the first evaluation.
         best_loss: that loss.
         worse: evaluations since then.
-        best_weights: trainable weights of that step, on the CPU; empty where they are not kept.
+        best_weights: trainable weights of that step, on the CPU; empty if they are not kept.
     """
 
     def __init__(self, section: TrainingSection) -> None:
@@ -36,11 +38,11 @@ class HeldoutWatch:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the loss has not fallen for so long that training should stop."""
+        """Whether the loss has not fallen for early_stopping_patience evaluations, so that training should stop."""
         return self._patience is not None and self.worse >= self._patience
 
-    def see(self, step: int, loss: float, parameters: Mapping[str, nn.Parameter]) -> None:
-        """One evaluation; equal losses count as no improvement."""
+    def update(self, step: int, loss: float, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Take in one evaluation. An equal loss is no improvement."""
         if loss < self.best_loss:
             self.best_step, self.best_loss, self.worse = step, loss, 0
             if self._keeps:
@@ -49,19 +51,21 @@ class HeldoutWatch:
             self.worse += 1
 
     @torch.no_grad()
-    def put_back(self, step: int, parameters: Mapping[str, nn.Parameter]) -> bool:
-        """Give the parameters their best values, if they are kept and are not those of `step`; says whether it did."""
+    def load_best(self, step: int, parameters: Mapping[str, nn.Parameter]) -> bool:
+        """Set the parameters to their best values, if those are kept and are not the ones of `step`; whether it did."""
         if not self.best_weights or self.best_step == step:
             return False
         for name, parameter in parameters.items():
             parameter.copy_(self.best_weights[name])
         return True
 
-    def state(self) -> dict[str, JSON]:
-        """What a checkpoint's JSON holds of it; `best_weights` go into a group of tensors."""
-        return {"best_step": self.best_step, "best_loss": self.best_loss, "worse": self.worse}
+    def state(self) -> State:
+        """See Stateful."""
+        tensors = {_BEST: self.best_weights} if self.best_weights else {}
+        return State(tensors, {"best_step": self.best_step, "best_loss": self.best_loss, "worse": self.worse})
 
-    def restore(self, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-        """Put back what a checkpoint holds."""
-        self.best_step, self.best_loss, self.worse = state["best_step"], state["best_loss"], state["worse"]
-        self.best_weights = dict(weights)
+    def load_state(self, state: State) -> None:
+        """See Stateful."""
+        json = state.json
+        self.best_step, self.best_loss, self.worse = json["best_step"], json["best_loss"], json["worse"]
+        self.best_weights = dict(state.tensors.get(_BEST, {}))

@@ -18,8 +18,7 @@ from prefine.models.load import LoadedModel
 from prefine.recipe import StageRecipe
 from prefine.rundir import RunDirectory, read_metrics
 from prefine.training.display import Display
-from prefine.training.guards import Guards
-from prefine.training.loop import Loop
+from prefine.training.loop import new_loop
 from prefine.training.processes import Processes
 from tests.training.tiny import stage_of
 
@@ -72,7 +71,7 @@ def record(made: StageRecipe, loaded: LoadedModel, trees: Sequence[TokenTree], f
     recorded, parameters = Recorded(), loaded.trainable()
     model, optimizer = processes.accelerator.prepare(loaded.packed, _Recorder(parameters, recorded))
     loss = stage.begin(session)
-    loop = Loop(
+    loop = new_loop(
         processes=processes,
         model=model,
         parameters=parameters,
@@ -82,12 +81,13 @@ def record(made: StageRecipe, loaded: LoadedModel, trees: Sequence[TokenTree], f
         loss=loss,
         stage=stage,
         guard_section=made.guards,
-        guards=Guards(()),
+        rules=(),
         evaluate=None,
         run=run,
         display=session.display,
+        began=0.0,
     )
     loop.run_to_end()
-    loop.close()
+    loop.log.close()
     recorded.losses = [row["loss"] for row in read_metrics(run.metrics)]
     return recorded

@@ -18,6 +18,7 @@ from prefine.models.checkpoint import load_checkpoint, newest_valid
 from prefine.recipe import StageRecipe
 from prefine.training import dpo, samples, session
 from prefine.training.loop import Loop
+from prefine.training.run_log import RunLog
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("warm", "real_report")
@@ -32,7 +33,7 @@ MOMENTS: dict[str, tuple[Any, str, int, int]] = {
     "samples": (samples, "write_answers", 1, 100),
     "reference": (dpo, "reference_logprobs", 1, 60),
     "checkpoint": (Loop, "save", 4, 20_000),
-    "metrics": (Loop, "_log", 4, 900),
+    "metrics": (RunLog, "train", 4, 900),
     "result": (session, "save_model", 1, 10_000),
     "report": (session, "write_report", 1, 20_000),
 }

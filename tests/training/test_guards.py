@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from prefine.recipe import DpoRecipe, GuardSection, NonFiniteGuard
 from prefine.recipe_ppo import PpoRecipe
+from prefine.training.contract import State
 from prefine.training.dpo import DpoStage
 from prefine.training.guards import Alarm, Guards, Rule
 from prefine.training.ppo import PpoStage
@@ -31,7 +32,7 @@ def rule(
 def acted(guards: Guards, values: list[float | None], **more: Any) -> list[int]:
     """Steps, counted from 1, at which a guard acts on a series of x; None is a step without it."""
     rows = [{"other": 0.0} if value is None else {"x": value} for value in values]
-    return [step for step, row in enumerate(rows, start=1) if guards.see(step, row, **more) is not None]
+    return [step for step, row in enumerate(rows, start=1) if guards.check(step, row, **more) is not None]
 
 
 # --- When one acts ---------------------------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ def test_the_limit_itself_is_allowed_on_either_side() -> None:
 def test_what_is_no_number_is_beyond_any_limit(below: bool) -> None:
     guards = Guards([rule(patience=2, below=below)])
     assert acted(guards, [math.nan, math.nan]) == [2]
-    alarm = Guards([rule(below=below)]).see(1, {"x": math.nan})
+    alarm = Guards([rule(below=below)]).check(1, {"x": math.nan})
     assert alarm is not None
     assert "x is nan" in alarm.words
 
@@ -92,13 +93,13 @@ def test_off_never_acts_and_leaves_no_trace() -> None:
 def test_figures_of_evaluations_and_of_steps_do_not_mix() -> None:
     """A bad evaluation between two bad steps is not a third, nor the other way round."""
     guards = Guards([rule("of steps", patience=3), rule("of evaluations", patience=2, heldout=True)])
-    assert guards.see(1, {"x": 2.0}) is None
-    assert guards.see(1, {"x": 2.0}, heldout=True) is None
-    assert guards.see(2, {"x": 2.0}) is None
-    alarm = guards.see(2, {"x": 2.0}, heldout=True)
+    assert guards.check(1, {"x": 2.0}) is None
+    assert guards.check(1, {"x": 2.0}, heldout=True) is None
+    assert guards.check(2, {"x": 2.0}) is None
+    alarm = guards.check(2, {"x": 2.0}, heldout=True)
     assert alarm is not None
     assert alarm.guard == "of evaluations"
-    alarm = guards.see(3, {"x": 2.0})
+    alarm = guards.check(3, {"x": 2.0})
     assert alarm is not None
     assert alarm.guard == "of steps"
 
@@ -106,10 +107,10 @@ def test_figures_of_evaluations_and_of_steps_do_not_mix() -> None:
 def test_a_change_is_that_of_steps_or_of_evaluations_but_not_from_one_to_the_other() -> None:
     of_steps, of_evaluations = rule("a", from_start=True), rule("b", from_start=True, heldout=True)
     guards = Guards([of_steps, of_evaluations])
-    assert guards.see(0, {"x": -5.0}, heldout=True) is None
-    assert guards.see(1, {"x": 5.0}) is None, "the first step cannot have changed"
-    assert guards.see(2, {"x": 6.5}) is not None
-    assert guards.see(2, {"x": -4.5}, heldout=True) is None
+    assert guards.check(0, {"x": -5.0}, heldout=True) is None
+    assert guards.check(1, {"x": 5.0}) is None, "the first step cannot have changed"
+    assert guards.check(2, {"x": 6.5}) is not None
+    assert guards.check(2, {"x": -4.5}, heldout=True) is None
 
 
 Series = list[dict[str, float]]
@@ -159,7 +160,7 @@ def test_guards_do_what_their_rule_says(rules: list[Rule], rows: Series) -> None
     guards = Guards(rules, max_rollbacks=1)
     for step, row in enumerate(rows, start=1):
         wanted = alarms_at(rules, rows[:step])
-        alarm = guards.see(step, row)
+        alarm = guards.check(step, row)
         if not wanted:
             assert alarm is None
             continue
@@ -177,14 +178,14 @@ def test_restored_from_a_checkpoint_they_go_on_as_if_nothing_had_been(
     whole, before = Guards(rules), Guards(rules)
     saved = None
     for step, row in enumerate(rows, start=1):
-        one = whole.see(step, row)
+        one = whole.check(step, row)
         if saved is None:
-            before.see(step, row)
+            before.check(step, row)
             if step == cut:
                 saved = Guards(rules)
-                saved.restore(json.loads(json.dumps(before.state())))
+                saved.load_state(State({}, json.loads(json.dumps(before.state().json))))
         else:
-            assert saved.see(step, row) == one
+            assert saved.check(step, row) == one
         whole.saved_step = before.saved_step = step
         if saved is not None:
             saved.saved_step = step
@@ -199,7 +200,7 @@ def test_restored_from_a_checkpoint_they_go_on_as_if_nothing_had_been(
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_worst_alarm_wins_whatever_their_order(worse: Action, order: int) -> None:
     rules = [rule("mild", action="warn"), rule("bad", action=worse), rule("mild too", action="warn")][::order]
-    alarm = Guards(rules, max_rollbacks=1).see(1, {"x": 2.0})
+    alarm = Guards(rules, max_rollbacks=1).check(1, {"x": 2.0})
     assert alarm is not None
     assert (alarm.guard, alarm.action) == ("bad", worse)
 
@@ -207,23 +208,23 @@ def test_the_worst_alarm_wins_whatever_their_order(worse: Action, order: int) ->
 @pytest.mark.parametrize("done", [0, 1, 2, 3])
 def test_after_so_many_roll_backs_a_roll_back_means_stop(done: int) -> None:
     guards = Guards([rule()], max_rollbacks=2, rollbacks=done)
-    alarm, over_nan = guards.see(1, {"x": 2.0}), guards.non_finite(1, "roll_back", "the loss became nan")
+    alarm, over_nan = guards.check(1, {"x": 2.0}), guards.non_finite(1, "roll_back", "the loss became nan")
     assert alarm is not None
     assert alarm.action == over_nan.action == ("roll_back" if done < 2 else "stop")
-    milder = Guards([rule(action="warn")], max_rollbacks=2, rollbacks=done).see(1, {"x": 2.0})
+    milder = Guards([rule(action="warn")], max_rollbacks=2, rollbacks=done).check(1, {"x": 2.0})
     assert milder is not None
     assert milder.action == "warn"
 
 
 def test_an_alarm_says_what_was_found_on_which_side_of_what_for_how_long_and_what_it_means() -> None:
     guards = Guards([rule(patience=2, figure="kl_k3", limit=0.2, means="the policy has gone far")])
-    guards.see(6, {"kl_k3": 0.5})
-    alarm = guards.see(7, {"kl_k3": 0.41})
+    guards.check(6, {"kl_k3": 0.5})
+    alarm = guards.check(7, {"kl_k3": 0.41})
     assert alarm is not None
     assert alarm.words == "kl_k3 is 0.410, above 0.200 for 2 steps: the policy has gone far"
     low = Guards([rule(below=True, from_start=True, limit=-0.5)])
-    low.see(1, {"x": 2.0})
-    found = low.see(2, {"x": 1.25})
+    low.check(1, {"x": 2.0})
+    found = low.check(2, {"x": 1.25})
     assert found is not None
     assert found.words == "x is 1.250, below 1.500: it went far"
     assert Guards([]).non_finite(3, "stop", "the loss became nan") == Alarm(
@@ -241,16 +242,16 @@ def test_the_last_weights_are_looked_at_by_the_last_evaluation() -> None:
         rule("not told", figure="z"),
     ]
     guards = Guards(rules)
-    guards.see(1, {"x": 0.0, "d": 0.5})
-    assert guards.last_look(7, {"x": 0.9, "d": 1.4}) == []
-    found = guards.last_look(7, {"x": 2.0, "d": 1.6})
+    guards.check(1, {"x": 0.0, "d": 0.5})
+    assert guards.check_last(7, {"x": 0.9, "d": 1.4}) == []
+    found = guards.check_last(7, {"x": 2.0, "d": 1.6})
     assert [alarm.guard for alarm in found] == ["kl", "degenerate"]
     assert found[0].words == "x is 2.000, above 1.000 in the last evaluation: it went far"
 
 
 def test_an_event_keeps_the_alarm_and_what_was_done() -> None:
     guards = Guards([])
-    event = guards.note(Alarm("kl", "roll_back", 7, "far"), back_to_step=4)
+    event = guards.record(Alarm("kl", "roll_back", 7, "far"), back_to_step=4)
     wanted = {"guard": "kl", "action": "roll_back", "at_step": 7, "words": "far", "back_to_step": 4}
     assert event == wanted
     assert guards.events == [wanted]
@@ -263,7 +264,7 @@ def run(guards: Guards, values: list[float], save_every: int = 1) -> list[int | 
     """The healthy step as known after each of some steps, each of them followed by a save where one is due."""
     healthy = []
     for step, value in enumerate(values, start=1):
-        guards.see(step, {"x": value})
+        guards.check(step, {"x": value})
         healthy.append(guards.healthy_step)
         if step % save_every == 0:
             guards.saved_step = step
@@ -286,19 +287,19 @@ def test_where_evaluations_may_take_a_run_back_a_checkpoint_needs_a_good_one_aft
     """Steps 1 to 4 are good; nobody knows of the held-out figure until the evaluation after step 4."""
     guards = Guards([rule("gap", heldout=True), rule("kl", figure="y")], healthy_step=0, saved_step=0)
     for step in range(1, 5):
-        guards.see(step, {"y": 0.0})
+        guards.check(step, {"y": 0.0})
         assert (guards.healthy_step, guards.proven_step) == (0, step - 1)
         if step < 4:
             guards.saved_step = step
-    guards.see(4, {"x": 0.0}, heldout=True)
+    guards.check(4, {"x": 0.0}, heldout=True)
     assert guards.healthy_step == 3
     guards.saved_step = 4
-    guards.see(5, {"y": 0.0})
+    guards.check(5, {"y": 0.0})
     assert guards.healthy_step == 4, "saved after the evaluation, of the weights that were evaluated"
     guards.saved_step = 5
-    guards.see(6, {"y": 0.0})
+    guards.check(6, {"y": 0.0})
     assert guards.healthy_step == 4
-    alarm = guards.see(6, {"x": 2.0}, heldout=True)
+    alarm = guards.check(6, {"x": 2.0}, heldout=True)
     assert alarm is not None
     assert (guards.healthy_step, guards.proven_step) == (4, 5)
     assert [row["step"] for row in guards.history] == [5, 6, 6]
@@ -306,16 +307,16 @@ def test_where_evaluations_may_take_a_run_back_a_checkpoint_needs_a_good_one_aft
 
 def test_evaluations_that_only_warn_leave_checkpoints_to_the_steps() -> None:
     guards = Guards([rule("gap", heldout=True, action="warn")], healthy_step=0, saved_step=0)
-    guards.see(1, {"x": 5.0}, heldout=True)
+    guards.check(1, {"x": 5.0}, heldout=True)
     assert run(guards, [0.0, 0.0]) == [0, 1]
 
 
 def test_a_bad_evaluation_keeps_checkpoints_unproven_until_a_good_one() -> None:
     guards = Guards([rule("gap", heldout=True, patience=2)], healthy_step=0, saved_step=0)
-    guards.see(1, {"x": 5.0}, heldout=True)
+    guards.check(1, {"x": 5.0}, heldout=True)
     assert run(guards, [0.0, 0.0]) == [0, 0]
-    guards.see(2, {"x": 0.0}, heldout=True)
-    guards.see(3, {"x": 0.0})
+    guards.check(2, {"x": 0.0}, heldout=True)
+    guards.check(3, {"x": 0.0})
     assert guards.healthy_step == 2
 
 
@@ -324,15 +325,15 @@ def test_what_is_given_up_proves_nothing() -> None:
     guards = Guards([rule("gap", heldout=True), rule("kl", figure="y")], max_rollbacks=1, healthy_step=1, saved_step=1)
     kept = guards.state()
     for step in range(2, 5):
-        guards.see(step, {"y": 0.0})
-        guards.see(step, {"x": 0.0}, heldout=True)
+        guards.check(step, {"y": 0.0})
+        guards.check(step, {"x": 0.0}, heldout=True)
     guards.healthy_step = 1
     before = guards.state()
-    guards.restore(kept)
-    guards.gone_back(before)
-    guards.see(2, {"y": 0.0})
+    guards.load_state(kept)
+    guards.after_rollback(before)
+    guards.check(2, {"y": 0.0})
     guards.saved_step = 2
-    guards.see(3, {"y": 0.0})
+    guards.check(3, {"y": 0.0})
     assert (guards.healthy_step, guards.proven_step) == (1, 2)
 
 
@@ -340,7 +341,7 @@ def test_figures_are_kept_from_the_step_that_proved_the_healthy_checkpoint() -> 
     """For the event that tells what was given up: the healthy step's own successor, and what came after it."""
     guards = Guards([rule(patience=3), rule("off", figure="y", action="off")], healthy_step=0, saved_step=0)
     for step, value in enumerate([0.0, 0.5, 2.0, 3.0], start=1):
-        guards.see(step, {"x": value, "y": 1.0, "loss": 7.0})
+        guards.check(step, {"x": value, "y": 1.0, "loss": 7.0})
         guards.saved_step = step
     assert guards.healthy_step == 1
     assert guards.history == [{"step": 2, "x": 0.5}, {"step": 3, "x": 2.0}, {"step": 4, "x": 3.0}]
@@ -348,13 +349,13 @@ def test_figures_are_kept_from_the_step_that_proved_the_healthy_checkpoint() -> 
 
 def test_going_back_forgets_the_streak_but_neither_the_events_nor_the_count() -> None:
     guards = Guards([rule(patience=2)], max_rollbacks=5, healthy_step=0, saved_step=0)
-    saved = json.loads(json.dumps(guards.state()))
+    saved = State({}, json.loads(json.dumps(guards.state().json)))
     assert acted(guards, [2.0, 2.0]) == [2]
-    guards.note(Alarm("kl", "roll_back", 2, "far"))
+    guards.record(Alarm("kl", "roll_back", 2, "far"))
     guards.rollbacks += 1
     before = guards.state()
-    guards.restore(saved)
-    guards.gone_back(before)
+    guards.load_state(saved)
+    guards.after_rollback(before)
     assert [event["at_step"] for event in guards.events] == [2]
     assert guards.rollbacks == 1
     assert acted(guards, [2.0, 2.0, 0.0, 2.0, 2.0]) == [2, 5]

@@ -73,8 +73,8 @@ def test_a_signal_in_the_loop(number: signal.Signals, make: Make, tmp_path: Path
     tiny.train(whole)
 
     def slowly() -> None:
-        real = Loop._one_step
-        Loop._one_step = lambda loop: time.sleep(0.05) or real(loop)  # type: ignore[method-assign, func-returns-value]
+        real = Loop._timed_step
+        Loop._timed_step = lambda loop: time.sleep(0.05) or real(loop)  # type: ignore[method-assign, func-returns-value]
 
     command = tiny.Command("sft", tiny.written(cut, tmp_path / "cut.yaml"), prepare=slowly)
     command.wait_for("step 2/30")

@@ -13,8 +13,8 @@ from prefine.errors import CheckpointError, DataError, PrefineError, Stopped
 from prefine.recipe import StageRecipe
 from prefine.rundir import RunDirectory
 from prefine.training import session
+from prefine.training.checkpointer import checkpoint_to_resume
 from prefine.training.loop import Loop
-from prefine.training.loop_state import checkpoint_to_resume
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]
@@ -157,12 +157,12 @@ def test_a_damaged_checkpoint_within_a_step_is_no_reason_to_begin_again(cut: Cal
     within = run.checkpoints / "within-step"
     within.mkdir()
     saved.rename(within / saved.name)
-    found = checkpoint_to_resume(run, within)
+    found = checkpoint_to_resume(run)
     assert found is not None
     assert found.path == within / saved.name
     (within / saved.name / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="holds checkpoints, but none is valid"):
-        checkpoint_to_resume(run, within)
+        checkpoint_to_resume(run)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_aloud(cut: Callable[..., StageRecipe], make: Make) -> None:

@@ -26,12 +26,14 @@ from prefine.models.checkpoint import Checkpoint, load_checkpoint, newest_valid
 from prefine.models.writer import Writer
 from prefine.recipe import Action, DpoRecipe, GuardSection, SftRecipe, StageRecipe
 from prefine.recipe_ppo import PpoRecipe
+from prefine.training.checkpointer import Checkpointer
 from prefine.training.contract import Sums
 from prefine.training.dpo import DpoStage, run_dpo
 from prefine.training.guards import Rule
 from prefine.training.loop import Loop
-from prefine.training.loop_state import put_back
 from prefine.training.ppo import PpoStage, run_ppo
+from prefine.training.rollback import Rollback
+from prefine.training.run_log import RunLog
 from prefine.training.sft import SftStage, run_sft
 from prefine.training.stage import Stage
 from tests.training import tiny
@@ -93,7 +95,7 @@ def troubled(
     rule = Rule(name, name, GuardSection(limit=0.5, patience=patience, action=action), "so the test wants it")
 
     def step(self: Stage, loop: Loop, trees: Any) -> dict[str, float]:
-        now = bad[min(loop.guards.rollbacks, len(bad) - 1)]
+        now = bad[min(loop.state.guards.rollbacks, len(bad) - 1)]
         return {**real_step(self, loop, trees), name: float(loop.position.step + 1 in now)}
 
     patched.setattr(kind, "step", step)
@@ -146,18 +148,18 @@ def test_a_roll_back_puts_everything_back_but_goes_more_gently(
     made = recipe(make, stage, training__keep_checkpoints=100)
     troubled(monkeypatch, stage, [{4}, set()])
     left: list[tuple[list[int], list[dict[str, Any]]]] = []
-    real_cut = Loop._cut_metrics_after
+    real_load, real_cut = Checkpointer.load_step, RunLog.cut_after
 
-    def putting_back(loop: Loop, checkpoint: Checkpoint) -> None:
-        shutil.copytree(checkpoint.path, tmp_path / "before")
-        put_back(loop, checkpoint)
+    def loading(checkpoints: Checkpointer, step: int) -> None:
+        shutil.copytree(checkpoints.run.checkpoints / f"step-{step:08d}", tmp_path / "before")
+        real_load(checkpoints, step)
 
-    def cutting(loop: Loop, step: int) -> None:
-        real_cut(loop, step)
+    def cutting(log: RunLog, *arguments: Any) -> None:
+        real_cut(log, *arguments)
         left.append((checkpoints(made), tiny.metrics(Path(made.run))))
 
-    monkeypatch.setattr("prefine.training.loop.put_back", putting_back)
-    monkeypatch.setattr(Loop, "_cut_metrics_after", cutting)
+    monkeypatch.setattr(Checkpointer, "load_step", loading)
+    monkeypatch.setattr(RunLog, "cut_after", cutting)
     said = train(made)
 
     (tensors, state), (tensors_now, now) = load_checkpoint(Checkpoint(tmp_path / "before", 2)), saved_at(made, 2)
@@ -196,13 +198,13 @@ def test_the_healthy_checkpoint_outlives_many_saves(make: Make, monkeypatch: pyt
     made = recipe(make, "sft", training__keep_checkpoints=1)
     troubled(monkeypatch, "sft", [{4, 5, 6}, set()], patience=3)
     kept: list[list[int]] = []
-    real = Loop.save
+    real = Checkpointer.save
 
-    def saving(loop: Loop, **more: Any) -> None:
-        real(loop, **more)
+    def saving(checkpointer: Checkpointer, **more: Any) -> None:
+        real(checkpointer, **more)
         kept.append(checkpoints(made))
 
-    monkeypatch.setattr(Loop, "save", saving)
+    monkeypatch.setattr(Checkpointer, "save", saving)
     train(made)
     (event,) = events(made)
     assert (event["at_step"], event["back_to_step"]) == (6, 2)
@@ -421,12 +423,12 @@ def test_stopped_between_saves_it_goes_back_where_it_would_have(make: Make, monk
 
 def dying(number: int) -> None:
     """From now on this process, a forked one, kills itself before the `number`th renaming within a roll-back."""
-    act, replace, rename = Loop._act, Path.replace, Path.rename
+    apply, replace, rename = Rollback._apply, Path.replace, Path.rename
     within, count = [False], iter(range(1, 1000))
 
-    def acting(loop: Loop, alarm: Any) -> bool:
+    def acting(rollback: Rollback, alarm: Any) -> bool:
         within[0] = True
-        went_on = act(loop, alarm)
+        went_on = apply(rollback, alarm)
         within[0] = False
         return went_on
 
@@ -440,7 +442,7 @@ def dying(number: int) -> None:
 
     for name, value in (("replace", deadly(replace)), ("rename", deadly(rename))):
         setattr(Path, name, value)
-    Loop._act = acting  # type: ignore[method-assign]
+    Rollback._apply = acting  # type: ignore[method-assign]
 
 
 @pytest.mark.usefixtures("warm")

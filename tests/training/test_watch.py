@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from prefine.errors import Stopped
 from prefine.recipe import StageRecipe, TrainingSection
-from prefine.training.watch import HeldoutWatch
+from prefine.training.watch import EarlyStopping
 from tests.training import tiny
 from tests.training.test_resume import stop_after
 
@@ -28,8 +29,8 @@ OVERFITTING = {
 }
 
 
-def watch(patience: int | None, keep: bool = True) -> HeldoutWatch:
-    return HeldoutWatch(TrainingSection(keep_best=keep, early_stopping_patience=patience))
+def watch(patience: int | None, keep: bool = True) -> EarlyStopping:
+    return EarlyStopping(TrainingSection(keep_best=keep, early_stopping_patience=patience))
 
 
 def test_patience_counts_evaluations_without_a_lower_loss() -> None:
@@ -37,7 +38,7 @@ def test_patience_counts_evaluations_without_a_lower_loss() -> None:
     weight = {"w": nn.Parameter(torch.zeros(1))}
     exhausted = []
     for step, loss in enumerate([1.0, 0.9, 0.9, 0.8, 0.85, 0.81]):
-        seen.see(step, loss, weight)
+        seen.update(step, loss, weight)
         exhausted.append(seen.exhausted)
     assert exhausted == [False, False, False, False, False, True]
     assert (seen.best_step, seen.best_loss, seen.worse) == (3, 0.8, 2)
@@ -47,26 +48,26 @@ def test_without_patience_it_never_stops_and_without_keeping_holds_no_weights() 
     seen = watch(None, keep=False)
     weight = {"w": nn.Parameter(torch.zeros(1))}
     for step in range(50):
-        seen.see(step, 1.0 + step, weight)
+        seen.update(step, 1.0 + step, weight)
     assert not seen.exhausted
     assert not seen.best_weights
-    assert not seen.put_back(49, weight)
+    assert not seen.load_best(49, weight)
 
 
 def test_the_best_weights_come_back_from_a_copy_and_through_a_checkpoint() -> None:
     seen, weight = watch(None), {"w": nn.Parameter(torch.tensor([1.0, 2.0]))}
-    seen.see(1, 0.5, weight)
+    seen.update(1, 0.5, weight)
     with torch.no_grad():
         weight["w"].mul_(10)
-    seen.see(2, 0.7, weight)
+    seen.update(2, 0.7, weight)
     again = watch(None)
-    again.restore(seen.state(), {name: tensor.clone() for name, tensor in seen.best_weights.items()})
+    again.load_state(copy.deepcopy(seen.state()))
     for each in (seen, again):
         with torch.no_grad():
             weight["w"].fill_(9)
-        assert each.put_back(2, weight)
+        assert each.load_best(2, weight)
         assert weight["w"].tolist() == [1.0, 2.0]
-    assert not seen.put_back(1, weight), "they are the best step's own"
+    assert not seen.load_best(1, weight), "they are the best step's own"
 
 
 @pytest.mark.parametrize("stage", ["dpo", "reward"])
