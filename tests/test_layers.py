@@ -220,3 +220,38 @@ def test_one_module_talks_to_other_processes(module: str) -> None:
             if used.endswith(tuple(OF_PROCESSES)) or used.startswith("torch.distributed"):
                 talking.add(used)
     assert not talking, f"{module} uses {sorted(talking)}; use {PROCESSES}.Processes"
+
+
+# The training loop: what CONTRIBUTING.md lists under that heading.
+LOOP = {
+    f"prefine.training.{name}"
+    for name in (
+        *("contract", "loop", "optimiser_step", "schedule", "loop_state", "checkpointer", "guards", "rollback"),
+        *("heldout_evaluation", "watch", "run_log", "processes"),
+    )
+}
+# What it may import of its own layer besides.
+BESIDE_THE_LOOP = {f"prefine.training.{name}" for name in ("display", "launch", "tracking")}
+
+
+@pytest.mark.parametrize("module", sorted(LOOP))
+def test_the_loop_knows_no_stage(module: str) -> None:
+    of_training = {name for name in imports(module) if name.startswith("prefine.training")}
+    assert not of_training - LOOP - BESIDE_THE_LOOP
+
+
+def test_modules_of_the_loop_have_no_import_cycle() -> None:
+    """Statements under TYPE_CHECKING count, too."""
+    waiting = {module: {name for name in imports(module) if name in LOOP} for module in LOOP}
+    while free := {module for module, names in waiting.items() if not names}:
+        waiting = {module: names - free for module, names in waiting.items() if module not in free}
+    assert not waiting, f"in a cycle, or above one: {sorted(waiting)}"
+
+
+@pytest.mark.parametrize("module", sorted(LOOP))
+def test_classes_of_the_loop_are_small(module: str) -> None:
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+            assert len(methods) <= 15, f"{node.name} has {len(methods)} methods"
+            assert (node.end_lineno or 0) - node.lineno < 200, f"{node.name} is too long"
