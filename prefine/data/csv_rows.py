@@ -119,7 +119,7 @@ def read_csv(
     told = _DELIMITER_LINE.fullmatch(first.partition("\n")[0])
     part = delimiter or (told[1] if told else _found_delimiter(first, usual))
     if delimiter is None and part != usual:
-        note(f"its cells are parted by {_DELIMITERS.get(part, repr(part))}; if not, set data.delimiter")
+        note(f"cells are parted by {_DELIMITERS.get(part, repr(part))}; if not, set data.delimiter")
     lines = _CsvLines(cast(BinaryIO, stream))
     if told:
         next(lines)

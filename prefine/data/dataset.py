@@ -47,7 +47,7 @@ class ReadCounts:
         scored_pairs: pairs with two scores and no margin of their own.
         missing_words: records with a turn or answer that stands for a missing value (#REF!, N/A), by that text; kept.
         missing_at: where the first of them are, as file:line.
-        read_as: what was found out about how files are written, a sentence each.
+        read_as: what was found out about how files are written, with their names.
         columns_left_out: columns that nobody reads, by name, with the rows whose value JSON cannot write (bytes, NaN).
         answers_unread: columns that look like answers and that no format reads, by name, with their rows.
     """
@@ -65,7 +65,7 @@ class ReadCounts:
     answers_unread: Counter[str] = field(default_factory=Counter)
     missing_words: Counter[str] = field(default_factory=Counter)
     missing_at: list[str] = field(default_factory=list)
-    read_as: list[str] = field(default_factory=list)
+    read_as: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def quarantined(self) -> int:
@@ -100,7 +100,7 @@ class ReadCounts:
             "answers_unread": dict(self.answers_unread.most_common()),
             "missing_words": dict(self.missing_words.most_common()),
             "missing_at": list(self.missing_at),
-            "read_as": list(self.read_as),
+            "read_as": {said: {"first": names[0], "files": len(names)} for said, names in self.read_as.items()},
         }
 
 
@@ -110,7 +110,10 @@ def remarks(counts: Mapping[str, Any]) -> list[str]:
     Args:
         counts: of ReadCounts.as_dict; of an earlier release, perhaps.
     """
-    told = list(counts.get("read_as", ()))
+    told = []
+    for said, where in counts.get("read_as", {}).items():
+        more = f" and {where['files'] - 1} more" if where["files"] > 1 else ""
+        told.append(f"{printable(where['first'])}{more}: {said}")
     if rows := counts.get("left_out"):
         reasons = "; ".join(f"{reason} ({number})" for reason, number in list(counts["left_out_reasons"].items())[:5])
         told.append(f"{rows} valid rows are left out: {reasons}")
@@ -257,7 +260,7 @@ class RecordStream(Generic[R]):
                 self.counts.missing_at.append(f"{row.file}:{row.line}")
 
     def _note(self, part: Part, said: str) -> None:
-        self.counts.read_as.append(f"{printable(part.name)}: {said}")
+        self.counts.read_as.setdefault(said, []).append(part.name)
 
     def _set_aside(self, file: str, line: int, problem: Problem, row: str | dict[str, Any]) -> None:
         self.counts.reasons[self._quarantine.add(file, line, problem, row)] += 1

@@ -78,7 +78,7 @@ def test_rows_are_kept_dropped_as_duplicates_or_quarantined_and_all_are_counted(
         "answers_unread": {},
         "missing_words": {},
         "missing_at": [],
-        "read_as": [],
+        "read_as": {},
     }
     lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert [(line["file"], line["line"], line["field"]) for line in lines] == [

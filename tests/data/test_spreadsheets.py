@@ -172,6 +172,16 @@ def test_a_text_file_beside_data_is_a_note_about_them(tmp_path: Path) -> None:
     assert [part.form for part in locate(str(tmp_path))] == ["csv"]
 
 
+def test_many_files_written_alike_are_told_in_one_line(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02}.csv").write_text(f"prompt;note\nQ{number};x\n", encoding="utf-8")
+    stream = stream_of(tmp_path, Prompt)
+    assert len(list(stream)) == 30
+    assert remarks(stream.counts.as_dict()) == [
+        f"{tmp_path / '00.csv'} and 29 more: cells are parted by semicolons; if not, set data.delimiter"
+    ]
+
+
 # --- Headers and cells -------------------------------------------------------------------------------------------
 
 
@@ -274,7 +284,7 @@ def test_the_settings_belong_to_what_a_run_was_prepared_with(
     told = prepared(delimiter=";", encoding="windows-1252")
     assert told.digests == first.digests
     assert told.key != first.key
-    assert told.counts["train"]["read_as"] == []
+    assert told.counts["train"]["read_as"] == {}
 
 
 @pytest.mark.parametrize(
