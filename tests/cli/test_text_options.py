@@ -11,6 +11,7 @@ from prefine.cli.app import main
 from prefine.cli.options import text_form
 from prefine.errors import RecipeError
 from prefine.evaluation.row_settings import source_settings
+from prefine.row_rules import AS_WRITTEN
 from prefine.text_form import AS_FOUND, TextForm
 
 
@@ -63,6 +64,6 @@ def test_a_value_that_cannot_be_is_refused(delimiter: str | None, encoding: str 
 def test_they_belong_to_what_a_resume_must_repeat() -> None:
     form = text_form("tab", "windows-1252")
     assert form == TextForm("\t", "cp1252")
-    settings = source_settings(["a.csv"], "train", form, None)
+    settings = source_settings(["a.csv"], "train", form, AS_WRITTEN, None)
     assert (settings["delimiter"], settings["encoding"]) == ("\t", "cp1252")
-    assert source_settings(["a.csv"], "train", AS_FOUND, None) != settings
+    assert source_settings(["a.csv"], "train", AS_FOUND, AS_WRITTEN, None) != settings
