@@ -270,10 +270,7 @@ def test_the_settings_belong_to_what_a_run_was_prepared_with(
 
     def prepared(began_with: dict[str, Any] | None = None, **settings: Any) -> Prepared:
         section = DataSection(train=str(source), heldout_fraction=0.0, **settings)
-        tree = template.preference_tree
-        return Preparation(tmp_path / "data", section, Preference, tree, template.fingerprint, 0, Quarantine()).stores(
-            began_with
-        )
+        return Preparation(tmp_path / "data", section, Preference, template, 0, Quarantine()).stores(began_with)
 
     first = prepared()
     assert first.counts["train"]["rows"] == 2
