@@ -276,6 +276,20 @@ _STAGE_OF = {"dpo": "dpo", "kl": "ppo", "rollout": "ppo", "ppo": "ppo", "advanta
 _OF_REWARD_MODELS = ("reward.loss", "reward.label_smoothing", "reward.centring_weight")
 
 
+_VERBS_OF_SECTIONS = {
+    "dpo": "prefine dpo",
+    "readiness": "prefine reward",
+    "reward": "prefine reward or prefine ppo",
+    **dict.fromkeys(("rollout", "kl", "ppo", "advantage"), "prefine ppo"),
+}
+
+
+def section_elsewhere(name: str) -> str | None:
+    """The remedy for a recipe with a section of another stage; None for a name that is none."""
+    verb = _VERBS_OF_SECTIONS.get(name)
+    return verb and f"It is a section of recipes for {verb}: use that command, or remove the section."
+
+
 def meaning(name: str, known: Collection[str]) -> str | None:
     """What a setting of another trainer is in a recipe, as a remedy; None for a name that is none of theirs.
 

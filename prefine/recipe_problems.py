@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 
 from prefine.errors import RecipeError, all_of
 from prefine.recipe_effects import SeveralRulesError
-from prefine.recipe_foreign_names import meaning
+from prefine.recipe_foreign_names import meaning, section_elsewhere
 
 Location = tuple[int | str, ...]
 
@@ -204,6 +204,8 @@ def field_paths(model: type[BaseModel], prefix: str = "", within: tuple[type[Bas
 def _nearest(field: str, sections: list[type[BaseModel]], model: type[BaseModel]) -> str:
     """Where an unknown field may have been meant to be, or else what there is at its place."""
     prefix, _, name = field.rpartition(".")
+    if not prefix and (remedy := section_elsewhere(name)):
+        return remedy
     here = [known for section in sections for known in section.model_fields]
     plain = name.lower().replace("-", "_")
     close = [f"{prefix}.{known}".removeprefix(".") for known in difflib.get_close_matches(plain, here, n=1)]

@@ -163,3 +163,19 @@ def test_settings_without_effect_are_told_in_a_line_each() -> None:
     assert first == "2 settings are not valid:"
     assert "ppo.gamma 0.9 has no effect" in gamma
     assert "ppo.lam 0.5 has no effect" in lam
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "verb"),
+    [("sft", "dpo", "prefine dpo"), ("dpo", "reward", "prefine reward or prefine ppo"), ("sft", "kl", "prefine ppo")],
+)
+def test_a_recipe_of_another_stage_is_answered_with_its_command(
+    stage: str, field: str, verb: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text(f"{field}: {{}}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "a.yaml", [], RECIPES[stage])
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.yaml'}: {field} is not a field. It is a section of recipes for {verb}: use that command, or "
+        "remove the section."
+    )

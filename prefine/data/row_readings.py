@@ -8,7 +8,7 @@ from typing import Any, Generic, cast
 
 from prefine.data.convert import R, records_of
 from prefine.data.layouts.shape import LeftOut, Shape
-from prefine.data.layouts.trees import MOST_MESSAGES, is_flat_message, read_flat, tree_id
+from prefine.data.layouts.trees import FLAT, MOST_MESSAGES, read_flat, tree_id
 from prefine.data.rows import Problem, Row, RowError
 from prefine.row_rules import RowRules
 
@@ -36,7 +36,7 @@ class Reading(Generic[R]):
 
 def read_row(row: Row, value: Mapping[str, Any], kind: type[R], rules: RowRules, shape: Shape) -> Reading[R]:
     """The reading of a row whose columns, under prefine's names, are `value`."""
-    if is_flat_message(value):
+    if shape.name == FLAT:
         return Reading(row, message=value)
     try:
         return Reading(row, records_of(value, kind, rules, shape))

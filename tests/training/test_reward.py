@@ -89,7 +89,7 @@ def test_scores_are_told_and_used_only_where_the_recipe_says_so(make: Make, tmp_
     data = str(tiny.write_rows(tmp_path / "scored.jsonl", rows))
     once = {"data.train": data, "training.max_steps": 1}
     said = tiny.train(make("reward", "without", once))
-    assert "40 pairs have two scores (chosen_score and rejected_score); their difference is no margin, unless" in said
+    assert "40 pairs have scores; their difference is no margin, unless" in said
     said = tiny.train(make("reward", "with", {**once, "reward.margins": "scores"}))
     assert "margins: scores that differ by 5.5, as they do on average, ask for 1 nats" in said
     with pytest.raises(DataError, match=r"reward\.margins is scores, but no pair of data\.train has scores"):

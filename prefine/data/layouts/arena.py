@@ -27,7 +27,7 @@ def _battle(row: RowView) -> list[Preference]:
 
 def _flagged_battle(row: RowView) -> list[Preference]:
     """arena-55k's: the user's turns and each model's, as JSON lists in texts; a flag for each outcome."""
-    flags = [row.get(name) for name in _FLAGS]
+    flags = [row[name] for name in _FLAGS]
     won = [index for index, value in enumerate(flags) if isinstance(value, bool | int | float) and value == 1]
     if len(won) != 1 or any(value not in (None, 0, 1) for value in flags):
         raise RowError(

@@ -43,7 +43,7 @@ def preference(row: RowView, pair: Pair, *, tie: bool | None = None, difference:
     if chosen == rejected:
         raise RowError("rejected", "is the same text as chosen")
     if tie is None:
-        own = row.get("tie")
+        own = row["tie"]
         if not (own is None or isinstance(own, bool)):
             raise RowError("tie", f"is {kind_of(own)}, not true or false")
         tie = bool(own)
@@ -98,7 +98,7 @@ def _holds_its_prompt(value: Mapping[str, Any]) -> bool:
 
 def _other_ending(row: RowView) -> list[Preference]:
     *turns, last = chat_turns(row["messages"], "messages")
-    if row.get("rejected_response") is None:
+    if row["rejected_response"] is None:
         return [
             preference(row, split_pair(row["messages"], row["rejected_messages"], ("messages", "rejected_messages")))
         ]
@@ -130,7 +130,7 @@ def _alpaca(row: RowView) -> list[Preference]:
 def alpaca_question(row: RowView) -> list[Message]:
     """Alpaca's `instruction` and `input` as one user turn."""
     question = said_text(row["instruction"], "instruction")
-    context = row.get("input")
+    context = row["input"]
     if context is not None and context != "":
         question = f"{question}\n\n{said_text(context, 'input')}"
     return [Message(role="user", content=question)]

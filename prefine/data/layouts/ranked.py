@@ -74,7 +74,7 @@ def _answers(row: RowView, column: str, in_transcript: bool) -> list[RankedAnswe
     listed = row[column]
     if not isinstance(listed, list):
         raise RowError(column, f"is {kind_of(listed)}, not a list of answers")
-    beside = next((name for name in ("ranks", "scores") if row.get(name) is not None), None)
+    beside = next((name for name in ("ranks", "scores") if row[name] is not None), None)
     numbers = None if beside is None else row[beside]
     if numbers is not None and not (isinstance(numbers, list) and len(numbers) == len(listed)):
         raise RowError(str(beside), f"is not a list of as many numbers as {column} has answers")

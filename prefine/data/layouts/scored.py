@@ -18,7 +18,7 @@ _STEER_MARKER = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 
 def _strength(row: RowView) -> list[Preference]:
     """HelpSteer2 and 3: below 0 the first answer is better, above 0 the second; 0 is a tie."""
-    third = row.get("preference_strength") is None
+    third = row["preference_strength"] is None
     column = "overall_preference" if third else "preference_strength"
     names = ("response1", "response2") if third else ("response_1", "response_2")
     prompt = row.first("prompt", "context")
@@ -50,7 +50,7 @@ def _shp(row: RowView) -> list[Preference]:
     answers = ("human_ref_A", "human_ref_B")
     scores = ("score_A", "score_B")
     difference = None
-    if all(row.get(name) is not None for name in scores):
+    if all(row[name] is not None for name in scores):
         high, low = scores if label else scores[::-1]
         difference = finite(row[high], high) - finite(row[low], low)
         if difference < 0:

@@ -36,15 +36,14 @@ class RowView:
     pairs: PairRule = "best_worst"
 
     def __getitem__(self, column: str) -> Any:
-        return self.value[column]
-
-    def get(self, column: str) -> Any:
         """The value of a column; None where there is none."""
         return self.value.get(column)
 
     def first(self, *columns: str) -> str:
-        """The first of these columns that has a value, or else the first of them."""
-        return next((name for name in columns if self.value.get(name) is not None), columns[0])
+        """The first of these columns that has a value; else the first that is there at all."""
+        with_value = (name for name in columns if self.value.get(name) is not None)
+        there = (name for name in columns if name in self.value)
+        return next(with_value, None) or next(there, columns[0])
 
     def conversation(self, turns: list[Message]) -> Conversation:
         """The turns as a conversation: after the turns of `history`, opened by the system column if there is one.

@@ -32,7 +32,7 @@ def _chat(column: str) -> Callable[[RowView], list[Demonstration]]:
         messages = row.conversation(turns)
         added = len(messages) - len(turns)
         first = _supervise_from(row, column)
-        has_context = first != 0 or bool(row.get("history"))
+        has_context = first != 0 or bool(row["history"])
         return [demonstration(row, messages, first + added if has_context else 0, column)]
 
     return build
@@ -40,7 +40,7 @@ def _chat(column: str) -> Callable[[RowView], list[Demonstration]]:
 
 def _supervise_from(row: RowView, column: str) -> int:
     """The index in the turns read of the first that is learned; the row counts those of its column."""
-    first = row.get("supervise_from") or 0
+    first = row["supervise_from"] or 0
     if isinstance(first, bool) or not isinstance(first, int):
         raise RowError("supervise_from", f"is {kind_of(first)}, not a whole number")
     if not 0 < first < len(row[column]):
