@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from prefine.atomic import sha256_of_file, sweep_temporaries, write_json
+from prefine.data.column_names import ColumnNames
 from prefine.data.dataset import RecordStream, read_records
 from prefine.data.fitting import fit
 from prefine.data.quarantine import Quarantine, refusal_of
@@ -71,8 +72,9 @@ def require_sources(section: DataSection) -> None:
     """Find every source of a recipe, before a run's folder is made or a model loaded.
 
     Raises:
-        DataError: one is not there, or is of no known kind.
+        DataError: one is not there, or is of no known kind; data.columns names a column that no format has.
     """
+    ColumnNames(section.columns)
     for name in (*source_names(section.train), *source_names(section.heldout or [])):
         locate(name)
 
