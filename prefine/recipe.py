@@ -13,6 +13,7 @@ from prefine.errors import RecipeError
 from prefine.paths import new_folder, path_in_recipe
 from prefine.recipe_effects import SeveralRulesError, Unread, without_effect
 from prefine.recipe_loading import RecipeSection
+from prefine.recipe_template import TemplateSettings
 from prefine.row_rules import PairRule, RowRules
 from prefine.text_form import TextForm, delimiter_named, encoding_named
 
@@ -34,6 +35,9 @@ class ModelSection(RecipeSection):
     revision: str | None = Field(None, description="hub revision: branch, tag or commit")
     chat_template: PathText | None = Field(
         None, description="null: the tokenizer's own; plain; or a path to a Jinja file"
+    )
+    template_kwargs: TemplateSettings = Field(
+        {}, description="variables of the chat template, saved with it: {enable_thinking: false}, say"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto measures which is faster")

@@ -32,6 +32,7 @@ _NAMES: dict[str, str] = {
     ),
     "model.revision": "model_revision revision_of_model",
     "model.chat_template": "template chat_template_path chat_template_jinja",
+    "model.template_kwargs": "chat_template_kwargs enable_thinking",
     "model.gradient_checkpointing": "activation_checkpointing use_gradient_checkpointing",
     "lora.r": "lora_r lora_rank rank",
     "lora.alpha": "lora_alpha",
@@ -244,7 +245,7 @@ _ABSENT: dict[str, str] = {
     ),
     "every run can be repeated to the last bit on the same machine": "full_determinism",
     "text is all that is read": "image_* video_* audio_* crop_to_patches processor_type freeze_vision_*",
-    "the chat template writes rows as the tokenizer has it": "tool_format chat_template_kwargs enable_thinking",
+    "the chat template writes rows as the tokenizer has it": "tool_format",
     "prefine needs none": (
         "log_level log_level_replica disable_tqdm debug skip_memory_metrics logging_nan_inf_filter "
         "include_for_metrics include_num_input_tokens_seen include_tokens_per_second prediction_loss_only "

@@ -103,5 +103,7 @@ def _kind(annotation: Any, choices: Callable[[Sequence[Any]], str]) -> str:
         return " or ".join(_kind(each, choices) for each in get_args(annotation))
     if origin is list:
         return f"list of {_kind(get_args(annotation)[0], choices)}"
+    if origin is dict:
+        return "mapping"
     names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

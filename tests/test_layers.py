@@ -37,6 +37,7 @@ FLOOR_0 = {
     "recipe_loading",
     "recipe_problems",
     "recipe_shipped",
+    "recipe_template",
     "recipe_text",
     "records",
     "row_rules",

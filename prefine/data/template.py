@@ -23,13 +23,6 @@ from prefine.data.vocabulary import require_embedded
 from prefine.errors import RefusedRowError, TemplateError
 from prefine.records import Conversation, Demonstration, Message, Preference
 
-# Offered, never chosen silently: a base model has no chat template, and which one it gets is the user's decision.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ message['role'] | capitalize }}: {{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"
-)
 Tools = tuple[dict[str, Any], ...]
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from prefine.atomic import JSON, atomic_write, json_bytes
-from prefine.data.template import PLAIN_TEMPLATE, ChatTemplate
+from prefine.data.template import ChatTemplate
+from prefine.data.template_source import choose_template
 from prefine.errors import MissingDependencyError, ModelError
 from prefine.models import attention, fused
 from prefine.models.adapters import put_adapter
@@ -115,17 +116,7 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
             "Put the model's tokenizer files into its folder, or check the name and the network.",
             field="model.name",
         ) from error
-    if section.chat_template == "plain":
-        tokenizer.chat_template = PLAIN_TEMPLATE
-    elif section.chat_template is not None:
-        try:
-            tokenizer.chat_template = Path(section.chat_template).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(
-                f"{section.chat_template!r} could not be read ({in_a_line(error)})",
-                "Write 'plain', the path of a Jinja file, or null for the tokenizer's own.",
-                field="model.chat_template",
-            ) from error
+    choose_template(tokenizer, section.chat_template, section.template_kwargs)
     return template_of(tokenizer, location, section.revision)
 
 

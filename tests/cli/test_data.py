@@ -19,7 +19,7 @@ from prefine.cli import data as data_module
 from prefine.cli.app import main
 from prefine.data.kinds import KINDS
 from prefine.data.marking import MarkedText
-from prefine.data.template import PLAIN_TEMPLATE
+from prefine.data.template_source import PLAIN_TEMPLATE
 from prefine.models import embedded
 from prefine.recipe import DataSection, ModelSection
 

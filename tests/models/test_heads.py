@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
-from prefine.data.template import PLAIN_TEMPLATE, ChatTemplate
+from prefine.data.template import ChatTemplate
+from prefine.data.template_source import PLAIN_TEMPLATE
 from prefine.models.heads import IN_ADAPTER, SCORE_WEIGHT, adapter_head_shape, begin_scores, pad_apart
 from prefine.models.load import load_model
 from prefine.recipe import LoraSection, ModelSection

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from prefine.data.template import PLAIN_TEMPLATE
+from prefine.data.template_source import PLAIN_TEMPLATE
 from prefine.errors import CheckpointError, ModelError
 from prefine.models import attention, merge
 from prefine.models.load import load_model, save_model
