@@ -65,7 +65,7 @@ def source(folder: Path, count: int) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             row: dict[str, Any] = {"prompt": f"{number} ".ljust(LETTERS, "x"), "completion": "a"}
-            file.write(json.dumps(row if number % 8 else {"prompt": row["prompt"], "completion": 3}) + "\n")
+            file.write(json.dumps(row if number % 8 else {"prompt": [row["prompt"]], "completion": 3}) + "\n")
     return path
 
 
