@@ -98,6 +98,10 @@ _NOTED: dict[tuple[str, str], str] = {
         "max_length cutoff_len sequence_len max_seq_length max_seq_len max_prompt_length max_prompt_len "
         "model_max_length max_target_length"
     ),
+    ("data.columns", "It maps names that prefine reads to those of your columns: {prompt: question}."): (
+        "dataset_text_field column_mapping prompt_column response_column text_column field_messages "
+        "message_property_mappings field_chosen field_rejected messages"
+    ),
     ("training.warmup_fraction", "It is the share of all steps, from 0 to 1."): (
         "warmup_ratio warmup_steps num_warmup_steps"
     ),
@@ -191,7 +195,7 @@ _ABSENT: dict[str, str] = {
         "ignore_pad_token_for_loss train_on_eos roles_to_train response_template instruction_template"
     ),
     "rows are tokenised once and read from a file; their columns are recognised (docs/data.md)": (
-        "dataset_text_field dataset_kwargs dataset_num_proc dataset_processes dataset_prepared_path dataset_config "
+        "dataset_kwargs dataset_num_proc dataset_processes dataset_prepared_path dataset_config "
         "dataset_streaming streaming buffer_size preprocessing_* dataset_dir media_dir tokenized_path mix_strategy "
         "interleave_probs remove_unused_columns shuffle_dataset shuffle_merged_datasets dataloader_* "
         "skip_prepare_dataset dataset_shard_num dataset_shard_idx dataset_keep_in_memory label_names "
