@@ -38,6 +38,7 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "score": lambda: [str(reward_run), rows(chat), "--out", str(folder / "out.jsonl")],
         "generate": lambda: [str(sft_run), "--prompts", rows(chat), "--max-new-tokens", "4"],
         "chat": lambda: [str(sft_run), "--max-new-tokens", "4"],
+        "recipe": lambda: ["dpo"],
         "report": lambda: [str(sft_run)],
         "cache list": list,
         "cache clean": list,
