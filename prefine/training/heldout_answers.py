@@ -26,11 +26,11 @@ from prefine.training.before import Before
 from prefine.training.heldout_pairs import pair_accuracy, read_pairs
 from prefine.training.load_rewards import JUDGE, load_source
 from prefine.training.measure import measure
-from prefine.training.reward_sources import Measure, ModelSource, RunningScale
+from prefine.training.reward_sources import ModelSource, RunningScale, Scaling
 from prefine.training.rewards import Rewards, shape, source_metrics
 from prefine.training.rollout import (
     Generations,
-    answered,
+    prompt_answers,
     seed_of,
     text_metrics,
     write_answers,
@@ -124,7 +124,7 @@ class HeldoutAnswers:
             recipe.rollout.heldout_samples,
         )
         store = self._session.prepared.heldout
-        asked = answered(written, store, [tree.row for tree in self._trees])
+        asked = prompt_answers(written, store, [tree.row for tree in self._trees])
         judged = {} if self._judge is None else {JUDGE: self._judge.score(asked)}
         return written, {**self._rewards.score(asked), **judged}
 
@@ -168,13 +168,13 @@ class HeldoutAnswers:
 
     def _told(self, written: Generations, parts: dict[str, list[float]]) -> list[dict[str, Any]]:
         measures = self._measures(parts)
-        weighed = {
-            source.section.name: measures[source.section.name].weighed(
+        weighted = {
+            source.section.name: measures[source.section.name].weighted(
                 parts[source.section.name], source.section.weight
             )
             for source in self._rewards.sources
         }
-        self._shares = {name: float(values.mean()) for name, values in weighed.items()}
+        self._shares = {name: float(values.mean()) for name, values in weighted.items()}
         rows = []
         answers = [answer for tree in written.trees for answer in tree.answers]
         for place, text in enumerate(written.texts):
@@ -184,29 +184,29 @@ class HeldoutAnswers:
                     "row": self._trees[prompt].row,
                     "sample": sample,
                     "text": text,
-                    "score": float(sum(values[place] for values in weighed.values())),
+                    "score": float(sum(values[place] for values in weighted.values())),
                     "tokens": written.lengths[place],
                     "ended": written.ended[place],
                     "degenerate": look_at(text, answers[place]).word,
                     "parts": {name: values[place] for name, values in parts.items()},
-                    "judge": float(measures[JUDGE].weighed(parts[JUDGE], 1.0)[place]) if JUDGE in parts else None,
+                    "judge": float(measures[JUDGE].weighted(parts[JUDGE], 1.0)[place]) if JUDGE in parts else None,
                 }
             )
         return rows
 
-    def _measures(self, parts: dict[str, list[float]]) -> dict[str, Measure]:
+    def _measures(self, parts: dict[str, list[float]]) -> dict[str, Scaling]:
         """How each source's scores are centred and scaled; a running scale is the first evaluation's for good."""
         first = self.before.value
 
-        def of_first(name: str) -> Measure:
+        def of_first(name: str) -> Scaling:
             seen = RunningScale()
-            seen.see(parts[name] if first is None else [row["parts"][name] for row in first])
-            return seen.measure
+            seen.update(parts[name] if first is None else [row["parts"][name] for row in first])
+            return seen.scaling
 
         sources = {source.section.name: source for source in self._rewards.sources}
         if self._judge is not None:
             sources[JUDGE] = self._judge
-        return {name: of_first(name) if each.scale == "running" else each.measure for name, each in sources.items()}
+        return {name: of_first(name) if each.scale == "running" else each.scaling for name, each in sources.items()}
 
     def _measured(self, written: Generations) -> dict[str, Tensor]:
         limit = self._recipe.training.max_tokens_per_microbatch

@@ -30,7 +30,7 @@ def load_rewards(recipe: PpoRecipe, policy: LoadedModel, display: Display) -> Re
 
     Raises:
         ModelError: a reward model that cannot be loaded.
-        RecipeError: a function that cannot be imported; a scale that nobody measured.
+        RecipeError: a function that cannot be imported; scale std without a recorded standard deviation.
     """
     found = [
         load_source(field, section, recipe, policy, f"reward-{place}", display)
@@ -40,9 +40,9 @@ def load_rewards(recipe: PpoRecipe, policy: LoadedModel, display: Display) -> Re
 
 
 def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list[str]:
-    """Find every source of a recipe, before a run's folder is made or a model loaded.
+    """Check every source of a recipe before the run's folder is created or a model loaded.
 
-    Returns: a warning for each reward model that is used although it is not ready.
+    Returns: a warning for each reward model that is used although its readiness report says no-go.
 
     Raises:
         ModelError: a reward model that is not there, or is not ready for PPO, unless `force`.
@@ -54,7 +54,7 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list
         raise RecipeError(f"reward: {listing(sorted(twice))} is named twice", "Name it once, with one weight.")
     if recipe.reward.judge is not None:
         if recipe.reward.judge in names:
-            raise RecipeError(f"{JUDGE}: {recipe.reward.judge} is optimised, too", "Name another one, or none.")
+            raise RecipeError(f"{JUDGE}: {recipe.reward.judge} is also optimised", "Name another one, or none.")
         sections[JUDGE] = RewardSource(name=recipe.reward.judge)
     warnings: list[str] = []
     for field, section in sections.items():
@@ -76,7 +76,7 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list
 
 
 def _optimised(recipe: PpoRecipe) -> dict[str, RewardSource]:
-    """What is optimised, by the recipe's field that names it."""
+    """Sections of all optimised sources, by the recipe's field that names each."""
     more = {f"reward.more[{place}].name": section for place, section in enumerate(recipe.reward.more)}
     return {"reward.name": recipe.reward, **more}
 
@@ -84,10 +84,11 @@ def _optimised(recipe: PpoRecipe) -> dict[str, RewardSource]:
 def load_source(
     field: str, section: RewardSource, recipe: PpoRecipe, policy: LoadedModel, adapter: str, display: Display
 ) -> Source:
-    """One source; a reward run on the policy's own base becomes an adapter there, of the name given.
+    """Load one source. A reward run on the policy's base model becomes an adapter of that model.
 
     Args:
-        field: the recipe's that names it.
+        field: the recipe's field that names it.
+        adapter: the adapter's name.
     """
     with about(field):
         if is_function(section.name):
@@ -98,11 +99,11 @@ def load_source(
 
 
 def _require_fitting(section: RewardSource, recipe: PpoRecipe, scale: Scale | None) -> None:
-    """Refuse settings that do not go together with what was measured of a source when it was made, if anything was."""
+    """Refuse settings that contradict what was recorded when the reward model was trained."""
     if section.scale == "std" and scale is None:
         raise RecipeError(
-            f"{section.name} is to be scaled by its std, but nobody measured that",
-            "Set its scale to running (that of all scores so far) or none.",
+            f"{section.name} has no recorded standard deviation, but its scale is std",
+            "Set its scale to running (the std of all scores so far) or none.",
             field="reward.name",
         )
     limit = None if scale is None else scale.max_length_tokens
@@ -121,20 +122,22 @@ def _reward_model(name: str, recipe: PpoRecipe, policy: LoadedModel, adapter: st
     model: RewardModel
     if objection is None:
         model = join_reward(policy, location, adapter)
-        display.say(f"reward {name}: an adapter on the policy's own base, which is held once")
+        display.say(f"reward {name}: an adapter on the policy's base model, which is loaded once")
     else:
         model = load_reward(ModelSection(name=name, device=recipe.model.device))
-        display.say(f"reward {name}: loaded beside the policy ({objection})")
+        display.say(f"reward {name}: loaded as a model of its own ({objection})")
     theirs, ours = model.tokenizer, policy.tokenizer
     if theirs.get_vocab() != ours.get_vocab() or theirs.chat_template != ours.chat_template:
-        display.say(f"reward {name}: its tokenizer or template is another than the policy's; answers go to it as text")
+        display.say(
+            f"reward {name}: its tokenizer or template differs from the policy's; answers are passed to it as text"
+        )
     return model
 
 
 def require_ready(name: str, display: Display, *, force: bool) -> list[str]:
-    """Refuse a reward run whose readiness report says no-go; say what else it says.
+    """Refuse a reward run whose readiness report says no-go; show any other verdict.
 
-    Returns: a warning for the run's manifest where it is used although the report says no-go.
+    Returns: a warning for the run's manifest if it is used although the report says no-go.
 
     Raises:
         ModelError: no-go, and not `force`.
@@ -143,7 +146,7 @@ def require_ready(name: str, display: Display, *, force: bool) -> list[str]:
     around = RunDirectory(folder.parent)
     path = (around.path if folder == around.model else folder) / JSON_NAME
     if not path.is_file():
-        display.say(f"reward {name}: nobody has looked whether it is fit for PPO (prefine reward check {name})")
+        display.say(f"reward {name} has no readiness report; run: prefine reward check {name}")
         return []
     try:
         report = read_json_object(path)
@@ -156,7 +159,7 @@ def require_ready(name: str, display: Display, *, force: bool) -> list[str]:
     told = "; ".join(reasons)
     if verdict is Level.NO_GO and not force:
         raise ModelError(
-            f"{name} is not fit for PPO, says its readiness report ({told})",
+            f"{name} is not fit for PPO according to its readiness report ({told})",
             f"Look at {path.with_suffix('.html')} and train a better one, or add --force to go on regardless.",
             field="reward.name",
         )
@@ -164,4 +167,7 @@ def require_ready(name: str, display: Display, *, force: bool) -> list[str]:
     display.say(f"reward {name}: {said}" + (", going on by --force" if verdict is Level.NO_GO else ""))
     if verdict is not Level.NO_GO:
         return []
-    return [f"The reward model {name} is not fit for PPO, says its readiness report ({told}). It was used by --force."]
+    return [
+        f"The reward model {name} is not fit for PPO according to its readiness report ({told}). "
+        "It was used by --force."
+    ]

@@ -1,4 +1,4 @@
-"""What scores answers: reward models, and functions of the user's."""
+"""Reward sources: reward models, and functions that users write."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A prompt and the answers written to it.
+class PromptAnswers:
+    """A prompt and the answers generated for it.
 
     Attributes:
         columns: JSON of the other columns of the prompt's row of data.
@@ -50,27 +50,27 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What scores are measured by: a score counts as (score - mean) / std."""
+class Scaling:
+    """How scores are centred and scaled: (score - mean) / std."""
 
     mean: float = 0.0
     std: float = 1.0
 
-    def weighed(self, scores: Sequence[float], weight: float) -> Tensor:
-        """(S,) fp32 scores, centred, scaled and weighed; in float64 until then, as a mean may be large."""
+    def weighted(self, scores: Sequence[float], weight: float) -> Tensor:
+        """(S,) fp32 scores, centred, scaled and weighted; in float64 until then, as a mean may be large."""
         return ((torch.tensor(scores, dtype=torch.float64) - self.mean) * (weight / self.std)).float()
 
 
 @dataclass
 class RunningScale:
-    """Mean and variance of all scores seen (Welford 1962), to scale those that nobody measured."""
+    """Mean and variance of all scores so far (Welford 1962), for sources without a recorded standard deviation."""
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
 
-    def see(self, scores: Sequence[float]) -> None:
-        """Take in more scores."""
+    def update(self, scores: Sequence[float]) -> None:
+        """Include more scores."""
         for score in scores:
             self.count += 1
             delta = score - self.mean
@@ -79,14 +79,14 @@ class RunningScale:
 
     @property
     def std(self) -> float:
-        """Standard deviation; 1 where the scores vary by no more than their rounding."""
+        """Standard deviation; 1 if the scores vary by no more than their rounding."""
         found = math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
         return found if found > 1e-6 * abs(self.mean) else 1.0
 
     @property
-    def measure(self) -> Measure:
-        """Centres and scales as the scores seen so far say."""
-        return Measure(self.mean, self.std)
+    def scaling(self) -> Scaling:
+        """The scaling by all scores so far."""
+        return Scaling(self.mean, self.std)
 
 
 class Source(ABC):
@@ -102,38 +102,38 @@ class Source(ABC):
         self.running = RunningScale()
 
     @abstractmethod
-    def score(self, answered: Sequence[Answered]) -> list[float]:
+    def score(self, questions: Sequence[PromptAnswers]) -> list[float]:
         """A score for every answer, in order, as the source itself gives them.
 
         Raises:
             RewardError: it fails, or gives anything but finite numbers, one an answer.
         """
 
-    def begin(self, answered: Sequence[Answered]) -> Callable[[], list[float]]:
-        """Begin to score, as far as that goes on by itself; what it gives waits for the scores."""
-        return lambda: self.score(answered)
+    def begin(self, questions: Sequence[PromptAnswers]) -> Callable[[], list[float]]:
+        """Start scoring, in the background if the source can; calling the result waits for the scores."""
+        return lambda: self.score(questions)
 
     @property
-    def measure(self) -> Measure:
+    def scaling(self) -> Scaling:
         """How its scores are centred and scaled now."""
         if self.scale == "running":
-            return self.running.measure
-        # A reward model that was measured has subtracted the mean that was found with the std.
-        return Measure(0.0, (self.measured or 1.0) if self.scale == "std" else 1.0)
+            return self.running.scaling
+        # A reward model with a recorded standard deviation subtracts the mean recorded with it by itself.
+        return Scaling(0.0, (self.recorded_std or 1.0) if self.scale == "std" else 1.0)
 
     @property
     def scale(self) -> str:
-        """How its scores are scaled, settled."""
+        """The recipe's scale, with auto resolved."""
         if self.section.scale != "auto":
             return self.section.scale
-        return "std" if self.measured else self._otherwise()
+        return "std" if self.recorded_std else self._default_scale()
 
     @property
-    def measured(self) -> float | None:
-        """The standard deviation that was measured when it was made; None where nobody did."""
+    def recorded_std(self) -> float | None:
+        """The standard deviation recorded when the reward model was trained; None without one."""
         return None
 
-    def _otherwise(self) -> str:
+    def _default_scale(self) -> str:
         return "running"
 
 
@@ -141,7 +141,7 @@ class ModelSource(Source):
     """A reward model.
 
     Attributes:
-        fingerprint: hash of its files as they were when it was loaded, "" where they are not local.
+        fingerprint: hash of its files at the time it was loaded, "" if they are not local.
     """
 
     def __init__(self, section: RewardSource, model: RewardModel, fingerprint: str) -> None:
@@ -149,14 +149,14 @@ class ModelSource(Source):
         self.model = model
         self.fingerprint = fingerprint
 
-    def score(self, answered: Sequence[Answered]) -> list[float]:
+    def score(self, questions: Sequence[PromptAnswers]) -> list[float]:
         """See Source. Text goes to the model's own tokenizer, whatever wrote it."""
         found = []
         try:
-            told = list(self.model.score(Question(each.prompt, each.answers, each.tools) for each in answered))
-        except ModelError as error:  # its scores are no numbers
+            told = list(self.model.score(Question(each.prompt, each.answers, each.tools) for each in questions))
+        except ModelError as error:  # its scores are not finite
             raise RewardError(f"reward: {self.section.name}: {error.problem}", error.remedy) from error
-        for each, scores in zip(answered, told, strict=True):
+        for each, scores in zip(questions, told, strict=True):
             if scores is None:
                 problem = self.model.problem(Question(each.prompt, each.answers, each.tools))
                 raise RewardError(
@@ -168,29 +168,29 @@ class ModelSource(Source):
         return found
 
     @property
-    def measured(self) -> float | None:
+    def recorded_std(self) -> float | None:
         """See Source."""
         return None if self.model.scale is None else self.model.scale.std
 
 
 class FunctionSource(Source):
-    """A function of the user's, plain or async: a list of rows in, as many numbers out.
+    """A user's function, plain or async: takes a list of rows and returns a number for each.
 
-    A row holds the prompt's messages, the response, and all other columns of the row of data that the prompt is of.
+    A row holds the prompt's messages, the response, and all other columns of the prompt's row of data.
     """
 
     def __init__(self, section: RewardSource, function: Callable[[list[dict[str, Any]]], Any]) -> None:
         super().__init__(section)
         self._function = function
 
-    def score(self, answered: Sequence[Answered]) -> list[float]:
+    def score(self, questions: Sequence[PromptAnswers]) -> list[float]:
         """See Source."""
         with preserved():
-            return self.begin(answered)()
+            return self.begin(questions)()
 
-    def begin(self, answered: Sequence[Answered]) -> Callable[[], list[float]]:
-        """See Source. A coroutine goes on while other sources score."""
-        rows = [_row(each, answer) for each in answered for answer in each.answers]
+    def begin(self, questions: Sequence[PromptAnswers]) -> Callable[[], list[float]]:
+        """See Source. A coroutine runs while other sources score."""
+        rows = [_row(each, answer) for each in questions for answer in each.answers]
         count = len(rows)  # the list is the function's: it may empty it
         if not is_async(self._function):
             return lambda: self._numbers(Call(self._function, rows, self.section.timeout_s), count)
@@ -203,12 +203,12 @@ class FunctionSource(Source):
         except UserCodeError as error:
             raise _failed(self.section.name, str(error)) from error
 
-    def _otherwise(self) -> str:
+    def _default_scale(self) -> str:
         return "none"
 
 
-def _row(each: Answered, answer: str) -> dict[str, Any]:
-    """A row of the function's own, which it may change."""
+def _row(each: PromptAnswers, answer: str) -> dict[str, Any]:
+    """A fresh row, which the function may change."""
     own: dict[str, Any] = {"prompt": [message.model_dump() for message in each.prompt], "response": answer}
     own |= {"tools": copy.deepcopy(list(each.tools))} if each.tools else {}
     return {**{f"source_{name}" if name in own else name: value for name, value in each.other_columns().items()}, **own}
@@ -240,7 +240,7 @@ def _failed(name: str, what: str) -> RewardError:
 
 
 def is_function(name: str) -> bool:
-    """Whether a source's name is that of a function, module:function, and no path."""
+    """Whether a source's name is module:function and not an existing path."""
     return bool(_FUNCTION.fullmatch(name)) and not Path(name).exists()
 
 

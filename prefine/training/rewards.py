@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prefine.recipe_ppo import PpoRewardSection
-from prefine.training.reward_sources import Answered, ModelSource, RunningScale, Source
+from prefine.training.reward_sources import ModelSource, PromptAnswers, RunningScale, Source
 from prefine.training.user_code import preserved
 
 
@@ -20,10 +20,10 @@ class Scored:
     """Scores of S answers.
 
     Attributes:
-        proxy: (S,) fp32 weighted sum of the scaled scores: what the sources say.
-        shaped: (S,) fp32 what is optimised, before the KL penalty: the sum, clipped, less penalties.
-        shares: by source, its mean part of the sum.
-        scores: by source, S numbers each as the source gave them.
+        proxy: (S,) fp32, the weighted sum of the scaled scores.
+        shaped: (S,) fp32, the sum clipped, minus penalties: what is optimised, before the KL penalty.
+        shares: by source, the mean of its part of the sum.
+        scores: by source, S scores as the source returned them.
     """
 
     proxy: Tensor
@@ -32,50 +32,50 @@ class Scored:
     scores: dict[str, list[float]]
 
     def state(self) -> dict[str, Any]:
-        """What JSON holds of them, apart from `scores`."""
+        """As JSON, without `scores`."""
         return {"proxy": self.proxy.tolist(), "shaped": self.shaped.tolist(), "shares": self.shares}
 
     @staticmethod
     def restored(state: Mapping[str, Any], scores: dict[str, list[float]]) -> Scored:
-        """What `state` gave, with `scores`."""
+        """From what `state` gave, and `scores`."""
         return Scored(torch.tensor(state["proxy"]), torch.tensor(state["shaped"]), dict(state["shares"]), scores)
 
 
 class Rewards:
-    """All sources of a recipe."""
+    """All reward sources of a recipe."""
 
     def __init__(self, section: PpoRewardSection, sources: Sequence[Source]) -> None:
         self._section = section
         self.sources = list(sources)
 
-    def score(self, answered: Sequence[Answered]) -> dict[str, list[float]]:
+    def score(self, questions: Sequence[PromptAnswers]) -> dict[str, list[float]]:
         """Every source's own scores, by its name."""
-        if not answered:  # a process may have no prompts of its own; functions are not asked about nothing
+        if not questions:  # a process may have no prompts; functions are not called with an empty list
             return {source.section.name: [] for source in self.sources}
         with preserved():
-            waiting = [(source.section.name, source.begin(answered)) for source in self.sources]
+            waiting = [(source.section.name, source.begin(questions)) for source in self.sources]
             return {name: scores() for name, scores in waiting}
 
     def combined(self, parts: dict[str, list[float]], lengths: Tensor, ended: Tensor) -> Scored:
-        """Centre, scale, weigh, add, clip, and take penalties off.
+        """Centre, scale, weight, add and clip the scores, and subtract penalties.
 
         Args:
             parts: each source's scores of S answers.
             lengths: (S,) tokens.
-            ended: (S,) bool: whether an answer ended by itself.
+            ended: (S,) bool, whether an answer ended its turn itself.
         """
         for source in self.sources:
-            source.running.see(parts[source.section.name])
-        weighed = {
-            source.section.name: source.measure.weighed(parts[source.section.name], source.section.weight)
+            source.running.update(parts[source.section.name])
+        weighted = {
+            source.section.name: source.scaling.weighted(parts[source.section.name], source.section.weight)
             for source in self.sources
         }
-        proxy = sum(weighed.values(), torch.zeros(len(lengths)))
-        shares = {name: float(values.mean()) for name, values in weighed.items()}
+        proxy = sum(weighted.values(), torch.zeros(len(lengths)))
+        shares = {name: float(values.mean()) for name, values in weighted.items()}
         return Scored(proxy, shape(proxy, lengths, ended, self._section), shares, parts)
 
     def metrics(self, scored: Scored, compared: int) -> dict[str, float]:
-        """What an update's answers say of each source, and of what clipping leaves of the sum.
+        """Metrics of each source, of the spread of the rewards and of clipping.
 
         Args:
             compared: how many answers are compared with each other: those to one prompt, or all of the update.
@@ -96,13 +96,13 @@ class Rewards:
         return {s.section.name: s.fingerprint for s in self.sources if isinstance(s, ModelSource)}
 
     def restore(self, state: Sequence[dict[str, Any]]) -> None:
-        """Put them back."""
+        """Return to what `state` gave."""
         for source, found in zip(self.sources, state, strict=True):
             source.running = RunningScale(**found)
 
 
 def source_metrics(parts: Mapping[str, Sequence[float]], shares: Mapping[str, float]) -> dict[str, float]:
-    """Each source by itself: its mean score as it gives it, and its mean part of the sum."""
+    """Mean score of each source, and the mean of its part of the sum."""
     return {
         **{f"score/{name}": statistics.fmean(parts[name]) for name in shares},
         **{f"share/{name}": share for name, share in shares.items()},
@@ -115,10 +115,10 @@ def clipped(proxy: Tensor, section: PpoRewardSection) -> Tensor:
 
 
 def shape(proxy: Tensor, lengths: Tensor, ended: Tensor, section: PpoRewardSection) -> Tensor:
-    """(S,) clip the sum of scores, take off the length penalty, then that of answers that do not end.
+    """(S,) clip the sum of scores, then subtract the length penalty and the penalty of answers that do not end.
 
-    An answer without its end of turn has missing_eos_value subtracted (penalty), or scores minus it whatever else it is
-    (replace; detail 3 of Huang et al. 2024, arXiv 2403.17031). Only the answer is looked at, never the prompt.
+    An answer without its end of turn has missing_eos_value subtracted (penalty), or scores -missing_eos_value (replace;
+    detail 3 of Huang et al. 2024, arXiv 2403.17031). Only the answer is looked at, never the prompt.
     """
     shaped = proxy if section.clip is None else proxy.clamp(-section.clip, section.clip)
     shaped = shaped - section.length_penalty * lengths / 100

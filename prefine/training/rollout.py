@@ -1,4 +1,4 @@
-"""Rollouts: answers that the policy wrote to an update's prompts, with all that the update needs to know of them."""
+"""Rollouts: the answers of an update, and what was measured of their tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prefine.models.writer import Generated, Request
 from prefine.objectives import kl
 from prefine.recipe_ppo import PpoRecipe
 from prefine.records import Conversation, Message
-from prefine.training.reward_sources import Answered
+from prefine.training.reward_sources import PromptAnswers
 from prefine.training.rewards import Scored
 
 
@@ -35,16 +35,16 @@ class Rollouts:
     there is no padding, and so no mask.
 
     Attributes:
-        trees: P; a prompt and its n answers as token ids, end of turn included where it was written. `row` counts them.
-        rows: P; the training row that each prompt is.
+        trees: P; a prompt and its n answers as token ids, with the end of turn if it was generated. `row` counts them.
+        rows: P; the number of each prompt's row of the training data.
         texts: S; the answers' texts.
         lengths: (S,) int64, tokens an answer.
         ended: (S,) bool, whether an answer ended its turn itself.
-        scored: what the answers' rewards are.
-        logprobs: (T,) fp32, of each token under the policy that wrote it, by the training forward.
+        scored: the answers' rewards.
+        logprobs: (T,) fp32, of each token under the policy that generated it, by the training forward.
         reference: (T,) fp32, the same under the reference.
         entropy: (T,) fp32, nats, of the distribution each token was drawn from.
-        values: (T,) fp32, what the critic expected before each token; zeros without a critic.
+        values: (T,) fp32, the critic's value before each token; zeros without a critic.
     """
 
     trees: tuple[TokenTree, ...]
@@ -59,7 +59,7 @@ class Rollouts:
     values: Tensor
 
     def places(self, parts: Iterable[tuple[int, range]]) -> Tensor:
-        """Indices into token tensors of the tokens of some answers of some trees, in the order given.
+        """Indices into the token tensors of some answers' tokens, in the order given.
 
         Args:
             parts: trees and which of their answers, as PackedBatch.answers_of_rows gives them.
@@ -85,7 +85,7 @@ class Rollouts:
         return {"tokens": torch.tensor(tokens), **{name: getattr(self, name) for name in names}}
 
     def state(self) -> dict[str, Any]:
-        """What JSON holds of them; `scored` has a state of its own."""
+        """As JSON, without the tensors and `scored`, which has a state of its own."""
         return {
             "rows": list(self.rows),
             "texts": list(self.texts),
@@ -96,7 +96,7 @@ class Rollouts:
 
     @staticmethod
     def restored(tensors: Mapping[str, Tensor], state: Mapping[str, Any], scored: Mapping[str, Any]) -> Rollouts:
-        """What `tensors`, `state` and `scored.state` gave."""
+        """From what `tensors`, `state` and `scored.state` gave."""
         rest = dict(tensors)
         tokens = iter(rest.pop("tokens").tolist())
 
@@ -157,13 +157,13 @@ class Generations:
 
 @dataclass
 class Timings:
-    """Seconds of an update's phases."""
+    """Seconds of the phases of an update."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def of(self, phase: str) -> Iterator[None]:
-        """Count the time inside as this phase's."""
+        """Add the time spent inside to this phase."""
         began = time.perf_counter()
         try:
             yield
@@ -172,7 +172,7 @@ class Timings:
 
 
 def seed_of(*parts: int | str) -> int:
-    """A seed that depends on all of its parts and on nothing else."""
+    """A seed that depends on all of `parts` and nothing else."""
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:7])
 
 
@@ -185,11 +185,11 @@ def write_answers(
     samples: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Generations:
-    """Let the policy answer prompts, each `samples` times.
+    """Generate `samples` answers to each prompt.
 
     Args:
         prompts: trees without answers.
-        seeds: of a prompt's place and a sample's number.
+        seeds: from a prompt's place and a sample's number to a seed.
     """
     section = recipe.rollout
     requests = [
@@ -219,13 +219,13 @@ def conversation_of(store: TokenStore, row: int) -> Conversation:
     return tuple(Message.model_validate(message) for message in json.loads(store.record_json(row))["prompt"])
 
 
-def answered(written: Generations, store: TokenStore, rows: Sequence[int]) -> list[Answered]:
-    """Answers to these rows of a store as reward sources take them, with the rows' other columns."""
-    each = len(written.texts) // max(1, len(rows))
+def prompt_answers(answers: Generations, store: TokenStore, rows: Sequence[int]) -> list[PromptAnswers]:
+    """Answers to these rows of a store, with the rows' other columns, as reward sources take them."""
+    each = len(answers.texts) // max(1, len(rows))
     return [
-        Answered(
+        PromptAnswers(
             conversation_of(store, row),
-            tuple(written.texts[place * each : (place + 1) * each]),
+            tuple(answers.texts[place * each : (place + 1) * each]),
             _columns(store, row),
             tuple(json.loads(store.record_json(row)).get("tools", ())),
         )
@@ -239,14 +239,14 @@ def _columns(store: TokenStore, row: int) -> str:
 
 
 def minibatches(trees: int, count: int, seed: int, update: int, epoch: int) -> list[list[int]]:
-    """An update's trees in `count` parts of equal size, or one less, in an order of this epoch's own."""
+    """An update's trees in `count` parts whose sizes differ by at most one, shuffled anew for each epoch."""
     order = epoch_order(trees, seed_of(seed, update), epoch)
     count = min(count, trees)
     return [even_part(order, part, count) for part in range(count)]
 
 
 def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequence[bool]) -> dict[str, float]:
-    """How answers look: their length, whether they end, how many say nothing, how varied they are."""
+    """Length, share that ends, share that is degenerate, and diversity of answers."""
     answers = [list(answer) for tree in trees for answer in tree.answers]
     looks = [look_at(text, answer) for text, answer in zip(texts, answers, strict=True)]
     count = len(answers)

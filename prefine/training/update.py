@@ -24,8 +24,8 @@ from prefine.training.rollout import (
     Generations,
     Rollouts,
     Timings,
-    answered,
     minibatches,
+    prompt_answers,
     seed_of,
     write_answers,
 )
@@ -155,7 +155,7 @@ class Update:
         parts, samples = self._parts, self._recipe.samples_per_prompt
         own = Generations.joined(parts.session.processes.share(answers.by_prompt(samples)))
         with self.progress.timings.of("score"):
-            asked = answered(own, parts.session.prepared.train, [tree.row for tree in own.trees])
+            asked = prompt_answers(own, parts.session.prepared.train, [tree.row for tree in own.trees])
             found = parts.session.processes.all_or_raise(lambda: parts.rewards.score(asked))
         by_prompt = self._gathered(
             [

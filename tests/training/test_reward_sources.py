@@ -30,7 +30,7 @@ from prefine.records import Message
 from prefine.training.display import Display
 from prefine.training.load_rewards import load_rewards
 from prefine.training.ppo import PpoStage, run_ppo
-from prefine.training.reward_sources import Answered, FunctionSource, ModelSource, RunningScale
+from prefine.training.reward_sources import FunctionSource, ModelSource, PromptAnswers, RunningScale
 from prefine.training.rewards import Rewards, shape
 from prefine.training.session import run_stage
 from tests.training import tiny
@@ -40,8 +40,8 @@ Make = Callable[..., StageRecipe]
 # One call of the reward an update, and none besides.
 QUICK = {**tiny.UNGUARDED, "report.samples": 0, "data.heldout_fraction": 0.0, "training.max_steps": 2}
 ASKED = [
-    Answered((Message(role="user", content="question 3 more"),), ("good answer yes 3", "bad 3 no no no", "")),
-    Answered((Message(role="user", content="question 4"),), ("good answer 4", "bad 4", "neither")),
+    PromptAnswers((Message(role="user", content="question 3 more"),), ("good answer yes 3", "bad 3 no no no", "")),
+    PromptAnswers((Message(role="user", content="question 4"),), ("good answer 4", "bad 4", "neither")),
 ]
 
 
@@ -69,7 +69,7 @@ scores = st.floats(-100, 100)
 def test_a_running_scale_is_that_of_all_scores_seen(updates: list[list[float]]) -> None:
     running, seen = RunningScale(), [score for update in updates for score in update]
     for update in updates:
-        running.see(update)
+        running.update(update)
     assert running.count == len(seen)
     wanted = statistics.stdev(seen) if len(seen) > 1 else 0.0
     if wanted > 2e-6 * abs(running.mean) and wanted > 1e-6:
@@ -82,7 +82,7 @@ def test_a_running_scale_is_that_of_all_scores_seen(updates: list[list[float]]) 
 
 def test_scores_that_differ_by_their_rounding_alone_are_not_scaled_up() -> None:
     running = RunningScale()
-    running.see([20.0, 20.000002, 20.0])
+    running.update([20.0, 20.000002, 20.0])
     assert running.std == 1.0
 
 
@@ -161,7 +161,7 @@ def test_each_source_is_told_by_itself() -> None:
 
 
 @pytest.mark.parametrize("more", [False, True])
-def test_a_std_that_nobody_measured_is_not_taken_for_1(more: bool, make: Make) -> None:
+def test_a_std_that_was_not_recorded_is_not_taken_for_1(more: bool, make: Make) -> None:
     """It is refused before anything is made, under the name of its field."""
     name = "tests.training.test_reward_hacking:vowels"
     section = (
@@ -169,8 +169,8 @@ def test_a_std_that_nobody_measured_is_not_taken_for_1(more: bool, make: Make) -
     )
     made = make("ppo", changes={**QUICK, **section})
     assert refused(made) == (
-        f"RecipeError: reward.{'more[0].' if more else ''}name: {name} is to be scaled by its std, but nobody measured "
-        "that. Set its scale to running (that of all scores so far) or none."
+        f"RecipeError: reward.{'more[0].' if more else ''}name: {name} has no recorded standard deviation, but its "
+        "scale is std. Set its scale to running (the std of all scores so far) or none."
     )
     assert not Path(made.run).exists()
 
@@ -299,7 +299,7 @@ def test_a_function_that_fails_is_named_with_what_it_did(kind: str) -> None:
     break_it, told = BROKEN[kind]
     with pytest.raises(TrainingError) as raised:
         FunctionSource(RewardSource(name="mine:score"), lambda rows: break_it(len(rows))).score(
-            [Answered(ASKED[0].prompt, ("a", "b", "c", "d"))]
+            [PromptAnswers(ASKED[0].prompt, ("a", "b", "c", "d"))]
         )
     assert str(raised.value).startswith("reward: mine:score ")
     assert told.replace("mine", "mine:score") in str(raised.value)
@@ -379,7 +379,7 @@ def test_a_judge_that_nobody_measured_is_told_in_deviations_of_its_first_evaluat
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A function stands in for a reward model of the hub."""
-    monkeypatch.setattr(FunctionSource, "_otherwise", lambda self: "running")
+    monkeypatch.setattr(FunctionSource, "_default_scale", lambda self: "running")
     judge = "tests.training.test_reward_hacking:other_letters"
     changes = {**QUICK, "data.heldout_fraction": 0.3, "rollout.heldout_prompts": 4, "reward.judge": judge}
     made = make("ppo", changes=changes)
@@ -397,7 +397,7 @@ def test_a_judge_that_nobody_measured_is_told_in_deviations_of_its_first_evaluat
 
 def test_what_is_optimised_is_no_judge(make: Make) -> None:
     assert refused(make("ppo", changes={"reward.judge": "tests.training.tiny:letters"})) == (
-        "RecipeError: reward.judge: tests.training.tiny:letters is optimised, too. Name another one, or none."
+        "RecipeError: reward.judge: tests.training.tiny:letters is also optimised. Name another one, or none."
     )
 
 
@@ -506,7 +506,7 @@ def test_a_reward_run_on_the_policys_base_is_held_once_and_scores_as_alone(
     assert before.sources[0].score(ASKED) == alone(reward_run)
     stage, said = trained(made)
     assert stage.rewards.sources[0].score(ASKED) == alone(reward_run)
-    assert f"reward {reward_run}: an adapter on the policy's own base, which is held once\n" in said
+    assert f"reward {reward_run}: an adapter on the policy's base model, which is loaded once\n" in said
     assert "loaded beside" not in said
     assert stage.rewards.sources[0].scale == "std"
     weights = [p for p in stage.policy.model.parameters() if p.numel() > 258 * 30]
@@ -523,7 +523,7 @@ def test_a_policy_on_its_reward_models_base_trains_as_with_the_model_beside_it(
     beside = make("ppo", "beside", {**QUICK, "reward.name": str(copied)})
     trained(shared)
     _, said = trained(beside)
-    assert "loaded beside the policy (it was trained on another base model)" in said
+    assert "loaded as a model of its own (it was trained on another base model)" in said
     mine, theirs = tiny.weights(Path(shared.run)), tiny.weights(Path(beside.run))
     assert all(torch.equal(weight, theirs[name]) for name, weight in mine.items())
 
@@ -554,17 +554,17 @@ def test_a_reward_model_that_cannot_join_is_loaded_beside(
 ) -> None:
     name, why = others[kind]
     stage, said = trained(make("ppo", changes={**QUICK, "reward.name": str(name), "reward.scale": "std"}))
-    assert f"reward {name}: loaded beside the policy ({why})\n" in said
+    assert f"reward {name}: loaded as a model of its own ({why})\n" in said
     if kind != "another type":
         assert stage.rewards.sources[0].score(ASKED) == alone(name)
-    told = f"reward {name}: its tokenizer or template is another than the policy's; answers go to it as text\n"
+    told = f"reward {name}: its tokenizer or template differs from the policy's; answers are passed to it as text\n"
     assert (told in said) == (kind == "another tokenizer")
 
 
 def test_beside_a_policy_that_trains_all_its_weights(make: Make, reward_run: Path) -> None:
     """Its base does not stay what the reward model knew."""
     stage, said = trained(make("ppo", changes={**QUICK, "reward.name": str(reward_run), "lora": None}))
-    assert f"reward {reward_run}: loaded beside the policy (the policy trains all its weights, so that its " in said
+    assert f"reward {reward_run}: loaded as a model of its own (the policy trains all its weights, so that its " in said
     assert stage.rewards.sources[0].score(ASKED) == alone(reward_run)
 
 
@@ -572,8 +572,8 @@ def test_another_template_on_the_same_weights_is_said_and_kept(make: Make, rewar
     """The reward model reads conversations as it was trained to, whatever the policy's look like."""
     dressed = tiny.save_model(tmp_path / "T", template=tiny.CHATML.replace("\\n", " "))
     stage, said = trained(make("ppo", changes={**QUICK, "model.name": str(dressed), "reward.name": str(reward_run)}))
-    assert "which is held once" in said
-    assert "its tokenizer or template is another than the policy's; answers go to it as text" in said
+    assert "which is loaded once" in said
+    assert "its tokenizer or template differs from the policy's; answers are passed to it as text" in said
     assert stage.rewards.sources[0].score(ASKED) == alone(reward_run)
 
 
@@ -651,13 +651,13 @@ def test_a_model_that_is_not_fit_is_refused_and_forced(make: Make, judged: Calla
     run = judged("no-go")
     changes = {**QUICK, "reward.name": str(run)}
     assert refused(make("ppo", changes=changes)) == (
-        f"ModelError: reward.name: {run} is not fit for PPO, says its readiness report ({REASONS}). Look at "
+        f"ModelError: reward.name: {run} is not fit for PPO according to its readiness report ({REASONS}). Look at "
         f"{run}/readiness.html and train a better one, or add --force to go on regardless."
     )
     forced = make("ppo", "forced", changes)
     _, said = trained(forced, force=True)
     assert f"reward {run}: readiness no-go ({REASONS}), going on by --force\n" in said
-    warning = f"The reward model {run} is not fit for PPO, says its readiness report ({REASONS}). "
+    warning = f"The reward model {run} is not fit for PPO according to its readiness report ({REASONS}). "
     warning += "It was used by --force."
     manifest = tiny.manifest(Path(forced.run))
     assert (manifest["warnings"], manifest["overridden"]) == ([warning], [warning])
@@ -665,7 +665,7 @@ def test_a_model_that_is_not_fit_is_refused_and_forced(make: Make, judged: Calla
 
 def test_a_runs_model_named_by_its_own_folder_is_as_unfit(make: Make, judged: Callable[[Any], Path]) -> None:
     said = refused(make("ppo", changes={**QUICK, "reward.name": str(judged("no-go") / "model")}))
-    assert f"is not fit for PPO, says its readiness report ({REASONS})" in said
+    assert f"is not fit for PPO according to its readiness report ({REASONS})" in said
 
 
 def test_force_on_the_command_line(make: Make, judged: Callable[[Any], Path], tmp_path: Path) -> None:
@@ -707,13 +707,13 @@ def test_resuming_a_start_that_was_refused_forces_nothing(make: Make, judged: Ca
 
 def test_what_else_the_report_says_is_said(make: Make, judged: Callable[[Any], Path]) -> None:
     for report, told in (
-        ("go", "readiness go\n"),
-        ("caution", f"readiness caution ({REASONS})\n"),
-        (None, "nobody has looked whether it is fit for PPO (prefine reward check "),
+        ("go", ": readiness go\n"),
+        ("caution", f": readiness caution ({REASONS})\n"),
+        (None, " has no readiness report; run: prefine reward check "),
     ):
         run = judged(report)
         _, said = trained(make("ppo", f"{report}", {**QUICK, "training.max_steps": 1, "reward.name": str(run)}))
-        assert f"reward {run}: {told}" in said
+        assert f"reward {run}{told}" in said
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from prefine.training import rollout
 from prefine.training.measure import measure
 from prefine.training.ppo import PpoStage
 from prefine.training.rewards import Scored
-from prefine.training.rollout import Generations, Rollouts, Timings, answered, minibatches, seed_of, text_metrics
+from prefine.training.rollout import Generations, Rollouts, Timings, minibatches, prompt_answers, seed_of, text_metrics
 from prefine.training.session import run_stage
 from tests.training import tiny
 
@@ -141,11 +141,11 @@ def test_answers_go_to_rewards_with_their_own_prompts_and_columns(tmp_path: Path
             row = {"prompt": said, "extra": {"gold": number}, "id": None if number else "first"}
             writer.add(TokenTree([5], (), ()), json.dumps(row))
     store = TokenStore(tmp_path / "store.arrow")
-    asked = answered(Generations([], ["a", "b", "c", "d"], [True] * 4), store, [1, 0])
+    asked = prompt_answers(Generations([], ["a", "b", "c", "d"], [True] * 4), store, [1, 0])
     assert [each.prompt[0].content for each in asked] == ["question 1", "question 0"]
     assert [each.answers for each in asked] == [("a", "b"), ("c", "d")]
     assert [each.other_columns() for each in asked] == [{"gold": 1}, {"gold": 0, "id": "first"}]
-    assert answered(Generations([], [], []), store, []) == []
+    assert prompt_answers(Generations([], [], []), store, []) == []
 
 
 def test_how_answers_look_by_hand() -> None:

@@ -22,7 +22,7 @@ from prefine.recipe_ppo import PpoRewardSection, RewardSource
 from prefine.records import Message
 from prefine.rundir import RunDirectory
 from prefine.training import user_code
-from prefine.training.reward_sources import Answered, FunctionSource, function_of
+from prefine.training.reward_sources import FunctionSource, PromptAnswers, function_of
 from prefine.training.rewards import Rewards
 from prefine.training.user_code import Call, UserCodeError, preserved
 from tests.training import tiny
@@ -30,7 +30,7 @@ from tests.training.test_reward_sources import QUICK
 
 Make = Callable[..., StageRecipe]
 GOLD = json.dumps({"gold": {"answer": [4]}, "response": "theirs", "id": "row-1"})
-ASKED = [Answered((Message(role="user", content="2 + 2?"),), ("4", "5"), GOLD)]
+ASKED = [PromptAnswers((Message(role="user", content="2 + 2?"),), ("4", "5"), GOLD)]
 COUNT = itertools.count()
 
 
