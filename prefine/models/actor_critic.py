@@ -41,8 +41,7 @@ class ActorCritic(PackedModel):
     """
 
     def __init__(self, policy: PackedModel, temperature: float, critic: str | None) -> None:
-        super().__init__(policy.model, policy.compute_dtype, policy.packed)
-        self.whole_logits, self.decodes = policy.whole_logits, policy.decodes
+        super().__init__(policy.model, policy.compute_dtype, policy.path)
         self.temperature = temperature
         self.critic = critic
         width = self.causal.get_output_embeddings().in_features

@@ -15,6 +15,6 @@ def writer_for(model: PackedModel, tokenizer: Any, slots: int) -> Writer:
 
     Both take the same settings and random numbers and give the same results.
     """
-    if model.packed and model.decodes and model.lengths is None:
+    if model.path.packed and model.path.decodes and model.lengths is None:
         return SlotWriter(model, tokenizer, slots)
     return PaddedWriter(model, tokenizer, slots if model.lengths is None else 1)

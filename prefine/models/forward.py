@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -36,31 +37,42 @@ _MOVES = 2
 _PROBE_FORWARDS = 1
 
 
+@dataclass
+class ForwardPath:
+    """How a trunk is run. Models that share their weights share it, as they share the attention implementation.
+
+    Attributes:
+        packed: whether to take the packed path; `settle_path` finds out.
+        whole_logits: on the padded path, let the model compute all its logits; `take_padded_path` finds out whether it
+            must.
+        decodes: on the packed path, whether the model can also generate token by token; the probe finds out.
+    """
+
+    packed: bool = True
+    whole_logits: bool = True
+    decodes: bool = True
+
+
 class PackedModel(nn.Module):
-    """A causal language model (bare, or wrapped by peft) behind the packed forward.
+    """A trunk with the language head: a causal language model (bare, or wrapped by peft) behind the packed forward.
 
     Args:
         model: transformers' causal LM, or a PeftModel around one.
         compute_dtype: type of the matrix products; others are autocast to it.
-        packed: whether to take the packed path; `settle_path` finds out.
+        path: that of another model on the same weights; a new one by default.
 
     Attributes:
-        whole_logits: on the padded path, let the model make all its logits; `take_padded_path` finds out whether it
-            must.
-        decodes: on the packed path, whether it can also write token by token; the probe finds out.
         lengths: how rotary frequencies follow the length of a sequence; None where they do not. Sequences that would
             change each other's numbers are computed apart.
 
     Calling it with a PackedBatch of R targets gives their log-probabilities, (R,) fp32.
     """
 
-    def __init__(self, model: nn.Module, compute_dtype: torch.dtype, packed: bool = True) -> None:
+    def __init__(self, model: nn.Module, compute_dtype: torch.dtype, path: ForwardPath | None = None) -> None:
         super().__init__()
         self.model = model
         self.compute_dtype = compute_dtype
-        self.packed = packed
-        self.whole_logits = True
-        self.decodes = True
+        self.path = path or ForwardPath()
         self.lengths = length_rule(self.causal.config)
 
     @property
@@ -83,7 +95,7 @@ class PackedModel(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         """Log-probabilities of the batch's targets: (R,) fp32."""
         with self.autocast():
-            return self._packed(batch) if self.packed else self._padded(batch)
+            return self._packed(batch) if self.path.packed else self._padded(batch)
 
     def owners(self, batch: PackedBatch) -> Tensor:
         """(R,) int64: the answer that each number of the forward's output belongs to."""
@@ -102,7 +114,7 @@ class PackedModel(nn.Module):
         return self._by_length(batch, self._predicting, of_targets=True)
 
     def _predicting(self, batch: PackedBatch) -> Tensor:
-        if self.packed:
+        if self.path.packed:
             return self._trunk(batch)[batch.predict_from]
         ids, mask, row, column = unpack(batch)
         out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
@@ -130,7 +142,7 @@ class PackedModel(nn.Module):
         return selected_logprobs(self.predicting(batch), batch.targets, self.head())
 
     def _padded(self, batch: PackedBatch) -> Tensor:
-        if not self.whole_logits:
+        if not self.path.whole_logits:
             return selected_logprobs(self.predicting(batch), batch.targets, self.head())
         return logprobs_of_logits(self._by_length(batch, self._own_logits, of_targets=True), batch.targets)
 
@@ -254,20 +266,20 @@ def take_padded_path(model: PackedModel) -> None:
     batch = probe_batch(model.causal.get_input_embeddings().weight.shape[0], model.device)
     training = model.training
     model.eval()
-    model.packed = False
+    model.path.packed = False
     try:
-        model.whole_logits = True
+        model.path.whole_logits = True
         theirs = model(batch)
-        model.whole_logits = False
+        model.path.whole_logits = False
         apart = (model(batch) - theirs).abs().max().item()
         with model.autocast():
             logits = model._own_logits(batch)
         # Rounding of logits of this size, and of sums over the width in float32.
         width = model.causal.get_output_embeddings().weight.shape[-1]
         unit = torch.finfo(model.compute_dtype).eps + torch.finfo(torch.float32).eps * width**0.5
-        model.whole_logits = not apart <= _ROUNDINGS * unit * logits.abs().max().item()
+        model.path.whole_logits = not apart <= _ROUNDINGS * unit * logits.abs().max().item()
     except Exception:  # noqa: BLE001 (whatever a model's own code raises where its trunk is not as others are)
-        model.whole_logits = True
+        model.path.whole_logits = True
     finally:
         model.train(training)
 
@@ -284,25 +296,25 @@ def probe(model: PackedModel) -> str | None:
     model.eval()
     try:
         # In one call, whatever rotary frequencies the longest sequence brings: leaks show in one embedding's gradient.
-        model.packed, model.lengths = True, None
+        model.path.packed, model.lengths = True, None
         with attention.watched() as traffic:
             ours, leaks = _packed_with_leaks(model, batch)
         # One that attends twice would need two places for its keys and values.
-        model.decodes = max(traffic.layers.values(), default=0) == _PROBE_FORWARDS
+        model.path.decodes = max(traffic.layers.values(), default=0) == _PROBE_FORWARDS
         if not traffic.calls:
             return "its layers do not call the registered attention"
         if lost := traffic.windows_asked - traffic.windows_told:
             return f"its layers do not tell the attention of their window of {lost.pop()} tokens"
         if leaks:
             return "tokens of another sequence in the row reach its log-probabilities"
-        model.packed = False
+        model.path.packed = False
         apart, tolerance = _apart(model, batch, ours)
         log.debug("packed and separate forwards differ by %.2g (at most %.2g)", apart, tolerance)
         return None if apart <= tolerance else f"packed and separate log-probabilities differ by {apart:.2g}"
     except Exception as error:  # noqa: BLE001 (whatever a model's own code raises at an unknown layout)
         return f"its forward refused the packed row ({type(error).__name__}: {error})".splitlines()[0]
     finally:
-        model.packed, model.lengths = True, lengths
+        model.path.packed, model.lengths = True, lengths
         model.train(training)
 
 

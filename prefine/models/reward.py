@@ -78,13 +78,13 @@ class PackedReward(RewardModel):
     def score_padded(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
         """See RewardModel."""
         packed = self.loaded.packed
-        before = packed.packed
+        path, before = packed.path, packed.path.packed
         with standard_attention(packed):
-            packed.packed = False
+            path.packed = False
             try:
                 scored = list(self.score(questions))
             finally:
-                packed.packed = before
+                path.packed = before
         yield from scored
 
     def trees(self, question: Question) -> list[TokenTree] | None:

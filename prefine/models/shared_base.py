@@ -89,8 +89,7 @@ class SharedScorer(PackedScorer):
     """
 
     def __init__(self, host: PackedModel, adapter: str, head: Tensor) -> None:
-        super().__init__(host.model, host.compute_dtype, host.packed)
-        self.whole_logits = host.whole_logits
+        super().__init__(host.model, host.compute_dtype, host.path)
         self._adapter = adapter
         self._head = nn.Linear(head.shape[1], head.shape[0], bias=False, device=head.device)
         self._head.weight = nn.Parameter(head, requires_grad=False)

@@ -38,7 +38,7 @@ class Policy:
 
     def __init__(self, loaded: LoadedModel, recipe: PpoRecipe, *, with_critic: bool) -> None:
         _require_context(loaded, recipe)
-        if loaded.packed.whole_logits and not loaded.packed.packed:
+        if loaded.packed.path.whole_logits and not loaded.packed.path.packed:
             raise ModelError(
                 f"{recipe.model.name!r} is of an architecture whose hidden states a critic cannot read",
                 "Use sft or dpo for it, or a model of another architecture.",

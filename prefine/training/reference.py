@@ -79,7 +79,7 @@ def cache_key(loaded: LoadedModel, store: Sequence[TokenTree], digest: str, max_
         FORWARD_VERSION,
         digest,
         max_tokens,  # how sequences share a matrix product
-        packed.packed,
+        packed.path.packed,
         packed.causal.config._attn_implementation,
         loaded.identity.logprobs or loaded.location.base,
         _bits_of_some_rows(loaded, store, max_tokens),

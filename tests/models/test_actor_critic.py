@@ -43,7 +43,7 @@ def policy(
 
 
 def take_padded(made: ActorCritic) -> None:
-    made.packed = False
+    made.path.packed = False
     made.causal.set_attn_implementation("eager")
 
 

@@ -144,8 +144,8 @@ def test_what_cannot_be_packed_is_padded(architecture: str) -> None:
     assert reason is not None
     assert tiny.UNPACKABLE[architecture][1] in reason
     assert "\n" not in reason
-    assert not model.packed
-    assert not model.whole_logits
+    assert not model.path.packed
+    assert not model.path.whole_logits
     model.eval()  # Phi-MoE draws its experts by lot in training
     assert model.causal.config._attn_implementation == attention_before != attention.NAME
     ours, theirs = model(BATCH), alone(model)
@@ -158,7 +158,7 @@ def test_the_padded_path_is_right_for_what_can_be_packed(architecture: str) -> N
     """For who asks for sdpa or eager: the head, with its scales, caps and biases, on chosen rows only."""
     model = PackedModel(tiny.make(architecture), torch.float32)
     take_padded_path(model)
-    assert not model.whole_logits
+    assert not model.path.whole_logits
     assert (model(BATCH) - alone(model)).abs().max() <= 1e-5
 
 
@@ -174,7 +174,7 @@ def test_a_head_with_a_secret_makes_whole_logits() -> None:
 
     model.causal.forward = doubled
     assert settle_path(model) is not None
-    assert model.whole_logits
+    assert model.path.whole_logits
     model.eval()
     assert (model(BATCH) - alone(model)).abs().max() <= 1e-5
 

@@ -66,7 +66,7 @@ def test_a_head_that_may_take_chosen_rows_does(architecture: str, dtype: torch.d
     """On the padded path, with the logits' own rounding: their size, the width and the type."""
     model = PackedModel(causal(24, dtype, architecture), dtype)
     take_padded_path(model)
-    assert model.whole_logits is False
+    assert model.path.whole_logits is False
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -80,7 +80,7 @@ def test_a_head_with_a_scale_that_no_config_names_makes_its_own_logits(dtype: to
     model = PackedModel(causal(24, dtype), dtype)
     model.causal.lm_head.__class__ = Scaled
     take_padded_path(model)
-    assert model.whole_logits is True
+    assert model.path.whole_logits is True
 
 
 def positions_run_on(batch: PackedBatch) -> PackedBatch:
@@ -119,11 +119,11 @@ def _learned(wrong: Any, layers: int) -> dict[str, Any]:
 
 def _apart_padded(model: PackedModel, batch: PackedBatch, given: PackedBatch) -> tuple[float, float]:
     ours = model(given)
-    model.packed = False
+    model.path.packed = False
     try:
         return _apart(model, batch, ours)
     finally:
-        model.packed = True
+        model.path.packed = True
 
 
 def reaches(window: int) -> Callable[..., Any]:

@@ -380,7 +380,7 @@ def test_scores_do_not_depend_on_what_is_computed_together(trained: dict[str, Tr
     assert together == pytest.approx(alone, abs=1e-5)
     assert together == pytest.approx(padded, abs=1e-5)
     assert backwards == pytest.approx([*together[8:9], *together[5:8], None, together[3], *together[:3]], abs=1e-5)
-    assert reward.loaded.packed.packed
+    assert reward.loaded.packed.path.packed
     assert flat(reward.score(questions)) == together  # the packed path is taken again
 
 
@@ -453,7 +453,7 @@ def test_padded_scores_taken_in_part_leave_the_model_packed(trained: dict[str, T
     assert isinstance(reward, PackedReward)
     padded = reward.score_padded(QUESTIONS)
     next(padded)
-    assert reward.loaded.packed.packed
+    assert reward.loaded.packed.path.packed
     padded.close()
 
 

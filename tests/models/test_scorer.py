@@ -115,7 +115,7 @@ def test_what_cannot_be_packed_is_padded(architecture: str) -> None:
     reason = settle_path(scorer)
     assert reason is not None
     assert tiny.UNPACKABLE[architecture][1] in reason
-    assert not scorer.packed
+    assert not scorer.path.packed
     assert scorer.causal.config._attn_implementation != attention.NAME
     scorer.eval()
     ours, theirs = scorer(BATCH), alone(scorer)
@@ -129,7 +129,7 @@ def test_the_padded_path_is_right_for_what_can_be_packed(architecture: str) -> N
     """For who asks for sdpa or eager."""
     scorer = PackedScorer(classifier(architecture, heads=2), torch.float32)
     take_padded_path(scorer)
-    assert not scorer.packed
+    assert not scorer.path.packed
     assert (scorer(BATCH) - alone(scorer)).abs().max() <= 1e-5
 
 
@@ -200,7 +200,7 @@ def test_a_score_does_not_change_with_company(architecture: str) -> None:
 @contextmanager
 def path(scorer: PackedScorer, packing: bool) -> Iterator[None]:
     """Inside, the scorer takes the packed path or the padded one."""
-    scorer.packed = packing
+    scorer.path.packed = packing
     with nullcontext() if packing else standard_attention(scorer):
         yield
 

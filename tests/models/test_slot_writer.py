@@ -132,7 +132,7 @@ def assert_same(ours: Generated, theirs: Generated) -> None:
 @pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, *tiny.UNPACKABLE])
 def test_greedy_is_transformers_generate(architecture: str) -> None:
     model = settled(architecture)
-    assert model.packed == (architecture in tiny.ARCHITECTURES)
+    assert model.path.packed == (architecture in tiny.ARCHITECTURES)
     assert_greedy_is_transformers(model)
 
 
@@ -152,7 +152,7 @@ def test_a_layer_may_attend_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """DiffLlama does, with other values each time; the probe lets it be packed, and packed rows of it are right."""
     monkeypatch.setitem(tiny.ARCHITECTURES, "diffllama", {})
     model = settled("diffllama")
-    assert model.packed and not model.decodes
+    assert model.path.packed and not model.path.decodes
     assert_greedy_is_transformers(model)
 
 
@@ -454,14 +454,14 @@ def test_in_bf16(architecture: str, mixed: bool) -> None:
     causal = tiny.make(architecture)
     model = PackedModel(causal if mixed else causal.bfloat16(), torch.bfloat16).eval()
     settle_path(model)
-    assert model.packed == (architecture != "bloom")
+    assert model.path.packed == (architecture != "bloom")
     requests = [request(prompt, 10, STOPS, seed=n, temperature=0.8) for n, prompt in enumerate(PROMPTS)]
     types: set[torch.dtype] = set()
     model.causal.get_output_embeddings().register_forward_hook(lambda *told: types.add(told[-1].dtype))
     found = write(model, requests)
     assert types == {torch.bfloat16}
     assert_training_logprobs(model, requests, found, tolerance=0.15)
-    if model.packed:
+    if model.path.packed:
         assert model.causal.config._attn_implementation == attention.NAME
 
 

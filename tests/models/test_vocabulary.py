@@ -93,7 +93,7 @@ def test_a_prompt_of_ids_is_refused_by_both_writers(tmp_path: Path) -> None:
     """In slots and padded."""
     model = loaded(with_token(tmp_path / "base"))
     for packed in (True, False):
-        model.packed.packed = packed
+        model.packed.path.packed = packed
         with pytest.raises(ModelError) as caught:
             writer_for(model.packed, model.tokenizer, 2).write([Request([1, ROWS], Sampling(3), frozenset())])
         assert_named(caught.value, "<think>")
