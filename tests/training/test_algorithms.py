@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from prefine.data.batch import TokenTree
+from prefine.models.actor_critic import TokenOutputs
 from prefine.recipe import StageRecipe
 from prefine.recipe_ppo import PpoRecipe
-from prefine.training.algorithms import ALGORITHMS, GroupAlgorithm, Targets, algorithm_of
+from prefine.training.algorithms import ALGORITHMS, GroupAlgorithm, KnownTokens, Targets, algorithm_of
 from prefine.training.rewards import Scored
 from prefine.training.rollout import Rollouts
 from tests.training import tiny
@@ -83,6 +84,31 @@ def test_with_a_critic_no_prompt_is_without_signal() -> None:
     algorithm = algorithm_of(recipe("gae"))
     assert algorithm.trained_prompts(ANSWERS) == list(range(8))
     assert algorithm.metrics(ANSWERS) == {}
+
+
+def known(**more: float) -> KnownTokens:
+    """One token of advantage 2 at ratio 1."""
+    columns = {"logprobs": -0.5, "reference": -0.5, "values": 1.0, "advantages": 2.0, "returns": 3.0, **more}
+    return KnownTokens(**{name: torch.tensor([value]) for name, value in columns.items()})
+
+
+def loss(section: dict[str, Any], values: float | None, entropy: float | None, **more: Any) -> float:
+    """The loss of that token."""
+    algorithm = algorithm_of(PpoRecipe.model_validate(section))
+    of = [None if value is None else torch.tensor([value]) for value in (values, entropy)]
+    summed, parts = algorithm.loss(TokenOutputs(torch.tensor([-0.5]), *of), known(reference=-1.2), 0.05, **more)
+    assert all(part.shape == (1,) for part in parts.values())
+    return float(summed)
+
+
+def test_the_loss_by_hand() -> None:
+    """-2 of the policy; 0.1 (1 - 3)^2 / 2 of the critic; 0.1 times 1.5 nats; k3 of a log ratio of -0.7 is 0.196585."""
+    bonus = {"advantage": "gae", "ppo": {"entropy_coefficient": 0.1}}
+    assert loss({"advantage": "rloo"}, None, None) == pytest.approx(-2)
+    assert loss({"advantage": "gae"}, 1.0, None) == pytest.approx(-1.8)
+    assert loss(bonus, 1.0, 1.5) == pytest.approx(-1.95)
+    assert loss(bonus, 1.0, 1.5, critic_only=True) == pytest.approx(0.2)
+    assert loss({"advantage": "grpo"}, None, None) == pytest.approx(-2 + 0.05 * 0.196585, abs=1e-6)
 
 
 GROUPS = {**QUICK, "advantage": "grpo", "rollout.samples_per_prompt": 3, "training.max_steps": 2}
