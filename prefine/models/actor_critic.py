@@ -1,4 +1,4 @@
-"""A policy and its critic behind one packed forward: log-probabilities and values of the same tokens."""
+"""A policy and its critic in one forward: log-probabilities and values of the same tokens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from prefine.models.shared_base import using_adapter
 
 
 class TokenOutputs(NamedTuple):
-    """What a forward says of a batch's R targets.
+    """Outputs for the R targets of a batch.
 
     Attributes:
         logprobs: (R,) fp32, of each target at the policy's temperature.
-        values: (R,) fp32, what the critic expects before the target is written; None without a critic.
-        entropy: (R,) fp32, nats, of the distribution that the target was drawn from; None unless asked for.
+        values: (R,) fp32, the critic's value before each target; None without a critic.
+        entropy: (R,) fp32, nats, of the distribution of each target; None unless requested.
     """
 
     logprobs: Tensor
@@ -32,12 +32,12 @@ class ActorCritic(PackedModel):
 
     Args:
         policy: the packed model; its weights are used, not copied.
-        temperature: that the policy samples at; its log-probabilities are those at it.
-        critic: None for no critic; shared: the head is on the policy's own last hidden states; adapter: on those of an
-            adapter of the critic's own, named "critic".
+        temperature: the sampling temperature, which log-probabilities are computed at.
+        critic: None for no critic; "shared": the value head reads the policy's last hidden states; "adapter": those
+            under the critic's own adapter, named "critic".
 
     Attributes:
-        value_head: (H) -> 1, fp32, zeros at first: a critic that expects nothing.
+        value_head: (H) -> 1, fp32, initialised to 0.
     """
 
     def __init__(self, policy: PackedModel, temperature: float, critic: str | None) -> None:
@@ -72,7 +72,7 @@ class ActorCritic(PackedModel):
             return TokenOutputs(logprobs, self._values(hidden, batch, head_only), entropy)
 
     def logprobs(self, batch: PackedBatch) -> Tensor:
-        """(R,) fp32 log-probabilities alone, under whichever adapter is on."""
+        """(R,) fp32 log-probabilities alone, under the active adapter."""
         with self.autocast():
             return selected_logprobs(self.predicting(batch), batch.targets, self.tempered_head())
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prefine.errors import ModelError
 from prefine.models.adapter_settings import module_names, read_settings
 from prefine.models.heads import IN_ADAPTER, SCORE, adapter_head_shape
-from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line
+from prefine.models.location import ADAPTER_WEIGHTS, Location, one_line
 from prefine.models.module_names import matching_names
 from prefine.recipe import LoraSection
 
@@ -54,7 +54,7 @@ def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainab
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
         raise ModelError(
-            f"{lora.targets!r} does not fit this model ({in_a_line(error)})",
+            f"{lora.targets!r} does not fit this model ({one_line(error)})",
             f"Its linear modules are {', '.join(names)}; all-linear takes all but the head.",
             field="lora.targets",
         ) from error
@@ -102,7 +102,7 @@ def _saved_adapter(
         raise
     except Exception as error:  # whatever peft and safetensors raise over broken files
         raise ModelError(
-            f"the adapter {str(folder)!r} could not be put on its base model ({in_a_line(error)})",
+            f"the adapter {str(folder)!r} could not be put on its base model ({one_line(error)})",
             "Use the base model it was trained on, or fetch the adapter again.",
             field="model.name",
         ) from error

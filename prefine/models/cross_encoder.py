@@ -17,7 +17,7 @@ from prefine.data.vocabulary import require_embedded
 from prefine.errors import ModelError
 from prefine.models.device import choose_device, choose_dtype
 from prefine.models.forward import embedding_rows
-from prefine.models.location import Location, in_a_line
+from prefine.models.location import Location, one_line
 from prefine.models.noise import known_noise_off
 from prefine.models.scoring import Question, RewardModel, Score
 from prefine.models.weights import require_plausible_config, within_files
@@ -56,7 +56,7 @@ class CrossEncoder(RewardModel):
             raise
         except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
             raise ModelError(
-                f"{location.name!r} could not be loaded as a reward model ({in_a_line(error)})",
+                f"{location.name!r} could not be loaded as a reward model ({one_line(error)})",
                 "Check that it is a sequence classifier with safetensors weights, or the name and the network.",
             ) from error
         if info["missing_keys"]:

@@ -12,18 +12,18 @@ from torch import nn
 
 from prefine.data.template import ChatTemplate
 
-# What transformers' sequence classifiers of decoder models call their head.
+# The name of the head in transformers' sequence classifiers on decoders.
 SCORE = "score"
 SCORE_WEIGHT = f"{SCORE}.weight"
-# How it is called in the file of a PEFT adapter.
+# Its name in the file of a PEFT adapter.
 IN_ADAPTER = f"base_model.model.{SCORE_WEIGHT}"
 
 
 @torch.no_grad()
-def begin_scores(head: nn.Linear) -> None:
-    """Draw a fresh head: normal with standard deviation 1/√(d + 1), d the hidden size.
+def init_score_head(head: nn.Linear) -> None:
+    """Initialise a new head: normal with standard deviation 1/√(d + 1), d the hidden size.
 
-    So the first scores of a trunk whose features have unit size are about 1 (Huang et al. 2024, arXiv 2403.17031).
+    The first scores of a trunk whose features have unit size are then about 1 (Huang et al. 2024, arXiv 2403.17031).
     """
     head.weight.normal_(std=1 / math.sqrt(head.in_features + 1))
 
@@ -37,13 +37,13 @@ def adapter_head_shape(weights: Path) -> tuple[int, int] | None:
         return int(heads), int(hidden)
 
 
-def pad_apart(model: Any, template: ChatTemplate) -> None:
-    """Give a classifier and its tokenizer a padding token that ends no turn.
+def ensure_distinct_pad_token(model: Any, template: ChatTemplate) -> None:
+    """Give a classifier and its tokenizer a padding token that does not end a turn.
 
-    transformers' classifiers read their score at the last token that is not padding. Where padding is the end of turn,
-    as in many chat models, they would read it one token early: saved so, the model would score otherwise elsewhere.
-    A tokenizer without another special token gets no padding at all: transformers then takes one row at a time, and
-    says so of more, which is better than a wrong score.
+    transformers' classifiers read their score at the last token that is not padding. If the padding token is the end
+    of turn, as in many chat models, they read it one token early, and a saved model would give other scores elsewhere.
+    A tokenizer without another special token gets no padding token: transformers then refuses batches of several rows,
+    which is better than a wrong score.
     """
     tokenizer = template.tokenizer
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in template.turn_ends:

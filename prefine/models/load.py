@@ -26,9 +26,9 @@ from prefine.models.card import Base, Story, describe_result
 from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
 from prefine.models.embedded import PREFIX
 from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, settle_path, take_padded_path
-from prefine.models.heads import SCORE, SCORE_WEIGHT, begin_scores, pad_apart
+from prefine.models.heads import SCORE, SCORE_WEIGHT, ensure_distinct_pad_token, init_score_head
 from prefine.models.identity import Identity, identity_of
-from prefine.models.location import Location, base_hash, in_a_line, locate_model
+from prefine.models.location import Location, base_hash, locate_model, one_line
 from prefine.models.noise import known_noise_off
 from prefine.models.stops import save_ends, stop_at, template_of
 from prefine.models.weights import require_plausible_config, weight_files, within_files
@@ -112,7 +112,7 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
             raise ValueError("its vocabulary is empty")
     except Exception as error:  # whatever transformers and tokenizers raise over broken files
         raise ModelError(
-            f"no tokenizer could be loaded from {location.tokenizer!r} ({in_a_line(error)})",
+            f"no tokenizer could be loaded from {location.tokenizer!r} ({one_line(error)})",
             "Put the model's tokenizer files into its folder, or check the name and the network.",
             field="model.name",
         ) from error
@@ -161,7 +161,7 @@ def load_model(
         _require_own_base(location, identity)
         model = put_adapter(base, location, lora, trainable, scores=heads is not None)
     if heads is not None and trainable:
-        pad_apart(model, template)
+        ensure_distinct_pad_token(model, template)
     template.require_rows(embedding_rows(base))
     stop_at(base, template)
     if not trainable:
@@ -223,7 +223,7 @@ def _load_base(
             remedy = "Set model.trust_remote_code: true if you have read that code and trust it."
         whose = "" if location.adapter is None else f", the base of the adapter {location.name!r},"
         raise ModelError(
-            f"{location.base!r}{whose} could not be loaded ({in_a_line(error)})", remedy, field="model.name"
+            f"{location.base!r}{whose} could not be loaded ({one_line(error)})", remedy, field="model.name"
         ) from error
     mismatched = {key for key, *_ in info["mismatched_keys"]}
     missing = set(info["missing_keys"])
@@ -266,7 +266,7 @@ def _settle_head(model: Any, location: Location, heads: int, missing: set[str], 
                 "Name a reward run, or a sequence-classification model.",
                 field="model.name",
             )
-        begin_scores(head)
+        init_score_head(head)
     head.float()  # whatever the trunk's type: see PackedScorer
 
 

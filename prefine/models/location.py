@@ -240,6 +240,6 @@ def base_hash(base: str, revision: str | None = None) -> str:
     return hashlib.sha256(joined.encode()).hexdigest()
 
 
-def in_a_line(error: BaseException) -> str:
-    """A library's error as part of a message: its kind and the begin of what it says."""
+def one_line(error: BaseException) -> str:
+    """A library's error for use within a message: its type and the beginning of its text, on one line."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")

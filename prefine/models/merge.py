@@ -14,7 +14,7 @@ from prefine.data.batch import TokenTree
 from prefine.errors import CheckpointError, ModelError, about
 from prefine.models.card import Base, Story, code, describe_result
 from prefine.models.forward import standard_attention
-from prefine.models.heads import SCORE, pad_apart
+from prefine.models.heads import SCORE, ensure_distinct_pad_token
 from prefine.models.load import load_model
 from prefine.models.location import portable_path
 from prefine.models.noise import known_noise_off
@@ -111,7 +111,7 @@ def _merged(reward: PackedReward, dtype: torch.dtype) -> Any:
     head.weight.copy_(weight.mean(0, keepdim=True))
     setattr(model, SCORE, head)
     model.config.num_labels = 1
-    pad_apart(model, reward.loaded.template)
+    ensure_distinct_pad_token(model, reward.loaded.template)
     return model.to(dtype)
 
 
@@ -123,7 +123,7 @@ def _by_transformers(folder: Path, trees: list[TokenTree]) -> Tensor:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     rows = [[*tree.prompt, *answer] for tree in trees for answer in tree.answers]
-    if tokenizer.pad_token_id is None:  # nothing can be padding: one by one, see pad_apart
+    if tokenizer.pad_token_id is None:  # nothing can be padding: one by one, see ensure_distinct_pad_token
         return torch.cat([model(input_ids=torch.tensor([row])).logits[:, 0] for row in rows]).float()
     batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
     logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

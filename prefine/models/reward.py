@@ -27,7 +27,7 @@ from prefine.models.cross_encoder import CrossEncoder
 from prefine.models.forward import standard_attention
 from prefine.models.heads import adapter_head_shape
 from prefine.models.load import LoadedModel, is_classifier, load_model
-from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line, locate_model
+from prefine.models.location import ADAPTER_WEIGHTS, Location, locate_model, one_line
 from prefine.models.scoring import SCALE_FILE, Question, RewardModel, Scale, Score
 from prefine.models.weights import require_plausible_config, within_files
 from prefine.recipe import ModelSection
@@ -239,7 +239,7 @@ def _heads_of(location: Location, section: ModelSection, scale: Scale | None) ->
         raise
     except Exception as error:  # whatever transformers or a model's own code raise over broken files
         raise ModelError(
-            f"{location.name!r} could not be loaded ({in_a_line(error)})", "Check the name, the files and the network."
+            f"{location.name!r} could not be loaded ({one_line(error)})", "Check the name, the files and the network."
         ) from error
     if config.num_labels != 1 and scale is None:
         raise ModelError(

@@ -1,7 +1,7 @@
-"""Several models on one set of frozen weights: each is an adapter, and one of them is on at a time.
+"""Several models on one set of frozen weights: each is an adapter, and one adapter is active at a time.
 
-PPO needs four models: the policy, its reference, a critic and a reward model. What differs between them is a few
-million numbers; the base is there once.
+PPO needs four models: the policy, its reference, a critic and a reward model. Only their adapters and heads differ; the
+base model is in memory once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prefine.models.adapter_settings import read_settings
 from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, evaluating
 from prefine.models.heads import IN_ADAPTER
 from prefine.models.load import LoadedModel, load_tokenizer
-from prefine.models.location import ADAPTER_WEIGHTS, Location, in_a_line
+from prefine.models.location import ADAPTER_WEIGHTS, Location, one_line
 from prefine.models.reward import PackedReward, read_scale
 from prefine.models.scoring import Scale
 from prefine.recipe import ModelSection
@@ -33,9 +33,9 @@ POLICY = "default"
 
 @contextmanager
 def using_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
-    """Inside, the adapter of this name is on and no other; with None all are off.
+    """Inside, only the adapter of this name is active; with None, no adapter is.
 
-    peft's own switches also change which adapters learn; this one does not.
+    peft's own switches also change which parameters have gradients; this one does not.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -54,7 +54,7 @@ def using_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Whether the model is peft's, so that other adapters can join its own."""
+    """Whether the model is peft's, so that further adapters can be added."""
     from peft import PeftModel
 
     return isinstance(model, PeftModel)
@@ -62,7 +62,11 @@ def has_adapter(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def add_copy(model: Any, name: str, *, learns: bool = False) -> dict[str, nn.Parameter]:
-    """Add an adapter that is now as the policy's; returns its parameters by name. What learned before still does."""
+    """Add an adapter with the current weights of the policy's; returns its parameters by name.
+
+    Args:
+        learns: whether the copy has gradients. Parameters that had them keep them.
+    """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.add_adapter(name, model.peft_config[POLICY])
     named = dict(model.named_parameters())
@@ -80,11 +84,11 @@ def _only_learn(model: nn.Module, parameters: list[nn.Parameter]) -> None:
 
 
 class SharedScorer(PackedScorer):
-    """A reward model that is an adapter on another model's weights, with a score head of its own.
+    """A reward model that is an adapter on another model's weights, with its own score head.
 
     Args:
-        host: the model whose base it is on.
-        adapter: its name there.
+        host: the model whose weights it shares.
+        adapter: the adapter's name there.
         head: (k, H) fp32 weights of its score head.
     """
 
@@ -100,18 +104,18 @@ class SharedScorer(PackedScorer):
         return self._head
 
     def train(self, mode: bool = True) -> SharedScorer:
-        """Its own flag only: whether the shared weights are being trained is their owner's to say."""
+        """Sets its own flag only: the shared weights belong to the host."""
         self.training = mode
         return self
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """(S, k) scores, in eval mode whatever the host is in."""
+        """(S, k) scores, computed in eval mode whatever the host's mode."""
         with evaluating(self.model), using_adapter(self.model, self._adapter):
             return super().forward(batch)
 
 
 def shares_base(policy: LoadedModel, location: Location, scale: Scale | None, section: ModelSection) -> str | None:
-    """Why a reward model cannot join a policy's weights; None where it can."""
+    """Why a reward model cannot share a policy's weights; None if it can."""
     if location.adapter is None or scale is None:
         return "it is a whole model, not an adapter of a reward run"
     if not has_adapter(policy.packed.model):
@@ -127,7 +131,7 @@ def shares_base(policy: LoadedModel, location: Location, scale: Scale | None, se
 
 
 def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedReward:
-    """Put a reward run's adapter beside the policy's, under the given name. `shares_base` must have found no objection.
+    """Add a reward run's adapter to the policy's model under the given name. `shares_base` must have returned None.
 
     Raises:
         ModelError: its files cannot be read.
@@ -148,7 +152,7 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
         settings.task_type, settings.modules_to_save, settings.inference_mode = "CAUSAL_LM", None, True
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{str(folder / ADAPTER_WEIGHTS)!r} is damaged, or has no score head ({in_a_line(error)})",
+            f"{str(folder / ADAPTER_WEIGHTS)!r} is damaged, or has no score head ({one_line(error)})",
             "Train the reward model again, or bring the file back from a copy.",
             field="reward.name",
         ) from error

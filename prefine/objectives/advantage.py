@@ -26,7 +26,7 @@ def token_rewards(scores: Tensor, kl: Tensor, lengths: Tensor, coefficient: floa
 def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: float) -> Tensor:
     """Generalised advantage estimates (Schulman et al. 2015, arXiv 1506.02438, eq. 16).
 
-    A_t = sum over l of (gamma lambda)^l delta_(t+l),  delta_t = r_t + gamma V(s_(t+1)) - V(s_t),  V = 0 behind the end.
+    A_t = sum over l of (gamma lambda)^l delta_(t+l),  delta_t = r_t + gamma V(s_(t+1)) - V(s_t),  V = 0 after the end.
 
     Args:
         rewards: (T,) of S answers' tokens end to end.
@@ -39,7 +39,7 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: flo
     """
     value, mask = padded(values, lengths)
     reward, _ = padded(rewards, lengths)
-    following = torch.nn.functional.pad(value[:, 1:], (0, 1))  # padding is 0, and so is the value behind the end
+    following = torch.nn.functional.pad(value[:, 1:], (0, 1))  # padding is 0, and so is the value after the end
     delta = reward + gamma * following - value
     advantage = torch.zeros_like(delta)
     running = torch.zeros_like(delta[:, 0])

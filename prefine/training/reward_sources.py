@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from prefine.errors import ModelError, RecipeError, RewardError
-from prefine.models.location import in_a_line
+from prefine.models.location import one_line
 from prefine.models.scoring import Question, RewardModel
 from prefine.recipe_ppo import RewardSource
 from prefine.records import Conversation
@@ -221,7 +221,7 @@ def _numbers(found: Any, count: int, name: str) -> list[float]:
         numbers = [float(value) for value in found if not isinstance(value, str)]
     except (TypeError, ValueError, OverflowError) as error:
         raise _failed(
-            name, f"returned a list of something else ({in_a_line(error)}), and not a list of numbers"
+            name, f"returned a list of something else ({one_line(error)}), and not a list of numbers"
         ) from None
     if len(numbers) != len(found):
         raise _failed(name, "returned a list with text in it, and not a list of numbers")
@@ -261,7 +261,7 @@ def function_of(name: str) -> Callable[[list[dict[str, Any]]], Any]:
         raise
     except BaseException as error:  # whatever importing a user's module raises, sys.exit included
         raise RecipeError(
-            f"{name} could not be imported ({in_a_line(error)})",
+            f"{name} could not be imported ({one_line(error)})",
             "Write module:function, with the module in the working directory or installed.",
             field="reward.name",
         ) from error

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefine.models.location import in_a_line
+from prefine.models.location import one_line
 
 Outcome = tuple[Any, BaseException | None]
 # Beyond a call's own limit: for the result of one that ended in time to arrive.
@@ -62,7 +62,7 @@ class Call:
         if isinstance(error, _OutOfTimeError):
             raise UserCodeError(f"has not answered within {self._timeout_s:g} s")
         if error is not None:
-            raise UserCodeError(f"raised {in_a_line(error)}") from error
+            raise UserCodeError(f"raised {one_line(error)}") from error
         return found
 
     def _run(self, function: Callable[[Any], Any], argument: Any) -> None:

@@ -17,7 +17,13 @@ from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from prefine.data.template import ChatTemplate
 from prefine.data.template_source import PLAIN_TEMPLATE
-from prefine.models.heads import IN_ADAPTER, SCORE_WEIGHT, adapter_head_shape, begin_scores, pad_apart
+from prefine.models.heads import (
+    IN_ADAPTER,
+    SCORE_WEIGHT,
+    adapter_head_shape,
+    ensure_distinct_pad_token,
+    init_score_head,
+)
 from prefine.models.load import load_model
 from prefine.recipe import LoraSection, ModelSection
 from prefine.records import Message
@@ -32,7 +38,7 @@ def test_a_fresh_head_has_the_standard_deviation_1_over_the_root_of_d_plus_1(hid
     """1/2, 1/16 and 1/64; with few inputs 1/√d would be another figure."""
     torch.manual_seed(0)
     head = nn.Linear(hidden, heads, bias=False)
-    begin_scores(head)
+    init_score_head(head)
     draws = hidden * heads
     wanted = {3: 1 / 2, 255: 1 / 16, 4095: 1 / 64}[hidden]
     assert head.weight.std().item() == pytest.approx(wanted, rel=5 / math.sqrt(2 * draws))
@@ -43,7 +49,7 @@ def test_a_fresh_head_has_the_standard_deviation_1_over_the_root_of_d_plus_1(hid
 def test_first_scores_of_features_of_unit_size_are_about_1() -> None:
     torch.manual_seed(0)
     head = nn.Linear(1000, 2000, bias=False)
-    begin_scores(head)
+    init_score_head(head)
     with torch.no_grad():
         assert head(torch.randn(10, 1000)).std().item() == pytest.approx(1.0, rel=0.05)
 
@@ -53,9 +59,9 @@ def test_a_head_follows_torchs_seed() -> None:
     first, second = nn.Linear(8, 2, bias=False), nn.Linear(8, 2, bias=False)
     for head in (first, second):
         torch.manual_seed(3)
-        begin_scores(head)
+        init_score_head(head)
     assert torch.equal(first.weight, second.weight)
-    begin_scores(second)
+    init_score_head(second)
     assert not torch.equal(first.weight, second.weight)
 
 
@@ -130,7 +136,7 @@ def test_padding_is_given_a_token_that_ends_no_turn(case: str, tmp_path: Path) -
     words = tokenizer(special, source, **names)
     template, model, size = ChatTemplate(words), model_stub(pad_token_id=words.pad_token_id), len(words)
     before = template.answers_tree(TALK, (ANSWER,))
-    pad_apart(model, template)
+    ensure_distinct_pad_token(model, template)
     pad = words.pad_token_id
     assert pad is not None
     assert pad < size == len(words)
@@ -147,7 +153,7 @@ def test_the_unknown_token_is_the_first_choice() -> None:
     """It is never at an answer's end, and no template writes it."""
     special, source, names = PADDED_WITH_AN_END["an unknown token is there"]
     template = ChatTemplate(words := tokenizer(special, source, **names))
-    pad_apart(model_stub(), template)
+    ensure_distinct_pad_token(model_stub(), template)
     assert words.pad_token == "<unk>"
 
 
@@ -155,7 +161,7 @@ def test_a_proper_padding_token_is_left_alone() -> None:
     words = tokenizer((*CHAT, "<pad>"), tiny.CHATML, eos_token="<|im_end|>", pad_token="<pad>")
     template, model = ChatTemplate(words), model_stub(pad_token_id=1)
     fingerprint = template.fingerprint
-    pad_apart(model, template)
+    ensure_distinct_pad_token(model, template)
     assert (words.pad_token, words.pad_token_id, template.fingerprint) == ("<pad>", 258, fingerprint)
     assert model.config.pad_token_id == 258
 
@@ -167,7 +173,7 @@ def test_where_the_only_special_token_ends_turns_nothing_is_padding(names: dict[
     template = ChatTemplate(words := tokenizer(ONLY_END, PLAIN_TEMPLATE, **names))
     before = template.answers_tree(TALK, (ANSWER,))
     model = model_stub(pad_token_id=words.pad_token_id)
-    pad_apart(model, template)
+    ensure_distinct_pad_token(model, template)
     assert (words.pad_token, words.pad_token_id, model.config.pad_token_id) == (None, None, None)
     assert words.eos_token == "<|endoftext|>"
     words.save_pretrained(tmp_path)
