@@ -1,7 +1,7 @@
-"""What the policy writes to held-out prompts, scored: several answers each, drawn alike at every evaluation.
+"""Held-out answers: several to each held-out prompt, generated and scored at every evaluation.
 
-An answer's random numbers depend on the recipe's seed, its prompt and its number, so that answers before and after
-training differ by the policy alone. Training draws nothing from them.
+An answer's random numbers depend on the recipe's seed, its prompt and its number only, so that answers before and after
+training differ because of the policy alone. They do not touch the random numbers of training.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from prefine.training.before import Before
 from prefine.training.heldout_pairs import pair_accuracy, read_pairs
 from prefine.training.load_rewards import JUDGE, load_source
 from prefine.training.measure import measure
+from prefine.training.ppo_metrics import text_metrics
 from prefine.training.reward_sources import ModelSource, RunningScale, Scaling
 from prefine.training.rewards import Rewards, shape, source_metrics
 from prefine.training.rollout import (
     Generations,
+    generate_answers,
     prompt_answers,
     seed_of,
-    text_metrics,
-    write_answers,
 )
 from prefine.training.stage import Session
 
@@ -44,13 +44,13 @@ _PAIRS_FACTOR = 10.0
 
 
 class HeldoutAnswers:
-    """Judges a policy by what it writes.
+    """Evaluates the policy on answers to held-out prompts.
 
     Args:
         session: the opened run.
-        policy: as it is being trained.
-        rewards: what is optimised.
-        reference: the reference's log-probabilities of a batch.
+        policy: the policy in training.
+        rewards: the optimised rewards.
+        reference: gives the reference's log-probabilities of a batch.
     """
 
     def __init__(
@@ -80,20 +80,20 @@ class HeldoutAnswers:
         self._pairs = read_pairs(self._recipe, session.loaded.template)
 
     def fingerprints(self) -> dict[str, str]:
-        """As those of Rewards, of the judge."""
+        """The hash of the judge's weights, as Rewards.fingerprints gives those of the rewards."""
         return {JUDGE: self._judge.fingerprint} if isinstance(self._judge, ModelSource) else {}
 
     def evaluate(self) -> dict[str, float]:
-        """Means over held-out answers; `loss` is the mean reward, negated. Each answer is kept for `finish`."""
+        """Means over all held-out answers; `loss` is the negative mean reward. The answers are kept for `finish`."""
         recipe = self._recipe
         if not self._trees:
             return {"loss": 0.0, **self._pair_metrics()}
-        written, parts = self._session.processes.all_or_raise(self._write_and_score)
-        self._rows = self._told(written, parts)
+        answers, scores = self._session.processes.all_or_raise(self._generate_and_score)
+        self._rows = self._response_rows(answers, scores)
         self.before.keep(self._rows, write=self._session.processes.is_main)
         proxy = torch.tensor([row["score"] for row in self._rows])
-        lengths, ended = torch.tensor(written.lengths), torch.tensor(written.ended)
-        measured = self._measured(written)
+        lengths, ended = torch.tensor(answers.lengths), torch.tensor(answers.ended)
+        measured = self._measure(answers)
         k1 = kl.k1(measured["logprobs"], measured["reference"])
         k3 = kl.k3(measured["logprobs"], measured["reference"])
         shaped = shape(proxy, lengths, ended, recipe.reward)
@@ -105,17 +105,17 @@ class HeldoutAnswers:
             "kl_k1": float(k1.mean()),
             "kl_k3": float(k3.mean()),
             "entropy": float(measured["entropy"].mean()),
-            **source_metrics(parts, self._shares),
-            **text_metrics(written.texts, written.trees, written.ended),
+            **source_metrics(scores, self._shares),
+            **text_metrics(answers.texts, answers.trees, answers.ended),
             **({} if self._judge is None else {"judge": statistics.fmean(row["judge"] for row in self._rows)}),
             **self._pair_metrics(),
         }
         return {**found, **self._gap(found)}
 
-    def _write_and_score(self) -> tuple[Generations, dict[str, list[float]]]:
-        """Answers, and what each source says of them, the judge by its field's name."""
+    def _generate_and_score(self) -> tuple[Generations, dict[str, list[float]]]:
+        """Answers, and their scores by source; the judge's are under JUDGE."""
         recipe = self._recipe
-        written = write_answers(
+        answers = generate_answers(
             self._policy,
             self._session.loaded.template,
             recipe,
@@ -124,12 +124,12 @@ class HeldoutAnswers:
             recipe.rollout.heldout_samples,
         )
         store = self._session.prepared.heldout
-        asked = prompt_answers(written, store, [tree.row for tree in self._trees])
-        judged = {} if self._judge is None else {JUDGE: self._judge.score(asked)}
-        return written, {**self._rewards.score(asked), **judged}
+        questions = prompt_answers(answers, store, [tree.row for tree in self._trees])
+        judged = {} if self._judge is None else {JUDGE: self._judge.score(questions)}
+        return answers, {**self._rewards.score(questions), **judged}
 
     def _gap(self, now: Mapping[str, float]) -> dict[str, float]:
-        """How far what was never optimised has fallen since the start while the reward has risen."""
+        """By how much the judge's score or the pair accuracy has fallen since the start while the reward has risen."""
         rows = rows_of_kind(self._session.run.metrics, "heldout")
         if not rows or not {"judge", "pair_accuracy"} & now.keys():
             return {}
@@ -141,13 +141,13 @@ class HeldoutAnswers:
         return {"proxy_gap": max(falls) if now["score"] > rows[0]["score"] else 0.0}
 
     def finish(self) -> dict[str, Any]:
-        """Before and after, answer by answer, and by how much the mean and the median score have changed."""
+        """Metrics and answers before and after, and the changes of the mean and the median score with intervals."""
         if not self._rows:  # resumed after the last step: no step of this process has evaluated
             with torch.no_grad():
                 self.evaluate()
-        told = self._session.before_and_after()
+        found = self._session.before_and_after()
         if not self._rows:
-            return told
+            return found
         before = self.before.value
         responses = [
             {
@@ -159,25 +159,26 @@ class HeldoutAnswers:
         scores = by_prompt(responses, "before_score", "after_score")
         changes = {"mean_change": mean_change(*scores), "median_change": median_change(*scores)}
         return {
-            **told,
+            **found,
             "count": len(self._trees),
             "samples": self._recipe.rollout.heldout_samples,
             **{name: None if change is None else asdict(change) for name, change in changes.items()},
             "responses": responses,
         }
 
-    def _told(self, written: Generations, parts: dict[str, list[float]]) -> list[dict[str, Any]]:
-        measures = self._measures(parts)
+    def _response_rows(self, answers: Generations, scores: dict[str, list[float]]) -> list[dict[str, Any]]:
+        """What is recorded of each answer."""
+        scalings = self._scalings(scores)
         weighted = {
-            source.section.name: measures[source.section.name].weighted(
-                parts[source.section.name], source.section.weight
+            source.section.name: scalings[source.section.name].weighted(
+                scores[source.section.name], source.section.weight
             )
             for source in self._rewards.sources
         }
         self._shares = {name: float(values.mean()) for name, values in weighted.items()}
         rows = []
-        answers = [answer for tree in written.trees for answer in tree.answers]
-        for place, text in enumerate(written.texts):
+        tokens = [answer for tree in answers.trees for answer in tree.answers]
+        for place, text in enumerate(answers.texts):
             prompt, sample = divmod(place, self._recipe.rollout.heldout_samples)
             rows.append(
                 {
@@ -185,22 +186,22 @@ class HeldoutAnswers:
                     "sample": sample,
                     "text": text,
                     "score": float(sum(values[place] for values in weighted.values())),
-                    "tokens": written.lengths[place],
-                    "ended": written.ended[place],
-                    "degenerate": look_at(text, answers[place]).word,
-                    "parts": {name: values[place] for name, values in parts.items()},
-                    "judge": float(measures[JUDGE].weighted(parts[JUDGE], 1.0)[place]) if JUDGE in parts else None,
+                    "tokens": answers.lengths[place],
+                    "ended": answers.ended[place],
+                    "degenerate": look_at(text, tokens[place]).word,
+                    "parts": {name: values[place] for name, values in scores.items()},
+                    "judge": float(scalings[JUDGE].weighted(scores[JUDGE], 1.0)[place]) if JUDGE in scores else None,
                 }
             )
         return rows
 
-    def _measures(self, parts: dict[str, list[float]]) -> dict[str, Scaling]:
-        """How each source's scores are centred and scaled; a running scale is the first evaluation's for good."""
+    def _scalings(self, scores: dict[str, list[float]]) -> dict[str, Scaling]:
+        """How each source's scores are centred and scaled. A running scale is fixed by the first evaluation."""
         first = self.before.value
 
         def of_first(name: str) -> Scaling:
             seen = RunningScale()
-            seen.update(parts[name] if first is None else [row["parts"][name] for row in first])
+            seen.update(scores[name] if first is None else [row["parts"][name] for row in first])
             return seen.scaling
 
         sources = {source.section.name: source for source in self._rewards.sources}
@@ -208,11 +209,11 @@ class HeldoutAnswers:
             sources[JUDGE] = self._judge
         return {name: of_first(name) if each.scale == "running" else each.scaling for name, each in sources.items()}
 
-    def _measured(self, written: Generations) -> dict[str, Tensor]:
+    def _measure(self, answers: Generations) -> dict[str, Tensor]:
         limit = self._recipe.training.max_tokens_per_microbatch
-        found = measure(self._policy, self._reference, [written.trees], limit)
+        found = measure(self._policy, self._reference, [answers.trees], limit)
         return {
-            name: torch.cat([found[tree.row][name] for tree in written.trees])
+            name: torch.cat([found[tree.row][name] for tree in answers.trees])
             for name in ("logprobs", "reference", "entropy")
         }
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
+from prefine.data.batch import TokenTree
+from prefine.evaluation.degeneration import distinct, look_at
 from prefine.objectives import kl
 from prefine.objectives.advantage import explained_variance
 from prefine.objectives.masked import padded
 from prefine.training.algorithms import Targets
-from prefine.training.rollout import Rollouts, Timings, text_metrics
+from prefine.training.rollout import Rollouts, Timings
 
 # Of an update that took no step.
 _NO_STEP = dict.fromkeys(("loss", "grad_norm", "policy_loss", "approx_kl", "clip_fraction"), 0.0)
@@ -64,3 +66,20 @@ def extremes(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
     """The smallest and the largest number of several ranges."""
     lows, highs = zip(*ranges, strict=True)
     return min(lows), max(highs)
+
+
+def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequence[bool]) -> dict[str, float]:
+    """Length, share that ends, share that is degenerate, and diversity of answers."""
+    answers = [list(answer) for tree in trees for answer in tree.answers]
+    looks = [look_at(text, answer) for text, answer in zip(texts, answers, strict=True)]
+    count = len(answers)
+    return {
+        "response_tokens": sum(map(len, answers)) / count,
+        "ended": sum(ended) / count,
+        "blank": sum(look.blank for look in looks) / count,
+        "stuck": sum(look.stuck for look in looks) / count,
+        "looping": sum(look.looping for look in looks) / count,
+        "degenerate": sum(look.degenerate for look in looks) / count,
+        "distinct_1": distinct(answers, 1),
+        "distinct_2": distinct(answers, 2),
+    }

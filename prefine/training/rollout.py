@@ -15,7 +15,6 @@ from torch import Tensor
 
 from prefine.data.batch import TokenTree, epoch_order, even_part, token_offsets
 from prefine.data.store import TokenStore
-from prefine.evaluation.degeneration import distinct, look_at
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.engine import writer_for
 from prefine.models.sampling import Sampling
@@ -176,7 +175,7 @@ def seed_of(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:7])
 
 
-def write_answers(
+def generate_answers(
     policy: ActorCritic,
     template: Any,
     recipe: PpoRecipe,
@@ -243,20 +242,3 @@ def minibatches(trees: int, count: int, seed: int, update: int, epoch: int) -> l
     order = epoch_order(trees, seed_of(seed, update), epoch)
     count = min(count, trees)
     return [even_part(order, part, count) for part in range(count)]
-
-
-def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequence[bool]) -> dict[str, float]:
-    """Length, share that ends, share that is degenerate, and diversity of answers."""
-    answers = [list(answer) for tree in trees for answer in tree.answers]
-    looks = [look_at(text, answer) for text, answer in zip(texts, answers, strict=True)]
-    count = len(answers)
-    return {
-        "response_tokens": sum(map(len, answers)) / count,
-        "ended": sum(ended) / count,
-        "blank": sum(look.blank for look in looks) / count,
-        "stuck": sum(look.stuck for look in looks) / count,
-        "looping": sum(look.looping for look in looks) / count,
-        "degenerate": sum(look.degenerate for look in looks) / count,
-        "distinct_1": distinct(answers, 1),
-        "distinct_2": distinct(answers, 2),
-    }

@@ -24,10 +24,10 @@ from prefine.training.rollout import (
     Generations,
     Rollouts,
     Timings,
+    generate_answers,
     minibatches,
     prompt_answers,
     seed_of,
-    write_answers,
 )
 from prefine.training.stage import Session
 
@@ -139,7 +139,7 @@ class Update:
         own = parts.session.processes.share(prompts)
         with self.progress.timings.of("generate"):
             found = parts.session.processes.all_or_raise(
-                lambda: write_answers(
+                lambda: generate_answers(
                     parts.policy.model,
                     parts.session.loaded.template,
                     recipe,

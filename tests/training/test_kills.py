@@ -184,11 +184,11 @@ def test_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: Path)
 
 
 OF_AN_UPDATE: dict[str, tuple[Any, str, int]] = {
-    "while answers are written": (update, "write_answers", 2),
+    "while answers are generated": (update, "generate_answers", 2),
     "before they are measured": (update, "measure", 2),
     "between two optimiser steps": (OptimiserStep, "__call__", 6),
     "before some are kept": (RolloutLog, "record", 2),
-    "while held-out prompts are answered": (heldout_answers, "write_answers", 2),
+    "while held-out prompts are answered": (heldout_answers, "generate_answers", 2),
     "while the result is judged": (HeldoutAnswers, "finish", 1),
 }
 

@@ -26,8 +26,9 @@ from prefine.recipe_ppo import PpoRecipe
 from prefine.training import rollout
 from prefine.training.measure import measure
 from prefine.training.ppo import PpoStage
+from prefine.training.ppo_metrics import text_metrics
 from prefine.training.rewards import Scored
-from prefine.training.rollout import Generations, Rollouts, Timings, minibatches, prompt_answers, seed_of, text_metrics
+from prefine.training.rollout import Generations, Rollouts, Timings, minibatches, prompt_answers, seed_of
 from prefine.training.session import run_stage
 from tests.training import tiny
 
@@ -198,7 +199,7 @@ def test_what_is_written_depends_on_prompt_and_seed_alone(slots: int, make: Make
 
     def write(trees: Sequence[TokenTree], made: PpoRecipe) -> Generations:
         seeds = {tree.row: i for i, tree in enumerate(prompts(5))}
-        return rollout.write_answers(
+        return rollout.generate_answers(
             policy, loaded.template, made, trees, lambda place, sample: seed_of(seeds[trees[place].row], sample), 2
         )
 
@@ -252,7 +253,9 @@ def test_tokens_are_drawn_from_the_distribution_that_is_measured(make: Make, loa
     """At the temperature, so that the mean of -log p is the entropy: of 600 draws, to four standard errors."""
     policy = ActorCritic(loaded.packed, 0.3, None)
     made = recipe(make, {"rollout.temperature": 0.3, "rollout.max_new_tokens": 1})
-    written = rollout.write_answers(policy, loaded.template, made, prompts(1), lambda _, sample: seed_of(sample), 600)
+    written = rollout.generate_answers(
+        policy, loaded.template, made, prompts(1), lambda _, sample: seed_of(sample), 600
+    )
     (found,) = measure(policy, policy.logprobs, [written.trees], 10_000).values()
     surprise = -found["logprobs"]
     error = float(surprise.std()) / math.sqrt(len(surprise))
