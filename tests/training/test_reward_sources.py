@@ -189,7 +189,7 @@ def test_sources_are_weighed_and_added() -> None:
     assert second == pytest.approx([1 / std, 3 / std])
     again = Rewards(PpoRewardSection(clip=None), [source("function", "running")])
     again.restore(json.loads(json.dumps(rewards.state())))
-    assert again.sources[0].measure == rewards.sources[0].measure
+    assert again.sources[0].scaling == rewards.sources[0].scaling
 
 
 @pytest.mark.parametrize(
