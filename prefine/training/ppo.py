@@ -167,9 +167,9 @@ class PpoStage(Stage):
                 "Bring the files back, or start a run of another name.",
             )
         self._kl.coefficient = json["kl_coefficient"]
-        self.rewards.restore(json["rewards"])
+        self.rewards.load_state(json["rewards"])
         self._parts.first_ratio.done |= json["checked"]
-        self._progress = Progress.restored(state)
+        self._progress = Progress.from_state(state)
 
     def rolled_back(self) -> dict[str, Any]:
         """Pull harder towards the reference from now on."""

@@ -36,7 +36,7 @@ class Scored:
         return {"proxy": self.proxy.tolist(), "shaped": self.shaped.tolist(), "shares": self.shares}
 
     @staticmethod
-    def restored(state: Mapping[str, Any], scores: dict[str, list[float]]) -> Scored:
+    def from_state(state: Mapping[str, Any], scores: dict[str, list[float]]) -> Scored:
         """From what `state` gave, and `scores`."""
         return Scored(torch.tensor(state["proxy"]), torch.tensor(state["shaped"]), dict(state["shares"]), scores)
 
@@ -95,7 +95,7 @@ class Rewards:
         """Hashes of the reward models' weights by name; functions have none."""
         return {s.section.name: s.fingerprint for s in self.sources if isinstance(s, ModelSource)}
 
-    def restore(self, state: Sequence[dict[str, Any]]) -> None:
+    def load_state(self, state: Sequence[dict[str, Any]]) -> None:
         """Return to what `state` gave."""
         for source, found in zip(self.sources, state, strict=True):
             source.running = RunningScale(**found)

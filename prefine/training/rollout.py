@@ -94,7 +94,7 @@ class Rollouts:
         }
 
     @staticmethod
-    def restored(tensors: Mapping[str, Tensor], state: Mapping[str, Any], scored: Mapping[str, Any]) -> Rollouts:
+    def from_state(tensors: Mapping[str, Tensor], state: Mapping[str, Any], scored: Mapping[str, Any]) -> Rollouts:
         """From what `tensors`, `state` and `scored.state` gave."""
         rest = dict(tensors)
         tokens = iter(rest.pop("tokens").tolist())
@@ -108,7 +108,7 @@ class Rollouts:
             )
             for place, (prompt, answers) in enumerate(zip(state["prompts"], state["answers"], strict=True))
         )
-        found = Scored.restored(scored, state["scores"])
+        found = Scored.from_state(scored, state["scores"])
         return Rollouts(trees, tuple(state["rows"]), tuple(state["texts"]), scored=found, **rest)
 
 

@@ -64,11 +64,11 @@ class Progress:
         return State({} if rollouts is None else {"rollouts": rollouts.tensors()}, json)
 
     @staticmethod
-    def restored(state: State) -> Progress:
+    def from_state(state: State) -> Progress:
         """The progress that `state` was of."""
         tensors, json = state
         kept = json["rollouts"]
-        rollouts = None if kept is None else Rollouts.restored(tensors["rollouts"], kept, json["scored"])
+        rollouts = None if kept is None else Rollouts.from_state(tensors["rollouts"], kept, json["scored"])
         low, high = json["ratios"]
         return Progress(rollouts, list(json["rows"]), (low, high), Timings(dict(json["seconds"])))
 

@@ -188,7 +188,7 @@ def test_sources_are_weighed_and_added() -> None:
     std = statistics.stdev([0.0, 2.0, 4.0, 6.0])
     assert second == pytest.approx([1 / std, 3 / std])
     again = Rewards(PpoRewardSection(clip=None), [source("function", "running")])
-    again.restore(json.loads(json.dumps(rewards.state())))
+    again.load_state(json.loads(json.dumps(rewards.state())))
     assert again.sources[0].scaling == rewards.sources[0].scaling
 
 

@@ -80,7 +80,7 @@ def rollouts(draw: st.DrawFn) -> Rollouts:
 def test_a_checkpoint_gives_them_back_as_they_were(held: Rollouts) -> None:
     """Through JSON and tensors, to the last bit."""
     through_json = (json.loads(json.dumps(state)) for state in (held.state(), held.scored.state()))
-    back = Rollouts.restored(held.tensors(), *through_json)
+    back = Rollouts.from_state(held.tensors(), *through_json)
     assert back.trees == held.trees
     assert (back.rows, back.texts, back.scored.scores) == (held.rows, held.texts, held.scored.scores)
     assert back.scored.shares == held.scored.shares

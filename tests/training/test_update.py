@@ -30,7 +30,7 @@ def test_a_checkpoint_holds_all_of_an_updates_progress(
     if stepped:
         progress.ratios = (0.9, 1.25)
     tensors, as_json = progress.state()
-    back = Progress.restored(State(tensors, json.loads(json.dumps(as_json))))
+    back = Progress.from_state(State(tensors, json.loads(json.dumps(as_json))))
     assert (back.rows, back.ratios, back.timings) == (progress.rows, progress.ratios, progress.timings)
     if held is None:
         assert back.rollouts is None
