@@ -139,7 +139,7 @@ def refused(load: Callable[[], object], problem: str, remedy: str) -> None:
     with pytest.raises(PrefineError) as caught:
         load()
     assert type(caught.value) is ModelError
-    assert problem in caught.value.problem
+    assert problem in str(caught.value)
     assert remedy in caught.value.remedy
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
