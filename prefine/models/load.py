@@ -25,11 +25,12 @@ from prefine.models.adapters import put_adapter
 from prefine.models.card import Base, Story, describe_result
 from prefine.models.device import bound_kernel_caches, choose_device, choose_dtype
 from prefine.models.embedded import PREFIX
-from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, settle_path, take_padded_path
+from prefine.models.forward import PackedModel, PackedScorer, embedding_rows
 from prefine.models.heads import SCORE, SCORE_WEIGHT, ensure_distinct_pad_token, init_score_head
 from prefine.models.identity import Identity, identity_of
 from prefine.models.location import Location, base_hash, locate_model, one_line
 from prefine.models.noise import known_noise_off
+from prefine.models.probe import settle_path, take_padded_path
 from prefine.models.stops import save_ends, stop_at, template_of
 from prefine.models.weights import require_plausible_config, weight_files, within_files
 from prefine.recipe import LoraSection, ModelSection

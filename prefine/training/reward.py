@@ -22,8 +22,9 @@ from prefine.errors import DataError, RecipeError
 from prefine.evaluation.readiness.assess import work
 from prefine.evaluation.readiness.check import assess_own
 from prefine.evaluation.readiness.page import write_readiness
-from prefine.models.forward import evaluating, rounding
+from prefine.models.forward import evaluating
 from prefine.models.load import LoadedModel, load_model
+from prefine.models.probe import rounding
 from prefine.models.reward import PackedReward, read_scale
 from prefine.models.scoring import SCALE_FILE, Scale
 from prefine.objectives import reward

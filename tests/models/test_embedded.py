@@ -16,8 +16,8 @@ from prefine.data.batch import TokenTree, collate
 from prefine.errors import CheckpointError, ModelError
 from prefine.models import attention, embedded
 from prefine.models.embedded import embedded_folder
-from prefine.models.forward import probe
 from prefine.models.load import LoadedModel, load_model
+from prefine.models.probe import probe
 from prefine.recipe import LoraSection, ModelSection
 from prefine.records import Message
 from tests.models import tiny

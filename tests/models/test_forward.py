@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from prefine.data.batch import Segment, TokenTree, collate
 from prefine.models import attention, blockwise
 from prefine.models.attention import Traffic
-from prefine.models.forward import PackedModel, probe, settle_path, standard_attention, take_padded_path, unpack
+from prefine.models.forward import PackedModel, standard_attention, unpack
+from prefine.models.probe import probe, settle_path, take_padded_path
 from tests.models import tiny
 from tests.models.tiny import BATCH, BATCH_THAT_BEGINS_ALIKE, alone, assert_same_gradients, gradients, tree
 

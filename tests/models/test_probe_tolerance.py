@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification
 
 from prefine.data.batch import PackedBatch
 from prefine.models import attention
-from prefine.models.forward import PackedModel, PackedScorer, _apart, probe, probe_batch, settle_path, take_padded_path
+from prefine.models.forward import PackedModel, PackedScorer
+from prefine.models.probe import _apart, probe, probe_batch, settle_path, take_padded_path
 from tests.models import tiny
 
 VOCABULARY = 49_152

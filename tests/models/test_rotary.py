@@ -16,7 +16,8 @@ from torch import Tensor
 
 from prefine.data.batch import PackedBatch, collate
 from prefine.models.actor_critic import ActorCritic
-from prefine.models.forward import PackedModel, PackedScorer, settle_path, take_padded_path, unpack
+from prefine.models.forward import PackedModel, PackedScorer, unpack
+from prefine.models.probe import settle_path, take_padded_path
 from prefine.models.rotary import LengthRule, forget_lengths, length_rule
 from tests.models import tiny
 from tests.models.test_scorer import classifier

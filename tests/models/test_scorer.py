@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification
 
 from prefine.data.batch import PackedBatch, TokenTree, collate
 from prefine.models import attention
-from prefine.models.forward import PackedScorer, probe, settle_path, standard_attention, take_padded_path, unpack
+from prefine.models.forward import PackedScorer, standard_attention, unpack
+from prefine.models.probe import probe, settle_path, take_padded_path
 from tests.models import tiny
 from tests.models.tiny import BATCH, assert_same_gradients, tree
 

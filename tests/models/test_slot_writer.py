@@ -20,8 +20,9 @@ from transformers import AutoTokenizer
 from prefine.data.batch import TokenTree, collate
 from prefine.models import attention, fused
 from prefine.models.engine import writer_for
-from prefine.models.forward import PackedModel, settle_path, standard_attention, take_padded_path
+from prefine.models.forward import PackedModel, standard_attention
 from prefine.models.padded_writer import PaddedWriter
+from prefine.models.probe import settle_path, take_padded_path
 from prefine.models.sampling import Draws, Row, Sampling, choose
 from prefine.models.slot_writer import SlotWriter
 from prefine.models.writer import Generated, Request, Writer

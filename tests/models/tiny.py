@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from prefine.data.batch import PackedBatch, TokenTree, collate
 from prefine.models import attention
-from prefine.models.forward import PackedModel, settle_path, standard_attention, unpack
+from prefine.models.forward import PackedModel, standard_attention, unpack
+from prefine.models.probe import settle_path
 
 VOCABULARY = 96
 WINDOW = 5  # shorter than every sequence that `BATCH` holds
