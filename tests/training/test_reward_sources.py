@@ -616,7 +616,8 @@ def test_an_answer_that_is_too_long_for_the_reward_model(make: Make, reward_run:
     changes = {"reward.name": str(reward_run), "rollout.max_new_tokens": 150, "data.max_length_tokens": 300}
     made = make("ppo", changes={**QUICK, **changes})
     said = refused(made)
-    assert re.match(rf"RewardError: reward: an answer of \d+ characters is too long for {reward_run}\. ", said)
+    begin = rf"RewardError: reward: {reward_run} cannot score an answer of \d+ characters: completion "
+    assert re.match(begin, said)
     assert tiny.manifest(Path(made.run))["status"] == "failed"
 
 
