@@ -1,12 +1,12 @@
-"""Checkpoints that survive a kill at any moment and load bit for bit.
+"""Checkpoints that a kill at any moment does not damage, and that load bit for bit.
 
     checkpoints/step-00000042/
-      <group>.safetensors    one per tensor group: adapter, optimizer, rng, whatever the caller names
+      <group>.safetensors    one per group of tensors, as the caller names them: weights, optimizer, rng.0
       state.json             everything that is not a tensor
       manifest.json          written last: run, step, format, size and SHA-256 of each file
 
-A checkpoint appears under its name in one rename, and older ones go only after that. On resuming, the newest one
-whose files all match their hashes is taken. Nothing here knows what is being trained.
+A checkpoint appears under its name in one rename, and older ones are removed only after that. A resumed run takes the
+newest one whose files all match their hashes. Nothing here depends on what is being trained.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMAT = 1
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
 _GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-# A checkpoint that is about to be replaced by another of the same step waits under the second name.
+# While a checkpoint is replaced by another of the same step, the old one has the second name.
 _DIRECTORY_NAME = re.compile(r"step-(?P<step>[0-9]{8,})(?P<aside>\.replaced)?")
 
 
@@ -43,8 +43,8 @@ class Checkpoint:
 
     Attributes:
         path: its directory.
-        step: the optimiser step after which it was saved.
-        skipped: one line for each newer checkpoint that was passed over, and why.
+        step: number of steps done when it was saved.
+        skipped: one line for each newer checkpoint that is not valid: its path and the reason.
     """
 
     path: Path
@@ -64,16 +64,16 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Save one checkpoint, then keep only the newest `keep_last` of the directory, and those of the steps `keep`.
 
-    Checkpoints of a later step are removed too: they belong to a future that a roll-back gave up.
+    Checkpoints of later steps are removed, too: a roll-back has given them up.
 
     Args:
         directory: the run's checkpoint folder; made if missing.
         step: optimiser steps done; a checkpoint of the same step is replaced.
-        tensors: named groups of tensors; on any device, of any strides, sharing memory or not.
-        state: what JSON holds exactly (string keys, no tuples); NaN and infinities may be in it.
+        tensors: groups of tensors by name; on any device, with any strides, sharing memory or not.
+        state: what JSON represents exactly (string keys, no tuples); NaN and infinities are allowed.
         keep_last: how many valid checkpoints stay, this one included; at least 1.
-        keep: steps whose checkpoints stay besides; None is no step.
-        run_id: what it says that it belongs to. Checkpoints that say otherwise are neither counted nor removed.
+        keep: steps whose checkpoints stay in any case; None is ignored.
+        run_id: the run that it belongs to. Checkpoints of other runs are neither counted nor removed.
 
     Raises:
         CheckpointError: the disk is full or not writable, or a checkpoint of another run has its name. What was valid
@@ -88,7 +88,7 @@ def save_checkpoint(
     path = directory / f"step-{step:08d}"
     aside = path.with_name(path.name + ".replaced")
     with storage_errors(directory):
-        directory.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone must not come back empty
+        directory.mkdir(exist_ok=True)  # not its parents: a run's folder that was deleted must not come back empty
         if path.exists():
             if _is_foreign(path, run_id):
                 raise CheckpointError(f"{path} is a checkpoint of another run", "Move it away.")
@@ -105,9 +105,9 @@ def newest_valid(directory: Path, run_id: str | None = None) -> Checkpoint | Non
     """The newest checkpoint whose every file matches its manifest, None if there is none.
 
     Args:
-        run_id: of the run that it must belong to; None takes any.
+        run_id: the run that it must belong to; None for any.
 
-    Those passed over are logged as warnings and listed in the result's `skipped`.
+    Newer ones that are not valid are logged as warnings, and listed in the result's `skipped`.
     """
     skipped: list[str] = []
     for step, path in _candidates(directory):
@@ -120,10 +120,10 @@ def newest_valid(directory: Path, run_id: str | None = None) -> Checkpoint | Non
 
 
 def load_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """The tensor groups, on the CPU and in memory of their own, and the state that were saved.
+    """The groups of tensors, on the CPU and in memory of their own, and the JSON state.
 
     Raises:
-        CheckpointError: a file cannot be read, although it could when the checkpoint was found.
+        CheckpointError: a file cannot be read.
     """
     try:
         files = read_json_object(checkpoint.path / _MANIFEST)["files"]
@@ -154,7 +154,7 @@ def _write_contents(
     directory.mkdir()
     for group, members in tensors.items():
         save_file(_storable(members), _group_path(directory, group), metadata={"format": "pt"})
-    # Python's JSON carries NaN and infinities as bare words and every finite float exactly.
+    # Python's JSON writes NaN and infinities as bare words, and every finite float exactly.
     (directory / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     files: dict[str, JSON] = {
         file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
@@ -165,7 +165,7 @@ def _write_contents(
 
 
 def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """CPU copies where needed: safetensors refuses views with strides, and tensors that share memory."""
+    """Tensors as safetensors takes them: contiguous and on the CPU; none shares memory with another."""
     seen: set[int] = set()
     storable = {}
     for name, tensor in tensors.items():
@@ -179,7 +179,7 @@ def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _candidates(directory: Path) -> Iterator[tuple[int, Path]]:
-    """(step, path) of everything named like a checkpoint, newest first."""
+    """(step, path) of everything that is named as a checkpoint, newest first."""
     found = []
     for path in directory.iterdir() if directory.is_dir() else ():
         if name := _DIRECTORY_NAME.fullmatch(path.name):
@@ -189,7 +189,7 @@ def _candidates(directory: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _flaw(path: Path, step: int, run_id: str | None, *, read_contents: bool) -> str | None:
-    """Why a checkpoint is not valid, None if it is. Without `read_contents` only names and sizes are checked."""
+    """Why a checkpoint is not valid; None if it is. Without `read_contents` only names and sizes are checked."""
     try:
         manifest = read_json_object(path / _MANIFEST)
         if manifest["format"] != FORMAT:
@@ -214,7 +214,7 @@ def _flaw(path: Path, step: int, run_id: str | None, *, read_contents: bool) -> 
 
 
 def _is_foreign(path: Path, run_id: str | None) -> bool:
-    """Whether a checkpoint says that it belongs to another run."""
+    """Whether a checkpoint belongs to another run."""
     if run_id is None:
         return False
     try:
@@ -246,10 +246,9 @@ def discard_after(directory: Path, step: int, run_id: str | None = None) -> None
 
 
 def _rotate(directory: Path, newest: int, keep_last: int, keep: Collection[int | None], run_id: str | None) -> None:
-    """Remove what is later than step `newest` and all before the last `keep_last` valid ones, but for the steps `keep`.
+    """Remove checkpoints after step `newest`, and all but the last `keep_last` valid ones and those of steps `keep`.
 
-    Which old ones are valid is judged by their sizes: reading gigabytes again at each save would cost minutes,
-    and the newest, just written, is valid in any case.
+    Whether old ones are valid is judged by their sizes: reading gigabytes again at each save would take minutes.
     """
     kept: list[int] = []
     for step, path in _candidates(directory):

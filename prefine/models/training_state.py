@@ -1,8 +1,8 @@
 """Optimisers and random generators as tensors and JSON, bit for bit and without pickle.
 
-What a checkpoint needs besides weights so that a resumed run equals one that was never stopped. The pairs
-`optimizer_tensors` / `restore_optimizer` and `rng_tensors` / `restore_rng` give and take the two halves that
-`save_checkpoint` stores: a group of tensors, and a JSON value for its state.
+A checkpoint needs both besides weights, so that a resumed run equals an uninterrupted one. The pairs
+`optimizer_tensors` / `restore_optimizer` and `rng_tensors` / `restore_rng` give and take the two parts that
+`save_checkpoint` stores: a group of tensors, and a JSON value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SAME_RECIPE = "Resume with the recipe that started the run."
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, JSON]]:
-    """An optimiser's state as tensors and JSON: momenta, step counts and every hyper-parameter, not the weights.
+    """An optimiser's state as tensors and JSON: moments, step counts and every hyper-parameter, without the weights.
 
     The tensors are the optimiser's own, not copies: save them before the next step.
 
@@ -51,10 +51,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]
 ) -> None:
-    """Put back what `optimizer_tensors` gave, into an optimiser built as the saved one was.
+    """Load what `optimizer_tensors` gave into an optimiser that was built as the saved one was.
 
     Raises:
-        CheckpointError: it is of another kind, or its parameter groups have other sizes or shapes.
+        CheckpointError: the saved optimiser is of another kind, or its parameter groups have other sizes or shapes.
     """
     kind = _kind(optimizer)
     if state["kind"] != kind:
@@ -69,19 +69,19 @@ def restore_optimizer(
     for key, tensor in tensors.items():
         section, number, name = key.split(".", 2)
         owner = entries[int(number)] if section == "state" else groups[int(number)]
-        owner[name] = tensor.clone()  # load_state_dict keeps the very tensors it is given
+        owner[name] = tensor.clone()  # load_state_dict keeps the tensors it is given
     current = optimizer.state_dict()
     for group, present in zip(groups, current["param_groups"], strict=True):
         group["params"] = present["params"]
         for name, value in group.items():
             if isinstance(present.get(name), tuple):
-                group[name] = tuple(value)  # JSON knows no tuples
+                group[name] = tuple(value)  # JSON has no tuples
     optimizer.load_state_dict({**current, "state": entries, "param_groups": groups})
     _undo_casts(optimizer, entries)
 
 
 def _split(entries: Mapping[str, Any], prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, JSON]:
-    """Move the tensors among `entries` into `tensors`; give the plain rest."""
+    """Move the tensors among `entries` into `tensors`; returns the other entries, which are plain values."""
     plain: dict[str, JSON] = {}
     for name, value in entries.items():
         if isinstance(value, torch.Tensor):
@@ -108,7 +108,7 @@ def _parameter_shapes(optimizer: torch.optim.Optimizer) -> list[list[list[int]]]
 
 
 def _undo_casts(optimizer: torch.optim.Optimizer, entries: Mapping[int, Mapping[str, Any]]) -> None:
-    """Give back the saved dtypes: torch casts floating-point state to its parameter's on loading."""
+    """Return to the saved dtypes: when loading, torch casts floating-point state to the dtype of its parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in entries.items():
         loaded = optimizer.state[parameters[index]]
@@ -120,7 +120,7 @@ def _undo_casts(optimizer: torch.optim.Optimizer, entries: Mapping[int, Mapping[
 def rng_tensors() -> tuple[dict[str, torch.Tensor], dict[str, JSON]]:
     """The state of every global random generator: torch's on each device in use, NumPy's and Python's."""
     tensors = {"cpu": torch.get_rng_state()}
-    # A CUDA that nothing has used yet has drawn nothing; asking it would only take memory on every card.
+    # Unused CUDA devices have drawn nothing, and asking them for their state would take memory on every GPU.
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         tensors |= {f"cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
     if torch.backends.mps.is_available():
@@ -134,9 +134,9 @@ def rng_tensors() -> tuple[dict[str, torch.Tensor], dict[str, JSON]]:
 
 
 def restore_rng(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Put every generator back to where `rng_tensors` found it.
+    """Set every generator to the state that `rng_tensors` gave.
 
-    A device that this machine lacks is named in a warning: what its generator drew cannot be repeated here.
+    A device that this machine does not have is named in a warning: its generator's draws cannot be repeated here.
     """
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))

@@ -1,4 +1,4 @@
-"""Several processes of one launch: are all there that were asked for, and which of them says why they end."""
+"""Launches of several processes: whether all of them run, and which one prints why they end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prefine.errors import TrainingError
 
-# How many processes there are, as torchrun, Open MPI, Intel MPI and MVAPICH say it.
+# The number of processes, in torchrun, Open MPI, Intel MPI and MVAPICH.
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Connection refused|Broken pipe|TCPStore")
 # torchrun and accelerate give each process a file for its error, in a folder of the launch: FOLDER/RANK/error.json.
@@ -19,7 +19,7 @@ _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
 
 def fewer_processes(running: int, environment: Mapping[str, str] = os.environ) -> str | None:
-    """What to say where fewer processes run than were asked for, else None.
+    """A warning if fewer processes train together than were launched; None otherwise.
 
     Args:
         running: processes that train together.
@@ -28,8 +28,8 @@ def fewer_processes(running: int, environment: Mapping[str, str] = os.environ) -
     sizes = [int(environment[name]) for name in _SIZES if environment.get(name, "").isdigit()]
     if sizes and sizes[0] > running:
         return f"{sizes[0]} processes were launched, but {running} of them train together. {_use_torchrun(sizes[0])}"
-    # `accelerate launch --cpu --num_processes 2` starts one process unless it is given an MPI host file; what it says
-    # to that process is a port to meet the others at.
+    # `accelerate launch --cpu --num_processes 2` starts one process unless it is given an MPI host file. It gives that
+    # process a port at which to meet the others.
     if not sizes and "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment:
         return f"accelerate launch was asked for several processes and started one. {_use_torchrun('N')}"
     return None
@@ -41,7 +41,7 @@ def _use_torchrun(processes: int | str) -> str:
 
 @contextmanager
 def lost_processes(processes: int) -> Iterator[None]:
-    """Turn what communication raises when another process is gone into one line.
+    """Turn the errors of communication with a process that has ended into one line.
 
     Raises:
         TrainingError: another process of the launch has ended.

@@ -25,12 +25,15 @@ def adamw(
     section: TrainingSection,
     device: torch.device,
 ) -> torch.optim.Optimizer:
-    """AdamW with a group of parameters for each learning rate, in two parts where only some of them decay.
+    """AdamW with one parameter group per learning rate, or two if only some of its parameters decay.
 
-    Parts of one group carry the same `clipped_with`: gradients are clipped as if they were still one.
+    The two groups of one rate have the same `clipped_with`: their gradients are clipped together.
 
     Args:
         rate_of: the learning rate of a parameter by name; None for the recipe's.
+        parameters: trainable parameters by name.
+        section: the recipe's training section.
+        device: where the parameters are.
     """
     groups: dict[tuple[float | None, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -53,10 +56,9 @@ def adamw(
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices alone.
+    """Whether weight decay applies to a parameter: only to matrices, not to biases and the weights of norms.
 
-    Norms and biases only shift and scale; pulled to zero they take the signal with them. Embeddings decay, as with
-    transformers' Trainer and nanoGPT: a tied one is the head's matrix.
+    Embeddings decay, as in transformers' Trainer and nanoGPT: a tied one is the head's matrix.
     """
     return parameter.dim() >= 2 and not any("norm" in part.lower() for part in name.split("."))
 

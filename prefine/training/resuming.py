@@ -1,4 +1,4 @@
-"""What a run that goes on must have in common with its beginning, and what is said where it has not."""
+"""Checks before a run is resumed: its recipe, model and results are those that it had."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from prefine.models.identity import Identity
 from prefine.recipe import StageRecipe
 from prefine.rundir import RunDirectory
 
-# Fields of a recipe that may change between a run and its resumption without changing its result; so may a readiness
-# report's thresholds.
+# Fields of a recipe that may change when a run is resumed, as they do not change its result; so may the thresholds of
+# readiness.
 _FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers", "training.tracker_project")
-# And this one, unless guards may go back to what is saved.
+# And this one, unless guards may go back to a checkpoint.
 _FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
-# What a manifest must hold for its run to go on, and of which kind.
+# Fields of a manifest that a resumed run needs, and their types.
 _NEEDED = {"stage": str, "status": str, "run_id": str, "recipe": dict, "model": dict, "prepared": dict}
 _NEEDED_OF_MODEL = {"compute_dtype": str, "identity": dict}
 _NEEDED_OF_DATA = {"key": str, "digests": dict}
 
 
 def new_run_id() -> str:
-    """A name that no other run has; checkpoints carry it."""
+    """A random name for a run; its checkpoints hold it."""
     return secrets.token_hex(8)
 
 
 def read_manifest(run: RunDirectory) -> dict[str, Any] | None:
-    """The manifest of a run that may go on; None if the run never came to its first step.
+    """The manifest of a run to resume; None if the run has none, as it ended before its first step.
 
     Raises:
         CheckpointError: it is damaged. (A folder that lost it is not opened, see prefine.ownership.refuse_additions.)
@@ -59,7 +59,7 @@ def _lacking(values: Mapping[str, Any], needed: Mapping[str, type], prefix: str 
 
 
 def require_same_recipe(manifest: Mapping[str, Any], stage: str, recipe: StageRecipe) -> None:
-    """Raise CheckpointError if the run was of another stage, or its recipe differs in what decides its result."""
+    """Raise CheckpointError if the run was of another stage, or a field that decides its result has changed."""
     finished = manifest["status"] == "finished"
     remedy = "Resume with the same recipe and --set, or start a run of another name."
     if finished:
@@ -96,7 +96,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def require_same_model(manifest: Mapping[str, Any], now: Identity, name: str) -> None:
-    """Raise CheckpointError if files that decide the model's numbers have changed since the run began."""
+    """Raise CheckpointError if files that the model's outputs depend on have changed since the run began."""
     if changed := now.differences(manifest["model"]["identity"]):
         raise CheckpointError(
             f"--resume: {' and '.join(changed)} of {name} are not what they were when this run began",
@@ -105,16 +105,16 @@ def require_same_model(manifest: Mapping[str, Any], now: Identity, name: str) ->
 
 
 def result_hashes(run: RunDirectory) -> dict[str, JSON]:
-    """What a finished run's manifest says of its results: hashes of the model's files and of evaluation.json.
+    """Hashes of the model's files and of evaluation.json, for a finished run's manifest.
 
-    README.md is left out: it is there to be edited.
+    README.md has none: users edit it.
     """
     files = sorted(file for file in run.model.iterdir() if file.is_file() and file.name != "README.md")
     return {"model": {file.name: sha256_of_file(file) for file in files}, "evaluation": sha256_of_file(run.evaluation)}
 
 
 def _require_same_files(model: Path, expected: object) -> None:
-    """Raise CheckpointError if files of a finished run's model were lost or changed; files beside them may be added."""
+    """Raise CheckpointError if files of a finished run's model were lost or changed. Other files may be added."""
     flaws = [] if isinstance(expected, dict) and expected else ["manifest.json does not say what that was"]
     for name, sha256 in expected.items() if isinstance(expected, dict) else ():
         file = model / name
@@ -130,11 +130,11 @@ def _require_same_files(model: Path, expected: object) -> None:
 
 
 def is_whole(run: RunDirectory, manifest: Mapping[str, Any]) -> bool:
-    """Whether the results of a finished run are there, so that nothing is left to do.
+    """Whether all results of a finished run are there.
 
     Raises:
-        CheckpointError: files of the model were lost or changed; results are missing, and so is a checkpoint to make
-            them again from.
+        CheckpointError: files of the model were lost or changed; or results are missing, and no checkpoint is there to
+            make them again.
     """
     result = manifest["result"] if isinstance(manifest.get("result"), dict) else {}
     if run.model.is_dir():

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as requests to stop, so that a run can finish its step and save before it goes."""
+"""Ctrl-C, SIGTERM and SIGHUP as requests to stop: the run finishes its step and saves before it ends."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _SECONDS_OF_ONE_CTRL_C = 1.0
 
 @contextmanager
 def stop_on_signal(display: Display) -> Iterator[dict[str, bool]]:
-    """Inside, the first Ctrl-C (or SIGTERM, SIGHUP) asks the loop to stop after its step; a second interrupts at once.
+    """In this context the first Ctrl-C, SIGTERM or SIGHUP asks the loop to stop after its step; a second interrupts.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored. In a launch of several processes one Ctrl-C reaches each
-    of them twice, from the terminal and from the launcher: there a second signal counts after a second.
+    Yields a dictionary whose "stop" becomes True. SIGHUP stays ignored if it was, as under nohup. In a launch of
+    several processes each Ctrl-C reaches a process twice, from the terminal and from the launcher: there another signal
+    counts only after a second.
     """
     asked = {"stop": False}
     counts_from = 0.0
@@ -37,8 +38,8 @@ def stop_on_signal(display: Display) -> Iterator[dict[str, bool]]:
         )
 
     try:
-        before = {number: signal.signal(number, ask) for number in _heard()}
-    except ValueError:  # not the main thread: whoever runs us there handles signals
+        before = {number: signal.signal(number, ask) for number in _signals()}
+    except ValueError:  # not the main thread: signals are handled elsewhere
         yield asked
         return
     try:
@@ -48,7 +49,7 @@ def stop_on_signal(display: Display) -> Iterator[dict[str, bool]]:
             signal.signal(number, handler)
 
 
-def _heard() -> list[signal.Signals]:
+def _signals() -> list[signal.Signals]:
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
         return [signal.SIGINT, signal.SIGTERM]
