@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,12 @@ class _Turn:
     def done(self) -> str:
         """The conversation up to and with the end of this turn."""
         return self.opened + self.said
+
+
+def _end_of_unusual(turn: str, special: re.Pattern[str]) -> int:
+    """Where the content ends in a turn that closes otherwise than others do."""
+    starts = [match.start() for match in special.finditer(turn)]
+    return starts[-1] if starts else len(turn.rstrip())
 
 
 class ChatTemplate:
@@ -225,14 +232,9 @@ class ChatTemplate:
         The end of turn is the first control token after the content.
         """
         closing = self.traits.closing
-        said = len(turn) - len(closing) if turn.endswith(closing) else self._end_of_unusual(turn)
+        said = len(turn) - len(closing) if turn.endswith(closing) else _end_of_unusual(turn, self._ends[0])
         end = next(filter(None, (pattern.search(turn, said) for pattern in self._ends)), None)
         return (turn[:said], False) if end is None else (turn[: end.end()], True)
-
-    def _end_of_unusual(self, turn: str) -> int:
-        """Where the content ends in a turn that closes otherwise than others do."""
-        starts = [match.start() for match in self._ends[0].finditer(turn)]
-        return starts[-1] if starts else len(turn.rstrip())
 
     def _turn_ids(self, said: str, ends: bool, opened: str, stand_ins: StandIns) -> list[int]:
         """Ids of a turn; without an end of its own it gets the end of sequence, or the model never learns to stop."""
