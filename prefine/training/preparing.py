@@ -66,8 +66,8 @@ def say_data(session: Session, answer_tokens: int) -> None:
         display.say(f"warning: {run.data}: {prepared.made_again}; its rows were prepared again from their sources")
     if prefill := session.loaded.template.traits.prefill:
         display.say(
-            f"the chat template opens answers with {prefill!r} and writes those of the data without it: they are learned "
-            "as they stand in a conversation"
+            f"the chat template opens answers with {prefill!r} and writes those of the data without it: they are "
+            "learned as they stand in a conversation"
         )
     for name, counts in prepared.counts.items():
         told = ", ".join(
