@@ -129,6 +129,7 @@ _NOTED: dict[tuple[str, str], str] = {
     ("model.attn_implementation", _PACKED): (
         "flash_attn flash_attention sdp_attention eager_attention xformers_attention use_flash_attention_2"
     ),
+    ("model.template_kwargs", "Write {enable_thinking: false}, say."): "chat_template_kwargs enable_thinking",
     ("lora", "A section of its fields trains an adapter, null trains all weights."): (
         "finetuning_type adapter use_peft use_lora peft_config peft_type lora_config"
     ),
