@@ -17,13 +17,20 @@ from prefine.recipe_ppo import PpoRecipe
 from prefine.recipe_python import RECIPES, Keys, RecipeLike, recipe_from
 from prefine.row_list import Rows
 from prefine.run import Run
+from prefine.training.user_functions import given_function
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from prefine.named_model import Model, PromptLike
+    from prefine.objectives.dpo import PairLogprobs
     from prefine.training.display import Display
 
 OnStep = Callable[[int, Mapping[str, float]], object]
 """Called with a step's number and the metrics that metrics.jsonl gets of it."""
+
+Reward = Callable[[list[dict[str, Any]]], Any]
+"""Rows with `prompt` (turns), `response` and the other columns of the prompt's row in; a number for each out."""
 
 _SOURCES = (("data", "train"), ("data", "heldout"), ("heldout_pairs",), ("report", "prompts"))
 
@@ -70,13 +77,21 @@ def dpo(
     display: bool | None = None,
     on_step: OnStep | None = None,
     on_evaluation: OnStep | None = None,
+    objective: Callable[[PairLogprobs], Tensor] | None = None,
     **overrides: Any,
 ) -> Run:
-    """Optimise a model on preference pairs directly (DPO and its relatives). Arguments are those of `sft`."""
+    """Optimise a model on preference pairs directly (DPO and its relatives). Arguments are those of `sft`, and:
+
+    Args:
+        objective: a function in place of dpo.loss: prefine.objectives.dpo.PairLogprobs of B pairs in, a tensor (B,) of
+            their losses out. A run is resumed with the same function, by its source.
+    """
+    if objective is not None:
+        overrides = {"dpo.loss": "function", **overrides}
     made = load_recipe("dpo", recipe, **overrides)
     from prefine.training.dpo import run_dpo
 
-    return Run(run_dpo(made, resume, _display(display, on_step, on_evaluation)))
+    return Run(run_dpo(made, resume, _display(display, on_step, on_evaluation), objective=objective))
 
 
 def reward(
@@ -98,6 +113,7 @@ def reward(
 def ppo(
     recipe: RecipeLike = None,
     *,
+    reward: Reward | Mapping[str, Any] | None = None,
     resume: bool = False,
     force: bool = False,
     display: bool | None = None,
@@ -108,8 +124,13 @@ def ppo(
     """Optimise a model against a reward: PPO, RLOO or GRPO. Arguments are those of `sft`, and:
 
     Args:
+        reward: a function that is the reward (a list of rows in, as many numbers out: see docs/python.md), or the
+            fields of the recipe's section, where a function may be the `name`. A resumed run goes on with a function
+            of the same name; where its source has changed, the run warns, and so does its report.
         force: use a reward model although its readiness report says no-go.
     """
+    if reward is not None:
+        overrides["reward"] = {"name": reward} if callable(reward) else reward
     made = load_recipe("ppo", recipe, **overrides)
     from prefine.training.ppo import run_ppo
 
@@ -164,7 +185,9 @@ def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> Stag
 
 
 def _plain(keys: Keys, value: Any) -> Any:
-    """Rows in memory as the name of a source."""
+    """Rows in memory as the name of a source, a function that is a reward as its name."""
+    if callable(value) and keys[0] == "reward" and keys[-1] == "name":
+        return given_function(value)
     return memory_source(value) if keys in _SOURCES and is_rows(value) else value
 
 

@@ -249,7 +249,9 @@ _SIMPO_MARGIN = 1.0
 class DpoSection(RecipeSection):
     """The preference objective (prefine/objectives/dpo.py)."""
 
-    loss: Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "simpo"] = "sigmoid"
+    loss: Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "simpo", "function"] = Field(
+        "sigmoid", description="function: the one that prefine.dpo(objective=…) is given (docs/python.md)"
+    )
     beta: Positive = Field(
         _BETA,
         description="strength of the pull towards the reference; where the recipe sets none it is 2.0 for simpo, 1.0 "
@@ -272,6 +274,12 @@ class DpoSection(RecipeSection):
         means = values.get("length_normalized") is True
         beta = _BETAS.get(str(values.get("loss")), _BETA_OF_MEANS if means else _BETA)
         return {**values, "beta": beta}
+
+    @model_validator(mode="after")
+    def _normalising_has_a_use(self) -> DpoSection:
+        if self.loss == "function" and self.length_normalized:
+            raise ValueError("length_normalized is true with loss 'function', which is given sums and lengths")
+        return self
 
     @model_validator(mode="after")
     def _simpo_margin_has_a_use(self) -> DpoSection:

@@ -40,6 +40,8 @@ def recipe_from(
     Raises:
         RecipeError: as the command line's.
     """
+    if isinstance(recipe, model) and not overrides:
+        return recipe
     values, source = _values(recipe, model)
     assignments = [each for name, value in overrides.items() for each in _assignments(tuple(name.split(".")), value)]
     return checked_recipe(

@@ -120,11 +120,20 @@ class Run(os.PathLike[str]):
         return read_run(self.path)
 
 
-def find_runs(folder: Path) -> list[Run]:
-    """The runs in a folder and in its folders, the most lately begun first."""
-    manifests = [*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")]
-    runs = [Run(path.parent) for path in manifests if RunDirectory(path.parent).holds_run]
-    return sorted(runs, key=lambda run: run.path.joinpath("manifest.json").stat().st_mtime, reverse=True)
+def find_runs(folder: Path) -> tuple[list[Run], list[CheckpointError]]:
+    """The runs in a folder and in its folders, the most lately begun first, and what is wrong with those left out."""
+    begun: list[tuple[str, Run]] = []
+    errors: list[CheckpointError] = []
+    for manifest in (*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")):
+        try:
+            run = Run(manifest.parent)
+            facts = run._facts
+        except CheckpointError as error:
+            errors.append(error)
+            continue
+        if facts.stage:  # other programs write files of that name, too
+            begun.append((text(facts.manifest.get("started")) or "", run))
+    return [run for _, run in sorted(begun, key=lambda each: (each[0], str(each[1].path)), reverse=True)], errors
 
 
 def _figures(facts: RunFacts) -> Iterator[tuple[str, str]]:

@@ -49,6 +49,7 @@ VERBS = {
     "generate": "prefine.cli.generate:generate",
     "chat": "prefine.cli.chat:chat",
     "report": "prefine.cli.report:report",
+    "runs": "prefine.cli.runs:runs",
     "cache list": "prefine.cli.cache:show",
     "cache clean": "prefine.cli.cache:clean",
 }

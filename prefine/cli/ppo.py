@@ -18,10 +18,8 @@ def ppo(
     ] = False,
 ) -> None:
     """Optimise a model against a reward: PPO, RLOO or GRPO."""
-    from rich.console import Console
-
+    from prefine import api
     from prefine.recipe_loading import load_recipe
     from prefine.recipe_ppo import PpoRecipe
-    from prefine.training.ppo import run_ppo
 
-    run_ppo(load_recipe(recipe, overrides, PpoRecipe), resume, Console(), force=force)
+    api.ppo(load_recipe(recipe, overrides, PpoRecipe), resume=resume, display=True, force=force)

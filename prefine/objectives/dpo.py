@@ -6,11 +6,30 @@ difference of Rafailov et al. 2023 (arXiv 2305.18290), eq. 7, before beta.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prefine.objectives.masked import Paired
+
+
+@dataclass(frozen=True)
+class PairLogprobs:
+    """What an objective may depend on, of B pairs.
+
+    Attributes:
+        policy: (B,) fp32 summed log-probabilities of each answer under the model that learns, nats; with gradient.
+        reference: (B,) fp32 the same under the model as it was before the first step.
+        tokens: (B,) fp32 answer lengths.
+        beta: the recipe's dpo.beta.
+    """
+
+    policy: Paired
+    reference: Paired
+    tokens: Paired
+    beta: float
 
 
 def log_ratio_margin(policy: Paired, reference: Paired) -> Tensor:

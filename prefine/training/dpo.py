@@ -25,17 +25,23 @@ from prefine.training.checks import check_first_loss, require
 from prefine.training.contract import Loss, Sums
 from prefine.training.display import Display
 from prefine.training.guards import Rule
+from prefine.training.own_objective import Objective, check_objective, losses_of, require_objective
 from prefine.training.reference import reference_logprobs
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
+from prefine.training.user_functions import UserFunction, function_hash, function_name
 
 # A fall of the chosen answers' mean log-probability by more than this many nats is worth a warning.
 _CHOSEN_FALL_NATS = 5.0
 
 
-def run_dpo(recipe: DpoRecipe, resume: bool, display: Display | Console) -> Path:
-    """Optimise preferences as the recipe says; returns the run's folder. Raises PrefineError."""
-    return run_stage(DpoStage(recipe.dpo, recipe.guards), recipe, resume, display)
+def run_dpo(recipe: DpoRecipe, resume: bool, display: Display | Console, *, objective: Objective | None = None) -> Path:
+    """Optimise preferences as the recipe says; returns the run's folder. Raises PrefineError.
+
+    Args:
+        objective: the losses of pairs, where dpo.loss is function.
+    """
+    return run_stage(DpoStage(recipe.dpo, recipe.guards, objective), recipe, resume, display)
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,18 @@ class PairOutcome:
     chosen_fall: Tensor | None
 
 
-def pair_outcome(section: DpoSection, policy: Paired, reference: Paired | None, tokens: Paired) -> PairOutcome:
-    """Losses and reward margins of pairs; `reference` is None for SimPO alone, which has none."""
+def pair_outcome(
+    section: DpoSection,
+    policy: Paired,
+    reference: Paired | None,
+    tokens: Paired,
+    objective: Objective | None = None,
+) -> PairOutcome:
+    """Losses and reward margins of pairs; `reference` is None for SimPO alone, which has none.
+
+    Args:
+        objective: gives the losses where the section's loss is function.
+    """
     means = Paired(policy.chosen / tokens.chosen, policy.rejected / tokens.rejected)
     beta, smoothing = section.beta, section.label_smoothing
     if reference is None:
@@ -70,13 +86,16 @@ def pair_outcome(section: DpoSection, policy: Paired, reference: Paired | None, 
             compared = means
             against = Paired(reference.chosen / tokens.chosen, reference.rejected / tokens.rejected)
         raw = dpo.log_ratio_margin(compared, against)
-        loss = {
-            "sigmoid": lambda: dpo.sigmoid(raw, beta),
-            "conservative": lambda: dpo.conservative(raw, beta, smoothing),
-            "robust": lambda: dpo.robust(raw, beta, smoothing),
-            "hinge": lambda: dpo.hinge(raw, beta),
-            "ipo": lambda: dpo.ipo(raw, beta),
-        }[section.loss]()
+        if objective is not None:
+            loss = losses_of(objective, dpo.PairLogprobs(policy, reference, tokens, beta))
+        else:
+            loss = {
+                "sigmoid": lambda: dpo.sigmoid(raw, beta),
+                "conservative": lambda: dpo.conservative(raw, beta, smoothing),
+                "robust": lambda: dpo.robust(raw, beta, smoothing),
+                "hinge": lambda: dpo.hinge(raw, beta),
+                "ipo": lambda: dpo.ipo(raw, beta),
+            }[section.loss]()
     if section.nll_weight:
         loss = loss + section.nll_weight * dpo.chosen_nll(policy.chosen, tokens.chosen)
     fall = None if reference is None else (reference.chosen - policy.chosen).detach()
@@ -89,11 +108,25 @@ class DpoStage(Stage):
     name = "dpo"
     kind = Preference
 
-    def __init__(self, section: DpoSection, guards: DpoGuards = DpoGuards()) -> None:  # noqa: B008 - it is frozen
+    def __init__(
+        self,
+        section: DpoSection,
+        guards: DpoGuards = DpoGuards(),  # noqa: B008 - it is frozen
+        objective: Objective | None = None,
+    ) -> None:
+        require_objective(section, objective)
+        self._objective = objective
         self._section = section
         self._guards = guards
         self._needs_reference = section.loss != "simpo"
         self._pairs: dict[str, list[float]] = {}
+
+    def functions(self) -> Sequence[UserFunction]:
+        """The objective, if it is one: a run ends with the one that it began with."""
+        given = self._objective
+        if given is None:
+            return ()
+        return (UserFunction("objective", function_name(given), function_hash(given), may_change=False),)
 
     def usable(self, record: Preference) -> bool:
         """A tie says nothing about which answer to prefer."""
@@ -192,6 +225,7 @@ class DpoStage(Stage):
             policy,
             None if rows is None else Paired(rows[:, 0], rows[:, 1]),
             paired(batch.sequence_lengths()),
+            self._objective,
         )
 
     @torch.no_grad()
@@ -205,7 +239,11 @@ class DpoStage(Stage):
         rows = next(microbatches(self._session.prepared.train, self._max_tokens))
         with evaluating(model):
             first, second = (self._outcome(model, collate(rows), "train") for _ in range(2))
-        return check_first_loss(
+        own = []
+        if self._objective is not None:  # policy and reference agree here
+            pairs = dpo.PairLogprobs(first.policy, first.policy, first.tokens, self._section.beta)
+            own.append(check_objective(self._objective, pairs))
+        return own + check_first_loss(
             float(dpo.sigmoid(first.margin, 1.0).mean()),
             float(first.margin.mean()),
             repeated=float((first.margin - second.margin).abs().max()),

@@ -21,6 +21,7 @@ from prefine.rundir import RunDirectory
 from prefine.training.display import Display
 from prefine.training.reward_sources import FunctionSource, ModelSource, Source, function_of, is_function
 from prefine.training.rewards import Rewards
+from prefine.training.user_functions import UserFunction, function_hash
 
 JUDGE = "reward.judge"
 
@@ -73,6 +74,15 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list
                 scale = scale_of(locate_model(section.name))
             _require_fitting(section, recipe, scale)
     return warnings
+
+
+def reward_functions(recipe: PpoRecipe) -> list[UserFunction]:
+    """The functions among a recipe's sources, which `require_rewards` has found."""
+    return [
+        UserFunction(field, section.name, function_hash(function_of(section.name)), may_change=True)
+        for field, section in _optimised(recipe).items()
+        if is_function(section.name)
+    ]
 
 
 def _optimised(recipe: PpoRecipe) -> dict[str, RewardSource]:

@@ -24,12 +24,13 @@ from prefine.training.display import Display
 from prefine.training.first_ratio import FirstRatio
 from prefine.training.guards import Rule
 from prefine.training.heldout_answers import HeldoutAnswers
-from prefine.training.load_rewards import load_rewards, require_rewards
+from prefine.training.load_rewards import load_rewards, require_rewards, reward_functions
 from prefine.training.policy import Policy, is_critic
 from prefine.training.rollout_log import RolloutLog
 from prefine.training.session import run_stage
 from prefine.training.stage import Session, Stage
 from prefine.training.update import Components, Progress, Update
+from prefine.training.user_functions import UserFunction
 
 # A recipe cannot change it: a negative estimate shows a fault, as sampling and training see different policies.
 _NEGATIVE_KL = GuardSection(limit=-0.05, patience=5, action="warn")
@@ -70,6 +71,10 @@ class PpoStage(Stage):
     def require(self, display: Display) -> None:
         """Find the rewards, and refuse those that are not fit for PPO."""
         self._forced = require_rewards(self._recipe, display, force=self._force)
+
+    def functions(self) -> Sequence[UserFunction]:
+        """Functions that are rewards. One that failed may be corrected, so they may change."""
+        return reward_functions(self._recipe)
 
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
         """The policy with its critic, and the reference beside it on the same weights."""

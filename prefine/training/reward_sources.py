@@ -23,6 +23,7 @@ from prefine.models.scoring import Question, RewardModel
 from prefine.recipe_ppo import RewardSource
 from prefine.records import Conversation
 from prefine.training.user_code import Call, UserCodeError, is_async, preserved
+from prefine.training.user_functions import GIVEN, found_function
 
 # Scores are computed with in fp32.
 _LARGEST = torch.finfo(torch.float32).max
@@ -241,7 +242,7 @@ def _failed(name: str, what: str) -> RewardError:
 
 def is_function(name: str) -> bool:
     """Whether a source's name is module:function and not an existing path."""
-    return bool(_FUNCTION.fullmatch(name)) and not Path(name).exists()
+    return found_function(name) is not None or (bool(_FUNCTION.fullmatch(name)) and not Path(name).exists())
 
 
 def function_of(name: str) -> Callable[[list[dict[str, Any]]], Any]:
@@ -250,6 +251,14 @@ def function_of(name: str) -> Callable[[list[dict[str, Any]]], Any]:
     Raises:
         RecipeError: there is none.
     """
+    if (given := found_function(name)) is not None:
+        return given
+    if name.startswith(GIVEN):
+        raise RecipeError(
+            f"{name} was given from Python, and this process does not have it",
+            "Pass the same function again: prefine.ppo(recipe, reward=function).",
+            field="reward.name",
+        )
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:

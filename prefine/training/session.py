@@ -60,6 +60,7 @@ from prefine.training.samples import Samples
 from prefine.training.stage import Session, Stage
 from prefine.training.stopping import stop_on_signal
 from prefine.training.tracking import Trackers, require_trackers, show_results, start_trackers
+from prefine.training.user_functions import continued_code
 
 _KEPT = "; what was saved before is kept"
 _NOTHING_YET = " before a step was saved; the run begins at its first step"
@@ -130,6 +131,7 @@ def _open(
 ) -> Session:
     """Load the model and the data; a resumed run must be of the same recipe, and computes in the same type."""
     section = recipe.model
+    code, changed = continued_code(previous, stage.functions())
     if previous is not None:
         require_same_recipe(previous, stage.name, recipe)
         # A measured type is settled once a run: measuring again could choose another, and the result would differ.
@@ -158,9 +160,14 @@ def _open(
         "model": loaded.describe(),
         "data": prepared.counts,
         "prepared": {"key": prepared.key, "digests": prepared.digests},
+        "code": code,
         "samples_before": None if previous is None else previous.get("samples_before"),
     }
     session = Session(stage.name, recipe, run, display, processes, loaded, prepared, manifest)
+    if changed:
+        session.override(*changed)
+    for line in changed:
+        display.say(f"warning: {line}")
     say_data(session, stage.answer_tokens)
     if recipe.training.self_checks:
         rows = check_tokens(loaded.template, prepared.train, answered=not stage.answer_tokens)
@@ -182,6 +189,7 @@ def _require_same_beginning(stage: Stage, recipe: StageRecipe, run: RunDirectory
         PrefineError: it was, or what it was made of is not there to compare.
     """
     require_same_recipe(previous, stage.name, recipe)
+    continued_code(previous, stage.functions())
     location, revision = locate_model(recipe.model.name), recipe.model.revision
     require_same_model(previous, identity_of(location, revision, base_hash(location.base, revision)), location.name)
     template = load_tokenizer(location, recipe.model)

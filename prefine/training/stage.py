@@ -20,6 +20,7 @@ from prefine.training.contract import Loss, State, Steps
 from prefine.training.display import Display
 from prefine.training.guards import Rule
 from prefine.training.processes import Processes
+from prefine.training.user_functions import UserFunction
 
 
 @dataclass
@@ -79,6 +80,10 @@ class Stage(ABC):
         Raises:
             PrefineError: it is not there, or not fit.
         """
+
+    def functions(self) -> Sequence[UserFunction]:
+        """The user's functions that decide the run's result."""
+        return ()
 
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
         """The model to be trained: a language model, unless a stage says otherwise."""

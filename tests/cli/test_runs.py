@@ -1,0 +1,71 @@
+"""`prefine runs` lists runs with their stage, status and result, and loads no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefine.cli.app import main
+
+
+def a_run(folder: Path, started: str, status: str = "finished", **manifest: Any) -> Path:
+    folder.mkdir(parents=True)
+    whole = {"stage": "sft", "status": status, "started": started, **manifest}
+    (folder / "manifest.json").write_text(json.dumps(whole))
+    rows = [{"kind": "heldout", "step": step, "loss": loss} for step, loss in ((0, 2.5), (8, 2.0))]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(["runs", *arguments])
+    assert left.value.code in (0, None)
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+def test_runs_are_listed_the_latest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_run(tmp_path / "old", "2026-01-01T00:00:00")
+    a_run(tmp_path / "more" / "new", "2026-02-01T00:00:00", status="stopped")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"name": "of another program"}')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    out, err = listed(capsys, str(tmp_path))
+    first, second = out.splitlines()
+    assert first.startswith(str(tmp_path / "more" / "new")) and "sft" in first and "stopped" in first
+    assert second.startswith(str(tmp_path / "old")) and "finished" in second and "2.5" in second and "2.0" in second
+    assert err.startswith(f"left out: {tmp_path / 'broken' / 'manifest.json'}")
+    found = json.loads(listed(capsys, str(tmp_path), "--json")[0])
+    assert [(row["run"], row["stage"]) for row in found] == [
+        (str(tmp_path / "more" / "new"), "sft"),
+        (str(tmp_path / "old"), "sft"),
+    ]
+
+
+def test_a_folder_without_runs_and_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert listed(capsys, str(tmp_path))[0] == f"no run in {tmp_path}\n"
+    with pytest.raises(SystemExit) as left:
+        main(["runs", str(tmp_path / "none")])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: there is no folder {tmp_path / 'none'}. ")
+
+
+def test_listing_loads_no_torch(tmp_path: Path) -> None:
+    a_run(tmp_path / "one", "2026-01-01T00:00:00")
+    code = f"""
+import sys
+from prefine.cli.app import main
+try:
+    main(["runs", {str(tmp_path)!r}])
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "sft" in done.stdout, done.stderr
