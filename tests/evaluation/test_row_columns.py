@@ -166,3 +166,15 @@ def test_a_row_whose_prompt_has_no_column_gets_one(row: dict[str, Any], model: L
     assert {name: found[name] for name in kept} == kept
     (again,) = scored(write(tmp_path / "b.jsonl", [found]))
     assert again["score"] == float(len(found["completion"].split()))
+
+
+def test_a_row_that_the_template_refuses_costs_that_row(model: LoadedModel, tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "now", "parameters": {}}}
+    source = write(tmp_path / "a.jsonl", [{"prompt": "Q"}, {"prompt": "R", "tools": [tool]}, {"prompt": "S"}])
+    with Quarantine(tmp_path / "bad.jsonl") as quarantine:
+        rows = GeneratedRows([str(source)], quarantine)
+        found = list(rows.by(model, Sampling(3), 1, slots=4))
+    assert [row["prompt"] for row in found] == ["Q", "S"]
+    (refused,) = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text("utf-8").splitlines()]
+    assert (refused["line"], refused["field"]) == (2, "tools")
+    assert json.loads(refused["row"]) == {"prompt": "R", "tools": [tool]}
