@@ -208,7 +208,7 @@ class RewardStage(Stage):
             told |= {"score_chosen": float(mean[:, 0].mean()), "score_rejected": float(mean[:, 1].mean())}
         return told
 
-    def beside_the_model(self) -> dict[str, JSON]:
+    def extra_files(self) -> dict[str, JSON]:
         """The scale of the scores, measured on the held-out answers."""
         return {SCALE_FILE: self._scale().as_json()}
 

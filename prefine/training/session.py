@@ -1,7 +1,4 @@
-"""What every training stage does around its own step: open the run, load, prepare, check, train, report.
-
-A stage is a `Stage`: how its records become trees, what one step's loss is, and how held-out rows are judged.
-"""
+"""Runs a stage: opens the run, loads the model, prepares the data, checks, trains, evaluates and reports."""
 
 from __future__ import annotations
 
@@ -183,10 +180,10 @@ def _open(
 
 
 def _require_same_beginning(stage: Stage, recipe: StageRecipe, run: RunDirectory, previous: dict[str, Any]) -> None:
-    """Refuse to call a run finished that was of another recipe, model or data than is asked for now.
+    """Raise if a finished run had another recipe, model or data than those given now.
 
     Raises:
-        PrefineError: it was, or what it was made of is not there to compare.
+        PrefineError: it had, or the model or the data are not there to compare.
     """
     require_same_recipe(previous, stage.name, recipe)
     continued_code(previous, stage.functions())
@@ -197,7 +194,7 @@ def _require_same_beginning(stage: Stage, recipe: StageRecipe, run: RunDirectory
 
 
 def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None:
-    """Train from the last checkpoint, or the beginning, to the end, and write down what came out."""
+    """Train from the last checkpoint, or from the first step, to the end, and write the results."""
     loss = None
     try:
         with lost_processes(session.processes.count), closing(_trackers(session, fresh)) as trackers:
@@ -228,7 +225,7 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
 
 
 def _trackers(session: Session, fresh: bool) -> Trackers:
-    """Those of the recipe; none in all processes but the main one."""
+    """The recipe's trackers; none in other processes than the main one."""
     if not session.processes.is_main:
         return Trackers()
     return start_trackers(session.recipe, session.stage, session.manifest["run_id"], not fresh, session.display)
@@ -281,7 +278,7 @@ def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers
 
 
 def _measure_again(stage: Stage, session: Session, loop: Loop) -> None:
-    """Bring back what held-out rows were like before the first step, if a run that goes on has lost it."""
+    """Evaluate the model as loaded again, if a resumed run has lost its evaluation before the first step."""
     lost = stage.before is not None and stage.before.value is None and len(session.prepared.heldout)
     if lost and any(session.run.checkpoints.glob("*")):
         session.display.say(f"warning: {session.run.heldout_before} was lost or damaged: its rows are measured again")
@@ -289,7 +286,7 @@ def _measure_again(stage: Stage, session: Session, loop: Loop) -> None:
 
 
 def _write_results(stage: Stage, session: Session) -> None:
-    """The model, then what held-out rows and samples say of it. Main process only."""
+    """Save the model, then its held-out results and samples. Main process only."""
     session.run.require_here()
     session.loaded.packed.eval()
     _save_result(stage, session)
@@ -300,7 +297,7 @@ def _write_results(stage: Stage, session: Session) -> None:
 
 
 def _samples(session: Session) -> Samples | None:
-    """None for stages whose model writes nothing, and in all processes but the main one."""
+    """None if the stage's model generates no text, and in other processes than the main one."""
     recipe = session.recipe
     if not isinstance(recipe, WritingRecipe) or not session.processes.is_main:
         return None
@@ -308,9 +305,9 @@ def _samples(session: Session) -> Samples | None:
 
 
 def _save_result(stage: Stage, session: Session) -> None:
-    """Save the model, then prove by reading it back that the file holds what was trained."""
+    """Save the model, then read it back and compare it with the one in memory."""
     if not session.run.model.exists():  # it is there where a run was killed between saving and finishing
-        save_model(session.loaded, session.run.model, stage.beside_the_model(), about_run(session))
+        save_model(session.loaded, session.run.model, stage.extra_files(), about_run(session))
     from peft import PeftModel, get_peft_model_state_dict
 
     model = session.loaded.packed.model

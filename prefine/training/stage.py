@@ -1,4 +1,4 @@
-"""A stage, and the opened run it works in: what every stage brings, and what each finds there."""
+"""Base class of training stages, and the session that a stage works in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,20 @@ from prefine.training.user_functions import UserFunction
 
 @dataclass
 class Session:
-    """An opened run with its parts."""
+    """An opened run: its folder, model and data, and what its manifest will say.
+
+    Attributes:
+        stage: name of the stage.
+        recipe: the whole recipe of that stage.
+        run: the run's folder.
+        display: what the user sees.
+        processes: the processes that train together.
+        loaded: the model.
+        prepared: the token stores of training and held-out rows.
+        manifest: what manifest.json holds besides checks and warnings.
+        checks: results of the self-checks so far.
+        warnings: for the top of the report.
+    """
 
     stage: str
     recipe: Any
@@ -39,7 +52,7 @@ class Session:
     warnings: list[str] = field(default_factory=list)
 
     def write_manifest(self, status: str) -> None:
-        """Write manifest.json with all that is known by now. Main process only."""
+        """Write manifest.json with all that is known by now; does nothing in other processes than the main one."""
         if not self.processes.is_main:
             return
         self.run.require_here()
@@ -47,12 +60,12 @@ class Session:
         write_json(self.run.manifest, self.manifest)
 
     def override(self, *warnings: str) -> None:
-        """Note that the user has gone on in spite of a check: the report says so at its top, too."""
+        """Record that the user overrode a check; the report says so at its top, too."""
         self.warnings += warnings
         self.manifest["overridden"] = [*self.manifest.get("overridden", []), *warnings]
 
     def before_and_after(self) -> dict[str, dict[str, float]]:
-        """Two of the held-out evaluations in the run's metrics: the first, and that of the weights which are kept."""
+        """The first held-out evaluation in the run's metrics, and the one of the weights that are kept."""
         rows = rows_of_kind(self.run.metrics, "heldout")
         kept = next((row for row in rows if row["step"] == self.manifest.get("kept_step")), rows[-1])
         told = [{k: v for k, v in row.items() if k not in ("kind", "step")} for row in (rows[0], kept)]
@@ -60,25 +73,25 @@ class Session:
 
 
 class Stage(ABC):
-    """What a training stage brings.
+    """Base class of training stages. The loop sees a stage as a LoopStage.
 
     Attributes:
         name: as in manifests.
-        kind: the record type it learns from.
-        before: what it keeps of held-out rows as they were before the first step, once begun; None keeps nothing.
+        kind: the record type that it learns from.
+        before: held-out results before the first step, set by `begin`; None if the stage keeps none.
+        answer_tokens: tokens of data.max_length_tokens that rows leave free for generated answers.
     """
 
     name: str
     kind: Any
     before: Before | None = None
-    # Room that rows leave within data.max_length_tokens for answers that are still to be written.
     answer_tokens = 0
 
     def require(self, display: Display) -> None:  # noqa: B027 - most stages need nothing but data and a model
-        """Find what else the stage needs; called before the run's folder is made.
+        """Check for what the stage needs besides data and a model; called before the run's folder is made.
 
         Raises:
-            PrefineError: it is not there, or not fit.
+            PrefineError: something is missing or not fit.
         """
 
     def functions(self) -> Sequence[UserFunction]:
@@ -98,15 +111,15 @@ class Stage(ABC):
         """Called once the model is loaded, before any step and before a checkpoint is loaded; gives the loss."""
 
     def parameters(self, loaded: LoadedModel) -> dict[str, nn.Parameter]:
-        """What learns, by name."""
+        """Trainable parameters by name."""
         return loaded.trainable()
 
     def learning_rate(self, parameter: str) -> float | None:
-        """A learning rate of this parameter's own; None for the recipe's."""
+        """The learning rate of a parameter; None for the recipe's."""
         return None
 
     def guards(self) -> Sequence[Rule]:
-        """What the guards look at in each step's metrics."""
+        """What guards check in the metrics of each step and evaluation."""
         return ()
 
     def step(self, steps: Steps, trees: Sequence[TokenTree]) -> dict[str, float]:
@@ -126,10 +139,10 @@ class Stage(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Mean held-out metrics of the model as it is now, `loss` among them."""
+        """Mean held-out metrics of the present model, `loss` among them."""
 
-    def beside_the_model(self) -> dict[str, JSON]:
-        """JSON files, by name, that are saved in one folder with the trained model."""
+    def extra_files(self) -> dict[str, JSON]:
+        """JSON files to save beside the trained model, by name."""
         return {}
 
     @abstractmethod
