@@ -88,7 +88,7 @@ class Model:
             return Rows()
         with _read("prompts", [_prompt_row(prompt) for prompt in prompts]) as (source, refused):
             rows = GeneratedRows([source], refused)
-            return Rows(rows.by(self._loaded, sampling, samples, slots))
+            return Rows(rows.by(self.language_model, sampling, samples, slots))
 
     def score(self, rows: Any) -> Rows:
         """Scores of answers, as `prefine score` gives them: each row comes back with its score, in order.
@@ -108,17 +108,19 @@ class Model:
         if not len(rows):
             return Rows()
         with _read("rows", rows) as (source, refused):
-            return Rows(ScoredRows([source], refused).by(self._reward))
+            return Rows(ScoredRows([source], refused).by(self.reward_model))
 
     @cached_property
-    def _loaded(self) -> LoadedModel:
+    def language_model(self) -> LoadedModel:
+        """The language model, loaded. Raises ModelError."""
         from prefine.models.load import load_model
 
         with about(None, _FIELDS):
             return load_model(self._section, None, trainable=False)
 
     @cached_property
-    def _reward(self) -> RewardModel:
+    def reward_model(self) -> RewardModel:
+        """The reward model, loaded. Raises ModelError."""
         from prefine.models.reward import load_reward
 
         with about(None, _FIELDS):

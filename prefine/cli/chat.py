@@ -29,24 +29,21 @@ def chat(
     """
     from rich.console import Console
 
+    from prefine import api
     from prefine.cli.chat_input import asker
     from prefine.cli.chat_screen import ConsoleScreen
     from prefine.cli.chat_session import COMMANDS, Chat
-    from prefine.errors import about
     from prefine.evaluation.conversation import Talk
-    from prefine.models.load import load_model
     from prefine.models.sampling import Sampling
-    from prefine.recipe import named_model
 
     with sampling_options("chat"):
         sampling = Sampling(max_new_tokens, temperature, top_p=top_p, seed=seed)
     names = [model] if against is None else [model, against if against != model else f"{against} (2)"]
-    with about(None):
-        talks = {
-            name: Talk(load_model(named_model(source, device=device), None, trainable=False), system, sampling)
-            for name, source in zip(names, (model, against), strict=False)
-            if source is not None
-        }
+    talks = {
+        name: Talk(api.load(source, device=device).language_model, system, sampling)
+        for name, source in zip(names, (model, against), strict=False)
+        if source is not None
+    }
     screen = ConsoleScreen(Console())
     screen.note(f"Talking to {' and '.join(names)}. /help lists commands, Ctrl-D leaves.")
     Chat(talks, asker(list(COMMANDS)), screen).run()

@@ -60,14 +60,13 @@ def generate(
 
     `logprob` is the answer's log-probability under the model itself, in nats. What comes out is read by prefine score.
     """
+    from prefine import api
     from prefine.cli.progress import counting
     from prefine.cli.row_output import row_output, write_rows
     from prefine.errors import about
     from prefine.evaluation.generation import GeneratedRows
     from prefine.evaluation.row_settings import recorded_dtype, settings_of_answers, source_settings
-    from prefine.models.load import load_model
     from prefine.models.sampling import Sampling
-    from prefine.recipe import named_model
     from prefine.row_rules import RowRules, columns_named
 
     with sampling_options("generate"):
@@ -81,8 +80,8 @@ def generate(
     ):
         rows = GeneratedRows(prompts, refused, split, text, rules)
         with about(None, MODEL_OPTIONS):
-            section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
-            loaded = load_model(section, None, trainable=False)
+            named = api.load(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
+            loaded = named.language_model
         if file is not None:
             settings = settings_of_answers(loaded, sampling) | {"samples": samples, "slots": slots}
             rows.begin(file, settings | source_settings(prompts, split, text, rules, quarantine))

@@ -30,8 +30,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in th
 # A seed of torch and of a recipe; more tokens or rows than this are a slip of the keyboard.
 LARGEST_SEED = 2**63 - 1
 LARGEST_COUNT = 2**31 - 1
-# What a model's settings in a recipe are called as options, for errors about them.
-MODEL_OPTIONS = {"model.chat_template": "--chat-template"}
+# What arguments of the API are called as options, for errors about them.
+MODEL_OPTIONS = {"chat_template": "--chat-template"}
 
 ResumeRows = Annotated[
     bool, typer.Option("--resume", help="Go on with FILE.partial, which an interrupted command has left.")

@@ -43,13 +43,12 @@ def score(
     A row with one answer gets `score`, a pair `score_of_chosen` and `score_of_rejected`; with several heads also their
     disagreement, a standard deviation. Scores of prefine's own models are centred: 0 is an average held-out answer.
     """
+    from prefine import api
     from prefine.cli.progress import counting
     from prefine.cli.row_output import row_output, write_rows
     from prefine.errors import about
     from prefine.evaluation.row_settings import recorded_dtype, settings_of_scores, source_settings
     from prefine.evaluation.scores import ScoredRows
-    from prefine.models.reward import load_reward
-    from prefine.recipe import named_model
     from prefine.row_rules import RowRules, columns_named
 
     text, rules = text_form(delimiter, encoding), RowRules(columns_named(column or ()))
@@ -57,8 +56,8 @@ def score(
         # First: a file that is not there is found before a model is loaded.
         rows = ScoredRows(sources, refused, split, text, rules)
         with about(None, MODEL_OPTIONS):
-            section = named_model(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
-            reward = load_reward(section)
+            named = api.load(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)
+            reward = named.reward_model
         if file is not None:
             rows.begin(file, settings_of_scores(reward) | source_settings(sources, split, text, rules, quarantine))
         write_rows(rows, rows.blocks(reward), file, progress)
