@@ -396,6 +396,7 @@ def parrots(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return parrot
 
     monkeypatch.setattr("prefine.models.load.load_model", lambda section, *_, **__: section.name)
+    monkeypatch.setattr("prefine.named_model.locate_model", lambda name: None)
     monkeypatch.setattr("prefine.evaluation.conversation.Talk", made)
     return given
 

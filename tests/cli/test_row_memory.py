@@ -56,6 +56,7 @@ def stand_ins(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward, "load_reward", lambda section: Fake(words))
     monkeypatch.setattr(row_settings, "settings_of_scores", lambda reward: {"model": "fake"})
     monkeypatch.setattr(load, "load_model", lambda *given, **options: loaded)
+    monkeypatch.setattr("prefine.named_model.locate_model", lambda name: None)
     monkeypatch.setattr(Instant, "asked", 0)
 
 

@@ -117,6 +117,7 @@ def test_a_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
             yield from ("[red]", HOSTILE[:1], HOSTILE[1:], "[/red]")
 
     monkeypatch.setattr("prefine.models.load.load_model", lambda *_, **__: None)
+    monkeypatch.setattr("prefine.named_model.locate_model", lambda name: None)
     monkeypatch.setattr("prefine.evaluation.conversation.Talk", Parrot)
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/exit\n"))
     with pytest.raises(SystemExit):
