@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from prefine.cli.app import main
 from prefine.errors import RecipeError
+from prefine.recipe import DpoRecipe
 from prefine.recipe_loading import load_recipe, resolved_yaml
 from prefine.recipe_shipped import shipped_recipes, stage_of
 from prefine.recipe_text import STAGES, commented_recipe
@@ -66,7 +67,10 @@ def test_without_its_comment_signs_it_says_the_same(name: str, tmp_path: Path) -
 def test_a_default_that_follows_another_field_stays_a_default(tmp_path: Path) -> None:
     """DPO's beta depends on the loss, unless the recipe sets it; so do not set what the shipped file leaves open."""
     assert "\n#   nll_weight: 0.0 " in commented_recipe("dpo")
-    assert "\n  beta: 0.1 " in commented_recipe("dpo")
+    assert "\n#   beta: 0.1 " in commented_recipe("dpo")
+    for loss, beta in (("sigmoid", 0.1), ("simpo", 2.0), ("ipo", 1.0)):
+        (tmp_path / "dpo.yaml").write_text(commented_recipe("dpo"))
+        assert load_recipe(tmp_path / "dpo.yaml", [f"dpo.loss={loss}"], DpoRecipe).dpo.beta == beta
     assert "\n# lora:" in commented_recipe("ppo") and "\nlora:" in commented_recipe("dpo")
 
 
