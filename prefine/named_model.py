@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from prefine.data.dataset import read_records
 from prefine.data.memory_rows import held_source
 from prefine.data.quarantine import Quarantine
 from prefine.errors import DataError, RecipeError, about
 from prefine.models.location import locate_model
 from prefine.recipe import ModelSection, named_model
+from prefine.records import Prompt
 from prefine.row_list import Rows
 
 if TYPE_CHECKING:
@@ -86,7 +89,7 @@ class Model:
             raise RecipeError(str(error), "Change it.") from None
         if not len(prompts):
             return Rows()
-        with _read("prompts", [_prompt_row(prompt) for prompt in prompts]) as (source, refused):
+        with _read("prompts", [_prompt_row(prompt) for prompt in prompts], Prompt) as (source, refused):
             rows = GeneratedRows([source], refused)
             return Rows(rows.by(self.language_model, sampling, samples, slots))
 
@@ -157,20 +160,34 @@ def _prompt_row(prompt: PromptLike) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _read(what: str, rows: Any) -> Iterator[tuple[str, Quarantine]]:
-    """A source of these rows, and where those go that cannot be used: at the end, any of them is an error.
+def _read(what: str, rows: Any, kind: type[Prompt] | None = None) -> Iterator[tuple[str, Quarantine]]:
+    """A source of these rows, and where those go that cannot be used: any of them is an error.
+
+    Args:
+        what: how messages call the rows.
+        kind: if given, rows that are no such records are refused first, before anything is computed.
 
     Raises:
         DataError: it names the first row, counted from 0, and why.
     """
     with held_source(rows) as source, Quarantine() as refused:
         try:
+            if kind is not None:
+                with Quarantine() as unreadable:
+                    deque(read_records(source, kind, quarantine=unreadable, deduplicate=False), maxlen=0)
+                _require_none(what, len(rows), unreadable)
             yield source, refused
         except DataError as error:
             error.problem = error.problem.replace(source, what)
             raise
-        if refused.total:
-            reason, place = next(iter(refused.first.items()))
-            row = int(place.rpartition(":")[2]) - 1
-            unusable = f"{refused.total} of {len(rows)} {what} cannot be used"
-            raise DataError(f"{unusable}; {what}[{row}]: {reason}", "Correct or remove them.")
+        _require_none(what, len(rows), refused)
+
+
+def _require_none(what: str, count: int, refused: Quarantine) -> None:
+    if not refused.total:
+        return
+    reason, place = next(iter(refused.first.items()))
+    row = int(place.rpartition(":")[2]) - 1
+    raise DataError(
+        f"{refused.total} of {count} {what} cannot be used; {what}[{row}]: {reason}", "Correct or remove them."
+    )

@@ -269,6 +269,15 @@ def test_answers_go_to_a_reward_model_as_they_are(trained: prefine.Run, reward_r
     assert [both["score_of_chosen"], both["score_of_rejected"]] == pytest.approx([row["score"] for row in alone])
 
 
+def test_prompts_are_checked_before_a_model_is_loaded(trained: prefine.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is loaded for prompts that cannot be used")
+
+    monkeypatch.setattr("prefine.models.load.load_model", never)
+    with pytest.raises(DataError, match=r"^1 of 2 prompts cannot be used; prompts\[1\]: prompt"):
+        prefine.generate(trained, ["a", " "])
+
+
 @pytest.mark.parametrize(
     ("use", "kind", "problem"),
     [
