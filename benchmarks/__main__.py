@@ -23,8 +23,8 @@ from rich.console import Console
 from benchmarks.startup import first_step_seconds, help_seconds, reading_seconds
 from benchmarks.tables import mean, tables
 from benchmarks.work import PAIRS_A_STEP, PPO_MICROBATCH_TOKENS, add_dtype, dtype_name, source
-from prefine.models.device import device_report, matmul_rates
-from prefine.models.embedded import embedded_folder
+from prefine.models.loading.device import device_report, matmul_rates
+from prefine.models.loading.embedded import embedded_folder
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefine.data.batch import Segment, runs
+from prefine.data.tokens.trees import Segment, runs
 
 LAYERS, HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD, VOCABULARY = 30, 576, 1536, 9, 3, 64, 49_152
 RANK = 16

@@ -24,11 +24,11 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.work import add_dtype, dtype_name, peak_memory_gb, short_prompts, tell
-from prefine.models.engine import writer_for
-from prefine.models.load import load_model
-from prefine.models.sampling import Sampling
-from prefine.models.writer import Request
-from prefine.recipe import ModelSection
+from prefine.generation.engine import writer_for
+from prefine.generation.sampling import Sampling
+from prefine.generation.writer import Request
+from prefine.models.loading.load import load_model
+from prefine.recipe.sections import ModelSection
 
 NEW_TOKENS = 64
 

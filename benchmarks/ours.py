@@ -27,14 +27,14 @@ from benchmarks.work import (
     tell,
     write_pairs,
 )
-from prefine.data.batch import TokenTree, collate
-from prefine.data.store import TokenStore
-from prefine.models.device import matmul_rates
-from prefine.rundir import read_metrics
-from prefine.training.dpo import run_dpo
-from prefine.training.reward import run_reward
-from prefine.training.schedule import rows_of_step
-from prefine.training.sft import run_sft
+from prefine.data.tokens.store import TokenStore
+from prefine.data.tokens.trees import TokenTree, collate
+from prefine.models.loading.device import matmul_rates
+from prefine.runs.directory import read_metrics
+from prefine.training.loop.schedule import rows_of_step
+from prefine.training.stages.dpo import run_dpo
+from prefine.training.stages.reward import run_reward
+from prefine.training.stages.sft import run_sft
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from benchmarks.work import (
     peak_memory_gb,
     tell,
 )
-from prefine.models.embedded import embedded_folder
+from prefine.models.loading.embedded import embedded_folder
 from prefine.records import Preference
 
 

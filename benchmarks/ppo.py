@@ -41,12 +41,12 @@ def ours(prompts: list[Prompt], updates: int, dtype: str) -> dict[str, float]:
     from rich.console import Console
 
     from benchmarks.work import pairs
-    from prefine.models.load import LoadedModel
-    from prefine.recipe import LoraSection, ModelSection
-    from prefine.recipe_ppo import PpoRecipe
-    from prefine.rundir import read_metrics
-    from prefine.training.ppo import PpoStage
-    from prefine.training.session import run_stage
+    from prefine.models.loading.load import LoadedModel
+    from prefine.recipe.rl import PpoRecipe
+    from prefine.recipe.sections import LoraSection, ModelSection
+    from prefine.runs.directory import read_metrics
+    from prefine.training.rl.stage import PpoStage
+    from prefine.training.run.run_stage import run_stage
 
     class WritesOn(PpoStage):
         """Ends no answer before its last token."""
@@ -95,7 +95,7 @@ def ours(prompts: list[Prompt], updates: int, dtype: str) -> dict[str, float]:
 def _train_reward(data: Path, run: Path, dtype: str) -> None:
     from rich.console import Console
 
-    from prefine.training.reward import run_reward
+    from prefine.training.stages.reward import run_reward
 
     run_reward(recipe("reward", data, run, 1, dtype), False, Console(stderr=True))  # type: ignore[arg-type]
 
@@ -122,7 +122,7 @@ def trl(prompts: list[Prompt], updates: int, dtype: str) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    from prefine.models.embedded import embedded_folder
+    from prefine.models.loading.embedded import embedded_folder
 
     model = embedded_folder("embedded:smollm2-135m")
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")

@@ -17,10 +17,10 @@ from typing import cast
 import torch
 
 from benchmarks.work import MAX_LENGTH_TOKENS, add_dtype, dtype_name, pairs, peak_memory_gb, tell
-from prefine.models.load import load_model, save_model
-from prefine.models.reward import PackedReward, load_reward
-from prefine.models.scoring import SCALE_FILE, Question, RewardModel, Scale
-from prefine.recipe import ModelSection
+from prefine.models.loading.load import load_model, save_model
+from prefine.models.scoring.packed_scorer import PackedReward, load_reward
+from prefine.models.scoring.scorer import SCALE_FILE, Question, RewardModel, Scale
+from prefine.recipe.sections import ModelSection
 
 PAIRS = 128
 _BATCH = 16

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 from benchmarks.work import fresh_cache, pairs, write_pairs
-from prefine.data.dataset import read_records
-from prefine.data.quarantine import Quarantine
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.stream import read_records
 from prefine.records import Preference
-from prefine.rundir import read_metrics
+from prefine.runs.directory import read_metrics
 
 _ROWS = 100_000
 _TIMEOUT_S = 120.0

@@ -8,12 +8,12 @@ import os
 import resource
 from pathlib import Path
 
-from prefine.cache import cache_directory
-from prefine.data.dataset import read_records
 from prefine.data.prepare import source_names
-from prefine.data.quarantine import Quarantine
-from prefine.recipe import DpoRecipe, ModelSection, RewardRecipe, SftRecipe, StageRecipe
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.stream import read_records
+from prefine.recipe.sections import DpoRecipe, ModelSection, RewardRecipe, SftRecipe, StageRecipe
 from prefine.records import Preference, Prompt
+from prefine.runs.cache import cache_directory
 
 HH = "hh-harmless-base.jsonl.gz"
 PAIRS_A_STEP = 4
@@ -57,7 +57,7 @@ def dtype_name(asked: str | None) -> str:
     """The type asked for, else the one that `prefine doctor` chooses here."""
     import torch
 
-    from prefine.models.device import choose_dtype
+    from prefine.models.loading.device import choose_dtype
 
     if asked is not None:
         return asked
@@ -110,8 +110,8 @@ def tell(result: dict[str, object]) -> None:
 
 def short_prompts(count: int, most_tokens: int = 160) -> list[Prompt]:
     """The first prompts of at most so many tokens of the embedded model."""
-    from prefine.models.load import load_tokenizer
-    from prefine.models.location import locate_model
+    from prefine.models.loading.load import load_tokenizer
+    from prefine.models.loading.location import locate_model
 
     section = ModelSection()
     template = load_tokenizer(locate_model(section.name), section)

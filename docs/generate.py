@@ -9,15 +9,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe
-from prefine.recipe_ppo import PpoRecipe
-from prefine.recipe_text import field_rule
+from prefine.recipe.rl import PpoRecipe
+from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe
+from prefine.recipe.text import field_rule
 
 PAGE = Path(__file__).parent / "recipes.md"
 
 HEAD = """# Recipes
 
-<!-- Written by docs/generate.py from prefine/recipe.py and prefine/recipe_ppo.py. -->
+<!-- Written by docs/generate.py from prefine/recipe/sections.py and prefine/recipe/rl.py. -->
 
 A recipe is a YAML file; every field has a default. `prefine recipe` lists the recipes that come with prefine, and
 `prefine recipe dpo > dpo.yaml` writes one down with every field and what it means. `--set section.field=value` changes

@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from prefine.data.memory_rows import is_rows, memory_source
+from prefine.data.reading.memory_rows import is_rows, memory_source
 from prefine.errors import RecipeError
-from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe
-from prefine.recipe_ppo import PpoRecipe
-from prefine.recipe_python import RECIPES, Keys, RecipeLike, recipe_from
+from prefine.recipe.python import RECIPES, Keys, RecipeLike, recipe_from
+from prefine.recipe.rl import PpoRecipe
+from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe
 from prefine.row_list import Rows
 from prefine.run import Run
-from prefine.training.user_functions import given_function
+from prefine.training.run.user_functions import given_function
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ def sft(
         Stopped: the run was asked to stop, and all is saved.
     """
     made = load_recipe("sft", recipe, **overrides)
-    from prefine.training.sft import run_sft
+    from prefine.training.stages.sft import run_sft
 
     return Run(run_sft(made, resume, _display(display, on_step, on_evaluation)))
 
@@ -89,7 +89,7 @@ def dpo(
     if objective is not None:
         overrides = {"dpo.loss": "function", **overrides}
     made = load_recipe("dpo", recipe, **overrides)
-    from prefine.training.dpo import run_dpo
+    from prefine.training.stages.dpo import run_dpo
 
     return Run(run_dpo(made, resume, _display(display, on_step, on_evaluation), objective=objective))
 
@@ -105,7 +105,7 @@ def reward(
 ) -> Run:
     """Train a reward model on preferences, or on votes. Arguments are those of `sft`."""
     made = load_recipe("reward", recipe, **overrides)
-    from prefine.training.reward import run_reward
+    from prefine.training.stages.reward import run_reward
 
     return Run(run_reward(made, resume, _display(display, on_step, on_evaluation)))
 
@@ -132,7 +132,7 @@ def ppo(
     if reward is not None:
         overrides["reward"] = {"name": reward} if callable(reward) else reward
     made = load_recipe("ppo", recipe, **overrides)
-    from prefine.training.ppo import run_ppo
+    from prefine.training.rl.stage import run_ppo
 
     return Run(run_ppo(made, resume, _display(display, on_step, on_evaluation), force=force))
 

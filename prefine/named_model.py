@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from prefine.data.dataset import read_records
-from prefine.data.memory_rows import held_source
-from prefine.data.quarantine import Quarantine
+from prefine.data.reading.memory_rows import held_source
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.stream import read_records
 from prefine.errors import DataError, RecipeError, about
-from prefine.models.location import locate_model
-from prefine.recipe import ModelSection, named_model
+from prefine.models.loading.location import locate_model
+from prefine.recipe.sections import ModelSection, named_model
 from prefine.records import Prompt
 from prefine.row_list import Rows
 
 if TYPE_CHECKING:
-    from prefine.models.load import LoadedModel
-    from prefine.models.scoring import RewardModel
+    from prefine.models.loading.load import LoadedModel
+    from prefine.models.scoring.scorer import RewardModel
 
 _FIELDS = {"model.chat_template": "chat_template", "model.device": "device", "model.dtype": "dtype"}
 
@@ -67,7 +67,7 @@ class Model:
             samples: answers to each prompt.
             max_new_tokens: the longest answer, in tokens.
             temperature: 0 always takes the likeliest token.
-            top_k, top_p, min_p, repetition_penalty, stop: see prefine.models.sampling.Sampling.
+            top_k, top_p, min_p, repetition_penalty, stop: see prefine.generation.sampling.Sampling.
             seed: of the first answer; each has its own, counted up.
             slots: answers generated at once; memory follows it.
 
@@ -76,8 +76,8 @@ class Model:
             DataError: a prompt cannot be used, or leaves no room for an answer.
             RecipeError: a setting is out of its range.
         """
-        from prefine.evaluation.generation import GeneratedRows
-        from prefine.models.sampling import Sampling
+        from prefine.generation.answer_rows import GeneratedRows
+        from prefine.generation.sampling import Sampling
 
         if isinstance(prompts, str | Mapping):
             raise DataError(f"prompts is of type {type(prompts).__name__}, not a list", "Give a list of prompts.")
@@ -106,7 +106,7 @@ class Model:
             ModelError: it is no reward model, or cannot be loaded.
             DataError: a row cannot be used, or its answer is too long for the model.
         """
-        from prefine.evaluation.scores import ScoredRows
+        from prefine.evaluation.score_rows import ScoredRows
 
         if not len(rows):
             return Rows()
@@ -116,7 +116,7 @@ class Model:
     @cached_property
     def language_model(self) -> LoadedModel:
         """The language model, loaded. Raises ModelError."""
-        from prefine.models.load import load_model
+        from prefine.models.loading.load import load_model
 
         with about(None, _FIELDS):
             return load_model(self._section, None, trainable=False)
@@ -124,7 +124,7 @@ class Model:
     @cached_property
     def reward_model(self) -> RewardModel:
         """The reward model, loaded. Raises ModelError."""
-        from prefine.models.reward import load_reward
+        from prefine.models.scoring.packed_scorer import load_reward
 
         with about(None, _FIELDS):
             return load_reward(self._section)

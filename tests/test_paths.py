@@ -9,10 +9,10 @@ import pytest
 
 from prefine.cli.app import main
 from prefine.errors import ModelError, RecipeError
-from prefine.models.location import locate_model
-from prefine.recipe import SftRecipe
-from prefine.recipe_loading import load_recipe
-from prefine.recipe_ppo import PpoRecipe
+from prefine.models.loading.location import locate_model
+from prefine.recipe.loading import load_recipe
+from prefine.recipe.rl import PpoRecipe
+from prefine.recipe.sections import SftRecipe
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _end(2, f"error: the name {str(error.filename)[:40]}… is too long. Choose a shorter one.")
             if isinstance(error, PermissionError) and error.filename is not None:
                 _end(2, f"error: {error.filename} cannot be opened: {error.strerror}. Check its permissions.")
-            from prefine.training.launch import launched
+            from prefine.training.loop.launch import launched
 
             if launched():  # a bug, met by every process: one traceback
                 _end(1, traceback.format_exc())
@@ -243,7 +243,7 @@ def _unquoted(error: Any) -> str:
 
 def _end(code: int, text: str) -> NoReturn:
     """Leave with one message, in a launch from the first process that ends."""
-    from prefine.training.launch import first_to_say, launched
+    from prefine.training.loop.launch import first_to_say, launched
 
     if not launched():
         say_error(visible(text))
@@ -267,6 +267,6 @@ def _show_log() -> None:
 
 def _resuming(arguments: Sequence[str]) -> str:
     """The command that goes on with a stopped run, to be pasted into a shell."""
-    from prefine.training.launch import launch_command
+    from prefine.training.loop.launch import launch_command
 
     return launch_command([*arguments, *([] if "--resume" in arguments else ["--resume"])])

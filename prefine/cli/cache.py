@@ -14,7 +14,7 @@ def show(as_json: AsJson = False) -> None:
     """Show where the cache is and what is in it: converted models and reference log-probabilities."""
     import json
 
-    from prefine.cache import cache_directory, cache_items
+    from prefine.runs.cache import cache_directory, cache_items
 
     items = cache_items()
     if as_json:
@@ -35,7 +35,7 @@ def clean(
     ] = False,
 ) -> None:
     """Remove what is in the cache, and no file of another origin; what is needed again is made again."""
-    from prefine.cache import cache_items, remove_cache_item
+    from prefine.runs.cache import cache_items, remove_cache_item
 
     items = [item for item in cache_items() if not (damaged and item.state == "whole")]
     removed = [item for item in items if remove_cache_item(item)]

@@ -33,8 +33,8 @@ def chat(
     from prefine.cli.chat_input import asker
     from prefine.cli.chat_screen import ConsoleScreen
     from prefine.cli.chat_session import COMMANDS, Chat
-    from prefine.evaluation.conversation import Talk
-    from prefine.models.sampling import Sampling
+    from prefine.generation.chat import Talk
+    from prefine.generation.sampling import Sampling
 
     with sampling_options("chat"):
         sampling = Sampling(max_new_tokens, temperature, top_p=top_p, seed=seed)

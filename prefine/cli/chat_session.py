@@ -17,8 +17,8 @@ from prefine.errors import CheckpointError, DataError, PrefineError
 from prefine.terminal import visible
 
 if TYPE_CHECKING:
-    from prefine.atomic import JSON
-    from prefine.evaluation.conversation import Talk
+    from prefine.generation.chat import Talk
+    from prefine.runs.atomic import JSON
 
 COMMANDS = {
     "/help": ("", "this list"),
@@ -215,7 +215,7 @@ class Chat:
         self._screen.note(f"{option} is {getattr(sampling, name):g}.")
 
     def _undo(self, argument: str) -> None:
-        from prefine.evaluation.wording import plural
+        from prefine.formatting import plural
 
         if not self._kept:
             self._screen.note("There is nothing to take back.")
@@ -231,8 +231,8 @@ class Chat:
         self._screen.note("A new conversation.")
 
     def _save(self, name: str) -> None:
-        from prefine.atomic import atomic_write, json_bytes
         from prefine.paths import expanded
+        from prefine.runs.atomic import atomic_write, json_bytes
 
         if not name:
             raise DataError("/save needs the name of a file", "Write /save FILE.jsonl.")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from prefine.data.inspection import AnswerLengths, Inspection, TokenCounts
-    from prefine.data.marking import MarkedText
-    from prefine.data.template import ChatTemplate
+    from prefine.data.tokens.decoded import MarkedText
+    from prefine.data.tokens.template import ChatTemplate
 
 _EMBEDDED = "embedded:smollm2-135m"
 _MAX_LENGTH = 1024
@@ -70,8 +70,8 @@ def check(
     from prefine.cli.progress import counting
     from prefine.cli.row_output import require_quarantine
     from prefine.data.inspection import NotingQuarantine, inspect_sources
-    from prefine.data.kinds import kind_of_sources
     from prefine.data.prepare import source_names
+    from prefine.data.records.kinds import kind_of_sources
     from prefine.row_rules import RowRules, columns_named
 
     text, rules = text_form(delimiter, encoding), RowRules(columns_named(column or ()))
@@ -102,9 +102,9 @@ def check(
 def _template_of(model: str) -> tuple[ChatTemplate | None, str | None]:
     """The template, or why there is none: without the embedded model's package everything else can still be shown."""
     from prefine.errors import ModelError, about
-    from prefine.models.load import load_tokenizer
-    from prefine.models.location import locate_model
-    from prefine.recipe import named_model
+    from prefine.models.loading.load import load_tokenizer
+    from prefine.models.loading.location import locate_model
+    from prefine.recipe.sections import named_model
 
     try:
         with about("--model"):
@@ -118,8 +118,8 @@ def _template_of(model: str) -> tuple[ChatTemplate | None, str | None]:
 def _print(console: Console, inspection: Inspection, model: str, left_out: str | None, quarantine: Path | None) -> None:
     from rich.text import Text
 
-    from prefine.data.dataset import remarks
-    from prefine.data.rows import printable
+    from prefine.data.reading.rows import printable
+    from prefine.data.records.stream import remarks
 
     def say(line: str, style: str = "") -> None:
         console.print(Text(printable(line), style=style), soft_wrap=True)
@@ -186,7 +186,7 @@ def _rows_table(inspection: Inspection) -> Table:
 def _quarantine_table(inspection: Inspection) -> Table:
     from rich.text import Text
 
-    from prefine.data.rows import printable
+    from prefine.data.reading.rows import printable
 
     table = _table()
     table.add_column("quarantined because", overflow="fold")
@@ -248,7 +248,7 @@ def _marked(example: list[MarkedText]) -> Text:
     """The example with what is supervised between marks and in green, cut where it is very long."""
     from rich.text import Text
 
-    from prefine.data.rows import printable
+    from prefine.data.reading.rows import printable
 
     shown = Text()
     for piece in example:

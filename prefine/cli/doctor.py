@@ -12,10 +12,10 @@ from prefine.terminal import echo, visible
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from prefine.models.device import DeviceReport
-    from prefine.models.diagnosis import Diagnosis
+    from prefine.doctor import Diagnosis
+    from prefine.models.loading.device import DeviceReport
 
-# As `prefine.models.device.cpu_instructions` names them, and as their maker does.
+# As `prefine.models.loading.device.cpu_instructions` names them, and as their maker does.
 _FASTER_ON_X86 = {"AVX512": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
 
 
@@ -27,7 +27,7 @@ def doctor(
     import dataclasses
     import json
 
-    from prefine.models.diagnosis import diagnose
+    from prefine.doctor import diagnose
 
     diagnosis = diagnose(device)
     if as_json:

@@ -64,9 +64,9 @@ def generate(
     from prefine.cli.progress import counting
     from prefine.cli.row_output import row_output, write_rows
     from prefine.errors import about
-    from prefine.evaluation.generation import GeneratedRows
-    from prefine.evaluation.row_settings import recorded_dtype, settings_of_answers, source_settings
-    from prefine.models.sampling import Sampling
+    from prefine.generation.answer_rows import GeneratedRows
+    from prefine.generation.row_settings import recorded_dtype, settings_of_answers, source_settings
+    from prefine.generation.sampling import Sampling
     from prefine.row_rules import RowRules, columns_named
 
     with sampling_options("generate"):

@@ -19,7 +19,7 @@ def ppo(
 ) -> None:
     """Optimise a model against a reward: PPO, RLOO or GRPO."""
     from prefine import api
-    from prefine.recipe_loading import load_recipe
-    from prefine.recipe_ppo import PpoRecipe
+    from prefine.recipe.loading import load_recipe
+    from prefine.recipe.rl import PpoRecipe
 
     api.ppo(load_recipe(recipe, overrides, PpoRecipe), resume=resume, display=True, force=force)

@@ -10,7 +10,7 @@ from prefine.terminal import echo
 
 
 def _names(incomplete: str) -> list[str]:
-    from prefine.recipe_shipped import shipped_recipes
+    from prefine.recipe.shipped import shipped_recipes
 
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
 
@@ -22,8 +22,8 @@ def recipe(
     ] = None,
 ) -> None:
     """Print one of the recipes that come with prefine, with every field explained; without a NAME list them."""
-    from prefine.recipe_shipped import shipped_recipes, stage_of
-    from prefine.recipe_text import STAGES, commented_recipe
+    from prefine.recipe.shipped import shipped_recipes, stage_of
+    from prefine.recipe.text import STAGES, commented_recipe
 
     if name is not None:
         echo(commented_recipe(name).removesuffix("\n"))

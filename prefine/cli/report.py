@@ -14,6 +14,6 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as in runs/dpo.")],
 ) -> None:
     """Write a run's report.html again from its files, also while it is still running."""
-    from prefine.evaluation.report import write_report
+    from prefine.report.page import write_report
 
     echo(write_report(run))

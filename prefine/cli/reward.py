@@ -24,8 +24,8 @@ RewardName = Annotated[
 def train(recipe: RecipePath, overrides: Overrides, resume: Resume = False) -> None:
     """Train a reward model on preferences, or on votes, and report whether it is fit for PPO."""
     from prefine import api
-    from prefine.recipe import RewardRecipe
-    from prefine.recipe_loading import load_recipe
+    from prefine.recipe.loading import load_recipe
+    from prefine.recipe.sections import RewardRecipe
 
     api.reward(load_recipe(recipe, overrides, RewardRecipe), resume=resume, display=True)
 
@@ -88,8 +88,8 @@ def check(
 def _print(console: Console, readiness: Readiness) -> None:
     from rich.text import Text
 
-    from prefine.data.rows import printable
-    from prefine.evaluation.wording import percent, percent_range
+    from prefine.data.reading.rows import printable
+    from prefine.formatting import percent, percent_range
 
     styles = {"go": "green", "caution": "yellow", "no-go": "red"}
     console.print(
@@ -142,7 +142,7 @@ def merge(
     ] = "float32",
 ) -> None:
     """Write a reward run as one model that AutoModelForSequenceClassification loads, and prove that it scores alike."""
-    from prefine.models.merge import merge_reward
+    from prefine.export.reward_model import merge_reward
 
     apart = merge_reward(model, out, dtype)
     echo(f"{out}: scores differ from those of {model} by at most {apart:.2g} standard deviations")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from prefine.terminal import visible_json
 
 if TYPE_CHECKING:
-    from prefine.data.quarantine import Quarantine
-    from prefine.evaluation.row_blocks import BlockRows
-    from prefine.evaluation.row_file import RowFile
+    from prefine.data.reading.quarantine import Quarantine
+    from prefine.data.row_blocks import BlockRows
+    from prefine.runs.row_file import RowFile
 
 # What a readiness.json holds.
 _JUDGED = {"verdict", "findings", "accuracy"}
@@ -36,10 +36,10 @@ def row_output(
         CheckpointError: one of them cannot be written.
         DataError: a source cannot be found.
     """
-    from prefine.atomic import require_writable
-    from prefine.data.quarantine import Quarantine
+    from prefine.data.reading.quarantine import Quarantine
     from prefine.errors import RecipeError
-    from prefine.evaluation.row_file import RowFile
+    from prefine.runs.atomic import require_writable
+    from prefine.runs.row_file import RowFile
 
     if out is not None and not out.name:
         raise RecipeError(f"--out is {str(out)!r}, which names no file", "Name a file.")
@@ -63,8 +63,8 @@ def require_quarantine(quarantine: Path | None, sources: Sequence[str], out: Pat
         CheckpointError: it cannot be written.
         DataError: a source cannot be found.
     """
-    from prefine.atomic import require_writable
     from prefine.errors import RecipeError
+    from prefine.runs.atomic import require_writable
 
     if out is not None and quarantine is not None and out.resolve() == quarantine.resolve():
         raise RecipeError(f"--out and --quarantine are both {out}", "Name two files.")
@@ -87,11 +87,11 @@ def require_report_folder(folder: Path, sources: Sequence[str], run: Path | None
         CheckpointError: the files cannot be written.
         DataError: a source cannot be found.
     """
-    from prefine.atomic import require_writable
     from prefine.errors import RecipeError
     from prefine.evaluation.readiness.page import JSON_NAME, PAGE_NAME
     from prefine.json_reading import JsonError, read_json_object
-    from prefine.ownership import is_own_page
+    from prefine.runs.atomic import require_writable
+    from prefine.runs.ownership import is_own_page
 
     held, page = folder / JSON_NAME, folder / PAGE_NAME
     _require_apart([("--out", held), ("--out", page)], sources)
@@ -123,7 +123,7 @@ def write_rows(
         PrefineError: what reading or computing raises; with rows done, the remedy says where they are.
     """
     from prefine.errors import PrefineError
-    from prefine.evaluation.wording import plural
+    from prefine.formatting import plural
 
     if out is None:
         for done, row in enumerate((row for block in blocks for row in block), start=1):
@@ -148,7 +148,7 @@ def write_rows(
 def _require_apart(written: Sequence[tuple[str, Path]], sources: Sequence[str]) -> None:
     """Refuse to write over what is read; `written` has options with their files."""
     from prefine.data.prepare import source_names
-    from prefine.data.reading import locate
+    from prefine.data.reading.sources import locate
     from prefine.errors import RecipeError
 
     for part in (part for name in source_names(list(sources)) for part in locate(name)):
@@ -163,7 +163,7 @@ def _require_quarantine_file(path: Path) -> None:
     """Refuse a file of another kind: it would be lost."""
     from prefine.errors import RecipeError
     from prefine.json_reading import JsonError, parse_json
-    from prefine.ownership import QUARANTINE_KEYS
+    from prefine.runs.ownership import QUARANTINE_KEYS
 
     if not path.exists():
         return

@@ -47,8 +47,8 @@ def score(
     from prefine.cli.progress import counting
     from prefine.cli.row_output import row_output, write_rows
     from prefine.errors import about
-    from prefine.evaluation.row_settings import recorded_dtype, settings_of_scores, source_settings
-    from prefine.evaluation.scores import ScoredRows
+    from prefine.evaluation.score_rows import ScoredRows
+    from prefine.generation.row_settings import recorded_dtype, settings_of_scores, source_settings
     from prefine.row_rules import RowRules, columns_named
 
     text, rules = text_form(delimiter, encoding), RowRules(columns_named(column or ()))

@@ -8,7 +8,7 @@ from prefine.cli.options import Overrides, RecipePath, Resume
 def sft(recipe: RecipePath, overrides: Overrides, resume: Resume = False) -> None:
     """Fine-tune a model on demonstrations, or on the chosen answers of preferences."""
     from prefine import api
-    from prefine.recipe import SftRecipe
-    from prefine.recipe_loading import load_recipe
+    from prefine.recipe.loading import load_recipe
+    from prefine.recipe.sections import SftRecipe
 
     api.sft(load_recipe(recipe, overrides, SftRecipe), resume=resume, display=True)

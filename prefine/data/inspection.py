@@ -7,16 +7,16 @@ from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prefine.data.dataset import read_records
-from prefine.data.fitting import fit, whole_row
-from prefine.data.kinds import KINDS
 from prefine.data.lengths import MOST_LOOKED_AT, EvenSample, Lengths, lengths_of
-from prefine.data.marking import MarkedText, marked_texts
 from prefine.data.prepare import source_names
-from prefine.data.quarantine import Quarantine
-from prefine.data.rows import Problem
-from prefine.data.store import FitCounts
-from prefine.data.template import ChatTemplate
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.rows import Problem
+from prefine.data.records.kinds import KINDS
+from prefine.data.records.stream import read_records
+from prefine.data.tokens.decoded import MarkedText, marked_texts
+from prefine.data.tokens.fitting import fit, whole_row
+from prefine.data.tokens.store import FitCounts
+from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import TemplateError
 from prefine.records import Preference, Record, Vote
 from prefine.row_rules import AS_WRITTEN, RowRules

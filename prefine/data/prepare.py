@@ -16,19 +16,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from prefine.atomic import sha256_of_file, sweep_temporaries, write_json
-from prefine.data.column_names import ColumnNames
-from prefine.data.dataset import RecordStream, read_records
-from prefine.data.fitting import fit
-from prefine.data.quarantine import Quarantine, refusal_of
-from prefine.data.reading import locate
-from prefine.data.selection import Place, group_of, is_heldout, sample_of
-from prefine.data.store import FitCounts, StoreWriter, TokenStore
-from prefine.data.template import ChatTemplate
+from prefine.data.reading.quarantine import Quarantine, refusal_of
+from prefine.data.reading.sources import locate
+from prefine.data.records.column_names import ColumnNames
+from prefine.data.records.selection import Place, group_of, is_heldout, sample_of
+from prefine.data.records.stream import RecordStream, read_records
+from prefine.data.tokens.fitting import fit
+from prefine.data.tokens.store import FitCounts, StoreWriter, TokenStore
+from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import CheckpointError, DataError, TemplateError
 from prefine.json_reading import JsonError, read_json_object
-from prefine.recipe import DataSection, Sources
+from prefine.recipe.sections import DataSection, Sources
 from prefine.records import Demonstration, Preference
+from prefine.runs.atomic import sha256_of_file, sweep_temporaries, write_json
 
 R = TypeVar("R", Preference, Demonstration)
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from prefine.data.batch import PackedBatch
-from prefine.models.forward import PackedModel
-from prefine.models.logprobs import Head, logprobs_and_entropy, selected_logprobs
+from prefine.data.tokens.trees import PackedBatch
+from prefine.models.forward.logprobs import Head, logprobs_and_entropy, selected_logprobs
+from prefine.models.forward.packed import PackedModel
 from prefine.models.shared_base import using_adapter
 
 

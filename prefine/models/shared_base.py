@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefine.data.batch import PackedBatch
+from prefine.data.tokens.trees import PackedBatch
 from prefine.errors import ModelError
-from prefine.models import fused
-from prefine.models.adapter_settings import read_settings
-from prefine.models.forward import PackedModel, PackedScorer, embedding_rows, evaluating
-from prefine.models.heads import IN_ADAPTER
-from prefine.models.load import LoadedModel, load_tokenizer
-from prefine.models.location import ADAPTER_WEIGHTS, Location, one_line
-from prefine.models.reward import PackedReward, read_scale
-from prefine.models.scoring import Scale
-from prefine.recipe import ModelSection
+from prefine.models.forward import fused
+from prefine.models.forward.packed import PackedModel, PackedScorer, embedding_rows, evaluating
+from prefine.models.loading.adapter_settings import read_settings
+from prefine.models.loading.heads import IN_ADAPTER
+from prefine.models.loading.load import LoadedModel, load_tokenizer
+from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, one_line
+from prefine.models.scoring.packed_scorer import PackedReward, read_scale
+from prefine.models.scoring.scorer import Scale
+from prefine.recipe.sections import ModelSection
 
 # peft's name for the adapter that a model was loaded or made with: the policy.
 POLICY = "default"

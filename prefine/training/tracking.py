@@ -16,9 +16,9 @@ from typing import Any
 
 from prefine.errors import MissingDependencyError, RecipeError
 from prefine.json_reading import read_json_object
-from prefine.ownership import TRACKERS_NAME
-from prefine.recipe import StageRecipe
-from prefine.rundir import RunDirectory, read_metrics
+from prefine.recipe.sections import StageRecipe
+from prefine.runs.directory import RunDirectory, read_metrics
+from prefine.runs.ownership import TRACKERS_NAME
 from prefine.training.display import Display
 
 _OFFLINE = {"wandb": "Run wandb login, or set WANDB_MODE=offline, which needs no account"}

@@ -8,8 +8,8 @@ import pytest
 
 from prefine.cli.app import main
 from prefine.errors import RecipeError
-from prefine.recipe import SftRecipe
-from prefine.recipe_loading import load_recipe
+from prefine.recipe.loading import load_recipe
+from prefine.recipe.sections import SftRecipe
 
 LONG, DIGITS = "x" * 300, "9" * 23
 NUMBERS = {

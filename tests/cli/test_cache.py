@@ -9,8 +9,8 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from prefine.cache import cache_entry
 from prefine.cli.app import app
+from prefine.runs.cache import cache_entry
 
 
 def said(*arguments: str) -> str:

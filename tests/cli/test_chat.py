@@ -19,11 +19,11 @@ from prompt_toolkit.output import DummyOutput
 from prefine.cli.app import main
 from prefine.cli.chat_input import Ask, InterruptedPrompt, prompt
 from prefine.cli.chat_session import COMMANDS, Chat
-from prefine.data.dataset import read_records
-from prefine.data.quarantine import Quarantine
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.stream import read_records
 from prefine.errors import DataError
-from prefine.evaluation.conversation import Talk
-from prefine.models.sampling import Sampling
+from prefine.generation.chat import Talk
+from prefine.generation.sampling import Sampling
 from prefine.records import Demonstration, Message
 
 
@@ -395,9 +395,9 @@ def parrots(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         parrot.sampling = replace(sampling)
         return parrot
 
-    monkeypatch.setattr("prefine.models.load.load_model", lambda section, *_, **__: section.name)
+    monkeypatch.setattr("prefine.models.loading.load.load_model", lambda section, *_, **__: section.name)
     monkeypatch.setattr("prefine.named_model.locate_model", lambda name: None)
-    monkeypatch.setattr("prefine.evaluation.conversation.Talk", made)
+    monkeypatch.setattr("prefine.generation.chat.Talk", made)
     return given
 
 

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerFast
 
 from prefine.cli import data as data_module
 from prefine.cli.app import main
-from prefine.data.kinds import KINDS
-from prefine.data.marking import MarkedText
-from prefine.data.template_source import PLAIN_TEMPLATE
-from prefine.models import embedded
-from prefine.recipe import DataSection, ModelSection
+from prefine.data.records.kinds import KINDS
+from prefine.data.tokens.decoded import MarkedText
+from prefine.data.tokens.template_source import PLAIN_TEMPLATE
+from prefine.models.loading import embedded
+from prefine.recipe.sections import DataSection, ModelSection
 
 Check = Callable[..., tuple[int, str, str]]
 

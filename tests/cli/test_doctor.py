@@ -9,11 +9,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from prefine import doctor as diagnosis_module
 from prefine.cli import doctor as doctor_module
 from prefine.cli.app import app
-from prefine.models import diagnosis as diagnosis_module
-from prefine.models.device import choose_dtype
-from prefine.models.diagnosis import Diagnosis, OptionalPart
+from prefine.doctor import Diagnosis, OptionalPart
+from prefine.models.loading.device import choose_dtype
 
 SICK = Diagnosis(
     versions={"python": "3.11.7", "transformers": None},

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from prefine.cli.app import main
-from prefine.data.quarantine import Quarantine
-from prefine.evaluation.generation import GeneratedRows
-from prefine.models import load
-from prefine.models.sampling import Sampling
-from prefine.models.slot_writer import SlotWriter
-from prefine.models.writer import Writing
-from prefine.recipe import ModelSection
+from prefine.data.reading.quarantine import Quarantine
+from prefine.generation.answer_rows import GeneratedRows
+from prefine.generation.sampling import Sampling
+from prefine.generation.slot_writer import SlotWriter
+from prefine.generation.writer import Writing
+from prefine.models.loading import load
+from prefine.recipe.sections import ModelSection
 from tests.training import tiny
 
 Generate = Callable[..., tuple[int, list[dict[str, Any]], str]]

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import pytest
 
-from prefine.cache import cache_entry
 from prefine.cli.app import main
 from prefine.cli.output import say_error
+from prefine.runs.cache import cache_entry
 
 WORDS = "Größe “ж” 😀"
 

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from prefine.cli.app import main
-from prefine.evaluation import generation, row_settings, scores
-from prefine.evaluation.row_file import RowFile
-from prefine.models import load, reward
-from prefine.models.load import LoadedModel
-from prefine.models.writer import Generated, Request
-from prefine.recipe import ModelSection
+from prefine.evaluation import score_rows as scores
+from prefine.generation import answer_rows as generation
+from prefine.generation import row_settings
+from prefine.generation.writer import Generated, Request
+from prefine.models.loading import load
+from prefine.models.loading.load import LoadedModel
+from prefine.models.scoring import packed_scorer as reward
+from prefine.recipe.sections import ModelSection
+from prefine.runs.row_file import RowFile
 from tests.evaluation.readiness.test_measures import Fake, words
 from tests.training import tiny
 

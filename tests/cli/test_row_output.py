@@ -14,9 +14,12 @@ import torch
 
 from prefine.cli.app import main
 from prefine.errors import RecipeError
-from prefine.evaluation import generation, row_settings, scores
-from prefine.evaluation.row_file import RowFile
-from prefine.models import load, reward
+from prefine.evaluation import score_rows as scores
+from prefine.generation import answer_rows as generation
+from prefine.generation import row_settings
+from prefine.models.loading import load
+from prefine.models.scoring import packed_scorer as reward
+from prefine.runs.row_file import RowFile
 from tests.evaluation.readiness.test_measures import Fake, words
 from tests.training import tiny
 

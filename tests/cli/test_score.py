@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from prefine.cli.app import main
-from prefine.models import load, reward
+from prefine.models.loading import load
+from prefine.models.scoring import packed_scorer as reward
 from tests.training import tiny
 
 Score = Callable[..., tuple[int, str, str]]

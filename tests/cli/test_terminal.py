@@ -116,9 +116,9 @@ def test_a_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         def answer(self, said: str) -> Generator[str, None, None]:
             yield from ("[red]", HOSTILE[:1], HOSTILE[1:], "[/red]")
 
-    monkeypatch.setattr("prefine.models.load.load_model", lambda *_, **__: None)
+    monkeypatch.setattr("prefine.models.loading.load.load_model", lambda *_, **__: None)
     monkeypatch.setattr("prefine.named_model.locate_model", lambda name: None)
-    monkeypatch.setattr("prefine.evaluation.conversation.Talk", Parrot)
+    monkeypatch.setattr("prefine.generation.chat.Talk", Parrot)
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/exit\n"))
     with pytest.raises(SystemExit):
         main(["chat", f"[bold]{HOSTILE}"])

@@ -10,7 +10,7 @@ import pytest
 from prefine.cli.app import main
 from prefine.cli.options import text_form
 from prefine.errors import RecipeError
-from prefine.evaluation.row_settings import source_settings
+from prefine.generation.row_settings import source_settings
 from prefine.row_rules import AS_WRITTEN
 from prefine.text_form import AS_FOUND, TextForm
 

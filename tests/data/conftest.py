@@ -217,7 +217,7 @@ def _tokenizer(style: Style, kind: str, **options: Any) -> Any:
     if style.template:
         made.chat_template = style.template
     else:
-        from prefine.data.template_source import PLAIN_TEMPLATE
+        from prefine.data.tokens.template_source import PLAIN_TEMPLATE
 
         made.chat_template = PLAIN_TEMPLATE
     return made

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefine.data import arrow_rows
-from prefine.data.dataset import RecordStream, read_records
-from prefine.data.quarantine import Quarantine
-from prefine.data.reading import read_rows
-from prefine.data.rows import MAX_ROW_BYTES, MAX_TEXT_CHARACTERS
+from prefine.data.reading import arrow_rows
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.rows import MAX_ROW_BYTES, MAX_TEXT_CHARACTERS
+from prefine.data.reading.sources import read_rows
+from prefine.data.records.stream import RecordStream, read_records
 from prefine.errors import DataError
 from prefine.records import Demonstration, Preference
 
@@ -33,7 +33,11 @@ def peak_mib(code: str) -> int:
     """Peak memory of a process of its own that runs `code`, less that of one that only imports."""
     told = [
         subprocess.run(
-            [sys.executable, "-c", f"import resource\nfrom prefine.data.reading import read_rows\n{body}\n{PEAK_MIB}"],
+            [
+                sys.executable,
+                "-c",
+                f"import resource\nfrom prefine.data.reading.sources import read_rows\n{body}\n{PEAK_MIB}",
+            ],
             check=True,
             capture_output=True,
             text=True,

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from prefine.data.convert import records_of
-from prefine.data.dataset import read_records
-from prefine.data.layouts.table import SHAPES
-from prefine.data.quarantine import Quarantine
-from prefine.data.rows import RowError
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.rows import RowError
+from prefine.data.records.convert import records_of
+from prefine.data.records.layouts.table import SHAPES
+from prefine.data.records.stream import read_records
 from prefine.errors import DataError
 from prefine.records import Demonstration, Preference, Prompt, Vote
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from prefine.data.convert import records_of
-from prefine.data.layouts.table import SHAPES, shape_of
-from prefine.data.layouts.trees import FLAT, read_flat
+from prefine.data.records.convert import records_of
+from prefine.data.records.layouts.table import SHAPES, shape_of
+from prefine.data.records.layouts.trees import FLAT, read_flat
 from prefine.records import Completion, Demonstration, Preference, Prompt, Vote
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")

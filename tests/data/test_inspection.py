@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefine.data.batch import TokenTree
-from prefine.data.fitting import fit, whole_row
 from prefine.data.inspection import Inspection, NotingQuarantine, inspect_sources
 from prefine.data.lengths import EvenSample, Lengths, lengths_of
-from prefine.data.store import FitCounts
-from prefine.data.template import ChatTemplate
+from prefine.data.tokens.fitting import fit, whole_row
+from prefine.data.tokens.store import FitCounts
+from prefine.data.tokens.template import ChatTemplate
+from prefine.data.tokens.trees import TokenTree
 from prefine.errors import DataError
 from prefine.records import Demonstration, Message, Preference, Prompt, Vote
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from prefine.data.marking import marked_example, marked_texts
-from prefine.data.template import ChatTemplate
+from prefine.data.tokens.decoded import marked_example, marked_texts
+from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import RefusedRowError, TemplateError
 from prefine.records import Conversation, Demonstration, Message, Preference
 from tests.data.model_templates import LLAMA31, MISTRAL, QWEN3, R1
@@ -340,9 +340,9 @@ def test_a_prefilled_empty_thought_is_not_learned_twice(make_tokenizer: MakeToke
 
 def test_the_embedded_models_template(embedded_model: Any) -> None:
     """SmolLM2's own: no tools and no reasoning, every turn learned, and unsupervised ones are not."""
-    from prefine.models.load import load_tokenizer
-    from prefine.models.location import locate_model
-    from prefine.recipe import named_model
+    from prefine.models.loading.load import load_tokenizer
+    from prefine.models.loading.location import locate_model
+    from prefine.recipe.sections import named_model
 
     name = "embedded:smollm2-135m"
     template = load_tokenizer(locate_model(name), named_model(name))

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from prefine.data.prepare import Preparation, Prepared, source_names
-from prefine.data.quarantine import Quarantine
-from prefine.data.selection import group_of, prompt_group
-from prefine.data.store import TokenStore
-from prefine.data.template import ChatTemplate
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.selection import group_of, prompt_group
+from prefine.data.tokens.store import TokenStore
+from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import CheckpointError, DataError
-from prefine.recipe import DataSection
+from prefine.recipe.sections import DataSection
 from prefine.records import Demonstration, Preference
 
 Prepare = Callable[..., Prepared]
@@ -418,10 +418,10 @@ def test_a_preparation_that_was_killed_begins_again(prepare: Prepare, tmp_path: 
     code = """
 import sys
 from pathlib import Path
-from prefine.data.batch import TokenTree
+from prefine.data.tokens.trees import TokenTree
 from prefine.data.prepare import Preparation
-from prefine.data.quarantine import Quarantine
-from prefine.recipe import DataSection
+from prefine.data.reading.quarantine import Quarantine
+from prefine.recipe.sections import DataSection
 from prefine.records import Preference
 
 class Template:

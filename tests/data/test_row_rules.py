@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from prefine.data.prepare import Preparation, Prepared, require_sources
-from prefine.data.quarantine import Quarantine
-from prefine.data.template import ChatTemplate
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import CheckpointError, DataError, RecipeError
-from prefine.evaluation.row_settings import source_settings
-from prefine.recipe import DataSection, DpoRecipe
-from prefine.recipe_loading import load_recipe
+from prefine.generation.row_settings import source_settings
+from prefine.recipe.loading import load_recipe
+from prefine.recipe.sections import DataSection, DpoRecipe
 from prefine.records import Preference
 from prefine.row_rules import AS_WRITTEN, RowRules, columns_named
 from prefine.text_form import AS_FOUND

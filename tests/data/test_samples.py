@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import prefine
-from prefine.data.dataset import read_records
 from prefine.data.inspection import NotingQuarantine, inspect_sources
 from prefine.data.prepare import source_names
-from prefine.data.quarantine import Quarantine
-from prefine.data.selection import group_of
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.selection import group_of
+from prefine.data.records.stream import read_records
 from prefine.records import Demonstration, Preference, Prompt, Vote
 
 FOLDER = Path(prefine.__file__).parent / "samples" / "support_desk"

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefine.data.dataset import RecordStream, read_records, remarks
-from prefine.data.kinds import kind_of_sources
 from prefine.data.prepare import Preparation, Prepared
-from prefine.data.quarantine import Quarantine
-from prefine.data.reading import locate, read_rows
-from prefine.data.template import ChatTemplate
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.sources import locate, read_rows
+from prefine.data.records.kinds import kind_of_sources
+from prefine.data.records.stream import RecordStream, read_records, remarks
+from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import CheckpointError, DataError, RecipeError
-from prefine.recipe import DataSection, DpoRecipe
-from prefine.recipe_loading import load_recipe
+from prefine.recipe.loading import load_recipe
+from prefine.recipe.sections import DataSection, DpoRecipe
 from prefine.records import Demonstration, Preference, Prompt, Vote
 from prefine.text_form import TextForm, delimiter_named, encoding_named
 

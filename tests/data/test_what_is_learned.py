@@ -15,9 +15,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prefine.data.dataset import read_records
-from prefine.data.quarantine import Quarantine
-from prefine.data.template import ChatTemplate
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.stream import read_records
+from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import DataError
 from prefine.records import Demonstration, Preference, Prompt, Vote
 

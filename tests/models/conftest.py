@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prefine.models import attention
+from prefine.models.forward import attention
 
 
 def varlen_by_hand(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from prefine.models.actor_critic import ActorCritic
-from prefine.models.forward import PackedModel, standard_attention, unpack
-from prefine.models.probe import settle_path
+from prefine.models.forward.packed import PackedModel, standard_attention, unpack
+from prefine.models.forward.path_probe import settle_path
 from prefine.models.shared_base import add_copy
 from tests.models import tiny
 from tests.models.tiny import BATCH

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prefine.errors import ModelError, PrefineError, TemplateError
-from prefine.models import embedded, module_names
-from prefine.models.load import load_model, save_model
-from prefine.models.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ORIGIN, base_hash, locate_model
-from prefine.models.weights import weight_files
-from prefine.recipe import LoraSection, ModelSection
+from prefine.models.loading import embedded, module_names
+from prefine.models.loading.load import load_model, save_model
+from prefine.models.loading.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ORIGIN, base_hash, locate_model
+from prefine.models.loading.weights import weight_files
+from prefine.recipe.sections import LoraSection, ModelSection
 from tests.models import tiny
 
 LORA = LoraSection(r=2)

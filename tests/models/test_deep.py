@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from prefine.data.batch import collate
+from prefine.data.tokens.trees import collate
 from prefine.models.actor_critic import ActorCritic
-from prefine.models.forward import evaluating
-from prefine.models.fused import unchanging_weights
-from prefine.models.load import load_model
-from prefine.recipe import LoraSection, ModelSection
+from prefine.models.forward.fused import unchanging_weights
+from prefine.models.forward.packed import evaluating
+from prefine.models.loading.load import load_model
+from prefine.recipe.sections import LoraSection, ModelSection
 from tests.models import tiny
 from tests.models.tiny import DEEP_LAYERS, DEEP_VOCABULARY, alone
 

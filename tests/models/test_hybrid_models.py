@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from prefine.models import fused
-from prefine.models.forward import PackedModel
-from prefine.models.probe import settle_path
+from prefine.models.forward import fused
+from prefine.models.forward.packed import PackedModel
+from prefine.models.forward.path_probe import settle_path
 from tests.models import tiny
 
 _LAYERS = {"layer_types": ["linear_attention", "full_attention"]}

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prefine.data.batch import collate, microbatches
-from prefine.models.cross_encoder import padded_runs
+from prefine.data.tokens.trees import collate, microbatches
+from prefine.models.scoring.cross_encoder import padded_runs
 from tests.models.tiny import packed, tree
 
 

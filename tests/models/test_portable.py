@@ -14,14 +14,14 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from prefine.data.reading import locate
+from prefine.data.reading.sources import locate
 from prefine.errors import DataError, ModelError
-from prefine.models import location
-from prefine.models.card import Card, Story
-from prefine.models.load import LoadedModel, load_model, save_model
-from prefine.models.location import ADAPTER_CONFIG, ORIGIN, locate_model, portable_path
+from prefine.models.loading import location
+from prefine.models.loading.card import Card, Story
+from prefine.models.loading.load import LoadedModel, load_model, save_model
+from prefine.models.loading.location import ADAPTER_CONFIG, ORIGIN, locate_model, portable_path
 from prefine.nearby import similar_path
-from prefine.recipe import LoraSection, ModelSection
+from prefine.recipe.sections import LoraSection, ModelSection
 from tests.models import tiny
 
 LORA = LoraSection(r=2)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from prefine.data.batch import PackedBatch
-from prefine.models import attention
-from prefine.models.forward import PackedModel, PackedScorer
-from prefine.models.probe import _apart, probe, probe_batch, settle_path, take_padded_path
+from prefine.data.tokens.trees import PackedBatch
+from prefine.models.forward import attention
+from prefine.models.forward.packed import PackedModel, PackedScorer
+from prefine.models.forward.path_probe import _apart, probe, probe_batch, settle_path, take_padded_path
 from tests.models import tiny
 
 VOCABULARY = 49_152

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from prefine.data.batch import collate
+from prefine.data.tokens.trees import collate
 from prefine.errors import MissingDependencyError
-from prefine.models.load import LoadedModel, load_model, save_model
-from prefine.recipe import LoraSection, ModelSection
+from prefine.models.loading.load import LoadedModel, load_model, save_model
+from prefine.recipe.sections import LoraSection, ModelSection
 from tests.models import tiny
 from tests.models.tiny import alone, assert_same_gradients, tree
 

@@ -25,16 +25,16 @@ from transformers import (
 )
 
 from prefine.errors import ModelError, TemplateError
-from prefine.evaluation.row_settings import settings_of_scores
-from prefine.models.cross_encoder import CrossEncoder
-from prefine.models.heads import IN_ADAPTER
-from prefine.models.load import load_model, save_model
-from prefine.models.location import ADAPTER_WEIGHTS
-from prefine.models.reward import PackedReward, load_reward, read_scale
-from prefine.models.scoring import SCALE_FILE, Question, Scale, Score
-from prefine.recipe import LoraSection
+from prefine.generation.row_settings import settings_of_scores
+from prefine.models.loading.heads import IN_ADAPTER
+from prefine.models.loading.load import load_model, save_model
+from prefine.models.loading.location import ADAPTER_WEIGHTS
+from prefine.models.scoring.cross_encoder import CrossEncoder
+from prefine.models.scoring.packed_scorer import PackedReward, load_reward, read_scale
+from prefine.models.scoring.scorer import SCALE_FILE, Question, Scale, Score
+from prefine.recipe.sections import LoraSection
 from tests.models import tiny
-from tests.models.test_reward import LORA, QUESTIONS, UNIT_SCALE, flat, heads_of, refused, section, talk
+from tests.models.scoring.test_packed_scorer import LORA, QUESTIONS, UNIT_SCALE, flat, heads_of, refused, section, talk
 from tests.training import tiny as training_tiny
 
 # --- Other people's classifiers --------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from prefine.data.batch import PackedBatch, TokenTree, collate
-from prefine.models import attention
-from prefine.models.forward import PackedScorer, standard_attention, unpack
-from prefine.models.probe import probe, settle_path, take_padded_path
+from prefine.data.tokens.trees import PackedBatch, TokenTree, collate
+from prefine.models.forward import attention
+from prefine.models.forward.packed import PackedScorer, standard_attention, unpack
+from prefine.models.forward.path_probe import probe, settle_path, take_padded_path
 from tests.models import tiny
 from tests.models.tiny import BATCH, assert_same_gradients, tree
 

@@ -13,15 +13,15 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from prefine.data.batch import TokenTree, collate
+from prefine.data.tokens.trees import TokenTree, collate
 from prefine.errors import ModelError
-from prefine.models.heads import IN_ADAPTER
-from prefine.models.load import LoadedModel, load_model, save_model
-from prefine.models.location import ADAPTER_WEIGHTS, ORIGIN, locate_model
-from prefine.models.reward import load_reward, read_scale
-from prefine.models.scoring import SCALE_FILE, Question, Scale
+from prefine.models.loading.heads import IN_ADAPTER
+from prefine.models.loading.load import LoadedModel, load_model, save_model
+from prefine.models.loading.location import ADAPTER_WEIGHTS, ORIGIN, locate_model
+from prefine.models.scoring.packed_scorer import load_reward, read_scale
+from prefine.models.scoring.scorer import SCALE_FILE, Question, Scale
 from prefine.models.shared_base import add_copy, has_adapter, join_reward, shares_base, using_adapter
-from prefine.recipe import LoraSection, ModelSection
+from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.records import Message
 from tests.models import tiny
 

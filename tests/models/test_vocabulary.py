@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from prefine.data.vocabulary import require_embedded
+from prefine.data.tokens.vocabulary import require_embedded
 from prefine.errors import ModelError
-from prefine.models.engine import writer_for
-from prefine.models.load import LoadedModel, load_model
-from prefine.models.reward import load_reward
-from prefine.models.sampling import Sampling
-from prefine.models.scoring import Question
-from prefine.models.writer import Request
-from prefine.recipe import LoraSection, ModelSection
+from prefine.generation.engine import writer_for
+from prefine.generation.sampling import Sampling
+from prefine.generation.writer import Request
+from prefine.models.loading.load import LoadedModel, load_model
+from prefine.models.scoring.packed_scorer import load_reward
+from prefine.models.scoring.scorer import Question
+from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.records import Message
 from tests.models import tiny
 from tests.training import tiny as training_tiny

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from prefine.data.batch import PackedBatch, TokenTree, collate
-from prefine.models import attention
-from prefine.models.forward import PackedModel, standard_attention, unpack
-from prefine.models.probe import settle_path
+from prefine.data.tokens.trees import PackedBatch, TokenTree, collate
+from prefine.models.forward import attention
+from prefine.models.forward.packed import PackedModel, standard_attention, unpack
+from prefine.models.forward.path_probe import settle_path
 
 VOCABULARY = 96
 WINDOW = 5  # shorter than every sequence that `BATCH` holds

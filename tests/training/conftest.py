@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from prefine.atomic import write_json, write_text
 from prefine.evaluation.readiness.assess import Readiness
-from prefine.recipe import StageRecipe
-from prefine.training import reward, session
+from prefine.recipe.sections import StageRecipe
+from prefine.runs.atomic import write_json, write_text
+from prefine.training.run import run_stage as session
+from prefine.training.stages import reward
 from tests.training import tiny
 
 

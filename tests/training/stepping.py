@@ -13,13 +13,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from prefine.data.batch import TokenTree
-from prefine.models.load import LoadedModel
-from prefine.recipe import StageRecipe
-from prefine.rundir import RunDirectory, read_metrics
+from prefine.data.tokens.trees import TokenTree
+from prefine.models.loading.load import LoadedModel
+from prefine.recipe.sections import StageRecipe
+from prefine.runs.directory import RunDirectory, read_metrics
 from prefine.training.display import Display
-from prefine.training.loop import new_loop
-from prefine.training.processes import Processes
+from prefine.training.loop.loop import new_loop
+from prefine.training.loop.processes import Processes
 from tests.training.tiny import stage_of
 
 

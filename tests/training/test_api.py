@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 
 import prefine
 from prefine.errors import CheckpointError, DataError, ModelError, PrefineError, RecipeError
-from prefine.recipe import StageRecipe
-from prefine.recipe_loading import load_recipe, resolved_yaml
+from prefine.recipe.loading import load_recipe, resolved_yaml
+from prefine.recipe.sections import StageRecipe
 from prefine.row_list import Rows
 from tests.training import tiny
 
@@ -273,7 +273,7 @@ def test_prompts_are_checked_before_a_model_is_loaded(trained: prefine.Run, monk
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is loaded for prompts that cannot be used")
 
-    monkeypatch.setattr("prefine.models.load.load_model", never)
+    monkeypatch.setattr("prefine.models.loading.load.load_model", never)
     with pytest.raises(DataError, match=r"^1 of 2 prompts cannot be used; prompts\[1\]: prompt"):
         prefine.generate(trained, ["a", " "])
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from prefine.errors import CheckpointError, DataError, PrefineError, Stopped
-from prefine.evaluation.report import write_report
-from prefine.models.load import load_model
-from prefine.recipe import ModelSection, StageRecipe
-from prefine.training.loop import Loop
+from prefine.models.loading.load import load_model
+from prefine.recipe.sections import ModelSection, StageRecipe
+from prefine.report.page import write_report
+from prefine.training.loop.loop import Loop
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]
@@ -45,7 +45,7 @@ def runs(model: Path, data: Path, no_cache_outside: None, tmp_path_factory: pyte
     """A finished and a stopped DPO run of one recipe."""
     folder = tmp_path_factory.mktemp("damaged")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("prefine.training.session.write_report", lambda run: run / "report.html")
+        patched.setattr("prefine.training.run.run_stage.write_report", lambda run: run / "report.html")
         tiny.train(tiny.recipe("dpo", folder / "finished", model, data, CHANGES))
         stopped(tiny.recipe("dpo", folder / "stopped", model, data, CHANGES))
     return {name: folder / name for name in ("finished", "stopped")}

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from prefine.data.prepare import Preparation
-from prefine.models.checkpoint import load_checkpoint, newest_valid
-from prefine.recipe import StageRecipe
-from prefine.training import dpo, samples, session
-from prefine.training.loop import Loop
-from prefine.training.run_log import RunLog
+from prefine.recipe.sections import StageRecipe
+from prefine.training.loop.checkpoint import load_checkpoint, newest_valid
+from prefine.training.loop.loop import Loop
+from prefine.training.loop.run_log import RunLog
+from prefine.training.run import report_samples as samples
+from prefine.training.run import run_stage as session
+from prefine.training.stages import dpo
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("warm", "real_report")

@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from prefine.recipe import StageRecipe
+from prefine.recipe.sections import StageRecipe
 from prefine.training.display import Display, peak_memory_gb
-from prefine.training.dpo import run_dpo
 from prefine.training.pace import Pace
-from prefine.training.sft import run_sft
+from prefine.training.stages.dpo import run_dpo
+from prefine.training.stages.sft import run_sft
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]

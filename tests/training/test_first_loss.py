@@ -11,9 +11,9 @@ import pytest
 from torch import Tensor
 
 from prefine.errors import TrainingError
-from prefine.recipe import StageRecipe
-from prefine.training import dpo
-from prefine.training.reference import reference_logprobs
+from prefine.recipe.sections import StageRecipe
+from prefine.training.stages import dpo
+from prefine.training.stages.reference import reference_logprobs
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]

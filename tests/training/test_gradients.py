@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from prefine.data.batch import TokenTree
-from prefine.models.load import LoadedModel, load_model
-from prefine.recipe import LoraSection, ModelSection, StageRecipe
+from prefine.data.tokens.trees import TokenTree
+from prefine.models.loading.load import LoadedModel, load_model
+from prefine.recipe.sections import LoraSection, ModelSection, StageRecipe
 from prefine.records import Demonstration, Preference
-from prefine.training.schedule import rows_of_step
+from prefine.training.loop.schedule import rows_of_step
 from tests.training import tiny
 from tests.training.stepping import Recorded, learning_weights, record
 

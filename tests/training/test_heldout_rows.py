@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from prefine.evaluation.charts import shift_points
-from prefine.evaluation.loss_findings import loss_change
-from prefine.evaluation.run_facts import read_run
-from prefine.recipe import StageRecipe
+from prefine.recipe.sections import StageRecipe
+from prefine.report.charts import shift_points
+from prefine.report.facts import read_run
+from prefine.report.loss_findings import loss_change
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from prefine.data.prepare import Preparation
-from prefine.recipe import StageRecipe
-from prefine.training import reference, session
-from prefine.training.loop import Loop
+from prefine.recipe.sections import StageRecipe
+from prefine.training.loop.loop import Loop
+from prefine.training.run import run_stage as session
+from prefine.training.stages import reference
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("warm")

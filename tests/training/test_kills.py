@@ -17,11 +17,15 @@ from typing import Any
 import pytest
 
 from prefine.data.prepare import Preparation
-from prefine.recipe import StageRecipe
-from prefine.training import heldout_answers, reference, samples, session, update
-from prefine.training.heldout_answers import HeldoutAnswers
-from prefine.training.optimiser_step import OptimiserStep
-from prefine.training.rollout_log import RolloutLog
+from prefine.recipe.sections import StageRecipe
+from prefine.training.loop.optimiser_step import OptimiserStep
+from prefine.training.rl import heldout as heldout_answers
+from prefine.training.rl import update
+from prefine.training.rl.heldout import HeldoutAnswers
+from prefine.training.rl.rollout_log import RolloutLog
+from prefine.training.run import report_samples as samples
+from prefine.training.run import run_stage as session
+from prefine.training.stages import reference
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("warm")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from prefine.evaluation.sample import write_answers
-from prefine.models.load import load_model
-from prefine.recipe import ModelSection, StageRecipe
+from prefine.generation.answers import write_answers
+from prefine.models.loading.load import load_model
+from prefine.recipe.sections import ModelSection, StageRecipe
 from prefine.records import Message
 from tests.training import tiny
 

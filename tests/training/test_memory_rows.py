@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from prefine.data import memory_rows
-from prefine.data.memory_rows import memory_source
+from prefine.data.reading import memory_rows
+from prefine.data.reading.memory_rows import memory_source
 from prefine.errors import CheckpointError, DataError, Stopped
-from prefine.recipe import StageRecipe
+from prefine.recipe.sections import StageRecipe
 from tests.training import tiny
 from tests.training.test_resume import stop_after
 

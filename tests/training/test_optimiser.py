@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prefine.data.batch import PackedBatch, TokenTree
-from prefine.recipe import DpoSection, SftRecipe, StageRecipe, TrainingSection
-from prefine.training.contract import Sums, Unit
-from prefine.training.optimiser_step import OptimiserStep, adamw
-from prefine.training.processes import Processes
+from prefine.data.tokens.trees import PackedBatch, TokenTree
+from prefine.recipe.sections import DpoSection, SftRecipe, StageRecipe, TrainingSection
+from prefine.training.loop.contract import Sums, Unit
+from prefine.training.loop.optimiser_step import OptimiserStep, adamw
+from prefine.training.loop.processes import Processes
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prefine.data.store import TokenStore
+from prefine.data.tokens.store import TokenStore
 from prefine.errors import DataError, PrefineError
-from prefine.recipe import StageRecipe
+from prefine.recipe.sections import StageRecipe
 from tests.training import tiny
-from tests.training.test_ppo import QUICK, Make, rows
+from tests.training.rl.test_stage import QUICK, Make, rows
 
 
 def test_preferences_are_read_as_their_prompts(make: Make, tmp_path: Path) -> None:

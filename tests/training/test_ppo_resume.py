@@ -16,8 +16,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from prefine.errors import CheckpointError, Stopped
-from prefine.recipe import StageRecipe
-from prefine.training.loop import Loop
+from prefine.recipe.sections import StageRecipe
+from prefine.training.loop.loop import Loop
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]
@@ -86,7 +86,7 @@ def test_a_last_update_that_was_cut_counts_its_rollouts_once(make: Make, monkeyp
     calls: list[int] = []
     real = tiny.letters
     monkeypatch.setattr(tiny, "letters", lambda rows: calls.append(len(rows)) or real(rows))
-    monkeypatch.setattr("prefine.training.heldout_answers.HeldoutAnswers.evaluate", lambda _: {"loss": 0.0})
+    monkeypatch.setattr("prefine.training.rl.heldout.HeldoutAnswers.evaluate", lambda _: {"loss": 0.0})
     cut = make("ppo", "cut", {**SHORT, "training.max_steps": 1, "data.heldout_fraction": 0})
     assert stopped_at_every_safe_point(cut, monkeypatch) == 3
     assert calls == [3]  # the first of 5 updates on 19 prompts

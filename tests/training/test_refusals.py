@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from prefine.errors import CheckpointError, DataError, PrefineError, Stopped
-from prefine.recipe import StageRecipe
-from prefine.rundir import RunDirectory
-from prefine.training import session
-from prefine.training.checkpointer import checkpoint_to_resume
-from prefine.training.loop import Loop
+from prefine.recipe.sections import StageRecipe
+from prefine.runs.directory import RunDirectory
+from prefine.training.loop.checkpointer import checkpoint_to_resume
+from prefine.training.loop.loop import Loop
+from prefine.training.run import run_stage as session
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from prefine.errors import Stopped
-from prefine.recipe import StageRecipe
-from prefine.training.loop import Loop
+from prefine.recipe.sections import StageRecipe
+from prefine.training.loop.loop import Loop
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from prefine.recipe import Action
-from tests.training.test_rollback import Make, events, figures, train
+from prefine.recipe.sections import Action
+from tests.training.loop.test_rollback import Make, events, figures, train
 
 
 def vowels(rows: list[dict[str, Any]]) -> list[float]:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from prefine.data.batch import TokenTree, collate
-from prefine.models.load import LoadedModel, load_model
-from prefine.recipe import LoraSection, ModelSection, RewardSection
+from prefine.data.tokens.trees import TokenTree, collate
+from prefine.models.loading.load import LoadedModel, load_model
+from prefine.recipe.sections import LoraSection, ModelSection, RewardSection
 from prefine.records import Preference
-from prefine.training.reward import Labels, row_losses
+from prefine.training.stages.reward import Labels, row_losses
 from tests.training import tiny
 from tests.training.stepping import learning_weights
 

@@ -10,15 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from prefine.data.batch import TokenTree
-from prefine.data.store import StoreWriter, TokenStore
-from prefine.data.template import ChatTemplate
+from prefine.data.tokens.store import StoreWriter, TokenStore
+from prefine.data.tokens.template import ChatTemplate
+from prefine.data.tokens.trees import TokenTree
 from prefine.errors import CheckpointError, TrainingError
-from prefine.models.load import LoadedModel
-from prefine.models.load import save_model as real_save_model
-from prefine.recipe import StageRecipe
-from prefine.training import session
-from prefine.training.checks import SelfCheck, check_first_loss, check_first_ratio, check_leaks, check_tokens, require
+from prefine.models.loading.load import LoadedModel
+from prefine.models.loading.load import save_model as real_save_model
+from prefine.recipe.sections import StageRecipe
+from prefine.training.run import run_stage as session
+from prefine.training.run.checks import (
+    SelfCheck,
+    check_first_loss,
+    check_first_ratio,
+    check_leaks,
+    check_tokens,
+    require,
+)
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]

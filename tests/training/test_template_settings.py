@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from prefine.errors import CheckpointError
-from prefine.models.load import load_tokenizer
-from prefine.models.location import locate_model
-from prefine.recipe import StageRecipe, named_model
+from prefine.models.loading.load import load_tokenizer
+from prefine.models.loading.location import locate_model
+from prefine.recipe.sections import StageRecipe, named_model
 from prefine.records import Message
 from tests.training import tiny
 

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from prefine.errors import RecipeError
-from prefine.recipe import StageRecipe
-from prefine.rundir import read_metrics
+from prefine.recipe.sections import StageRecipe
+from prefine.runs.directory import read_metrics
 from prefine.training import tracking
 from prefine.training.display import Display
 from prefine.training.tracking import Tracker, Trackers, flat, tracked_name

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import torch
 
-from prefine.data.batch import TokenTree
-from prefine.models.load import LoadedModel, load_model
-from prefine.recipe import LoraSection, ModelSection, StageRecipe
+from prefine.data.tokens.trees import TokenTree
+from prefine.models.loading.load import LoadedModel, load_model
+from prefine.recipe.sections import LoraSection, ModelSection, StageRecipe
 from prefine.records import Preference
 from tests.training import tiny
 from tests.training.stepping import learning_weights, record

@@ -21,16 +21,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefine.cli.app import main
-from prefine.recipe import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe, WritingRecipe
-from prefine.recipe_loading import resolved_yaml
-from prefine.recipe_ppo import PpoRecipe
-from prefine.rundir import RunDirectory, read_metrics
-from prefine.training.dpo import DpoStage
-from prefine.training.ppo import PpoStage
-from prefine.training.reward import reward_stage
-from prefine.training.session import run_stage
-from prefine.training.sft import SftStage
-from prefine.training.stage import Stage
+from prefine.recipe.loading import resolved_yaml
+from prefine.recipe.rl import PpoRecipe
+from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe, WritingRecipe
+from prefine.runs.directory import RunDirectory, read_metrics
+from prefine.training.rl.stage import PpoStage
+from prefine.training.run.run_stage import run_stage
+from prefine.training.run.stage import Stage
+from prefine.training.stages.dpo import DpoStage
+from prefine.training.stages.reward import reward_stage
+from prefine.training.stages.sft import SftStage
 
 CHATML = (
     "{% for message in messages %}"

@@ -22,10 +22,10 @@ from prefine.evaluation.readiness.probes import (
     variances,
 )
 from prefine.evaluation.readiness.verdict import Finding, Level, Measured, findings, verdict
-from prefine.evaluation.statistics import Share
-from prefine.evaluation.wording import listing, plural
-from prefine.models.scoring import RewardModel
-from prefine.recipe import ReadinessSection
+from prefine.formatting import listing, plural
+from prefine.intervals import Share
+from prefine.models.scoring.scorer import RewardModel
+from prefine.recipe.sections import ReadinessSection
 from prefine.records import Conversation, Preference, Vote
 
 _MOST_SUSPECTS_LISTED = 100

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefine.data.dataset import RecordStream, read_records
-from prefine.data.kinds import KINDS, kind_of_sources
 from prefine.data.prepare import open_stores, source_names
-from prefine.data.quarantine import Quarantine
-from prefine.data.store import TokenStore
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.kinds import KINDS, kind_of_sources
+from prefine.data.records.stream import RecordStream, read_records
+from prefine.data.tokens.store import TokenStore
 from prefine.errors import DataError, RecipeError, about
 from prefine.evaluation.readiness.assess import Readiness, assess
 from prefine.evaluation.readiness.stored import (
@@ -20,15 +20,15 @@ from prefine.evaluation.readiness.stored import (
     stored_records,
     trained_records,
 )
-from prefine.evaluation.wording import plural
+from prefine.formatting import plural
 from prefine.json_reading import JsonError, read_json_object
-from prefine.models.load import load_tokenizer
-from prefine.models.location import locate_model
-from prefine.models.reward import load_reward
-from prefine.models.scoring import RewardModel
+from prefine.models.loading.load import load_tokenizer
+from prefine.models.loading.location import locate_model
+from prefine.models.scoring.packed_scorer import load_reward
+from prefine.models.scoring.scorer import RewardModel
 from prefine.paths import expanded
-from prefine.recipe import RewardRecipe, named_model
-from prefine.recipe_loading import load_recipe
+from prefine.recipe.loading import load_recipe
+from prefine.recipe.sections import RewardRecipe, named_model
 from prefine.records import Conversation, Preference, Vote
 
 

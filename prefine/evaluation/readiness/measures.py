@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from prefine.evaluation.readiness.pairs import JudgedPair
-from prefine.evaluation.statistics import Interval, Share, correlation
+from prefine.intervals import Interval, Share, correlation
 
 _CALIBRATION_BINS = 5
 _MARGIN_PARTS = 4

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefine.atomic import storage_errors, write_json, write_text
-from prefine.evaluation.charts import Chart, Key
-from prefine.evaluation.plots import Bars, histogram, reliability_chart, scatter_chart
 from prefine.evaluation.readiness.assess import Readiness
-from prefine.evaluation.report import render
-from prefine.evaluation.statistics import Interval, median
-from prefine.evaluation.wording import INTERVAL, figure, moment, percent, percent_range, plural, whole
+from prefine.formatting import INTERVAL, figure, moment, percent, percent_range, plural, whole
+from prefine.intervals import Interval, median
+from prefine.report.charts import Chart, Key
+from prefine.report.page import render
+from prefine.report.plots import Bars, histogram, reliability_chart, scatter_chart
+from prefine.runs.atomic import storage_errors, write_json, write_text
 
 JSON_NAME = "readiness.json"
 PAGE_NAME = "readiness.html"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prefine.models.scoring import Question, RewardModel, Score
+from prefine.models.scoring.scorer import Question, RewardModel, Score
 from prefine.records import Conversation, Preference, Vote
 
 # Columns that say what kind of pair it is, RewardBench's first.

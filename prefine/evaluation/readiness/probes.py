@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prefine.evaluation.readiness.pairs import JudgedPair, Scored
-from prefine.evaluation.statistics import Share, evenly_chosen
-from prefine.models.scoring import Question, RewardModel, Score
+from prefine.intervals import Share, evenly_chosen
+from prefine.models.scoring.scorer import Question, RewardModel, Score
 
 _INVARIANCE_PAIRS = 4
 SPOILT_ANSWERS = 32

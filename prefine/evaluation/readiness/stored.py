@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
-from prefine.data.batch import folds
-from prefine.data.selection import group_of, prompt_group
-from prefine.data.store import TokenStore
-from prefine.evaluation.statistics import evenly_chosen
-from prefine.recipe import RewardRecipe
+from prefine.data.records.selection import group_of, prompt_group
+from prefine.data.tokens.store import TokenStore
+from prefine.data.tokens.trees import folds
+from prefine.intervals import evenly_chosen
+from prefine.recipe.sections import RewardRecipe
 from prefine.records import Conversation, Preference, Vote
 
 Judgement = Preference | Vote

@@ -18,9 +18,9 @@ from prefine.evaluation.readiness import measures
 from prefine.evaluation.readiness.assess import Readiness, assess, work
 from prefine.evaluation.readiness.pairs import JudgedPair, Scored, as_trained_on, judge
 from prefine.evaluation.readiness.verdict import Level
-from prefine.evaluation.statistics import Share, evenly_chosen
-from prefine.models.scoring import Question, RewardModel, Score
-from prefine.recipe import ReadinessSection
+from prefine.intervals import Share, evenly_chosen
+from prefine.models.scoring.scorer import Question, RewardModel, Score
+from prefine.recipe.sections import ReadinessSection
 from prefine.records import Conversation, Message, Preference, Vote
 
 Judge = Callable[[str, str], float]

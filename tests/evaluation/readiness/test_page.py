@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from prefine.errors import CheckpointError
 from prefine.evaluation.readiness.assess import Readiness, assess
 from prefine.evaluation.readiness.page import JSON_NAME, PAGE_NAME, build_context, write_readiness
-from prefine.evaluation.report import render
-from prefine.recipe import ReadinessSection
+from prefine.recipe.sections import ReadinessSection
 from prefine.records import Preference
+from prefine.report.page import render
 from tests.evaluation.readiness.test_measures import Fake, preference, sensible, words
-from tests.evaluation.test_report import HOSTILE, Page
+from tests.report.test_page import HOSTILE, Page
 
 NOW = datetime(2026, 3, 14, 15, 9, tzinfo=UTC)
 VISIBLE = (*HOSTILE[:6], "␀␛[2J")  # a lone surrogate cannot be in a record

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from prefine.evaluation.readiness.measures import Calibration, CalibrationBin, LengthBias
 from prefine.evaluation.readiness.probes import SPOILERS, SWAPPED, Spoilt, Variance
 from prefine.evaluation.readiness.verdict import Finding, Level, Measured, findings, verdict
-from prefine.evaluation.statistics import Share
-from prefine.recipe import ReadinessSection
+from prefine.intervals import Share
+from prefine.recipe.sections import ReadinessSection
 
 GO, CAUTION, NO_GO = Level.GO, Level.CAUTION, Level.NO_GO
 THANKS, DOUBLED, STUCK, BLANK = SPOILERS

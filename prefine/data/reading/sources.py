@@ -1,0 +1,258 @@
+"""A source -> a stream of rows. Whatever is wrong with one row is that row's problem; a broken file is a DataError.
+
+A source is a file (.jsonl, .json, .csv, .tsv, .txt, .parquet, each also .gz), a folder of such files, a folder written
+by `datasets.save_to_disk`, a Hugging Face data set (`owner/name`, `hf:owner/name`, `hf:owner/name#config`), or rows
+that a Python program holds, under the name that `prefine.data.reading.memory_rows.memory_source` gives them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias, cast
+
+from prefine.data.reading.arrow_rows import is_saved_dataset, read_hub_dataset, read_parquet, read_saved_dataset
+from prefine.data.reading.csv_rows import read_csv
+from prefine.data.reading.json_rows import read_json_array, read_jsonl
+from prefine.data.reading.memory_rows import MEMORY, is_held, read_memory
+from prefine.data.reading.rows import Problem, Row, printable
+from prefine.data.reading.text_files import Buffered, Note, read_lines, utf8_stream
+from prefine.errors import DataError
+from prefine.nearby import mistyped, similar_path
+from prefine.paths import expanded
+from prefine.text_form import AS_FOUND, TextForm
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+__all__ = ["KNOWN_FILES", "Part", "Problem", "Row", "locate", "read_part", "read_rows"]
+
+KNOWN_FILES = ".jsonl, .json, .csv, .tsv, .txt, .parquet, each also with .gz"
+
+_FileForm: TypeAlias = Literal["jsonl", "json", "csv", "tsv", "txt", "parquet"]
+_FORMS: dict[str, _FileForm] = {
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "txt",
+    ".parquet": "parquet",
+}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(#[\w.-]+)?")
+_PEEKED_BYTES = 8192
+_BUFFER_BYTES = 256 * 1024
+_TELLTALE_STARTS = {
+    b"\x1f\x8b": ("is gzip-compressed", "Add .gz to its name."),
+    b"PAR1": ("is a Parquet file", "Name it .parquet."),
+    b"PK\x03\x04": ("is a zip archive", "Unpack it first."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file, saved folder, hub data set or rows in memory: what is read with one set of columns.
+
+    `name` is how rows refer to it. `path` is None for a hub data set and for rows in memory.
+    `text` is how it is written, for text files.
+    """
+
+    name: str
+    form: _FileForm | Literal["saved", "hub", "memory"]
+    path: Path | None = None
+    compressed: bool = False
+    text: TextForm = AS_FOUND
+
+
+def read_rows(source: str, *, split: str = "train", text: TextForm = AS_FOUND) -> Iterator[Row]:
+    """Every row of a source, in order; `split` matters to data sets only, a file is read whole.
+
+    Raises:
+        DataError: the source cannot be found or read; see `locate` and `read_part`.
+    """
+    for part in locate(source, text):
+        yield from read_part(part, split=split)
+
+
+def locate(source: str, text: TextForm = AS_FOUND) -> tuple[Part, ...]:
+    """The parts of a source: one, or for a folder one for each file in it, sorted by name.
+
+    A .txt file in a folder is read only where no other file can be: beside data it is a note about them.
+
+    Raises:
+        DataError: nothing is there, or it is of no form prefine reads.
+    """
+    if source.startswith("hf:"):
+        return (Part(source, "hub"),)
+    if source.startswith(MEMORY):
+        if not is_held(source):
+            raise DataError(
+                f"{source}: these rows were given from Python, and this process does not hold them",
+                "Pass the same rows again, or write them into a file.",
+            )
+        return (Part(source, "memory"),)
+    path = Path(expanded(source))
+    try:
+        if path.is_dir():
+            return _folder_parts(path, text)
+        if path.is_file():
+            part = _file_part(path, text)
+            if part is None:
+                raise DataError(f"{source}: its ending {path.suffix!r} is none prefine reads", f"Use {KNOWN_FILES}.")
+            return (part,)
+        if path.exists():
+            raise DataError(f"{source}: is not a regular file", "Write its content to a file first.")
+    except OSError as error:  # no permission; a name too long
+        found = error.strerror or error
+        raise DataError(
+            f"{printable(source)}: cannot be opened: {found}", "Check the name and its permissions."
+        ) from error
+    remedy = "Check the path; it is taken from the working directory."
+    if _HUB_ID.fullmatch(source) and _form_of(path)[0] is None:
+        told = mistyped("datasets", source.partition("#")[0])
+        if told is None:
+            return (Part(source, "hub"),)
+        remedy = told
+    elif near := similar_path(source):
+        remedy = f"Did you mean {near}?"
+    raise DataError(f"{printable(source)}: no such file or folder", printable(remedy))
+
+
+def _folder_parts(folder: Path, text: TextForm) -> tuple[Part, ...]:
+    if is_saved_dataset(folder):
+        return (Part(str(folder), "saved", folder),)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_")))
+    parts = tuple(part for path in files if (part := _file_part(path, text)) is not None)
+    if not parts:
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        raise DataError(f"{folder}: has no file that prefine reads; it holds {found}", f"It reads {KNOWN_FILES}.")
+    return tuple(part for part in parts if part.form != "txt") or parts
+
+
+def _file_part(path: Path, text: TextForm) -> Part | None:
+    form, compressed = _form_of(path)
+    return None if form is None else Part(str(path), form, path, compressed, text)
+
+
+def _form_of(path: Path) -> tuple[_FileForm | None, bool]:
+    compressed = path.suffix.lower() == ".gz"
+    return _FORMS.get(Path(path.stem if compressed else path.name).suffix.lower()), compressed
+
+
+def read_part(part: Part, *, split: str = "train", note: Note = lambda said: None) -> Iterator[Row]:
+    """Every row of one part, in order. At least one: a part without rows is an error.
+
+    Args:
+        part: of `locate`.
+        split: of a data set.
+        note: is told what was found out about a text file: its encoding, its delimiter. Reads on from its name.
+
+    Raises:
+        DataError: empty, binary, damaged or unreachable.
+    """
+    number = 0
+    for row in _rows(part, split, note):
+        number += 1
+        yield row
+    if number == 0:
+        raise DataError(f"{part.name}: has no rows", "Give a file with at least one row.")
+
+
+def _rows(part: Part, split: str, note: Note) -> Iterator[Row]:
+    if part.form == "memory":
+        yield from read_memory(part.name)
+    elif part.form == "hub" or part.path is None:
+        yield from read_hub_dataset(part.name.removeprefix("hf:"), split=split, source=part.name)
+    elif part.form == "saved":
+        yield from read_saved_dataset(part.path, split=split)
+    else:
+        yield from _file_rows(part, part.path, note)
+
+
+def _file_rows(part: Part, path: Path, note: Note) -> Iterator[Row]:
+    line = 0
+    try:
+        with io.BufferedReader(cast(io.RawIOBase, path.open("rb", buffering=0)), _BUFFER_BYTES) as raw:
+            if raw.peek(1) == b"":
+                raise DataError(f"{part.name}: is empty", "Give a file with at least one row.")
+            if part.form == "parquet":
+                yield from read_parquet(path, compressed=part.compressed, file=part.name)
+                return
+            with _unpacked(raw, part.compressed) as stream:
+                for row in _text_rows(stream, part, note):
+                    line = row.line
+                    yield row
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{part.name}: is not whole gzip data{_after(line)}: {error}",
+            "Compress the file again, or drop .gz from its name.",
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{part.name}: cannot be read{_after(line)}: {error.strerror or error}",
+            "Check its permissions and the disk.",
+        ) from error
+
+
+def _text_rows(stream: Buffered, part: Part, note: Note) -> Iterator[Row]:
+    _refuse_other_files(stream, part)
+    tabular = part.form in ("csv", "tsv")
+    text = utf8_stream(stream, part.text.encoding, note, may_be_western=tabular or part.form == "txt")
+    _refuse_binary(text, part)
+    if tabular:
+        usual = "\t" if part.form == "tsv" else ","
+        return read_csv(text, part.name, note, delimiter=part.text.delimiter, usual=usual)
+    reader = {"jsonl": read_jsonl, "json": read_json_array, "txt": read_lines}[part.form]
+    return reader(cast(BinaryIO, text), part.name)
+
+
+def _after(line: int) -> str:
+    return f" after line {line}" if line else ""
+
+
+class _Unzipped(io.RawIOBase):
+    """The content of gzip data. What stands before a tear is given out before the tear is an error."""
+
+    def __init__(self, raw: Buffered) -> None:
+        self._gzip = gzip.GzipFile(fileobj=raw)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        # Not GzipFile.readinto, which drops what it has where the data end too soon.
+        into = memoryview(buffer)
+        data = self._gzip.read1(len(into))
+        into[: len(data)] = data
+        return len(data)
+
+
+def _unpacked(raw: Buffered, compressed: bool) -> Buffered:
+    if not compressed:
+        return raw
+    # GzipFile's own readline is Python code; a buffer around it makes lines twice as fast.
+    return io.BufferedReader(_Unzipped(raw), _BUFFER_BYTES)
+
+
+def _refuse_other_files(stream: Buffered, part: Part) -> None:
+    start = stream.peek(_PEEKED_BYTES)[:_PEEKED_BYTES]
+    if not start:
+        raise DataError(f"{part.name}: is empty", "Give a file with at least one row.")
+    for telltale, (what, remedy) in _TELLTALE_STARTS.items():
+        if start.startswith(telltale):
+            raise DataError(f"{part.name}: {what}, not {part.form} text", remedy)
+
+
+def _refuse_binary(text: Buffered, part: Part) -> None:
+    start = text.peek(_PEEKED_BYTES)[:_PEEKED_BYTES]
+    if b"\0" not in start:
+        return
+    remedy = f"prefine reads {KNOWN_FILES}."
+    for offset, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if not start[offset::2].strip(b"\0"):  # every second byte is NUL, as in UTF-16 text of ASCII characters
+            remedy = f"If it is UTF-16 text without a byte order mark, set data.encoding to {name}."
+    raise DataError(f"{part.name}: is a binary file (it has NUL bytes), not {part.form} text", remedy)

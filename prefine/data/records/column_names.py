@@ -1,0 +1,127 @@
+"""Columns under the names that layouts know: as data.columns says, or where people wrote Prompt, CHOSEN, Response 1."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+from prefine.data.reading.csv_rows import typed_cell
+from prefine.data.reading.rows import Unwritable, printable
+from prefine.data.records.layouts.shape import COMMON_COLUMNS
+from prefine.data.records.layouts.table import known_columns
+from prefine.data.records.turns import MEDIA
+from prefine.data.records.unread_columns import listed
+from prefine.errors import DataError
+
+_MOST_SEEN = 100
+_MISSING = object()
+_GAPS = re.compile(r"[\s_-]+")
+
+
+def with_known_names(value: dict[str, Any]) -> dict[str, Any]:
+    """A row whose columns have the names that formats know, where only capitals, spaces or hyphens differ.
+
+    A name is left as it is where another column has the known name already, or would get it as well.
+    """
+    renamed = _renamed(tuple(value))
+    return {renamed.get(name, name): item for name, item in value.items()} if renamed else value
+
+
+@lru_cache(maxsize=1_000)
+def _renamed(names: tuple[str, ...]) -> dict[str, str]:
+    """The columns to rename, with their known names."""
+    meant = {name: _GAPS.sub("_", name.strip()).lower() for name in names}
+    wanted = Counter(meant.values())
+    return {
+        name: known
+        for name, known in meant.items()
+        if name != known and known in _known_columns() and wanted[known] == 1 and known not in names
+    }
+
+
+@lru_cache(maxsize=1)
+def _known_columns() -> frozenset[str]:
+    return known_columns() | COMMON_COLUMNS | frozenset((*MEDIA, "train", "loss", "weight"))
+
+
+class ColumnNames:
+    """Renames the columns of rows, as data.columns says.
+
+    Args:
+        columns: the file's column by the name that prefine gives it; None: the column of that name is not read, and
+            stays beside the record.
+
+    Raises:
+        DataError: no layout reads a column of that name.
+    """
+
+    def __init__(self, columns: Mapping[str, str | None]) -> None:
+        known = _known_columns()
+        for name, column in columns.items():
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                remedy = f"Did you mean {near[0]}?" if near else "docs/data.md shows the formats and their columns."
+                raise DataError(f"data.columns: {name}: {column}: prefine reads no column {printable(name)!r}", remedy)
+        self._columns = {name: column for name, column in columns.items() if column is not None}
+        self._unread = [name for name, column in columns.items() if column is None]
+        self._wanted = set(self._columns.values())
+        self._unseen = set(self._wanted)
+        self._seen: dict[str, None] = {}
+
+    def applied(self, value: dict[str, Any], *, is_table: bool = False) -> dict[str, Any]:
+        """The row under prefine's names.
+
+        Args:
+            value: the row under the file's.
+            is_table: whether it is of a file of cells, whose numbers and chat lists are known by their columns.
+        """
+        if not (self._columns or self._unread):
+            return with_known_names(value)
+        if self._unseen and len(self._seen) < _MOST_SEEN:
+            self._seen.update(dict.fromkeys(value))
+        named = {name: item for name, item in value.items() if name not in self._wanted and name not in self._unread}
+        for name, column in self._columns.items():
+            found = _looked_up(value, column)
+            if found is _MISSING:
+                continue
+            self._unseen.discard(column)
+            if found is not None or named.get(name) is None:  # a file may have rows of both names
+                named[name] = typed_cell(name, found) if is_table and isinstance(found, str) else found
+        beside = {name: value[name] for name in self._unread if name in value and not _is_unwritable(value[name])}
+        if beside:
+            own = named.get("extra")
+            named["extra"] = {**(own if isinstance(own, dict) else {} if own is None else {"extra": own}), **beside}
+        return with_known_names(named)
+
+    def require_seen(self, source: str) -> None:
+        """Raise DataError if a column that the user named was in no row."""
+        if not self._unseen:
+            return
+        missing = sorted(self._unseen)[0]
+        name = next(name for name, column in self._columns.items() if column == missing)
+        near = get_close_matches(missing, self._seen, n=1)
+        raise DataError(
+            f"{source}: data.columns says {name}: {printable(missing)}, and no row has a column {printable(missing)}; "
+            f"there are {listed(list(self._seen))}",
+            f"Did you mean {printable(near[0])}?" if near else "Name one of those.",
+        )
+
+
+def _is_unwritable(value: Any) -> bool:
+    return isinstance(value, Unwritable)
+
+
+def _looked_up(value: Mapping[str, Any], column: str) -> Any:
+    """A column, or with dots in its name what lies in objects."""
+    if column in value:
+        return value[column]
+    found: Any = value
+    for part in column.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return _MISSING
+        found = found[part]
+    return found

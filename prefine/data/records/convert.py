@@ -1,0 +1,158 @@
+"""A row -> its records of the wanted kind, by one of the layouts in prefine.data.records.layouts.
+
+The values of a row choose its layout and are then checked strictly. A file may hold several layouts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from pydantic import ValidationError
+
+from prefine.data.reading.rows import MAX_TEXT_CHARACTERS, RowError, Unwritable
+from prefine.data.records.layouts.shape import COMMON_COLUMNS, LeftOut, RowView, Shape, extra_of
+from prefine.data.records.layouts.table import shape_of
+from prefine.data.records.tool_calls import tools_of
+from prefine.data.records.turns import MEDIA, is_blank, row_error
+from prefine.records import Completion, Conversation, Demonstration, Message, Preference, Prompt, Record, Vote
+from prefine.row_rules import AS_WRITTEN, RowRules
+
+R = TypeVar("R", bound=Prompt | Demonstration)
+
+# Columns of a row as a whole that say whether it is learned. `loss` and `train` hold other things in some data.
+_ROW_FLAGS = {"train": bool, "loss": bool, "weight": bool | int | float}
+
+
+def records_of(
+    value: Mapping[str, Any], kind: type[R], rules: RowRules = AS_WRITTEN, shape: Shape | None = None
+) -> list[R]:
+    """The records in a row, at least one.
+
+    A row may hold more than was asked for: a preference is also a demonstration (its chosen answer) and a prompt.
+
+    Args:
+        value: the row as plain JSON, its columns renamed already.
+        kind: of the records.
+        rules: which pairs ranked answers give.
+        shape: saves finding it again.
+
+    Raises:
+        LeftOut: the row is valid and has nothing of this kind, such as a tie where answers are imitated.
+        RowError: the row has no shape of this kind, or a value in it breaks a rule; names the field.
+    """
+    shape = shape or shape_of(value, kind)
+    if shape is None:
+        raise RowError("columns", "fit no known format")
+    _refuse_media(value)
+    if kind is Demonstration:
+        _require_learned(value)
+    # Of a prompt every other column is kept, answers included: rewards may be verified by them.
+    taken = frozenset({"prompt"}) if kind is Prompt else shape.taken(value)
+    common = {"id": _row_id(value), "extra": extra_of(value, taken), "tools": tools_of(value)}
+    # Other kinds take one record of a row; which pairs there are matters to preferences only.
+    view = RowView(value, common, rules.pairs if kind is Preference else "best_worst")
+    try:
+        records = [_as_kind(record, kind) for record in shape.build(view)]
+    except ValidationError as error:
+        first = row_error(error).problem
+        raise RowError(first.field or shape.turns_column, first.reason) from None
+    for record in records:
+        _require_bounded(record)
+    return _with_ids(records)
+
+
+def without_unwritable(value: dict[str, Any], shape: Shape) -> tuple[dict[str, Any], list[str]]:
+    """A row without the columns that JSON cannot write, and their names.
+
+    Raises:
+        RowError: the shape reads one of them. An id is kept for people only, and is left out.
+    """
+    names = [name for name, item in value.items() if isinstance(item, Unwritable)]
+    read = shape.taken(value) | COMMON_COLUMNS.union(MEDIA) - {"id"}
+    for name in names:
+        if name in read:
+            raise RowError(name, value[name].reason)
+    return {name: item for name, item in value.items() if not isinstance(item, Unwritable)}, names
+
+
+def _refuse_media(value: Mapping[str, Any]) -> None:
+    for name in MEDIA:
+        if not is_blank(value.get(name)):
+            raise RowError(name, f"is not empty, and prefine reads text only ({_ignored(name)})")
+
+
+def _require_learned(value: Mapping[str, Any]) -> None:
+    """Raise LeftOut where a row as a whole says that it is not to be learned, RowError where its weight is another."""
+    for name, types in _ROW_FLAGS.items():
+        found = value.get(name)
+        if not isinstance(found, types):
+            continue
+        if found not in (0, 1):
+            raise RowError(name, f"is not 1 or 0, and prefine weighs all rows alike ({_ignored(name)})")
+        if not found:
+            raise LeftOut(name, f"is {str(found).lower()}, so the row is not to be learned")
+
+
+def _ignored(column: str) -> str:
+    """How a user says that a column means something else."""
+    return f"data.columns: {{{column}: null}} ignores it"
+
+
+def _require_bounded(record: Record) -> None:
+    """Raise RowError where a record's texts are longer than tokenizers can take in bounded memory."""
+    match record:
+        case Preference():
+            said = [*_texts(record.prompt), record.chosen, record.rejected]
+        case Vote() | Completion():
+            said = [*_texts(record.prompt), record.completion]
+        case Demonstration():
+            said = _texts(record.messages)
+        case Prompt():
+            said = _texts(record.prompt)
+    if sum(map(len, said)) > MAX_TEXT_CHARACTERS:
+        raise RowError("line", f"holds more than {MAX_TEXT_CHARACTERS:,} characters of prompt and answers")
+
+
+def _texts(turns: Conversation) -> list[str]:
+    return [text for turn in turns for text in (turn.content, turn.reasoning or "", str(turn.tool_calls or ""))]
+
+
+def _row_id(value: Mapping[str, Any]) -> str | None:
+    """A row's id as text. It only names the row to people, so that no kind of id is refused."""
+    found = value.get("id")
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)  # pandas makes 7 a 7.0 where another row has no id
+    return found if found is None or isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def _with_ids(records: list[R]) -> list[R]:
+    """Several records of one row with ids of their own: `ID/1`, `ID/2`."""
+    if len(records) < 2 or len({record.id for record in records}) == len(records) or records[0].id is None:
+        return records
+    numbered = enumerate(records, start=1)
+    return [cast(R, record.model_copy(update={"id": f"{record.id}/{number}"})) for number, record in numbered]
+
+
+def _as_kind(record: Record, kind: type[R]) -> R:
+    if type(record) is kind:
+        return record
+    if kind is Prompt and isinstance(record, Prompt):
+        return cast(R, Prompt(prompt=record.prompt, id=record.id, extra=record.extra, tools=record.tools))
+    if isinstance(record, Preference):
+        if record.tie:
+            raise LeftOut("preferred", "is a tie, so no answer is there to imitate")
+        return cast(R, _demonstration(record, record.chosen))
+    if isinstance(record, Vote):
+        if not record.label:
+            raise LeftOut("label", "is down, so the answer is not one to imitate")
+        return cast(R, _demonstration(record, record.completion))
+    raise TypeError(f"{type(record).__name__} cannot be read as {kind.__name__}")
+
+
+def _demonstration(record: Prompt, answer: str) -> Demonstration:
+    messages = (*record.prompt, Message(role="assistant", content=answer))
+    return Demonstration(
+        messages=messages, supervise_from=len(record.prompt), tools=record.tools, id=record.id, extra=record.extra
+    )

@@ -1,0 +1,143 @@
+"""What to say of columns that no layout reads: which they are, and how a user says what they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from prefine.data.reading.rows import printable
+from prefine.data.records.layouts.shape import COMMON_COLUMNS, Shape
+from prefine.data.records.layouts.table import SHAPES
+from prefine.data.records.turns import is_blank
+from prefine.errors import DataError
+from prefine.records import Completion, Demonstration, Preference, Prompt, Vote
+
+_MOST_NAMED = 12
+
+
+# What other data sets call the columns of the simplest layout of each kind.
+_SYNONYMS = {
+    "prompt": ("question", "query", "instruction", "input", "context", "request", "problem", "user", "post", "title"),
+    "completion": ("response", "answer", "output", "reply", "solution", "target", "assistant", "generation", "summary"),
+    "instruction": ("task",),
+    "input": ("context",),
+    "output": ("response", "answer", "completion", "target"),
+    "chosen": ("preferred", "response_j", "chosen_response", "response_chosen", "better", "accepted", "winner", "best"),
+    "rejected": ("response_k", "rejected_response", "response_rejected", "dispreferred", "worse", "loser", "worst"),
+    "label": ("vote", "kto_tag", "thumb", "thumbs", "feedback", "liked", "is_good", "thumbs_up"),
+    "response_1": ("response_a", "answer_a", "output_1", "completion_a", "a"),
+    "response_2": ("response_b", "answer_b", "output_2", "completion_b", "b"),
+    "preferred": ("preference", "choice", "winner", "label"),
+}
+# Layouts by their columns, the first that all columns can be found for is proposed; "?" marks one that may be absent.
+_PROPOSED: dict[type[BaseModel], tuple[tuple[str, ...], ...]] = {
+    Preference: (("prompt", "chosen", "rejected"), ("prompt", "response_1", "response_2", "preferred")),
+    Vote: (("prompt", "completion", "label"),),
+    Demonstration: (("instruction", "input?", "output"), ("prompt", "completion")),
+    Completion: (("prompt", "completion"),),
+    Prompt: (("prompt",),),
+}
+_VERBS: dict[type[BaseModel], str] = {
+    Preference: "preferences: prefine dpo, prefine reward and prefine sft learn from them",
+    Vote: "votes: prefine reward and prefine sft learn from them",
+    Demonstration: "demonstrations: prefine sft learns from them",
+    Prompt: "prompts: prefine ppo and prefine generate take them",
+}
+
+
+def kind_in(value: Mapping[str, Any]) -> type[BaseModel] | None:
+    """What a row was meant for: a row of an earlier kind can often be read as one of a later kind, too.
+
+    A row whose values make it a prompt alone may have lost one of two answers, which the names of its columns tell.
+    """
+    found = next((kind for kind in _VERBS if any(shape.fits(value) for shape in SHAPES[kind])), None)
+    if found not in (None, Prompt):
+        return found
+    lacking = (kind for kind in _VERBS if any(shape.lacks_a_value(value) for shape in SHAPES[kind]))
+    return next(lacking, found)
+
+
+def proposed_mapping(columns: Collection[str], kind: type[BaseModel]) -> str:
+    """data.columns for a file with these columns, with … where nothing suggests itself."""
+    attempts = [_attempt(columns, layout) for layout in _PROPOSED[kind]]
+    best = min(attempts, key=lambda found: list(found.values()).count("…"))
+    return "{" + ", ".join(f"{name}: {printable(column)}" for name, column in best.items() if name != column) + "}"
+
+
+def _attempt(columns: Collection[str], layout: tuple[str, ...]) -> dict[str, str]:
+    plain = {column.lower().replace(" ", "_").replace("-", "_"): column for column in columns}
+    found: dict[str, str] = {}
+    for need in layout:
+        name = need.removesuffix("?")
+        candidates = (plain[each] for each in (name, *_SYNONYMS[name]) if each in plain)
+        column = next((each for each in candidates if each not in found.values()), None)
+        if column is not None or need == name:
+            found[name] = column or "…"
+    return found
+
+
+def unknown_columns(
+    source: str, columns: Sequence[str], kind: type[BaseModel] | None, like: object = None
+) -> DataError:
+    """The error for a file whose rows fit no layout of a kind; of no kind at all, where `kind` is None.
+
+    Args:
+        source: the file.
+        columns: those seen in its rows.
+        like: a kind that its rows do fit.
+    """
+    what = "known format" if kind is None else f"format of a {kind.__name__.lower()}"
+    problem = f"{source}: its columns ({listed(columns)}) fit no {what}"
+    if like and like in _VERBS and like != kind:
+        verbs = _VERBS[like]
+        return DataError(f"{problem}; they are those of {verbs}", "Use one of these commands, or other data.")
+    proposed = proposed_mapping(columns, kind or _guessed(columns))
+    return DataError(
+        problem,
+        f"Say which is which: data.columns: {proposed} in a recipe, --column NAME=COLUMN of a command; docs/data.md "
+        "shows all formats.",
+    )
+
+
+def _guessed(columns: Collection[str]) -> type[BaseModel]:
+    """The kind whose proposal leaves nothing open, or else a demonstration."""
+    kinds: tuple[type[BaseModel], ...] = (Preference, Vote, Demonstration)
+    return next((kind for kind in kinds if "…" not in proposed_mapping(columns, kind)), Demonstration)
+
+
+def listed(columns: Sequence[str]) -> str:
+    found = ", ".join(printable(name[:40]) for name in columns[:_MOST_NAMED]) or "none"
+    return found + (", …" if len(columns) > _MOST_NAMED else "")
+
+
+# Names under which data sets keep answers, and reasoning that leads to them.
+_ANSWER_LIKE = re.compile(
+    r"(.+_)?(answer|response|completion|output|reply|chosen|rejected|summary|solution|reasoning|thinking|rationale)s?(_.+)?",
+    re.IGNORECASE,
+)
+_ABOUT_ANSWERS = re.compile(r".*_(id|ids|model|models|name|type|source|lang|language|length|url|author)", re.IGNORECASE)
+
+
+def answers_unread(value: Mapping[str, Any], kind: type[BaseModel], shape: Shape) -> list[str]:
+    """Columns that look like answers by their names and values, and that a shape of this kind does not read.
+
+    Where prompts alone are wanted, the answers of a layout that has any are left aside on purpose.
+    """
+    found = [
+        name
+        for name, item in value.items()
+        if _looks_like_answers(name) and isinstance(item, str | list | dict) and not is_blank(item)
+    ]
+    if found:
+        read = shape.taken(value) | COMMON_COLUMNS
+        found = [name for name in found if name not in read]
+    return [] if found and kind is Prompt and kind_in(value) is not Prompt else found
+
+
+@lru_cache(maxsize=1_000)
+def _looks_like_answers(name: str) -> bool:
+    return bool(_ANSWER_LIKE.fullmatch(name)) and not _ABOUT_ANSWERS.fullmatch(name)

@@ -1,0 +1,225 @@
+"""Rows longer than their limit, cut so that what is left is a conversation that renders as any other.
+
+Whole exchanges go, the oldest first: a user turn with all that follows it up to the next one. What is left is rendered
+anew, so the beginning of sequence, the system turn, tool definitions and all role headers are there. Where the last
+exchange alone is too long, its user turn is shortened at its start, as what is asked mostly stands at the end. Answers
+are never cut.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from prefine.data.tokens.store import FitCounts
+from prefine.data.tokens.template import ChatTemplate, Tools
+from prefine.data.tokens.trees import TokenTree
+from prefine.records import Completion, Conversation, Demonstration, Message, Preference, Prompt, Record, Vote
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A row's tokens, and what was done to it.
+
+    Attributes:
+        tree: what is left of it.
+        turns_dropped: turns that are not in it.
+        text_cut: whether a user turn was shortened.
+        turns_not_learned: turns in it that were to be learned and cannot be; see ChatTemplate.learned.
+    """
+
+    tree: TokenTree
+    turns_dropped: int = 0
+    text_cut: bool = False
+    turns_not_learned: int = 0
+
+    @property
+    def cut(self) -> bool:
+        """Whether anything is missing."""
+        return self.turns_dropped > 0 or self.text_cut
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longest answer."""
+        return len(self.tree.prompt) + max(map(len, self.tree.answers), default=0)
+
+
+_GAP = re.compile(r"\s+(?=\S)")
+# Characters in which the beginning of a word is looked for; not every language has spaces.
+_NEAR = 20
+
+Rendering = Callable[[Conversation], Fitted]
+
+
+def fit(
+    template: ChatTemplate, record: Record, room: int, counts: FitCounts, whole: Fitted | None = None
+) -> TokenTree | None:
+    """A record's tokens, `room` at most for prompt and longest answer, counted; its `row` is the number of rows before.
+
+    Args:
+        whole: what whole_row gave, where the caller has it.
+
+    Returns: None for a record of which nothing that can be learned fits, and for a pair of answers of the same tokens.
+
+    Raises:
+        TemplateError: the template does not render it; nothing is counted.
+    """
+    found = fit_record(template, record, room, whole)
+    counts.records += 1
+    if found is None:
+        counts.dropped_too_long += 1
+        return None
+    answers = found.tree.answers
+    if len(answers) == 2 and list(answers[0]) == list(answers[1]):
+        counts.dropped_identical += 1
+        return None
+    counts.rows_cut += found.cut
+    counts.turns_dropped += found.turns_dropped
+    counts.texts_cut += found.text_cut
+    counts.turns_not_learned += found.turns_not_learned
+    counts.longest_row_tokens = max(counts.longest_row_tokens, found.tree.tokens)
+    counts.rows += 1
+    return replace(found.tree, row=counts.rows - 1)
+
+
+def fit_record(template: ChatTemplate, record: Record, room: int, whole: Fitted | None = None) -> Fitted | None:
+    """Any record's tokens, `room` at most for prompt and longest answer; None where nothing to be learned fits.
+
+    Raises:
+        TemplateError: the template does not render it.
+    """
+    if whole is None:
+        whole = whole_row(template, record)
+    if whole.length <= room:
+        return whole
+    if isinstance(record, Demonstration):
+        return _shorter_demonstration(template, record, room)
+    return _shorter_prompt(whole, record.prompt, _rendering(template, record), room)
+
+
+def whole_row(template: ChatTemplate, record: Record) -> Fitted:
+    """Any record's tokens, however many.
+
+    Raises:
+        TemplateError: the template does not render it.
+    """
+    if isinstance(record, Demonstration):
+        tree, not_learned = template.learned(record)
+        return Fitted(tree, turns_not_learned=not_learned)
+    return _rendering(template, record)(record.prompt)
+
+
+def _rendering(template: ChatTemplate, record: Prompt) -> Rendering:
+    answers = _answers_of(record)
+    return lambda prompt: Fitted(template.answers_tree(prompt, answers, tools=record.tools))
+
+
+def fit_answers(
+    template: ChatTemplate,
+    prompt: Conversation,
+    answers: Iterable[str],
+    room: int,
+    *,
+    tools: Tools = (),
+    closed: bool = False,
+) -> Fitted | None:
+    """A prompt, cut where it must be, and its answers, if there are any; arguments as in ChatTemplate.answers_tree.
+
+    Raises:
+        TemplateError: the template does not render it.
+    """
+    said = tuple(answers)
+
+    def fitted(messages: Conversation) -> Fitted:
+        return Fitted(template.answers_tree(messages, said, closed=closed, tools=tools))
+
+    whole = fitted(prompt)
+    return whole if whole.length <= room else _shorter_prompt(whole, prompt, fitted, room)
+
+
+def fit_prompt(template: ChatTemplate, prompt: Conversation, room: int, tools: Tools = ()) -> Fitted | None:
+    """A prompt that is to be answered, cut where it must be; None where its last user turn has no room.
+
+    Raises:
+        TemplateError: the template does not render it.
+    """
+    return fit_answers(template, prompt, (), room, tools=tools)
+
+
+def _answers_of(record: Prompt) -> tuple[str, ...]:
+    match record:
+        case Preference():
+            return (record.chosen, record.rejected)
+        case Vote() | Completion():
+            return (record.completion,)
+    return ()
+
+
+def _shorter_prompt(whole: Fitted, prompt: Conversation, fitted: Rendering, room: int) -> Fitted | None:
+    longest = max(map(len, whole.tree.answers), default=0)
+    return None if longest >= room else _cut(prompt, fitted, room)
+
+
+def _shorter_demonstration(template: ChatTemplate, record: Demonstration, room: int) -> Fitted | None:
+    """The last exchanges that fit and end with a turn to be learned: a long talk is cut, not lost."""
+
+    def fitted(messages: Conversation) -> Fitted:
+        tree, not_learned = template.learned(record.model_copy(update={"messages": messages, "supervise_from": 0}))
+        return Fitted(tree, turns_not_learned=not_learned)
+
+    learned = set(record.learned_turns)
+    messages = tuple(
+        turn if index in learned else turn.model_copy(update={"supervised": False})
+        for index, turn in enumerate(record.messages)
+    )
+    starts = _exchanges(messages)
+    for start, end in reversed([*zip(starts, [*starts[1:], len(messages)], strict=True)]):
+        if learned.isdisjoint(range(start, end)):
+            continue
+        found = _cut(messages[:end], fitted, room)
+        if found is not None:
+            return replace(found, turns_dropped=found.turns_dropped + len(messages) - end)
+    return None
+
+
+def _cut(messages: Conversation, fitted: Rendering, room: int) -> Fitted | None:
+    """The longest end of a conversation that fits, its system turn kept."""
+    opening = messages[:1] if messages[0].role == "system" else ()
+    starts = _exchanges(messages)
+
+    def from_turn(start: int) -> Fitted:
+        return fitted((*opening, *messages[start:]))
+
+    place = bisect_left(starts, True, key=lambda start: from_turn(start).length <= room)
+    if place < len(starts):
+        return replace(from_turn(starts[place]), turns_dropped=starts[place] - len(opening))
+    asked, rest = messages[starts[-1]], messages[starts[-1] + 1 :]
+
+    def shortened(characters: int) -> Fitted:
+        said = asked.content[len(asked.content) - characters :]
+        return fitted((*opening, Message(role="user", content=said), *rest))
+
+    blank = len(asked.content) - len(asked.content.rstrip())
+    lengths = range(blank + 1, len(asked.content))
+    place = bisect_left(lengths, True, key=lambda characters: shortened(characters).length > room)
+    if place == 0:
+        return None
+    kept = lengths[place - 1]
+    found = shortened(_from_a_word(asked.content, kept))
+    if found.length > room:  # less text may be more tokens
+        found = shortened(kept)
+    return replace(found, turns_dropped=starts[-1] - len(opening), text_cut=True)
+
+
+def _from_a_word(text: str, kept: int) -> int:
+    """How much of a text's end to keep so that it begins with a word, if one begins soon; `kept` characters at most."""
+    start = len(text) - kept
+    gap = _GAP.search(text, start - 1, start + _NEAR)
+    return kept if gap is None else len(text) - gap.end()
+
+
+def _exchanges(messages: Conversation) -> list[int]:
+    """Where exchanges begin."""
+    return [index for index, turn in enumerate(messages) if turn.role == "user"]

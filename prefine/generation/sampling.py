@@ -1,0 +1,216 @@
+"""From logits to tokens: each sequence by its own settings and its own random numbers.
+
+A sequence's random numbers come from its seed alone, one a token, so what is drawn does not depend on what else is in
+the batch. Tokens are drawn by inverting the distribution function (Devroye 1986, ch. 3.2): one uniform number a token
+instead of one a vocabulary entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefine.errors import NotFiniteError
+from prefine.recipe.sections import LARGEST_TEMPERATURE
+
+# Vocabulary entries whose probabilities are summed before the search: two short searches instead of a long sum.
+_BLOCK = 256
+# Beyond these, logits of a real model are no longer finite in float32.
+_LEAST_PENALTY, _LARGEST_PENALTY = 0.001, 1000
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a sequence is written.
+
+    Attributes:
+        max_new_tokens: at most so many tokens, the end of turn included.
+        temperature: logits are divided by it; 0 always takes the likeliest token.
+        top_k: only so many likeliest tokens; 0: all.
+        top_p: only the likeliest tokens that together have this probability (Holtzman et al. 2019, arXiv 1904.09751).
+        min_p: only tokens of at least this share of the likeliest one's probability (arXiv 2407.01082).
+        repetition_penalty: logits of tokens that are there already are divided by it, or multiplied where negative
+            (Keskar et al. 2019, arXiv 1909.05858, sec. 4.1).
+        stop: the text ends before the first of these.
+        seed: of the random numbers.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (0 <= self.temperature <= LARGEST_TEMPERATURE, f"from 0 to {LARGEST_TEMPERATURE}"),
+            "top_k": (self.top_k >= 0, "0 (all) or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
+            "repetition_penalty": (
+                _LEAST_PENALTY <= self.repetition_penalty <= _LARGEST_PENALTY,
+                f"from {_LEAST_PENALTY} to {_LARGEST_PENALTY}",
+            ),
+            "stop": (all(self.stop), "texts that are not empty"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+    @property
+    def filtered(self) -> bool:
+        """Whether some tokens may not be drawn."""
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+
+class Draws:
+    """The uniform numbers of one sequence: its seed alone decides them, and each token has its own.
+
+    NumPy gives them: they are the same on every device, and all of a seed's bits count.
+    """
+
+    def __init__(self, seed: int, count: int) -> None:
+        self._numbers: list[float] = np.random.default_rng(seed % (1 << 64)).random(count).tolist()
+
+    def __getitem__(self, place: int) -> float:
+        return self._numbers[place]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sequence at its next token.
+
+    Attributes:
+        sampling: its settings.
+        uniform: its random number in [0, 1).
+        seen: token ids that are there, prompt included; only asked for where repetition is penalised.
+    """
+
+    sampling: Sampling
+    uniform: float
+    seen: Sequence[int] = ()
+
+
+def choose(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """The next token of each sequence, and its log-probability.
+
+    Args:
+        logits: (N, V), as the model gives them.
+        rows: N.
+
+    Returns: tokens (N,) int64, and (N,) fp32 their log-probabilities under the model itself, before temperature,
+        penalties and filters; both on the logits' device.
+
+    Raises:
+        NotFiniteError: a logit is not finite.
+    """
+    device = logits.device
+    temperatures = torch.tensor([row.sampling.temperature for row in rows], device=device)
+    uniform = torch.tensor([row.uniform for row in rows], dtype=torch.float64).to(device, torch.float32)
+    wanted = logits
+    if any(row.sampling.repetition_penalty != 1 for row in rows):
+        wanted = _penalised(wanted.float(), rows)
+    if all(row.sampling.temperature == 0 for row in rows):
+        tokens = wanted.argmax(-1)
+        return tokens, _logprobs(logits, tokens)
+    plain = wanted is logits and all(row.sampling.temperature == 1 and not row.sampling.filtered for row in rows)
+    if plain:
+        weights = torch.softmax(logits, -1, dtype=torch.float32)
+        tokens = invert(weights, uniform)
+        return tokens, weights.gather(1, tokens[:, None])[:, 0].log()
+    greedy = wanted.argmax(-1)
+    scaled = wanted.float() / temperatures.clamp_min(1e-6)[:, None]
+    for place, row in enumerate(rows):
+        if row.sampling.filtered:
+            scaled[place : place + 1] = _filtered(scaled[place : place + 1], row.sampling)
+    tokens = invert(torch.softmax(scaled, -1), uniform)
+    tokens = torch.where(temperatures > 0, tokens, greedy)
+    return tokens, _logprobs(logits, tokens)
+
+
+def invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw from unnormalised probabilities: the first token at which their running sum exceeds uniform times the total.
+
+    Args:
+        weights: (N, V) fp32, 0 or more, some above 0 in each row.
+        uniform: (N,) fp32 in [0, 1).
+
+    Returns: tokens (N,) int64, never one of weight 0.
+
+    Raises:
+        NotFiniteError: a weight is not finite.
+    """
+    rows, vocabulary = weights.shape
+    blocks = -(-vocabulary // _BLOCK)
+    if blocks * _BLOCK != vocabulary:
+        weights = torch.nn.functional.pad(weights, (0, blocks * _BLOCK - vocabulary))
+    tiles = weights.view(rows, blocks, _BLOCK)
+    running = tiles.sum(-1).cumsum(-1)
+    totals = running[:, -1]
+    if not torch.isfinite(totals).all():
+        raise _not_finite()
+    block, before = _first_above(running, uniform * totals)
+    within = tiles[torch.arange(rows, device=weights.device), block].cumsum(-1)
+    token, _ = _first_above(within, uniform * totals - before)
+    return block * _BLOCK + token
+
+
+def _first_above(running: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) the first place in rows of running sums (N, M) that exceeds what is wanted, and the sum before it.
+
+    Rounding can put what is wanted at or above the last sum: the place where that is first reached is taken then.
+    """
+    last = running[:, -1]
+    below_last = torch.nextafter(last, torch.zeros_like(last))
+    place = torch.searchsorted(running, torch.minimum(wanted, below_last)[:, None], right=True)
+    before = torch.where(place > 0, running.gather(1, (place - 1).clamp_min(0)), 0.0)
+    return place[:, 0], before[:, 0]
+
+
+def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    found = torch.log_softmax(logits.float(), -1).gather(1, tokens[:, None])[:, 0]
+    if not torch.isfinite(found).all():
+        raise _not_finite()
+    return found
+
+
+def _not_finite() -> NotFiniteError:
+    return NotFiniteError(
+        "the model's logits are not finite", "Load it with dtype float32; if a run made it, lower its learning rate."
+    )
+
+
+def _penalised(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    logits = logits.clone()
+    for place, row in enumerate(rows):
+        penalty = row.sampling.repetition_penalty
+        if penalty != 1:
+            seen = torch.tensor(sorted(set(row.seen)), device=logits.device)
+            found = logits[place, seen]
+            logits[place, seen] = torch.where(found < 0, found * penalty, found / penalty)
+    return logits
+
+
+def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits (1, V) with -inf where a token may not be drawn, in transformers' own order."""
+    from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    ids = torch.zeros(1, 0, dtype=torch.int64, device=logits.device)  # none of them looks at these
+    if sampling.top_k:
+        logits = TopKLogitsWarper(min(sampling.top_k, logits.shape[1]))(ids, logits)
+    if sampling.top_p < 1:
+        logits = TopPLogitsWarper(sampling.top_p)(ids, logits)
+    if sampling.min_p:
+        logits = MinPLogitsWarper(sampling.min_p)(ids, logits)
+    return logits

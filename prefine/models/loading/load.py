@@ -1,0 +1,401 @@
+"""Loads what a recipe names: tokenizer, base weights, adapter; and settles device, types and forward path.
+
+The adapter of a run goes on being trained, so a DPO run on an SFT run starts where SFT ended; its
+reference is the policy as it was loaded (training/reference.py computes it before the first step).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefine.data.tokens.template import ChatTemplate
+from prefine.data.tokens.template_source import choose_template
+from prefine.errors import MissingDependencyError, ModelError
+from prefine.models.forward import attention, fused
+from prefine.models.forward.packed import PackedModel, PackedScorer, embedding_rows
+from prefine.models.forward.path_probe import settle_path, take_padded_path
+from prefine.models.loading.adapters import put_adapter
+from prefine.models.loading.card import Base, Story, describe_result
+from prefine.models.loading.device import bound_kernel_caches, choose_device, choose_dtype
+from prefine.models.loading.embedded import PREFIX
+from prefine.models.loading.heads import SCORE, SCORE_WEIGHT, ensure_distinct_pad_token, init_score_head
+from prefine.models.loading.identity import Identity, identity_of
+from prefine.models.loading.location import Location, base_hash, locate_model, one_line
+from prefine.models.loading.quiet import known_noise_off
+from prefine.models.loading.stops import save_ends, stop_at, template_of
+from prefine.models.loading.weights import require_plausible_config, weight_files, within_files
+from prefine.recipe.sections import LoraSection, ModelSection
+from prefine.runs.atomic import JSON, atomic_write, json_bytes
+
+log = logging.getLogger("prefine")
+
+
+@dataclass
+class LoadedModel:
+    """A model ready for training or generation.
+
+    Attributes:
+        packed: the model behind the packed forward.
+        template: its tokenizer and chat template.
+        location: where it came from.
+        dtype_reason: why the compute type was chosen.
+        fallback: why it takes the padded path; None where it is packed.
+        identity: hashes of the files that decide its numbers.
+        faster: modules with fused forwards, by kind.
+    """
+
+    packed: PackedModel
+    template: ChatTemplate
+    location: Location
+    dtype_reason: str
+    fallback: str | None
+    identity: Identity
+    faster: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def base_sha256(self) -> str:
+        """Hash of the base's weight files; "" where they are not on this machine."""
+        return self.identity.weights
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        return self.template.tokenizer
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters with gradient by name, in the model's order."""
+        return {name: p for name, p in self.packed.model.named_parameters() if p.requires_grad}
+
+    def _forward(self) -> str:
+        path = "packed" if self.fallback is None else f"padded: {self.fallback}"
+        return path if self.packed.lengths is None else f"{path}, {self.packed.lengths}"
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the manifest and the report."""
+        return {
+            "name": self.location.name,
+            "base": self.location.base_name,
+            "base_sha256": self.base_sha256,
+            "identity": asdict(self.identity),
+            "adapter": None if self.location.adapter is None else str(self.location.adapter),
+            "parameters": self.packed.causal.num_parameters(),  # which knows of 4-bit weights
+            "trainable_parameters": sum(p.numel() for p in self.trainable().values()),
+            "compute_dtype": str(self.packed.compute_dtype).removeprefix("torch."),
+            "dtype_reason": self.dtype_reason,
+            "forward": self._forward(),
+            "fused_modules": self.faster,
+        }
+
+
+def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
+    """The tokenizer with the chat template the recipe asks for.
+
+    Raises:
+        ModelError: no tokenizer there.
+        TemplateError: no chat template; or the named template file is missing.
+    """
+    from transformers import AutoTokenizer
+
+    require_plausible_config(location.base, section.revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            location.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
+        )
+        if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # what some releases make where there is no file
+            raise ValueError("its vocabulary is empty")
+    except Exception as error:  # whatever transformers and tokenizers raise over broken files
+        raise ModelError(
+            f"no tokenizer could be loaded from {location.tokenizer!r} ({one_line(error)})",
+            "Put the model's tokenizer files into its folder, or check the name and the network.",
+            field="model.name",
+        ) from error
+    choose_template(tokenizer, section.chat_template, section.template_kwargs)
+    return template_of(tokenizer, location, section.revision)
+
+
+def load_model(
+    section: ModelSection,
+    lora: LoraSection | None,
+    *,
+    trainable: bool = True,
+    heads: int | None = None,
+    weights_in_fp32: bool = False,
+) -> LoadedModel:
+    """Load what a recipe names, ready for the packed forward.
+
+    Args:
+        section: the recipe's model section.
+        lora: adapter settings for a model that has none yet; None trains all weights.
+        trainable: False freezes everything (chat, evaluation).
+        heads: None for a language model; else a reward model with so many score heads, which are made where the model
+            has none, drawn from torch's global generator.
+        weights_in_fp32: hold the weights as a run that trains all of them does, whatever the products are in.
+
+    Raises:
+        ModelError, TemplateError, MissingDependencyError: as their messages say; nothing is half-loaded.
+    """
+    location = locate_model(section.name)
+    template = load_tokenizer(location, section)
+    bound_kernel_caches()
+    device = choose_device(section.device)
+    dtype, reason = choose_dtype(section.dtype, device)
+    all_weights = trainable and lora is None and location.adapter is None
+    options: dict[str, Any] = {
+        "dtype": torch.float32 if all_weights or weights_in_fp32 else dtype,
+        "attn_implementation": _attention_asked(section, device, dtype),
+    }
+    if section.quantization != "none":
+        options |= {"quantization_config": _quantization(section, dtype), "device_map": {"": device}}
+    with known_noise_off():
+        base = _load_base(location, section, options, heads, fresh_head=trainable).to(device)
+        _keep_layout(base)
+        sha256 = base_hash(location.base, section.revision)  # once they are there: a hub's were fetched just now
+        identity = identity_of(location, section.revision, sha256)
+        _require_own_base(location, identity)
+        model = put_adapter(base, location, lora, trainable, scores=heads is not None)
+    if heads is not None and trainable:
+        ensure_distinct_pad_token(model, template)
+    template.require_rows(embedding_rows(base))
+    stop_at(base, template)
+    if not trainable:
+        model.requires_grad_(False)
+    if section.gradient_checkpointing and trainable:
+        _checkpoint_layers(model, location)
+    packed = PackedModel(model, dtype) if heads is None else PackedScorer(model, dtype)
+    fallback = _settle_path(packed, section)
+    return LoadedModel(packed, template, location, reason, fallback, identity, fused.install(model))
+
+
+def _require_own_base(location: Location, identity: Identity) -> None:
+    """Refuse a base that is not the one that the adapter was trained on."""
+    # transformers writes an embedded model's config on conversion, and its releases write it differently.
+    told = None if location.base_name.startswith(PREFIX) else location.base_config_sha256
+    for what, trained_on, here in (
+        ("other weights", location.base_sha256, identity.weights),
+        ("another config", told, identity.config),
+    ):
+        if trained_on and here != trained_on:
+            raise ModelError(
+                f"the adapter {location.name!r} was trained on {what} than {location.base!r} holds",
+                "Use the base model it was trained on; on another one it would silently do something else.",
+                field="model.name",
+            )
+
+
+def _load_base(
+    location: Location, section: ModelSection, options: dict[str, Any], heads: int | None, fresh_head: bool
+) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    attention.register()
+    source = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    # Shapes that do not fit are found in the loading info, as missing weights are.
+    options = {**source, **options, "use_safetensors": True, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True
+    try:
+        config = AutoConfig.from_pretrained(location.base, **source)
+        _turn_dropout_off(config)
+        if heads is None and is_classifier(config):
+            raise ModelError(
+                f"{location.name!r} is a reward model or another classifier, which writes no text",
+                "Name a language model; reward models go to prefine score and prefine reward check.",
+                field="model.name",
+            )
+        if heads is not None and not is_classifier(config):
+            config.num_labels = heads
+        kind = AutoModelForCausalLM if heads is None else AutoModelForSequenceClassification
+        with within_files(location.base, section.revision, config):
+            model, info = kind.from_pretrained(location.base, config=config, **options)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
+        remedy = "Check that it is a causal language model with safetensors weights, or the name and the network."
+        if "Unrecognized configuration class" in str(error) and heads is not None:
+            remedy = "transformers knows no sequence classifier of this architecture: begin with a model of another."
+        if "trust_remote_code" in str(error):
+            remedy = "Set model.trust_remote_code: true if you have read that code and trust it."
+        whose = "" if location.adapter is None else f", the base of the adapter {location.name!r},"
+        raise ModelError(
+            f"{location.base!r}{whose} could not be loaded ({one_line(error)})", remedy, field="model.name"
+        ) from error
+    mismatched = {key for key, *_ in info["mismatched_keys"]}
+    missing = set(info["missing_keys"])
+    if heads is not None:
+        fresh = not is_classifier(config) and (fresh_head or location.adapter is not None)
+        _settle_head(model, location, heads, missing, fresh)
+        missing.discard(SCORE_WEIGHT)
+        info["unexpected_keys"] = {key for key in info["unexpected_keys"] if not key.startswith("lm_head.")}
+    for keys, what in ((missing, "lacks {}"), (mismatched, "has other shapes for {}")):
+        if keys:
+            raise ModelError(
+                f"{location.base!r} {what.format(len(keys))} of the weights its config asks for ({min(keys)}, …)",
+                "The weights and the config do not belong together: fetch the model again.",
+                field="model.name",
+            )
+    if unused := info["unexpected_keys"]:
+        log.warning("%s holds %d weights that its config does not use (%s, …)", location.base, len(unused), min(unused))
+    return model
+
+
+def _settle_head(model: Any, location: Location, heads: int, missing: set[str], fresh: bool) -> None:
+    """Draw a head that the files lack, where one may be `fresh`; see that it is one that prefine can read and train."""
+    head = getattr(model, SCORE, None)
+    if not isinstance(head, nn.Linear):
+        raise ModelError(
+            f"{location.base!r} is an encoder, or a classifier with a head of its own kind",
+            "Train a reward model on a decoder (a language model); such models can be scored with, as they are.",
+            field="model.name",
+        )
+    if head.out_features != heads:
+        raise ModelError(
+            f"{heads}, but {location.base!r} has a score head of {head.out_features} already",
+            f"Set reward.heads to {head.out_features}, or name a language model.",
+            field="reward.heads",
+        )
+    if SCORE_WEIGHT in missing:
+        if not fresh:
+            raise ModelError(
+                f"{location.base!r} has no score head: no reward model, or its files are not complete",
+                "Name a reward run, or a sequence-classification model.",
+                field="model.name",
+            )
+        init_score_head(head)
+    head.float()  # whatever the trunk's type: see PackedScorer
+
+
+def is_classifier(config: Any) -> bool:
+    """Whether a model's config says that its weights are those of a sequence classifier."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def _turn_dropout_off(config: Any) -> None:
+    """A policy must be a function of its weights, or ratios and references are noise; lora.dropout is the one that is
+    asked for, and stays."""
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def _attention_asked(section: ModelSection, device: torch.device, dtype: torch.dtype) -> str | None:
+    """The name for transformers; None for its choice (packed attention comes later, where it fits)."""
+    if section.attn_implementation == "flash_attention_2":
+        if device.type != "cuda":
+            raise ModelError(
+                f"flash_attention_2 needs a CUDA device, not {device.type}",
+                "Set it to auto: packed attention runs on every device.",
+                field="model.attn_implementation",
+            )
+        if not attention.flash_attention_installed():
+            raise MissingDependencyError(
+                "flash_attention_2 needs the package flash-attn, which is not installed",
+                "Run: pip install flash-attn --no-build-isolation; or set it to auto.",
+                field="model.attn_implementation",
+            )
+        if dtype == torch.float32:
+            raise ModelError(
+                "flash_attention_2 does not compute in float32",
+                "Set it to auto, or model.dtype to bfloat16.",
+                field="model.attn_implementation",
+            )
+    return None if section.attn_implementation == "auto" else section.attn_implementation
+
+
+def _checkpoint_layers(model: Any, location: Location) -> None:
+    # Newer releases of transformers call activation_checkpointing_enable what older ones called gradient_…
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(
+            f"{location.base!r} is of an architecture that cannot do it",
+            "Set it to false, and lower training.max_tokens_per_microbatch where memory is short.",
+            field="model.gradient_checkpointing",
+        ) from error
+
+
+def _quantization(section: ModelSection, dtype: torch.dtype) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            f"{section.quantization} needs the package bitsandbytes, which is not installed",
+            "Run: pip install 'prefine[quantization]'; or set it to none.",
+            field="model.quantization",
+        )
+    from transformers import BitsAndBytesConfig
+
+    if section.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=torch.uint8,
+    )
+
+
+def _keep_layout(base: Any) -> None:
+    """Keep bitsandbytes from its evaluation layout on CPUs with AVX512-BF16.
+
+    It would move 4-bit weights into it at the first evaluation and never back: products are rounded to bf16 then, so
+    that evaluation and training differ, and no gradient passes them any more.
+    """
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _settle_path(packed: PackedModel, section: ModelSection) -> str | None:
+    """Packed or padded; says aloud where it is padded though nobody asked for that."""
+    if section.attn_implementation in ("sdpa", "eager"):
+        take_padded_path(packed)
+        return f"model.attn_implementation is {section.attn_implementation}"
+    reason = settle_path(packed)
+    if reason is not None:
+        log.warning("this model takes the padded path, which is slower: %s", reason)
+    return reason
+
+
+def save_model(
+    loaded: LoadedModel,
+    folder: Path,
+    beside: Mapping[str, JSON] | None = None,
+    story: Story = Story(),  # noqa: B008 - it is frozen
+) -> None:
+    """Save the result so that the ecosystem loads it: a PEFT adapter or a whole model, with its tokenizer.
+
+    Args:
+        beside: JSON files that belong to it, by name.
+        story: what its README.md says of how it was made.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; nothing half-written is left.
+    """
+    with atomic_write(folder) as temporary, known_noise_off():
+        model: Any = loaded.packed.model
+        # Others on the same base (a reference, a reward model) are not the result.
+        model.save_pretrained(
+            temporary, **({"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {})
+        )
+        loaded.tokenizer.save_pretrained(temporary)
+        for name, value in (beside or {}).items():
+            (temporary / name).write_bytes(json_bytes(value, indent=2))
+        if hasattr(model, "peft_config"):
+            save_ends(loaded.packed.causal, temporary)
+        heads = loaded.packed.score_head.out_features if isinstance(loaded.packed, PackedScorer) else None
+        base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
+        describe_result(temporary, folder, base, heads, story)
+
+
+def saved_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors that `save_model` wrote, by name, on the CPU."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}

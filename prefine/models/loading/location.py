@@ -1,0 +1,245 @@
+"""Finds a named model's parts without loading any.
+
+A name may be a folder with a model, a folder with a PEFT adapter, a run of prefine (runs/NAME), a hub id, or
+`embedded:NAME`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefine.errors import ModelError
+from prefine.json_reading import JsonError, read_json_object
+from prefine.models.loading.embedded import PREFIX, embedded_folder
+from prefine.models.loading.weights import ADAPTER_CONFIG as ADAPTER_CONFIG
+from prefine.models.loading.weights import ADAPTER_WEIGHTS as ADAPTER_WEIGHTS
+from prefine.models.loading.weights import read_object, require_plausible_config, weight_files
+from prefine.nearby import mistyped, similar_path
+from prefine.paths import expanded, is_there
+from prefine.runs.atomic import sha256_of_file
+
+# What prefine adds beside the ecosystem's files: which base an adapter belongs to.
+ORIGIN = "prefine.json"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a named model's parts are.
+
+    Attributes:
+        name: as the recipe said.
+        base: folder or hub id of the base weights.
+        base_name: what a later run should call the base.
+        adapter: folder of a PEFT adapter on that base, or None.
+        tokenizer: folder or hub id of the tokenizer.
+        base_sha256: of the base's weights as the adapter's training saw them; "" or None if unknown.
+        base_config_sha256: of the base's config, likewise.
+    """
+
+    name: str
+    base: str
+    base_name: str
+    adapter: Path | None
+    tokenizer: str
+    base_sha256: str | None = None
+    base_config_sha256: str | None = None
+
+
+def locate_model(name: str) -> Location:
+    """Find a model's parts by name, without loading any.
+
+    Raises:
+        ModelError: a folder that holds neither a model nor an adapter nor a run, a run without a result yet, or a path
+            that this user may not open.
+    """
+    try:
+        return _located(name)
+    except OSError as error:  # no permission; a name too long
+        raise ModelError(
+            f"{name!r} cannot be opened: {error.strerror or error}",
+            "Check the name and its permissions.",
+            field="model.name",
+        ) from error
+
+
+def _located(name: str) -> Location:
+    if name.startswith(PREFIX):
+        folder = str(embedded_folder(name))
+        return Location(name, folder, name, None, folder)
+    path = Path(expanded(name))
+    if not path.exists():
+        no_folder = f"there is no folder {name!r}"
+        if not _is_hub_id(name):
+            near = similar_path(name)
+            remedy = "Name a folder, a run, a hub id or embedded:…"
+            raise ModelError(no_folder, remedy if near is None else f"Did you mean {near}?", field="model.name")
+        if meant := mistyped("models", name):
+            raise ModelError(no_folder, meant, field="model.name")
+        return Location(name, name, name, None, name)
+    path = _result_of(path)
+    return _adapter_location(name, path) if (path / ADAPTER_CONFIG).is_file() else _base_location(name, path)
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name that is no folder can be a hub id."""
+    return not name.startswith((".", "/", "~", "runs/")) and name.count("/") == 1
+
+
+def _result_of(path: Path) -> Path:
+    """The model folder of a run; any other path as it is."""
+    if (path / "manifest.json").is_file() and not (path / "config.json").is_file():
+        if not (path / "model").is_dir():
+            raise ModelError(
+                f"the run {str(path)!r} has no result yet", "Finish it first: add --resume to it.", field="model.name"
+            )
+        return path / "model"
+    return path
+
+
+def _base_location(name: str, path: Path) -> Location:
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"{name!r} holds no model (no config.json, no {ADAPTER_CONFIG})",
+            "Name the folder that save_pretrained wrote, or a run of prefine.",
+            field="model.name",
+        )
+    require_plausible_config(str(path))
+    if not weight_files(path):
+        raise ModelError(
+            f"{name!r} has a config.json but no weights in safetensors format",
+            "Fetch the model again, or convert its weights: prefine does not read pickled ones.",
+            field="model.name",
+        )
+    return Location(name, str(path), str(path), None, str(path))
+
+
+def _adapter_location(name: str, path: Path) -> Location:
+    origin = read_object(path / ORIGIN) if (path / ORIGIN).is_file() else {}
+    base_name = _base_of(name, path, origin)
+    if Path(base_name).exists() and (_result_of(Path(base_name)) / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"the adapter {name!r} names another adapter as its base", "Merge that one first.", field="model.name"
+        )
+    if not (path / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"{str(path)!r} has no {ADAPTER_WEIGHTS}", "Fetch or train the adapter again.", field="model.name"
+        )
+    try:
+        located = locate_model(base_name)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter {name!r} needs its base model: {error.problem}", error.remedy, field="model.name"
+        ) from None
+    tokenizer = str(path) if (path / "tokenizer_config.json").is_file() else located.tokenizer
+    hashes = (origin.get("base_sha256"), origin.get("base_config_sha256"))
+    return Location(name, located.base, base_name, path, tokenizer, *hashes)
+
+
+def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
+    """What an adapter's files call its base: a folder that is there, a hub id or an embedded model's name.
+
+    A path is looked for from the adapter's folder, then from the working directory, then under the names that the
+    recipe and the run of the adapter's training had for it. Whichever is found is known by its hash.
+
+    Raises:
+        ModelError: it names none, or a folder that is in none of these places.
+    """
+    written = str(read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    noted = str(origin.get("base") or "")
+    names = [each for each in (written, noted, _noted_by_run(path)) if each]
+    if not names:
+        raise ModelError(
+            f"the adapter {name!r} does not say which base model it belongs to",
+            f"Set base_model_name_or_path in its {ADAPTER_CONFIG}.",
+            field="model.name",
+        )
+    if noted.startswith(PREFIX) and Path(written).is_absolute():  # earlier releases wrote the cache's folder
+        return noted
+    if written.startswith(PREFIX):
+        return written
+    places = [path / written, *map(Path, names)] if written else [*map(Path, names)]
+    for place in places:
+        if is_there(place):
+            plain = Path(os.path.normpath(place))
+            return str(plain if is_there(plain) and plain.samefile(place) else place)
+    if _is_hub_id(names[0]):
+        return names[0]
+    looked = ", ".join(dict.fromkeys(os.path.normpath(place) for place in places))
+    raise ModelError(
+        f"the adapter {name!r} needs its base model {names[0]!r}, and there is no such folder (looked for {looked})",
+        f"Bring that folder back, or write its path into base_model_name_or_path in {path / ADAPTER_CONFIG}.",
+        field="model.name",
+    )
+
+
+def _noted_by_run(path: Path) -> str:
+    """What the run that an adapter lies in calls its base, maybe an absolute path; "" outside a run."""
+    try:
+        model = read_json_object(path.parent / "manifest.json").get("model")
+    except (OSError, JsonError):
+        return ""
+    return str(model.get("base") or "") if isinstance(model, dict) else ""
+
+
+def portable_name(location: Location, folder: Path) -> str:
+    """What the config of an adapter that is saved in `folder` calls its base, so that it is found elsewhere, too.
+
+    A hub id or an embedded model's name is that; a folder's name is its path from `folder`, with forward slashes.
+    """
+    if location.base_name.startswith(PREFIX) or not Path(location.base).exists():
+        return location.base_name
+    return _path_from(folder, Path(location.base))
+
+
+def portable_path(name: str, folder: Path) -> str:
+    """A model's name for files that are saved in `folder`, without a path of this machine.
+
+    A relative path or a hub id stays as it is; an absolute path becomes the path from `folder`.
+    """
+    path = Path(expanded(name))
+    return _path_from(folder, path) if path.is_absolute() else name
+
+
+def _path_from(folder: Path, path: Path) -> str:
+    """With forward slashes; absolute where the path is on another drive."""
+    try:
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return str(path.resolve())
+
+
+def local_folder(base: str, revision: str | None = None) -> Path | None:
+    """The folder of a base: itself, or a hub model's in the hub's cache; None where it is not on this machine."""
+    path = Path(base)
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(base, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def base_hash(base: str, revision: str | None = None) -> str:
+    """Hash of the content of a base's weight files; "" where they are not on this machine.
+
+    What else decides a model's numbers is in `prefine.models.loading.identity`.
+    """
+    folder = local_folder(base, revision)
+    if folder is None:
+        return ""
+    joined = "".join(sha256_of_file(file) for file in weight_files(folder))
+    return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """A library's error for use within a message: its type and the beginning of its text, on one line."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")

@@ -1,0 +1,157 @@
+"""Reward models built on encoders (DeBERTa and its kin): prompt and answer as the two texts of a sequence classifier.
+
+They know no chat template and no packed rows: they are run as transformers runs them, on padded batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefine.data.reading.rows import Problem
+from prefine.data.tokens.vocabulary import require_embedded
+from prefine.errors import ModelError
+from prefine.models.forward.packed import embedding_rows
+from prefine.models.loading.device import choose_device, choose_dtype
+from prefine.models.loading.location import Location, one_line
+from prefine.models.loading.quiet import known_noise_off
+from prefine.models.loading.weights import require_plausible_config, within_files
+from prefine.models.scoring.scorer import Question, RewardModel, Score
+from prefine.recipe.sections import ModelSection
+
+_QUESTIONS_AT_ONCE = 16
+_MAX_TOKENS = 8192
+
+
+class CrossEncoder(RewardModel):
+    """A sequence classifier with a head of its own, run as it is. Its scores are not centred.
+
+    The first text is the conversation's turns, a line each; the second is the answer.
+
+    Raises:
+        ModelError: it cannot be loaded, or its file lacks weights.
+    """
+
+    def __init__(self, location: Location, section: ModelSection) -> None:
+        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+        self.name = location.name
+        self.scale = None
+        source = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+        device = choose_device(section.device)
+        dtype, _ = choose_dtype(section.dtype, device)
+        try:
+            require_plausible_config(location.base, section.revision)
+            config = AutoConfig.from_pretrained(location.base, **source)
+            with known_noise_off(), within_files(location.base, section.revision, config):
+                self.tokenizer = AutoTokenizer.from_pretrained(location.tokenizer, **source)
+                self._model, info = AutoModelForSequenceClassification.from_pretrained(
+                    location.base, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
+                )
+        except ModelError:
+            raise
+        except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
+            raise ModelError(
+                f"{location.name!r} could not be loaded as a reward model ({one_line(error)})",
+                "Check that it is a sequence classifier with safetensors weights, or the name and the network.",
+            ) from error
+        if info["missing_keys"]:
+            raise ModelError(
+                f"{location.name!r} lacks {len(info['missing_keys'])} of its weights ({min(info['missing_keys'])}, …)",
+                "It is no trained reward model, or its files are not complete: fetch it again.",
+            )
+        self._model.to(device).eval()
+        self._max_length = min(_positions(self._model), self.tokenizer.model_max_length)
+
+        self.tokenizer.truncation_side = "left"  # of the prompt, as everywhere else
+
+    def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
+        """See RewardModel."""
+        waiting = iter(questions)
+        while some := list(itertools.islice(waiting, _QUESTIONS_AT_ONCE)):
+            yield from self._scored(some)
+
+    def problem(self, question: Question) -> Problem:
+        """See RewardModel."""
+        field = _beyond_text(question)
+        return super().problem(question) if field is None else Problem(field, f"cannot be read by {self.name}")
+
+    @torch.no_grad()
+    def _scored(self, questions: list[Question]) -> Iterator[list[Score] | None]:
+        lengths = [[self._length(answer) for answer in question.answers] for question in questions]
+        room = self._max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
+        fits = [
+            max(own, default=0) < room and _beyond_text(question) is None
+            for own, question in zip(lengths, questions, strict=True)
+        ]
+        texts = [
+            (_as_text(question), answer)
+            for question, fitting in zip(questions, fits, strict=True)
+            if fitting
+            for answer in question.answers
+        ]
+        tokens = [length for own, fitting in zip(lengths, fits, strict=True) if fitting for length in own]
+        scores = iter(self._centred(self._raw(texts), tokens) if texts else [])
+        for question, fitting in zip(questions, fits, strict=True):
+            yield [next(scores) for _ in question.answers] if fitting else None
+
+    def _raw(self, texts: list[tuple[str, str]]) -> Tensor:
+        """Raw scores of texts with their answers, as many at once as are at most _MAX_TOKENS with their padding."""
+        lengths = list(map(len, self._encoded(texts)["input_ids"]))
+        runs = padded_runs(lengths, _MAX_TOKENS)
+        return torch.cat([self._raw_of_a_batch(texts[run.start : run.stop]) for run in runs])
+
+    def _encoded(self, texts: list[tuple[str, str]], **options: Any) -> Any:
+        firsts, seconds = ([pair[side] for pair in texts] for side in (0, 1))
+        return self.tokenizer(firsts, seconds, truncation="only_first", max_length=self._max_length, **options)
+
+    def _raw_of_a_batch(self, texts: list[tuple[str, str]]) -> Tensor:
+        batch = self._encoded(texts, padding=True, return_tensors="pt")
+        require_embedded(batch["input_ids"].unique().tolist(), embedding_rows(self._model), self.tokenizer)
+        logits: Tensor = self._model(**batch.to(self._model.device)).logits
+        return logits.float().cpu()
+
+    def _length(self, answer: str) -> int:
+        return len(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+
+
+def padded_runs(lengths: Sequence[int], max_tokens: int) -> list[range]:
+    """Neighbours that take at most `max_tokens` together, padded to the longest of them; one alone may take more."""
+    runs = [range(0, 0)]
+    longest = 0
+    for place, length in enumerate(lengths):
+        longest = max(longest, length)
+        if runs[-1] and longest * (len(runs[-1]) + 1) > max_tokens:
+            runs.append(range(place, place))
+            longest = length
+        runs[-1] = range(runs[-1].start, place + 1)
+    return runs
+
+
+def _positions(model: Any) -> int:
+    """How many tokens a model has positions for; RoBERTa and its kin begin to count behind their padding index."""
+    named = (each for name, each in model.named_modules() if name.endswith("position_embeddings"))
+    table = next((each for each in named if isinstance(each, nn.Embedding)), None)
+    limit = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+    if table is None:
+        return limit
+    return min(limit, table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+
+
+def _beyond_text(question: Question) -> str | None:
+    """What of a question is more than texts of turns, which is all that an encoder reads; None where nothing is."""
+    if question.tools:
+        return "tools"
+    for place, turn in enumerate(question.prompt):
+        for name in ("tool_calls", "reasoning"):
+            if getattr(turn, name):
+                return f"prompt[{place}].{name}"
+    return None
+
+
+def _as_text(question: Question) -> str:
+    return "\n".join(message.content for message in question.prompt)

@@ -1,0 +1,353 @@
+"""What a PPO recipe may say; what it shares with the other stages is in prefine/recipe/sections.py."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from prefine.recipe.effects import SeveralRulesError, Unread, without_effect
+from prefine.recipe.loading import RecipeSection
+from prefine.recipe.sections import (
+    LARGEST_TEMPERATURE,
+    Action,
+    Count,
+    Fraction,
+    GuardSection,
+    GuardsSection,
+    ModelSection,
+    NonFiniteGuard,
+    PathText,
+    Positive,
+    RunFolder,
+    Sources,
+    TrainingSection,
+    WritingRecipe,
+)
+
+# What only a critic, or advantages of single tokens, make use of.
+_OF_GAE = (
+    *("ppo.gamma", "ppo.lam", "ppo.normalise_advantages", "ppo.critic", "ppo.critic_learning_rate", "ppo.value_clip"),
+    *("ppo.value_coefficient", "ppo.value_warmup_updates", "reward.whiten"),
+)
+
+
+def _settings_of(guard: str, section: GuardSection) -> tuple[str, ...]:
+    """A guard's settings by their dotted names; one that is off is off whether it has something to look at or not."""
+    return (
+        () if section.action == "off" else tuple(f"guards.{guard}.{name}" for name in ("limit", "patience", "action"))
+    )
+
+
+class RewardSource(RecipeSection):
+    """One thing that scores answers."""
+
+    name: PathText = Field("runs/reward", description="a reward run, a reward model of the hub, or module:function")
+    weight: float = Field(1.0, description="its share in the sum; negative for what is unwanted")
+    scale: Literal["auto", "std", "running", "none"] = Field(
+        "auto",
+        description="subtract the mean and divide by the std: as measured when the model was trained (std), or of all "
+        "scores so far in the run (running); auto: std where there is one, else running for models, none for functions",
+    )
+    timeout_s: Positive = Field(600.0, description="of one call of a function")
+
+
+class PpoRewardSection(RewardSource):
+    """What is optimised."""
+
+    more: list[RewardSource] = Field([], description="further sources; the weighted scores are added")
+    clip: Positive | None = Field(5.0, description="the sum is kept within plus and minus this, before the shaping")
+    length_penalty: Annotated[float, Field(ge=0)] = Field(0.0, description="taken off for every 100 tokens")
+    missing_eos: Literal["none", "penalty", "replace"] = Field(
+        "penalty",
+        description="for answers that do not end by themselves: subtract missing_eos_value, or score minus it",
+    )
+    missing_eos_value: Annotated[float, Field(ge=0)] = 1.0
+    whiten: bool = Field(False, description="gae only: scale token rewards to std 1, their mean kept")
+    judge: PathText | None = Field(
+        None, description="a second reward model, never optimised: held-out answers are scored by it, too"
+    )
+
+
+class RolloutSection(RecipeSection):
+    """How answers to learn from are written."""
+
+    samples_per_prompt: Count | None = Field(
+        None, description="answers to each prompt; null: 1 with gae, 4 with rloo and grpo, which need at least 2"
+    )
+    drop_equal_groups: bool = Field(
+        False, description="rloo and grpo: no step on prompts whose answers all have the same reward (arXiv 2503.14476)"
+    )
+    max_new_tokens: Count = 128
+    temperature: Annotated[float, Field(gt=0, le=LARGEST_TEMPERATURE)] = Field(
+        1.0, description="of the policy: log-probabilities and ratios are those at it"
+    )
+    slots: Count = Field(64, description="answers written at once")
+    heldout_prompts: Annotated[int, Field(ge=0)] = Field(32, description="answered at every evaluation")
+    heldout_samples: Count = Field(
+        4, description="answers to each of them, with the same random numbers each time; compared by each prompt's mean"
+    )
+
+
+class KlSection(RecipeSection):
+    """The pull towards the reference (prefine/objectives/kl.py): in each token's reward, with grpo in the loss."""
+
+    coefficient: Annotated[float, Field(ge=0)] = Field(0.05, description="of the penalty, per nat")
+    controller: Literal["fixed", "adaptive"] = "fixed"
+    target: Positive = Field(0.1, description="of the adaptive controller, nats a token")
+    horizon: Count = Field(10_000, description="of the adaptive controller, answers")
+
+    @model_validator(mode="after")
+    def _something_to_steer(self) -> KlSection:
+        if self.controller == "adaptive" and self.coefficient == 0:
+            raise ValueError("controller adaptive multiplies the coefficient, which is 0: begin with 0.05, say")
+        return self
+
+
+class PpoSection(RecipeSection):
+    """The update (prefine/objectives/ppo.py)."""
+
+    epochs: Count = Field(2, description="passes over the answers of an update")
+    minibatches: Count = Field(2, description="optimiser steps in a pass")
+    clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="of the ratio")
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    lam: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="lambda of GAE")
+    normalise_advantages: bool = Field(True, description="to mean 0 and std 1 over an update's tokens; gae only")
+    entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    max_kl: Positive | None = Field(
+        0.1, description="end an update's passes early when it has moved the policy this far, nats a token"
+    )
+    critic: Literal["shared", "adapter"] = Field(
+        "shared", description="a value head on the policy's own trunk, or on an adapter of the critic's own"
+    )
+    critic_learning_rate: Positive = 1e-3
+    value_clip: Positive | None = Field(0.2, description="of a value's change in one update")
+    value_coefficient: Annotated[float, Field(ge=0)] = 0.1
+    value_warmup_updates: Annotated[int, Field(ge=0)] = Field(
+        0, description="first updates in which the critic alone learns"
+    )
+
+
+class PpoTrainingSection(TrainingSection):
+    """As for the other stages; a step is an update: answers to batch_size prompts, and all passes over them."""
+
+    batch_size: Count = Field(32, description="prompts an update at most, over all processes")
+    learning_rate: Positive = 5e-5
+    schedule: Literal["cosine", "linear", "constant"] = "constant"
+    warmup_fraction: Fraction = 0.0
+    adam_epsilon: Positive = 1e-5
+    evaluate_every_steps: Count | None = Field(10, description="null: only before and after")
+    save_every_steps: Count | None = Field(5, description="null: only at the end; guards roll back to what is saved")
+    sample_every_steps: Count | None = Field(5, description="keep some answers of every so many updates; null: none")
+
+
+class KlGuard(GuardSection):
+    """k3 to the reference, nats a token, above the limit."""
+
+    limit: float = 0.2
+    patience: Count = 2
+    action: Action = "roll_back"
+
+
+class EntropyGuard(GuardSection):
+    """Entropy of the policy, nats a token, below the limit."""
+
+    limit: float = 0.1
+    patience: Count = 2
+    action: Action = "roll_back"
+
+
+class DegenerateGuard(GuardSection):
+    """Share of blank, stuck and looping answers above that of the first update by more than the limit."""
+
+    limit: float = 0.3
+    patience: Count = 2
+    action: Action = "roll_back"
+
+
+class ValueLossGuard(GuardSection):
+    """Mean loss of the critic above the limit."""
+
+    limit: float = 100.0
+    patience: Count = 2
+    action: Action = "roll_back"
+
+
+class RewardSpreadGuard(GuardSection):
+    """Standard deviation of the answers' rewards below the limit: there is nothing to learn from."""
+
+    limit: float = 1e-6
+    patience: Count = 2
+
+
+class RewardClippedGuard(GuardSection):
+    """Share of answers whose score is beyond reward.clip above the limit: they are rewarded alike."""
+
+    limit: float = 0.5
+    patience: Count = 2
+
+
+class ProxyGapGuard(GuardSection):
+    """Held-out reward up while the judge's score, in its standard deviations, or ten times the accuracy on held-out
+    pairs, is down by more than the limit; looked at with each evaluation."""
+
+    limit: float = 0.5
+
+
+class PpoGuards(GuardsSection):
+    """Of PPO: those of every stage, and these on the answers of each update."""
+
+    non_finite: NonFiniteGuard = NonFiniteGuard(action="roll_back")
+    kl: KlGuard = KlGuard()
+    entropy: EntropyGuard = EntropyGuard()
+    degenerate: DegenerateGuard = DegenerateGuard()
+    value_loss: ValueLossGuard = ValueLossGuard()
+    reward_spread: RewardSpreadGuard = RewardSpreadGuard()
+    reward_clipped: RewardClippedGuard = RewardClippedGuard()
+    proxy_gap: ProxyGapGuard = ProxyGapGuard()
+
+
+class PpoRecipe(WritingRecipe):
+    """Proximal policy optimisation, and group advantages on the same answers."""
+
+    run: RunFolder = "runs/ppo"
+    model: ModelSection = ModelSection(name="runs/sft")
+    training: PpoTrainingSection = PpoTrainingSection()
+    advantage: Literal["gae", "rloo", "grpo"] = Field(
+        "gae", description="gae has a critic; rloo and grpo compare the answers to one prompt"
+    )
+    reward: PpoRewardSection = PpoRewardSection()
+    rollout: RolloutSection = RolloutSection()
+    kl: KlSection = KlSection()
+    ppo: PpoSection = PpoSection()
+    guards: PpoGuards = PpoGuards()
+    heldout_pairs: Sources | None = Field(
+        None, description="preference pairs, never optimised: the share that the policy itself orders as people did"
+    )
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """Answers to each prompt."""
+        return self.rollout.samples_per_prompt or (1 if self.advantage == "gae" else 4)
+
+    @model_validator(mode="after")
+    def _groups_have_siblings(self) -> PpoRecipe:
+        if self.advantage != "gae" and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"advantage {self.advantage} compares the answers to one prompt: rollout.samples_per_prompt is "
+                f"{self.samples_per_prompt}; set it to 2 or more (4, say)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> PpoRecipe:
+        training = self.training
+        if self.ppo.critic == "adapter" and self.model.gradient_checkpointing:
+            raise ValueError(
+                "ppo.critic adapter and model.gradient_checkpointing do not go together: layers would be computed "
+                "again with the policy's adapter; set critic to shared"
+            )
+        if training.keep_best or training.early_stopping_patience:
+            needed = {
+                "rollout.heldout_prompts is 0": self.rollout.heldout_prompts,
+                "data.heldout_fraction is 0": self.data.heldout or self.data.heldout_fraction,
+            }
+            if missing := [words for words, value in needed.items() if not value]:
+                raise ValueError(
+                    f"training.keep_best and early_stopping_patience go by held-out answers: {' and '.join(missing)}; "
+                    "set it above 0"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> PpoRecipe:
+        if unread := without_effect(self, self._unread()):
+            raise SeveralRulesError(unread)
+        return self
+
+    def _unread(self) -> list[Unread]:
+        """Which settings nothing reads, given the others."""
+        apart = self.data.heldout or self.data.heldout_fraction
+        written = apart and self.rollout.heldout_prompts
+        one_step = self.ppo.epochs * self.ppo.minibatches == 1
+        clips = [name for name in ("clip", "max_kl", "value_clip") if getattr(self.ppo, name) is not None]
+        return [
+            Unread(
+                self.advantage != "gae",
+                (*_OF_GAE, *_settings_of("value_loss", self.guards.value_loss)),
+                f"advantage {self.advantage} has no critic",
+                "advantage to gae",
+            ),
+            Unread(self.advantage == "gae", ("rollout.drop_equal_groups",), "gae has no groups", "advantage to grpo"),
+            Unread(
+                self.kl.controller == "fixed", ("kl.target", "kl.horizon"), "kl.controller is fixed", "it to adaptive"
+            ),
+            Unread(self.kl.coefficient == 0, ("guards.kl_factor",), "kl.coefficient is 0", "that to 0.05"),
+            Unread(
+                self.reward.missing_eos == "none",
+                ("reward.missing_eos_value",),
+                "reward.missing_eos is none",
+                "that to penalty or replace",
+            ),
+            Unread(
+                self.reward.clip is None,
+                _settings_of("reward_clipped", self.guards.reward_clipped),
+                "reward.clip is null",
+                "that to 5, say",
+            ),
+            Unread(
+                one_step,
+                tuple(f"ppo.{name}" for name in clips),
+                "an update takes one step, at ratio 1",
+                "ppo.epochs or ppo.minibatches above 1",
+            ),
+            Unread(
+                not written,
+                ("reward.judge", "rollout.heldout_samples"),
+                "no held-out answers are written",
+                "rollout.heldout_prompts and data.heldout_fraction above 0",
+            ),
+            Unread(
+                not apart, ("heldout_pairs",), "nothing is held out to evaluate on", "data.heldout_fraction above 0"
+            ),
+            Unread(
+                self.ppo.value_coefficient == 0 and self.advantage == "gae",
+                ("ppo.value_warmup_updates", "ppo.value_clip", "ppo.critic_learning_rate"),
+                "ppo.value_coefficient is 0, and the critic learns nothing",
+                "that to 0.1",
+            ),
+            Unread(
+                not (self.reward.judge or self.heldout_pairs),
+                ("guards.proxy_gap.limit", "guards.proxy_gap.patience"),
+                "nothing tells of a gap",
+                "reward.judge or heldout_pairs",
+            ),
+        ]
+
+    @model_validator(mode="after")
+    def _gap_can_be_seen(self) -> PpoRecipe:
+        action = self.guards.proxy_gap.action
+        if action not in ("stop", "roll_back"):
+            return self
+        missing = {
+            "reward.judge or heldout_pairs": self.reward.judge or self.heldout_pairs,
+            "rollout.heldout_prompts": self.rollout.heldout_prompts,
+            "data.heldout or data.heldout_fraction": self.data.heldout or self.data.heldout_fraction,
+            "training.evaluate_every_steps": self.training.evaluate_every_steps,
+        }
+        if names := [name for name, value in missing.items() if not value]:
+            raise ValueError(
+                f"guards.proxy_gap.action is {action}, but nothing tells of a gap without {', '.join(names)}: "
+                "set it, or the action to warn or off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _answers_have_room(self) -> PpoRecipe:
+        longest = self.data.max_length_tokens - 1
+        if self.rollout.max_new_tokens > longest:
+            raise ValueError(
+                f"rollout.max_new_tokens {self.rollout.max_new_tokens} leaves a prompt no room within "
+                f"data.max_length_tokens {self.data.max_length_tokens}: at most {longest}"
+            )
+        return self

@@ -1,0 +1,110 @@
+"""Warnings of jumps in length, missing endings and answers that say nothing: by held-out answers, else by samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prefine.formatting import INTERVAL, figure_range, percent, plural, whole
+from prefine.intervals import Interval, mean_change
+from prefine.report.facts import RunFacts, by_prompt, number
+from prefine.report.headline import lengths
+from prefine.report.parts import Caution
+
+_JUMP_OF_LENGTH = 0.25
+_MANY_CUT = 0.2
+_LOSS_OF_ENDINGS = 0.05
+_MORE_DEGENERATE = 0.02
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A figure before and after, and the interval of its change over prompts where that is known."""
+
+    before: float | None
+    after: float | None
+    interval: Interval | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether chance does not explain the change, as far as that is known."""
+        return self.interval is None or not self.interval.contains(0)
+
+    def told(self) -> str:
+        """The interval of a change in tokens, in brackets; empty where it is not known."""
+        return f" ({INTERVAL} of the change {figure_range(self.interval, 0, signed=True)})" if self.interval else ""
+
+
+def answer_cautions(facts: RunFacts) -> Iterator[Caution]:
+    """Jumps in length, answers that no longer end, and answers that say nothing."""
+    heldout = facts.stage == "ppo" and bool(facts.responses)
+    yield from _length(_change(facts, "tokens", "mean_tokens", "response_tokens", heldout), heldout)
+    yield from _endings(_change(facts, "ended", "ended", "ended", heldout), heldout)
+    yield from _degenerate(facts, heldout)
+
+
+def _change(facts: RunFacts, key: str, of_samples: str, of_heldout: str, heldout: bool) -> _Change:
+    rows = facts.responses if heldout else facts.samples
+    change = mean_change(*by_prompt(rows, f"before_{key}", f"after_{key}"))
+    interval = None if change is None else change.interval
+    if heldout:
+        return _Change(number(facts.before.get(of_heldout)), number(facts.after.get(of_heldout)), interval)
+    before, after = (getattr(lengths(facts, when), of_samples) for when in ("before", "after"))
+    return _Change(before, after, interval)
+
+
+def _length(change: _Change, heldout: bool) -> Iterator[Caution]:
+    before, after = change.before, change.after
+    if not before or after is None or abs(after - before) <= _JUMP_OF_LENGTH * before or not change.shown:
+        return
+    which = "Held-out answers" if heldout else "Answers to the sample prompts"
+    if after > before:
+        yield Caution(
+            f"{which} are longer: {whole(after)} tokens on average, {whole(before)} before{change.told()}.",
+            "Compare their content: a reward or a preference for longer answers is easily learned."
+            + (" reward.length_penalty works against it." if heldout else ""),
+        )
+    else:
+        yield Caution(
+            f"{which} are shorter: {whole(after)} tokens on average, {whole(before)} before{change.told()}.",
+            "Read some of them: a reward may favour answers that say little.",
+        )
+
+
+def _endings(change: _Change, heldout: bool) -> Iterator[Caution]:
+    before, after = change.before, change.after
+    if after is None:
+        return
+    limit = "rollout.max_new_tokens" if heldout else "report.max_new_tokens"
+    which = "held-out answers" if heldout else "answers to the sample prompts"
+    if before is not None and after < before - _LOSS_OF_ENDINGS and change.shown:
+        yield Caution(
+            f"Fewer {which} end by themselves: {percent(after)}, {percent(before)} before.",
+            f"Raise reward.missing_eos_value, or {limit} if good answers are longer."
+            if heldout
+            else "Check that the training data has the ends of turns, and that they are supervised.",
+        )
+    elif 1 - after > _MANY_CUT:
+        yield Caution(
+            f"{percent(1 - after)} of the {which} were cut at the limit.",
+            f"Their ends were not seen. Raise {limit} to judge whole answers.",
+        )
+
+
+def _degenerate(facts: RunFacts, heldout: bool) -> Iterator[Caution]:
+    if heldout:
+        change = _Change(number(facts.before.get("degenerate")), number(facts.after.get("degenerate")), None)
+        rows = facts.responses
+    else:
+        rows = [row for row in facts.samples if "after_degenerate" in row]
+        was, now = (sum(row.get(f"{when}_degenerate") is not None for row in rows) for when in ("before", "after"))
+        change = _Change(was / max(1, len(rows)), now / max(1, len(rows)), None)
+    if change.before is None or change.after is None or change.after <= change.before + _MORE_DEGENERATE:
+        return
+    count = round(change.after * len(rows))
+    which = "held-out answers" if heldout else "answers to the sample prompts"
+    yield Caution(
+        f"{count} of {plural(len(rows), which.removesuffix('s'), which)} are blank, stuck or loop, "
+        f"{round(change.before * len(rows))} before.",
+        "Read them. A smaller learning rate or fewer steps keep a model closer to what it was.",
+    )

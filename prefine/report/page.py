@@ -1,0 +1,388 @@
+"""The before/after report: one HTML page, made from nothing but the files of a run directory.
+
+The page needs no network and no scripts, and its policy forbids both: it shows what models and data files say, and
+these may be hostile. The same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from prefine.degeneration import is_blank
+from prefine.formatting import (
+    MISSING,
+    duration,
+    figure,
+    moment,
+    percent,
+    percent_range,
+    plural,
+    tokens,
+    visible,
+    whole,
+)
+from prefine.intervals import Share
+from prefine.report.cautions import cautions, chosen_falls, length_split, rows_add_up
+from prefine.report.charts import directions, learning_charts, length_chart, logp_chart, pair_chart, shift_summary
+from prefine.report.facts import RunFacts, count, dictionaries, mapping, number, read_run, text, texts
+from prefine.report.headline import headline, lengths, scales, tiles
+from prefine.report.rl_findings import guard_events, ppo_charts, rollouts, sources
+from prefine.runs.atomic import write_text
+from prefine.runs.directory import RunDirectory
+from prefine.runs.ownership import refuse_foreign_page
+
+_OPEN_SAMPLES = 6
+_MOST_SAMPLES = 100
+_MOST_CHARACTERS = 6_000
+_TEMPLATES = Path(__file__).parent / "templates"
+_COUNTS = {
+    "rows_in": "rows in",
+    "kept": "kept",
+    "quarantined": "quarantined",
+    "left_out": "left out, with a reason",
+    "duplicates": "duplicates",
+    "contradictions": "contradictions",
+    "duplicate_ids": "ids used twice",
+    "dropped_too_long": "too long, dropped",
+    "dropped_identical": "answers alike, dropped",
+    "dropped_unusable": "of no use here, dropped",
+    "leaks_removed": "leaks removed",
+    "prompts_cut": "prompts cut to fit",  # of earlier releases
+    "rows_cut": "cut to fit",
+    "turns_dropped": "turns left out of them",
+    "texts_cut": "user turns shortened",
+    "turns_not_learned": "turns not learned",
+    "rows": "used",
+}
+# Said only where there are any: most runs have none.
+_RARE = {
+    "left_out",
+    "contradictions",
+    "duplicate_ids",
+    "dropped_identical",
+    "dropped_unusable",
+    "prompts_cut",
+    "rows_cut",
+    "turns_dropped",
+    "texts_cut",
+    "turns_not_learned",
+}
+_STAGES = {
+    "sft": "Supervised fine-tuning",
+    "dpo": "Direct preference optimisation",
+    "reward": "Reward modelling",
+    "kto": "Kahneman–Tversky optimisation",
+    "ppo": "Proximal policy optimisation",
+}
+
+
+def write_report(run_path: Path) -> Path:
+    """Write the report of a run into its directory, from whatever of its files is there. Returns the page's path.
+
+    Raises:
+        CheckpointError: there is no run, one of its files cannot be understood, or the page cannot be written.
+    """
+    page = RunDirectory(run_path).report
+    html = render(build_context(read_run(run_path)))
+    refuse_foreign_page(page)
+    write_text(page, html)
+    return page
+
+
+def render(context: Mapping[str, Any], template: str = "report.html.j2") -> str:
+    """A page as HTML, from one of the templates."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(context)
+
+
+def _finalize(value: object) -> object:
+    # Here and not at each place: no text reaches the page without it.
+    return value if isinstance(value, Markup) or not isinstance(value, str) else visible(value)
+
+
+def build_context(facts: RunFacts) -> dict[str, Any]:
+    """All that the page shows, in words and numbers ready to print, by the template's names."""
+    return {
+        "title": f"{facts.name} · prefine report",
+        "stage": _STAGES.get(facts.stage, facts.stage),
+        "kicker": _kicker(facts),
+        "finished": facts.finished,
+        "readiness": text(facts.manifest.get("readiness")),
+        "overridden": texts(facts.manifest.get("overridden")),
+        "status": text(facts.manifest.get("status")),
+        "headline": headline(facts),
+        "scales": scales(facts),
+        "tiles": tiles(facts),
+        "learning": ppo_charts(facts) if facts.stage == "ppo" else learning_charts(facts),
+        "guard_events": guard_events(facts),
+        "rollouts": rollouts(facts),
+        "sources": sources(facts),
+        "shifts": [chart for chart in (logp_chart(facts), pair_chart(facts)) if chart],
+        "shift_summary": shift_summary(facts),
+        "directions": directions(facts),
+        "chosen_falls": chosen_falls(facts),
+        "length_chart": length_chart(facts),
+        "length_rows": _length_rows(facts),
+        "length_split": _length_split_rows(facts),
+        "samples": _samples(facts),
+        "open_samples": _OPEN_SAMPLES,
+        "samples_left_out": max(0, len(facts.samples) - _MOST_SAMPLES),
+        "data": _data_parts(facts),
+        "example": _clipped(facts.manifest.get("example")),
+        "checks": _checks(facts),
+        "cautions": cautions(facts),
+        "details": _details(facts),
+        "recipe": _recipe(facts),
+    }
+
+
+def _kicker(facts: RunFacts) -> list[str]:
+    model = mapping(facts.manifest.get("model"))
+    return [
+        part for part in (facts.name, text(model.get("name")), moment(_started(facts.manifest))) if part is not None
+    ]
+
+
+def _started(manifest: Mapping[str, Any]) -> str | None:
+    return text(manifest.get("started_at")) or text(manifest.get("started"))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a prompt."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model wrote, before or after.
+
+    Attributes:
+        length: "34 tokens", empty if unknown.
+        ended: whether it ended by itself; None if unknown.
+        fault: blank, stuck or looping; empty for an answer that is none of them, or where it is unknown.
+    """
+
+    when: str
+    content: str
+    length: str
+    ended: bool | None
+    fault: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A held-out prompt with the answers before and after."""
+
+    id: str
+    category: str
+    prompt: list[Turn] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    reference: str = ""
+
+
+def _samples(facts: RunFacts) -> list[Sample]:
+    return [_sample(row) for row in facts.samples[:_MOST_SAMPLES]]
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    prompt = row.get("prompt")
+    turns = (
+        [Turn("user", _clipped(prompt))]
+        if isinstance(prompt, str)
+        else [Turn(text(turn.get("role")) or "unknown", _clipped(turn.get("content"))) for turn in dictionaries(prompt)]
+    )
+    return Sample(
+        id=_plain(row.get("id")),
+        category=_plain(row.get("category")),
+        prompt=turns,
+        answers=[_answer(row, when) for when in ("before", "after")],
+        reference=_clipped(row.get("reference")),
+    )
+
+
+def _answer(row: Mapping[str, Any], when: str) -> Answer:
+    length, ended = count(row.get(f"{when}_tokens")), row.get(f"{when}_ended")
+    content = _clipped(row.get(when))
+    blank = is_blank(content)
+    return Answer(
+        when=when,
+        content="" if blank else content,
+        length=plural(length, "token") if length is not None else "",
+        ended=ended if isinstance(ended, bool) else None,
+        fault="" if blank else text(row.get(f"{when}_degenerate")) or "",
+    )
+
+
+def _clipped(value: object) -> str:
+    found = value if isinstance(value, str) else ""
+    if len(found) <= _MOST_CHARACTERS:
+        return found
+    left_out = plural(len(found) - _MOST_CHARACTERS, "more character")
+    return f"{found[:_MOST_CHARACTERS]}… [{left_out} in samples.jsonl]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a small table: a heading and its cells."""
+
+    heading: str
+    cells: list[str]
+
+
+def _length_rows(facts: RunFacts) -> list[Row]:
+    was, now = lengths(facts, "before"), lengths(facts, "after")
+    rows = [
+        Row("mean, tokens", [figure(was.mean_tokens, 1), figure(now.mean_tokens, 1)]),
+        Row("median, tokens", [tokens(was.median_tokens), tokens(now.median_tokens)]),
+        Row("ended by themselves", [percent(was.ended), percent(now.ended)]),
+        Row("blank, stuck or looping", [percent(was.degenerate), percent(now.degenerate)]),
+    ]
+    return [row for row in rows if set(row.cells) != {MISSING}]
+
+
+def _length_split_rows(facts: RunFacts) -> list[Row]:
+    split = length_split(facts)
+    if split is None:
+        return []
+    sides: tuple[tuple[str, Share], ...] = (("longer", split.chosen_longer), ("shorter", split.chosen_shorter))
+    return [
+        Row(
+            name,
+            [whole(side.count), percent(side.value), percent_range(side.interval) if side.interval else MISSING],
+        )
+        for name, side in sides
+    ]
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """The rows of one part of the data, from file to use."""
+
+    name: str
+    counts: list[Row]
+    adds_up: bool | None
+    sum: str
+    split_off: bool
+    reasons: list[Row]
+    left_out: list[Row]
+    files: list[Row]
+
+
+def _data_parts(facts: RunFacts) -> list[DataPart]:
+    data = mapping(facts.manifest.get("data"))
+    return [_data_part(name, value) for name, value in data.items() if isinstance(value, Mapping)]
+
+
+def _data_part(name: str, part: Mapping[str, Any]) -> DataPart:
+    known = {key: count(part.get(key)) for key in _COUNTS}
+    rows_in, kept, quarantined = (whole(known[key]) for key in ("rows_in", "kept", "quarantined"))
+    left_out = f" + {whole(known['left_out'])} left out" if known["left_out"] else ""
+    return DataPart(
+        name={"train": "Training", "heldout": "Held-out"}.get(name, name),
+        counts=[Row(label, [whole(known[key])]) for key, label in _COUNTS.items() if _is_shown(key, known[key])],
+        adds_up=rows_add_up(part),
+        sum=f"{rows_in} rows in = {kept} kept + {quarantined} quarantined{left_out}",
+        split_off=part.get("split_off") is True,
+        reasons=_reasons(part, "reasons"),
+        left_out=_reasons(part, "left_out_reasons"),
+        files=[Row(_plain(file.get("path")), [_plain(file.get("sha256"))]) for file in dictionaries(part.get("files"))],
+    )
+
+
+def _reasons(part: Mapping[str, Any], key: str) -> list[Row]:
+    return [Row(reason, [whole(number(hits))]) for reason, hits in mapping(part.get(key)).items()]
+
+
+def _is_shown(key: str, value: int | None) -> bool:
+    return value is not None and (value > 0 or key not in _RARE)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One self-check of a run's start."""
+
+    name: str
+    value: str
+    rule: str
+    passed: bool | None
+
+
+def _checks(facts: RunFacts) -> list[Check]:
+    return [
+        Check(
+            _plain(check.get("name")),
+            _plain(check.get("value")),
+            _plain(check.get("rule")),
+            passed if isinstance(passed := check.get("passed"), bool) else None,
+        )
+        for check in dictionaries(facts.manifest.get("self_checks"))
+    ]
+
+
+def _details(facts: RunFacts) -> list[Row]:
+    manifest = facts.manifest
+    command, seconds = manifest.get("command"), number(manifest.get("seconds"))
+    versions = {**_versions(manifest), **mapping(manifest.get("versions"))}
+    found: list[tuple[str, str]] = [
+        ("command", shlex.join(map(str, command)) if isinstance(command, list) else _plain(command)),
+        ("status", _plain(manifest.get("status"))),
+        ("started", moment(_started(manifest)) or ""),
+        ("finished", moment(text(manifest.get("finished_at"))) or ""),
+        ("time", duration(seconds) if seconds is not None else ""),
+        ("seed", str(manifest["seed"]) if isinstance(manifest.get("seed"), int) else ""),
+        ("git commit", _plain(manifest.get("git_commit"))),
+        *((f"model {_spaced(key)}", _plain(value)) for key, value in mapping(manifest.get("model")).items()),
+        *((f"device {_spaced(key)}", _plain(value)) for key, value in mapping(manifest.get("device")).items()),
+        *((f"{key} version", _plain(value)) for key, value in versions.items()),
+    ]
+    return [Row(name, [value]) for name, value in found if value]
+
+
+def _versions(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The versions as prefine.runs.directory.run_provenance writes them."""
+    here = {key: manifest[key] for key in ("prefine", "python", "platform") if key in manifest}
+    return {**here, **mapping(manifest.get("libraries"))}
+
+
+def _recipe(facts: RunFacts) -> str:
+    recipe = mapping(facts.manifest.get("recipe"))
+    return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100) if recipe else ""
+
+
+def _spaced(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _plain(value: object) -> str:
+    """Any JSON value as a table cell shows it."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 10**15 else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    return str(value)

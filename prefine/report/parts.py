@@ -1,0 +1,75 @@
+"""The forms that a run's results take at the top of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prefine.formatting import INTERVAL, MISSING, figure, figure_range
+from prefine.intervals import Interval, Mean
+
+NO_CHANGE = "The interval includes 0: no change shown."
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The main result in one sentence, and what a careful reader must know with it."""
+
+    sentence: str
+    standfirst: list[str] = field(default_factory=list)  # empty lines are left out
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One key figure: what it is now, what it was, and how to read it."""
+
+    label: str
+    value: str
+    unit: str = ""
+    before: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A warning: what is the case, and what it means or what to do."""
+
+    title: str
+    text: str = ""
+
+
+def change_sentence(
+    subject: str, before: float, after: float, interval: Interval | None, show: Callable[[float], str]
+) -> str:
+    """How a figure went, without a full stop: it rose or fell only where the interval of its change excludes 0.
+
+    Args:
+        subject: what the figure is, as within a sentence: "the mean reward of 45 held-out prompts".
+        interval: of the change; None where it is not known, and then the sentence gives the two figures alone.
+        show: a figure as text.
+    """
+    was, now, opening = show(before), show(after), subject[:1].upper() + subject[1:]
+    if interval is None:
+        return f"{opening} stayed at {now}" if before == after else f"{opening} was {was} before and is {now} after"
+    if interval.contains(0):
+        return f"No change shown in {subject}: {was} before, {now} after"
+    return f"{opening} {'rose' if interval.low > 0 else 'fell'} from {was} to {now}"
+
+
+def change_line(what: str, change: Mean, how: str, decimals: int = 2) -> str:
+    """A change with its interval as a sentence of its own, which says where chance explains it.
+
+    Args:
+        what: "the mean", for "Change of the mean".
+        how: how before and after are compared: "paired by prompt".
+    """
+    size = figure(change.value, decimals, signed=True)
+    if change.interval is None:
+        return f"Change of {what}: {size}; there are too few values for an interval."
+    line = f"Change of {what}: {size} ({INTERVAL} {figure_range(change.interval, decimals, signed=True)}, {how})."
+    return f"{line} {NO_CHANGE}" if change.interval.contains(0) else line
+
+
+def as_before(value: str) -> str:
+    """A figure of before training, for a tile; empty where it is missing."""
+    return "" if value == MISSING else f"before {value}"

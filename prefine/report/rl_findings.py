@@ -1,0 +1,238 @@
+"""What a PPO run came to: rewards before and after, how far the policy went for them, and what the guards did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefine.degeneration import is_blank
+from prefine.formatting import INTERVAL, figure, figure_range, percent, plural
+from prefine.intervals import Mean, evenly_chosen, median
+from prefine.report.charts import Chart, Key, metric_chart
+from prefine.report.facts import RunFacts, count, dictionaries, mapping, number, numbers, recorded_change, text
+from prefine.report.parts import Headline, Tile, change_line, change_sentence
+from prefine.report.plots import Bars, histogram
+
+_MOST_ROLLOUTS = 12
+
+
+def ppo_headline(facts: RunFacts) -> Headline | None:
+    """How the mean held-out reward changed, paired by prompt; the median stands in the second line."""
+    before, after = number(facts.before.get("score")), number(facts.after.get("score"))
+    if facts.stage != "ppo" or before is None or after is None:
+        return None
+    mean, median_ = _changes(facts)
+    interval = None if mean is None else mean.interval
+    sentence = change_sentence(f"the mean reward of {_answers(facts)}", before, after, interval, _reward)
+    lines = [
+        "" if mean is None else change_line("the mean", mean, "paired by prompt"),
+        "" if median_ is None else _median_line(facts, median_),
+        "" if mean else "The run recorded no paired change, so whether this is more than chance is not known.",
+    ]
+    return Headline(f"{sentence}.", [*lines, _distance_line(facts), _guard_line(facts)])
+
+
+def _reward(value: float) -> str:
+    return figure(value, 2)
+
+
+def _answers(facts: RunFacts) -> str:
+    """180 answers to 45 held-out prompts; as much of it as is known."""
+    prompts, samples = facts.heldout_count, facts.heldout_samples
+    if not prompts:
+        return "held-out answers"
+    if samples is None:
+        return plural(prompts, "held-out answer")
+    return f"{plural(prompts * samples, 'answer')} to {plural(prompts, 'held-out prompt')}"
+
+
+def _changes(facts: RunFacts) -> tuple[Mean | None, Mean | None]:
+    """Of the mean and of the median reward."""
+    heldout = mapping(facts.evaluation.get("heldout"))
+    return recorded_change(heldout.get("mean_change")), recorded_change(heldout.get("median_change"))
+
+
+def _median_line(facts: RunFacts, change: Mean) -> str:
+    before, after = number(facts.before.get("score_median")), number(facts.after.get("score_median"))
+    ends = f" ({_reward(before)} before, {_reward(after)} after)" if before is not None and after is not None else ""
+    return change_line(f"the median answer{ends}", change, "over prompts")
+
+
+def _distance_line(facts: RunFacts) -> str:
+    kl = number(facts.after.get("kl_k3"))
+    was, now = number(facts.before.get("degenerate")), number(facts.after.get("degenerate"))
+    told = f"The KL to the reference is {figure(kl, 3)} nats per token." if kl is not None else ""
+    if was is None or now is None:
+        return told
+    return f"{told} Blank, stuck or looping answers: {percent(was)} before, {percent(now)} after."
+
+
+def _guard_line(facts: RunFacts) -> str:
+    acted = [event for event in facts.guard_events if event.get("action") != "warn"]
+    return f"Guards stepped in {plural(len(acted), 'time')}: see below." if acted else ""
+
+
+def ppo_tiles(facts: RunFacts) -> list[Tile]:
+    """The key figures that only PPO has."""
+    wanted = (
+        ("Mean held-out reward", "score", _reward),
+        ("Median held-out reward", "score_median", _reward),
+        ("KL per token", "kl_k3", lambda value: figure(value, 3)),
+        ("Entropy", "entropy", lambda value: figure(value, 2)),
+        ("Mean answer", "response_tokens", lambda value: figure(value, 0)),
+        ("Answers ended by themselves", "ended", percent),
+        ("Degenerate answers", "degenerate", percent),
+        ("Judge’s score", "judge", _reward),
+        ("Held-out pairs ordered as people did", "pair_accuracy", percent),
+    )
+    units = {"kl_k3": "nats", "entropy": "nats", "response_tokens": "tokens"}
+    notes = dict(zip(("score", "score_median"), map(_change_note, _changes(facts)), strict=True))
+    found = []
+    for label, key, told in wanted:
+        now, was = number(facts.after.get(key)), number(facts.before.get(key))
+        if now is not None:
+            before = f"before {told(was)}" if was is not None else ""
+            found.append(Tile(label, told(now), units.get(key, ""), before, notes.get(key, "")))
+    return found
+
+
+def _change_note(change: Mean | None) -> str:
+    if change is None or change.interval is None:
+        return ""
+    size = figure(change.value, 2, signed=True)
+    return f"change {size}, {INTERVAL} {figure_range(change.interval, signed=True)}"
+
+
+def ppo_charts(facts: RunFacts) -> list[Chart]:
+    """How reward and distance went over the updates, and held-out rewards before and after on one axis."""
+    drawn = [
+        metric_chart(facts, "score", "Reward", "weighted scores of the sources, before penalties"),
+        _histogram(facts),
+        metric_chart(facts, "kl_k3", "KL", "to the reference, k3, nats per token", decimals=3),
+        metric_chart(facts, "entropy", "Entropy", "nats per token"),
+        metric_chart(facts, "response_tokens", "Answer length", "mean, tokens", decimals=0),
+        metric_chart(facts, "degenerate", "Degenerate answers", "share that is blank, stuck or loops"),
+        metric_chart(facts, "explained_variance", "Critic", "explained variance of the returns; 1 is perfect"),
+        metric_chart(facts, "judge", "Judge", "mean score of the second reward model, never optimised"),
+    ]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _histogram(facts: RunFacts) -> Chart | None:
+    before, after = numbers(facts.responses, "before_score"), numbers(facts.responses, "after_score")
+    if not before or not after:
+        return None
+    bars = [Bars(before, "before", median(before), filled=True), Bars(after, "after", median(after), filled=False)]
+    return Chart(
+        f"Held-out rewards: median {figure(median(before), 2)} → {figure(median(after), 2)}",
+        f"{_answers(facts)}, before and after with the same random numbers",
+        histogram("rewards", "Held-out rewards before and after", bars, xlabel="reward", ylabel="answers"),
+        [Key("before", "block", "before"), Key("after", "line", "after")],
+        "Dashed lines: medians.",
+    )
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A reward source by itself: its mean score as it gives it, and its mean part of the weighted sum."""
+
+    name: str
+    weight: str
+    before: str
+    after: str
+    share_before: str
+    share_after: str
+
+
+def sources(facts: RunFacts) -> list[SourceRow]:
+    """Each reward source on held-out answers, else on those of the first and last update."""
+    measured = "score" in facts.before and "score" in facts.after
+    updates = facts.train or [{}]
+    ends = (facts.before, facts.after) if measured else (updates[0], updates[-1])
+    reward = mapping(mapping(facts.manifest.get("recipe")).get("reward"))
+    weights = {
+        text(each.get("name")): number(each.get("weight")) for each in (reward, *dictionaries(reward.get("more")))
+    }
+    names = [key.removeprefix("score/") for key in ends[1] if key.startswith("score/")]
+    return [
+        SourceRow(
+            name,
+            figure(weights.get(name), 2),
+            *(figure(number(end.get(f"{what}/{name}")), 2) for what in ("score", "share") for end in ends),
+        )
+        for name in names
+    ]
+
+
+@dataclass(frozen=True)
+class GuardEvent:
+    """Something that a guard did.
+
+    Attributes:
+        did: warned, stopped, or rolled back, and to where.
+        changed: what goes on otherwise since.
+        given_up: the guard's figure over the steps that were given up.
+    """
+
+    step: str
+    did: str
+    words: str
+    changed: str
+    given_up: str
+
+
+def guard_events(facts: RunFacts) -> list[GuardEvent]:
+    """What the guards did, in order and in words."""
+    return [_event(event) for event in facts.guard_events]
+
+
+def _event(event: Mapping[str, Any]) -> GuardEvent:
+    back, action = count(event.get("back_to_step")), text(event.get("action"))
+    did = {
+        "warn": "warned",
+        "stop": f"ended the run on the weights of step {back}",
+        "roll_back": f"took the run back to step {back}",
+    }.get(action or "", "acted")
+    changed = ", ".join(
+        f"{name.replace('_', ' ')} now {figure(number(value))}" for name, value in mapping(event.get("changed")).items()
+    )
+    rows = dictionaries(event.get("given_up"))
+    names = [name for name in (rows[-1] if rows else {}) if name != "step" and name in (text(event.get("words")) or "")]
+    path = [" → ".join(figure(number(row.get(name))) for row in rows) for name in names[:1]]
+    step = count(event.get("at_step"))
+    return GuardEvent(
+        "" if step is None else str(step), did, text(event.get("words")) or "", changed, path[0] if path else ""
+    )
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """An answer that was written while the run learned."""
+
+    step: str
+    asked: str
+    response: str
+    score: str
+    tokens: str
+    scores: str
+
+
+def _visible(response: str) -> str:
+    return "" if is_blank(response) else response
+
+
+def rollouts(facts: RunFacts) -> list[Rollout]:
+    """Some of the answers kept in rollouts.jsonl, the first and the last among them."""
+    rows = facts.rollouts
+    return [
+        Rollout(
+            str(count(row.get("step"))),
+            next((text(turn.get("content")) or "" for turn in reversed(dictionaries(row.get("prompt")))), ""),
+            _visible(text(row.get("response")) or ""),
+            figure(number(row.get("score")), 2),
+            str(count(row.get("tokens"))),
+            ", ".join(f"{name} {figure(number(value), 2)}" for name, value in mapping(row.get("scores")).items()),
+        )
+        for row in (rows[place] for place in evenly_chosen(len(rows), _MOST_ROLLOUTS))
+    ]

@@ -1,0 +1,23 @@
+"""What a run came to, as lines for a console: the report's headline with its intervals, and its warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prefine.report.cautions import cautions
+from prefine.report.facts import RunFacts, texts
+from prefine.report.headline import headline
+
+
+def closing_lines(facts: RunFacts) -> list[str]:
+    """The result and the warnings of a finished run, with the characters that only a page needs made plain."""
+    return [line.replace("\u202f", " ").replace("\u2060", "") for line in _lines(facts)]
+
+
+def _lines(facts: RunFacts) -> Iterator[str]:
+    found = headline(facts)
+    yield f"result: {found.sentence}"
+    yield from (f"  {line}" for line in found.standfirst if line)
+    # The reasons of a readiness report have just been given, with their levels.
+    said = texts(facts.manifest.get("warnings")) if facts.stage == "reward" else []
+    yield from (f"warning: {caution.title}" for caution in cautions(facts) if caution.title not in said)

@@ -1,0 +1,265 @@
+"""Where prefine keeps what can be made again: converted models and reference log-probabilities.
+
+Several processes, and several machines, may share a cache. Each entry is a folder with a marker, written last, that
+lists its files and their hashes; nothing without that proof is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from prefine import __version__
+from prefine.errors import CheckpointError, PrefineError
+from prefine.json_reading import read_json_object
+from prefine.runs.atomic import JSON, atomic_write, discard, remove, sha256_of_file, storage_errors, write_json
+
+log = logging.getLogger("prefine")
+
+MARKER = "prefine-entry.json"
+# What prefine names its entries, by kind, which is also the folder. A digest says what the entry was made from.
+_NAMES = {
+    "models": re.compile(r"smollm2-135m-[0-9a-f]{12}"),
+    "reference": re.compile(r"[0-9a-f]{40}"),
+}
+# Earlier releases kept reference log-probabilities as files, without a marker.
+_OLD_FILE = re.compile(r"[0-9a-f]{40}\.safetensors")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.tmp")
+_SECONDS_BEFORE_SAYING_SO = 2.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+_REMEDY = "Set PREFINE_CACHE to a folder that you can write to, on a disk with free space."
+
+
+def cache_directory() -> Path:
+    """The folder for everything that can be made again; it is only named here, whoever writes creates it.
+
+    PREFINE_CACHE if set, else `prefine` in XDG_CACHE_HOME, in LOCALAPPDATA (Windows), in ~/Library/Caches (macOS) or
+    in ~/.cache.
+
+    Raises:
+        PrefineError: the user has no home directory and no variable names another place.
+    """
+    try:
+        if chosen := os.environ.get("PREFINE_CACHE"):
+            # Absolute at once, so that a later change of directory does not move the cache.
+            return Path(chosen).expanduser().absolute()
+        shared = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
+        # The XDG specification says to ignore relative paths.
+        return (shared if shared.is_absolute() else _system_caches()) / "prefine"
+    except RuntimeError as error:
+        raise PrefineError(
+            f"no place for the cache is known: {error}", "Set PREFINE_CACHE to a folder that you can write to."
+        ) from error
+
+
+def _system_caches() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+
+
+def cache_entry(kind: str, name: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
+    """The folder of a cache entry, proved to be whole, and whether it was there already.
+
+    An entry counts only if its marker lists every file with its size and SHA-256, as `whole` checks. One that is
+    missing or damaged is made (again), by one process at a time over all processes that share the cache; the others
+    wait. Reading an entry that is whole writes nothing, so a read-only cache serves.
+
+    Args:
+        kind: the folder in the cache, "models" or "reference".
+        name: holds a hexadecimal digest of whatever the content depends on; see _NAMES.
+        make: fills the empty folder it is given; its result must not depend on the process that runs it.
+
+    Raises:
+        CheckpointError: the entry must be made and the cache cannot be written.
+    """
+    if not _is_name(kind, name):
+        raise ValueError(f"no name for a cache entry: {kind}/{name}")
+    path = cache_directory() / kind / name
+    if whole(path):
+        return path, True
+    try:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path):
+                if whole(path):  # another process made it meanwhile
+                    return path, True
+                _make(path, make)
+    except CheckpointError as error:
+        if whole(path):  # on a file system without locks another process may have been faster
+            return path, True
+        raise CheckpointError(error.problem, _REMEDY) from error
+    return path, False
+
+
+def whole(path: Path) -> bool:
+    """Whether a cache entry holds what was put there: the marker's files, each of its size and SHA-256, and no more."""
+    try:
+        listed = read_json_object(path / MARKER)["files"]
+        return bool(listed) and listed == _listing(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@dataclass(frozen=True)
+class CacheItem:
+    """One thing that prefine put into the cache.
+
+    Attributes:
+        state: "whole"; "damaged", which the next use makes anew; or "left over" from a process that was killed.
+    """
+
+    path: Path
+    kind: str
+    state: str
+    size_bytes: int
+
+
+def cache_items() -> list[CacheItem]:
+    """What prefine has in its cache, by kind and name. What it did not make is not listed."""
+    found = []
+    for kind in _NAMES:
+        folder = cache_directory() / kind
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if _entry_of(path) is not None:
+                state = "left over" if path.name.startswith(".") else "whole" if whole(path) else "damaged"
+                found.append(CacheItem(path, kind, state, _size(path)))
+    return found
+
+
+def remove_cache_item(item: CacheItem) -> bool:
+    """Remove one thing from the cache; False, and it stays, while a process is making that entry.
+
+    On a file system without locks nobody knows whether an unfinished entry is in use: it stays.
+
+    Raises:
+        CheckpointError: the cache cannot be written.
+    """
+    entry = _entry_of(item.path)
+    if entry is None:
+        raise ValueError(f"not prefine's: {item.path}")
+    unfinished = item.path.name.startswith(".")
+    lock = _lock_of(entry)
+    with storage_errors(item.path):
+        try:
+            if not _acquired(lock, 0) and unfinished:
+                return False
+            (remove if unfinished else discard)(item.path)
+        except Timeout:
+            return False
+        finally:
+            lock.release()
+    return True
+
+
+def _make(path: Path, make: Callable[[Path], None]) -> None:
+    """Under the entry's lock: whatever lies here under its name is of a process that has ended."""
+    _sweep(path.parent, path.name)
+    if path.exists() or path.is_symlink():
+        log.info("%s in the cache is damaged or of an older release: it is made again", path.name)
+        discard(path)
+    with atomic_write(path) as temporary:
+        temporary.mkdir()
+        make(temporary)
+        write_json(temporary / MARKER, {"prefine": __version__, "files": _listing(temporary)})
+
+
+def _listing(folder: Path) -> dict[str, JSON]:
+    """Size and SHA-256 of every file below `folder` but the marker; hidden ones (a desktop's) are not ours."""
+    return {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MARKER and not file.name.startswith(".")
+    }
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of an entry, however long another process needs to make it.
+
+    The lock's file stays: removing it would let two processes lock two files of one name. On a file system without
+    locks it goes without one; then two processes may make the same entry, and the second takes the first one's.
+    """
+    lock = _lock_of(path)
+    try:
+        _acquired(lock, _SECONDS_BEFORE_SAYING_SO)
+    except Timeout:
+        log.info("waiting for another process, which is making %s", path)
+        _acquired(lock, -1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(lock: BaseFileLock, timeout: float) -> bool:
+    """Take a lock; False on a file system without locks. Raises Timeout."""
+    try:
+        lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _lock_of(entry: Path) -> BaseFileLock:
+    # filelock's substitute where flock is missing is a file, which a killed process leaves behind as if it were locked.
+    return FileLock(_lock_file(entry), fallback_to_soft=False)
+
+
+def _lock_file(entry: Path) -> Path:
+    return entry.with_name(f".{entry.name}.lock")
+
+
+def _entry_of(path: Path) -> Path | None:
+    """The entry that `path` is, or is an unfinished copy of; None if prefine did not make it.
+
+    A name alone proves nothing, since a user may point PREFINE_CACHE at any folder: an entry has a marker.
+    """
+    kind = path.parent.name
+    if unfinished := _TEMPORARY.fullmatch(path.name):
+        return path.with_name(unfinished["name"]) if _is_name(kind, unfinished["name"]) else None
+    if _is_name(kind, path.name):
+        return path if os.path.lexists(path / MARKER) else None
+    return path if kind == "reference" and _OLD_FILE.fullmatch(path.name) else None
+
+
+def _is_name(kind: str, name: str) -> bool:
+    return kind in _NAMES and _NAMES[kind].fullmatch(name) is not None
+
+
+def _sweep(folder: Path, locked: str) -> None:
+    """Remove what killed processes left unfinished in `folder`: of the entry `locked`, and of all that are not in use.
+
+    A process number proves nothing here: a cache may be shared with other machines and containers. The lock does.
+    """
+    for path in list(folder.iterdir()):
+        unfinished = _TEMPORARY.fullmatch(path.name)
+        if unfinished is None or not _is_name(folder.name, unfinished["name"]):
+            continue
+        if unfinished["name"] == locked:
+            remove(path)
+        else:
+            remove_cache_item(CacheItem(path, folder.name, "left over", 0))
+
+
+def _size(path: Path) -> int:
+    """Bytes of the files at or below `path`; what another process removes or renames meanwhile counts as nothing."""
+    inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    total = 0
+    for file in [path, *inside]:
+        with suppress(OSError):
+            found = file.stat()
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total

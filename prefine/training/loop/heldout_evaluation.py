@@ -1,0 +1,69 @@
+"""Evaluation of the model on held-out rows during training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from prefine.errors import NotFiniteError
+from prefine.training.loop.run_log import RunLog
+from prefine.training.loop.state import TrainingState
+
+
+@dataclass
+class HeldoutEvaluation:
+    """Evaluates the model as it is.
+
+    Args:
+        model: the packed model, as accelerate prepared it.
+        metrics: the stage's held-out metrics, `loss` among them; called with the model in eval mode. None if no rows
+            are held out.
+        state: the run's training state.
+        log: where metrics are reported.
+    """
+
+    model: nn.Module
+    metrics: Callable[[], dict[str, float]] | None
+    state: TrainingState
+    log: RunLog
+
+    def run(self) -> dict[str, float] | None:
+        """Compute and report the metrics; None if no rows are held out.
+
+        Raises:
+            NotFiniteError: a metric is not finite.
+        """
+        if self.metrics is None:
+            return None
+        step = self.state.position.step
+        self.model.eval()
+        try:
+            row = self.metrics()
+        finally:
+            self.model.train()
+        if not all(map(math.isfinite, row.values())):
+            raise NotFiniteError(
+                f"held-out metrics are not finite after step {step}: {row}",
+                "Look for extreme held-out rows, lower training.learning_rate, or set model.dtype to float32.",
+            )
+        # Each process evaluates by itself. Their last bits may differ, and decisions must not.
+        row = self.state.processes.from_main(row)
+        self.state.early_stopping.update(step, row["loss"], self.state.parameters)
+        self.log.heldout(step, row)
+        return row
+
+    def remember(self) -> None:
+        """Evaluate without a report: what the stage remembers of held-out rows is then that of the present weights."""
+        if self.metrics is not None:
+            self.model.eval()
+            self.metrics()
+
+    @property
+    def missing(self) -> bool:
+        """Whether the metrics of the present step have not been reported. All processes must ask."""
+        if self.metrics is None:
+            return False
+        return self.state.processes.from_main(not self.log.has_evaluation(self.state.position.step))

@@ -1,0 +1,93 @@
+"""Where the figures of a run go: metrics.jsonl, the display and experiment trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefine.runs.atomic import JSON
+from prefine.runs.directory import MetricsLog, RunDirectory, drop_rows_after, rows_of_kind
+from prefine.training.display import Display
+from prefine.training.tracking import Trackers
+
+
+class RunLog:
+    """Reports the figures of a run.
+
+    Args:
+        run: the run's folder.
+        display: what the user sees.
+        trackers: experiment trackers; empty in all processes but the main one.
+        is_main: whether this process writes metrics.jsonl.
+
+    Attributes:
+        display: see above.
+    """
+
+    def __init__(self, run: RunDirectory, display: Display, trackers: Trackers, *, is_main: bool) -> None:
+        self._run = run
+        self.display = display
+        self._trackers = trackers
+        # One writer: a second process that cut the file back on resuming would leave this one writing to a lost file.
+        self._metrics = MetricsLog(run.metrics) if is_main else None
+
+    def say(self, text: str) -> None:
+        """Show the user a line."""
+        self.display.say(text)
+
+    def train(self, step: int, epoch: float, row: Mapping[str, float]) -> None:
+        """Report a step's figures."""
+        self._append("train", step, {"epoch": epoch, **row})
+        self.display.step(step, row)
+        self._trackers.log(row, step)
+
+    def heldout(self, step: int, row: Mapping[str, float]) -> None:
+        """Report an evaluation's figures."""
+        self._append("heldout", step, row)
+        self.display.heldout(step, row)
+        self._trackers.log({f"heldout/{name}": value for name, value in row.items()}, step)
+
+    def guard(self, step: int, event: Mapping[str, Any]) -> None:
+        """Write an event of a guard; what the user sees of it is said elsewhere."""
+        self._append("guard", step, event)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the evaluation after this step has been reported."""
+        return step in [row["step"] for row in rows_of_kind(self._run.metrics, "heldout")]
+
+    def seal(self, step: int) -> dict[str, JSON]:
+        """Flush the metrics to the disk; gives their hash up to a step, for its checkpoint. Main process only."""
+        assert self._metrics is not None  # noqa: S101
+        self._metrics.sync()
+        return self._metrics.seal(step)
+
+    def mend(self, seal: Mapping[str, Any]) -> None:
+        """Warn if lines that a checkpoint sealed were lost or changed, and bring its held-out figures back."""
+        if self._metrics is not None and self._metrics.mend(seal):
+            self.say(
+                f"warning: {self._run.metrics} lost lines or was changed: held-out figures are as the checkpoint holds "
+                "them, and figures of steps that were lost stay lost"
+            )
+
+    def cut_after(self, step: int, events: Sequence[Mapping[str, Any]]) -> None:
+        """Drop the rows of later steps, which will be taken again.
+
+        Args:
+            events: all events of guards so far; those whose rows were dropped are written again.
+        """
+        if self._metrics is None:
+            return
+        self._metrics.truncate_after(step)
+        drop_rows_after(self._run.rollouts, step)
+        written = len(rows_of_kind(self._run.metrics, "guard"))
+        for event in events[written:]:
+            self.guard(step, event)
+
+    def close(self) -> None:
+        """Close metrics.jsonl."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def _append(self, kind: str, step: int, row: Mapping[str, Any]) -> None:
+        if self._metrics is not None:
+            self._metrics.append({"kind": kind, "step": step, **row})

@@ -1,0 +1,218 @@
+"""Algorithms of reinforcement learning: how an update's rewards become targets of its tokens, and the loss on them.
+
+To add one, write a class and name it in `ALGORITHMS`, as the recipe's `advantage` names it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prefine.data.tokens.trees import PackedBatch
+from prefine.models.actor_critic import TokenOutputs
+from prefine.objectives import advantage, kl, ppo
+from prefine.objectives.masked import whitened
+from prefine.recipe.rl import PpoRecipe
+from prefine.training.rl.rewards import Scored
+from prefine.training.rl.rollouts import Rollouts
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What T tokens of an update learn from, (T,) fp32 each.
+
+    Attributes:
+        advantages: how much better each token was than expected.
+        returns: what the critic should have expected; zeros without a critic.
+    """
+
+    advantages: Tensor
+    returns: Tensor
+
+
+@dataclass(frozen=True)
+class KnownTokens:
+    """What is known of R tokens before the update's first optimiser step, (R,) fp32 each, on the model's device.
+
+    Attributes:
+        logprobs: under the policy that generated them.
+        reference: under the reference.
+        values: what the critic expected; zeros without a critic.
+        advantages: see Targets.
+        returns: see Targets.
+    """
+
+    logprobs: Tensor
+    reference: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    @staticmethod
+    def of(batch: PackedBatch, rollouts: Rollouts, targets: Targets) -> KnownTokens:
+        """Those of a batch's R targets."""
+        places = rollouts.places(batch.answers_of_rows)
+        columns = (rollouts.logprobs, rollouts.reference, rollouts.values, targets.advantages, targets.returns)
+        return KnownTokens(*(column[places].to(batch.targets.device) for column in columns))
+
+
+class Algorithm(ABC):
+    """Policy gradients with a clipped ratio; subclasses say how advantages are estimated.
+
+    Attributes:
+        has_critic: whether a critic learns beside the policy.
+        kl_in_loss: whether the KL penalty is part of the loss; otherwise it is part of the token rewards.
+    """
+
+    has_critic: ClassVar[bool] = False
+    kl_in_loss: ClassVar[bool] = False
+
+    def __init__(self, recipe: PpoRecipe) -> None:
+        self._recipe = recipe
+
+    def token_rewards(self, rollouts: Rollouts, kl_coefficient: float) -> Tensor:
+        """(T,) each answer's shaped score at its last token, and the KL penalty at each token unless it is in the loss.
+
+        See objectives.advantage.token_rewards.
+        """
+        penalised = torch.zeros_like(rollouts.kl) if self.kl_in_loss else rollouts.kl
+        return advantage.token_rewards(rollouts.scored.shaped, penalised, rollouts.lengths, kl_coefficient)
+
+    @abstractmethod
+    def targets(self, rollouts: Rollouts, rewards: Tensor) -> Targets:
+        """Targets of all tokens.
+
+        Args:
+            rewards: (T,) as `token_rewards` gives them.
+        """
+
+    def trained_prompts(self, scored: Scored) -> list[int]:
+        """Places of the P prompts whose answers the update trains on, in order: all of them."""
+        return list(range(len(scored.shaped) // self._recipe.samples_per_prompt))
+
+    def compared(self, answers: int) -> int:
+        """How many of this many answers are compared with each other: all of them."""
+        return answers
+
+    def metrics(self, scored: Scored) -> dict[str, float]:
+        """Figures of an update that only this algorithm has."""
+        return {}
+
+    def loss(
+        self, out: TokenOutputs, known: KnownTokens, kl_coefficient: float, *, critic_only: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the loss over R tokens, and its parts and diagnostics by name, (R,) each.
+
+        Args:
+            out: of the model as it is now.
+            kl_coefficient: of the KL penalty, where it is in the loss.
+            critic_only: the policy's parts get weight 0 (a critic that warms up).
+        """
+        section = self._recipe.ppo
+        policy_weight = 0.0 if critic_only else 1.0
+        parts = {"policy_loss": ppo.policy_loss(out.logprobs, known.logprobs, known.advantages, section.clip)}
+        loss = parts["policy_loss"].sum() * policy_weight
+        if out.values is not None:
+            parts["value_loss"] = ppo.value_loss(out.values, known.values, known.returns, section.value_clip)
+            loss = loss + section.value_coefficient * parts["value_loss"].sum()
+        if self.kl_in_loss:
+            parts["kl_loss"] = kl.kl_loss(out.logprobs, known.logprobs, known.reference)
+            loss = loss + kl_coefficient * parts["kl_loss"].sum()
+        if out.entropy is not None:
+            loss = loss - policy_weight * section.entropy_coefficient * out.entropy.sum()
+        return loss, parts | self._diagnostics(out, known)
+
+    @torch.no_grad()
+    def _diagnostics(self, out: TokenOutputs, known: KnownTokens) -> dict[str, Tensor]:
+        section = self._recipe.ppo
+        clipped = ppo.policy_clipped(out.logprobs, known.logprobs, known.advantages, section.clip).float()
+        found = {"approx_kl": ppo.approximate_kl(out.logprobs, known.logprobs), "clip_fraction": clipped}
+        if out.values is not None:
+            values = ppo.value_clipped(out.values, known.values, known.returns, section.value_clip)
+            found["value_clip_fraction"] = values.float()
+        return found
+
+
+class Gae(Algorithm):
+    """PPO: a critic, and generalised advantage estimates of single tokens (Schulman et al. 2015, arXiv 1506.02438)."""
+
+    has_critic = True
+
+    def targets(self, rollouts: Rollouts, rewards: Tensor) -> Targets:
+        """See objectives.advantage.gae; the critic learns advantage + value."""
+        section = self._recipe.ppo
+        if self._recipe.reward.whiten:
+            rewards = whitened(rewards, shift_mean=False)
+        advantages = advantage.gae(rewards, rollouts.values, rollouts.lengths, section.gamma, section.lam)
+        returns = advantages + rollouts.values
+        return Targets(whitened(advantages) if section.normalise_advantages else advantages, returns)
+
+
+class GroupAlgorithm(Algorithm):
+    """Without a critic: the n answers to one prompt are compared. Each token has the advantage of its answer."""
+
+    @abstractmethod
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """(P, n) advantages of answers from their rewards, (P, n)."""
+
+    def targets(self, rollouts: Rollouts, rewards: Tensor) -> Targets:
+        """See `advantages`."""
+        of_answers = self.advantages(self._groups(advantage.returns(rewards, rollouts.lengths)))
+        of_tokens = of_answers.flatten().repeat_interleave(rollouts.lengths)
+        return Targets(of_tokens, torch.zeros_like(of_tokens))
+
+    def without_signal(self, scored: Scored) -> Tensor:
+        """(P,) bool: prompts whose answers all have the same reward, so that nothing is learned from them."""
+        return advantage.without_signal(self._groups(scored.shaped))
+
+    def trained_prompts(self, scored: Scored) -> list[int]:
+        """All; with rollout.drop_equal_groups those with a signal."""
+        if not self._recipe.rollout.drop_equal_groups:
+            return super().trained_prompts(scored)
+        return [place for place, silent in enumerate(self.without_signal(scored).tolist()) if not silent]
+
+    def compared(self, answers: int) -> int:
+        """The answers to one prompt."""
+        return self._recipe.samples_per_prompt
+
+    def metrics(self, scored: Scored) -> dict[str, float]:
+        """The share of prompts without signal."""
+        return {"groups_without_signal": float(self.without_signal(scored).float().mean())}
+
+    def _groups(self, of_answers: Tensor) -> Tensor:
+        """(P, n) from (P n,)."""
+        return of_answers.view(-1, self._recipe.samples_per_prompt)
+
+
+class Rloo(GroupAlgorithm):
+    """REINFORCE with the mean of the other answers as baseline (Ahmadian et al. 2024, arXiv 2402.14740)."""
+
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """See objectives.advantage.rloo. The rewards include the KL penalty."""
+        return advantage.rloo(rewards)
+
+
+class Grpo(GroupAlgorithm):
+    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300).
+
+    Rewards are divided by the standard deviation of their group, so they go without the KL penalty, which is part of
+    the loss (objectives.kl.kl_loss).
+    """
+
+    kl_in_loss = True
+
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """See objectives.advantage.grpo."""
+        return advantage.grpo(rewards)
+
+
+ALGORITHMS: dict[str, type[Algorithm]] = {"gae": Gae, "rloo": Rloo, "grpo": Grpo}
+
+
+def algorithm_of(recipe: PpoRecipe) -> Algorithm:
+    """The algorithm that a recipe names."""
+    return ALGORITHMS[recipe.advantage](recipe)

@@ -1,0 +1,55 @@
+"""The self-check of a run's first optimiser step: the policy that is trained is the one that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefine.data.tokens.trees import TokenTree
+from prefine.models.actor_critic import ActorCritic
+from prefine.training.loop.processes import Processes
+from prefine.training.rl.measure import repeatability
+from prefine.training.run.checks import check_first_ratio, require
+
+
+class FirstRatio:
+    """Once a run: before the first optimiser step changes a weight, pi / pi_old of each of its tokens is 1.
+
+    Args:
+        processes: the processes that train together.
+        enabled: whether self-checks are on.
+
+    Attributes:
+        done: whether the run has taken its first optimiser step.
+    """
+
+    def __init__(self, processes: Processes, *, enabled: bool) -> None:
+        self._processes = processes
+        self._enabled = enabled
+        self._repeated = 0.0
+        self.done = False
+
+    def prepare(self, policy: ActorCritic, trees: Sequence[TokenTree], max_tokens: int) -> None:
+        """Measure by how much repeating a computation changes a log-probability: ratios may differ from 1 by as much.
+
+        Args:
+            trees: what this process does of the first minibatch; may be empty.
+        """
+        if self.done or not self._enabled:
+            return
+        own = repeatability(policy, trees, max_tokens) if trees else 0.0
+        self._repeated = max(self._processes.gather(own))
+
+    def check(self, ratios: tuple[float, float]) -> list[dict[str, Any]]:
+        """After an optimiser step: the check's row for the manifest if it was the first, else nothing.
+
+        Args:
+            ratios: smallest and largest of all tokens, over all processes.
+
+        Raises:
+            TrainingError: a ratio is too far from 1.
+        """
+        first, self.done = not self.done, True
+        if not (first and self._enabled):
+            return []
+        return require([check_first_ratio(max(abs(ratio - 1) for ratio in ratios), self._repeated)])

@@ -1,0 +1,99 @@
+"""The policy that reinforcement learning trains, its critic and its reference, on one set of weights where possible."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from prefine.data.tokens.trees import PackedBatch
+from prefine.errors import ModelError, RecipeError
+from prefine.models.actor_critic import ActorCritic
+from prefine.models.loading.load import LoadedModel
+from prefine.models.shared_base import add_copy, has_adapter, using_adapter
+from prefine.recipe.rl import PpoRecipe
+
+REFERENCE, CRITIC = "reference", "critic"
+_VALUE_HEAD = "value_head."
+
+
+class Policy:
+    """A loaded model as policy, with a critic and a reference beside it.
+
+    The reference is the policy as it was loaded: the base model if its adapter is new, otherwise a frozen copy of that
+    adapter, or of all weights if the policy has no adapter.
+
+    Args:
+        loaded: the model; its `packed` becomes `model`.
+        recipe: the run's.
+        with_critic: whether there is a critic.
+
+    Attributes:
+        model: policy and critic, the module that learns.
+
+    Raises:
+        ModelError: a critic cannot read the model's hidden states.
+        RecipeError: the rows are longer than the model's context; a critic's adapter without lora.
+    """
+
+    def __init__(self, loaded: LoadedModel, recipe: PpoRecipe, *, with_critic: bool) -> None:
+        _require_context(loaded, recipe)
+        if loaded.packed.path.whole_logits and not loaded.packed.path.packed:
+            raise ModelError(
+                f"{recipe.model.name!r} is of an architecture whose hidden states a critic cannot read",
+                "Use sft or dpo for it, or a model of another architecture.",
+                field="model.name",
+            )
+        self._loaded = loaded
+        self._twin = self._frozen_twin(recipe.rollout.temperature)
+        self._reference_adapter = None if loaded.location.adapter is None else REFERENCE
+        critic = recipe.ppo.critic if with_critic else None
+        if critic == "adapter":
+            if not has_adapter(loaded.packed.model):
+                raise RecipeError("ppo.critic: adapter needs lora, and the recipe trains all weights", "Set shared.")
+            add_copy(loaded.packed.model, CRITIC, learns=True)
+        for module in loaded.packed.model.modules():  # dropout would make every ratio pi / pi_old noisy
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self.model = ActorCritic(loaded.packed, recipe.rollout.temperature, critic)
+        loaded.packed = self.model
+
+    def _frozen_twin(self, temperature: float) -> ActorCritic | None:
+        """Copy a policy without an adapter as a whole; copy the adapter that a policy was loaded with beside it."""
+        if not has_adapter(self._loaded.packed.model):
+            return ActorCritic(copy.deepcopy(self._loaded.packed).requires_grad_(False), temperature, None)
+        if self._loaded.location.adapter is not None:
+            add_copy(self._loaded.packed.model, REFERENCE)
+        return None
+
+    def reference_logprobs(self, batch: PackedBatch) -> Tensor:
+        """(R,) fp32 log-probabilities of a batch's targets under the reference."""
+        if self._twin is not None:
+            return self._twin.logprobs(batch)
+        with using_adapter(self.model.model, self._reference_adapter):
+            return self.model.logprobs(batch)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What learns, by name: the policy's weights and the critic's."""
+        head = self.model.value_head
+        named = {} if head is None else {f"{_VALUE_HEAD}{name}": p for name, p in head.named_parameters()}
+        return {**self._loaded.trainable(), **named}
+
+    def critic_parameters(self) -> list[str]:
+        """Names of those that only the critic has."""
+        return [name for name in self.parameters() if is_critic(name)]
+
+
+def is_critic(parameter: str) -> bool:
+    """Whether a parameter of this name is the critic's own."""
+    return parameter.startswith(_VALUE_HEAD) or CRITIC in parameter.split(".")
+
+
+def _require_context(loaded: LoadedModel, recipe: PpoRecipe) -> None:
+    context = getattr(loaded.packed.causal.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and recipe.data.max_length_tokens > context:
+        raise RecipeError(
+            f"data.max_length_tokens is {recipe.data.max_length_tokens}, but the context of {recipe.model.name} is "
+            f"{context} tokens",
+            f"Set it to at most {context}: prompt and answer together.",
+        )

@@ -1,0 +1,52 @@
+"""rollouts.jsonl: some answers of some updates, for the report."""
+
+from __future__ import annotations
+
+from prefine.intervals import evenly_chosen
+from prefine.runs.atomic import atomic_write, json_bytes
+from prefine.runs.directory import read_metrics, step_of
+from prefine.training.rl.rollouts import Rollouts, conversation_of
+from prefine.training.run.stage import Session
+
+_KEPT_ANSWERS = 8
+
+
+class RolloutLog:
+    """Records some answers of every so many updates.
+
+    Args:
+        session: the opened run.
+        every_steps: how many updates lie between two that are recorded; None records nothing.
+    """
+
+    def __init__(self, session: Session, every_steps: int | None) -> None:
+        self._session = session
+        self._every_steps = every_steps
+
+    def record(self, rollouts: Rollouts, step: int) -> None:
+        """Record some answers of the update, if its turn has come; they replace what a resumed run wrote from there on.
+
+        Args:
+            step: number of the update, from 1.
+        """
+        if self._every_steps is None or step % self._every_steps or not self._session.processes.is_main:
+            return
+        path = self._session.run.rollouts
+        kept = [row for row in read_metrics(path) if step_of(row, 0) < step]
+        each = len(rollouts.lengths) // len(rollouts.trees)
+        for place in evenly_chosen(len(rollouts.texts), _KEPT_ANSWERS):
+            prompt = conversation_of(self._session.prepared.train, rollouts.rows[place // each])
+            kept.append(
+                {
+                    "step": step,
+                    "prompt": [message.model_dump() for message in prompt],
+                    "response": rollouts.texts[place],
+                    "score": float(rollouts.scored.proxy[place]),
+                    "scores": {name: values[place] for name, values in rollouts.scored.scores.items()},
+                    "reward": float(rollouts.scored.shaped[place]),
+                    "tokens": int(rollouts.lengths[place]),
+                    "ended": bool(rollouts.ended[place]),
+                }
+            )
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(b"".join(map(json_bytes, kept)))

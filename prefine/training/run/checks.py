@@ -1,0 +1,161 @@
+"""Cheap checks at the start of every run: what goes wrong silently in other pipelines stops here, with its name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prefine.data.records.selection import prompt_group
+from prefine.data.tokens.store import TokenStore
+from prefine.data.tokens.template import ChatTemplate
+from prefine.data.tokens.trees import TokenTree
+from prefine.errors import TrainingError
+from prefine.records import Message
+
+# Rows looked at: enough to find a systematic fault, few enough to cost no time on a large data set.
+_ROWS = 2000
+# A figure may differ by so many times what rounding is seen to move it: a maximum is compared with few others.
+_ROUNDINGS = 4
+_FP32_EPSILON = torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """One check: what was looked at, what was found, what must hold, and whether it does."""
+
+    name: str
+    value: str
+    rule: str
+    passed: bool
+
+
+def check_tokens(template: ChatTemplate, train: TokenStore, *, answered: bool = True) -> list[SelfCheck]:
+    """Checks on the training rows' tokens: something to learn, the end of turn among it, at most one BOS.
+
+    Rows that are prompts alone (`answered` False) have nothing yet to learn.
+    """
+    bare = unended = doubled = looked = 0
+    for tree in _first_trees(train):
+        looked += 1
+        bare += tree.supervised_tokens == 0
+        unended += not _ends_supervised(tree, template)
+        doubled += _doubles_bos(tree, template)
+    rows = f"of {looked} rows"
+    answers = [
+        SelfCheck("something to learn", f"{bare} {rows} without", "every row has a supervised token", not bare),
+        SelfCheck("end of turn", f"{unended} {rows} without", "every answer ends in a supervised stop", not unended),
+    ]
+    start = SelfCheck(
+        "beginning of sequence", f"{doubled} {rows} with two", "at most one BOS at the start", not doubled
+    )
+    return [*(answers if answered else ()), start]
+
+
+def _first_trees(store: TokenStore) -> Iterator[TokenTree]:
+    return (store[i] for i in range(min(_ROWS, len(store))))
+
+
+def _ends_supervised(tree: TokenTree, template: ChatTemplate) -> bool:
+    return all(
+        answer[-1] in template.stop_ids and (mask is None or mask[-1])
+        for answer, mask in zip(tree.answers, tree.supervised, strict=True)
+    )
+
+
+def _doubles_bos(tree: TokenTree, template: ChatTemplate) -> bool:
+    bos = template.tokenizer.bos_token_id
+    return bos is not None and list(tree.prompt[:2]) == [bos, bos]
+
+
+def check_leaks(train: TokenStore, heldout: TokenStore) -> SelfCheck:
+    """Train and held-out rows share no prompt (normalised)."""
+    groups = {_group(heldout, i) for i in range(min(_ROWS, len(heldout)))}
+    shared = sum(_group(train, i) in groups for i in range(min(_ROWS, len(train))))
+    return SelfCheck("held-out prompts", f"{shared} shared with train", "no prompt is in both", not shared)
+
+
+def _group(store: TokenStore, index: int) -> str:
+    messages = record_prompt(json.loads(store.record_json(index)))
+    return prompt_group(tuple(Message.model_validate(m) for m in messages))
+
+
+def record_prompt(record: dict[str, Any]) -> list[dict[str, str]]:
+    """The prompt of a stored record's JSON: a preference's prompt, or a demonstration without its last answer."""
+    prompt: list[dict[str, str]] = record["prompt"] if "prompt" in record else record["messages"][:-1]
+    return prompt
+
+
+def check_first_loss(loss: float, margin: float, *, repeated: float, largest: float) -> list[SelfCheck]:
+    """DPO before the first step: policy and reference agree, so the margin is 0 and the loss ln 2.
+
+    Both come from one function and the same microbatch. So the margin may only move by what differs between two
+    computations of one batch, and by the order of a sum in fp32.
+
+    Args:
+        loss, margin: means over a batch computed with the cached reference; nats.
+        repeated: the largest difference of a pair's margin between two computations of the batch, nats.
+        largest: the largest size of an answer's summed log-probability, nats.
+    """
+    wanted = math.log(2)
+    tolerance = _ROUNDINGS * (repeated + _FP32_EPSILON * max(1.0, largest))
+    return [
+        SelfCheck("first margin", f"{margin:+.2g}", f"0 ± {tolerance:.2g}", abs(margin) <= tolerance),
+        SelfCheck(
+            "first loss", f"{loss:.6f}", f"ln 2 = {wanted:.6f} ± {tolerance:.2g}", abs(loss - wanted) <= tolerance
+        ),
+    ]
+
+
+def check_scores(alone: Tensor, together: Tensor, rounding: float) -> SelfCheck:
+    """A reward score does not change with the other answers in its batch, nor with padding.
+
+    Args:
+        alone, together: raw scores of the same answers, each computed by itself and all at once.
+        rounding: how far rounding moves such scores: the root mean square of what a step of one unit in every embedded
+            number does to them.
+    """
+    difference, spread = float((alone - together).abs().max()), float(together.std())
+    tolerance = _ROUNDINGS * (rounding + _FP32_EPSILON * float(together.abs().max()))
+    return SelfCheck(
+        "scores in a batch",
+        f"{difference:.2g} from those alone, at a spread of {spread:.2g}",
+        f"at most {tolerance:.2g}",
+        difference <= tolerance,
+    )
+
+
+def check_first_ratio(difference: float, repeated: float) -> SelfCheck:
+    """Policy and rollouts agree before the first update: every ratio pi / pi_old is 1.
+
+    Both log-probabilities come from one function and the same microbatches, so their bits are the same wherever a
+    computation can be repeated.
+
+    Args:
+        difference: the largest |ratio - 1| of the first minibatch.
+        repeated: the largest difference of a log-probability between two computations of one microbatch, nats.
+    """
+    tolerance = _ROUNDINGS * (repeated + _FP32_EPSILON)
+    return SelfCheck(
+        "first ratio", f"{difference:.2g} from 1 at most", f"1 within {tolerance:.2g}", difference <= tolerance
+    )
+
+
+def require(checks: list[SelfCheck]) -> list[dict[str, Any]]:
+    """The checks for the manifest.
+
+    Raises:
+        TrainingError: one failed.
+    """
+    failed = [f"{c.name}: {c.value}, but {c.rule}" for c in checks if not c.passed]
+    if failed:
+        raise TrainingError(
+            f"self-check failed: {'; '.join(failed)}",
+            "Look at a decoded example with 'prefine data check'; training.self_checks: false goes on regardless.",
+        )
+    return [asdict(c) for c in checks]

@@ -1,0 +1,113 @@
+"""A run's data, from its recipe to the token stores in its folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefine.data.prepare import Preparation, Prepared
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.stream import remarks
+from prefine.data.tokens.template import ChatTemplate
+from prefine.recipe.sections import StageRecipe
+from prefine.runs.directory import RunDirectory
+from prefine.runs.ownership import PREPARED_FILES
+from prefine.training.run.stage import Session, Stage
+
+
+def prepare(
+    stage: Stage,
+    recipe: StageRecipe,
+    run: RunDirectory,
+    template: ChatTemplate,
+    previous: dict[str, Any] | None,
+    is_main_process: bool,
+) -> Prepared:
+    """The run's token stores, made where they are not there or not whole.
+
+    Args:
+        previous: the manifest of a run that goes on; None begins anew.
+
+    Raises:
+        PrefineError: see Preparation.stores.
+    """
+    if is_main_process and previous is None:  # left by a preparation that was cut short or refused
+        for path in (*(run.data / name for name in PREPARED_FILES), run.quarantine):
+            path.unlink(missing_ok=True)
+    with Quarantine(run.quarantine) as quarantine:
+        rows = preparation(stage, recipe, run, template, quarantine)
+        return rows.stores(None if previous is None else previous["prepared"])
+
+
+def preparation(
+    stage: Stage, recipe: StageRecipe, run: RunDirectory, template: ChatTemplate, quarantine: Quarantine
+) -> Preparation[Any]:
+    """How the stage makes its token stores of the recipe's data."""
+    return Preparation(
+        run.data,
+        recipe.data,
+        stage.kind,
+        template,
+        recipe.data.seed,
+        quarantine,
+        stage.usable,
+        answer_tokens=stage.answer_tokens,
+    )
+
+
+def say_data(session: Session, answer_tokens: int) -> None:
+    """Say what became of the rows.
+
+    Args:
+        answer_tokens: what answers that are still to be written add to a row.
+    """
+    run, prepared, display = session.run, session.prepared, session.display
+    budget = session.recipe.training.max_tokens_per_microbatch
+    if prepared.made_again is not None:
+        display.say(f"warning: {run.data}: {prepared.made_again}; its rows were prepared again from their sources")
+    if prefill := session.loaded.template.traits.prefill:
+        display.say(
+            f"the chat template opens answers with {prefill!r} and writes those of the data without it: they are "
+            "learned as they stand in a conversation"
+        )
+    for name, counts in prepared.counts.items():
+        told = ", ".join(
+            f"{counts[key]} {text}"
+            for key, text in (
+                ("rows_in", "rows read"),
+                ("quarantined", "quarantined"),
+                ("left_out", "valid and left out"),
+                ("duplicates", "duplicates"),
+                ("leaks_removed", "left out as their prompt is held out"),
+                ("dropped_too_long", "too long"),
+                ("dropped_identical", "identical after tokenization"),
+                ("dropped_unusable", "of no use to this stage"),
+            )
+            if counts.get(key)
+        )
+        display.say(f"{name}: {counts['rows']} rows" + (f" ({told})" if told else ""))
+        for line in [*_about_turns(counts), *remarks(counts)]:
+            display.say(f"{name}: {line}")
+        longest = counts.get("longest_row_tokens", 0) + answer_tokens
+        if longest > budget:
+            display.say(
+                f"{name}: the longest row has up to {longest} tokens, more than training.max_tokens_per_microbatch "
+                f"({budget}): it is computed alone, and memory follows it"
+            )
+    if any(counts.get("quarantined") for counts in prepared.counts.values()):
+        display.say(f"quarantined rows, with line and reason, are in {run.quarantine}")
+
+
+def _about_turns(counts: dict[str, Any]) -> list[str]:
+    """What was cut, and what is not learned; counts of an earlier release have neither."""
+    said = []
+    if cut := counts.get("rows_cut"):
+        turns, texts = counts["turns_dropped"], counts["texts_cut"]
+        what = [f"{turns} turns left out, the oldest first"] if turns else []
+        what += [f"{texts} user turns shortened at their start"] if texts else []
+        said.append(f"{cut} rows cut to data.max_length_tokens: {', '.join(what)}")
+    if turns := counts.get("turns_not_learned"):
+        said.append(
+            f"{turns} assistant turns are context and not learned, as the chat template writes them otherwise once "
+            "later turns follow"
+        )
+    return said

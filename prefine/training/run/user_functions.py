@@ -1,0 +1,116 @@
+"""Functions of the user's that a run depends on: their names in recipes, and how a resumed run knows them again."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+from prefine.errors import CheckpointError
+from prefine.runs.atomic import JSON
+
+GIVEN = "python:"
+_given: dict[str, Callable[..., Any]] = {}
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """A function that decides a run's result.
+
+    Attributes:
+        field: what it was given as.
+        name: see `function_name`.
+        sha256: see `function_hash`.
+        may_change: whether a run may go on with a changed one; then it warns.
+    """
+
+    field: str
+    name: str
+    sha256: str
+    may_change: bool
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """`module:function`, by which any process finds it, or `python:NAME` where only this process has it."""
+    name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", None) or ""
+    if module != "__main__" and name.isidentifier() and getattr(sys.modules.get(module), name, None) is function:
+        return f"{module}:{name}"
+    inner = function.func if isinstance(function, functools.partial) else function
+    name = getattr(inner, "__name__", type(inner).__name__)
+    return GIVEN + (re.sub(r"\W", "", name) or "function")
+
+
+def given_function(function: Callable[..., Any]) -> str:
+    """The name of a function, under which this process finds it from now on; the latest of that name holds."""
+    name = function_name(function)
+    _given[name] = function
+    return name
+
+
+def found_function(name: str) -> Callable[..., Any] | None:
+    """The function that was given under a name; None if there is none."""
+    return _given.get(name)
+
+
+def function_hash(function: Callable[..., Any]) -> str:
+    """SHA-256 of a function's source; of its bytecode where no source is known, as for one typed at a prompt.
+
+    What it calls, and the variables around it, are no part of that.
+    """
+    if isinstance(function, functools.partial):
+        said = f"{function_hash(function.func)} {function.args!r} {function.keywords!r}"
+        return hashlib.sha256(said.encode()).hexdigest()
+    whole = inspect.unwrap(function)
+    if not (inspect.isroutine(whole) or inspect.isclass(whole)):
+        whole = type(whole)  # an object with __call__
+    try:
+        said = textwrap.dedent(inspect.getsource(whole))
+    except (OSError, TypeError):
+        said = _bytecode(getattr(whole, "__code__", None))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _bytecode(code: CodeType | None) -> str:
+    if code is None:
+        return ""
+    constants = [_bytecode(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return repr((code.co_code.hex(), code.co_names, code.co_varnames, constants))
+
+
+def continued_code(
+    manifest: Mapping[str, Any] | None, functions: Sequence[UserFunction]
+) -> tuple[dict[str, JSON], list[str]]:
+    """What a run's manifest says of the user's functions, and a warning for each that was changed in between.
+
+    Args:
+        manifest: of the run that goes on; None for a new one.
+        functions: those that it is given now.
+
+    Raises:
+        CheckpointError: one that may not change has changed, or is missing.
+    """
+    before: Mapping[str, Any] = (manifest or {}).get("code") or {}
+    code: dict[str, JSON] = {}
+    warnings = []
+    for function in functions:
+        known = before.get(function.field, {}).get("sha256", [])
+        if known and known[-1] != function.sha256 and not function.may_change:
+            raise CheckpointError(
+                f"--resume: {function.field}: {function.name} is not the function that this run began with",
+                "Pass the function as it was, or start a run of another name.",
+            )
+        hashes = [*known, *([function.sha256] if known[-1:] != [function.sha256] else [])]
+        if len(hashes) > 1:
+            warnings.append(
+                f"{function.field}: {function.name} was changed while this run was stopped: steps before that were "
+                "taken with another function of this name."
+            )
+        code[function.field] = {"name": function.name, "sha256": hashes}
+    return code, warnings

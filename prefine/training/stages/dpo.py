@@ -1,0 +1,272 @@
+"""Direct preference optimisation on pairs: a step reads policy log-probs, reference log-probs, losses, mean."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from prefine.data.tokens.trees import PackedBatch, collate, microbatches
+from prefine.intervals import mean
+from prefine.models.forward.packed import evaluating
+from prefine.objectives import dpo
+from prefine.objectives.masked import Paired, paired, per_sequence
+from prefine.recipe.sections import DpoGuards, DpoRecipe, DpoSection
+from prefine.records import Preference
+from prefine.training.display import Display
+from prefine.training.loop.contract import Loss, Sums
+from prefine.training.loop.guards import Rule
+from prefine.training.run.before import Before
+from prefine.training.run.checks import check_first_loss, require
+from prefine.training.run.run_stage import run_stage
+from prefine.training.run.stage import Session, Stage
+from prefine.training.run.user_functions import UserFunction, function_hash, function_name
+from prefine.training.stages.own_objective import Objective, check_objective, losses_of, require_objective
+from prefine.training.stages.reference import reference_logprobs
+
+# A fall of the chosen answers' mean log-probability by more than this many nats is worth a warning.
+_CHOSEN_FALL_NATS = 5.0
+
+
+def run_dpo(recipe: DpoRecipe, resume: bool, display: Display | Console, *, objective: Objective | None = None) -> Path:
+    """Optimise preferences as the recipe says; returns the run's folder. Raises PrefineError.
+
+    Args:
+        objective: the losses of pairs, where dpo.loss is function.
+    """
+    return run_stage(DpoStage(recipe.dpo, recipe.guards, objective), recipe, resume, display)
+
+
+@dataclass(frozen=True)
+class PairOutcome:
+    """One value a pair, (B,) fp32 each.
+
+    Attributes:
+        loss: the objective.
+        margin: beta-scaled reward margin, nats; above 0 the pair is ordered as people ordered it.
+        policy: summed log-probabilities under the policy.
+        tokens: answer lengths.
+        chosen_fall: how much less likely the chosen answer is than under the reference, nats; None without one.
+    """
+
+    loss: Tensor
+    margin: Tensor
+    policy: Paired
+    tokens: Paired
+    chosen_fall: Tensor | None
+
+
+def pair_outcome(
+    section: DpoSection,
+    policy: Paired,
+    reference: Paired | None,
+    tokens: Paired,
+    objective: Objective | None = None,
+) -> PairOutcome:
+    """Losses and reward margins of pairs; `reference` is None for SimPO alone, which has none.
+
+    Args:
+        objective: gives the losses where the section's loss is function.
+    """
+    means = Paired(policy.chosen / tokens.chosen, policy.rejected / tokens.rejected)
+    beta, smoothing = section.beta, section.label_smoothing
+    if reference is None:
+        raw = means.chosen - means.rejected
+        loss = dpo.simpo(means, beta, section.simpo_margin)
+    else:
+        compared, against = policy, reference
+        if section.length_normalized or section.loss == "ipo":
+            compared = means
+            against = Paired(reference.chosen / tokens.chosen, reference.rejected / tokens.rejected)
+        raw = dpo.log_ratio_margin(compared, against)
+        if objective is not None:
+            loss = losses_of(objective, dpo.PairLogprobs(policy, reference, tokens, beta))
+        else:
+            loss = {
+                "sigmoid": lambda: dpo.sigmoid(raw, beta),
+                "conservative": lambda: dpo.conservative(raw, beta, smoothing),
+                "robust": lambda: dpo.robust(raw, beta, smoothing),
+                "hinge": lambda: dpo.hinge(raw, beta),
+                "ipo": lambda: dpo.ipo(raw, beta),
+            }[section.loss]()
+    if section.nll_weight:
+        loss = loss + section.nll_weight * dpo.chosen_nll(policy.chosen, tokens.chosen)
+    fall = None if reference is None else (reference.chosen - policy.chosen).detach()
+    return PairOutcome(loss, beta * raw, policy, tokens, fall)
+
+
+class DpoStage(Stage):
+    """Learns which of two answers people prefer."""
+
+    name = "dpo"
+    kind = Preference
+
+    def __init__(
+        self,
+        section: DpoSection,
+        guards: DpoGuards = DpoGuards(),  # noqa: B008 - it is frozen
+        objective: Objective | None = None,
+    ) -> None:
+        require_objective(section, objective)
+        self._objective = objective
+        self._section = section
+        self._guards = guards
+        self._needs_reference = section.loss != "simpo"
+        self._pairs: dict[str, list[float]] = {}
+
+    def functions(self) -> Sequence[UserFunction]:
+        """The objective, if it is one: a run ends with the one that it began with."""
+        given = self._objective
+        if given is None:
+            return ()
+        return (UserFunction("objective", function_name(given), function_hash(given), may_change=False),)
+
+    def usable(self, record: Preference) -> bool:
+        """A tie says nothing about which answer to prefer."""
+        return not record.tie
+
+    def guards(self) -> Sequence[Rule]:
+        """The chosen answers' log-probability must not fall away with the rejected ones'."""
+        means = "the chosen answers become unlikely, too; dpo.nll_weight or a smaller rate holds them up"
+        return (Rule("chosen_fall", "chosen_fall", self._guards.chosen_fall, means),)
+
+    def begin(self, session: Session) -> Loss:
+        """Compute or read the reference, check that the policy agrees with it, and give the loss, a mean over pairs."""
+        self._session = session
+        began = time.perf_counter()
+        self._reference = {"train": self._reference_of("train"), "heldout": self._reference_of("heldout")}
+        session.manifest["reference_seconds"] = round(time.perf_counter() - began, 3)
+        self._before = self.before = Before(session.run.heldout_before)
+        if session.recipe.training.self_checks and self._needs_reference:
+            session.checks += require(self._first_loss_checks())
+
+        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
+            pairs = self._outcome(model, batch, "train")
+            return Sums(pairs.loss.sum(), "trees", {name: float(v.sum()) for name, v in _logged(pairs).items()})
+
+        return loss
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Means over held-out pairs; each pair's values are kept for `finish`."""
+        parts: dict[str, list[Tensor]] = {}
+        for run in microbatches(self._session.prepared.heldout, self._max_tokens):
+            pairs = self._outcome(self._session.loaded.packed, collate(run), "heldout")
+            for name, values in {"loss": pairs.loss, **_logged(pairs), **_judged(pairs)}.items():
+                parts.setdefault(name, []).append(values.cpu())
+        joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
+        self._pairs = {name: tensor.tolist() for name, tensor in joined.items()}
+        self._before.keep(self._pairs, write=self._session.processes.is_main)
+        return {name: float(tensor.mean()) for name, tensor in joined.items() if not name.endswith("_tokens")}
+
+    def finish(self) -> dict[str, Any]:
+        """Held-out metrics and each pair before and after; warns where the chosen answers became less likely."""
+        if not self._pairs:  # resumed after the last step: no step of this process has evaluated
+            self.evaluate()
+        before = self._before.value
+        told = self._session.before_and_after()
+        heldout = self._session.prepared.heldout
+        pairs = [
+            {
+                "id": json.loads(heldout.record_json(i)).get("id"),
+                "before_margin": before["margin"][i],
+                "after_margin": self._pairs["margin"][i],
+                "before_ranked": before["policy_accuracy"][i],
+                "after_ranked": self._pairs["policy_accuracy"][i],
+                "chosen_shift": self._pairs["logp_chosen"][i] - before["logp_chosen"][i],
+                "rejected_shift": self._pairs["logp_rejected"][i] - before["logp_rejected"][i],
+                "chosen_tokens": self._pairs["chosen_tokens"][i],
+                "rejected_tokens": self._pairs["rejected_tokens"][i],
+            }
+            for i in range(len(heldout))
+        ]
+        change = mean([pair["chosen_shift"] for pair in pairs])
+        certain = change is not None and change.interval is not None and change.interval.high < 0
+        if change is not None and certain and change.value < -_CHOSEN_FALL_NATS:
+            self._session.warnings.append(
+                f"The chosen answers became less likely: their mean log-probability fell by {-change.value:.1f} nats. "
+                "To hold it up, set dpo.nll_weight (1.0, for example) or lower training.learning_rate."
+            )
+        return {**told, "count": len(heldout), "pairs": pairs}
+
+    @property
+    def _max_tokens(self) -> int:
+        limit: int = self._session.recipe.training.max_tokens_per_microbatch
+        return limit
+
+    def _reference_of(self, part: str) -> Tensor | None:
+        """(rows, 2) summed reference log-probabilities, chosen first; None where the objective has no reference."""
+        if not self._needs_reference:
+            return None
+        session = self._session
+        store = getattr(session.prepared, part)
+        with session.processes.main_first():
+            flat, cached = reference_logprobs(
+                session.loaded, store, session.prepared.digests[part], self._max_tokens, session.display
+            )
+        if cached:
+            session.display.say(f"reference log-probabilities of {part}: {len(store)} pairs, from the cache")
+        return flat.view(-1, 2)
+
+    def _outcome(self, model: nn.Module, batch: PackedBatch, part: str) -> PairOutcome:
+        batch = batch.to(self._session.loaded.packed.device)
+        policy = paired(per_sequence(model(batch), batch.sequence, batch.sequences))
+        reference = self._reference[part]
+        rows = None if reference is None else reference[list(batch.rows)].to(policy.chosen.device)
+        return pair_outcome(
+            self._section,
+            policy,
+            None if rows is None else Paired(rows[:, 0], rows[:, 1]),
+            paired(batch.sequence_lengths()),
+            self._objective,
+        )
+
+    @torch.no_grad()
+    def _first_loss_checks(self) -> list[Any]:
+        """On the reference's own first microbatch, in eval mode.
+
+        The same rows share the same matrix products then, so nothing but a wrong reference can move the margin from 0;
+        dropout could, and could hide one.
+        """
+        model = self._session.loaded.packed
+        rows = next(microbatches(self._session.prepared.train, self._max_tokens))
+        with evaluating(model):
+            first, second = (self._outcome(model, collate(rows), "train") for _ in range(2))
+        own = []
+        if self._objective is not None:  # policy and reference agree here
+            pairs = dpo.PairLogprobs(first.policy, first.policy, first.tokens, self._section.beta)
+            own.append(check_objective(self._objective, pairs))
+        return own + check_first_loss(
+            float(dpo.sigmoid(first.margin, 1.0).mean()),
+            float(first.margin.mean()),
+            repeated=float((first.margin - second.margin).abs().max()),
+            largest=float(torch.stack(first.policy).abs().max()),
+        )
+
+
+def _logged(pairs: PairOutcome) -> dict[str, Tensor]:
+    return {
+        "accuracy": (pairs.margin > 0).float(),
+        "margin": pairs.margin.detach(),
+        "logp_chosen": pairs.policy.chosen.detach(),
+        "logp_rejected": pairs.policy.rejected.detach(),
+        **({} if pairs.chosen_fall is None else {"chosen_fall": pairs.chosen_fall}),
+    }
+
+
+def _judged(pairs: PairOutcome) -> dict[str, Tensor]:
+    """What only an evaluation tells: whether the policy alone, per token, prefers the chosen answer; lengths."""
+    mean_chosen = pairs.policy.chosen / pairs.tokens.chosen
+    mean_rejected = pairs.policy.rejected / pairs.tokens.rejected
+    return {
+        "policy_accuracy": (mean_chosen > mean_rejected).float(),
+        "chosen_tokens": pairs.tokens.chosen,
+        "rejected_tokens": pairs.tokens.rejected,
+    }

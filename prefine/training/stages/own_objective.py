@@ -1,0 +1,73 @@
+"""A preference objective that a user gives as a function: called, and what it returns checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from prefine.errors import RecipeError
+from prefine.models.loading.location import one_line
+from prefine.objectives.dpo import PairLogprobs
+from prefine.objectives.masked import Paired
+from prefine.recipe.sections import DpoSection
+from prefine.training.run.checks import SelfCheck
+from prefine.training.run.user_functions import function_name
+
+Objective = Callable[[PairLogprobs], Tensor]
+
+
+def require_objective(section: DpoSection, objective: Objective | None) -> None:
+    """Refuse a recipe for a function without one, and the other way round.
+
+    Raises:
+        RecipeError: dpo.loss says otherwise.
+    """
+    if objective is None and section.loss == "function":
+        raise RecipeError("dpo.loss is function, and none is given", "Call prefine.dpo(recipe, objective=function).")
+    if objective is not None and section.loss != "function":
+        raise RecipeError(
+            f"dpo.loss {section.loss} has no effect, as a function is the objective", "Leave it out, or the function."
+        )
+
+
+def losses_of(objective: Objective, pairs: PairLogprobs) -> Tensor:
+    """(B,) fp32 losses of B pairs.
+
+    Raises:
+        RecipeError: it raises, or returns something else than one loss a pair that depends on the policy.
+    """
+    name, count = function_name(objective), len(pairs.policy.chosen)
+    try:
+        found = objective(pairs)
+    except Exception as error:  # whatever the user's code raises
+        raise _refusal(f"{name} raised {one_line(error)}") from error
+    if not isinstance(found, Tensor):
+        raise _refusal(f"{name} returned {type(found).__name__} and not a tensor")
+    if found.shape != (count,):
+        raise _refusal(f"{name} returned a tensor of shape {tuple(found.shape)} for {count} pairs")
+    if torch.is_grad_enabled() and not found.requires_grad:
+        raise _refusal(f"{name} returned losses that do not depend on pairs.policy")
+    return found.float()
+
+
+def check_objective(objective: Objective, pairs: PairLogprobs) -> SelfCheck:
+    """A function gives one finite loss a pair, and a gradient for the policy, before the first step."""
+    leaves = Paired(*(values.detach().clone().requires_grad_() for values in pairs.policy))
+    with torch.enable_grad():
+        losses = losses_of(objective, PairLogprobs(leaves, pairs.reference, pairs.tokens, pairs.beta))
+        slopes = torch.stack(torch.autograd.grad(losses.sum(), leaves, materialize_grads=True))
+    finite = bool(torch.isfinite(losses).all() and torch.isfinite(slopes).all())
+    largest = float(slopes.abs().max())
+    return SelfCheck(
+        "objective",
+        f"{function_name(objective)}: losses {float(losses.min()):.4g} to {float(losses.max()):.4g}, largest slope "
+        f"{largest:.4g}",
+        "finite losses and slopes, and one above 0",
+        finite and largest > 0,
+    )
+
+
+def _refusal(what: str) -> RecipeError:
+    return RecipeError(what, "Return a tensor with one loss a pair, computed from pairs.policy.", field="objective")

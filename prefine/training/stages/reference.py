@@ -1,0 +1,111 @@
+"""Reference log-probabilities: the policy as it was loaded, before any step, computed once and kept on disk.
+
+For a fresh adapter that is the base model; for an adapter that goes on being trained, that adapter's own beginning.
+Nothing of it has to stay in memory, and later epochs and later runs read it from the cache.
+
+A few rows are computed at every start, and the bits of their log-probabilities are part of the entry's name. So
+whatever changes a number (weights, config, number types, threads, kernels, releases) leads to another entry, whether
+this module knows of it or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prefine.data.tokens.store import TokenStore
+from prefine.data.tokens.trees import TokenTree, collate, microbatches
+from prefine.models.forward.packed import FORWARD_VERSION, evaluating
+from prefine.models.loading.load import LoadedModel
+from prefine.objectives.masked import per_sequence
+from prefine.runs.cache import cache_directory, cache_entry, whole
+from prefine.training.display import Display
+
+_KIND = "reference"
+_FILE = "logprobs.safetensors"
+_PROBED_ROWS = 4
+
+
+def reference_logprobs(
+    loaded: LoadedModel, store: TokenStore, digest: str, max_tokens: int, display: Display
+) -> tuple[Tensor, bool]:
+    """Summed log-probability of each answer of each row: (rows * 2,) fp32 on the CPU, and whether it was cached.
+
+    Must be called before the first optimiser step and before a checkpoint is restored.
+
+    Args:
+        loaded: the policy as loaded.
+        store: pairs.
+        digest: hash of the store's token ids.
+        max_tokens: tokens a microbatch.
+
+    Raises:
+        CheckpointError: the cache cannot be written.
+    """
+    if not len(store):
+        return torch.zeros(0), False
+
+    def make(folder: Path) -> None:
+        with display.progress(len(store), 0, "reference pass"):
+            sums = []
+            for done, part in _sums(loaded, store, max_tokens):
+                sums.append(part)
+                display.advance(done)
+        save_file({"logprobs": torch.cat(sums)}, folder / _FILE)
+
+    name = cache_key(loaded, store, digest, max_tokens)
+    path = cache_directory() / _KIND / name
+    if path.exists() and not whole(path):
+        display.say("reference log-probabilities in the cache are damaged or were changed: they are computed again")
+    path, cached = cache_entry(_KIND, name, make)
+    return load_file(path / _FILE)["logprobs"], cached
+
+
+def cache_key(loaded: LoadedModel, store: Sequence[TokenTree], digest: str, max_tokens: int) -> str:
+    """Hash of the rows, the model's files and config, and the log-probabilities of a few rows down to the last bit.
+
+    Another rounding would be no error, but DPO's first loss could no longer be checked to three digits.
+    """
+    packed = loaded.packed
+    decides: list[Any] = [
+        FORWARD_VERSION,
+        digest,
+        max_tokens,  # how sequences share a matrix product
+        packed.path.packed,
+        packed.causal.config._attn_implementation,
+        loaded.identity.logprobs or loaded.location.base,
+        _bits_of_some_rows(loaded, store, max_tokens),
+    ]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:40]
+
+
+def _bits_of_some_rows(loaded: LoadedModel, store: Sequence[TokenTree], max_tokens: int) -> str:
+    """The log-probabilities of _PROBED_ROWS rows, spread evenly from the first to the last, as hexadecimal bytes."""
+    last = len(store) - 1
+    places = sorted({last * part // (_PROBED_ROWS - 1) for part in range(_PROBED_ROWS)})
+    sums = torch.cat([part for _, part in _sums(loaded, [store[place] for place in places], max_tokens)])
+    return sums.contiguous().view(torch.uint8).numpy().tobytes().hex()
+
+
+@torch.no_grad()
+def _sums(loaded: LoadedModel, trees: Sequence[TokenTree], max_tokens: int) -> Iterator[tuple[int, Tensor]]:
+    """By microbatch: trees done so far, and the summed log-probability of each answer under the reference."""
+    model = loaded.packed
+    fresh = loaded.location.adapter is None and hasattr(model.model, "disable_adapter")
+    off: contextlib.AbstractContextManager[Any] = (
+        model.model.disable_adapter() if fresh else contextlib.nullcontext()  # type: ignore[operator]
+    )
+    done = 0
+    with off, evaluating(model):
+        for run in microbatches(trees, max_tokens):
+            batch = collate(run).to(model.device)
+            done += len(run)
+            yield done, per_sequence(model(batch), batch.sequence, batch.sequences).float().cpu()

@@ -1,0 +1,303 @@
+"""Reward modelling on pairs, or on single answers with votes: a step reads scores, margins, losses, mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from prefine.data.prepare import source_names
+from prefine.data.records.kinds import KINDS, kind_of_sources
+from prefine.data.tokens.store import TokenStore
+from prefine.data.tokens.trees import PackedBatch, collate, folds, microbatches
+from prefine.errors import DataError, RecipeError
+from prefine.evaluation.readiness.assess import work
+from prefine.evaluation.readiness.check import assess_own
+from prefine.evaluation.readiness.page import write_readiness
+from prefine.models.forward.packed import evaluating
+from prefine.models.forward.path_probe import rounding
+from prefine.models.loading.load import LoadedModel, load_model
+from prefine.models.scoring.packed_scorer import PackedReward, read_scale
+from prefine.models.scoring.scorer import SCALE_FILE, Scale
+from prefine.objectives import reward
+from prefine.recipe.effects import Unread, without_effect
+from prefine.recipe.sections import LoraSection, ModelSection, RewardRecipe, RewardSection
+from prefine.records import Preference, Vote
+from prefine.runs.atomic import JSON
+from prefine.training.display import Display
+from prefine.training.loop.contract import Loss, Sums
+from prefine.training.run.checks import SelfCheck, check_scores, require
+from prefine.training.run.run_stage import run_stage
+from prefine.training.run.stage import Session, Stage
+
+# Answers scored alone and together at the start.
+_CHECKED_ROWS = 4
+
+
+def run_reward(recipe: RewardRecipe, resume: bool, display: Display | Console) -> Path:
+    """Train a reward model as the recipe says; returns the run's folder. Raises PrefineError."""
+    return run_stage(reward_stage(recipe), recipe, resume, display)
+
+
+def reward_stage(recipe: RewardRecipe) -> RewardStage:
+    """The stage for what the recipe's data holds, preferences or votes.
+
+    Raises:
+        DataError: it holds something else, or cannot be found or read.
+    """
+    data = recipe.data
+    kind = kind_of_sources(source_names(data.train), split=data.split, text=data.text_form, rules=data.row_rules)
+    if KINDS[kind] not in (Preference, Vote):
+        raise DataError(
+            f"{recipe.data.train} holds {kind}",
+            "A reward model learns from preferences, or from votes.",
+            field="data.train",
+        )
+    return RewardStage(recipe, KINDS[kind])
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What people said of B rows.
+
+    Attributes:
+        right: (B,) of pairs, the probability that the label is right: 1, or 1/2 for a tie; of votes, 1 for up, 0 for
+            down.
+        wanted: (B,) margin that the data asks for, nats; 0 where it says nothing.
+    """
+
+    right: Tensor
+    wanted: Tensor
+
+    @property
+    def decided(self) -> Tensor:
+        """(B,) bool: no tie."""
+        return self.right != 0.5
+
+    @staticmethod
+    def of(records: Sequence[dict[str, Any]], section: RewardSection, mean_difference: float = 1.0) -> Labels:
+        """Read them from stored records.
+
+        Args:
+            mean_difference: of the scores of the pairs learned from, in the unit of the data's scores.
+        """
+        if "label" in records[0]:
+            up = torch.tensor([float(record["label"]) for record in records])
+            return Labels(up, torch.zeros_like(up))
+        right = torch.tensor([0.5 if record["tie"] else 1.0 for record in records])
+        wanted = torch.tensor([_wanted(record, section, mean_difference) for record in records])
+        return Labels(right, wanted)
+
+
+def _wanted(pair: dict[str, Any], section: RewardSection, mean_difference: float) -> float:
+    """The margin that a stored pair asks for, nats (Touvron et al. 2023, arXiv 2307.09288, eq. 2).
+
+    A column `margin` is taken as it is written. Scores may have any scale (8.5 against 3 out of 10, or 0.9 against
+    0.2), so their differences are divided by the mean difference: an average pair asks for `margin_scale`.
+    """
+    if pair["tie"] or section.margins == "none":
+        return 0.0
+    margin, difference = pair["margin"], pair.get("score_difference")
+    if margin is None and difference is not None and section.margins == "scores":
+        margin = difference / mean_difference
+    return section.margin_scale * (margin or 0.0)
+
+
+def mean_score_difference(pairs: Iterable[dict[str, Any]]) -> float | None:
+    """Of the stored pairs that have scores and no margin of their own, ties left out; None if there are none."""
+    differences = [
+        pair["score_difference"]
+        for pair in pairs
+        if pair.get("score_difference") is not None and pair["margin"] is None and not pair["tie"]
+    ]
+    return fmean(differences) if differences else None
+
+
+def row_losses(raw: Tensor, labels: Labels, section: RewardSection) -> Tensor:
+    """(B, k): the loss of each row under each head, from the raw scores of its answers (B, answers a row, k)."""
+    smoothing, right = section.label_smoothing, labels.right[:, None]
+    if raw.shape[1] == 1:
+        return reward.vote(raw[:, 0], right, smoothing)
+    objective: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "bradley_terry": reward.bradley_terry,
+        "hinge": reward.hinge,
+    }
+    chosen, rejected = raw.unbind(1)
+    loss = objective[section.loss](chosen - rejected - labels.wanted[:, None], right - smoothing * (2 * right - 1))
+    return loss + section.centring_weight * reward.centring(chosen, rejected)
+
+
+def margins(raw: Tensor, labels: Labels) -> Tensor:
+    """(B,) r(chosen) - r(rejected), or a vote's score signed as the vote; above 0 as labelled. Mean of the heads."""
+    mean = raw.detach().mean(-1)
+    if mean.shape[1] == 1:
+        return mean[:, 0] * (2 * labels.right - 1)
+    return mean[:, 0] - mean[:, 1]
+
+
+class RewardStage(Stage):
+    """Learns what people prefer, as a number."""
+
+    name = "reward"
+
+    def __init__(self, recipe: RewardRecipe, kind: type[Preference] | type[Vote]) -> None:
+        self.kind = kind
+        self._recipe = recipe
+        self._section = recipe.reward
+        self._raw: Tensor | None = None
+        self._mean_difference = 1.0
+
+    def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
+        """The model with score heads in the place of its language head."""
+        return load_model(section, lora, heads=self._section.heads)
+
+    def begin(self, session: Session) -> Loss:
+        """Check that there is something to learn from and to judge by, and give the loss, a mean over rows."""
+        self._session = session
+        train, heldout = session.prepared.train, session.prepared.heldout
+        _require_heldout(heldout)
+        if self.kind is Vote:
+            _require_settings_of_votes(self._recipe)
+            _require_both_votes(train)
+        elif self._section.margins == "scores":
+            self._mean_difference = self._unit_of_scores(train)
+        if session.recipe.training.self_checks:
+            session.checks += require([self._check_scores(train)])
+        count = self._section.heads
+        part = torch.tensor(folds(len(train), count, session.recipe.training.seed))
+
+        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
+            labels = self._labels(train, batch.rows)
+            raw = _by_row(model(batch), len(batch.rows)).to(labels.right.device)
+            losses = row_losses(raw, labels, self._section)
+            if count > 1:  # each head leaves out a part of its own
+                seen = part[list(batch.rows), None].to(losses.device) != torch.arange(count, device=losses.device)
+                losses = losses * seen * (count / (count - 1))
+            margin = margins(raw, labels)
+            accuracy = torch.where(labels.decided, (margin > 0).float(), 0.5)
+            logged = {"accuracy": float(accuracy.sum()), "margin": float(margin.sum())}
+            return Sums(losses.mean(1).sum(), "trees", logged)
+
+        return loss
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Held-out log-loss (nats; ln 2 is a coin's), accuracy over decided rows, mean margin and scores."""
+        model, heldout = self._session.loaded.packed, self._session.prepared.heldout
+        limit = self._session.recipe.training.max_tokens_per_microbatch
+        batches = (collate(run) for run in microbatches(heldout, limit))
+        self._raw = torch.cat([model(batch.to(model.device)).cpu() for batch in batches])
+        raw, labels = _by_row(self._raw, len(heldout)), self._labels(heldout, range(len(heldout)))
+        margin, decided = margins(raw, labels), labels.decided
+        # Of the label as it is, whatever the objective trains on, so that runs can be compared.
+        sure = torch.where(decided, 1.0, 0.5)
+        told = {
+            "loss": float(reward.bradley_terry(margin, sure).mean()),
+            "accuracy": float((margin > 0)[decided].float().mean()) if decided.any() else 0.5,
+            "margin": float(margin.mean()),
+        }
+        mean = raw.mean(-1)
+        if mean.shape[1] == 2:
+            told |= {"score_chosen": float(mean[:, 0].mean()), "score_rejected": float(mean[:, 1].mean())}
+        return told
+
+    def extra_files(self) -> dict[str, JSON]:
+        """The scale of the scores, measured on the held-out answers."""
+        return {SCALE_FILE: self._scale().as_json()}
+
+    def finish(self) -> dict[str, Any]:
+        """Held-out metrics before and after; writes the readiness report and says its verdict aloud."""
+        session = self._session
+        reward_model = PackedReward(session.loaded, read_scale(session.run.model))
+        reward_model.name = str(session.run.path)  # by which it will be known, not the model it began with
+        train, heldout, limits = session.prepared.train, session.prepared.heldout, self._recipe.readiness
+        total = work(min(len(heldout), limits.heldout_pairs), min(len(train), limits.trained_pairs))
+        with session.display.progress(total, 0, "readiness report"):
+            readiness = assess_own(reward_model, train, heldout, self._recipe, self.kind, session.display.advance)
+            session.display.advance(total)
+        page = write_readiness(readiness, session.run.path)
+        session.warnings += [f"{each.name}: {each.found}. {each.meaning}" for each in readiness.reasons]
+        session.manifest["readiness"] = readiness.verdict.value
+        session.display.say(f"readiness for PPO: {readiness.verdict.value}, see {page}")
+        for reason in readiness.reasons:
+            session.display.say(f"  {reason.level.value}: {reason.name}: {reason.found}. {reason.meaning}")
+        return {**session.before_and_after(), "count": len(heldout)}
+
+    def _scale(self) -> Scale:
+        if self._raw is None:  # resumed after the last step: no step of this process has evaluated
+            self.evaluate()
+        assert self._raw is not None  # noqa: S101
+        return Scale.of(
+            self._raw,
+            self._recipe.data.max_length_tokens,
+            quantization=self._recipe.model.quantization,
+            compute_dtype=self._session.manifest["model"]["compute_dtype"],
+        )
+
+    def _unit_of_scores(self, train: TokenStore) -> float:
+        mean = mean_score_difference(json.loads(train.record_json(row)) for row in range(len(train)))
+        if mean is None:
+            raise DataError(
+                "reward.margins is scores, but no pair of data.train has scores (chosen_score and rejected_score)",
+                "Add the two columns, or set reward.margins to column or none.",
+            )
+        self._session.display.say(
+            f"margins: scores that differ by {mean:.3g}, as they do on average, ask for {self._section.margin_scale:g} "
+            "nats"
+        )
+        return mean or 1.0
+
+    def _labels(self, store: TokenStore, rows: Sequence[int]) -> Labels:
+        return Labels.of([json.loads(store.record_json(row)) for row in rows], self._section, self._mean_difference)
+
+    @torch.no_grad()
+    def _check_scores(self, train: TokenStore) -> SelfCheck:
+        model = self._session.loaded.packed
+        trees = train[: min(_CHECKED_ROWS, len(train))]
+        with evaluating(model):
+            together = model(collate(trees).to(model.device))
+            batches = [collate([tree]).to(model.device) for tree in trees]
+            alone = [model(batch) for batch in batches]
+            noise = max(rounding(model, batch, scores) for batch, scores in zip(batches, alone, strict=True))
+        return check_scores(torch.cat(alone), together, noise)
+
+
+def _require_settings_of_votes(recipe: RewardRecipe) -> None:
+    of_pairs = ("reward.loss", "reward.centring_weight", "reward.margins", "reward.margin_scale")
+    rule = Unread(True, of_pairs, "the data are votes, not pairs", "data.train to preferences")
+    if unread := without_effect(recipe, [rule]):
+        raise RecipeError("; ".join(unread), "Leave them out: each vote has a loss of its own.")
+
+
+def _by_row(raw: Tensor, rows: int) -> Tensor:
+    """(answers, k) as (rows, answers a row, k)."""
+    return raw.view(rows, -1, raw.shape[-1])
+
+
+def _require_heldout(heldout: TokenStore) -> None:
+    if len(heldout) < 2:
+        raise DataError(
+            f"data: {len(heldout)} rows are held out, and a reward model must be judged on pairs it has not seen (all "
+            "rows of one prompt stay together)",
+            "Give rows with more prompts, raise data.heldout_fraction, or name data.heldout.",
+        )
+
+
+def _require_both_votes(train: TokenStore) -> None:
+    seen: set[bool] = set()
+    for row in range(len(train)):
+        seen.add(bool(json.loads(train.record_json(row))["label"]))
+        if len(seen) == 2:
+            return
+    raise DataError(
+        f"all {len(train)} votes are {'up' if seen == {True} else 'down'}",
+        "A reward model learns from differences: give votes of both kinds, or preference pairs.",
+        field="data.train",
+    )

@@ -1,0 +1,82 @@
+"""Supervised fine-tuning on demonstrations, or on the chosen answers of preferences."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from prefine.data.tokens.trees import PackedBatch, collate, microbatches
+from prefine.objectives.masked import per_sequence
+from prefine.objectives.sft import token_nll
+from prefine.recipe.sections import SftRecipe
+from prefine.records import Demonstration
+from prefine.training.display import Display
+from prefine.training.loop.contract import Loss, Sums
+from prefine.training.run.before import Before
+from prefine.training.run.run_stage import run_stage
+from prefine.training.run.stage import Session, Stage
+
+
+def run_sft(recipe: SftRecipe, resume: bool, display: Display | Console) -> Path:
+    """Fine-tune as the recipe says; returns the run's folder. Raises PrefineError."""
+    return run_stage(SftStage(), recipe, resume, display)
+
+
+class SftStage(Stage):
+    """Learns every supervised token of a demonstration."""
+
+    name = "sft"
+    kind = Demonstration
+
+    def begin(self, session: Session) -> Loss:
+        """The loss: negative log-likelihood, a mean over tokens."""
+        self._session = session
+        self.before: Before = Before(session.run.heldout_before)
+        self._answers: list[dict[str, Any]] = []
+
+        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
+            return Sums(token_nll(model(batch)).sum(), "tokens")
+
+        return loss
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Held-out loss (nats a token) and perplexity."""
+        model, recipe = self._session.loaded.packed, self._session.recipe
+        total, tokens = 0.0, 0
+        self._answers = []
+        for run in microbatches(self._session.prepared.heldout, recipe.training.max_tokens_per_microbatch):
+            batch = collate(run).to(model.device)
+            logprobs = model(batch)
+            total -= float(logprobs.sum(dtype=torch.float64))
+            tokens += len(logprobs)
+            sums = per_sequence(logprobs, batch.sequence, batch.sequences) / batch.sequence_lengths()
+            self._answers += [
+                {"tokens": tree.supervised_tokens, "loss": -mean} for tree, mean in zip(run, sums.tolist(), strict=True)
+            ]
+        self.before.keep(self._answers, write=self._session.processes.is_main)
+        loss = total / tokens
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    def finish(self) -> dict[str, Any]:
+        """Held-out metrics before and after, and each answer's loss, nats per token; rows are in the held-out order."""
+        if not self._answers:  # resumed after the last step: no step of this process has evaluated
+            with torch.no_grad():
+                self.evaluate()
+        heldout = self._session.prepared.heldout
+        rows = [
+            {
+                "id": json.loads(heldout.record_json(row)).get("id"),
+                "tokens": was["tokens"],
+                "before_loss": was["loss"],
+                "after_loss": now["loss"],
+            }
+            for row, (was, now) in enumerate(zip(self.before.value, self._answers, strict=True))
+        ]
+        return {**self._session.before_and_after(), "count": len(heldout), "rows": rows}
