@@ -18,8 +18,9 @@ import torch
 
 from benchmarks.work import MAX_LENGTH_TOKENS, add_dtype, dtype_name, pairs, peak_memory_gb, tell
 from prefine.models.loading.load import load_model, save_model
+from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import PackedReward, load_reward
-from prefine.models.scoring.scorer import SCALE_FILE, Question, RewardModel, Scale
+from prefine.models.scoring.scorer import Question, RewardModel, ScoreScale
 from prefine.recipe.sections import ModelSection
 
 PAIRS = 128
@@ -30,7 +31,7 @@ def save_reward_model(folder: Path, dtype: str) -> None:
     """A reward model with a fresh head: what it says does not matter here, only how long it takes."""
     torch.manual_seed(0)
     loaded = load_model(ModelSection(dtype=dtype), None, heads=1)
-    scale = Scale(bias=(0.0,), std=1.0, answers=2, max_length_tokens=MAX_LENGTH_TOKENS)
+    scale = ScoreScale(bias=(0.0,), std=1.0, answers=2, max_length_tokens=MAX_LENGTH_TOKENS)
     save_model(loaded, folder, {SCALE_FILE: scale.as_json()})
 
 

@@ -99,9 +99,9 @@ class Chat:
         try:
             with _stop_on_ctrl_c() as stopped:
                 if width is not None and len(self._talks) > 1 and column_width(width, len(self._talks)) >= LEAST_COLUMN:
-                    self._side_by_side(said, width, stopped)
+                    _side_by_side(self._talks, self._screen, said, width, stopped)
                 else:
-                    self._one_by_one(said, width, stopped)
+                    _one_by_one(self._talks, self._screen, said, width, stopped)
                 interrupted = stopped()
         finally:
             kept = [talk for talk in self._talks.values() if len(talk.messages) > before[talk][0]]
@@ -110,57 +110,8 @@ class Chat:
         if interrupted:
             self._screen.note("stopped")
         for name, talk in self._talks.items():
-            for fact in self._facts(talk, talk in kept, before[talk][1], interrupted):
+            for fact in _facts(talk, talk in kept, before[talk][1], interrupted):
                 self._screen.note(f"{name}: {fact}" if len(self._talks) > 1 else fact)
-
-    def _one_by_one(self, said: str, width: int | None, stopped: Callable[[], bool]) -> None:
-        from prefine.terminal_text import Stream
-
-        for name, talk in self._talks.items():
-            if stopped():
-                return
-            if len(self._talks) > 1:
-                self._screen.write(f"[{name}]\n")
-            stream = Stream(self._screen.write, width)
-            try:
-                with closing(talk.answer(said)) as answer:
-                    for piece in answer:
-                        stream.feed(visible(piece))
-                        if stopped():
-                            break
-            finally:
-                stream.finish()
-
-    def _side_by_side(self, said: str, width: int, stopped: Callable[[], bool]) -> None:
-        from prefine.terminal_text import Columns
-
-        columns = Columns(self._screen.write, width, [visible(name) for name in self._talks])
-        with ExitStack() as open_answers:
-            waiting = {
-                column: open_answers.enter_context(closing(talk.answer(said)))
-                for column, talk in enumerate(self._talks.values())
-            }
-            try:
-                while waiting and not stopped():
-                    for column, answer in list(waiting.items()):
-                        piece = next(answer, None)
-                        if piece is None:
-                            del waiting[column]
-                            columns.finish(column)
-                        else:
-                            columns.feed(column, visible(piece))
-            finally:
-                for column in waiting:
-                    columns.finish(column)
-
-    def _facts(self, talk: Talk, kept: bool, unseen: int, interrupted: bool) -> Iterator[str]:
-        """What an answer does not say itself."""
-        if not kept:
-            yield "nothing was said, so this turn is not kept"
-        if talk.cut and not interrupted:
-            yield f"cut after {talk.sampling.max_new_tokens} tokens (--max-new-tokens)"
-        if talk.unseen > unseen:
-            yield "the context is full: the oldest turns are no longer seen by the model"
 
     # --- Commands ----------------------------------------------------------------------------------------------
 
@@ -255,6 +206,61 @@ class Chat:
         self._saved.add(path.resolve())
         what = "The conversation is" if len(rows) == 1 else f"{len(rows)} conversations, one a model, are"
         self._screen.note(f"{what} in {path}.")
+
+
+def _one_by_one(
+    talks: Mapping[str, Talk], screen: Screen, said: str, width: int | None, stopped: Callable[[], bool]
+) -> None:
+    from prefine.terminal_text import Stream
+
+    for name, talk in talks.items():
+        if stopped():
+            return
+        if len(talks) > 1:
+            screen.write(f"[{name}]\n")
+        stream = Stream(screen.write, width)
+        try:
+            with closing(talk.answer(said)) as answer:
+                for piece in answer:
+                    stream.feed(visible(piece))
+                    if stopped():
+                        break
+        finally:
+            stream.finish()
+
+
+def _side_by_side(
+    talks: Mapping[str, Talk], screen: Screen, said: str, width: int, stopped: Callable[[], bool]
+) -> None:
+    from prefine.terminal_text import Columns
+
+    columns = Columns(screen.write, width, [visible(name) for name in talks])
+    with ExitStack() as open_answers:
+        waiting = {
+            column: open_answers.enter_context(closing(talk.answer(said))) for column, talk in enumerate(talks.values())
+        }
+        try:
+            while waiting and not stopped():
+                for column, answer in list(waiting.items()):
+                    piece = next(answer, None)
+                    if piece is None:
+                        del waiting[column]
+                        columns.finish(column)
+                    else:
+                        columns.feed(column, visible(piece))
+        finally:
+            for column in waiting:
+                columns.finish(column)
+
+
+def _facts(talk: Talk, kept: bool, unseen: int, interrupted: bool) -> Iterator[str]:
+    """What an answer does not say itself."""
+    if not kept:
+        yield "nothing was said, so this turn is not kept"
+    if talk.cut and not interrupted:
+        yield f"cut after {talk.sampling.max_new_tokens} tokens (--max-new-tokens)"
+    if talk.unseen > unseen:
+        yield "the context is full: the oldest turns are no longer seen by the model"
 
 
 @contextmanager

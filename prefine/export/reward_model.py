@@ -17,8 +17,9 @@ from prefine.models.loading.heads import SCORE, ensure_distinct_pad_token
 from prefine.models.loading.load import load_model
 from prefine.models.loading.location import portable_path
 from prefine.models.loading.quiet import known_noise_off
+from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import PackedReward, load_reward
-from prefine.models.scoring.scorer import SCALE_FILE, Question
+from prefine.models.scoring.scorer import Question
 from prefine.recipe.sections import named_model
 from prefine.records import Message
 from prefine.runs.atomic import atomic_write, json_bytes

@@ -88,7 +88,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Row:
+class NextToken:
     """A sequence at its next token.
 
     Attributes:
@@ -102,7 +102,7 @@ class Row:
     seen: Sequence[int] = ()
 
 
-def choose(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, rows: Sequence[NextToken]) -> tuple[Tensor, Tensor]:
     """The next token of each sequence, and its log-probability.
 
     Args:
@@ -191,7 +191,7 @@ def _not_finite() -> NotFiniteError:
     )
 
 
-def _penalised(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+def _penalised(logits: Tensor, rows: Sequence[NextToken]) -> Tensor:
     logits = logits.clone()
     for place, row in enumerate(rows):
         penalty = row.sampling.repetition_penalty

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prefine.data.tokens.trees import Segment
 from prefine.models.forward.attention import CachedRow, packed_kernel
-from prefine.models.forward.blockwise import Rule
+from prefine.models.forward.blockwise import ScoreRule
 
 
 class SlotCache:
@@ -84,7 +84,7 @@ class Prefill(CachedRow):
     tree: Segment
     slots: tuple[int, ...]
 
-    def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
+    def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule) -> Tensor:
         """Packed attention, with what it attends to kept."""
         keys, values = self.cache.of(layer, k, v)
         common, start = self.tree.prompt, self.tree.prompt
@@ -116,7 +116,7 @@ class Decode(CachedRow):
         self._slots = torch.arange(self._rows, device=device)
         self._biases: dict[tuple[int | None, int, torch.dtype], Tensor] = {}
 
-    def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
+    def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule) -> Tensor:
         """Attention of each token to its own slot: q (H, N, D), k and v (K, N, D) -> (H, N, D)."""
         keys, values = self._cache.of(layer, k, v)
         keys[self._slots, :, :, self._lengths] = k.transpose(0, 1)

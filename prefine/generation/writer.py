@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prefine.data.tokens.vocabulary import require_embedded
-from prefine.generation.sampling import Draws, Row, Sampling, choose
+from prefine.generation.sampling import Draws, NextToken, Sampling, choose
 from prefine.models.forward.fused import Kept, packed_weights, unchanging_weights
 from prefine.models.forward.packed import PackedModel, embedding_rows
 
@@ -86,11 +86,11 @@ class Writing:
         """Tokens so far, prompt included."""
         return len(self.request.prompt) + len(self.tokens)
 
-    def row(self) -> Row:
+    def row(self) -> NextToken:
         """For the choice of the next token."""
         sampling = self.request.sampling
         seen = [*self.request.prompt, *self.tokens] if sampling.repetition_penalty != 1 else ()
-        return Row(sampling, self.draws[len(self.tokens)], seen)
+        return NextToken(sampling, self.draws[len(self.tokens)], seen)
 
     def add(self, token: int, logprob: float, tokenizer: Any) -> None:
         """Take a token; finished if it ends the sequence, completes a stop text, or is the last there is room for."""

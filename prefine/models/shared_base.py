@@ -24,7 +24,7 @@ from prefine.models.loading.heads import IN_ADAPTER
 from prefine.models.loading.load import LoadedModel, load_tokenizer
 from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, one_line
 from prefine.models.scoring.packed_scorer import PackedReward, read_scale
-from prefine.models.scoring.scorer import Scale
+from prefine.models.scoring.scorer import ScoreScale
 from prefine.recipe.sections import ModelSection
 
 # peft's name for the adapter that a model was loaded or made with: the policy.
@@ -114,7 +114,7 @@ class SharedScorer(PackedScorer):
             return super().forward(batch)
 
 
-def shares_base(policy: LoadedModel, location: Location, scale: Scale | None, section: ModelSection) -> str | None:
+def shares_base(policy: LoadedModel, location: Location, scale: ScoreScale | None, section: ModelSection) -> str | None:
     """Why a reward model cannot share a policy's weights; None if it can."""
     if location.adapter is None or scale is None:
         return "it is a whole model, not an adapter of a reward run"

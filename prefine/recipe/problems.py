@@ -34,7 +34,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True)
-class Problem:
+class Mistake:
     """One thing that is wrong with a recipe.
 
     Attributes:
@@ -48,14 +48,14 @@ class Problem:
     remedy: str
 
 
-def joined(problems: Sequence[Problem]) -> RecipeError:
+def joined(problems: Sequence[Mistake]) -> RecipeError:
     """All problems as one error; where there are several, each has a line of its own."""
     return all_of([RecipeError(f"{problem.source}: {problem.text}", problem.remedy) for problem in problems])
 
 
 def describe(
     error: ValidationError, model: type[BaseModel], source: str, set_by: Mapping[tuple[str, ...], str]
-) -> list[Problem]:
+) -> list[Mistake]:
     """A validation error as problems in the user's words, in the order of the recipe's fields.
 
     Args:
@@ -64,7 +64,7 @@ def describe(
         source: the recipe's file.
         set_by: the override that gave a field, by the field's keys.
     """
-    problems: dict[tuple[str, str], Problem] = {}
+    problems: dict[tuple[str, str], Mistake] = {}
     for details in _one_rule_each(error.errors(include_url=False)):
         field, sections = _locate(model, details["loc"])
         origin = _origin(details, source, set_by)
@@ -74,7 +74,7 @@ def describe(
         earlier = problems.get(key)
         if earlier and " must be " in text:
             text = f"{earlier.text} or {text.partition(' must be ')[2]}"
-        problems[key] = Problem(origin, text, remedy)
+        problems[key] = Mistake(origin, text, remedy)
     return list(problems.values())
 
 

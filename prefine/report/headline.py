@@ -39,7 +39,7 @@ class Whisker:
 
 
 @dataclass(frozen=True)
-class Scale:
+class ShareScale:
     """One kind of share, after training and before."""
 
     label: str
@@ -190,17 +190,17 @@ def _training_headline(facts: RunFacts) -> Headline:
     )
 
 
-def scales(facts: RunFacts) -> list[Scale]:
+def scales(facts: RunFacts) -> list[ShareScale]:
     """The shares that have intervals, drawn on scales."""
     if not facts.is_preference:
         return []
     found = shares(facts)
-    moved = Scale(
+    moved = ShareScale(
         "Moved towards the preferred answer by training",
         f"Its log-probability {'per token ' if facts.per_token else ''}gained on that of the other answer.",
         _whiskers(None, found.moved),
     )
-    ranked = Scale(
+    ranked = ShareScale(
         "Preferred answer ranked first",
         "Its score is higher than the other answer’s."
         if facts.stage == "reward"
@@ -257,7 +257,7 @@ def _share_tile(label: str, now: Share | None, was: str) -> Tile | None:
 
 
 @dataclass(frozen=True)
-class Lengths:
+class SampleLengths:
     """How long the answers to the sample prompts are, in tokens, and how they end.
 
     Attributes:
@@ -271,7 +271,7 @@ class Lengths:
     degenerate: float | None
 
 
-def lengths(facts: RunFacts, when: str) -> Lengths:
+def lengths(facts: RunFacts, when: str) -> SampleLengths:
     """Answer lengths "before" or "after": as evaluated, or counted from the samples."""
     recorded = mapping(mapping(facts.evaluation.get("generation")).get(when))
     written = numbers(facts.samples, f"{when}_tokens")
@@ -285,7 +285,7 @@ def lengths(facts: RunFacts, when: str) -> Lengths:
         sum(faults) / len(faults) if faults else None,
     )
     keys = ("mean_tokens", "median_tokens", "ended", "degenerate")
-    return Lengths(
+    return SampleLengths(
         *(
             mine if (mine := number(recorded.get(key))) is not None else theirs
             for key, theirs in zip(keys, measured, strict=True)

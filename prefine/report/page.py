@@ -171,7 +171,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ShownAnswer:
     """What the model wrote, before or after.
 
     Attributes:
@@ -194,7 +194,7 @@ class Sample:
     id: str
     category: str
     prompt: list[Turn] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[ShownAnswer] = field(default_factory=list)
     reference: str = ""
 
 
@@ -218,11 +218,11 @@ def _sample(row: Mapping[str, Any]) -> Sample:
     )
 
 
-def _answer(row: Mapping[str, Any], when: str) -> Answer:
+def _answer(row: Mapping[str, Any], when: str) -> ShownAnswer:
     length, ended = count(row.get(f"{when}_tokens")), row.get(f"{when}_ended")
     content = _clipped(row.get(when))
     blank = is_blank(content)
-    return Answer(
+    return ShownAnswer(
         when=when,
         content="" if blank else content,
         length=plural(length, "token") if length is not None else "",
@@ -240,31 +240,31 @@ def _clipped(value: object) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row of a small table: a heading and its cells."""
 
     heading: str
     cells: list[str]
 
 
-def _length_rows(facts: RunFacts) -> list[Row]:
+def _length_rows(facts: RunFacts) -> list[TableRow]:
     was, now = lengths(facts, "before"), lengths(facts, "after")
     rows = [
-        Row("mean, tokens", [figure(was.mean_tokens, 1), figure(now.mean_tokens, 1)]),
-        Row("median, tokens", [tokens(was.median_tokens), tokens(now.median_tokens)]),
-        Row("ended by themselves", [percent(was.ended), percent(now.ended)]),
-        Row("blank, stuck or looping", [percent(was.degenerate), percent(now.degenerate)]),
+        TableRow("mean, tokens", [figure(was.mean_tokens, 1), figure(now.mean_tokens, 1)]),
+        TableRow("median, tokens", [tokens(was.median_tokens), tokens(now.median_tokens)]),
+        TableRow("ended by themselves", [percent(was.ended), percent(now.ended)]),
+        TableRow("blank, stuck or looping", [percent(was.degenerate), percent(now.degenerate)]),
     ]
     return [row for row in rows if set(row.cells) != {MISSING}]
 
 
-def _length_split_rows(facts: RunFacts) -> list[Row]:
+def _length_split_rows(facts: RunFacts) -> list[TableRow]:
     split = length_split(facts)
     if split is None:
         return []
     sides: tuple[tuple[str, Share], ...] = (("longer", split.chosen_longer), ("shorter", split.chosen_shorter))
     return [
-        Row(
+        TableRow(
             name,
             [whole(side.count), percent(side.value), percent_range(side.interval) if side.interval else MISSING],
         )
@@ -277,13 +277,13 @@ class DataPart:
     """The rows of one part of the data, from file to use."""
 
     name: str
-    counts: list[Row]
+    counts: list[TableRow]
     adds_up: bool | None
     sum: str
     split_off: bool
-    reasons: list[Row]
-    left_out: list[Row]
-    files: list[Row]
+    reasons: list[TableRow]
+    left_out: list[TableRow]
+    files: list[TableRow]
 
 
 def _data_parts(facts: RunFacts) -> list[DataPart]:
@@ -297,18 +297,20 @@ def _data_part(name: str, part: Mapping[str, Any]) -> DataPart:
     left_out = f" + {whole(known['left_out'])} left out" if known["left_out"] else ""
     return DataPart(
         name={"train": "Training", "heldout": "Held-out"}.get(name, name),
-        counts=[Row(label, [whole(known[key])]) for key, label in _COUNTS.items() if _is_shown(key, known[key])],
+        counts=[TableRow(label, [whole(known[key])]) for key, label in _COUNTS.items() if _is_shown(key, known[key])],
         adds_up=rows_add_up(part),
         sum=f"{rows_in} rows in = {kept} kept + {quarantined} quarantined{left_out}",
         split_off=part.get("split_off") is True,
         reasons=_reasons(part, "reasons"),
         left_out=_reasons(part, "left_out_reasons"),
-        files=[Row(_plain(file.get("path")), [_plain(file.get("sha256"))]) for file in dictionaries(part.get("files"))],
+        files=[
+            TableRow(_plain(file.get("path")), [_plain(file.get("sha256"))]) for file in dictionaries(part.get("files"))
+        ],
     )
 
 
-def _reasons(part: Mapping[str, Any], key: str) -> list[Row]:
-    return [Row(reason, [whole(number(hits))]) for reason, hits in mapping(part.get(key)).items()]
+def _reasons(part: Mapping[str, Any], key: str) -> list[TableRow]:
+    return [TableRow(reason, [whole(number(hits))]) for reason, hits in mapping(part.get(key)).items()]
 
 
 def _is_shown(key: str, value: int | None) -> bool:
@@ -337,7 +339,7 @@ def _checks(facts: RunFacts) -> list[Check]:
     ]
 
 
-def _details(facts: RunFacts) -> list[Row]:
+def _details(facts: RunFacts) -> list[TableRow]:
     manifest = facts.manifest
     command, seconds = manifest.get("command"), number(manifest.get("seconds"))
     versions = {**_versions(manifest), **mapping(manifest.get("versions"))}
@@ -353,7 +355,7 @@ def _details(facts: RunFacts) -> list[Row]:
         *((f"device {_spaced(key)}", _plain(value)) for key, value in mapping(manifest.get("device")).items()),
         *((f"{key} version", _plain(value)) for key, value in versions.items()),
     ]
-    return [Row(name, [value]) for name, value in found if value]
+    return [TableRow(name, [value]) for name, value in found if value]
 
 
 def _versions(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class RowFile:
             self._refuse_unsuitable()
             self._file: BinaryIO = self.partial.open("r+b" if resume else "a+b")
         try:
-            self._lock()
+            _lock(self._file, self.partial)
             with storage_errors(path):
                 self._begin()
         except BaseException:
@@ -78,40 +78,14 @@ class RowFile:
             whole = f" and {self.path} is whole" if self.path.exists() else ""
             raise RecipeError(f"--resume: there is no {self.partial} to go on with{whole}", "Leave --resume out.")
         if not self._resume and there and self.partial.stat().st_size:
-            raise self._holds_rows()
-        self._refuse_existing()
-
-    def _holds_rows(self) -> RecipeError:
-        return RecipeError(
-            f"--out: {self.partial} holds the rows of a command that was interrupted",
-            "Add --resume to go on with it, or delete that file to begin anew.",
-        )
-
-    def _refuse_existing(self) -> None:
-        """Nothing in a file of rows proves who wrote it, so none is replaced; mktemp's empty one is."""
-        if self.path.exists() and self.path.stat().st_size:
-            raise RecipeError(
-                f"--out: {self.path} is there already, and a file with content is not replaced",
-                "Name another file, or move that one away.",
-            )
-
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{self.partial} is being written by another process", "Wait for it, or name another file."
-            ) from None
-        except OSError:  # a network file system without locks
-            return
+            raise _holds_rows(self.partial)
+        _refuse_existing(self.path)
 
     def _begin(self) -> None:
         """Find the end of the last whole block; an interrupted command's first one may not be."""
         if not self._resume:
             if os.fstat(self._file.fileno()).st_size:  # by another process, between the look and the lock
-                raise self._holds_rows()
+                raise _holds_rows(self.partial)
             return
         state = self._read_state()
         self._settings, self.done = state["settings"], state["done"]
@@ -189,7 +163,7 @@ class RowFile:
             RecipeError: a file of that name with content is there by now.
         """
         with storage_errors(self.path):
-            self._refuse_existing()
+            _refuse_existing(self.path)
             self._file.truncate(self._bytes)
             self._sync()
             self._file.close()  # Windows renames no file that is open
@@ -228,3 +202,32 @@ class RowFile:
 def _short(value: JSON) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _holds_rows(partial: Path) -> RecipeError:
+    return RecipeError(
+        f"--out: {partial} holds the rows of a command that was interrupted",
+        "Add --resume to go on with it, or delete that file to begin anew.",
+    )
+
+
+def _refuse_existing(path: Path) -> None:
+    """Nothing in a file of rows proves who wrote it, so none is replaced; mktemp's empty one is."""
+    if path.exists() and path.stat().st_size:
+        raise RecipeError(
+            f"--out: {path} is there already, and a file with content is not replaced",
+            "Name another file, or move that one away.",
+        )
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CheckpointError(
+            f"{path} is being written by another process", "Wait for it, or name another file."
+        ) from None
+    except OSError:  # a network file system without locks
+        return

@@ -7,7 +7,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from prefine.generation import answer_rows as generation
 from prefine.generation import row_settings
 from prefine.models.loading import load
 from prefine.models.scoring import packed_scorer as reward
+from prefine.runs import row_file
 from prefine.runs.row_file import RowFile
 from tests.evaluation.readiness.test_measures import Fake, words
 from tests.training import tiny
@@ -287,11 +288,11 @@ def test_rows_of_a_process_that_ends_just_then_are_kept(tmp_path: Path, monkeypa
     """It finishes its file after another process has opened it and before that one has the lock."""
     out = tmp_path / "out.jsonl"
 
-    def late(self: RowFile) -> None:
-        self.partial.write_text("rows")
-        self.partial.rename(out)
+    def late(file: BinaryIO, partial: Path) -> None:
+        partial.write_text("rows")
+        partial.rename(out)
 
-    monkeypatch.setattr(RowFile, "_lock", late)
+    monkeypatch.setattr(row_file, "_lock", late)
     with pytest.raises(RecipeError, match="holds the rows of a command"):
         RowFile(out, resume=False)
     assert out.read_text() == "rows"

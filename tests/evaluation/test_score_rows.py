@@ -16,7 +16,7 @@ from prefine.data.reading.rows import Row
 from prefine.data.records import stream as dataset
 from prefine.errors import DataError
 from prefine.evaluation.score_rows import ScoredRows
-from prefine.models.scoring.scorer import RewardModel, Scale
+from prefine.models.scoring.scorer import RewardModel, ScoreScale
 from tests.evaluation.readiness.test_measures import Fake, words
 
 TOO_LONG = "completion leaves its prompt no room within the model's length"
@@ -294,6 +294,6 @@ def test_the_summary_says_what_became_of_the_rows(tmp_path: Path) -> None:
 
 def test_the_summary_of_a_measured_model_and_clean_rows_is_one_line(tmp_path: Path) -> None:
     reward = Fake(words)
-    reward.scale = Scale(bias=(0.0,), std=1.0, answers=10, max_length_tokens=512)
+    reward.scale = ScoreScale(bias=(0.0,), std=1.0, answers=10, max_length_tokens=512)
     _, summary, _ = scored(reward, write(tmp_path / "a.jsonl", [{"prompt": "Q", "completion": "a"}]))
     assert summary.summary(reward) == ["1 row scored by fake"]

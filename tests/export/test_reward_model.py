@@ -21,8 +21,9 @@ from prefine.export import reward_model as merge
 from prefine.export.reward_model import merge_reward
 from prefine.models.forward import attention
 from prefine.models.loading.load import load_model, save_model
+from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import PackedReward, load_reward, read_scale
-from prefine.models.scoring.scorer import SCALE_FILE, Question, Scale
+from prefine.models.scoring.scorer import Question, ScoreScale
 from tests.models import tiny
 from tests.models.loading.test_heads import GPT2_NAMES, ONLY_END, tokenizer
 from tests.models.scoring.test_packed_scorer import LORA, QUESTIONS, heads_of, section, talk, train_reward
@@ -112,7 +113,7 @@ def random_adapter(folder: Path, base: Path, **settings: Any) -> Path:
     with torch.no_grad():
         for weight in loaded.trainable().values():
             weight.copy_(torch.randn(weight.shape, generator=draw) * 0.1)
-    scale = Scale.of(heads_of(PackedReward(loaded, None)), 160, **settings)
+    scale = ScoreScale.of(heads_of(PackedReward(loaded, None)), 160, **settings)
     save_model(loaded, folder / "reward", {SCALE_FILE: scale.as_json()})
     return folder / "reward"
 

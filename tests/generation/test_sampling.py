@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from prefine.errors import NotFiniteError
-from prefine.generation.sampling import Draws, Row, Sampling, choose, invert
+from prefine.generation.sampling import Draws, NextToken, Sampling, choose, invert
 from tests.models import tiny
 
 VOCABULARIES = [1, 2, 5, 255, 256, 257, 300, 512, 1000]  # the search goes by blocks of 256
@@ -138,7 +138,7 @@ def test_rows_are_drawn_by_themselves() -> None:
 
 def drawn(logits: Tensor, sampling: Sampling, seen: tuple[int, ...] = (), points: int = 256) -> Tensor:
     """Tokens that one row of logits gives for a grid of numbers."""
-    rows = [Row(sampling, uniform, seen) for uniform in grid(points).tolist()]
+    rows = [NextToken(sampling, uniform, seen) for uniform in grid(points).tolist()]
     tokens, logprobs = choose(logits.expand(points, -1), rows)
     assert torch.allclose(logprobs, torch.log_softmax(logits.float(), -1)[tokens], atol=1e-5)
     return tokens
@@ -223,7 +223,7 @@ ANY = st.builds(
 @given(st.lists(st.tuples(ANY, st.integers(0, 10_000), SEEN), min_size=1, max_size=6))
 def test_a_row_does_not_depend_on_the_others(cases: list[tuple[Sampling, int, tuple[int, ...]]]) -> None:
     """Whatever the mix of settings; and nothing writes into the logits."""
-    rows = [Row(sampling, Draws(seed, 1)[0], seen) for sampling, seed, seen in cases]
+    rows = [NextToken(sampling, Draws(seed, 1)[0], seen) for sampling, seed, seen in cases]
     logits = torch.stack([random_logits(96, seed) for _, seed, _ in cases])
     before = logits.clone()
     tokens, logprobs = choose(logits, rows)
@@ -239,8 +239,8 @@ def test_a_row_does_not_depend_on_the_others(cases: list[tuple[Sampling, int, tu
 def test_a_row_does_not_depend_on_the_others_in_a_large_vocabulary() -> None:
     """Where each rounded probability moves all that come after it; one row in a thousand is enough to be noticed."""
     logits = random_logits(49_152).expand(200, -1)
-    rows = [[Row(Sampling(1), uniform) for uniform in numbers(seed, 200)] for seed in range(8)]
-    tempered = Row(Sampling(1, temperature=0.7), 0.5)
+    rows = [[NextToken(Sampling(1), uniform) for uniform in numbers(seed, 200)] for seed in range(8)]
+    tempered = NextToken(Sampling(1, temperature=0.7), 0.5)
     for plain in rows:
         alone, mixed = (choose(logits, batch)[0] for batch in (plain, [*plain[:-1], tempered]))
         assert torch.equal(alone[:-1], mixed[:-1])
@@ -250,13 +250,13 @@ def test_a_row_does_not_depend_on_the_others_in_a_large_vocabulary() -> None:
 def test_no_temperature_takes_the_likeliest(temperature: float) -> None:
     """Alone, among sampled rows, and after a penalty; filters have nothing to say to 0."""
     logits = torch.stack([random_logits(300, seed) for seed in range(5)])
-    greedy = Row(Sampling(1, temperature=temperature, top_k=3, top_p=0.1, min_p=0.9), LAST)
+    greedy = NextToken(Sampling(1, temperature=temperature, top_k=3, top_p=0.1, min_p=0.9), LAST)
     assert torch.equal(choose(logits, [greedy] * 5)[0], logits.argmax(-1))
-    mixed = choose(logits, [greedy, Row(Sampling(1), 0.5), greedy, greedy, Row(Sampling(1), 0.1)])[0]
+    mixed = choose(logits, [greedy, NextToken(Sampling(1), 0.5), greedy, greedy, NextToken(Sampling(1), 0.1)])[0]
     assert mixed[[0, 2, 3]].tolist() == logits.argmax(-1)[[0, 2, 3]].tolist()
     best, second = logits[0].topk(2).indices.tolist()
     penalised = Sampling(1, temperature=temperature, repetition_penalty=50.0)
-    assert choose(logits[:1], [Row(penalised, 0.0, (best, best))])[0].tolist() == [second]
+    assert choose(logits[:1], [NextToken(penalised, 0.0, (best, best))])[0].tolist() == [second]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1), Sampling(1, temperature=0), Sampling(1, temperature=0.7, top_k=9)])
@@ -271,7 +271,7 @@ def test_a_token_without_hope_is_never_drawn() -> None:
     logits = random_logits(300)
     logits[::2] = -torch.inf
     for sampling in (Sampling(1), Sampling(1, temperature=0.7), Sampling(1, top_p=0.9, repetition_penalty=2.0)):
-        rows = [Row(sampling, uniform, (2, 3)) for uniform in (0.0, 0.3, LAST, 1.0)]
+        rows = [NextToken(sampling, uniform, (2, 3)) for uniform in (0.0, 0.3, LAST, 1.0)]
         assert (choose(logits.expand(4, -1), rows)[0] % 2 == 1).all()
 
 
@@ -282,7 +282,7 @@ def test_logits_that_are_no_numbers_are_an_error(sampling: Sampling, broken: flo
     logits = torch.stack([random_logits(300), random_logits(300, seed=1)])
     logits[1, 7] = broken
     with pytest.raises(NotFiniteError, match="logits are not finite"):
-        choose(logits, [Row(sampling, 0.5)] * 2)
+        choose(logits, [NextToken(sampling, 0.5)] * 2)
 
 
 def test_draws_are_decided_by_the_seed_alone() -> None:

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from prefine.data.tokens.trees import Segment
 from prefine.generation.slot_cache import Decode, Prefill, SlotCache
-from prefine.models.forward.attention import Rule, packed_kernel
+from prefine.models.forward.attention import ScoreRule, packed_kernel
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 8
 RULES = {
-    "plain": Rule(0.3, None, None, 0.0),
-    "window": Rule(0.3, 3, None, 0.0),
-    "softcap": Rule(0.3, None, 0.7, 0.0),
-    "window and softcap": Rule(0.3, 2, 0.7, 0.0),
+    "plain": ScoreRule(0.3, None, None, 0.0),
+    "window": ScoreRule(0.3, 3, None, 0.0),
+    "softcap": ScoreRule(0.3, None, 0.7, 0.0),
+    "window and softcap": ScoreRule(0.3, 2, 0.7, 0.0),
 }
 Inputs = tuple[Tensor, Tensor, Tensor]  # queries (H, T, D), keys and values (K, T, D) of a sequence
 
@@ -36,7 +36,7 @@ def sequence(tokens: int, seed: int) -> Inputs:
     return q, k, v
 
 
-def whole(inputs: Inputs, rule: Rule) -> Tensor:
+def whole(inputs: Inputs, rule: ScoreRule) -> Tensor:
     """(H, T, D) a sequence's attention in one go."""
     return packed_kernel(*inputs, (Segment(0, inputs[0].shape[1], ()),), rule)
 
@@ -54,7 +54,12 @@ def part(inputs: Inputs, begin: int, end: int) -> Inputs:
 
 
 def fill(
-    cache: SlotCache, layer: nn.Module, prompts: Sequence[Inputs], slots: Sequence[int], rule: Rule, common: int = 0
+    cache: SlotCache,
+    layer: nn.Module,
+    prompts: Sequence[Inputs],
+    slots: Sequence[int],
+    rule: ScoreRule,
+    common: int = 0,
 ) -> Tensor:
     """Put prompts that have their first `common` tokens in common into slots, as one row; (H, T, D) of that row."""
     lengths = [q.shape[1] for q, *_ in prompts]
@@ -63,7 +68,9 @@ def fill(
     return Prefill(cache, tree, tuple(slots)).attend(layer, *row([part(prompts[0], 0, common), *rests]), rule)
 
 
-def decode(cache: SlotCache, layer: nn.Module, sequences: Sequence[Inputs], at: Sequence[int], rule: Rule) -> Tensor:
+def decode(
+    cache: SlotCache, layer: nn.Module, sequences: Sequence[Inputs], at: Sequence[int], rule: ScoreRule
+) -> Tensor:
     """(H, N, D) of one more token of each sequence, the one at its place in `at`."""
     new = [part(inputs, place, place + 1) for inputs, place in zip(sequences, at, strict=True)]
     return Decode(cache, list(at), torch.device("cpu")).attend(layer, *row(new), rule)

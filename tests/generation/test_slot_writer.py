@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from prefine.data.tokens.trees import TokenTree, collate
 from prefine.generation.engine import writer_for
 from prefine.generation.padded_writer import PaddedWriter
-from prefine.generation.sampling import Draws, Row, Sampling, choose
+from prefine.generation.sampling import Draws, NextToken, Sampling, choose
 from prefine.generation.slot_writer import SlotWriter
 from prefine.generation.writer import Generated, Request, Writer
 from prefine.models.forward import attention, fused
@@ -207,7 +207,7 @@ def test_sampled_tokens_are_chosen_from_transformers_logits(architecture: str) -
         with torch.no_grad(), standard_attention(model, "eager"):
             logits = model.causal(input_ids=torch.tensor([tokens])).logits[0, len(wanted.prompt) - 1 : -1]
         draws = Draws(wanted.sampling.seed, 8)
-        rows = [Row(wanted.sampling, draws[n], tokens[: len(wanted.prompt) + n]) for n in range(8)]
+        rows = [NextToken(wanted.sampling, draws[n], tokens[: len(wanted.prompt) + n]) for n in range(8)]
         assert tuple(choose(logits, rows)[0].tolist()) == found.tokens
 
 

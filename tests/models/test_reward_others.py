@@ -29,9 +29,10 @@ from prefine.generation.row_settings import settings_of_scores
 from prefine.models.loading.heads import IN_ADAPTER
 from prefine.models.loading.load import load_model, save_model
 from prefine.models.loading.location import ADAPTER_WEIGHTS
+from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.cross_encoder import CrossEncoder
 from prefine.models.scoring.packed_scorer import PackedReward, load_reward, read_scale
-from prefine.models.scoring.scorer import SCALE_FILE, Question, Scale, Score
+from prefine.models.scoring.scorer import Question, Score, ScoreScale
 from prefine.recipe.sections import LoraSection
 from tests.models import tiny
 from tests.models.scoring.test_packed_scorer import LORA, QUESTIONS, UNIT_SCALE, flat, heads_of, refused, section, talk
@@ -217,14 +218,14 @@ def test_an_encoder_scores_a_stream_in_order(tmp_path: Path) -> None:
 
 def test_the_scale_by_hand() -> None:
     """Each head's mean is its bias: 3 and 12. Centred means over heads are -2, 1, 1; with n - 1, variance 3."""
-    scale = Scale.of(torch.tensor([[1.0, 10.0], [3.0, 14.0], [5.0, 12.0]]), 160)
+    scale = ScoreScale.of(torch.tensor([[1.0, 10.0], [3.0, 14.0], [5.0, 12.0]]), 160)
     assert scale.bias == (3.0, 12.0)
     assert scale.std == pytest.approx(math.sqrt(3))
     assert (scale.answers, scale.max_length_tokens) == (3, 160)
 
 
 def test_a_scale_survives_its_file(tmp_path: Path) -> None:
-    scale = Scale(
+    scale = ScoreScale(
         bias=(0.1, -1 / 3),
         std=math.pi,
         answers=14,
@@ -248,7 +249,7 @@ def test_a_scale_that_says_the_least(tmp_path: Path) -> None:
 def test_scores_that_do_not_differ_have_no_scale(raw: list[list[float]]) -> None:
     """Equal ones, a single one, not a number, and heads that cancel each other."""
     with pytest.raises(ModelError, match="the held-out scores do not differ") as caught:
-        Scale.of(torch.tensor(raw), 160)
+        ScoreScale.of(torch.tensor(raw), 160)
     assert "training.learning_rate" in caught.value.remedy
 
 

@@ -18,14 +18,15 @@ from prefine.errors import ModelError
 from prefine.models.loading.heads import IN_ADAPTER
 from prefine.models.loading.load import LoadedModel, load_model, save_model
 from prefine.models.loading.location import ADAPTER_WEIGHTS, ORIGIN, locate_model
+from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import load_reward, read_scale
-from prefine.models.scoring.scorer import SCALE_FILE, Question, Scale
+from prefine.models.scoring.scorer import Question, ScoreScale
 from prefine.models.shared_base import add_copy, has_adapter, join_reward, shares_base, using_adapter
 from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.records import Message
 from tests.models import tiny
 
-SCALE = Scale(bias=(0.5,), std=2.0, answers=9, max_length_tokens=60, compute_dtype="float32")
+SCALE = ScoreScale(bias=(0.5,), std=2.0, answers=9, max_length_tokens=60, compute_dtype="float32")
 QUESTIONS = [
     Question((Message(role="user", content="What now?"),), ("This.", "", "That, that and that.")),
     Question((Message(role="user", content="a longer question, cut " * 3),), ("yes", "no")),

@@ -196,7 +196,7 @@ class RecordStream(Generic[R]):
             yield from self._part_records(part)
         self._names.require_seen(self._name)
         if self.counts.kept == 0:
-            raise self._nothing_kept()
+            raise _nothing_kept(self._name, self._kind, self.counts, self._quarantine.path)
 
     @property
     def _name(self) -> str:
@@ -277,16 +277,16 @@ class RecordStream(Generic[R]):
         self.counts.contradictions = seen.contradictions
         return duplicate
 
-    def _nothing_kept(self) -> DataError:
-        reasons = self.counts.reasons + self.counts.left_out_reasons
-        told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-        where = self._quarantine.path
-        return DataError(
-            f"{self._name}: none of {self.counts.rows_in} rows is a {self._kind.__name__.lower()}: {told}",
-            f"See the rows in {where}."
-            if where and self.counts.quarantined
-            else "Correct the rows; docs/data.md shows one of each format.",
-        )
+
+def _nothing_kept(name: str, kind: type[Any], counts: ReadCounts, where: Path | None) -> DataError:
+    reasons = counts.reasons + counts.left_out_reasons
+    told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+    return DataError(
+        f"{name}: none of {counts.rows_in} rows is a {kind.__name__.lower()}: {told}",
+        f"See the rows in {where}."
+        if where and counts.quarantined
+        else "Correct the rows; docs/data.md shows one of each format.",
+    )
 
 
 class _Columns:
@@ -348,7 +348,7 @@ def read_records(
     text: TextForm = AS_FOUND,
     rules: RowRules = AS_WRITTEN,
 ) -> RecordStream[R]:
-    """Read sources as records of one kind, in order and in bounded memory (see prefine.data.reading.sources for sources).
+    """Read sources as records of one kind, in order and in bounded memory.
 
     Args:
         sources: one source or several; duplicates are found across all of them.

@@ -7,8 +7,6 @@ operation that can make a long text or list is measured before it is done.
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from string import Formatter
@@ -20,28 +18,19 @@ from jinja2.compiler import CodeGenerator
 from jinja2.filters import make_attrgetter
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from prefine.data.tokens.rendering_budget import Budget, OverBudgetError
 from prefine.errors import TemplateError
 
 MAX_TEMPLATE_CHARACTERS = 1 << 20
-# CPU time of one rendering. A chat template takes milliseconds, however long the conversation.
-_MAX_SECONDS = 2.0
-# The clock is asked once in so many rounds of loops and calls, as asking takes longer than a round.
-_ROUNDS_A_LOOK = 16
 # What a rendering may write or build, in characters and list entries: so many, and some for each that was said.
 _BASE_SIZE = 1 << 20
 _SIZE_PER_CHARACTER = 8
-_MAX_BITS = 4096
 _MAX_INDENT = 100
 # No chat template needs these, and their time cannot be bounded from outside.
 _LEFT_OUT_FILTERS = ("urlize", "wordwrap", "sum")
 _TEXT_FILTERS = frozenset(
     ("string", "tojson", "pprint", "format", "escape", "e", "forceescape", "xmlattr", "urlencode", "list", "replace")
 )
-_NUMBER = re.compile(r"\d{4,}")
-
-
-class _OverBudget(Exception):  # noqa: N818 - the reason is its text
-    """A rendering was stopped."""
 
 
 class Renderer:
@@ -69,7 +58,7 @@ class Renderer:
         Raises:
             TemplateError: the template raised, or went beyond its budget.
         """
-        self._environment.begin(_BASE_SIZE + _SIZE_PER_CHARACTER * _characters([*messages, *tools]))
+        self._environment.budget.begin(_BASE_SIZE + _SIZE_PER_CHARACTER * _characters([*messages, *tools]))
         try:
             return self._compiled(tools).render(
                 messages=[dict(message) for message in messages],
@@ -78,7 +67,7 @@ class Renderer:
                 add_generation_prompt=opened,
                 **self._tokenizer.special_tokens_map,
             )
-        except _OverBudget as error:
+        except OverBudgetError as error:
             raise TemplateError(
                 f"rendering was stopped, as the template {error}",
                 "Use a template that writes each turn once, or set model.chat_template to 'plain'.",
@@ -172,47 +161,36 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, finalize=self._measured)
-        self.begin(_BASE_SIZE)
-
-    def begin(self, size: int) -> None:
-        """Begin a rendering that may write `size` characters."""
-        self.limit = size
-        self.spent = 0
-        self.deadline = time.thread_time() + _MAX_SECONDS
+        self.budget = Budget(_BASE_SIZE)
+        self.spend = self.budget.spend  # which compiled loops call
+        super().__init__(**options, finalize=self.budget.measured)
 
     def adopt(self, filters: Mapping[str, Callable[..., Any]]) -> None:
         """Take these filters, measured."""
         bounded = {name: self._bounded(name, each) for name, each in filters.items() if name not in _LEFT_OUT_FILTERS}
         self.filters = bounded | {"join": self._bounded("join", self._join)}
 
-    def spend(self) -> None:
-        """A round of a loop, or a call."""
-        self.spent += 1
-        if self.spent % _ROUNDS_A_LOOK == 0 and time.thread_time() > self.deadline:
-            raise _OverBudget(f"computed for more than {_MAX_SECONDS:g} s")
-
     def concat(self, pieces: Iterable[str]) -> str:
         """What a template, a macro or a block wrote, as one text."""
         written, size = [], 0
         for piece in pieces:
             size += len(piece)
-            self._require(size)
+            self.budget.require(size)
             written.append(piece)
         return "".join(written)
 
     def joined(self, parts: Iterable[Any]) -> str:
         """The operator `~`."""
-        return self.concat(str(self._measured(part)) for part in parts)
+        return self.concat(str(self.budget.measured(part)) for part in parts)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - see jinja
         """Any call in a template."""
-        __self.spend()
+        __self.budget.spend()
         for argument in (*args, *kwargs.values()):
-            __self._require_number(argument)
+            __self.budget.require_number(argument)
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
-            __self._require_method(__obj.__name__, owner, [*args, *kwargs.values()])
+            __self.budget.require_method(__obj.__name__, owner, [*args, *kwargs.values()])
         return __self._result(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -220,14 +198,14 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         if operator == "+":  # at most twice what either side was allowed
             return self._result(left + right)
         if operator == "%" and isinstance(left, str):
-            self._require_format(left, right)
+            self.budget.require_format(left, right)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            self._require_bits(left.bit_length() * abs(right))
+            self.budget.require_bits(left.bit_length() * abs(right))
         elif operator == "*" and isinstance(left, int) and isinstance(right, int):
-            self._require_bits(left.bit_length() + right.bit_length())
+            self.budget.require_bits(left.bit_length() + right.bit_length())
         elif operator == "*":
             counts = [each for each in (left, right) if isinstance(each, int)]
-            self._require(sum(_length(each) for each in (left, right)) * max([0, *counts]))
+            self.budget.require(sum(_length(each) for each in (left, right)) * max([0, *counts]))
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -238,11 +216,11 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         text: str = value.__self__
         for _, _, spec, _ in Formatter().parse(text):
             if "{" in (spec or ""):
-                raise _OverBudget("takes the width of a text from a variable")
-            self._require_widths(spec or "")
+                raise OverBudgetError("takes the width of a text from a variable")
+            self.budget.require_widths(spec or "")
 
         def measured(*args: Any, **kwargs: Any) -> str:
-            self._require(len(text) + text.count("{") * self._size([*args, kwargs]))
+            self.budget.require(len(text) + text.count("{") * self.budget.size([*args, kwargs]))
             return wrapped(*args, **kwargs)
 
         return measured
@@ -250,22 +228,22 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
     def _bounded(self, name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(filter_)  # which says, too, whether it takes the environment or the context
         def bounded(*args: Any, **kwargs: Any) -> Any:
-            self.spend()
+            self.budget.spend()
             given = [each for each in (*args, *kwargs.values()) if isinstance(each, str | int | list | tuple | dict)]
             for argument in given:
-                self._require_number(argument)
+                self.budget.require_number(argument)
                 if name in _TEXT_FILTERS:
-                    self._measured(argument)
+                    self.budget.measured(argument)
             if name in ("indent", "tojson"):
                 texts = [each for each in given[1:] if isinstance(each, str)] if name == "indent" else []
                 if any(isinstance(each, int) and each > _MAX_INDENT for each in given[1:]) or any(
                     len(each) > _MAX_INDENT for each in texts
                 ):
-                    raise _OverBudget(f"indents by more than {_MAX_INDENT} characters")
+                    raise OverBudgetError(f"indents by more than {_MAX_INDENT} characters")
             if name == "format":
-                self._require_format(str(given[0]), tuple(given[1:]))
+                self.budget.require_format(str(given[0]), tuple(given[1:]))
             if name == "replace":
-                self._require_method(name, str(given[0]), given[1:])
+                self.budget.require_method(name, str(given[0]), given[1:])
             return self._result(filter_(*args, **kwargs))
 
         return bounded
@@ -277,81 +255,20 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         pieces: list[str] = []
         size = 0
         for each in value:
-            piece = str(self._measured(each))
+            piece = str(self.budget.measured(each))
             size += len(piece) + len(str(d))
-            self._require(size)
+            self.budget.require(size)
             pieces.append(piece)
         return str(d).join(pieces)
 
     def _result(self, result: Any) -> Any:
-        self._require(_length(result))
+        self.budget.require(_length(result))
         return self._each(result) if isinstance(result, GeneratorType) else result
 
     def _each(self, values: Iterator[Any]) -> Iterator[Any]:
         for value in values:
-            self.spend()
+            self.budget.spend()
             yield value
-
-    def _measured(self, value: Any) -> Any:
-        """The value, if it can be written."""
-        if type(value) is not str:  # a text is measured where it is built
-            self._size(value)
-        return value
-
-    def _size(self, value: Any) -> int:
-        """How long a value is, written: lists and dicts that share entries are longer so than held."""
-        waiting, size = [value], 0
-        while waiting:
-            self._require(size := size + 1)
-            each = waiting.pop()
-            if isinstance(each, str):
-                self._require(size := size + len(each))
-            elif isinstance(each, list | tuple):
-                self._require(len(each) + size)
-                waiting += each
-            elif isinstance(each, dict):
-                self._require(2 * len(each) + size)
-                waiting += [*each, *each.values()]
-        return size
-
-    def _require(self, size: int) -> None:
-        if size > self.limit:
-            raise _OverBudget(f"writes more than {self.limit:,} characters")
-
-    def _require_number(self, argument: Any) -> None:
-        if isinstance(argument, int):
-            self._require(abs(argument))
-
-    def _require_bits(self, bits: int) -> None:
-        if bits > _MAX_BITS:
-            raise _OverBudget(f"computes a number of more than {_MAX_BITS:,} bits")
-
-    def _require_widths(self, spec: str) -> None:
-        for digits in _NUMBER.findall(spec):
-            self._require(int(digits[:18]))
-
-    def _require_format(self, spec: str, values: Any) -> None:
-        """`spec % values`: no width may come from a variable or be too large."""
-        if re.search(r"%[^a-zA-Z%]*\*", spec):
-            raise _OverBudget("takes the width of a text from a variable")
-        for found in re.findall(r"%[^a-zA-Z%]*", spec):
-            self._require_widths(found)
-        self._require(len(spec) + spec.count("%") * self._size(values))
-
-    def _require_method(self, name: str, text: str, arguments: Sequence[Any]) -> None:
-        """A text's own method that can make it longer."""
-        if name == "replace" and len(arguments) > 1:
-            old, new = str(arguments[0]), str(arguments[1])
-            self._require(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
-        if name == "join":
-            for argument in arguments:
-                if isinstance(argument, list | tuple | dict | str):
-                    self._measured(argument)
-                    self._require((len(text) + 1) * len(argument))
-        if name == "expandtabs":
-            self._require(len(text) + text.count("\t") * max([8, *(n for n in arguments if isinstance(n, int))]))
-        if name == "translate":
-            raise _OverBudget("calls translate, which prefine cannot measure")
 
 
 def _length(value: Any) -> int:

@@ -53,9 +53,9 @@ class Readiness:
     findings: list[Finding]
     accuracy: Share
     train_accuracy: Share | None
-    by_group: list[measures.Part]
-    by_data_margin: list[measures.Part]
-    by_score_margin: list[measures.Part]
+    by_group: list[measures.PairGroup]
+    by_data_margin: list[measures.PairGroup]
+    by_score_margin: list[measures.PairGroup]
     calibration: measures.Calibration | None
     length: measures.LengthBias
     variances: list[Variance]

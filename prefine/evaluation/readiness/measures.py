@@ -21,14 +21,14 @@ def accuracy(pairs: Sequence[JudgedPair]) -> Share | None:
 
 
 @dataclass(frozen=True)
-class Part:
+class PairGroup:
     """Accuracy within one part of the pairs."""
 
     name: str
     accuracy: Share
 
 
-def by_group(pairs: Sequence[JudgedPair]) -> list[Part]:
+def by_group(pairs: Sequence[JudgedPair]) -> list[PairGroup]:
     """Accuracy by subset or category, in the order of first appearance; empty where pairs name none."""
     names = dict.fromkeys(pair.group for pair in pairs)
     if not any(names):
@@ -36,26 +36,26 @@ def by_group(pairs: Sequence[JudgedPair]) -> list[Part]:
     return _parts([(name or "(none)", [pair for pair in pairs if pair.group == name]) for name in names])
 
 
-def by_data_margin(pairs: Sequence[JudgedPair]) -> list[Part]:
+def by_data_margin(pairs: Sequence[JudgedPair]) -> list[PairGroup]:
     """Accuracy by how much better the chosen answer is according to the data; empty where it does not say."""
     return _quantiles([pair for pair in pairs if pair.data_margin is not None], lambda pair: pair.data_margin or 0.0)
 
 
-def by_score_margin(pairs: Sequence[JudgedPair]) -> list[Part]:
+def by_score_margin(pairs: Sequence[JudgedPair]) -> list[PairGroup]:
     """Accuracy by how far apart the model itself sees the two answers: where it is sure it should be right."""
     return _quantiles(pairs, lambda pair: abs(pair.margin))
 
 
-def _quantiles(pairs: Sequence[JudgedPair], size: Callable[[JudgedPair], float]) -> list[Part]:
+def _quantiles(pairs: Sequence[JudgedPair], size: Callable[[JudgedPair], float]) -> list[PairGroup]:
     ordered = sorted(pairs, key=size)
     edges = [place * len(ordered) // _MARGIN_PARTS for place in range(_MARGIN_PARTS + 1)]
     runs = [ordered[start:end] for start, end in pairwise(edges) if end > start]
     return _parts([(f"{size(run[0]):.2f} to {size(run[-1]):.2f}", run) for run in runs])
 
 
-def _parts(groups: Sequence[tuple[str, list[JudgedPair]]]) -> list[Part]:
+def _parts(groups: Sequence[tuple[str, list[JudgedPair]]]) -> list[PairGroup]:
     found = ((name, accuracy(pairs)) for name, pairs in groups)
-    return [Part(name, share) for name, share in found if share is not None]
+    return [PairGroup(name, share) for name, share in found if share is not None]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ _GROUP_COLUMNS = ("subset", "category")
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredAnswer:
     """An answer with its prompt and score."""
 
     prompt: Conversation
@@ -39,8 +39,8 @@ class JudgedPair:
 
     id: str
     group: str
-    chosen: Scored
-    rejected: Scored
+    chosen: ScoredAnswer
+    rejected: ScoredAnswer
     data_margin: float | None
     margin: float
     disagreement: float
@@ -85,18 +85,20 @@ def judge(reward: RewardModel, records: Iterable[Preference | Vote]) -> Iterator
         record = waiting.pop(0)
         if isinstance(record, Preference):
             both = zip((record.chosen, record.rejected), first or (), strict=False)
-            sides = None if first is None else [Scored(record.prompt, *each, record.tools) for each in both]
+            sides = None if first is None else [ScoredAnswer(record.prompt, *each, record.tools) for each in both]
             source: Preference | Vote = record
         else:
             second = next(scores)
             votes = zip(record, (first, second), strict=True)
-            found = [Scored(vote.prompt, vote.completion, own[0], vote.tools) for vote, own in votes if own is not None]
+            found = [
+                ScoredAnswer(vote.prompt, vote.completion, own[0], vote.tools) for vote, own in votes if own is not None
+            ]
             sides = found if len(found) == 2 else None
             source = record[0]
         yield None if sides is None else _pair(source, sides[0], sides[1], number)
 
 
-def _pair(record: Preference | Vote, chosen: Scored, rejected: Scored, number: int) -> JudgedPair:
+def _pair(record: Preference | Vote, chosen: ScoredAnswer, rejected: ScoredAnswer, number: int) -> JudgedPair:
     margins = [c - r for c, r in zip(chosen.score.heads, rejected.score.heads, strict=True)]
     return JudgedPair(
         id=record.id or f"pair {number}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prefine.evaluation.readiness.pairs import JudgedPair, Scored
+from prefine.evaluation.readiness.pairs import JudgedPair, ScoredAnswer
 from prefine.intervals import Share, evenly_chosen
 from prefine.models.scoring.scorer import Question, RewardModel, Score
 
@@ -62,7 +62,7 @@ def _first(scored: Iterator[list[Score] | None]) -> list[float]:
     return [scores[0].score for scores in scored if scores]
 
 
-def _rotated(sides: list[Scored]) -> list[Scored]:
+def _rotated(sides: list[ScoredAnswer]) -> list[ScoredAnswer]:
     return [*sides[1:], *sides[:1]]
 
 
@@ -119,7 +119,7 @@ def spoilt_answers(
     ]
 
 
-def _edits(side: Scored, sides: Sequence[Scored]) -> dict[str, str]:
+def _edits(side: ScoredAnswer, sides: Sequence[ScoredAnswer]) -> dict[str, str]:
     """A preferred answer spoilt in every way that changes it."""
     edited = {name: spoil(side.answer) for name, spoil in SPOILERS.items()}
     other = _of_another_prompt(side, sides)
@@ -127,14 +127,14 @@ def _edits(side: Scored, sides: Sequence[Scored]) -> dict[str, str]:
     return {name: text for name, text in edited.items() if text != side.answer}
 
 
-def _one_by_one(reward: RewardModel, side: Scored, edited: dict[str, str]) -> Iterator[tuple[str, Score]]:
+def _one_by_one(reward: RewardModel, side: ScoredAnswer, edited: dict[str, str]) -> Iterator[tuple[str, Score]]:
     for name, text in edited.items():
         (scores,) = reward.score([Question(side.prompt, (text,), side.tools)])
         if scores is not None:
             yield name, scores[0]
 
 
-def _of_another_prompt(side: Scored, sides: Sequence[Scored]) -> str | None:
+def _of_another_prompt(side: ScoredAnswer, sides: Sequence[ScoredAnswer]) -> str | None:
     """The next answer that was given to another prompt; None where there is none."""
     place = sides.index(side)
     others = (*sides[place + 1 :], *sides[:place])

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from prefine.data.tokens.trees import Segment, runs, token_offsets
-from prefine.models.forward.blockwise import Rule, blockwise
+from prefine.models.forward.blockwise import ScoreRule, blockwise
 
 NAME = "prefine"
 
@@ -43,7 +43,7 @@ def _varlen_plan(segments: tuple[Segment, ...], device: torch.device) -> tuple[T
     return torch.tensor(index, device=device), query_offsets, key_offsets, max(queries), max(keys)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: Rule) -> Tensor:
+def _flash(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: ScoreRule) -> Tensor:
     """FlashAttention's variable-length kernel: causal is aligned at the bottom right, as our runs are."""
     from flash_attn import flash_attn_varlen_func
 
@@ -100,7 +100,7 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def _flex(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: Rule) -> Tensor:
+def _flex(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: ScoreRule) -> Tensor:
     """FlexAttention; compiled on CUDA only (elsewhere it is the slow reference that the tests use)."""
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -175,11 +175,11 @@ class CachedRow(ABC):
     """A row of tokens that also attends to what is outside it; stands in the place of segments (models/slots.py)."""
 
     @abstractmethod
-    def attend(self, layer: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> Tensor:
+    def attend(self, layer: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule) -> Tensor:
         """One layer's attention: q (H, T, D), k and v (K, T, D) -> (H, T, D)."""
 
 
-def packed_kernel(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: Rule) -> Tensor:
+def packed_kernel(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: ScoreRule) -> Tensor:
     """Attention within the segments of a row, by this device's kernel: q (H, T, D), k and v (K, T, D) -> (H, T, D)."""
     kernel = choose_kernel(q.device.type, v.dtype, rule.dropout, flash_attention_installed())
     return KERNELS[kernel](q, k, v, segments, rule)
@@ -219,7 +219,7 @@ def packed_attention(
     # Autocast leaves rotated queries in fp32 and values in bf16 for some models; one type goes into the products.
     dtype = value.dtype
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rule = Rule(scale, sliding_window, softcap, dropout if module.training else 0.0)
+    rule = ScoreRule(scale, sliding_window, softcap, dropout if module.training else 0.0)
     q, k, v = query[0].to(dtype), key[0].to(dtype), value[0]
     if isinstance(segments, CachedRow):
         out = segments.attend(module, q, k, v, rule)

@@ -26,7 +26,7 @@ _BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ScoreRule:
     """How scores are made: scale, sliding window (tokens, or None), soft cap of the scores, dropout rate."""
 
     scale: float
@@ -97,7 +97,7 @@ def _causal_bias(rows: int, keys: int, window: int | None, dtype: torch.dtype, d
     return torch.zeros(rows, keys, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
 
 
-def _bias(block: Block, rule: Rule, like: Tensor) -> Tensor:
+def _bias(block: Block, rule: ScoreRule, like: Tensor) -> Tensor:
     return _causal_bias(len(block.rows), sum(map(len, block.keys)), rule.window, like.dtype, like.device)
 
 
@@ -108,7 +108,7 @@ class _CausalBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: tuple[Block, ...], rule: Rule) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: tuple[Block, ...], rule: ScoreRule) -> Tensor:
         heads, groups, tokens, _ = q.shape
         out = v.new_empty(tokens, heads, groups, v.shape[-1]).permute(1, 2, 0, 3)  # as the layer wants it: tokens first
         kept: list[Tensor | None] = []
@@ -153,7 +153,7 @@ def _probabilities(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> Tensor:
     return torch.softmax(scores, -1)
 
 
-def _plain_block(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, rule: Rule) -> Tensor:
+def _plain_block(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, rule: ScoreRule) -> Tensor:
     scores = q @ k[:, None].transpose(2, 3) * rule.scale
     if rule.softcap is not None:
         scores = torch.tanh(scores / rule.softcap) * rule.softcap
@@ -161,7 +161,7 @@ def _plain_block(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, rule: Rule) -> T
     return F.dropout(probabilities, rule.dropout) @ v[:, None]
 
 
-def blockwise(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: Rule) -> Tensor:
+def blockwise(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: ScoreRule) -> Tensor:
     """Attention within the segments of a row: q (H, T, D), k and v (K, T, D) -> (H, T, D)."""
     grouped = q.view(k.shape[0], -1, *q.shape[1:])
     blocks = _blocks(tuple(segments), rule.window, _BLOCK_ROWS)

@@ -15,7 +15,7 @@ from typing import Any
 from prefine.json_reading import JsonError, read_json
 from prefine.models.loading.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Location, base_hash, local_folder
 from prefine.models.loading.stops import GENERATION_CONFIG
-from prefine.models.scoring.scorer import SCALE_FILE
+from prefine.models.loading.weights import SCALE_FILE
 from prefine.runs.atomic import sha256_of_file
 
 _CONFIG = "config.json"

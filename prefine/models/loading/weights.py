@@ -20,6 +20,8 @@ from prefine.json_reading import JsonError, read_json_object
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# What a reward model adds: how its scores are centred and scaled.
+SCALE_FILE = "reward.json"
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 

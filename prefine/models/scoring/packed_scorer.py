@@ -27,9 +27,9 @@ from prefine.models.forward.packed import standard_attention
 from prefine.models.loading.heads import adapter_head_shape
 from prefine.models.loading.load import LoadedModel, is_classifier, load_model
 from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, locate_model, one_line
-from prefine.models.loading.weights import require_plausible_config, within_files
+from prefine.models.loading.weights import SCALE_FILE, require_plausible_config, within_files
 from prefine.models.scoring.cross_encoder import CrossEncoder
-from prefine.models.scoring.scorer import SCALE_FILE, Question, RewardModel, Scale, Score
+from prefine.models.scoring.scorer import Question, RewardModel, Score, ScoreScale
 from prefine.recipe.sections import ModelSection
 
 log = logging.getLogger("prefine")
@@ -49,7 +49,7 @@ class PackedReward(RewardModel):
     """
 
     def __init__(
-        self, loaded: LoadedModel, scale: Scale | None, *, closed: bool = False, max_tokens: int = _MAX_TOKENS
+        self, loaded: LoadedModel, scale: ScoreScale | None, *, closed: bool = False, max_tokens: int = _MAX_TOKENS
     ) -> None:
         self.name = loaded.location.name
         self.loaded = loaded
@@ -182,7 +182,7 @@ def load_reward(section: ModelSection) -> RewardModel:
     return PackedReward(loaded, scale, closed=scale is None)
 
 
-def read_scale(folder: Path) -> Scale | None:
+def read_scale(folder: Path) -> ScoreScale | None:
     """The scale saved beside a reward model's weights; None where nobody measured one.
 
     Raises:
@@ -192,14 +192,14 @@ def read_scale(folder: Path) -> Scale | None:
     if not path.is_file():
         return None
     try:
-        return Scale.model_validate_json(path.read_bytes())
+        return ScoreScale.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f"{part}: " for part in first["loc"])
         raise ModelError(f"{path}: {place}{first['msg']}", "Train the reward model again.") from None
 
 
-def scale_of(location: Location, revision: str | None = None) -> Scale | None:
+def scale_of(location: Location, revision: str | None = None) -> ScoreScale | None:
     """As read_scale, of a located model; a hub's is fetched."""
     folder = location.adapter or Path(location.base)
     if folder.is_dir():
@@ -216,7 +216,7 @@ def scale_of(location: Location, revision: str | None = None) -> Scale | None:
     return read_scale(Path(file).parent)
 
 
-def _heads_of(location: Location, section: ModelSection, scale: Scale | None) -> int | None:
+def _heads_of(location: Location, section: ModelSection, scale: ScoreScale | None) -> int | None:
     """How many score heads a model has; None for a classifier whose head is not a linear map of the last token."""
     if location.adapter is not None:
         try:

@@ -18,17 +18,16 @@ from prefine.errors import ModelError
 from prefine.records import Conversation
 from prefine.runs.atomic import JSON
 
-SCALE_FILE = "reward.json"
 
-
-class Scale(BaseModel):
+class ScoreScale(BaseModel):
     """What makes raw scores mean something: measured on held-out answers when the model was trained.
 
     Attributes:
         bias: mean raw score of each head there; it is subtracted, so that 0 is an average answer.
         std: standard deviation of the centred scores there; PPO divides by it.
         answers: on how many answers both were measured.
-        max_length_tokens: prompt and answer as the model was trained; longer prompts are cut (prefine.data.tokens.fitting).
+        max_length_tokens: prompt and answer as the model was trained; longer prompts are cut (see
+            prefine.data.tokens.fitting).
         quantization: of the base weights, as in a recipe.
         compute_dtype: of the products that they were measured with.
         format: of this file.
@@ -50,7 +49,7 @@ class Scale(BaseModel):
         return found
 
     @staticmethod
-    def of(raw: Tensor, max_length_tokens: int, **settings: Any) -> Scale:
+    def of(raw: Tensor, max_length_tokens: int, **settings: Any) -> ScoreScale:
         """Measure raw scores (N, k) of held-out answers, N at least 2 (Huang et al. 2024, arXiv 2403.17031).
 
         Args:
@@ -68,7 +67,7 @@ class Scale(BaseModel):
                 "Look at the training loss; raise training.learning_rate, or give more or cleaner pairs.",
             )
         measured = {"bias": tuple(bias.tolist()), "std": std, "answers": len(raw)}
-        return Scale.model_validate({**measured, "max_length_tokens": max_length_tokens, **settings})
+        return ScoreScale.model_validate({**measured, "max_length_tokens": max_length_tokens, **settings})
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class RewardModel(ABC):
     """
 
     name: str
-    scale: Scale | None
+    scale: ScoreScale | None
     tokenizer: Any
 
     @abstractmethod

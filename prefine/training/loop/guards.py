@@ -21,7 +21,7 @@ _SEVERITY: tuple[Act, ...] = ("warn", "roll_back", "stop")
 
 
 @dataclass(frozen=True)
-class Rule:
+class Limit:
     """One guard.
 
     Attributes:
@@ -83,7 +83,7 @@ class Guards:
         others: alarms of the last figures besides the worst.
     """
 
-    rules: Sequence[Rule]
+    rules: Sequence[Limit]
     max_rollbacks: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
     rollbacks: int = 0
@@ -195,7 +195,7 @@ class Guards:
     def _allowed(self, action: Act) -> Act:
         return "stop" if action == "roll_back" and self.rollbacks >= self.max_rollbacks else action
 
-    def _alarm(self, rule: Rule, step: int, value: float, first: float, when: str = "") -> Alarm:
+    def _alarm(self, rule: Limit, step: int, value: float, first: float, when: str = "") -> Alarm:
         section = rule.section
         limit = section.limit + (first if rule.from_start else 0.0)
         found = figure(value) if math.isfinite(value) else str(value)

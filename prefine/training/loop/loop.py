@@ -22,7 +22,7 @@ from prefine.training.display import Display, peak_memory_gb
 from prefine.training.loop.checkpointer import Checkpointer
 from prefine.training.loop.contract import LoopStage, Loss
 from prefine.training.loop.early_stopping import EarlyStopping
-from prefine.training.loop.guards import Guards, Rule
+from prefine.training.loop.guards import Guards, Limit
 from prefine.training.loop.heldout_evaluation import HeldoutEvaluation
 from prefine.training.loop.optimiser_step import OptimiserStep
 from prefine.training.loop.processes import Processes
@@ -232,7 +232,7 @@ def new_loop(
     loss: Loss,
     stage: LoopStage,
     guard_section: GuardsSection,
-    rules: Sequence[Rule],
+    rules: Sequence[Limit],
     evaluate: Callable[[], dict[str, float]] | None,
     run: RunDirectory,
     display: Display,

@@ -13,7 +13,7 @@ from prefine.models.loading.identity import scores_digest
 from prefine.models.loading.load import LoadedModel
 from prefine.models.loading.location import locate_model
 from prefine.models.scoring.packed_scorer import load_reward, scale_of
-from prefine.models.scoring.scorer import RewardModel, Scale
+from prefine.models.scoring.scorer import RewardModel, ScoreScale
 from prefine.models.shared_base import join_reward, shares_base
 from prefine.recipe.rl import PpoRecipe, RewardSource
 from prefine.recipe.sections import ModelSection
@@ -108,7 +108,7 @@ def load_source(
     return ModelSource(section, model, scores_digest(locate_model(section.name)))
 
 
-def _require_fitting(section: RewardSource, recipe: PpoRecipe, scale: Scale | None) -> None:
+def _require_fitting(section: RewardSource, recipe: PpoRecipe, scale: ScoreScale | None) -> None:
     """Refuse settings that contradict what was recorded when the reward model was trained."""
     if section.scale == "std" and scale is None:
         raise RecipeError(

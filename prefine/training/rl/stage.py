@@ -20,7 +20,7 @@ from prefine.recipe.sections import GuardSection, LoraSection, ModelSection
 from prefine.records import Prompt
 from prefine.training.display import Display
 from prefine.training.loop.contract import Loss, State, Steps, Sums
-from prefine.training.loop.guards import Rule
+from prefine.training.loop.guards import Limit
 from prefine.training.rl.algorithms import algorithm_of
 from prefine.training.rl.first_ratio import FirstRatio
 from prefine.training.rl.heldout import HeldoutAnswers
@@ -90,18 +90,20 @@ class PpoStage(Stage):
         """The critic has its own."""
         return self._recipe.ppo.critic_learning_rate if is_critic(parameter) else None
 
-    def guards(self) -> Sequence[Rule]:
+    def guards(self) -> Sequence[Limit]:
         """See docs/ppo.md."""
         found = self._recipe.guards
         return (
-            Rule("kl", "kl_k3", found.kl, "the policy has gone far from what it was"),
-            Rule("entropy", "entropy", found.entropy, "the policy writes the same thing over and over", below=True),
-            Rule("degenerate", "degenerate", found.degenerate, "answers are blank, stuck or loop", from_start=True),
-            Rule("value_loss", "value_loss", found.value_loss, "the critic no longer follows"),
-            Rule("reward_spread", "reward_std", found.reward_spread, "all answers are rewarded alike", below=True),
-            Rule("reward_clipped", "reward_clipped", found.reward_clipped, "reward.clip is too small for the scores"),
-            Rule("proxy_gap", "proxy_gap", found.proxy_gap, "the reward rises, what it stands for falls", heldout=True),
-            Rule("kl_negative", "kl_k1", _NEGATIVE_KL, "estimates of the KL should not stay negative", below=True),
+            Limit("kl", "kl_k3", found.kl, "the policy has gone far from what it was"),
+            Limit("entropy", "entropy", found.entropy, "the policy writes the same thing over and over", below=True),
+            Limit("degenerate", "degenerate", found.degenerate, "answers are blank, stuck or loop", from_start=True),
+            Limit("value_loss", "value_loss", found.value_loss, "the critic no longer follows"),
+            Limit("reward_spread", "reward_std", found.reward_spread, "all answers are rewarded alike", below=True),
+            Limit("reward_clipped", "reward_clipped", found.reward_clipped, "reward.clip is too small for the scores"),
+            Limit(
+                "proxy_gap", "proxy_gap", found.proxy_gap, "the reward rises, what it stands for falls", heldout=True
+            ),
+            Limit("kl_negative", "kl_k1", _NEGATIVE_KL, "estimates of the KL should not stay negative", below=True),
         )
 
     def begin(self, session: Session) -> Loss:

@@ -35,7 +35,7 @@ def read_manifest(run: RunDirectory) -> dict[str, Any] | None:
     """The manifest of a run to resume; None if the run has none, as it ended before its first step.
 
     Raises:
-        CheckpointError: it is damaged. (A folder that lost it is not opened, see prefine.runs.ownership.refuse_additions.)
+        CheckpointError: it is damaged. (A folder that lost it is not opened: prefine.runs.ownership.refuse_additions.)
     """
     if not run.manifest.exists():
         return None

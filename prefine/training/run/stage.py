@@ -17,7 +17,7 @@ from prefine.runs.atomic import JSON, write_json
 from prefine.runs.directory import RunDirectory, rows_of_kind
 from prefine.training.display import Display
 from prefine.training.loop.contract import Loss, State, Steps
-from prefine.training.loop.guards import Rule
+from prefine.training.loop.guards import Limit
 from prefine.training.loop.processes import Processes
 from prefine.training.run.before import Before
 from prefine.training.run.user_functions import UserFunction
@@ -118,7 +118,7 @@ class Stage(ABC):
         """The learning rate of a parameter; None for the recipe's."""
         return None
 
-    def guards(self) -> Sequence[Rule]:
+    def guards(self) -> Sequence[Limit]:
         """What guards check in the metrics of each step and evaluation."""
         return ()
 

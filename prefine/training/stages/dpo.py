@@ -22,7 +22,7 @@ from prefine.recipe.sections import DpoGuards, DpoRecipe, DpoSection
 from prefine.records import Preference
 from prefine.training.display import Display
 from prefine.training.loop.contract import Loss, Sums
-from prefine.training.loop.guards import Rule
+from prefine.training.loop.guards import Limit
 from prefine.training.run.before import Before
 from prefine.training.run.checks import check_first_loss, require
 from prefine.training.run.run_stage import run_stage
@@ -132,10 +132,10 @@ class DpoStage(Stage):
         """A tie says nothing about which answer to prefer."""
         return not record.tie
 
-    def guards(self) -> Sequence[Rule]:
+    def guards(self) -> Sequence[Limit]:
         """The chosen answers' log-probability must not fall away with the rejected ones'."""
         means = "the chosen answers become unlikely, too; dpo.nll_weight or a smaller rate holds them up"
-        return (Rule("chosen_fall", "chosen_fall", self._guards.chosen_fall, means),)
+        return (Limit("chosen_fall", "chosen_fall", self._guards.chosen_fall, means),)
 
     def begin(self, session: Session) -> Loss:
         """Compute or read the reference, check that the policy agrees with it, and give the loss, a mean over pairs."""

@@ -24,8 +24,9 @@ from prefine.evaluation.readiness.page import write_readiness
 from prefine.models.forward.packed import evaluating
 from prefine.models.forward.path_probe import rounding
 from prefine.models.loading.load import LoadedModel, load_model
+from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import PackedReward, read_scale
-from prefine.models.scoring.scorer import SCALE_FILE, Scale
+from prefine.models.scoring.scorer import ScoreScale
 from prefine.objectives import reward
 from prefine.recipe.effects import Unread, without_effect
 from prefine.recipe.sections import LoraSection, ModelSection, RewardRecipe, RewardSection
@@ -230,11 +231,11 @@ class RewardStage(Stage):
             session.display.say(f"  {reason.level.value}: {reason.name}: {reason.found}. {reason.meaning}")
         return {**session.before_and_after(), "count": len(heldout)}
 
-    def _scale(self) -> Scale:
+    def _scale(self) -> ScoreScale:
         if self._raw is None:  # resumed after the last step: no step of this process has evaluated
             self.evaluate()
         assert self._raw is not None  # noqa: S101
-        return Scale.of(
+        return ScoreScale.of(
             self._raw,
             self._recipe.data.max_length_tokens,
             quantization=self._recipe.model.quantization,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from prefine.data.tokens import rendering
+from prefine.data.tokens import rendering_budget
 from prefine.data.tokens.rendering import Renderer
 from prefine.errors import TemplateError
 from tests.training.tiny import make_tokenizer
@@ -86,7 +86,7 @@ def tokenizer(template: str) -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_ends_in_one_line_within_the_budget(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "_MAX_SECONDS", 0.3)
+    monkeypatch.setattr(rendering_budget, "_MAX_SECONDS", 0.3)
     template, reason = HOSTILE[name]
     began = time.thread_time()
     with pytest.raises(TemplateError) as refused:

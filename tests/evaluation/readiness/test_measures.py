@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from prefine.errors import DataError
 from prefine.evaluation.readiness import measures
 from prefine.evaluation.readiness.assess import Readiness, assess, work
-from prefine.evaluation.readiness.pairs import JudgedPair, Scored, as_trained_on, judge
+from prefine.evaluation.readiness.pairs import JudgedPair, ScoredAnswer, as_trained_on, judge
 from prefine.evaluation.readiness.verdict import Level
 from prefine.intervals import Share, evenly_chosen
 from prefine.models.scoring.scorer import Question, RewardModel, Score
@@ -96,8 +96,8 @@ def pair(
     return JudgedPair(
         id=f"{margin}",
         group=group,
-        chosen=Scored(asked("Q"), "good", better),
-        rejected=Scored(asked("Q"), "bad", worse),
+        chosen=ScoredAnswer(asked("Q"), "good", better),
+        rejected=ScoredAnswer(asked("Q"), "bad", worse),
         data_margin=data,
         margin=margin,
         disagreement=apart,

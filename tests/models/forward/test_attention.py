@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prefine.data.tokens.trees import Segment, runs
 from prefine.models.forward import attention, blockwise
 from prefine.models.forward.attention import choose_kernel, packed_attention
-from prefine.models.forward.blockwise import Block, Rule
+from prefine.models.forward.blockwise import Block, ScoreRule
 
 # A pair, a demonstration, a prompt alone, a pair: 9+8+7, 3+12, 4, 2+1+6 tokens.
 SEGMENTS = (Segment(0, 9, (8, 7)), Segment(24, 3, (12,)), Segment(39, 4, ()), Segment(43, 2, (1, 6)))
@@ -24,10 +24,10 @@ SHARED = (
     *(Segment(s.start, s.prompt, s.answers, 5) for s in SEGMENTS[1:]),
 )
 LAYOUTS = {"trees": SEGMENTS, "common beginning": SHARED}
-PLAIN = Rule(0.3, None, None, 0.0)
-WINDOW = Rule(0.3, 5, None, 0.0)
-CAPPED = Rule(0.3, None, 1.5, 0.0)
-WINDOW_CAPPED = Rule(0.3, 3, 0.7, 0.0)
+PLAIN = ScoreRule(0.3, None, None, 0.0)
+WINDOW = ScoreRule(0.3, 5, None, 0.0)
+CAPPED = ScoreRule(0.3, None, 1.5, 0.0)
+WINDOW_CAPPED = ScoreRule(0.3, 3, 0.7, 0.0)
 RULES = {"plain": PLAIN, "window": WINDOW, "softcap": CAPPED, "window and softcap": WINDOW_CAPPED}
 
 
@@ -46,7 +46,7 @@ def sees(segments: tuple[Segment, ...], query: int, key: int, window: int | None
     return (common or tree == key_tree) and key_answer in (0, answer) and near
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, rule: Rule, segments: tuple[Segment, ...] = SEGMENTS) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule, segments: tuple[Segment, ...] = SEGMENTS) -> Tensor:
     """Attention over the whole row with one mask: q (H, T, D), k and v (K, T, D)."""
     groups = q.shape[0] // k.shape[0]
     scores = q @ k.repeat_interleave(groups, 0).transpose(1, 2) * rule.scale
@@ -73,7 +73,7 @@ def output_and_gradients(kernel: Callable[..., Tensor], *arguments: Any, dtype: 
 
 def assert_dense(
     kernel: Callable[..., Tensor],
-    rule: Rule,
+    rule: ScoreRule,
     dtype: torch.dtype,
     tolerance: float,
     segments: tuple[Segment, ...] = SEGMENTS,
@@ -128,7 +128,7 @@ def test_causal_blocks_gradcheck() -> None:
     blocks = (Block(range(3), (range(3),)), Block(range(3, 6), (range(1), range(3, 6))))
     leaves = [q.view(2, 3, TOKENS, 8)[:, :, :6], k[:, :6], v[:, :6]]
     leaves = [x.contiguous().requires_grad_() for x in leaves]
-    rule = Rule(0.7, 3, None, 0.0)
+    rule = ScoreRule(0.7, 3, None, 0.0)
     assert torch.autograd.gradcheck(lambda *x: blockwise._CausalBlocks.apply(*x, blocks, rule), leaves)
 
 
@@ -257,7 +257,7 @@ def test_a_layer_gets_tokens_before_heads() -> None:
     q, k, v, _ = inputs(torch.float32)
     assert torch.allclose(call()[0].transpose(0, 1), dense(q, k, v, PLAIN), atol=1e-5)
     assert call().is_contiguous()
-    usual = Rule(8**-0.5, None, None, 0.0)
+    usual = ScoreRule(8**-0.5, None, None, 0.0)
     assert torch.allclose(call(scaling=None)[0].transpose(0, 1), dense(q, k, v, usual), atol=1e-5)
 
 

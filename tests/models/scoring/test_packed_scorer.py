@@ -30,8 +30,9 @@ from prefine.errors import ModelError, PrefineError
 from prefine.models.loading.heads import IN_ADAPTER, adapter_head_shape
 from prefine.models.loading.load import LoadedModel, load_model, save_model
 from prefine.models.loading.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import PackedReward, load_reward, read_scale
-from prefine.models.scoring.scorer import SCALE_FILE, Question, RewardModel, Scale, Score
+from prefine.models.scoring.scorer import Question, RewardModel, Score, ScoreScale
 from prefine.recipe.sections import LoraSection, ModelSection, RewardRecipe
 from prefine.records import Conversation, Message
 from prefine.training.run import run_stage as session
@@ -52,7 +53,7 @@ def talk(*turns: str) -> Conversation:
     return tuple(Message(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(turns))
 
 
-UNIT_SCALE = Scale(bias=(0.0,), std=1.0, answers=2, max_length_tokens=160)
+UNIT_SCALE = ScoreScale(bias=(0.0,), std=1.0, answers=2, max_length_tokens=160)
 QUESTIONS = [
     Question(talk("question 3 more more"), ("good answer yes 3", "bad 3 no no no", "")),
     Question(talk("question 4", "good answer", "and now! <|im_end|>"), ("good answer 4",)),
@@ -81,7 +82,7 @@ class Trained:
 
     run: Path
     raw: Tensor
-    scale: Scale
+    scale: ScoreScale
 
     @property
     def centred(self) -> Tensor:
@@ -185,7 +186,7 @@ def test_the_scale_is_that_of_the_held_out_scores(kind: str, trained: dict[str, 
     assert isinstance(reward, PackedReward)
     heldout = TokenStore(run.run / "data" / "heldout.arrow")
     raw = torch.cat([reward.raw(trees) for trees in microbatches(heldout, 160)])
-    assert Scale.of(raw, 160, compute_dtype="float32") == run.scale
+    assert ScoreScale.of(raw, 160, compute_dtype="float32") == run.scale
     assert run.scale.answers == len(raw) == 2 * len(heldout)
     assert (raw - torch.tensor(run.scale.bias)).mean(0).abs().max() <= 1e-6
     assert (raw - torch.tensor(run.scale.bias)).mean(1).std().item() == pytest.approx(run.scale.std, rel=1e-5)

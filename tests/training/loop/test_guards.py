@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sections import DpoRecipe, GuardSection, NonFiniteGuard
 from prefine.training.loop.contract import State
-from prefine.training.loop.guards import Alarm, Guards, Rule
+from prefine.training.loop.guards import Alarm, Guards, Limit
 from prefine.training.rl.stage import PpoStage
 from prefine.training.stages.dpo import DpoStage
 
@@ -23,10 +23,10 @@ LIMIT = 1.0
 
 def rule(
     name: str = "kl", *, patience: int = 1, action: Action = "roll_back", limit: float = LIMIT, **more: Any
-) -> Rule:
+) -> Limit:
     """A guard on the figure x, unless told otherwise."""
     section = GuardSection(limit=limit, patience=patience, action=action)
-    return Rule(name, **{"figure": "x", "means": "it went far", **more}, section=section)
+    return Limit(name, **{"figure": "x", "means": "it went far", **more}, section=section)
 
 
 def acted(guards: Guards, values: list[float | None], **more: Any) -> list[int]:
@@ -132,7 +132,7 @@ some_rules = st.lists(
 )
 
 
-def beyond(each: Rule, value: float, first: float) -> bool:
+def beyond(each: Limit, value: float, first: float) -> bool:
     """The rule in other words: the figure, or its change, on the wrong side of the limit."""
     if math.isnan(value) or (each.from_start and math.isnan(first)):
         return True
@@ -140,7 +140,7 @@ def beyond(each: Rule, value: float, first: float) -> bool:
     return value < limit if each.below else value > limit
 
 
-def alarms_at(rules: list[Rule], rows: Series) -> set[tuple[str, str]]:
+def alarms_at(rules: list[Limit], rows: Series) -> set[tuple[str, str]]:
     """(guard, action) of all that should act on the last row of a series, told from the series as a whole."""
     found = set()
     for each in rules:
@@ -155,7 +155,7 @@ def alarms_at(rules: list[Rule], rows: Series) -> set[tuple[str, str]]:
 
 
 @given(rules=some_rules, rows=series)
-def test_guards_do_what_their_rule_says(rules: list[Rule], rows: Series) -> None:
+def test_guards_do_what_their_rule_says(rules: list[Limit], rows: Series) -> None:
     """On every prefix of any series: nothing acts, or one of those that should, and none that is less bad."""
     guards = Guards(rules, max_rollbacks=1)
     for step, row in enumerate(rows, start=1):
@@ -173,7 +173,7 @@ def test_guards_do_what_their_rule_says(rules: list[Rule], rows: Series) -> None
 
 @given(rules=some_rules, rows=series, cut=st.integers(0, 14))
 def test_restored_from_a_checkpoint_they_go_on_as_if_nothing_had_been(
-    rules: list[Rule], rows: Series, cut: int
+    rules: list[Limit], rows: Series, cut: int
 ) -> None:
     whole, before = Guards(rules), Guards(rules)
     saved = None

@@ -28,7 +28,7 @@ from prefine.recipe.sections import Action, DpoRecipe, GuardSection, SftRecipe, 
 from prefine.training.loop.checkpoint import Checkpoint, load_checkpoint, newest_valid
 from prefine.training.loop.checkpointer import Checkpointer
 from prefine.training.loop.contract import Sums
-from prefine.training.loop.guards import Rule
+from prefine.training.loop.guards import Limit
 from prefine.training.loop.loop import Loop
 from prefine.training.loop.rollback import Rollback
 from prefine.training.loop.run_log import RunLog
@@ -92,7 +92,7 @@ def troubled(
     """Runs begun now have one more guard, on a figure that is bad at steps bad[n] after n roll-backs (or the last)."""
     kind = STAGES[stage]
     real_step, real_guards = kind.step, kind.guards
-    rule = Rule(name, name, GuardSection(limit=0.5, patience=patience, action=action), "so the test wants it")
+    rule = Limit(name, name, GuardSection(limit=0.5, patience=patience, action=action), "so the test wants it")
 
     def step(self: Stage, loop: Loop, trees: Any) -> dict[str, float]:
         now = bad[min(loop.state.guards.rollbacks, len(bad) - 1)]
@@ -663,7 +663,7 @@ def test_an_evaluation_that_differs_in_its_last_bits_is_judged_alike(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each process evaluates by itself; the limit lies between the two figures."""
-    rule = Rule("gap", "gap", GuardSection(limit=0.5, action="stop"), "so the test wants it", heldout=True)
+    rule = Limit("gap", "gap", GuardSection(limit=0.5, action="stop"), "so the test wants it", heldout=True)
     real = SftStage.evaluate
 
     def evaluate(self: SftStage) -> dict[str, float]:

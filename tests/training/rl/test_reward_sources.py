@@ -23,7 +23,7 @@ from rich.console import Console
 from prefine.errors import ModelError, PrefineError, RewardError, TrainingError
 from prefine.export.reward_model import merge_reward
 from prefine.models.scoring.packed_scorer import load_reward
-from prefine.models.scoring.scorer import Question, Scale
+from prefine.models.scoring.scorer import Question, ScoreScale
 from prefine.recipe.rl import PpoRecipe, PpoRewardSection, RewardSource
 from prefine.recipe.sections import ModelSection, StageRecipe
 from prefine.records import Message
@@ -90,7 +90,7 @@ class Judge:
     """A reward model as far as its source knows it."""
 
     def __init__(self, std: float | None) -> None:
-        self.scale = None if std is None else Scale(bias=(0.0,), std=std, answers=9, max_length_tokens=99)
+        self.scale = None if std is None else ScoreScale(bias=(0.0,), std=std, answers=9, max_length_tokens=99)
 
 
 def source(kind: str, scale: str, weight: float = 1.0) -> Any:
