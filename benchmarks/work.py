@@ -11,7 +11,11 @@ from pathlib import Path
 from prefine.data.prepare import source_names
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.records.stream import read_records
-from prefine.recipe.sections import DpoRecipe, ModelSection, RewardRecipe, SftRecipe, StageRecipe
+from prefine.recipe.dpo import DpoRecipe
+from prefine.recipe.reward import RewardRecipe
+from prefine.recipe.sections import ModelSection
+from prefine.recipe.sft import SftRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Preference, Prompt
 from prefine.runs.cache import cache_directory
 

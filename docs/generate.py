@@ -9,15 +9,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from prefine.recipe.dpo import DpoRecipe
+from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe
+from prefine.recipe.sft import SftRecipe
 from prefine.recipe.text import field_rule
 
 PAGE = Path(__file__).parent / "recipes.md"
 
 HEAD = """# Recipes
 
-<!-- Written by docs/generate.py from prefine/recipe/sections.py and prefine/recipe/rl.py. -->
+<!-- Written by docs/generate.py from the models in prefine/recipe. -->
 
 A recipe is a YAML file; every field has a default. `prefine recipe` lists the recipes that come with prefine, and
 `prefine recipe dpo > dpo.yaml` writes one down with every field and what it means. `--set section.field=value` changes

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from prefine.data.reading.memory_rows import is_rows, memory_source
 from prefine.errors import RecipeError
+from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.python import RECIPES, Keys, RecipeLike, recipe_from
+from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe
+from prefine.recipe.sft import SftRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.row_list import Rows
 from prefine.run import Run
 from prefine.training.run.user_functions import given_function

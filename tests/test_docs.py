@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import load_recipe
+from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe
+from prefine.recipe.sft import SftRecipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "prefine" / "recipes").glob("*.yaml"))

@@ -12,7 +12,7 @@ from prefine.errors import ModelError, RecipeError
 from prefine.models.loading.location import locate_model
 from prefine.recipe.loading import load_recipe
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import SftRecipe
+from prefine.recipe.sft import SftRecipe
 
 
 @pytest.fixture

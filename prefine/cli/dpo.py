@@ -8,7 +8,7 @@ from prefine.cli.options import Overrides, RecipePath, Resume
 def dpo(recipe: RecipePath, overrides: Overrides, resume: Resume = False) -> None:
     """Optimise a model on preference pairs directly (DPO and its relatives)."""
     from prefine import api
+    from prefine.recipe.dpo import DpoRecipe
     from prefine.recipe.loading import load_recipe
-    from prefine.recipe.sections import DpoRecipe
 
     api.dpo(load_recipe(recipe, overrides, DpoRecipe), resume=resume, display=True)

@@ -25,7 +25,7 @@ def train(recipe: RecipePath, overrides: Overrides, resume: Resume = False) -> N
     """Train a reward model on preferences, or on votes, and report whether it is fit for PPO."""
     from prefine import api
     from prefine.recipe.loading import load_recipe
-    from prefine.recipe.sections import RewardRecipe
+    from prefine.recipe.reward import RewardRecipe
 
     api.reward(load_recipe(recipe, overrides, RewardRecipe), resume=resume, display=True)
 

@@ -9,6 +9,6 @@ def sft(recipe: RecipePath, overrides: Overrides, resume: Resume = False) -> Non
     """Fine-tune a model on demonstrations, or on the chosen answers of preferences."""
     from prefine import api
     from prefine.recipe.loading import load_recipe
-    from prefine.recipe.sections import SftRecipe
+    from prefine.recipe.sft import SftRecipe
 
     api.sft(load_recipe(recipe, overrides, SftRecipe), resume=resume, display=True)

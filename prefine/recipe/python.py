@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefine.errors import RecipeError
+from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import Assignment, checked_recipe, recipe_values
+from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe
+from prefine.recipe.sft import SftRecipe
+from prefine.recipe.stage import StageRecipe
 
 R = TypeVar("R", bound=StageRecipe)
 

@@ -1,4 +1,4 @@
-"""What a PPO recipe may say; what it shares with the other stages is in prefine/recipe/sections.py."""
+"""The recipe of PPO, RLOO and GRPO."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from prefine.recipe.effects import SeveralRulesError, Unread, without_effect
+from prefine.recipe.guards import Action, GuardSection, GuardsSection, NonFiniteGuard
 from prefine.recipe.loading import RecipeSection
 from prefine.recipe.sections import (
     LARGEST_TEMPERATURE,
-    Action,
     Count,
     Fraction,
-    GuardSection,
-    GuardsSection,
     ModelSection,
-    NonFiniteGuard,
     PathText,
     Positive,
     RunFolder,
     Sources,
     TrainingSection,
-    WritingRecipe,
 )
+from prefine.recipe.stage import WritingRecipe
 
 # What only a critic, or advantages of single tokens, make use of.
 _OF_GAE = (

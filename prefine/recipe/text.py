@@ -10,10 +10,14 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import load_recipe, recipe_values, yaml_value
+from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import LARGEST_COUNT, DpoRecipe, RewardRecipe, SftRecipe, StageRecipe
+from prefine.recipe.sections import LARGEST_COUNT
+from prefine.recipe.sft import SftRecipe
 from prefine.recipe.shipped import shipped_recipe, stage_of
+from prefine.recipe.stage import StageRecipe
 
 STAGES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "reward": RewardRecipe, "dpo": DpoRecipe, "ppo": PpoRecipe}
 _COMMENT_COLUMN = 44

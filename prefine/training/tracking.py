@@ -16,7 +16,7 @@ from typing import Any
 
 from prefine.errors import MissingDependencyError, RecipeError
 from prefine.json_reading import read_json_object
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.runs.directory import RunDirectory, read_metrics
 from prefine.runs.ownership import TRACKERS_NAME
 from prefine.training.display import Display

@@ -9,7 +9,7 @@ import pytest
 from prefine.cli.app import main
 from prefine.errors import RecipeError
 from prefine.recipe.loading import load_recipe
-from prefine.recipe.sections import SftRecipe
+from prefine.recipe.sft import SftRecipe
 
 LONG, DIGITS = "x" * 300, "9" * 23
 NUMBERS = {

@@ -15,8 +15,9 @@ from prefine.data.reading.quarantine import Quarantine
 from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import CheckpointError, DataError, RecipeError
 from prefine.generation.row_settings import source_settings
+from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import load_recipe
-from prefine.recipe.sections import DataSection, DpoRecipe
+from prefine.recipe.sections import DataSection
 from prefine.records import Preference
 from prefine.row_rules import AS_WRITTEN, RowRules, columns_named
 from prefine.text_form import AS_FOUND

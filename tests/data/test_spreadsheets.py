@@ -20,8 +20,9 @@ from prefine.data.records.kinds import kind_of_sources
 from prefine.data.records.stream import RecordStream, read_records, remarks
 from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import CheckpointError, DataError, RecipeError
+from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import load_recipe
-from prefine.recipe.sections import DataSection, DpoRecipe
+from prefine.recipe.sections import DataSection
 from prefine.records import Demonstration, Preference, Prompt, Vote
 from prefine.text_form import TextForm, delimiter_named, encoding_named
 

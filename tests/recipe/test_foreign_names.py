@@ -15,11 +15,13 @@ from pydantic import BaseModel
 
 from prefine.cli.app import main
 from prefine.errors import RecipeError
+from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.foreign_names import FIELDS, REASONS, meaning
 from prefine.recipe.loading import load_recipe
 from prefine.recipe.problems import field_paths
+from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe
+from prefine.recipe.sft import SftRecipe
 
 RECIPES: dict[str, type[BaseModel]] = {"sft": SftRecipe, "dpo": DpoRecipe, "reward": RewardRecipe, "ppo": PpoRecipe}
 PATHS = {stage: set(field_paths(model)) for stage, model in RECIPES.items()}

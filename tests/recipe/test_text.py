@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from prefine.cli.app import main
 from prefine.errors import RecipeError
+from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import load_recipe, resolved_yaml
-from prefine.recipe.sections import DpoRecipe
 from prefine.recipe.shipped import shipped_recipes, stage_of
 from prefine.recipe.text import STAGES, commented_recipe
 

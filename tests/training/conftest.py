@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefine.evaluation.readiness.assess import Readiness
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.runs.atomic import write_json, write_text
 from prefine.training.run import run_stage as session
 from prefine.training.stages import reward

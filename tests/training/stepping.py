@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefine.data.tokens.trees import TokenTree
 from prefine.models.loading.load import LoadedModel
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.runs.directory import RunDirectory, read_metrics
 from prefine.training.display import Display
 from prefine.training.loop.loop import new_loop

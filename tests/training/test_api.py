@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 import prefine
 from prefine.errors import CheckpointError, DataError, ModelError, PrefineError, RecipeError
 from prefine.recipe.loading import load_recipe, resolved_yaml
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.row_list import Rows
 from tests.training import tiny
 

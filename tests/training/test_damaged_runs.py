@@ -16,7 +16,8 @@ import pytest
 
 from prefine.errors import CheckpointError, DataError, PrefineError, Stopped
 from prefine.models.loading.load import load_model
-from prefine.recipe.sections import ModelSection, StageRecipe
+from prefine.recipe.sections import ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.report.page import write_report
 from prefine.training.loop.loop import Loop
 from tests.training import tiny

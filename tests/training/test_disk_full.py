@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from prefine.data.prepare import Preparation
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.checkpoint import load_checkpoint, newest_valid
 from prefine.training.loop.loop import Loop
 from prefine.training.loop.run_log import RunLog

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.display import Display, peak_memory_gb
 from prefine.training.pace import Pace
 from prefine.training.stages.dpo import run_dpo

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from prefine.errors import TrainingError
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.stages import dpo
 from prefine.training.stages.reference import reference_logprobs
 from tests.training import tiny

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from tests.training import tiny
 
 GOLDEN = Path(__file__).with_name("golden.json")

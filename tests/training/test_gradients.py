@@ -14,7 +14,8 @@ import torch
 
 from prefine.data.tokens.trees import TokenTree
 from prefine.models.loading.load import LoadedModel, load_model
-from prefine.recipe.sections import LoraSection, ModelSection, StageRecipe
+from prefine.recipe.sections import LoraSection, ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Demonstration, Preference
 from prefine.training.loop.schedule import rows_of_step
 from tests.training import tiny

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.report.charts import shift_points
 from prefine.report.facts import read_run
 from prefine.report.loss_findings import loss_change

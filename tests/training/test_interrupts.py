@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from prefine.data.prepare import Preparation
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.loop import Loop
 from prefine.training.run import run_stage as session
 from prefine.training.stages import reference

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from prefine.data.prepare import Preparation
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.optimiser_step import OptimiserStep
 from prefine.training.rl import heldout as heldout_answers
 from prefine.training.rl import update

@@ -11,7 +11,8 @@ import torch
 
 from prefine.generation.answers import write_answers
 from prefine.models.loading.load import load_model
-from prefine.recipe.sections import ModelSection, StageRecipe
+from prefine.recipe.sections import ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Message
 from tests.training import tiny
 

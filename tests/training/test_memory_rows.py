@@ -11,7 +11,7 @@ import pytest
 from prefine.data.reading import memory_rows
 from prefine.data.reading.memory_rows import memory_source
 from prefine.errors import CheckpointError, DataError, Stopped
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from tests.training import tiny
 from tests.training.test_resume import stop_after
 

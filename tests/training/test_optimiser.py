@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prefine.data.tokens.trees import PackedBatch, TokenTree
-from prefine.recipe.sections import DpoSection, SftRecipe, StageRecipe, TrainingSection
+from prefine.recipe.dpo import DpoSection
+from prefine.recipe.sections import TrainingSection
+from prefine.recipe.sft import SftRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.contract import Sums, Unit
 from prefine.training.loop.optimiser_step import OptimiserStep, adamw
 from prefine.training.loop.processes import Processes

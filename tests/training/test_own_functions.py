@@ -16,7 +16,7 @@ import prefine
 from prefine.errors import CheckpointError, RecipeError, Stopped, TrainingError
 from prefine.objectives import dpo
 from prefine.objectives.dpo import PairLogprobs
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.run.user_functions import function_hash, function_name
 from tests.training import tiny
 

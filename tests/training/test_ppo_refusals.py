@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from prefine.data.tokens.store import TokenStore
 from prefine.errors import DataError, PrefineError
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from tests.training import tiny
 from tests.training.rl.test_stage import QUICK, Make, rows
 

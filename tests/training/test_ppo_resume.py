@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from prefine.errors import CheckpointError, Stopped
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.loop import Loop
 from tests.training import tiny
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefine.errors import CheckpointError, DataError, PrefineError, Stopped
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.runs.directory import RunDirectory
 from prefine.training.loop.checkpointer import checkpoint_to_resume
 from prefine.training.loop.loop import Loop

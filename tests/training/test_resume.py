@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefine.errors import Stopped
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.loop import Loop
 from tests.training import tiny
 

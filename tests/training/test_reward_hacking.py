@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prefine.recipe.sections import Action
+from prefine.recipe.guards import Action
 from tests.training.loop.test_rollback import Make, events, figures, train
 
 

@@ -11,7 +11,8 @@ import torch
 
 from prefine.data.tokens.trees import TokenTree, collate
 from prefine.models.loading.load import LoadedModel, load_model
-from prefine.recipe.sections import LoraSection, ModelSection, RewardSection
+from prefine.recipe.reward import RewardSection
+from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.records import Preference
 from prefine.training.stages.reward import Labels, row_losses
 from tests.training import tiny

@@ -16,7 +16,7 @@ from prefine.data.tokens.trees import TokenTree
 from prefine.errors import CheckpointError, TrainingError
 from prefine.models.loading.load import LoadedModel
 from prefine.models.loading.load import save_model as real_save_model
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.run import run_stage as session
 from prefine.training.run.checks import (
     SelfCheck,

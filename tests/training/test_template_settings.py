@@ -12,7 +12,8 @@ import pytest
 from prefine.errors import CheckpointError
 from prefine.models.loading.load import load_tokenizer
 from prefine.models.loading.location import locate_model
-from prefine.recipe.sections import StageRecipe, named_model
+from prefine.recipe.sections import named_model
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Message
 from tests.training import tiny
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from prefine.errors import RecipeError
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.runs.directory import read_metrics
 from prefine.training import tracking
 from prefine.training.display import Display

@@ -21,7 +21,8 @@ import torch
 
 from prefine.data.tokens.trees import TokenTree
 from prefine.models.loading.load import LoadedModel, load_model
-from prefine.recipe.sections import LoraSection, ModelSection, StageRecipe
+from prefine.recipe.sections import LoraSection, ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Preference
 from tests.training import tiny
 from tests.training.stepping import learning_weights, record

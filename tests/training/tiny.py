@@ -21,9 +21,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefine.cli.app import main
+from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import resolved_yaml
+from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import DpoRecipe, RewardRecipe, SftRecipe, StageRecipe, WritingRecipe
+from prefine.recipe.sft import SftRecipe
+from prefine.recipe.stage import StageRecipe, WritingRecipe
 from prefine.runs.directory import RunDirectory, read_metrics
 from prefine.training.rl.stage import PpoStage
 from prefine.training.run.run_stage import run_stage

@@ -25,7 +25,7 @@ from prefine.evaluation.readiness.verdict import Finding, Level, Measured, findi
 from prefine.formatting import listing, plural
 from prefine.intervals import Share
 from prefine.models.scoring.scorer import RewardModel
-from prefine.recipe.sections import ReadinessSection
+from prefine.recipe.reward import ReadinessSection
 from prefine.records import Conversation, Preference, Vote
 
 _MOST_SUSPECTS_LISTED = 100

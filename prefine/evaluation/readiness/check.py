@@ -28,7 +28,8 @@ from prefine.models.scoring.packed_scorer import load_reward
 from prefine.models.scoring.scorer import RewardModel
 from prefine.paths import expanded
 from prefine.recipe.loading import load_recipe
-from prefine.recipe.sections import RewardRecipe, named_model
+from prefine.recipe.reward import RewardRecipe
+from prefine.recipe.sections import named_model
 from prefine.records import Conversation, Preference, Vote
 
 

@@ -9,7 +9,7 @@ from prefine.data.records.selection import group_of, prompt_group
 from prefine.data.tokens.store import TokenStore
 from prefine.data.tokens.trees import folds
 from prefine.intervals import evenly_chosen
-from prefine.recipe.sections import RewardRecipe
+from prefine.recipe.reward import RewardRecipe
 from prefine.records import Conversation, Preference, Vote
 
 Judgement = Preference | Vote

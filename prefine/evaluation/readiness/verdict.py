@@ -14,7 +14,7 @@ from prefine.evaluation.readiness.measures import Calibration, LengthBias
 from prefine.evaluation.readiness.probes import FATAL, SWAPPED, Spoilt, Variance
 from prefine.formatting import figure, percent, percent_range, plural
 from prefine.intervals import Share
-from prefine.recipe.sections import ReadinessSection
+from prefine.recipe.reward import ReadinessSection
 
 # Said with a figure that is beyond its limit and yet no reason against the model.
 _BY_CHANCE = ": within chance of what is asked"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prefine.formatting import figure
-from prefine.recipe.sections import GuardSection
+from prefine.recipe.guards import GuardSection
 from prefine.training.loop.contract import State
 
 Act = Literal["warn", "stop", "roll_back"]

@@ -16,7 +16,8 @@ from torch import nn
 from prefine.data.tokens.trees import TokenTree, steps_per_epoch
 from prefine.errors import NotFiniteError, RewardError, Stopped
 from prefine.models.loading.device import return_freed_memory
-from prefine.recipe.sections import GuardsSection, TrainingSection
+from prefine.recipe.guards import GuardsSection
+from prefine.recipe.sections import TrainingSection
 from prefine.runs.directory import RunDirectory
 from prefine.training.display import Display, peak_memory_gb
 from prefine.training.loop.checkpointer import Checkpointer

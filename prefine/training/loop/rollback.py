@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from prefine.errors import NotFiniteError
-from prefine.recipe.sections import GuardsSection
+from prefine.recipe.guards import GuardsSection
 from prefine.training.loop.checkpointer import Checkpointer
 from prefine.training.loop.guards import Alarm
 from prefine.training.loop.run_log import RunLog

@@ -15,8 +15,9 @@ from prefine.errors import CheckpointError
 from prefine.formatting import listing
 from prefine.models.loading.load import LoadedModel, load_model
 from prefine.objectives import kl
+from prefine.recipe.guards import GuardSection
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import GuardSection, LoraSection, ModelSection
+from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.records import Prompt
 from prefine.training.display import Display
 from prefine.training.loop.contract import Loss, State, Steps, Sums

@@ -8,7 +8,7 @@ from prefine.data.prepare import Preparation, Prepared
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.records.stream import remarks
 from prefine.data.tokens.template import ChatTemplate
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.runs.directory import RunDirectory
 from prefine.runs.ownership import PREPARED_FILES
 from prefine.training.run.stage import Session, Stage

@@ -10,7 +10,7 @@ from typing import Any
 from prefine.errors import CheckpointError
 from prefine.json_reading import JsonError, read_json_object
 from prefine.models.loading.identity import Identity
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.runs.atomic import JSON, sha256_of_file
 from prefine.runs.directory import RunDirectory
 from prefine.training.loop.checkpoint import newest_valid

@@ -29,7 +29,7 @@ from prefine.models.loading.identity import identity_of
 from prefine.models.loading.load import LoadedModel, load_tokenizer, save_model, saved_weights
 from prefine.models.loading.location import base_hash, locate_model
 from prefine.recipe.loading import resolved_yaml
-from prefine.recipe.sections import StageRecipe, WritingRecipe
+from prefine.recipe.stage import StageRecipe, WritingRecipe
 from prefine.report.facts import read_run
 from prefine.report.page import write_report
 from prefine.report.summary import closing_lines

@@ -18,7 +18,7 @@ from prefine.intervals import mean
 from prefine.models.forward.packed import evaluating
 from prefine.objectives import dpo
 from prefine.objectives.masked import Paired, paired, per_sequence
-from prefine.recipe.sections import DpoGuards, DpoRecipe, DpoSection
+from prefine.recipe.dpo import DpoGuards, DpoRecipe, DpoSection
 from prefine.records import Preference
 from prefine.training.display import Display
 from prefine.training.loop.contract import Loss, Sums

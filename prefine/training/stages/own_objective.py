@@ -11,7 +11,7 @@ from prefine.errors import RecipeError
 from prefine.models.loading.location import one_line
 from prefine.objectives.dpo import PairLogprobs
 from prefine.objectives.masked import Paired
-from prefine.recipe.sections import DpoSection
+from prefine.recipe.dpo import DpoSection
 from prefine.training.run.checks import SelfCheck
 from prefine.training.run.user_functions import function_name
 

@@ -29,7 +29,8 @@ from prefine.models.scoring.packed_scorer import PackedReward, read_scale
 from prefine.models.scoring.scorer import ScoreScale
 from prefine.objectives import reward
 from prefine.recipe.effects import Unread, without_effect
-from prefine.recipe.sections import LoraSection, ModelSection, RewardRecipe, RewardSection
+from prefine.recipe.reward import RewardRecipe, RewardSection
+from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.records import Preference, Vote
 from prefine.runs.atomic import JSON
 from prefine.training.display import Display

@@ -14,7 +14,7 @@ from torch import nn
 from prefine.data.tokens.trees import PackedBatch, collate, microbatches
 from prefine.objectives.masked import per_sequence
 from prefine.objectives.sft import token_nll
-from prefine.recipe.sections import SftRecipe
+from prefine.recipe.sft import SftRecipe
 from prefine.records import Demonstration
 from prefine.training.display import Display
 from prefine.training.loop.contract import Loss, Sums

@@ -20,7 +20,7 @@ from prefine.evaluation.readiness.pairs import JudgedPair, ScoredAnswer, as_trai
 from prefine.evaluation.readiness.verdict import Level
 from prefine.intervals import Share, evenly_chosen
 from prefine.models.scoring.scorer import Question, RewardModel, Score
-from prefine.recipe.sections import ReadinessSection
+from prefine.recipe.reward import ReadinessSection
 from prefine.records import Conversation, Message, Preference, Vote
 
 Judge = Callable[[str, str], float]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prefine.errors import CheckpointError
 from prefine.evaluation.readiness.assess import Readiness, assess
 from prefine.evaluation.readiness.page import JSON_NAME, PAGE_NAME, build_context, write_readiness
-from prefine.recipe.sections import ReadinessSection
+from prefine.recipe.reward import ReadinessSection
 from prefine.records import Preference
 from prefine.report.page import render
 from tests.evaluation.readiness.test_measures import Fake, preference, sensible, words

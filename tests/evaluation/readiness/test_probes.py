@@ -11,7 +11,7 @@ from prefine.evaluation.readiness.pairs import JudgedPair
 from prefine.evaluation.readiness.probes import FATAL, SPOILERS, SWAPPED, Spoilt, spoilt_answers, variances
 from prefine.evaluation.readiness.verdict import Finding, Level
 from prefine.models.scoring.scorer import Question, RewardModel, Score
-from prefine.recipe.sections import ReadinessSection
+from prefine.recipe.reward import ReadinessSection
 from prefine.records import Preference
 from tests.evaluation.readiness.test_measures import Fake, judged, preference, sensible, words
 

@@ -17,7 +17,7 @@ from prefine.evaluation.readiness.measures import Calibration, CalibrationBin, L
 from prefine.evaluation.readiness.probes import SPOILERS, SWAPPED, Spoilt, Variance
 from prefine.evaluation.readiness.verdict import Finding, Level, Measured, findings, verdict
 from prefine.intervals import Share
-from prefine.recipe.sections import ReadinessSection
+from prefine.recipe.reward import ReadinessSection
 
 GO, CAUTION, NO_GO = Level.GO, Level.CAUTION, Level.NO_GO
 THANKS, DOUBLED, STUCK, BLANK = SPOILERS

@@ -33,7 +33,8 @@ from prefine.models.loading.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import PackedReward, load_reward, read_scale
 from prefine.models.scoring.scorer import Question, RewardModel, Score, ScoreScale
-from prefine.recipe.sections import LoraSection, ModelSection, RewardRecipe
+from prefine.recipe.reward import RewardRecipe
+from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.records import Conversation, Message
 from prefine.training.run import run_stage as session
 from prefine.training.stages import reward as reward_training

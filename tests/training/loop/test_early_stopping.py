@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from prefine.errors import Stopped
-from prefine.recipe.sections import StageRecipe, TrainingSection
+from prefine.recipe.sections import TrainingSection
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.early_stopping import EarlyStopping
 from tests.training import tiny
 from tests.training.test_resume import stop_after

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefine.recipe.dpo import DpoRecipe
+from prefine.recipe.guards import GuardSection, NonFiniteGuard
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import DpoRecipe, GuardSection, NonFiniteGuard
 from prefine.training.loop.contract import State
 from prefine.training.loop.guards import Alarm, Guards, Limit
 from prefine.training.rl.stage import PpoStage

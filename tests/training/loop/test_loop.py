@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from prefine.errors import MissingDependencyError, TrainingError
 from prefine.models.loading.load import load_model
-from prefine.recipe.sections import LoraSection, ModelSection, StageRecipe, TrainingSection
+from prefine.recipe.sections import LoraSection, ModelSection, TrainingSection
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Demonstration
 from prefine.training import tracking
 from prefine.training.loop.checkpoint import newest_valid

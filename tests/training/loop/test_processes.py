@@ -17,7 +17,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from prefine.errors import CheckpointError, DataError, PrefineError, Stopped, TrainingError
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.loop import Loop
 from prefine.training.loop.processes import Processes
 from prefine.training.stages import sft

@@ -23,8 +23,11 @@ from torch import Tensor
 
 from prefine.errors import NotFiniteError, Stopped, TrainingError
 from prefine.generation.writer import Writer
+from prefine.recipe.dpo import DpoRecipe
+from prefine.recipe.guards import Action, GuardSection
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import Action, DpoRecipe, GuardSection, SftRecipe, StageRecipe
+from prefine.recipe.sft import SftRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.checkpoint import Checkpoint, load_checkpoint, newest_valid
 from prefine.training.loop.checkpointer import Checkpointer
 from prefine.training.loop.contract import Sums

@@ -12,7 +12,7 @@ import torch
 from prefine.data.tokens.trees import TokenTree
 from prefine.models.actor_critic import TokenOutputs
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.training.rl.algorithms import ALGORITHMS, GroupAlgorithm, KnownTokens, Targets, algorithm_of
 from prefine.training.rl.rewards import Scored
 from prefine.training.rl.rollouts import Rollouts

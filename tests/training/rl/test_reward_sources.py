@@ -25,7 +25,8 @@ from prefine.export.reward_model import merge_reward
 from prefine.models.scoring.packed_scorer import load_reward
 from prefine.models.scoring.scorer import Question, ScoreScale
 from prefine.recipe.rl import PpoRecipe, PpoRewardSection, RewardSource
-from prefine.recipe.sections import ModelSection, StageRecipe
+from prefine.recipe.sections import ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Message
 from prefine.training.display import Display
 from prefine.training.rl.load_rewards import load_rewards

@@ -22,7 +22,8 @@ from prefine.generation import writer as writer_module
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.loading.load import LoadedModel, load_model
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import ModelSection, StageRecipe
+from prefine.recipe.sections import ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.training.rl import rollouts as rollout
 from prefine.training.rl.measure import measure
 from prefine.training.rl.metrics import text_metrics

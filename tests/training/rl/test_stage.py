@@ -25,7 +25,8 @@ from prefine.generation.answers import write_answers
 from prefine.models.actor_critic import ActorCritic
 from prefine.models.loading.load import load_model
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import ModelSection, StageRecipe
+from prefine.recipe.sections import ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.optimiser_step import OptimiserStep
 from prefine.training.rl import update
 from prefine.training.rl.stage import PpoStage

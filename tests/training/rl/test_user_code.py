@@ -18,7 +18,7 @@ import pytest
 
 from prefine.errors import CheckpointError, RecipeError, RewardError
 from prefine.recipe.rl import PpoRewardSection, RewardSource
-from prefine.recipe.sections import StageRecipe
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Message
 from prefine.runs.directory import RunDirectory
 from prefine.training.rl import user_code

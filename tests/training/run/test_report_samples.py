@@ -14,7 +14,8 @@ import torch
 from prefine.data.tokens.trees import TokenTree, collate
 from prefine.generation.answers import write_answers
 from prefine.models.loading.load import LoadedModel, load_model
-from prefine.recipe.sections import LoraSection, ModelSection, StageRecipe
+from prefine.recipe.sections import LoraSection, ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Message
 from tests.training import tiny
 from tests.training.stepping import learning_weights

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from prefine.errors import CheckpointError
 from prefine.models.loading.load import load_model
-from prefine.recipe.sections import LoraSection, ModelSection, StageRecipe
+from prefine.recipe.sections import LoraSection, ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Message, Preference
 from prefine.training.display import Display
 from prefine.training.stages import reference

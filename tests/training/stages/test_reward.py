@@ -17,7 +17,9 @@ from prefine.data.tokens.store import TokenStore
 from prefine.errors import DataError, RecipeError
 from prefine.models.scoring.packed_scorer import load_reward
 from prefine.models.scoring.scorer import Question
-from prefine.recipe.sections import ModelSection, RewardRecipe, RewardSection, StageRecipe
+from prefine.recipe.reward import RewardRecipe, RewardSection
+from prefine.recipe.sections import ModelSection
+from prefine.recipe.stage import StageRecipe
 from prefine.records import Message
 from prefine.training.run.checks import check_scores
 from prefine.training.stages.reward import Labels, margins, mean_score_difference, row_losses

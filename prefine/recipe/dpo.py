@@ -1,0 +1,102 @@
+"""The recipe of direct preference optimisation and its kin."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from prefine.recipe.guards import GuardSection, GuardsSection
+from prefine.recipe.loading import RecipeSection
+from prefine.recipe.sections import Count, Positive, RunFolder, TrainingSection
+from prefine.recipe.stage import WritingRecipe
+
+# Each loss gives beta another unit. DPO's 0.1 is that of Rafailov et al. 2023 (arXiv 2305.18290, app. B), kept by its
+# variants on summed log-ratios. IPO's tau is one of the 0.1, 0.5 and 1 of Azar et al. 2023 (arXiv 2310.12036, sec. 5):
+# on means over tokens the target 1 / (2 tau) is in nats a token, and only the last asks for what a model can reach.
+# SimPO's is from Meng et al. 2024 (arXiv 2405.14734: 2 to 2.5, gamma / beta about 0.5). DPO on means over tokens takes
+# the 5 of Lambert et al. 2024 (arXiv 2411.15124).
+_BETAS = {"ipo": 1.0, "simpo": 2.0}
+_BETA = 0.1
+_BETA_OF_MEANS = 5.0
+_SIMPO_MARGIN = 1.0
+
+
+class DpoSection(RecipeSection):
+    """The preference objective (prefine/objectives/dpo.py)."""
+
+    loss: Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "simpo", "function"] = Field(
+        "sigmoid", description="function: the one that prefine.dpo(objective=…) is given (docs/python.md)"
+    )
+    beta: Positive = Field(
+        _BETA,
+        description="strength of the pull towards the reference; where the recipe sets none it is 2.0 for simpo, 1.0 "
+        "for ipo (its tau), 5.0 for the others with length_normalized, else 0.1",
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="share of flipped labels that conservative and robust assume"
+    )
+    simpo_margin: Annotated[float, Field(ge=0)] = Field(_SIMPO_MARGIN, description="gamma of simpo, nats")
+    nll_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="of the chosen answer's mean token NLL")
+    length_normalized: bool = Field(
+        False, description="divide log-probabilities by answer tokens (ipo, simpo always do)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beta_of_the_loss(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "beta" in values:
+            return values
+        means = values.get("length_normalized") is True
+        beta = _BETAS.get(str(values.get("loss")), _BETA_OF_MEANS if means else _BETA)
+        return {**values, "beta": beta}
+
+    @model_validator(mode="after")
+    def _normalising_has_a_use(self) -> DpoSection:
+        if self.loss == "function" and self.length_normalized:
+            raise ValueError("length_normalized is true with loss 'function', which is given sums and lengths")
+        return self
+
+    @model_validator(mode="after")
+    def _simpo_margin_has_a_use(self) -> DpoSection:
+        if self.loss != "simpo" and self.simpo_margin != _SIMPO_MARGIN:
+            raise ValueError(f"simpo_margin is {self.simpo_margin} with loss {self.loss!r}: only simpo uses it")
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_use(self) -> DpoSection:
+        smoothed = self.loss in ("conservative", "robust")
+        if smoothed != (self.label_smoothing > 0):
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing} with loss {self.loss!r}: "
+                "conservative and robust need it above 0, the others do not use it"
+            )
+        return self
+
+
+class DpoTrainingSection(TrainingSection):
+    """As for the other stages, but gentler: DPO moves a model quickly."""
+
+    learning_rate: Positive = 5e-5
+
+
+class ChosenFallGuard(GuardSection):
+    """Fall of the chosen answers' mean log-probability below the reference's, nats an answer, above the limit."""
+
+    limit: float = 25.0
+    patience: Count = 5
+
+
+class DpoGuards(GuardsSection):
+    """Of DPO: those of every stage, and one on the chosen answers."""
+
+    chosen_fall: ChosenFallGuard = ChosenFallGuard()
+
+
+class DpoRecipe(WritingRecipe):
+    """Direct preference optimisation."""
+
+    run: RunFolder = "runs/dpo"
+    training: DpoTrainingSection = DpoTrainingSection()
+    guards: DpoGuards = DpoGuards()
+    dpo: DpoSection = DpoSection()
