@@ -84,7 +84,7 @@ class Inspection:
     """What was found. `tokens` and `example` are None without a tokenizer.
 
     Attributes:
-        counts: what became of the rows (see data/dataset.py, ReadCounts).
+        counts: what became of the rows (see data/records/stream.py, ReadCounts).
         ties, thumbs_up: records, of preferences and of votes.
     """
 

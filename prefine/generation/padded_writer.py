@@ -1,6 +1,6 @@
 """Writes through transformers' generate, batch after batch, for models that take no packed rows.
 
-Tokens are chosen by models/sampling.py, so that settings, random numbers and results are those of the slots.
+Tokens are chosen by generation/sampling.py, so that settings, random numbers and results are those of the slots.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Keys and values of sequences that are being written, a slot each, and attention of new tokens to them.
 
-Both layouts here go to the layers in the place of a packed row's segments (models/attention.py): `Prefill` is a packed
-row of whole prompts whose keys and values are kept, `Decode` a row of one new token a sequence. So every model that
-takes packed rows also decodes here, with its own code, and needs no cache of transformers'.
+Both layouts here go to the layers in the place of a packed row's segments (models/forward/attention.py): `Prefill` is
+a packed row of whole prompts whose keys and values are kept, `Decode` a row of one new token a sequence. So every
+model that takes packed rows also decodes here, with its own code, and needs no cache of transformers'.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What is asked of a writer, what it returns, and the queue that all writers share.
 
-Rollouts, `prefine generate`, samples for reports and chat all generate text here. `models/engine.py` picks the writer.
+Rollouts, `prefine generate`, samples for reports and chat all generate text here. `generation/engine.py` picks the
+writer.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ class ChatTemplate:
 
     Args:
         tokenizer: a transformers tokenizer with a chat template and an end-of-sequence token.
-        declared_ends: ids that the model's files declare to end an answer (models/stops.py). Those of plain text do
-            not count: an answer may hold them.
+        declared_ends: ids that the model's files declare to end an answer (models/loading/stops.py). Those of plain
+            text do not count: an answer may hold them.
 
     Attributes:
         traits: what the template writes.

@@ -12,7 +12,7 @@ as a part of every prompt:
     tokens     s s s | p p c c r | p c c r r
     positions  0 1 2 | 3 4 5 6 5 | 3 4 5 4 5
 
-Attention (models/attention.py) lets an answer see its prompt and itself, nothing else, so this equals separate
+Attention (models/forward/attention.py) lets an answer see its prompt and itself, nothing else, so this equals separate
 sequences to rounding.
 """
 

@@ -1,12 +1,12 @@
 """Packed, prompt-sharing attention, registered with transformers under the name "prefine".
 
-transformers hands our keyword argument `segments` (see data/batch.py) down to the registered function. Every answer's
-queries are the last rows of a run of keys with contiguous positions (prompt, then the answer itself), so each
+transformers hands our keyword argument `segments` (see data/tokens/trees.py) down to the registered function. Every
+answer's queries are the last rows of a run of keys with contiguous positions (prompt, then the answer itself), so each
 attention call here is one causal block: `rows` queries over `keys` keys, aligned at the bottom right.
 
-CPU and MPS run block after block with two matrix products (models/blockwise.py); measured on AVX512-BF16 this takes a
-third of scaled_dot_product_attention's time (benchmarks/). CUDA uses FlashAttention's variable-length kernel where it
-is installed, else FlexAttention with a block mask.
+CPU and MPS run block after block with two matrix products (models/forward/blockwise.py); measured on AVX512-BF16 this
+takes a third of scaled_dot_product_attention's time (benchmarks/). CUDA uses FlashAttention's variable-length kernel
+where it is installed, else FlexAttention with a block mask.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def watched() -> Iterator[Traffic]:
 
 
 class CachedRow(ABC):
-    """A row of tokens that also attends to what is outside it; stands in the place of segments (models/slots.py)."""
+    """A row of tokens that also attends to what is outside it (generation/slot_cache.py); stands for segments."""
 
     @abstractmethod
     def attend(self, layer: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule) -> Tensor:

@@ -2,8 +2,9 @@
 
 Frozen base weights need no weight gradients, and a LoRA update needs its rank-r product only: doing the sums by hand
 avoids the casts and the kept copies that the composed modules make. `install` replaces a module's forward only after
-a probe (models/module_probe.py) has shown that ours gives the same output and the same gradients as the module's own,
-so a variant (Gemma's 1 + weight, a norm with a gate) is recognised by what it computes and not by its name.
+a probe (models/forward/module_probe.py) has shown that ours gives the same output and the same gradients as the
+module's own, so a variant (Gemma's 1 + weight, a norm with a gate) is recognised by what it computes and not by its
+name.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The one forward pass of every stage: a PackedBatch in, fp32 log-probabilities of its targets, or scores, out.
 
-The packed path runs the model's trunk once over the row (see data/batch.py). A model that does not route its attention
-through transformers' AttentionInterface takes the padded path instead: each answer a row of its own behind its own
-copy of the prompt. A probe decides which, and says so.
+The packed path runs the model's trunk once over the row (see data/tokens/trees.py). A model that does not route its
+attention through transformers' AttentionInterface takes the padded path instead: each answer a row of its own behind
+its own copy of the prompt. A probe decides which, and says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Loads what a recipe names: tokenizer, base weights, adapter; and settles device, types and forward path.
 
 The adapter of a run goes on being trained, so a DPO run on an SFT run starts where SFT ended; its
-reference is the policy as it was loaded (training/reference.py computes it before the first step).
+reference is the policy as it was loaded (training/stages/reference.py computes it before the first step).
 """
 
 from __future__ import annotations

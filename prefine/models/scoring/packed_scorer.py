@@ -1,7 +1,7 @@
 """Loads reward models by name.
 
 There are three kinds: a reward run of prefine (adapter and head, or a whole model), a sequence classifier of the hub on
-a decoder, and one on an encoder (models/cross_encoder.py). The first two go through the packed
+a decoder, and one on an encoder (models/scoring/cross_encoder.py). The first two go through the packed
 forward.
 """
 

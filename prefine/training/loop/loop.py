@@ -1,7 +1,7 @@
 """The only training loop: take steps, log, check guards, evaluate, save, stop.
 
-A stage brings the loss. A step is one optimiser step (training/optimiser_step.py) unless the stage makes more of it:
-an update of PPO takes many.
+A stage brings the loss. A step is one optimiser step (training/loop/optimiser_step.py) unless the stage makes more of
+it: an update of PPO takes many.
 """
 
 from __future__ import annotations
