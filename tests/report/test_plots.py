@@ -62,7 +62,7 @@ def test_smoothing_passes_over_gaps() -> None:
 
 def test_pyplot_and_torch_are_never_loaded() -> None:
     code = (
-        "import sys\nfrom prefine.evaluation import report\n"
+        "import sys\nfrom prefine.report import page\n"
         "assert not {'matplotlib', 'scipy', 'torch'} & sys.modules.keys()\n"
         "from prefine.report.plots import Line, line_chart\n"
         "line_chart('a', '', [Line([0], [1], 'after')])\n"

@@ -40,6 +40,7 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "chat": lambda: [str(sft_run), "--max-new-tokens", "4"],
         "recipe": lambda: ["dpo"],
         "report": lambda: [str(sft_run)],
+        "runs": lambda: [str(sft_run.parent)],
         "cache list": list,
         "cache clean": list,
     }

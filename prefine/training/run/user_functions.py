@@ -48,9 +48,13 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def given_function(function: Callable[..., Any]) -> str:
-    """The name of a function, under which this process finds it from now on; the latest of that name holds."""
+    """The name of a function, under which this process finds it from now on; the latest of that name holds.
+
+    A function of a module is found there, as it is then: the module may be reloaded meanwhile.
+    """
     name = function_name(function)
-    _given[name] = function
+    if name.startswith(GIVEN):
+        _given[name] = function
     return name
 
 
