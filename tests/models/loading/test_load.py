@@ -152,7 +152,7 @@ def in_new_process(folders: list[Path]) -> list[Tensor]:
         "torch.save([logprobs(loaded_again(folder)) for folder in sys.argv[2:]], sys.argv[1])\n"
     )
     out = folders[0].with_suffix(".pt")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", program, out, *folders], check=True, cwd=root)
     values: list[Tensor] = torch.load(out)
     return values
@@ -331,7 +331,7 @@ def test_a_hub_id_from_the_cache(folder: Path, tmp_path: Path) -> None:
     weights = repository / "snapshots" / "0123" / "model.safetensors"
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", program, str(tmp_path / "adapter"), str(weights)]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(command, check=True, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
     known, refused = done.stdout.splitlines()
     assert known == "True 64 someone/tiny"

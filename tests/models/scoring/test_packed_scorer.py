@@ -174,7 +174,7 @@ def test_a_new_process_gives_the_same_scores(trained: dict[str, Trained], tmp_pa
         "torch.save([heads_of(load_reward(section(run))) for run in sys.argv[2:]], sys.argv[1])\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "scores.pt"), *(str(one.run) for one in trained.values())]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[3])
     for run, there in zip(trained.values(), torch.load(tmp_path / "scores.pt"), strict=True):
         assert torch.equal(there, heads_of(load_reward(section(run.run))))
 
