@@ -14,7 +14,14 @@ from packaging.requirements import Requirement
 
 from prefine import __version__
 from prefine.models.forward.attention import choose_kernel, flash_attention_installed
-from prefine.models.loading.device import DeviceReport, choose_device, choose_dtype, device_report, matmul_rates
+from prefine.models.loading.device import (
+    DeviceReport,
+    choose_device,
+    choose_dtype,
+    device_report,
+    matmul_rates,
+    rates_of_one_thread,
+)
 from prefine.runs.cache import cache_directory
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "bitsandbytes")
@@ -81,7 +88,7 @@ def diagnose(device: str = "auto") -> Diagnosis:
     chosen = choose_device(device)
     devices = [device_report(each) for each in [chosen, *_other_devices(chosen)]]
     rates = matmul_rates(chosen)
-    dtype, dtype_reason = choose_dtype("auto", chosen, rates)
+    dtype, dtype_reason = choose_dtype("auto", chosen, rates_of_one_thread(chosen))
     kernel = choose_kernel(chosen.type, dtype, 0.0, flash_attention_installed())
     cache = cache_directory()
     cache_free_gb = shutil.disk_usage(_nearest_existing(cache)).free / 1e9

@@ -118,6 +118,9 @@ class RefusedRowError(TemplateError):
         super().__init__(reason, remedy, field=field)
         self.args = (field, reason, remedy)  # what pickle makes it from
 
+    def __str__(self) -> str:
+        return f"{self.field} {self.problem}. {self.remedy}"
+
 
 class ModelError(PrefineError):
     """A model, tokenizer or adapter that cannot be loaded or does not fit."""

@@ -14,10 +14,14 @@ from prefine.doctor import diagnose, library_versions, optional_parts, thread_wa
 from prefine.errors import ModelError
 from prefine.models.loading.device import DeviceReport, choose_dtype
 
+# On a busy machine several threads are measured wrong: the type is chosen by what one thread does.
+_OF_ONE_THREAD = {"float32": 60.0, "bfloat16": 180.0}
+
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(diagnosis_module, "matmul_rates", lambda _: {"float32": 100.0, "bfloat16": 300.0})
+    monkeypatch.setattr(diagnosis_module, "matmul_rates", lambda _: {"float32": 100.0, "bfloat16": 50.0})
+    monkeypatch.setattr(diagnosis_module, "rates_of_one_thread", lambda _: _OF_ONE_THREAD)
     monkeypatch.setenv("PREFINE_CACHE", str(tmp_path / "not" / "there" / "yet"))
 
 
@@ -26,7 +30,7 @@ def test_diagnosis_of_the_cpu_says_what_a_run_would_use(tmp_path: Path) -> None:
     found = diagnose("cpu")
     assert found.devices[0]["device"] == "cpu"
     assert (found.dtype, found.kernel) == ("bfloat16", "blockwise")
-    assert found.dtype_reason == choose_dtype("auto", diagnosis_module.torch.device("cpu"), found.matmul_gflops)[1]
+    assert found.dtype_reason == choose_dtype("auto", diagnosis_module.torch.device("cpu"), _OF_ONE_THREAD)[1]
     assert found.kernel_reason
     assert found.cache == str(tmp_path / "not" / "there" / "yet")
     assert found.cache_free_gb > 0

@@ -41,7 +41,7 @@ def test_the_innermost_name_holds_and_other_fields_keep_theirs() -> None:
         raise ModelError("gone", "Name one.", field="model.name")
     assert raised("--policy", ModelError("no row", "Add one.", field="data.train")) == "data.train: no row. Add one."
     row = RefusedRowError("tools", "are given, and nothing writes them", "Leave them out.")
-    assert raised("--policy", row) == "tools: are given, and nothing writes them. Leave them out."
+    assert raised("--policy", row) == "tools are given, and nothing writes them. Leave them out."
 
 
 def test_a_single_field_has_a_name_of_its_own_also_in_the_remedy() -> None:

@@ -135,7 +135,7 @@ def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | 
     Args:
         asked: "auto", "float32" or "bfloat16".
         device: where the run computes.
-        rates: GFLOP/s by type name, as `matmul_rates` gives them; measured if None, once in a process.
+        rates: GFLOP/s by type name; those of `rates_of_one_thread` if None.
 
     Raises:
         ModelError: another type. float16 is one: see the message.
@@ -151,7 +151,7 @@ def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | 
         raise ModelError(f"dtype: {asked!r} is not a type to train in", "Use auto, float32 or bfloat16.")
     if name == "auto" and _native_bfloat16_gpu(device):
         return torch.bfloat16, f"{device} has bfloat16 instructions"
-    rates = _measured_once(device) if rates is None else rates
+    rates = rates_of_one_thread(device) if rates is None else rates
     speedup = _speedup(rates)
     measured = f"bfloat16 products run at {two_digits(speedup)} times the speed of float32 here"
     best = "bfloat16" if speedup >= _WORTHWHILE_SPEEDUP else "float32"
@@ -205,7 +205,19 @@ def matmul_rates(device: torch.device) -> dict[str, float]:
     return {name: _gflops(matrices[name], seconds) for name, seconds in best.items()}
 
 
-_measured_once = lru_cache(matmul_rates)
+@lru_cache
+def rates_of_one_thread(device: torch.device) -> dict[str, float]:
+    """As `matmul_rates`, with one thread on a CPU, once in a process: for comparing types.
+
+    Several threads wait for each other: where other programs have the cores, one type may be measured ten times too
+    slow. One thread compares types alike on a quiet and on a busy machine.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return matmul_rates(device)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _square(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:

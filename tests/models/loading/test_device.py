@@ -20,6 +20,7 @@ from prefine.models.loading.device import (
     launched_as,
     matmul_rates,
     pick_device,
+    rates_of_one_thread,
     usable_cores,
 )
 
@@ -155,6 +156,22 @@ def test_matmul_rates_measure_without_touching_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert set(rates) == {"float32", "bfloat16"}
     assert all(rate > 0 for rate in rates.values())
+
+
+def test_types_are_compared_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads wait for each other where other programs have the cores, for one type longer than for another."""
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(
+        device_module, "matmul_rates", lambda _: seen.append(torch.get_num_threads()) or {"float32": 1.0}
+    )
+    rates_of_one_thread.cache_clear()
+    try:
+        torch.set_num_threads(2)
+        assert choose_dtype("auto", CPU)[0] == torch.float32
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+        rates_of_one_thread.cache_clear()
 
 
 def test_a_process_measures_once(monkeypatch: pytest.MonkeyPatch) -> None:
