@@ -183,16 +183,20 @@ class Chat:
 
     def _save(self, name: str) -> None:
         from prefine.paths import expanded
-        from prefine.runs.atomic import atomic_write, json_bytes
+        from prefine.runs.atomic import atomic_write, json_bytes, require_writable, storage_errors
 
         if not name:
             raise DataError("/save needs the name of a file", "Write /save FILE.jsonl.")
         path = Path(expanded(name))
-        path = path if path.suffix else path.with_name(f"{path.name}.jsonl")
-        if path.suffix != ".jsonl":
-            raise DataError(f"{path} does not end in .jsonl", "Write /save FILE.jsonl.")
-        if path.exists() and path.resolve() not in self._saved:
-            raise CheckpointError(f"{path} is there already", "Choose another name.")
+        with storage_errors(path):  # a name that is too long, or in a private folder
+            if name.endswith("/") or path.name in ("", "..") or path.is_dir():
+                raise DataError(f"{path} is a folder", "Write /save FILE.jsonl.")
+            path = path if path.suffix else path.with_name(f"{path.name}.jsonl")
+            if path.suffix != ".jsonl":
+                raise DataError(f"{path} does not end in .jsonl", "Write /save FILE.jsonl.")
+            if path.exists() and path.resolve() not in self._saved:
+                raise CheckpointError(f"{path} is there already", "Choose another name.")
+        require_writable(path)
         rows: list[JSON] = [
             {"messages": [message.model_dump(mode="json") for message in talk.messages], "model": model}
             for model, talk in self._talks.items()

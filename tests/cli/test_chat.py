@@ -350,6 +350,31 @@ def test_saving_replaces_no_file_of_others(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (".", "is a folder"),
+        ("/", "is a folder"),
+        ("..", "is a folder"),
+        ("{there}", "is a folder"),
+        ("new/", "is a folder"),
+        ("a" * 300, "could not be written"),
+        ("a\0b", "a name cannot hold NUL"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_an_error_and_the_chat_goes_on(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "folder").mkdir()
+    monkeypatch.chdir(folder)
+    shown, (talk,) = chatted("one", f"/save {name.format(there=folder)}", "two")
+    (error,) = shown.notes
+    assert error.startswith("error: ")
+    assert said in error
+    assert len(talk.messages) == 4
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
 # --- Two models --------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefine.data.prepare import Preparation, Prepared
+from prefine.data.reading.csv_rows import typed_cell
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.reading.sources import locate, read_rows
 from prefine.data.records.kinds import kind_of_sources
@@ -90,6 +91,12 @@ def test_a_delimiter_in_texts_does_not_outvote_the_header(tmp_path: Path) -> Non
         {"prompt": "a;b;c", "note": "x"},
         {"prompt": "d;e;f", "note": "y"},
     ]
+
+
+@pytest.mark.parametrize("cell", ["1e999", "-1e999", "9" * 300 + "e99"])
+def test_a_number_too_large_for_a_float_stays_text(cell: str) -> None:
+    assert typed_cell("margin", cell) == cell
+    assert typed_cell("margin", "1e300") == 1e300
 
 
 def test_a_comma_is_a_decimal_comma_only_between_semicolons(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -211,7 +212,8 @@ def typed_cell(column: str, cell: str, decimal_comma: bool = False) -> Any:
             return word == "true"
         number = word.replace(",", ".", 1) if decimal_comma else word
         if _NUMBER.fullmatch(number):
-            return int(number) if number.lstrip("-").isdigit() else float(number)
+            value = int(number) if number.lstrip("-").isdigit() else float(number)
+            return value if math.isfinite(value) else cell  # 1e999 stays the text that it is
     if column in _CHAT_COLUMNS and cell.lstrip().startswith("[{") and _TURN_KEY.search(cell):
         decoder = StrictJson()
         try:
