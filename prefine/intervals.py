@@ -10,6 +10,8 @@ from typing import Any
 CONFIDENCE = 0.95
 # Five changes in one direction are chance in 2 of 32 cases, six in 2 of 64: the first to be rarer than 5 %.
 _FEWEST_FOR_A_SIGN_TEST = 6
+# Of a value's size: figures come from float32, which has 24 bits.
+_ROUNDING = 2.0**-22
 # Values that a bootstrap holds at once: 40 MB.
 _BOOTSTRAP_VALUES = 5_000_000
 
@@ -78,17 +80,22 @@ class Mean:
     interval: Interval | None
 
 
-def mean(values: Sequence[float]) -> Mean | None:
+def mean(values: Sequence[float], size: float = 0.0) -> Mean | None:
     """The mean and its interval by Student's t (Biometrika 6, 1908); of paired differences, the paired interval.
 
-    None without values. No interval from fewer than two values, or from values that do not differ at all: these say
-    nothing about how far the next one may lie.
+    None without values. No interval from fewer than two values, or from values that differ by rounding at most: these
+    say nothing about how far the next one may lie.
+
+    Args:
+        values: those that are not finite are left out.
+        size: the largest magnitude of what they were computed from, as differences are rounded like that.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return None
     centre = math.fsum(finite) / len(finite)
-    if len(finite) < 2 or max(finite) == min(finite):
+    size = max(size, *map(abs, finite))
+    if len(finite) < 2 or max(finite) - min(finite) <= _ROUNDING * size:
         return Mean(centre, len(finite), None)
     from scipy.stats import sem, t
 
@@ -131,7 +138,7 @@ def mean_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[floa
     interval is that amount alone, from as many prompts on as a sign test needs to be sure of the direction.
     """
     changes = [math.fsum(now) / len(now) - math.fsum(was) / len(was) for was, now in zip(before, after, strict=True)]
-    found = mean(changes)
+    found = mean(changes, _largest([value for prompts in (before, after) for values in prompts for value in values]))
     if found is not None and found.interval is None and found.count >= _FEWEST_FOR_A_SIGN_TEST:
         return Mean(found.value, found.count, Interval(found.value, found.value))
     return found
@@ -151,10 +158,15 @@ def ratio_change(before: Sequence[float], after: Sequence[float], sizes: Sequenc
     changes = [now - was for was, now in zip(before, after, strict=True)]
     ratio = math.fsum(changes) / total
     average = total / len(sizes)
-    spread = mean([(change - ratio * size) / average for change, size in zip(changes, sizes, strict=True)])
+    residuals = [(change - ratio * size) / average for change, size in zip(changes, sizes, strict=True)]
+    spread = mean(residuals, _largest([*before, *after]) / average)
     if spread is None or spread.interval is None:
         return Mean(ratio, len(sizes), None)
     return Mean(ratio, len(sizes), Interval(ratio + spread.interval.low, ratio + spread.interval.high))
+
+
+def _largest(values: Sequence[float]) -> float:
+    return max((abs(value) for value in values if math.isfinite(value)), default=0.0)
 
 
 def median_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> Mean | None:

@@ -120,6 +120,16 @@ def test_too_few_points_have_no_correlation() -> None:
 # --- Changes, paired -------------------------------------------------------------------------------------------------
 
 
+def test_rounding_is_no_spread() -> None:
+    """Three prompts that all gained 0.3 are no proof, whatever binary fractions make of 0.3."""
+    before, after = [[0.1], [0.2], [0.3]], [[0.4], [0.5], [0.6]]
+    assert len({now[0] - was[0] for was, now in zip(before, after, strict=True)}) > 1
+    found = mean_change(before, after)
+    assert found is not None and found.interval is None and found.value == pytest.approx(0.3)
+    ratio = ratio_change([1.0, 2.0, 3.0], [1.3, 2.6, 3.9], [1.0, 2.0, 3.0])
+    assert ratio is not None and ratio.interval is None and ratio.value == pytest.approx(0.3)
+
+
 def test_the_mean_change_is_of_prompt_means_and_its_interval_over_prompts() -> None:
     """Differences of means 1, 2, 3: mean 2, standard error 1 / sqrt(3), t(0.975, 2) = 4.3027."""
     found = mean_change([[0, 2], [1], [4, 4]], [[1, 3], [3], [6, 8]])

@@ -93,8 +93,15 @@ class RunFacts:
     def heldout_count(self) -> int | None:
         """On how many held-out records the figures rest."""
         measured = count(mapping(self.evaluation.get("heldout")).get("count"))
+        if measured is not None:
+            return measured
         listed = len(self.pairs) or len(self.answers) or None
-        return measured or listed or count(mapping(mapping(self.manifest.get("data")).get("heldout")).get("rows"))
+        return listed or count(mapping(mapping(self.manifest.get("data")).get("heldout")).get("rows"))
+
+    @property
+    def judged_by_votes(self) -> bool:
+        """Whether the held-out records are votes on single answers, not pairs."""
+        return mapping(self.evaluation.get("heldout")).get("unit") == "vote"
 
     @property
     def has_reference(self) -> bool:

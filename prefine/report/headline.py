@@ -83,14 +83,14 @@ def headline(facts: RunFacts) -> Headline:
 
 def _preference_headline(facts: RunFacts) -> Headline | None:
     found = shares(facts)
-    pairs = held_out(facts, "pair")
+    pairs = held_out(facts, _record(facts))
     moved = "" if found.moved is None else _moved(found.moved, pairs)
     if found.moved and found.ranked_after:
-        sentence = f"{moved}; it {_ranking(facts, found, 'the preferred answer')}."
+        sentence = f"{moved}; it {_ranking(facts, found)}."
     elif found.moved:
         sentence = f"{moved}."
     elif found.ranked_after:
-        sentence = f"The model {_ranking(facts, found, 'the preferred answer', of=f' of {pairs}')}."
+        sentence = f"The model {_ranking(facts, found, of=f' of {pairs}')}."
     else:
         return None
     return Headline(sentence, [*_moved_lines(found), *_ranked_lines(facts, found), few_pairs(facts), kept_line(facts)])
@@ -106,20 +106,25 @@ def _moved(share: Share, pairs: str) -> str:
     return f"Training moved the model towards the preferred answer in {told} of {pairs}"
 
 
-def _ranking(facts: RunFacts, found: Shares, answer: str, of: str = "") -> str:
+def _record(facts: RunFacts) -> str:
+    return "vote" if facts.judged_by_votes else "pair"
+
+
+def _ranking(facts: RunFacts, found: Shares, of: str = "") -> str:
+    judges = "agrees with people on" if facts.judged_by_votes else "ranks the preferred answer first in"
     before, after = found.ranked_before, found.ranked_after
     if after is None:
         return ""
     share = f"{percent(after.value)}{of}"
     if before is None:
-        return f"ranks {answer} first in {share}"
+        return f"{judges} {share}"
     change = ranked_change(facts, found)
     if change is None or change.interval is None:
-        return f"ranks {answer} first in {share} ({percent(before.value)} before)"
+        return f"{judges} {share} ({percent(before.value)} before)"
     if change.interval.contains(0):
-        return f"ranks {answer} first in {share} ({percent(before.value)} before: no change shown)"
+        return f"{judges} {share} ({percent(before.value)} before: no change shown)"
     way = "up" if change.interval.low > 0 else "down"
-    return f"now ranks {answer} first in {share}, {way} from {percent(before.value)}"
+    return f"now {judges} {share}, {way} from {percent(before.value)}"
 
 
 def ranked_change(facts: RunFacts, found: Shares) -> Mean | None:
@@ -147,11 +152,12 @@ def _moved_lines(found: Shares) -> list[str]:
 
 def _ranked_lines(facts: RunFacts, found: Shares) -> list[str]:
     before, after = found.ranked_before, found.ranked_after
+    right = "Rated as people did" if facts.judged_by_votes else "Ranked first"
     if after is None or after.interval is None:
         return []
     if before is None or before.interval is None:
-        return [f"Ranked first: {_hits(after)}."]
-    line = f"Ranked first: {_hits(after)} now, {_hits(before)} before."
+        return [f"{right}: {_hits(after)}."]
+    line = f"{right}: {_hits(after)} now, {_hits(before)} before."
     change = ranked_change(facts, found)
     if change is None or change.interval is None:
         return [line]
@@ -171,7 +177,7 @@ def few_pairs(facts: RunFacts) -> str:
     if not any(share.interval.width > WIDE_INTERVAL for share in known if share.interval):
         return ""
     intervals = "the interval is wide" if len(known) == 1 else "the intervals are wide"
-    return f"{plural(known[0].count or 0, 'held-out pair')}: {intervals}."
+    return f"{plural(known[0].count or 0, f'held-out {_record(facts)}')}: {intervals}."
 
 
 def _hits(share: Share) -> str:

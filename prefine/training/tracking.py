@@ -11,6 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ class Trackers:
                 do(tracker)
             except Exception as error:  # noqa: BLE001 - a library of others, whose failure is not the run's
                 del self._trackers[name]
+                with suppress(Exception):  # or the next run of this process goes on with what this one began
+                    tracker.close()
                 if self._display is not None:
                     self._display.say(f"warning: {name} failed and is left out from now on: {_in_words(error)}")
 

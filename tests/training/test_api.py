@@ -120,7 +120,11 @@ def test_functions_are_called_with_what_metrics_hold(make: Make) -> None:
         on_step=lambda step, metrics: steps.append((step, metrics)),
         on_evaluation=lambda step, metrics: evaluations.append(step),
     )
-    assert [(row["step"], row["loss"]) for row in run.metrics("train")] == [(s, m["loss"]) for s, m in steps]
+    logged = [
+        {name: row[name] for name in metrics} for row, (_, metrics) in zip(run.metrics("train"), steps, strict=True)
+    ]
+    assert logged == [metrics for _, metrics in steps]
+    assert [step for step, _ in steps] == [1, 2, 3] and steps[0][1].keys() >= {"loss", "epoch"}
     assert evaluations == [row["step"] for row in run.metrics("heldout")] == [0, 3]
 
 
@@ -135,7 +139,8 @@ def test_a_callback_that_raises_ends_the_run_which_can_be_resumed(make: Make) ->
     whole, cut = make("sft", "whole", {"training.max_steps": 3}), make("sft", "cut", {"training.max_steps": 3})
     with pytest.raises(EnoughError):
         prefine.sft(cut, display=False, on_step=enough)
-    assert prefine.Run(cut.run).status == "running"
+    assert prefine.Run(cut.run).status == "failed"
+    assert tiny.manifest(Path(cut.run))["ended_by"] == "EnoughError: "
     run = prefine.sft(cut, resume=True, display=False)
     assert tiny.differences(prefine.sft(whole, display=False).path, run.path) == []
 

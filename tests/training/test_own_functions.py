@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -179,3 +182,26 @@ def test_a_hash_is_of_what_a_function_says() -> None:
     assert function_hash(typed["one"]) == function_hash(typed["same"]) != function_hash(typed["two"])
     assert function_hash(partial(the_same, 1)) != function_hash(partial(the_same, 2))
     assert function_hash(the_same) != function_hash(stops_after)
+
+
+def test_a_lambdas_hash_is_not_of_the_line_around_it() -> None:
+    first = [function_hash(lambda x: x + 1), "the run"]
+    again = [function_hash(lambda x: x + 1), "the run", "resume=True"]
+    assert first[0] == again[0] != function_hash(lambda x: x + 2)
+
+
+def test_a_hash_is_the_same_in_every_process() -> None:
+    """Addresses of functions and the order of sets, which Python draws anew for each process, are no part of it."""
+    code = (
+        "from functools import partial\n"
+        "from prefine.training.run.user_functions import function_hash\n"
+        "typed = {}\n"
+        'exec(\'def one(x): return x in {"a", "b", "c", "d"}\\ndef two(x, key): return x\', typed)\n'
+        "print(function_hash(partial(typed['two'], key=typed['one'])))"
+    )
+    hashes = set()
+    for seed in ("1", "2", "3"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+        hashes.add(done.stdout)
+    assert len(hashes) == 1

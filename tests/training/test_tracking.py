@@ -47,7 +47,7 @@ class Failing(Tracker):
     """Fails from the second figure on."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls = self.closed = 0
 
     def log(self, values: object, step: int) -> None:
         self.calls += 1
@@ -58,7 +58,8 @@ class Failing(Tracker):
         self.calls += 1
 
     def close(self) -> None:
-        self.calls += 1
+        self.closed += 1
+        raise ConnectionError("nor back")
 
 
 def test_a_tracker_that_fails_is_left_out_and_said_so_once() -> None:
@@ -68,7 +69,7 @@ def test_a_tracker_that_fails_is_left_out_and_said_so_once() -> None:
         trackers.log({"loss": 1.0}, step)
     trackers.show("samples", [{"a": 1}], 3)
     trackers.close()
-    assert failing.calls == 2
+    assert (failing.calls, failing.closed) == (2, 1)  # left open, the next run would go on with it
     assert said.getvalue().splitlines() == [
         "warning: wandb failed and is left out from now on: ConnectionError: no route to host"
     ]

@@ -23,12 +23,16 @@ class HeldoutEvaluation:
             are held out.
         state: the run's training state.
         log: where metrics are reported.
+
+    Attributes:
+        done: whether this process has evaluated, so that the stage remembers figures of held-out rows.
     """
 
     model: nn.Module
     metrics: Callable[[], dict[str, float]] | None
     state: TrainingState
     log: RunLog
+    done: bool = False
 
     def run(self) -> dict[str, float] | None:
         """Compute and report the metrics; None if no rows are held out.
@@ -44,6 +48,7 @@ class HeldoutEvaluation:
             row = self.metrics()
         finally:
             self.model.train()
+        self.done = True
         if not all(map(math.isfinite, row.values())):
             raise NotFiniteError(
                 f"held-out metrics are not finite after step {step}: {row}",
@@ -56,10 +61,14 @@ class HeldoutEvaluation:
         return row
 
     def remember(self) -> None:
-        """Evaluate without a report: what the stage remembers of held-out rows is then that of the present weights."""
+        """Evaluate without a report: what the stage remembers of held-out rows is then that of the present weights.
+
+        All processes must call it: an evaluation may gather from all of them.
+        """
         if self.metrics is not None:
             self.model.eval()
             self.metrics()
+            self.done = True
 
     @property
     def missing(self) -> bool:

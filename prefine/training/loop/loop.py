@@ -220,6 +220,8 @@ class Loop:
         if early_stopping.load_best(step, self.state.parameters):
             self.log.say(f"the weights of step {best} are kept: held-out loss {early_stopping.best_loss:.4g}")
             self.evaluation.remember()
+        elif not self.evaluation.done:  # resumed after the last step: no step of this process has evaluated
+            self.evaluation.remember()
 
 
 def new_loop(

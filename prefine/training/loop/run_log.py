@@ -37,8 +37,9 @@ class RunLog:
 
     def train(self, step: int, epoch: float, row: Mapping[str, float]) -> None:
         """Report a step's figures."""
-        self._append("train", step, {"epoch": epoch, **row})
-        self.display.step(step, row)
+        figures = {"epoch": epoch, **row}
+        self._append("train", step, figures)
+        self.display.step(step, figures)
         self._trackers.log(row, step)
 
     def heldout(self, step: int, row: Mapping[str, float]) -> None:

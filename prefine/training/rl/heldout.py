@@ -142,9 +142,6 @@ class HeldoutAnswers:
 
     def finish(self) -> dict[str, Any]:
         """Metrics and answers before and after, and the changes of the mean and the median score with intervals."""
-        if not self._rows:  # resumed after the last step: no step of this process has evaluated
-            with torch.no_grad():
-                self.evaluate()
         found = self._session.before_and_after()
         if not self._rows:
             return found

@@ -209,9 +209,10 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
                 for path in (session.run.manifest, session.run.recipe):
                     path.unlink(missing_ok=True)  # nothing was learned: once corrected, the recipe begins anew
             raise
-        session.manifest["ended_by"] = str(error) or "interrupted"
-        with suppress(CheckpointError):  # on a full disk, what ended the run is worth more than that nobody noted it
-            session.write_manifest("failed" if isinstance(error, PrefineError) else "stopped")
+        _note_end(session, "failed" if isinstance(error, PrefineError) else "stopped", str(error) or "interrupted")
+        raise
+    except Exception as error:  # a callback's, or a fault of prefine
+        _note_end(session, "failed", f"{type(error).__name__}: {error}")
         raise
     session.processes.end()
     session.manifest |= {
@@ -222,6 +223,12 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
         "result": result_hashes(session.run) if session.processes.is_main else {},
     }
     session.write_manifest("finished")
+
+
+def _note_end(session: Session, status: str, reason: str) -> None:
+    session.manifest["ended_by"] = reason
+    with suppress(CheckpointError):  # on a full disk, what ended the run is worth more than that nobody noted it
+        session.write_manifest(status)
 
 
 def _trackers(session: Session, fresh: bool) -> Trackers:

@@ -64,28 +64,40 @@ def found_function(name: str) -> Callable[..., Any] | None:
 
 
 def function_hash(function: Callable[..., Any]) -> str:
-    """SHA-256 of a function's source; of its bytecode where no source is known, as for one typed at a prompt.
+    """SHA-256 of a function's source; of its bytecode where no source is its own: a lambda's is the line around it.
 
     What it calls, and the variables around it, are no part of that.
     """
     if isinstance(function, functools.partial):
-        said = f"{function_hash(function.func)} {function.args!r} {function.keywords!r}"
+        bound = [*function.args, *(part for item in sorted(function.keywords.items()) for part in item)]
+        said = " ".join([function_hash(function.func), *map(_said, bound)])
         return hashlib.sha256(said.encode()).hexdigest()
     whole = inspect.unwrap(function)
     if not (inspect.isroutine(whole) or inspect.isclass(whole)):
         whole = type(whole)  # an object with __call__
     try:
-        said = textwrap.dedent(inspect.getsource(whole))
+        said = "" if getattr(whole, "__name__", "") == "<lambda>" else textwrap.dedent(inspect.getsource(whole))
     except (OSError, TypeError):
-        said = _bytecode(getattr(whole, "__code__", None))
+        said = ""
+    said = said or _bytecode(getattr(whole, "__code__", None))
     return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _bytecode(code: CodeType | None) -> str:
     if code is None:
         return ""
-    constants = [_bytecode(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
-    return repr((code.co_code.hex(), code.co_names, code.co_varnames, constants))
+    return repr((code.co_code.hex(), code.co_names, code.co_varnames, [_said(each) for each in code.co_consts]))
+
+
+def _said(value: object) -> str:
+    """A value as text that is the same in every process: without addresses, and sets in order."""
+    if isinstance(value, CodeType):
+        return _bytecode(value)
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_said, value)))}}}"
+    if callable(value):
+        return function_hash(value)
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def continued_code(

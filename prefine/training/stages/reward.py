@@ -154,6 +154,7 @@ class RewardStage(Stage):
         self._recipe = recipe
         self._section = recipe.reward
         self._raw: Tensor | None = None
+        self._decided = 0
         self._mean_difference = 1.0
 
     def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
@@ -198,6 +199,7 @@ class RewardStage(Stage):
         self._raw = torch.cat([model(batch.to(model.device)).cpu() for batch in batches])
         raw, labels = _by_row(self._raw, len(heldout)), self._labels(heldout, range(len(heldout)))
         margin, decided = margins(raw, labels), labels.decided
+        self._decided = int(decided.sum())
         # Of the label as it is, whatever the objective trains on, so that runs can be compared.
         sure = torch.where(decided, 1.0, 0.5)
         told = {
@@ -230,7 +232,9 @@ class RewardStage(Stage):
         session.display.say(f"readiness for PPO: {readiness.verdict.value}, see {page}")
         for reason in readiness.reasons:
             session.display.say(f"  {reason.level.value}: {reason.name}: {reason.found}. {reason.meaning}")
-        return {**session.before_and_after(), "count": len(heldout)}
+        # Ties are not ranked: accuracy rests on the others.
+        unit = "vote" if self.kind is Vote else "pair"
+        return {**session.before_and_after(), "count": self._decided, "unit": unit}
 
     def _scale(self) -> ScoreScale:
         if self._raw is None:  # resumed after the last step: no step of this process has evaluated
