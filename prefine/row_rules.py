@@ -19,10 +19,12 @@ class RowRules:
         columns: the column of the file, by the name that prefine gives it; None leaves the column of that name unread.
             Dots go into objects: `input.prompt`.
         pairs: which pairs a row with several ranked answers gives.
+        learned: whether the rows are to be learned, so that those marked as not to be are left out.
     """
 
     columns: Mapping[str, str | None] = field(default_factory=dict)
     pairs: PairRule = "best_worst"
+    learned: bool = True
 
 
 AS_WRITTEN = RowRules()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -28,6 +28,7 @@ from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.runs.atomic import JSON
 from prefine.text_form import AS_FOUND, TextForm
 
+_UNLEARNED = RowRules(learned=False)
 _MOST_TOGETHER = 32
 # Records of a block: what a resume computes again.
 _BLOCK = 1024
@@ -83,6 +84,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
         rules: RowRules = AS_WRITTEN,
     ) -> None:
         names = source_names(list(sources))
+        rules = replace(rules, learned=False)  # a row that is not to be learned has its scores, too
         found = KINDS[kind_of_sources(names, split=split, text=text, rules=rules)]
         kind = Preference if found is Preference else Completion
         stream: RecordStream[Preference | Completion] = read_records(
@@ -184,7 +186,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
 def _says(row: dict[str, Any], record: Preference) -> bool:
     """Whether a row, read again, is the pair that was scored."""
     try:
-        found = records_of(with_known_names(row), Preference)
+        found = records_of(with_known_names(row), Preference, _UNLEARNED)
     except RowError:
         return False
     said = [(each.prompt, each.chosen, each.rejected) for each in found]

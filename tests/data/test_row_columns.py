@@ -107,6 +107,14 @@ def test_what_json_cannot_write_comes_back_in_its_stated_form(tmp_path: Path) ->
     assert (found["x"], found["y"]) == ("NaN", ["Infinity", "z"])
 
 
+def test_rows_that_are_not_to_be_learned_are_scored(tmp_path: Path) -> None:
+    pair = {"prompt": "Q", "chosen": "a b", "rejected": "a", "train": False}
+    (found,) = scored(write(tmp_path / "a.jsonl", [pair]))
+    assert found == {**pair, "score_of_chosen": 2.0, "score_of_rejected": 1.0}
+    (found,) = scored(write(tmp_path / "b.jsonl", [{"prompt": "Q", "completion": "a b", "weight": 0}]))
+    assert found["score"] == 2.0
+
+
 def test_text_that_is_not_utf8_comes_back_as_its_bytes(tmp_path: Path) -> None:
     broken = pa.array([b"sch\xf6n"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"prompt": ["Q"], "completion": ["a"], "note": broken}), tmp_path / "a.parquet")

@@ -23,7 +23,25 @@ from prefine.records import Demonstration, Preference, Prompt, Vote
 
 Row = dict[str, Any]
 BEST, WORST = "GOOD", "BAD"
-FLAGS = [{"train": False}, {"loss": False}, {"weight": 0}, {"train": False, "weight": 1}]
+FLAGS = [
+    {"train": False},
+    {"loss": False},
+    {"weight": 0},
+    {"train": False, "weight": 1},
+    {"train": "false"},
+    {"weight": "0"},
+]
+OTHER_FLAGS = ("loss_mask", "mask", "masked", "trainable")
+VOTES_DOWN: list[Row] = [
+    {"thumbs_up": False},
+    {"vote": "down"},
+    {"is_good": False},
+    {"feedback": "thumbs_down"},
+    {"Thumbs Up": 0},
+    {"liked": "no"},
+    {"thumbs_down": True},
+    {"label": True, "kto_tag": False},
+]
 
 
 def chat(*said: str, sharegpt: bool = False) -> list[Row]:
@@ -61,6 +79,38 @@ def votes(draw: st.DrawFn) -> Row:
     return {**row, draw(st.sampled_from(["label", "kto_tag"])): label}
 
 
+@st.composite
+def refused_votes(draw: st.DrawFn) -> Row:
+    """A thumb down in a column that is not read, or that another contradicts."""
+    row = draw(
+        st.sampled_from(
+            [
+                {"prompt": "Q", "completion": WORST},
+                {"messages": chat("Q", WORST)},
+                {"conversations": chat("Q", WORST, sharegpt=True)},
+                {"instruction": "Q", "input": "", "output": WORST},
+            ]
+        )
+    )
+    return {**row, **draw(st.sampled_from(VOTES_DOWN))}
+
+
+@st.composite
+def flagged_rows(draw: st.DrawFn) -> Row:
+    """A row that says as a whole that it is not learned, or says so in a way that is not read."""
+    row = draw(
+        st.sampled_from(
+            [
+                {"prompt": "Q", "chosen": WORST, "rejected": BEST},
+                {"prompt": "Q", "completion": WORST, "label": True},
+                {"prompt": "Q", "completion": WORST},
+                {"messages": chat("Q", WORST)},
+            ]
+        )
+    )
+    return {**row, **draw(st.sampled_from([*FLAGS, {"train": 0}, *({name: [0]} for name in OTHER_FLAGS)]))}
+
+
 PAIRS: list[Callable[[str, str], Row]] = [
     lambda good, bad: {"prompt": "Q", "chosen": good, "rejected": bad},
     lambda good, bad: {"question": "Q", "chosen": good, "rejected": bad, "system": "S"},
@@ -74,6 +124,11 @@ PAIRS: list[Callable[[str, str], Row]] = [
     lambda good, bad: {"prompt": "Q", "answers": [{"answer": bad, "rank": 3}, {"answer": good, "rank": 1}]},
     lambda good, bad: {"prompt": "Q", "responses": [bad, good, bad + "!"], "scores": [0, 2, 1]},
     lambda good, bad: {"conversation_a": chat("Q", bad), "conversation_b": chat("Q", good), "winner": "model_b"},
+    lambda good, bad: {"prompt": "Q", "completion": bad, "chosen": good, "rejected": bad},
+    lambda good, bad: {"messages": chat("Q", bad), "prompt": "Q", "chosen": good, "rejected": bad},
+    lambda good, bad: {"instruction": "Q", "output": bad, "chosen": good, "rejected": bad},
+    lambda good, bad: {"prompt": "Q", "completion": bad, "response_1": bad, "response_2": good, "preferred": 2},
+    lambda good, bad: {"prompt": "Q", "completion": bad, "responses": [bad, good], "scores": [0, 1]},
     lambda good, bad: {"input": {"messages": chat("Q")}, "preferred_output": good, "non_preferred_output": bad},
 ]
 TIES: list[Row] = [
@@ -114,7 +169,9 @@ def trees(draw: st.DrawFn) -> list[Row]:
 
 
 pairs = st.sampled_from(PAIRS).map(lambda build: build(BEST, WORST))
-single = st.one_of(flagged_chats(), votes(), pairs, *map(st.sampled_from, (TIES, CONTEXT, WRONG)))
+single = st.one_of(
+    flagged_chats(), votes(), refused_votes(), flagged_rows(), pairs, *map(st.sampled_from, (TIES, CONTEXT, WRONG))
+)
 groups = st.one_of(*[single.map(lambda row: [row])] * 3, trees())
 files = st.lists(groups, min_size=1, max_size=8).map(lambda found: list(chain.from_iterable(found)))
 

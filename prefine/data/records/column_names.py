@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -13,13 +12,13 @@ from prefine.data.reading.csv_rows import typed_cell
 from prefine.data.reading.rows import Unwritable, printable
 from prefine.data.records.layouts.shape import COMMON_COLUMNS
 from prefine.data.records.layouts.table import known_columns
-from prefine.data.records.turns import MEDIA
+from prefine.data.records.row_flags import can_be_ignored, plain_name
+from prefine.data.records.turns import FLAGS, MEDIA, OTHER_FLAGS
 from prefine.data.records.unread_columns import listed
 from prefine.errors import DataError
 
 _MOST_SEEN = 100
 _MISSING = object()
-_GAPS = re.compile(r"[\s_-]+")
 
 
 def with_known_names(value: dict[str, Any]) -> dict[str, Any]:
@@ -34,18 +33,18 @@ def with_known_names(value: dict[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=1_000)
 def _renamed(names: tuple[str, ...]) -> dict[str, str]:
     """The columns to rename, with their known names."""
-    meant = {name: _GAPS.sub("_", name.strip()).lower() for name in names}
+    meant = {name: plain_name(name) for name in names}
     wanted = Counter(meant.values())
     return {
         name: known
         for name, known in meant.items()
-        if name != known and known in _known_columns() and wanted[known] == 1 and known not in names
+        if name != known and known in _known_columns() | {*OTHER_FLAGS} and wanted[known] == 1 and known not in names
     }
 
 
 @lru_cache(maxsize=1)
 def _known_columns() -> frozenset[str]:
-    return known_columns() | COMMON_COLUMNS | frozenset((*MEDIA, "train", "loss", "weight"))
+    return known_columns() | COMMON_COLUMNS | frozenset((*MEDIA, *FLAGS))
 
 
 class ColumnNames:
@@ -62,7 +61,7 @@ class ColumnNames:
     def __init__(self, columns: Mapping[str, str | None]) -> None:
         known = _known_columns()
         for name, column in columns.items():
-            if name not in known:
+            if name not in known and not (column is None and can_be_ignored(name)):
                 near = get_close_matches(name, known, n=1)
                 remedy = f"Did you mean {near[0]}?" if near else "docs/data.md shows the formats and their columns."
                 raise DataError(f"data.columns: {name}: {column}: prefine reads no column {printable(name)!r}", remedy)
@@ -83,7 +82,9 @@ class ColumnNames:
             return with_known_names(value)
         if self._unseen and len(self._seen) < _MOST_SEEN:
             self._seen.update(dict.fromkeys(value))
-        named = {name: item for name, item in value.items() if name not in self._wanted and name not in self._unread}
+        renamed = _renamed(tuple(value)) if self._unread else {}
+        unread = [name for name in value if name in self._unread or renamed.get(name) in self._unread]
+        named = {name: item for name, item in value.items() if name not in self._wanted and name not in unread}
         for name, column in self._columns.items():
             found = _looked_up(value, column)
             if found is _MISSING:
@@ -91,7 +92,7 @@ class ColumnNames:
             self._unseen.discard(column)
             if found is not None or named.get(name) is None:  # a file may have rows of both names
                 named[name] = typed_cell(name, found) if is_table and isinstance(found, str) else found
-        beside = {name: value[name] for name in self._unread if name in value and not _is_unwritable(value[name])}
+        beside = {name: value[name] for name in unread if not _is_unwritable(value[name])}
         if beside:
             own = named.get("extra")
             named["extra"] = {**(own if isinstance(own, dict) else {} if own is None else {"extra": own}), **beside}

@@ -14,15 +14,13 @@ from pydantic import ValidationError
 from prefine.data.reading.rows import MAX_TEXT_CHARACTERS, RowError, Unwritable
 from prefine.data.records.layouts.shape import COMMON_COLUMNS, LeftOut, RowView, Shape, extra_of
 from prefine.data.records.layouts.table import shape_of
+from prefine.data.records.row_flags import ignored, require_learned, require_no_vote_down
 from prefine.data.records.tool_calls import tools_of
 from prefine.data.records.turns import MEDIA, is_blank, row_error
 from prefine.records import Completion, Conversation, Demonstration, Message, Preference, Prompt, Record, Vote
 from prefine.row_rules import AS_WRITTEN, RowRules
 
 R = TypeVar("R", bound=Prompt | Demonstration)
-
-# Columns of a row as a whole that say whether it is learned. `loss` and `train` hold other things in some data.
-_ROW_FLAGS = {"train": bool, "loss": bool, "weight": bool | int | float}
 
 
 def records_of(
@@ -46,8 +44,10 @@ def records_of(
     if shape is None:
         raise RowError("columns", "fit no known format")
     _refuse_media(value)
+    if rules.learned and kind in (Preference, Vote, Demonstration):
+        require_learned(value)
     if kind is Demonstration:
-        _require_learned(value)
+        require_no_vote_down(value, shape.taken(value))
     # Of a prompt every other column is kept, answers included: rewards may be verified by them.
     taken = frozenset({"prompt"}) if kind is Prompt else shape.taken(value)
     common = {"id": _row_id(value), "extra": extra_of(value, taken), "tools": tools_of(value)}
@@ -80,24 +80,7 @@ def without_unwritable(value: dict[str, Any], shape: Shape) -> tuple[dict[str, A
 def _refuse_media(value: Mapping[str, Any]) -> None:
     for name in MEDIA:
         if not is_blank(value.get(name)):
-            raise RowError(name, f"is not empty, and prefine reads text only ({_ignored(name)})")
-
-
-def _require_learned(value: Mapping[str, Any]) -> None:
-    """Raise LeftOut where a row as a whole says that it is not to be learned, RowError where its weight is another."""
-    for name, types in _ROW_FLAGS.items():
-        found = value.get(name)
-        if not isinstance(found, types):
-            continue
-        if found not in (0, 1):
-            raise RowError(name, f"is not 1 or 0, and prefine weighs all rows alike ({_ignored(name)})")
-        if not found:
-            raise LeftOut(name, f"is {str(found).lower()}, so the row is not to be learned")
-
-
-def _ignored(column: str) -> str:
-    """How a user says that a column means something else."""
-    return f"data.columns: {{{column}: null}} ignores it"
+            raise RowError(name, f"is not empty, and prefine reads text only ({ignored(name)})")
 
 
 def _require_bounded(record: Record) -> None:

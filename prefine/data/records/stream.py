@@ -16,11 +16,12 @@ from prefine.data.records.convert import R, without_unwritable
 from prefine.data.records.layouts.shape import Shape
 from prefine.data.records.layouts.table import shape_of
 from prefine.data.records.missing_words import missing_word
+from prefine.data.records.row_flags import unread_votes
 from prefine.data.records.row_readings import Reading, in_trees, read_row
 from prefine.data.records.selection import DuplicateFilter, Place
 from prefine.data.records.unread_columns import answers_unread, kind_in, unknown_columns
 from prefine.errors import DataError
-from prefine.records import Preference
+from prefine.records import Demonstration, Preference
 from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.text_form import AS_FOUND, TextForm
 
@@ -50,6 +51,7 @@ class ReadCounts:
         read_as: what was found out about how files are written, with their names.
         columns_left_out: columns that nobody reads, by name, with the rows whose value JSON cannot write (bytes, NaN).
         answers_unread: columns that look like answers and that no format reads, by name, with their rows.
+        votes_unread: of demonstrations, columns that look like thumbs up and that no format reads, alike.
     """
 
     rows_in: int = 0
@@ -63,6 +65,7 @@ class ReadCounts:
     scored_pairs: int = 0
     columns_left_out: Counter[str] = field(default_factory=Counter)
     answers_unread: Counter[str] = field(default_factory=Counter)
+    votes_unread: Counter[str] = field(default_factory=Counter)
     missing_words: Counter[str] = field(default_factory=Counter)
     missing_at: list[str] = field(default_factory=list)
     read_as: dict[str, list[str]] = field(default_factory=dict)
@@ -98,6 +101,7 @@ class ReadCounts:
             "scored_pairs": self.scored_pairs,
             "columns_left_out": dict(self.columns_left_out.most_common()),
             "answers_unread": dict(self.answers_unread.most_common()),
+            "votes_unread": dict(self.votes_unread.most_common()),
             "missing_words": dict(self.missing_words.most_common()),
             "missing_at": list(self.missing_at),
             "read_as": {said: {"first": names[0], "files": len(names)} for said, names in self.read_as.items()},
@@ -121,6 +125,12 @@ def remarks(counts: Mapping[str, Any]) -> list[str]:
         names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(unread.items())[:5])
         told.append(
             f"columns that look like answers are not read, by rows: {names}; data.columns (--column) says what they are"
+        )
+    if votes := counts.get("votes_unread"):
+        names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(votes.items())[:5])
+        told.append(
+            f"warning: columns that look like votes are not read, by rows: {names}; data.columns (--column) says "
+            "which is the label"
         )
     if scored := counts.get("scored_pairs"):
         told.append(
@@ -233,6 +243,9 @@ class RecordStream(Generic[R]):
             value, left_out = without_unwritable(value, shape)
             self.counts.columns_left_out.update(left_out)
         self.counts.answers_unread.update(answers_unread(value, self._kind, shape))
+        if self._kind is Demonstration:
+            votes = unread_votes(value, shape.taken(value))
+            self.counts.votes_unread.update(name for name, up in votes.items() if up)
         return read_row(row, value, self._kind, self._rules, shape)
 
     def _records_of(self, reading: Reading[R]) -> Iterator[R]:

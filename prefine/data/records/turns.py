@@ -30,7 +30,11 @@ _MARKER = re.compile(r"\n\n(Human|Assistant):")
 _MARKER_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 _TEXT_BLOCKS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning", "reasoning_content", "thinking")
-_FLAGS = ("train", "loss", "weight", "loss_scale", "supervised")
+FLAGS = ("train", "loss", "weight", "loss_scale", "supervised")
+"""What says whether a turn or a row is learned."""
+OTHER_FLAGS = ("loss_mask", "mask", "masked", "trainable")
+"""What says so in other data sets, in ways that differ from one to the next."""
+_FLAG_WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 # On a turn that is not the assistant's, these ask for what prefine does not do; a weight of 1 is every turn's default.
 _ASKS_TO_LEARN = ("train", "loss")
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
@@ -189,24 +193,30 @@ def _text_of_tool(turn: dict[str, Any], key: str, role: Role, field: str) -> str
 def _supervised(turn: dict[str, Any], role: Role, field: str) -> bool:
     """Whether a turn is learned, by the flags that rows have: `train`, `loss` and `weight`, among others."""
     supervised = True
-    for key in _FLAGS:
+    for key in FLAGS:
         value = turn.get(key)
         if value is None:
             continue
-        supervised &= flag(value, f"{field}.{key}")
-        if value and key in _ASKS_TO_LEARN and role != "assistant":
+        learned = flag(value, f"{field}.{key}")
+        supervised &= learned
+        if learned and key in _ASKS_TO_LEARN and role != "assistant":
             raise RowError(f"{field}.{key}", f"asks to learn a turn of {role}; prefine learns assistant turns only")
     if not is_blank(turn.get("train_detail")):
         raise RowError(f"{field}.train_detail", "marks parts of a turn; prefine learns whole turns only")
+    for key in OTHER_FLAGS:
+        if not is_blank(turn.get(key)):
+            raise RowError(f"{field}.{key}", "is a flag that prefine does not read; train: false is one")
     return supervised
 
 
 def flag(value: Any, field: str) -> bool:
-    """A flag or weight that says whether something is learned: true or false, 1 or 0.
+    """A flag or weight that says whether something is learned: true or false, 1 or 0, as texts too.
 
     Raises:
         RowError: anything else, such as a weight of 0.5.
     """
+    if isinstance(value, str) and (known := _FLAG_WORDS.get(value[:20].strip().lower())) is not None:
+        return known
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
     found = str(value)[:40] if isinstance(value, int | float) else kind_of(value)

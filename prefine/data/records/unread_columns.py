@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from prefine.data.reading.rows import printable
 from prefine.data.records.layouts.shape import COMMON_COLUMNS, Shape
 from prefine.data.records.layouts.table import SHAPES
+from prefine.data.records.row_flags import VOTE_COLUMNS, plain_name
 from prefine.data.records.turns import is_blank
 from prefine.errors import DataError
 from prefine.records import Completion, Demonstration, Preference, Prompt, Vote
@@ -28,7 +29,7 @@ _SYNONYMS = {
     "output": ("response", "answer", "completion", "target"),
     "chosen": ("preferred", "response_j", "chosen_response", "response_chosen", "better", "accepted", "winner", "best"),
     "rejected": ("response_k", "rejected_response", "response_rejected", "dispreferred", "worse", "loser", "worst"),
-    "label": ("vote", "kto_tag", "thumb", "thumbs", "feedback", "liked", "is_good", "thumbs_up"),
+    "label": VOTE_COLUMNS,
     "response_1": ("response_a", "answer_a", "output_1", "completion_a", "a"),
     "response_2": ("response_b", "answer_b", "output_2", "completion_b", "b"),
     "preferred": ("preference", "choice", "winner", "label"),
@@ -69,7 +70,7 @@ def proposed_mapping(columns: Collection[str], kind: type[BaseModel]) -> str:
 
 
 def _attempt(columns: Collection[str], layout: tuple[str, ...]) -> dict[str, str]:
-    plain = {column.lower().replace(" ", "_").replace("-", "_"): column for column in columns}
+    plain = {plain_name(column): column for column in columns}
     found: dict[str, str] = {}
     for need in layout:
         name = need.removesuffix("?")

@@ -280,6 +280,57 @@ def test_a_label_makes_a_vote_in_every_layout_and_a_false_one_is_never_imitated(
         list(stream_of(tmp_path / "b.jsonl", [down], Demonstration))
 
 
+DOWN: list[dict[str, Any]] = [
+    {"thumbs_up": False},
+    {"vote": "down"},
+    {"is_good": False},
+    {"feedback": "thumbs_down"},
+    {"Thumbs Up": 0},
+    {"thumbs_down": 1},
+]
+
+
+@pytest.mark.parametrize("vote", DOWN, ids=lambda vote: next(iter(vote)))
+@pytest.mark.parametrize("name", VOTES)
+def test_a_thumb_down_in_a_column_of_another_name_is_never_imitated(
+    name: str, vote: dict[str, Any], tmp_path: Path
+) -> None:
+    if "response" in VOTES[name]:
+        return  # read with a label only
+    (column,) = vote
+    row = {**VOTES[name], **vote}
+    said = f"is a vote: data.columns: {{label: {column}}} reads it, {{{column}: null}} ignores it"
+    assert refused(row, Demonstration) == (column, said)
+    assert one(row, Completion).completion == GOOD
+    (ignored,) = stream_of(tmp_path / "a.jsonl", [row], Demonstration, columns={column: None})
+    assert (learned(ignored), ignored.extra) == ([GOOD], vote)
+    if column != "thumbs_down":
+        (read,) = stream_of(tmp_path / "a.jsonl", [row], Vote, columns={"label": column})
+        assert read.label is False
+
+
+def test_a_thumb_up_in_a_column_of_another_name_is_told(tmp_path: Path) -> None:
+    rows = [{"prompt": ASK, "completion": f"{GOOD} {vote}", "vote": vote} for vote in ("up", 1, "Nice!", None)]
+    stream = stream_of(tmp_path / "a.jsonl", rows, Demonstration)
+    assert len(list(stream)) == 4
+    assert remarks(stream.counts.as_dict()) == [
+        "warning: columns that look like votes are not read, by rows: vote (2); data.columns (--column) says which is "
+        "the label"
+    ]
+    ignored = stream_of(tmp_path / "a.jsonl", rows, Demonstration, columns={"vote": None})
+    list(ignored)
+    assert not remarks(ignored.counts.as_dict())
+    with pytest.raises(DataError, match="prefine reads no column 'vote'"):
+        stream_of(tmp_path / "a.jsonl", rows, Demonstration, columns={"vote": "x"})
+
+
+def test_two_labels_that_differ_are_refused() -> None:
+    row = {"prompt": ASK, "completion": GOOD, "label": True, "kto_tag": False}
+    for kind in (Vote, Demonstration):
+        assert refused(row, kind)[0] == "kto_tag"
+    assert one({**row, "kto_tag": 1}, Vote).label is True
+
+
 def test_a_null_label_is_no_label() -> None:
     """A Parquet file of several layouts has every column in every row."""
     row = {"messages": chat(ASK, GOOD), "label": None, "prompt": None, "chosen": None, "rejected": None}
@@ -396,6 +447,50 @@ def test_flags_of_a_row_leave_it_out() -> None:
     )
     assert one({**row, "train": True, "weight": 1.0, "loss": 2.31}, Demonstration).extra["loss"] == 2.31
     assert one({**row, "train": False}, Completion).completion == GOOD
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"prompt": ASK, "completion": GOOD}, Demonstration),
+        ({"prompt": ASK, "chosen": GOOD, "rejected": BAD}, Preference),
+        ({"prompt": ASK, "completion": GOOD, "label": True}, Vote),
+    ],
+)
+def test_flags_of_a_row_hold_for_all_that_is_learned(row: dict[str, Any], kind: Any, tmp_path: Path) -> None:
+    for name, value in [("train", False), ("train", 0), ("weight", 0), ("weight", "0"), ("loss", "false"), ("loss", 0)]:
+        assert left_out({**row, name: value}, kind)[0] == name
+    for name, value in [("train", "False "), ("supervised", False), ("loss_scale", 0.0)]:
+        assert left_out({**row, name: value}, kind)[0] == name
+    for name, other in [("train", "no"), ("train", [1]), ("weight", "0.5"), ("loss", [0, 1])]:
+        assert refused({**row, name: other}, kind)[1].startswith("is not 1 or 0")
+    for name, learned_value in [("train", "true"), ("weight", "1"), ("train", 1), ("loss", 2.5), ("loss", "x")]:
+        assert one({**row, name: learned_value}, kind).extra[name] == learned_value
+    stream = stream_of(tmp_path / "a.jsonl", [row, {**row, "train": False}], kind)
+    assert len(list(stream)) == 1
+    assert stream.counts.left_out == 1
+
+
+@pytest.mark.parametrize("name", ["loss_mask", "mask", "masked", "trainable"])
+def test_flags_of_other_names_are_refused(name: str, tmp_path: Path) -> None:
+    said = "is a flag that prefine does not read; train: false is one"
+    turn = {"messages": chat(ASK, GOOD, **{name: 0})}
+    assert refused(turn, Demonstration) == (f"messages[1].{name}", said)
+    row = {"prompt": ASK, "chosen": GOOD, "rejected": BAD}
+    for kind in (Demonstration, Preference):
+        reason = f"{said} (data.columns: {{{name}: null}} ignores it)"
+        assert refused({**row, name: [0, 1]}, kind) == (name, reason)
+        for written in (name, name.upper()):
+            wanted = stream_of(tmp_path / "a.jsonl", [{**row, written: [0]}], kind, columns={name: None})
+            assert len(list(wanted)) == 1
+        assert one({**row, name: None}, kind).extra == {name: None}
+
+
+def test_flags_of_turns_may_be_texts() -> None:
+    row = {"messages": [*chat(ASK, BAD, train="False"), *chat("Again?", GOOD, weight="1")]}
+    assert learned(one(row, Demonstration)) == [GOOD]
+    row["messages"][0]["train"] = "0"
+    assert learned(one(row, Demonstration)) == [GOOD]
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])

@@ -76,6 +76,7 @@ def test_rows_are_kept_dropped_as_duplicates_or_quarantined_and_all_are_counted(
         "scored_pairs": 0,
         "columns_left_out": {},
         "answers_unread": {},
+        "votes_unread": {},
         "missing_words": {},
         "missing_at": [],
         "read_as": {},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -105,12 +105,16 @@ def _number_key(listed: Sequence[Any]) -> str | None:
     return next((key for key in ("rank", *_SCORES) if any(_first_key(item, (key,)) for item in listed)), None)
 
 
+def _list_of(value: Mapping[str, Any]) -> str:
+    return next((name for name in _LISTS if value.get(name) is not None), _LISTS[0])
+
+
 def _is_ranked(value: Mapping[str, Any]) -> bool:
     """Whether a list of answers says which of them are better.
 
     A list of plain texts does in a column `answers` (best first); in others, it may be anything.
     """
-    column = next((name for name in _LISTS if value.get(name) is not None), _LISTS[0])
+    column = _list_of(value)
     listed = value.get(column)
     if not isinstance(listed, list) or not listed:
         return False
@@ -121,6 +125,12 @@ def _is_ranked(value: Mapping[str, Any]) -> bool:
     return column == "answers" and all(isinstance(item, str) for item in listed)
 
 
+def _is_numbered(value: Mapping[str, Any]) -> bool:
+    """Whether a list of answers has numbers that say which of them are better."""
+    beside = any(value.get(name) is not None for name in _BESIDE)
+    return _is_ranked(value) and (beside or any(isinstance(item, dict) for item in value[_list_of(value)]))
+
+
 def _asked(row: RowView) -> list[Prompt]:
     column = row.first(*_PROMPTS)
     return [Prompt(prompt=row.conversation(prompt_turns(row[column], column)), **row.common)]
@@ -128,4 +138,6 @@ def _asked(row: RowView) -> list[Prompt]:
 
 _NEEDS = (" or ".join(_PROMPTS), " or ".join(_LISTS))
 RANKED = Shape("ranked or scored answers", _NEEDS, _ranked, may_have=_BESIDE | {"margin"}, when=_is_ranked)
+NUMBERED = replace(RANKED, when=_is_numbered)
+"""Those whose answers cannot be anything else, such as several right ones."""
 ASKED = Shape("question and answers", _NEEDS, _asked, when=_is_ranked)

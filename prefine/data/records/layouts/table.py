@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from prefine.data.records.layouts.arena import ARENA
-from prefine.data.records.layouts.pairs import AFTER_CHAT, ALPACA_PAIR, PAIRS
-from prefine.data.records.layouts.ranked import ASKED, RANKED
+from prefine.data.records.layouts.pairs import OTHER_ENDING, PAIRS
+from prefine.data.records.layouts.ranked import ASKED, NUMBERED, RANKED
 from prefine.data.records.layouts.scored import SCORED
 from prefine.data.records.layouts.shape import Shape
 from prefine.data.records.layouts.single import ALPACA, CHAT, COMPLETED_PROMPT, COMPLETIONS, PROMPTS, SHAREGPT
@@ -27,15 +27,16 @@ SHAPES: dict[type[BaseModel], tuple[Shape, ...]] = {
         flat_tree(Demonstration),
         nested_tree(Demonstration),
         *VOTES,
-        AFTER_CHAT,
+        *_BATTLES,
+        # One whose chosen answer ends `messages` is read as a chat: all that the chat says is learned.
+        *(shape for shape in PAIRS if shape is not OTHER_ENDING),
+        NUMBERED,
         CHAT,
         SHAREGPT,
         COMPLETED_PROMPT,
-        ALPACA_PAIR,
         ALPACA,
-        *_BATTLES,
-        *PAIRS,
         RANKED,
+        OTHER_ENDING,
     ),
     Completion: COMPLETIONS,
     Prompt: (flat_tree(Prompt), nested_tree(Prompt), *_BATTLES, *PAIRS, *PROMPTS, ASKED),
