@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from prefine.data.tokens.decoded import marked_example, marked_texts
+from prefine.data.tokens.fitting import fit_answers, fit_record
 from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import RefusedRowError, TemplateError
-from prefine.records import Conversation, Demonstration, Message, Preference
+from prefine.records import Completion, Conversation, Demonstration, Message, Preference, Record, Vote
 from tests.data.model_templates import LLAMA31, MISTRAL, QWEN3, R1
 
 MakeTokenizer = Callable[..., Any]
@@ -256,7 +257,7 @@ def test_reasoning_that_one_kind_of_turn_lacks_is_refused_there(make_tokenizer: 
     template = ChatTemplate(tokenizer)
     assert learned_texts(template, demonstration(user(), assistant(reasoning="late?")))
     found = refused(lambda: template.demonstration_tree(demonstration(user(), calling(reasoning="late?")), 0))
-    assert found == ("messages[1].reasoning", "is given, and the chat template leaves it out of such a turn")
+    assert found == ("messages[1].reasoning", "has text that the chat template leaves out")
 
 
 # --- Which turns are learned -----------------------------------------------------------------------------------------
@@ -353,3 +354,60 @@ def test_the_embedded_models_template(embedded_model: Any) -> None:
     assert refused(lambda: template.demonstration_tree(demonstration(user(), assistant(reasoning="x")), 0))[0] == (
         "messages[1].reasoning"
     )
+
+
+# --- What an answer says is written whole, or the row is refused ------------------------------------------------------
+
+THOUGHT = "<think>\nlong reasoning\n</think>\n\n42"
+
+
+@pytest.mark.parametrize("text", [THOUGHT, "</think>", "<think>late</think>42"])
+def test_an_answer_of_which_the_template_leaves_out_a_part_is_refused(text: str, make_tokenizer: MakeTokenizer) -> None:
+    template = ChatTemplate(make_tokenizer(R1))
+    reason = "has text that the chat template leaves out"
+    prompt = (user(),)
+    records: list[tuple[str, Record]] = [
+        ("messages[1].content", demonstration(user(), assistant(text))),
+        ("messages[1].content", demonstration(user(), assistant(text), user(), assistant())),
+        ("messages[3].content", demonstration(user(), assistant(), user(), assistant(text))),
+        ("chosen", Preference(prompt=prompt, chosen=text, rejected="no")),
+        ("rejected", Preference(prompt=prompt, chosen="no", rejected=text)),
+        ("completion", Vote(prompt=prompt, completion=text, label=True)),
+        ("completion", Completion(prompt=prompt, completion=text)),
+    ]
+    for field, record in records:
+        assert refused(lambda record=record: fit_record(template, record, 500)) == (field, reason)
+    pair = records[3][1]
+    assert isinstance(pair, Preference)
+    assert refused(lambda: template.preference_tree(pair, 0)) == ("chosen", reason)
+    # What is scored may say anything, and context is what the template makes of it.
+    assert fit_answers(template, prompt, (text,), 500) is not None
+    assert template.answer_ids(prompt, text)
+    context = assistant(text).model_copy(update={"supervised": False})
+    assert fit_record(template, demonstration(user(), context, user(), assistant()), 500) is not None
+
+
+@pytest.mark.parametrize("style", [QWEN3, LLAMA31, MISTRAL, "chatml", "llama 2", "gemma", "phi 3", "plain"])
+@pytest.mark.parametrize("text", [THOUGHT, "<think>late</think>42", "  42 \n", "late</think>42", "a <|im_end|> b"])
+def test_an_answer_that_is_written_with_other_white_space_is_learned(
+    style: Any, text: str, make_tokenizer: MakeTokenizer
+) -> None:
+    template = ChatTemplate(make_tokenizer(style))
+    assert fit_record(template, demonstration(user(), assistant(text)), 500) is not None
+    assert fit_record(template, Preference(prompt=(user(),), chosen=text, rejected="no"), 500) is not None
+
+
+def test_the_beginning_of_an_answer_may_be_in_what_opens_answers(make_tokenizer: MakeTokenizer) -> None:
+    """Qwen 3 Thinking: a thought's tag ends the prompt, and each answer in a conversation begins with it."""
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{{ '<think>\n' + "
+        "m.content.split('</think>')[0].split('<think>')[-1].strip() + '\n</think>\n\n' + "
+        "m.content.split('</think>')[-1].strip() }}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+    )
+    template = ChatTemplate(tokenizer)
+    found = fit_record(template, demonstration(user(), assistant("<think>late</think>42")), 500)
+    assert found is not None
+    assert marked_example(template, found.tree).endswith("<think>\n⟦late\n</think>\n\n42<|im_end|>⟧")
+    assert refused(lambda: fit_record(template, demonstration(user(), assistant("lost<think>late</think>42")), 500))

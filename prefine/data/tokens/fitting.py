@@ -113,7 +113,8 @@ def whole_row(template: ChatTemplate, record: Record) -> Fitted:
 
 def _rendering(template: ChatTemplate, record: Prompt) -> Rendering:
     answers = _answers_of(record)
-    return lambda prompt: Fitted(template.answers_tree(prompt, answers, tools=record.tools))
+    said, fields = tuple(answers.values()), tuple(answers)
+    return lambda prompt: Fitted(template.answers_tree(prompt, said, tools=record.tools, fields=fields))
 
 
 def fit_answers(
@@ -148,13 +149,14 @@ def fit_prompt(template: ChatTemplate, prompt: Conversation, room: int, tools: T
     return fit_answers(template, prompt, (), room, tools=tools)
 
 
-def _answers_of(record: Prompt) -> tuple[str, ...]:
+def _answers_of(record: Prompt) -> dict[str, str]:
+    """The answers of a record, by their fields."""
     match record:
         case Preference():
-            return (record.chosen, record.rejected)
+            return {"chosen": record.chosen, "rejected": record.rejected}
         case Vote() | Completion():
-            return (record.completion,)
-    return ()
+            return {"completion": record.completion}
+    return {}
 
 
 def _shorter_prompt(whole: Fitted, prompt: Conversation, fitted: Rendering, room: int) -> Fitted | None:
@@ -174,9 +176,10 @@ def _shorter_demonstration(template: ChatTemplate, record: Demonstration, room: 
         turn if index in learned else turn.model_copy(update={"supervised": False})
         for index, turn in enumerate(record.messages)
     )
+    opening = _opening(messages)
     starts = _exchanges(messages)
     for start, end in reversed([*zip(starts, [*starts[1:], len(messages)], strict=True)]):
-        if learned.isdisjoint(range(start, end)):
+        if learned.isdisjoint(range(start, end)) or not _fits_alone((*opening, *messages[start:end]), fitted, room):
             continue
         found = _cut(messages[:end], fitted, room)
         if found is not None:
@@ -184,17 +187,29 @@ def _shorter_demonstration(template: ChatTemplate, record: Demonstration, room: 
     return None
 
 
+def _fits_alone(exchange: Conversation, fitted: Rendering, room: int) -> bool:
+    """Whether an exchange fits without those before it, its user turn whole or as short as can be.
+
+    This costs little, where to cut a conversation that cannot fit costs as much as all of its exchanges.
+    """
+    start = _exchanges(exchange)[0]
+    asked = exchange[start]
+    said = asked.content[len(asked.content.rstrip()) - 1 :]
+    shortest = (*exchange[:start], Message(role="user", content=said), *exchange[start + 1 :])
+    return fitted(shortest).length <= room or fitted(exchange).length <= room
+
+
 def _cut(messages: Conversation, fitted: Rendering, room: int) -> Fitted | None:
     """The longest end of a conversation that fits, its system turn kept."""
-    opening = messages[:1] if messages[0].role == "system" else ()
+    opening = _opening(messages)
     starts = _exchanges(messages)
 
-    def from_turn(start: int) -> Fitted:
-        return fitted((*opening, *messages[start:]))
+    def last(count: int) -> Fitted:
+        return fitted((*opening, *messages[starts[-count] :]))
 
-    place = bisect_left(starts, True, key=lambda start: from_turn(start).length <= room)
-    if place < len(starts):
-        return replace(from_turn(starts[place]), turns_dropped=starts[place] - len(opening))
+    count = _most_that_fit(len(starts), lambda count: last(count).length <= room)
+    if count:
+        return replace(last(count), turns_dropped=starts[-count] - len(opening))
     asked, rest = messages[starts[-1]], messages[starts[-1] + 1 :]
 
     def shortened(characters: int) -> Fitted:
@@ -213,11 +228,28 @@ def _cut(messages: Conversation, fitted: Rendering, room: int) -> Fitted | None:
     return replace(found, turns_dropped=starts[-1] - len(opening), text_cut=True)
 
 
+def _most_that_fit(most: int, fits: Callable[[int], bool]) -> int:
+    """The most of 1 ... `most` exchanges that fit; 0 where one does not.
+
+    It begins with few, as the work grows with the square of them and most of a long conversation does not fit.
+    """
+    tried, fitting = 1, 0
+    while tried <= most and fits(tried):
+        tried, fitting = 2 * tried, tried
+    between = range(fitting + 1, min(tried, most + 1))
+    return fitting + bisect_left(between, True, key=lambda count: not fits(count))
+
+
 def _from_a_word(text: str, kept: int) -> int:
     """How much of a text's end to keep so that it begins with a word, if one begins soon; `kept` characters at most."""
     start = len(text) - kept
     gap = _GAP.search(text, start - 1, start + _NEAR)
     return kept if gap is None else len(text) - gap.end()
+
+
+def _opening(messages: Conversation) -> Conversation:
+    """The system turn, if there is one."""
+    return messages[:1] if messages[0].role == "system" else ()
 
 
 def _exchanges(messages: Conversation) -> list[int]:

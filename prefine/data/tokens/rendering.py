@@ -120,8 +120,9 @@ def _characters(values: Iterable[Any]) -> int:
         each = waiting.pop()
         if isinstance(each, str):
             found += len(each)
-        elif isinstance(each, Mapping):
-            waiting += [*each, *each.values()]
+        elif isinstance(each, dict):
+            waiting += each
+            waiting += each.values()
         elif isinstance(each, list | tuple):
             waiting += each
     return found
@@ -262,6 +263,9 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         return str(d).join(pieces)
 
     def _result(self, result: Any) -> Any:
+        if type(result) is str:  # nearly always, and for each piece of each turn
+            self.budget.require(len(result))
+            return result
         self.budget.require(_length(result))
         return self._each(result) if isinstance(result, GeneratorType) else result
 

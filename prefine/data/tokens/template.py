@@ -25,6 +25,8 @@ from prefine.errors import RefusedRowError, TemplateError
 from prefine.records import Conversation, Demonstration, Message, Preference
 
 Tools = tuple[dict[str, Any], ...]
+# Characters before an answer in which its beginning is looked for.
+_LONGEST_OPENING = 64
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,27 @@ def _end_of_unusual(turn: str, special: re.Pattern[str]) -> int:
     """Where the content ends in a turn that closes otherwise than others do."""
     starts = [match.start() for match in special.finditer(turn)]
     return starts[-1] if starts else len(turn.rstrip())
+
+
+def _require_written(field: str, said: str, opened: str, turn: str) -> None:
+    """Raise RefusedRowError unless a turn holds all that is said in it.
+
+    Templates trim, and write white space of their own around a thought, so white space does not count. Where a
+    template opens answers with a tag (`<think>`), the beginning of what is said may be in that.
+    """
+    bare = _without_space(said)
+    opening = _without_space(opened[-_LONGEST_OPENING:])
+    if bare not in opening[max(0, len(opening) - len(bare) + 1) :] + _without_space(turn):
+        raise RefusedRowError(
+            field,
+            "has text that the chat template leaves out",
+            "Remove that text from the data (reasoning in <think> tags, say), or use a model whose chat template "
+            "writes it.",
+        )
+
+
+def _without_space(text: str) -> str:
+    return "".join(text.split())
 
 
 class ChatTemplate:
@@ -146,10 +169,18 @@ class ChatTemplate:
 
     def preference_tree(self, record: Preference, row: int) -> TokenTree:
         """A pair as a tree: prompt, then chosen, then rejected."""
-        return self.answers_tree(record.prompt, (record.chosen, record.rejected), row, tools=record.tools)
+        said = {"chosen": record.chosen, "rejected": record.rejected}
+        return self.answers_tree(record.prompt, said.values(), row, tools=record.tools, fields=tuple(said))
 
     def answers_tree(
-        self, prompt: Conversation, answers: Iterable[str], row: int = 0, *, closed: bool = False, tools: Tools = ()
+        self,
+        prompt: Conversation,
+        answers: Iterable[str],
+        row: int = 0,
+        *,
+        closed: bool = False,
+        tools: Tools = (),
+        fields: Sequence[str] = (),
     ) -> TokenTree:
         """Answers to one prompt as a tree.
 
@@ -163,10 +194,17 @@ class ChatTemplate:
             closed: take the answers as the template closes them, neither more (an end of turn that it does not write)
                 nor less (a line break after it).
             tools: definitions of the tools that the assistant may call.
+            fields: what the record calls the answers, where they are to be learned. Then each must be written whole.
+                Without them answers are taken as the template writes them: what is scored may be anything.
+
+        Raises:
+            RefusedRowError: the template leaves out a part of an answer that is to be learned.
         """
         asked = self._shield.conversation(prompt, tools, "prompt")
         said = [self._shield.answer(text, asked.stand_ins) for text in answers]
         opened, turns = self._continued(asked, [[*asked.turns, turn] for turn in said])
+        for field, turn, text in zip(fields, said, turns, strict=bool(fields)):
+            _require_written(field, turn["content"], opened, text)
         texts = [(turn, True) if closed else self._up_to_its_end(turn) for turn in turns]
         ids = tuple(self._turn_ids(text, ends, opened, asked.stand_ins) for text, ends in texts)
         return TokenTree(self._encode(opened, asked.stand_ins), ids, (None,) * len(ids), row)
@@ -203,13 +241,11 @@ class ChatTemplate:
         """A turn as it is written when it is the last one."""
         before = Shielded(talk.turns[:index], talk.tools, talk.stand_ins)
         opened, (turn,) = self._continued(before, [talk.turns[: index + 1]])
-        key = self.traits.reasoning_key
-        if record.messages[index].reasoning and key and talk.turns[index][key].strip() not in turn:
-            raise RefusedRowError(
-                f"messages[{index}].reasoning",
-                "is given, and the chat template leaves it out of such a turn",
-                "Leave the reasoning out of the data, or use a model whose chat template writes it.",
-            )
+        given, key = talk.turns[index], self.traits.reasoning_key
+        if record.messages[index].reasoning and key:
+            _require_written(f"messages[{index}].reasoning", given[key], opened, turn)
+        if record.messages[index].content.strip():
+            _require_written(f"messages[{index}].content", given["content"], opened, turn)
         return _Turn(opened, *self._up_to_its_end(turn))
 
     def _continued(self, asked: Shielded, wholes: Sequence[list[dict[str, Any]]]) -> tuple[str, list[str]]:

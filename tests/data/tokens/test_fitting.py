@@ -115,6 +115,28 @@ def test_where_the_last_answer_is_too_long_the_turns_before_it_are_learned(chatm
     assert fit_record(chatml, only_the_last, 60) is None
 
 
+@pytest.mark.parametrize(("room", "most"), [(5, 10), (60, 10)])
+def test_the_work_of_cutting_a_long_talk_grows_with_what_is_kept(
+    room: int, most: int, chatml: ChatTemplate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turns rendered, for each exchange of the talk; 2,319 and 67 before."""
+    talk = tuple(turn for _ in range(100) for turn in (user("hello there"), assistant("late late")))
+    record = Demonstration(messages=talk)
+    whole = whole_row(chatml, record)
+    render, turns = chatml._renderer.render, 0
+
+    def counted(messages: Any, **options: Any) -> str:
+        nonlocal turns
+        turns += len(messages)
+        return render(messages, **options)
+
+    monkeypatch.setattr(chatml._renderer, "render", counted)
+    found = fit_record(chatml, record, room, whole)
+    assert (found is None) is (room == 5)
+    assert found is None or found.length > room - 20
+    assert turns <= most * 100
+
+
 def test_context_stays_context_when_turns_before_it_go(chatml: ChatTemplate) -> None:
     turns = (user("a" * 30), assistant("b"), user("c"), assistant("bad", supervised=False), user("d"), assistant("e"))
     for record in (Demonstration(messages=turns), Demonstration(messages=turns, supervise_from=3)):
