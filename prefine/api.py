@@ -189,7 +189,7 @@ def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> Stag
 
 def _plain(keys: Keys, value: Any) -> Any:
     """Rows in memory as the name of a source, a function that is a reward as its name."""
-    if callable(value) and keys[0] == "reward" and keys[-1] == "name":
+    if callable(value) and keys[0] == "reward" and keys[-1] in ("name", "judge"):
         return given_function(value)
     return memory_source(value) if keys in _SOURCES and is_rows(value) else value
 

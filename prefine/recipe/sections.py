@@ -57,9 +57,8 @@ def named_model(name: str, **settings: Any) -> ModelSection:
         first = error.errors()[0]
         rule, _, remedy = first["msg"].removeprefix("Value error, ").partition("; ")
         field = ".".join(map(str, first["loc"]))
-        raise RecipeError(
-            f"{first['input']!r:.80}: {rule}", f"{remedy.capitalize()}.", field=f"model.{field}"
-        ) from None
+        remedy = remedy.capitalize() or "Choose one of these"
+        raise RecipeError(f"{first['input']!r:.80}: {rule}", f"{remedy}.", field=f"model.{field}") from None
 
 
 class LoraSection(RecipeSection):

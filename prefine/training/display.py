@@ -28,6 +28,7 @@ _SECONDS_BETWEEN_LINES = 120.0
 # What the pass of optimiser steps is called.
 TRAINING = "training"
 _STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -42,6 +43,14 @@ def peak_memory_gb(device: torch.device) -> float:
         return int(found[1]) * 1024 / 1e9
     info = psutil.Process().memory_info()
     return float(getattr(info, "peak_wset", None) or _peak_by_getrusage() or info.rss) / 1e9
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Count the peak from now on, where the system allows it: a process may have had other runs before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # not Linux, or not allowed
+        _CLEAR_REFS.write_text("5")  # sets VmHWM to what is resident now (proc(5))
 
 
 def _peak_by_getrusage() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 
 from prefine.recipe.stage import StageRecipe
-from prefine.training.display import Display, peak_memory_gb
+from prefine.training.display import Display, forget_peak_memory, peak_memory_gb
 from prefine.training.pace import Pace
 from prefine.training.stages.dpo import run_dpo
 from prefine.training.stages.sft import run_sft
@@ -187,3 +188,13 @@ def test_the_peak_of_memory_does_not_fall_when_memory_is_freed() -> None:
     assert high > psutil.Process().memory_info().rss / 1e9 - 0.01  # Linux counts in batches of pages
     del block
     assert peak_memory_gb(torch.device("cpu")) > high - 0.01
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux counts a peak anew")
+def test_the_peak_of_a_second_run_is_not_that_of_the_first() -> None:
+    cpu = torch.device("cpu")
+    block = torch.ones(100_000_000)  # 0.4 GB
+    high = peak_memory_gb(cpu)
+    del block
+    forget_peak_memory(cpu)
+    assert peak_memory_gb(cpu) < high - 0.3

@@ -118,6 +118,10 @@ def test_stopped_at_every_safe_point_of_one_run(kind: str, make: Make, monkeypat
     rows = updates(cut)
     steps = [row["optimiser_steps"] for row in rows]
     assert stops == sum(steps) - 1
+    checks = [
+        [(row["name"], row["passed"]) for row in tiny.manifest(Path(run.run))["self_checks"]] for run in (whole, cut)
+    ]
+    assert sorted(checks[0]) == sorted(checks[1]) and ("first ratio", True) in checks[1]
     if kind == "updates that end early":
         assert min(steps) < 4
     else:

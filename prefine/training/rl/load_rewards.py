@@ -77,11 +77,14 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list
 
 
 def reward_functions(recipe: PpoRecipe) -> list[UserFunction]:
-    """The functions among a recipe's sources, which `require_rewards` has found."""
+    """The functions among a recipe's sources and its judge, which `require_rewards` has found."""
+    names = {field: section.name for field, section in _optimised(recipe).items()}
+    if recipe.reward.judge is not None:
+        names[JUDGE] = recipe.reward.judge
     return [
-        UserFunction(field, section.name, function_hash(function_of(section.name)), may_change=True)
-        for field, section in _optimised(recipe).items()
-        if is_function(section.name)
+        UserFunction(field, name, function_hash(function_of(name)), may_change=True)
+        for field, name in names.items()
+        if is_function(name)
     ]
 
 

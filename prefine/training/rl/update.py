@@ -215,7 +215,7 @@ class Update:
             with progress.timings.of("train"):
                 row = steps.optimise([rollouts.trees[place] for place in places], learning)
             progress.ratios = extremes(parts.session.processes.gather(progress.ratios))
-            parts.session.checks += parts.first_ratio.check(progress.ratios)
+            parts.session.record_checks(parts.first_ratio.check(progress.ratios))
             progress.rows.append(row)
             if section.max_kl is not None and row["approx_kl"] > section.max_kl:
                 break

@@ -36,7 +36,7 @@ from prefine.report.summary import closing_lines
 from prefine.runs.atomic import write_json, write_text
 from prefine.runs.directory import RunDirectory, run_provenance
 from prefine.runs.ownership import RECIPE_MARK, is_own_recipe
-from prefine.training.display import Display
+from prefine.training.display import Display, forget_peak_memory
 from prefine.training.loop.contract import Loss
 from prefine.training.loop.launch import fewer_processes, lost_processes
 from prefine.training.loop.loop import Loop, new_loop
@@ -78,6 +78,7 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, display: Display 
     require_trackers(recipe)
     # Joined before anything is loaded, so that each process loads to its own device.
     processes = Processes.start(cpu=choose_device(recipe.model.device).type == "cpu")
+    forget_peak_memory(processes.device)
     display = display if isinstance(display, Display) else Display(display)
     if not processes.is_main:
         display.leave_to_main_process()
@@ -161,6 +162,8 @@ def _open(
         "samples_before": None if previous is None else previous.get("samples_before"),
     }
     session = Session(stage.name, recipe, run, display, processes, loaded, prepared, manifest)
+    if previous is not None:  # some checks are made once a run
+        session.record_checks(previous.get("self_checks", []))
     if changed:
         session.override(*changed)
     for line in changed:
@@ -169,7 +172,7 @@ def _open(
     if recipe.training.self_checks:
         rows = check_tokens(loaded.template, prepared.train, answered=not stage.answer_tokens)
         found = [*rows, check_leaks(prepared.train, prepared.heldout)]
-        session.checks += require(found)
+        session.record_checks(require(found))
     else:
         session.override("training.self_checks is false: this run did not check its templates, masks and losses.")
     session.manifest["example"] = marked_example(loaded.template, prepared.train[0])
@@ -324,15 +327,10 @@ def _save_result(stage: Stage, session: Session) -> None:
     # A whole model's file leaves out tied weights, and names a few architectures' weights otherwise than memory does.
     compared = held.keys() & saved.keys()
     complete = held.keys() == saved.keys() if adapter else bool(compared)
-    session.checks.append(
-        {
-            "name": "saved model",
-            "value": f"{len(compared)} tensors read back",
-            "rule": "equal to those in memory",
-            "passed": complete and all(torch.equal(saved[name], held[name].cpu()) for name in compared),
-        }
-    )
-    if not session.checks[-1]["passed"]:
+    passed = complete and all(torch.equal(saved[name], held[name].cpu()) for name in compared)
+    row = {"name": "saved model", "value": f"{len(compared)} tensors read back", "rule": "equal to those in memory"}
+    session.record_checks([{**row, "passed": passed}])
+    if not passed:
         raise CheckpointError(f"{session.run.model}: reads back otherwise than it was saved", "Check the disk.")
 
 

@@ -59,6 +59,11 @@ class Session:
         self.manifest |= {"status": status, "self_checks": self.checks, "warnings": self.warnings}
         write_json(self.run.manifest, self.manifest)
 
+    def record_checks(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Keep results of self-checks; they take the place of earlier ones of the same name, as after a resume."""
+        names = {row["name"] for row in rows}
+        self.checks[:] = [*(row for row in self.checks if row["name"] not in names), *rows]
+
     def override(self, *warnings: str) -> None:
         """Record that the user overrode a check; the report says so at its top, too."""
         self.warnings += warnings

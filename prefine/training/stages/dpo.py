@@ -145,7 +145,7 @@ class DpoStage(Stage):
         session.manifest["reference_seconds"] = round(time.perf_counter() - began, 3)
         self._before = self.before = Before(session.run.heldout_before)
         if session.recipe.training.self_checks and self._needs_reference:
-            session.checks += require(self._first_loss_checks())
+            session.record_checks(require(self._first_loss_checks()))
 
         def loss(model: nn.Module, batch: PackedBatch) -> Sums:
             pairs = self._outcome(model, batch, "train")

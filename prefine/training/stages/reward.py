@@ -172,7 +172,7 @@ class RewardStage(Stage):
         elif self._section.margins == "scores":
             self._mean_difference = self._unit_of_scores(train)
         if session.recipe.training.self_checks:
-            session.checks += require([self._check_scores(train)])
+            session.record_checks(require([self._check_scores(train)]))
         count = self._section.heads
         part = torch.tensor(folds(len(train), count, session.recipe.training.seed))
 
