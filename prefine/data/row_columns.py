@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 from prefine.data.reading.rows import Unwritable
+from prefine.data.records.layouts.shape import SYSTEM_COLUMNS
+from prefine.data.records.layouts.table import known_columns
+from prefine.data.records.row_flags import plain_name
+from prefine.errors import DataError
+from prefine.records import Prompt
 
+# What other columns of a row add to its prompt.
+_CONTEXT = frozenset({"history", "tools", "functions", *SYSTEM_COLUMNS})
 _BESIDE = "source_"
 
 
@@ -18,23 +26,32 @@ def as_read(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: item.form if isinstance(item, Unwritable) else item for name, item in row.items()}
 
 
-def with_own(row: Mapping[str, Any], own: Mapping[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
+def with_own(
+    row: Mapping[str, Any], own: Mapping[str, Any], renamed: dict[str, str], aside: Collection[str] = ()
+) -> dict[str, Any]:
     """The row with columns of prefine's own; a column of the row that has the same name becomes source_NAME.
 
     Args:
         row: see `as_read`.
         own: what prefine adds.
         renamed: takes the names that were changed, with the new ones.
+        aside: other columns that are renamed alike, in lower case and with `_` for spaces.
     """
     columns: dict[str, Any] = {}
     for name, item in row.items():
-        kept = name
+        kept = _BESIDE + name if plain_name(name) in aside else name
         while kept in own or (kept != name and kept in row):
             kept = _BESIDE + kept
         if kept != name:
             renamed[name] = kept
         columns[kept] = item
     return {**columns, **own}
+
+
+def said_of(record: Prompt) -> dict[str, Any]:
+    """Columns that say what the prompt of a record is, tools included."""
+    prompt = [turn.model_dump(mode="json", exclude_defaults=True) for turn in record.prompt]
+    return {"prompt": prompt, **({"tools": list(record.tools)} if record.tools else {})}
 
 
 def saying(
@@ -46,20 +63,42 @@ def saying(
 ) -> dict[str, Any]:
     """As `with_own`; the columns `used` are added where the row read again would not say the same.
 
-    A conversation in `messages`, for example, holds an earlier answer: beside a new one it needs its prompt.
+    A conversation in `messages`, for example, holds an earlier answer: beside a new one it needs its prompt. Then what
+    adds to the prompt, such as `history`, becomes source_NAME: `prompt` holds it already. So do columns by which the
+    row would be read in another way, such as two answers of which one is preferred.
 
     Args:
         row, own, renamed: see `with_own`.
         used: columns that say what prefine read out of the row.
         says: whether what comes out says that by itself.
+
+    Raises:
+        DataError: no way to write the row says that.
     """
-    renames: dict[str, str] = {}
-    found = with_own(row, own, renames)
-    if not says(found):
-        renames.clear()
-        found = with_own(row, {**used, **own}, renames)
-    renamed |= renames
-    return found
+    in_place = {name for name, item in used.items() if name in row and row[name] == item}
+    added = {name: item for name, item in used.items() if name not in in_place}
+    others = _layout_columns() - used.keys() - own.keys() - _CONTEXT
+    nothing: Mapping[str, Any] = {}
+    for more, aside in (
+        (nothing, frozenset[str]()),
+        (nothing, others),
+        (added, _CONTEXT - in_place),
+        (added, (others | _CONTEXT) - in_place),
+    ):
+        renames: dict[str, str] = {}
+        found = with_own(row, {**more, **own}, renames, aside)
+        if says(found):
+            renamed |= renames
+            return found
+    raise DataError(
+        f"a row with the columns {', '.join(row)} cannot be written so that it says what was read",
+        "Remove the columns that are not needed.",
+    )
+
+
+@lru_cache(maxsize=1)
+def _layout_columns() -> frozenset[str]:
+    return known_columns()
 
 
 def renamings(renamed: Mapping[str, str]) -> list[str]:

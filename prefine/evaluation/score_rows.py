@@ -19,7 +19,7 @@ from prefine.data.records.convert import records_of
 from prefine.data.records.kinds import KINDS, kind_of_sources
 from prefine.data.records.stream import RecordStream, read_records
 from prefine.data.row_blocks import BlockRows, BlockState
-from prefine.data.row_columns import saying, with_own
+from prefine.data.row_columns import said_of, saying, with_own
 from prefine.errors import DataError
 from prefine.formatting import plural
 from prefine.models.scoring.scorer import Question, RewardModel, Score
@@ -178,8 +178,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
                 own[f"{name}_disagreement"] = score.disagreement
         if not isinstance(row.record, Preference):
             return with_own(row.row, own, self._renamed)
-        prompt = [turn.model_dump(mode="json", exclude_defaults=True) for turn in row.record.prompt]
-        used = {"prompt": prompt, "chosen": row.record.chosen, "rejected": row.record.rejected}
+        used = {**said_of(row.record), "chosen": row.record.chosen, "rejected": row.record.rejected}
         return saying(row.row, own, used, partial(_says, record=row.record), self._renamed)
 
 
@@ -189,8 +188,8 @@ def _says(row: dict[str, Any], record: Preference) -> bool:
         found = records_of(with_known_names(row), Preference, _UNLEARNED)
     except RowError:
         return False
-    said = [(each.prompt, each.chosen, each.rejected) for each in found]
-    return said == [(record.prompt, record.chosen, record.rejected)]
+    said = [(each.prompt, each.tools, each.chosen, each.rejected) for each in found]
+    return said == [(record.prompt, record.tools, record.chosen, record.rejected)]
 
 
 def _share_a_prompt(one: Preference | Completion, other: Preference | Completion) -> bool:

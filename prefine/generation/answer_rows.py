@@ -16,8 +16,9 @@ from prefine.data.reading.rows import Problem, RowError
 from prefine.data.records.column_names import with_known_names
 from prefine.data.records.convert import records_of
 from prefine.data.records.stream import read_records
+from prefine.data.records.unread_columns import kind_in
 from prefine.data.row_blocks import BlockRows, BlockState
-from prefine.data.row_columns import saying
+from prefine.data.row_columns import said_of, saying
 from prefine.data.tokens.fitting import fit_prompt
 from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import TemplateError
@@ -27,7 +28,7 @@ from prefine.generation.engine import writer_for
 from prefine.generation.sampling import Sampling
 from prefine.generation.writer import Generated, Request
 from prefine.models.loading.load import LoadedModel
-from prefine.records import Completion, Prompt
+from prefine.records import Completion, Demonstration, Prompt
 from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.runs.atomic import JSON
 from prefine.text_form import AS_FOUND, TextForm
@@ -192,18 +193,22 @@ class GeneratedRows(BlockRows[Prompt]):
         }
         if samples > 1:
             own["sample"] = asked.sample
-        used = {"prompt": [turn.model_dump(mode="json", exclude_defaults=True) for turn in asked.record.prompt]}
+        used = said_of(asked.record)
         says = partial(_says, record=asked.record)
         return saying(asked.row, own, used, says, self._renamed)
 
 
 def _says(row: dict[str, Any], record: Prompt) -> bool:
-    """Whether a row with an answer, read again, has the prompt that was answered and that answer."""
+    """Whether a row with an answer, read again, has the prompt and tools that were answered, and that answer alone."""
+    named = with_known_names(row)
+    if kind_in(named) is not Demonstration:  # a vote or a pair: on other answers than this one
+        return False
     try:
-        found = records_of(with_known_names(row), Completion)
+        found = records_of(named, Completion)
     except RowError:
         return False
-    return [(each.prompt, each.completion) for each in found] == [(record.prompt, row["completion"])]
+    said = [(each.prompt, each.tools, each.completion) for each in found]
+    return said == [(record.prompt, record.tools, row["completion"])]
 
 
 def _taken(answers: Iterator[_Asked], most: int) -> list[_Asked]:

@@ -6,6 +6,7 @@ import base64
 import datetime
 import json
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.convert import records_of
+from prefine.data.records.stream import read_records
 from prefine.data.row_columns import with_own
 from prefine.evaluation.score_rows import ScoredRows
 from prefine.generation.answer_rows import GeneratedRows
 from prefine.generation.sampling import Sampling
 from prefine.models.loading.load import LoadedModel, load_model
+from prefine.models.scoring.scorer import Question, Score
 from prefine.recipe.sections import ModelSection
+from prefine.records import Preference, Prompt
+from prefine.row_rules import RowRules
 from tests.evaluation.readiness.test_measures import Fake, words
 from tests.training import tiny
 
@@ -174,6 +180,103 @@ def test_a_row_whose_prompt_has_no_column_gets_one(row: dict[str, Any], model: L
     assert {name: found[name] for name in kept} == kept
     (again,) = scored(write(tmp_path / "b.jsonl", [found]))
     assert again["score"] == float(len(found["completion"].split()))
+
+
+CALLED = {"type": "function", "function": {"name": "now", "parameters": {}}}
+ASKED = [{"role": "user", "content": "Q"}]
+ANSWERED = [*ASKED, {"role": "assistant", "content": "old"}]
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "prompt": {"prompt": "Q"},
+    "transcript": {"prompt": "\n\nHuman: P\n\nAssistant: A\n\nHuman: Q\n\nAssistant:"},
+    "answered prompt": {"prompt": "Q", "completion": "old"},
+    "vote": {"prompt": "Q", "completion": "old", "label": True},
+    "labelled chat": {"messages": ANSWERED, "kto_tag": False},
+    "chat": {"messages": ANSWERED},
+    "ShareGPT": {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "old"}]},
+    "Alpaca": {"instruction": "Q", "input": "more", "output": "old"},
+    "explicit pair": {"prompt": "Q", "chosen": "good", "rejected": "bad"},
+    "question": {"question": "Q", "chosen": "good", "rejected": "bad"},
+    "implicit pair": {"chosen": ANSWERED, "rejected": [*ASKED, {"role": "assistant", "content": "bad"}]},
+    "A/B": {"prompt": "Q", "response_1": "a", "response_2": "b", "preferred": 1},
+    "ranked": {"prompt": "Q", "responses": ["a", "b"], "scores": [1, 2]},
+    "SHP": {"history": "Q", "human_ref_A": "a", "human_ref_B": "b", "labels": 1},
+    "provider": {"input": {"messages": ASKED}, "preferred_output": "good", "non_preferred_output": "bad"},
+    "provider with tools": {
+        "input": {"messages": ASKED, "tools": [CALLED]},
+        "preferred_output": "good",
+        "non_preferred_output": "bad",
+    },
+}
+BESIDE: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "history": {"history": [["P", "A"]]},
+    "History": {"History": [["P", "A"]]},
+    "system": {"system": "S"},
+    "system_prompt and history": {"system_prompt": "S", "history": [["P", "A"]]},
+    "tools": {"tools": [CALLED]},
+    "tools as text": {"tools": json.dumps([CALLED])},
+    "functions": {"functions": [CALLED["function"]], "history": [["P", "A"]]},
+    "no tools": {"tools": []},
+}
+
+
+@pytest.fixture(scope="module")
+def model_of_tools(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    template = "{% if tools %}{{ tools | tojson }}{% endif %}" + tiny.CHATML
+    path = tiny.save_model(tmp_path_factory.mktemp("model") / "T", template=template)
+    return load_model(ModelSection(name=str(path), device="cpu", dtype="float32"), None, trainable=False)
+
+
+class Noting(Fake):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(words)
+        self.questions: list[Question] = []
+
+    def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
+        for question in questions:
+            self.questions.append(question)
+            yield from super().score([question])
+
+
+@pytest.mark.parametrize("columns", [{}, {"history": None}])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_generate_writes_score_reads_as_the_same_conversation(
+    beside: str, columns: dict[str, str | None], model_of_tools: LoadedModel, tmp_path: Path
+) -> None:
+    """Also where `generate` was told to ignore a column, and `score` is not."""
+    no_shp = "history" in columns or any(name.lower() == "history" for name in BESIDE[beside])
+    rows = [{**row, **BESIDE[beside]} for name, row in LAYOUTS.items() if not (no_shp and name == "SHP")]
+    source, rules = write(tmp_path / "a.jsonl", rows), RowRules(columns)
+    with Quarantine() as quarantine:
+        prompts = list(read_records(str(source), Prompt, quarantine=quarantine, deduplicate=False, rules=rules))
+        found = list(GeneratedRows([str(source)], quarantine, rules=rules).by(model_of_tools, Sampling(3), 1, slots=4))
+    assert quarantine.total == 0
+    assert len(found) == len(prompts) == len(rows)
+    for row, prompt, answered in zip(rows, prompts, found, strict=True):
+        judge = Noting()
+        with Quarantine() as quarantine:
+            (scored_row,) = ScoredRows([str(write(tmp_path / "b.jsonl", [answered]))], quarantine).by(judge)
+        assert "score" in scored_row, row
+        (question,) = judge.questions
+        assert (question.prompt, question.tools) == (prompt.prompt, prompt.tools), row
+        assert question.answers == [answered["completion"]]
+        # Nothing of the row is lost.
+        assert all(answered.get(name) == item or answered[f"source_{name}"] == item for name, item in row.items())
+
+
+def test_scored_pairs_keep_their_tools(tmp_path: Path) -> None:
+    """Here the row, read again without data.columns, has no tools."""
+    row = {"prompt": "Q", "chosen": "a b", "rejected": "a", "given": [CALLED], "history": [["P", "A"]]}
+    rules = RowRules({"tools": "given", "history": None})
+    with Quarantine() as quarantine:
+        source = str(write(tmp_path / "a.jsonl", [row]))
+        (found,) = ScoredRows([source], quarantine, rules=rules).by(Fake(words))
+    (record,) = records_of(found, Preference)
+    assert record.tools == (CALLED,)
+    assert [turn.content for turn in record.prompt] == ["Q"]
+    assert found["source_history"] == row["history"]
 
 
 def test_a_row_that_the_template_refuses_costs_that_row(model: LoadedModel, tmp_path: Path) -> None:
