@@ -106,4 +106,4 @@ def renamings(renamed: Mapping[str, str]) -> list[str]:
     if not renamed:
         return []
     told = ", ".join(f"{name} as {kept}" for name, kept in renamed.items())
-    return [f"Columns of the rows that have the names of prefine's own come back under others: {told}."]
+    return [f"Columns whose names prefine uses, or that would change what a row says, come back under others: {told}."]
