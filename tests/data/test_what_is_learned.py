@@ -161,11 +161,15 @@ def trees(draw: st.DrawFn) -> list[Row]:
     name = str(draw(st.integers()))
     shared = {"message_tree_id": name, "review_result": True}
     root = {"message_id": "q", "parent_id": None, "text": "Q", "role": "prompter", "rank": None, **shared}
-    return [root] + [
-        {"message_id": str(rank), "parent_id": "q", "text": WORST if rank else BEST, "role": "assistant", "rank": rank}
-        | shared
-        for rank in ranks
-    ]
+    ranked = draw(st.booleans())  # without ranks each reply is learned that does not say otherwise
+    replies: list[Row] = []
+    for rank in ranks:
+        reply = {"message_id": str(rank), "parent_id": "q", "text": WORST if rank else BEST, "role": "assistant"}
+        flags = {} if ranked or not rank else draw(st.sampled_from(FLAGS))
+        replies.append({**reply, "rank": rank if ranked else None, **flags, **shared})
+    context = {"message_id": "r", "parent_id": "1", "text": "R", "role": "prompter", "rank": None, **shared}
+    after = {"message_id": "s", "parent_id": "r", "text": BEST, "role": "assistant", "rank": None, **shared}
+    return [root, *replies, context, after]
 
 
 pairs = st.sampled_from(PAIRS).map(lambda build: build(BEST, WORST))

@@ -59,7 +59,7 @@ def records_of(
         first = row_error(error).problem
         raise RowError(first.field or shape.turns_column, first.reason) from None
     for record in records:
-        _require_bounded(record)
+        require_bounded(record)
     return _with_ids(records)
 
 
@@ -83,7 +83,7 @@ def _refuse_media(value: Mapping[str, Any]) -> None:
             raise RowError(name, f"is not empty, and prefine reads text only ({ignored(name)})")
 
 
-def _require_bounded(record: Record) -> None:
+def require_bounded(record: Record) -> None:
     """Raise RowError where a record's texts are longer than tokenizers can take in bounded memory."""
     match record:
         case Preference():

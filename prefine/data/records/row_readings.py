@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, cast
 
 from prefine.data.reading.rows import Problem, Row, RowError
-from prefine.data.records.convert import R, records_of
+from prefine.data.records.convert import R, records_of, require_bounded
 from prefine.data.records.layouts.shape import LeftOut, Shape
 from prefine.data.records.layouts.trees import FLAT, MOST_MESSAGES, read_flat, tree_id
 from prefine.row_rules import RowRules
@@ -69,4 +69,9 @@ def _name(reading: Reading[R]) -> Any:
 def _of_tree(tree: Sequence[Reading[R]], kind: type[R], rules: RowRules) -> Iterator[Reading[R]]:
     nodes = read_flat([reading.message or {} for reading in tree], kind, rules.pairs)
     for reading, node in zip(tree, nodes, strict=True):
+        try:
+            for record in node.records:
+                require_bounded(record)
+        except RowError as error:
+            node.records, node.problem = [], error.problem
         yield Reading(reading.row, cast(list[R], node.records), node.problem, node.left_out)

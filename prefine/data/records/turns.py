@@ -137,9 +137,11 @@ def _turn(turn: Any, field: str) -> tuple[Message | None, bool]:
         if not is_blank(turn.get(key)):
             raise RowError(f"{field}.{key}", "is not empty, and prefine reads text only")
     content = turn.get(text_key)
+    where = f"{field}.{text_key}"
+    if is_blocks(content):
+        content = _text_of_blocks(content, where)
     if role == "system" and is_blank(content):
         return None, False
-    where = f"{field}.{text_key}"
     calls = calls_in_text(content, where) if is_call else tool_calls(turn, field)
     says_nothing = is_call or (bool(calls) and is_blank(content))
     said = "" if says_nothing else said_text(content, where)

@@ -9,8 +9,10 @@ import pytest
 
 from prefine.data.reading.rows import RowError, Unwritable
 from prefine.data.records.convert import records_of, without_unwritable
+from prefine.data.records.layouts.shape import LeftOut
 from prefine.data.records.layouts.table import SHAPES, shape_of
 from prefine.records import Completion, Demonstration, Preference, Prompt, Vote
+from prefine.row_rules import RowRules
 
 
 def user(text: str) -> dict[str, Any]:
@@ -319,7 +321,11 @@ def test_demonstrations_in_all_shapes(
         ({"messages": [user("Q"), {**said("A"), "weight": 0}]}, "messages", "has no turn that is to be learned"),
         ({"messages": [user("Q"), {**said("A"), "weight": 0.5}]}, "messages[1].weight", "is 0.5; a turn is learned"),
         ({"messages": [user("Q"), said("A")], "supervise_from": 2}, "messages", "supervise_from is after"),
-        ({"messages": [user("Q"), said("A")], "supervise_from": -1}, "supervise_from", "input should be greater"),
+        (
+            {"messages": [user("Q"), said("A")], "supervise_from": -1},
+            "supervise_from",
+            "is -1, and",
+        ),
         ({"messages": [user("Q"), said("A")], "supervise_from": "1"}, "supervise_from", "is text, not a whole number"),
         ({"messages": [system("S"), user("Q"), said("A")], "system": "T"}, "system", "differs from the system turn"),
         ({"messages": [user("Q"), said("A")], "system": 5}, "system", "is a number, not text"),
@@ -508,3 +514,67 @@ def test_an_id_that_json_cannot_write_is_left_out() -> None:
     row = {"prompt": "Q", "id": Unwritable("is nan, not a finite number")}
     value, left_out = without_unwritable(row, shape_of(row, Prompt) or SHAPES[Prompt][0])
     assert (convert(value, Prompt).id, left_out) == (None, ["id"])
+
+
+def test_a_negative_supervise_from_is_refused() -> None:
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant") * 2]
+    with pytest.raises(RowError) as caught:
+        records_of({"messages": turns, "supervise_from": -1, "system": "S"}, Demonstration)
+    assert caught.value.problem.field == "supervise_from"
+
+
+def test_a_system_turn_of_blank_blocks_is_no_turn() -> None:
+    system = {"role": "system", "content": [{"type": "text", "text": " "}, {"type": "text", "text": "\n"}]}
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    (record,) = records_of({"messages": [system, *talk]}, Demonstration)
+    assert [turn.role for turn in record.messages] == ["user", "assistant"]
+
+
+def test_all_pairs_of_very_many_answers_are_refused() -> None:
+    row = {"prompt": "q", "answers": [f"a{number}" for number in range(101)]}
+    with pytest.raises(RowError) as caught:
+        records_of(row, Preference, RowRules(pairs="all"))
+    assert caught.value.problem.field == "answers"
+    assert len(records_of(row, Preference, RowRules(pairs="adjacent"))) == 100
+    row["answers"].pop()
+    assert len(records_of(row, Preference, RowRules(pairs="all"))) == 4_950
+
+
+def _tree(**reply: Any) -> dict[str, Any]:
+    said = {"text": "a", "role": "assistant", "replies": [], **reply}
+    return {"prompt": {"text": "q", "role": "prompter", "replies": [said]}}
+
+
+@pytest.mark.parametrize("flag", [{"train": False}, {"loss": False}, {"weight": 0}])
+def test_a_reply_of_a_tree_that_is_not_to_be_learned_is_left_out(flag: dict[str, Any]) -> None:
+    assert len(records_of(_tree(), Demonstration)) == 1
+    with pytest.raises(LeftOut):
+        records_of(_tree(**flag), Demonstration)
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        (_tree(images=["a.png"]), "images"),
+        (_tree(weight=0.5), "weight"),
+        (_tree(tool_calls=[{"name": "f"}]), "tool_calls"),
+        ({**_tree(), "system": "S"}, "system"),
+        ({**_tree(), "history": [["p", "b"]]}, "history"),
+        ({**_tree(), "tools": [{"name": "f"}]}, "tools"),
+    ],
+)
+def test_what_is_not_read_of_a_tree_is_refused(row: dict[str, Any], field: str) -> None:
+    with pytest.raises(RowError) as caught:
+        records_of(row, Demonstration)
+    assert caught.value.problem.field.endswith(field)
+
+
+def test_a_rank_that_is_nan_costs_no_question_of_a_tree() -> None:
+    """pandas writes NaN where a question has no rank."""
+    nan = Unwritable("is not a finite number")
+    row = {"message_id": "1", "parent_id": None, "text": "q", "role": "prompter", "rank": nan}
+    shape = shape_of(row, Demonstration)
+    assert shape is not None
+    assert without_unwritable(row, shape)[1] == ["rank"]
+    with pytest.raises(RowError):
+        without_unwritable({**row, "role": "assistant"}, shape)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefine.data.reading.quarantine import Quarantine
-from prefine.data.reading.rows import RowError
+from prefine.data.reading.rows import MAX_TEXT_CHARACTERS, RowError
 from prefine.data.records.convert import records_of
 from prefine.data.records.kinds import kind_of_sources
 from prefine.data.records.layouts.shape import LeftOut
@@ -816,3 +816,22 @@ def test_trees_are_told_apart_and_unranked_replies_are_demonstrations(tmp_path: 
 def test_a_tree_ends_with_the_rows_before_another_kind_of_row(tmp_path: Path) -> None:
     rows = [message("q", None), message("x", "q"), {"prompt": "P", "completion": "C"}]
     assert [learned(each) for each in stream_of(tmp_path / "a.jsonl", rows, Demonstration)] == [["x"], ["C"]]
+
+
+def test_messages_of_a_flat_tree_obey_what_holds_for_every_row(tmp_path: Path) -> None:
+    rows = [
+        message("Q", None),
+        message("learned", "Q"),
+        message("context", "Q", train=False),
+        message("R", "context", depth=2),
+        message("after", "R"),
+        message("drawn", "Q", images=["a.png"]),
+        message("half", "Q", weight=0.5),
+        message("told", "Q", system="S"),
+        message("long", "Q", text="x" * (MAX_TEXT_CHARACTERS + 1)),
+    ]
+    stream = stream_of(tmp_path / "a.jsonl", rows, Demonstration)
+    assert [record.messages[-1].content for record in stream] == ["learned", "after"]
+    counts = stream.counts
+    assert counts.quarantined == 4
+    assert {reason.partition(":")[0].split()[0] for reason in counts.reasons} == {"images", "weight", "system", "line"}

@@ -31,16 +31,29 @@ class RankedAnswer:
     score: float | None = None
 
 
-def pairs_of(answers: Iterable[RankedAnswer], rule: PairRule) -> list[tuple[RankedAnswer, RankedAnswer]]:
+MOST_ANSWERS_FOR_ALL = 100
+"""Different answers to one prompt of which each may be paired with each: 4,950 pairs."""
+
+
+def pairs_of(answers: Iterable[RankedAnswer], rule: PairRule, column: str) -> list[tuple[RankedAnswer, RankedAnswer]]:
     """Pairs of a better and a worse answer, by a rule; two answers of one place are no pair.
 
     Of equal texts the best placed counts. `best_worst` pairs the first with the last, `adjacent` each with the next,
     `all` each with each.
+
+    Raises:
+        RowError: more than MOST_ANSWERS_FOR_ALL answers where the rule is `all`.
     """
-    ordered: list[RankedAnswer] = []
+    by_text: dict[str, RankedAnswer] = {}
     for answer in sorted(answers, key=lambda each: each.place):
-        if all(answer.text != better.text for better in ordered):
-            ordered.append(answer)
+        by_text.setdefault(answer.text, answer)
+    ordered = list(by_text.values())
+    if rule == "all" and len(ordered) > MOST_ANSWERS_FOR_ALL:
+        raise RowError(
+            column,
+            f"holds {len(ordered):,} different answers, and data.pairs: all takes {MOST_ANSWERS_FOR_ALL} at most; "
+            "adjacent and best_worst take any number",
+        )
     candidates: dict[PairRule, Iterable[tuple[RankedAnswer, RankedAnswer]]] = {
         "best_worst": [(ordered[0], ordered[-1])],
         "adjacent": pairwise(ordered),
@@ -61,7 +74,7 @@ def _ranked(row: RowView) -> list[Preference]:
     answers = _answers(row, column, is_transcript(row[prompt]))
     if len({answer.text for answer in answers}) < 2:
         raise RowError(column, "holds fewer than two different answers")
-    pairs = pairs_of(answers, row.pairs)
+    pairs = pairs_of(answers, row.pairs, column)
     if not pairs:
         raise LeftOut(column, "has no answer that is better than another")
     return [

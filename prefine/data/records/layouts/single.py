@@ -43,6 +43,8 @@ def _supervise_from(row: RowView, column: str) -> int:
     first = row["supervise_from"] or 0
     if isinstance(first, bool) or not isinstance(first, int):
         raise RowError("supervise_from", f"is {kind_of(first)}, not a whole number")
+    if first < 0:
+        raise RowError("supervise_from", f"is {first}, and turns are counted from 0")
     if not 0 < first < len(row[column]):
         return first
     return len(chat_turns(row[column][:first], column, may_be_empty=True))

@@ -16,8 +16,9 @@ from pydantic import BaseModel
 from prefine.data.reading.rows import Problem, RowError, kind_of
 from prefine.data.records.answers import finite
 from prefine.data.records.layouts.ranked import RankedAnswer, pairs_of
-from prefine.data.records.layouts.shape import LeftOut, RowView, Shape, extra_of
-from prefine.data.records.turns import said_text
+from prefine.data.records.layouts.shape import COMMON_COLUMNS, LeftOut, RowView, Shape, extra_of
+from prefine.data.records.row_flags import require_learned
+from prefine.data.records.turns import MEDIA, is_blank, said_text
 from prefine.records import Demonstration, Message, Preference, Prompt, Record
 from prefine.row_rules import PairRule
 
@@ -37,6 +38,7 @@ class Node:
     Attributes:
         value: its columns.
         turns: what leads to it, and it, once it is understood.
+        unlearned: why it is context alone, if its flags (train, loss, weight) say so.
         problem: why it cannot be used.
         left_out: why nothing is made of it.
         records: made of it: of a prompt and its replies, under the reply that is learned or chosen.
@@ -46,6 +48,7 @@ class Node:
     parent: Node | None = None
     replies: list[Node] = field(default_factory=list)
     turns: tuple[Message, ...] = ()
+    unlearned: Problem | None = None
     problem: Problem | None = None
     left_out: Problem | None = None
     used: bool = False
@@ -122,8 +125,23 @@ def _understand(root: Node) -> None:
         waiting += node.replies
 
 
+# What other layouts read of a row, and nobody writes beside a message of a tree.
+_REFUSED = (*sorted(COMMON_COLUMNS - {"id", "extra"}), "tool_calls", "reasoning", "reasoning_content", "thinking")
+
+
+def _require_plain(value: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        if not is_blank(value.get(name)):
+            raise RowError(name, "is not empty, and of a conversation tree prefine reads the messages' texts only")
+
+
 def _turns(node: Node) -> tuple[Message, ...]:
     value, parent = node.value, node.parent
+    _require_plain(value, (*MEDIA, *_REFUSED))
+    try:
+        require_learned(value)
+    except LeftOut as error:
+        node.unlearned = error.problem
     role = _ROLES.get(value["role"]) if isinstance(value.get("role"), str) else None
     if role is None:
         raise RowError("role", f"is {str(value.get('role'))[:40]!r}, not one of {', '.join(_ROLES)}")
@@ -149,6 +167,7 @@ def _make_records(nodes: Sequence[Node], kind: type[BaseModel], rule: PairRule) 
         if not node.usable or node.turns[-1].role != "user":
             continue
         replies = [reply for reply in node.replies if reply.usable]
+        taught = [reply for reply in replies if reply.unlearned is None]
         try:
             if kind is Prompt:
                 node.records.append(Prompt(prompt=node.turns, id=_id(node)))
@@ -156,7 +175,7 @@ def _make_records(nodes: Sequence[Node], kind: type[BaseModel], rule: PairRule) 
             elif kind is Demonstration:
                 _demonstrate(node, replies)
             else:
-                _compare(node, replies, rule)
+                _compare(node, taught, rule)
         except RowError as error:
             node.problem = error.problem
     for node in nodes:
@@ -175,6 +194,8 @@ def _unused(node: Node, kind: type[BaseModel]) -> Problem:
         return Problem("role", "is assistant: an answer, and prompts are read")
     if node.turns[-1].role == "user":
         return Problem("replies", "are missing, or none of them can be used" if not node.replies else "give no record")
+    if node.unlearned is not None:
+        return node.unlearned
     if kind is Demonstration:
         return Problem("rank", "is not the best among the replies")
     return Problem("rank", "is missing or the same in all replies, so no pair can be made")
@@ -193,7 +214,7 @@ def _place(node: Node) -> float | None:
 def _demonstrate(prompt: Node, replies: Sequence[Node]) -> None:
     ranked = [(place, reply) for reply in replies if (place := _place(reply)) is not None]
     best = [min(ranked, key=lambda each: each[0])[1]] if ranked else replies
-    for reply in best:
+    for reply in [each for each in best if each.unlearned is None]:
         reply.records.append(Demonstration(messages=reply.turns, supervise_from=len(prompt.turns), id=_id(reply)))
 
 
@@ -208,7 +229,7 @@ def _compare(prompt: Node, replies: Sequence[Node], rule: PairRule) -> None:
             answers.append(RankedAnswer(text, place))
     if not answers:
         return
-    pairs = pairs_of(answers, rule)
+    pairs = pairs_of(answers, rule, "replies")
     for number, (better, worse) in enumerate(pairs, start=1):
         by_text[worse.text].used = True
         name = _id(prompt) if len(pairs) == 1 else f"{_id(prompt)}/{number}"
@@ -222,6 +243,7 @@ def _compare(prompt: Node, replies: Sequence[Node], rule: PairRule) -> None:
 
 def _nested(kind: type[BaseModel]) -> Any:
     def build(row: RowView) -> list[Record]:
+        _require_plain(row.value, _REFUSED)
         nodes = list(_nodes(row["prompt"], None, "prompt"))
         _understand(nodes[0])
         _make_records(nodes, kind, row.pairs)
@@ -262,9 +284,15 @@ def _flat(kind: type[BaseModel]) -> Any:
     return build
 
 
+class _FlatShape(Shape):
+    def taken(self, value: Mapping[str, Any]) -> frozenset[str]:
+        """Without the rank of a question, which nobody reads: pandas writes NaN there."""
+        return super().taken(value) - ({"rank"} if value.get("role") == "prompter" else set())
+
+
 def flat_tree(kind: type[BaseModel]) -> Shape:
     """A tree of which each message is a row; RecordStream reads the rows of a tree together, by `read_flat`."""
-    return Shape(FLAT, ("message_id", "text", "role"), _flat(kind), may_have=FLAT_COLUMNS, when=is_flat_message)
+    return _FlatShape(FLAT, ("message_id", "text", "role"), _flat(kind), may_have=FLAT_COLUMNS, when=is_flat_message)
 
 
 def _is_tree(value: Mapping[str, Any]) -> bool:
