@@ -136,7 +136,7 @@ def _turn(turn: Any, field: str) -> tuple[Message | None, bool]:
     for key in MEDIA:
         if not is_blank(turn.get(key)):
             raise RowError(f"{field}.{key}", "is not empty, and prefine reads text only")
-    content = turn.get(text_key)
+    content: Any = turn.get(text_key)
     where = f"{field}.{text_key}"
     if is_blocks(content):
         content = _text_of_blocks(content, where)
