@@ -20,6 +20,9 @@ MAX_ROW_BYTES = 8 * 1024 * 1024
 MAX_TEXT_CHARACTERS = 1024 * 1024
 """Longest text of one record, prompt and answers together. Tokenizers need about 400 bytes of memory a character."""
 
+MAX_TURNS = 1_000
+"""Most turns of one demonstration. Each learned turn is rendered with all before it: the work grows with the square."""
+
 EXCERPT_CHARACTERS = 2_000
 """How much of a rejected row is shown in quarantine.jsonl."""
 

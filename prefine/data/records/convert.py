@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from prefine.data.reading.rows import MAX_TEXT_CHARACTERS, RowError, Unwritable
+from prefine.data.reading.rows import MAX_TEXT_CHARACTERS, MAX_TURNS, RowError, Unwritable
 from prefine.data.records.layouts.shape import COMMON_COLUMNS, LeftOut, RowView, Shape, extra_of
 from prefine.data.records.layouts.table import shape_of
 from prefine.data.records.row_flags import ignored, require_learned, require_no_vote_down
@@ -84,7 +84,7 @@ def _refuse_media(value: Mapping[str, Any]) -> None:
 
 
 def require_bounded(record: Record) -> None:
-    """Raise RowError where a record's texts are longer than tokenizers can take in bounded memory."""
+    """Raise RowError where a record's texts are too long for bounded memory, or its learned turns too many."""
     match record:
         case Preference():
             said = [*_texts(record.prompt), record.chosen, record.rejected]
@@ -92,6 +92,10 @@ def require_bounded(record: Record) -> None:
             said = [*_texts(record.prompt), record.completion]
         case Demonstration():
             said = _texts(record.messages)
+            if len(record.messages) > MAX_TURNS:
+                raise RowError(
+                    "messages", f"are {len(record.messages):,} turns; prefine learns from {MAX_TURNS:,} at most"
+                )
         case Prompt():
             said = _texts(record.prompt)
     if sum(map(len, said)) > MAX_TEXT_CHARACTERS:

@@ -578,3 +578,19 @@ def test_a_rank_that_is_nan_costs_no_question_of_a_tree() -> None:
     assert without_unwritable(row, shape)[1] == ["rank"]
     with pytest.raises(RowError):
         without_unwritable({**row, "role": "assistant"}, shape)
+
+
+def test_a_demonstration_of_very_many_turns_is_refused() -> None:
+    turns = [user("q"), said("a")] * 500
+    assert len(records_of({"messages": turns}, Demonstration)) == 1
+    with pytest.raises(RowError, match="1,000 at most"):
+        records_of({"messages": [*turns, *turns[:2]]}, Demonstration)
+
+
+def test_records_of_a_tree_without_names_of_its_own_have_the_id_of_the_row() -> None:
+    assert [record.id for record in records_of({**_tree(), "id": 7}, Demonstration)] == ["7"]
+    tree = _tree(rank=0)
+    tree["prompt"]["replies"] += [{"text": f"b{rank}", "role": "assistant", "rank": rank} for rank in (1, 2)]
+    rules = RowRules(pairs="adjacent")
+    assert [record.id for record in records_of(tree, Preference, rules)] == [None, None]
+    assert [record.id for record in records_of({**tree, "id": 7}, Preference, rules)] == ["7/1", "7/2"]

@@ -232,7 +232,7 @@ def _compare(prompt: Node, replies: Sequence[Node], rule: PairRule) -> None:
     pairs = pairs_of(answers, rule, "replies")
     for number, (better, worse) in enumerate(pairs, start=1):
         by_text[worse.text].used = True
-        name = _id(prompt) if len(pairs) == 1 else f"{_id(prompt)}/{number}"
+        name = _id(prompt) if len(pairs) == 1 or _id(prompt) is None else f"{_id(prompt)}/{number}"
         by_text[better.text].records.append(
             Preference(prompt=prompt.turns, chosen=better.text, rejected=worse.text, id=name)
         )
@@ -253,7 +253,8 @@ def _nested(kind: type[BaseModel]) -> Any:
         records = [record for node in nodes for record in node.records]
         if not records:
             raise LeftOut("prompt", "is a tree that gives no record: nothing in it is answered, or ranked")
-        return [record.model_copy(update={"extra": row.common["extra"]}) for record in records]
+        common = row.common
+        return [r.model_copy(update={"extra": common["extra"], "id": r.id or common["id"]}) for r in records]
 
     return build
 
