@@ -188,9 +188,7 @@ def test_records_that_the_template_refuses_are_a_warning(check: Check, tmp_path:
     (strict / "chat_template.jinja").write_text(refusing)
     code, out, _ = check(write(tmp_path / "a.jsonl", [{**GOOD, "system": "Be kind."}]), name=strict)
     assert code == 0
-    assert (
-        "warning: the chat template refuses 1 of them. prompt[0]: is a system turn, which the template refuses" in out
-    )
+    assert "warning: the chat template refuses 1 of them. prompt[0] is a system turn, which the template refuses" in out
     assert "no system" in out
 
 

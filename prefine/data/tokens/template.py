@@ -76,6 +76,20 @@ def _without_space(text: str) -> str:
     return "".join(text.split())
 
 
+def _require_usable(tokenizer: Any) -> None:
+    """Raise TemplateError for a tokenizer without a chat template or an end-of-sequence token."""
+    if tokenizer.chat_template is None:
+        raise TemplateError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template", REMEDY, field="model.chat_template"
+        )
+    if tokenizer.eos_token_id is None:
+        raise TemplateError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token",
+            "Set eos_token in its tokenizer_config.json; without one the model cannot learn to stop.",
+            field="model.name",
+        )
+
+
 class ChatTemplate:
     """A tokenizer's chat template with exact control over what becomes a control token.
 
@@ -98,16 +112,7 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any, declared_ends: Collection[int] = ()) -> None:
-        if tokenizer.chat_template is None:
-            raise TemplateError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template", REMEDY, field="model.chat_template"
-            )
-        if tokenizer.eos_token_id is None:
-            raise TemplateError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token",
-                "Set eos_token in its tokenizer_config.json; without one the model cannot learn to stop.",
-                field="model.name",
-            )
+        _require_usable(tokenizer)
         self.tokenizer = tokenizer
         self._rows: int | None = None
         self._renderer = Renderer(tokenizer)
