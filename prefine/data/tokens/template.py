@@ -165,7 +165,8 @@ class ChatTemplate:
             tools: definitions of the tools that the assistant may call.
         """
         asked = self._shield.conversation(messages, tools, "prompt")
-        return self._encode(self._render(asked, opened=True), asked.stand_ins)
+        opened = self._renderer.render(asked.turns, opened=True, tools=asked.tools)
+        return self._encode(opened, asked.stand_ins)
 
     def answer_ids(self, prompt: Conversation, answer: str, tools: Tools = ()) -> list[int]:
         """Token ids of the assistant's next turn after `prompt`: its text, then the end of turn."""
@@ -260,7 +261,7 @@ class ChatTemplate:
             asked: what is before them.
             wholes: it with one assistant turn each.
         """
-        opened = self._render(asked, opened=True)
+        opened = self._renderer.render(asked.turns, opened=True, tools=asked.tools)
         texts = [self._renderer.render(turns, opened=False, tools=asked.tools) for turns in wholes]
         for before in dict.fromkeys((opened, opened.removesuffix(self.traits.prefill))):
             if all(text.startswith(before) for text in texts):
@@ -279,8 +280,7 @@ class ChatTemplate:
 
     def _turn_ids(self, said: str, ends: bool, opened: str, stand_ins: StandIns) -> list[int]:
         """Ids of a turn; without an end of its own it gets the end of sequence, or the model never learns to stop."""
-        ids = self._encode(said, stand_ins, opened)
-        return ids if ends else [*ids, self.tokenizer.eos_token_id]
+        return self._encode(said, stand_ins, opened) + ([] if ends else [self.tokenizer.eos_token_id])
 
     def _encode(self, text: str, stand_ins: StandIns, behind: str = "") -> list[int]:
         ids: list[int] = []
@@ -290,6 +290,3 @@ class ChatTemplate:
         if self._rows is not None:
             require_embedded(ids, self._rows, self.tokenizer)
         return ids
-
-    def _render(self, talk: Shielded, *, opened: bool) -> str:
-        return self._renderer.render(talk.turns, opened=opened, tools=talk.tools)
