@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prefine.data.tokens.trees import PackedBatch, Segment
 from prefine.models.forward import attention
 from prefine.models.forward.attention import CachedRow
-from prefine.models.forward.logprobs import Head, logprobs_of_logits, selected_logprobs
+from prefine.models.forward.logprobs import Head, adjusted, logprobs_of_logits, selected_logprobs
 from prefine.models.forward.rotary import forget_lengths, length_rule
 
 # Part of the key of cached log-probabilities: raise it whenever the forward's numbers change.
@@ -139,6 +139,14 @@ class PackedModel(nn.Module):
         ids, mask, row, column = unpack(batch)
         out = self.causal(input_ids=ids, attention_mask=mask, use_cache=False)
         return cast(Tensor, out.logits[row, column])
+
+    def target_logits(self, batch: PackedBatch) -> Tensor:
+        """(R, V) fp32 logits that the batch's targets are predicted from, all of them in memory at once."""
+        with self.autocast():
+            if not self.path.packed and self.path.whole_logits:
+                return self._by_length(batch, self._own_logits, of_targets=True).float()
+            head = self.head()
+            return adjusted(head.module(self.predicting(batch)), head)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Casts matrix products to the compute type inside; nothing where that is fp32."""

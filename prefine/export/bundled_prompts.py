@@ -1,0 +1,38 @@
+"""Prompts that exports are compared on where a run has too few held-out ones: short, of many kinds."""
+
+from __future__ import annotations
+
+BUNDLED = (
+    "What is the capital of France?",
+    "My parcel is late. What can I do?",
+    "Write a short poem about the sea.",
+    "Explain in two sentences why the sky is blue.",
+    "How do I sort a list of numbers in Python?",
+    "Translate to German: The train leaves at nine.",
+    "Summarise: The meeting was moved from Monday to Thursday, as two people are ill.",
+    "Give me three ideas for a birthday present.",
+    "Is 91 a prime number?",
+    "What is 17 times 23?",
+    "Ich habe mein Passwort vergessen. Was nun?",
+    "¿Dónde está la biblioteca más cercana?",
+    "今日の天気はどうですか？",
+    "Расскажи короткую шутку.",
+    "Comment fait-on une omelette ?",
+    "ما هي عاصمة مصر؟",
+    "  Leading and trailing spaces  ",
+    "Line one\nLine two\n\n\tand a tab",
+    "```python\nprint('hello')\n```\nWhat does this print?",
+    '{"name": "Ada", "born": 1815} Who is this?',
+    "Reply with one word: yes or no.",
+    "I feel sad today.",
+    "Name five rivers in Africa.",
+    "What does HTTP 404 mean?",
+    "Correct the grammar: She don't like apples.",
+    "How many minutes are there in a day?",
+    "Tell me about yourself.",
+    "Who wrote Hamlet?",
+    "Write an email that declines an invitation politely.",
+    "What is the difference between a virus and a bacterium? 🦠",
+    "Convert 10 miles to kilometres.",
+    "Recommend a book for a ten-year-old.",
+)

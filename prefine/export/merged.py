@@ -1,0 +1,47 @@
+"""`--to merged`: one whole model in safetensors, which transformers, vLLM and SGLang load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefine.export.adapter import reference_bytes, refuse_types, stored_dtype
+from prefine.export.formats import Artefact, ExportOptions, limits_of
+from prefine.export.room import require_disk, require_memory
+from prefine.export.source import Source
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class MergedFormat:
+    """See prefine.export.formats.Format."""
+
+    name = "merged"
+
+    def require(self, source: Source, options: ExportOptions) -> None:
+        """See Format."""
+        refuse_types(self.name, options)
+        require_room_for_merged(source, options.final, merged_dtype(source, options))
+
+    def write(self, source: Source, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """See Format."""
+        dtype = merged_dtype(source, options)
+        source.save_merged(folder, dtype)
+        return [Artefact(f"{self.name} {dtype}", ".", "transformers", limits_of(dtype, source.reference_dtype))]
+
+
+def merged_dtype(source: Source, options: ExportOptions) -> str:
+    """The type that merged weights are saved in: what was asked for, else that of the base's stored weights."""
+    return options.dtype or stored_dtype(source)
+
+
+def require_room_for_merged(source: Source, folder: Path, dtype: str) -> None:
+    """Refuse a merge that disk or memory has no room for; where a hub's base is not fetched yet, nothing is known.
+
+    Raises:
+        CheckpointError, ModelError: see room.py.
+    """
+    if source.base is None:
+        return
+    require_disk(folder, _BYTES[dtype] * source.base.parameters)
+    copies = 1 if source.quantization == "none" else 2
+    require_memory(copies * reference_bytes(source), f"merging {source.name}")

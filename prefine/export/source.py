@@ -1,0 +1,244 @@
+"""What is exported: a finished run, a model's folder or an adapter, checked against what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from prefine.errors import CheckpointError, ModelError, about
+from prefine.export.merging import dense, merge
+from prefine.json_reading import JsonError, read_json_object
+from prefine.models.forward.packed import standard_attention
+from prefine.models.loading.heads import IN_ADAPTER
+from prefine.models.loading.load import LoadedModel, load_model
+from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, local_folder, locate_model
+from prefine.models.loading.quiet import known_noise_off
+from prefine.models.loading.weights import CONFIG, SCALE_FILE, read_object, weight_files
+from prefine.paths import expanded
+from prefine.recipe.sections import ModelSection, named_model
+from prefine.runs.atomic import sha256_of_file
+from prefine.runs.directory import RunDirectory
+
+# safetensors' names of the types that a model can be saved in.
+_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+# Parts of tensor names by which libraries save a head that estimates rewards during PPO.
+_VALUE_HEADS = ("v_head.", "value_head.")
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """What the headers of the base's weight files say.
+
+    Attributes:
+        parameters: how many there are.
+        stored_dtype: torch's name of the type that most of them are stored in.
+    """
+
+    parameters: int
+    stored_dtype: str
+
+
+class Source:
+    """A model to export. `Source.open` finds and checks it; weights are loaded when they are first asked for.
+
+    Attributes:
+        name: as the user gave it.
+        location: where its parts are.
+        run: the run that made it; None for a folder or a hub id.
+        manifest: of that run; empty without one.
+        quantization: of the base in training: none, nf4 or int8.
+        scores: whether it is a reward model, which gives scores and generates no text.
+    """
+
+    def __init__(self, name: str, location: Location, run: RunDirectory | None, manifest: Mapping[str, Any]) -> None:
+        self.name = name
+        self.location = location
+        self.run = run
+        self.manifest = manifest
+        recipe_model = manifest.get("recipe", {}).get("model", {})
+        self.revision: str | None = recipe_model.get("revision")
+        self.quantization: str = recipe_model.get("quantization", "none")
+        self.scores = _is_reward_model(location)
+        self._merged = False
+
+    @classmethod
+    def open(cls, name: str) -> Source:
+        """Find a model by its name: a run's folder, a folder, a hub id or embedded:….
+
+        Raises:
+            ModelError: there is no model, its base is missing, it has a value head, or it needs code of its own.
+            CheckpointError: the run did not finish, or its result is not what it ended with.
+        """
+        path = Path(expanded(name))
+        with about(None):
+            run = _run_of(path)
+            manifest = {} if run is None else _finished_manifest(run)
+            _refuse_checkpoint(path)
+            location = locate_model(name)
+            if manifest.get("recipe", {}).get("model", {}).get("trust_remote_code"):
+                raise ModelError(
+                    f"{name} was trained with model.trust_remote_code, and exports run no code that comes with a model",
+                    "Copy the run's model/ folder, and the base's code, by hand.",
+                )
+            source = cls(name, location, run, manifest)
+            source._refuse_value_head()
+        return source
+
+    @property
+    def section(self) -> ModelSection:
+        """How it is loaded: on the processor, computed as `reference_dtype` says, quantised as in training."""
+        return named_model(
+            self.name,
+            device="cpu",
+            dtype=self.reference_dtype,
+            revision=self.revision,
+            quantization=self.quantization,
+        )
+
+    @property
+    def reference_dtype(self) -> str:
+        """The type that the run is computed in for comparison.
+
+        float32, in which the weights that are stored stay what they are. A base that was quantised in training is
+        computed as it was then: which values its weights were rounded to depends on that.
+        """
+        if self.quantization == "none":
+            return "float32"
+        return str(self.manifest.get("model", {}).get("compute_dtype", "float32"))
+
+    @cached_property
+    def base(self) -> BaseFacts | None:
+        """Facts of the base's weights; None where a hub's model has not been fetched yet."""
+        folder = local_folder(self.location.base, self.revision)
+        return None if folder is None else _facts_of(folder)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model as prefine computes it, frozen; until `save_merged` is called, with its adapter in place.
+
+        Raises:
+            ModelError: it cannot be loaded, or the base is not the one that the adapter was trained on.
+        """
+        with about(None):
+            loaded = load_model(self.section, None, trainable=False)
+        loaded.packed.eval()
+        return loaded
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether it is an adapter on a base, or all weights."""
+        return self.location.adapter is not None
+
+    @torch.no_grad()
+    def save_merged(self, folder: Path, dtype: str) -> None:
+        """Save the whole model, its adapter merged, with tokenizer, chat template and generation settings.
+
+        The sum of base and adapter is computed in float32, and rounded once, to `dtype`. A base that was quantised is
+        first dequantised to the weights that training saw. It can be called once: `loaded` is merged in place, so that
+        the model is in memory once.
+
+        Args:
+            folder: exists; files are added.
+            dtype: torch's name of the type: float32, bfloat16 or float16.
+
+        Raises:
+            ModelError: weights are not finite in that type.
+        """
+        if self._merged:
+            raise RuntimeError("the model has been merged before")
+        self._merged = True
+        loaded = self.loaded
+        if self.quantization != "none":
+            plain = self.section.model_copy(update={"quantization": "none", "dtype": "float32"})
+            loaded = dense(loaded, plain)
+        model = merge(loaded.packed.model, getattr(torch, dtype), self.name)
+        with known_noise_off(), standard_attention(loaded.packed):
+            model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+
+    def release(self) -> None:
+        """Forget the weights, so that another process has room for its own."""
+        self.__dict__.pop("loaded", None)
+
+    def _refuse_value_head(self) -> None:
+        folders = [self.location.adapter, local_folder(self.location.base, self.revision)]
+        for folder in folders:
+            files = [] if folder is None else weight_files(folder)
+            for file in files:
+                with safe_open(file, "pt") as opened:
+                    names = [key for key in opened.keys() if any(part in key for part in _VALUE_HEADS)]  # noqa: SIM118
+                if names:
+                    raise ModelError(
+                        f"{self.name} has a value head ({names[0]}), which estimates rewards while PPO trains, and "
+                        "which no library serves",
+                        "Export the policy: the run's folder, or a model saved without that head.",
+                    )
+
+
+def _run_of(path: Path) -> RunDirectory | None:
+    """The run that a path is, or whose result it is; None for any other path."""
+    for folder in (path, path.parent if path.name == "model" else path):
+        run = RunDirectory(folder)
+        with suppress(OSError, JsonError):
+            if {"stage", "recipe", "prefine"} <= read_json_object(run.manifest).keys():
+                return run
+    return None
+
+
+def _finished_manifest(run: RunDirectory) -> dict[str, Any]:
+    manifest = read_json_object(run.manifest)
+    status = manifest.get("status")
+    if status != "finished":
+        stage = manifest.get("stage")
+        raise CheckpointError(
+            f"the run {run.path} is not finished (its status is {status!r})",
+            f"Finish it first: prefine {stage} {run.recipe} --resume.",
+        )
+    files = manifest.get("result", {}).get("model", {}) if isinstance(manifest.get("result"), dict) else {}
+    for name, expected in files.items():
+        file = run.model / name
+        if not file.is_file() or sha256_of_file(file) != expected:
+            what = "was changed since the run ended" if file.is_file() else "is missing"
+            raise CheckpointError(f"{file} {what}", f"Bring it back from a copy, or train {run.path} again.")
+    return manifest
+
+
+def _refuse_checkpoint(path: Path) -> None:
+    run = RunDirectory(path.parent.parent)
+    if path.is_dir() and path.parent == run.checkpoints and run.holds_run:
+        raise CheckpointError(
+            f"{path} is a checkpoint: the state of training, with its optimiser and any value head, and no model",
+            f"Name the run: {run.path}.",
+        )
+
+
+def _is_reward_model(location: Location) -> bool:
+    own = location.adapter or Path(location.base)
+    if (own / SCALE_FILE).is_file():
+        return True
+    if location.adapter is not None:
+        with safe_open(location.adapter / ADAPTER_WEIGHTS, "pt") as opened:
+            return IN_ADAPTER in opened.keys()  # noqa: SIM118
+    config = read_object(own / CONFIG) if (own / CONFIG).is_file() else {}
+    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+
+
+def _facts_of(folder: Path) -> BaseFacts:
+    found: dict[str, int] = {}
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 - not a mapping
+                part = opened.get_slice(key)
+                count = 1
+                for size in part.get_shape():
+                    count *= size
+                found[part.get_dtype()] = found.get(part.get_dtype(), 0) + count
+    most = max(found, key=lambda name: found[name], default="F32")
+    return BaseFacts(sum(found.values()), _STORED.get(most, "bfloat16"))
