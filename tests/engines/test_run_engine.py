@@ -57,7 +57,8 @@ def test_it_serves_until_a_signal_and_gives_0(
     assert f"llama.cpp serves tiny at http://127.0.0.1:{port}/v1" in log
     assert "[llama.cpp] loading weights" in log
     assert "[llama.cpp] got SIGTERM" in log
-    with socket.socket() as probe:  # nothing of it is left
+    with socket.socket() as probe:  # nobody listens any more
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
 
 
