@@ -41,18 +41,17 @@ def ours(prompts: list[Prompt], updates: int, dtype: str) -> dict[str, float]:
     from rich.console import Console
 
     from benchmarks.work import pairs
-    from prefine.models.loading.load import LoadedModel
     from prefine.recipe.rl import PpoRecipe
-    from prefine.recipe.sections import LoraSection, ModelSection
+    from prefine.recipe.sections import ModelSection
     from prefine.runs.directory import read_metrics
-    from prefine.training.rl.stage import PpoStage
+    from prefine.training.rl.stage import LoadedPolicy, PpoStage
     from prefine.training.run.run_stage import run_stage
 
     class WritesOn(PpoStage):
         """Ends no answer before its last token."""
 
-        def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
-            loaded = super().load(section, lora)
+        def load(self, section: ModelSection) -> LoadedPolicy:
+            loaded = super().load(section)
             loaded.template.stop_ids = frozenset()
             return loaded
 
@@ -84,7 +83,7 @@ def ours(prompts: list[Prompt], updates: int, dtype: str) -> dict[str, float]:
                 "report": {"samples": 0},
             }
         )
-        run_stage(WritesOn(made, force=True), made, False, Console(stderr=True))
+        run_stage(WritesOn(made, force=True), False, Console(stderr=True))
         rows = [row for row in read_metrics(Path(made.run) / "metrics.jsonl") if row["kind"] == "train"]
     phases = [name for name in rows[0] if name.startswith("seconds")]
     later = rows[1:] or rows

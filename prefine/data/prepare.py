@@ -27,10 +27,10 @@ from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import CheckpointError, DataError, TemplateError
 from prefine.json_reading import JsonError, read_json_object
 from prefine.recipe.sections import DataSection, Sources
-from prefine.records import Demonstration, Preference
+from prefine.records import Demonstration, Prompt
 from prefine.runs.atomic import sha256_of_file, sweep_temporaries, write_json
 
-R = TypeVar("R", Preference, Demonstration)
+R = TypeVar("R", bound=Prompt | Demonstration)
 
 # Raise it when the same file would become other tokens.
 PREPARATION_VERSION = 3

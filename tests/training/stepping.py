@@ -67,10 +67,9 @@ def record(made: StageRecipe, loaded: LoadedModel, trees: Sequence[TokenTree], f
         manifest={},
         checks=[],
     )
-    stage = stage_of(made)
     recorded, parameters = Recorded(), loaded.trainable()
     model, optimizer = processes.accelerator.prepare(loaded.packed, _Recorder(parameters, recorded))
-    loss = stage.begin(session)
+    objective = stage_of(made).start(session)
     loop = new_loop(
         processes=processes,
         model=model,
@@ -78,11 +77,10 @@ def record(made: StageRecipe, loaded: LoadedModel, trees: Sequence[TokenTree], f
         optimizer=optimizer,
         trees=trees,
         section=made.training,
-        loss=loss,
-        stage=stage,
+        objective=objective,
         guard_section=made.guards,
         rules=(),
-        evaluate=None,
+        evaluates=False,
         run=run,
         display=session.display,
         began=0.0,

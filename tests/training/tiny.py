@@ -32,7 +32,7 @@ from prefine.training.rl.stage import PpoStage
 from prefine.training.run.run_stage import run_stage
 from prefine.training.run.stage import Stage
 from prefine.training.stages.dpo import DpoStage
-from prefine.training.stages.reward import reward_stage
+from prefine.training.stages.reward import RewardStage
 from prefine.training.stages.sft import SftStage
 
 CHATML = (
@@ -147,17 +147,20 @@ def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str,
 def train(made: StageRecipe, resume: bool = False) -> str:
     """Run a recipe's stage in this process; returns what it said."""
     said = io.StringIO()
-    run_stage(stage_of(made), made, resume, Console(file=said))
+    run_stage(stage_of(made), resume, Console(file=said))
     return said.getvalue()
 
 
-def stage_of(made: StageRecipe) -> Stage:
+def stage_of(made: StageRecipe) -> Stage[Any, Any]:
     """The stage that a recipe is for."""
     if isinstance(made, RewardRecipe):
-        return reward_stage(made)
+        return RewardStage(made)
     if isinstance(made, PpoRecipe):
         return PpoStage(made)
-    return DpoStage(made.dpo, made.guards) if isinstance(made, DpoRecipe) else SftStage()
+    if isinstance(made, DpoRecipe):
+        return DpoStage(made)
+    assert isinstance(made, SftRecipe)
+    return SftStage(made)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

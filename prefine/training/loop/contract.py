@@ -1,4 +1,4 @@
-"""Protocols between the training loop and a stage: what each may ask of the other."""
+"""Protocols between the training loop and an objective: what each may ask of the other."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sums:
 
 
 class Loss(Protocol):
-    """A stage's loss on one microbatch."""
+    """An objective's loss on one microbatch."""
 
     def __call__(self, model: nn.Module, batch: PackedBatch) -> Sums: ...
 
@@ -61,7 +61,7 @@ class Stateful(Protocol):
 
 
 class Steps(Protocol):
-    """What a stage may ask of the loop while it takes a step."""
+    """What an objective may ask of the loop while it takes a step."""
 
     @property
     def number(self) -> int:
@@ -82,11 +82,17 @@ class Steps(Protocol):
         """
 
 
-class LoopStage(Stateful, Protocol):
-    """What the loop asks of a stage. Its state is everything that its next step depends on besides the model."""
+class LoopObjective(Stateful, Protocol):
+    """What the loop asks of an objective. Its state is all that its next step depends on besides the model."""
+
+    def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
+        """See Loss."""
 
     def step(self, steps: Steps, trees: Sequence[TokenTree]) -> dict[str, float]:
-        """Take one step on these trees with `steps.optimise`; gives the step's metrics."""
+        """Take one step on these trees with `steps.optimise`; returns the step's metrics."""
 
-    def rolled_back(self) -> dict[str, Any]:
-        """Go on more carefully after a guard's roll-back; gives the new values of what was changed, by name."""
+    def rolled_back(self) -> dict[str, float]:
+        """Go on more carefully after a guard's roll-back; returns the new values of what was changed, by name."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean held-out metrics of the present model, `loss` among them; called in eval mode."""

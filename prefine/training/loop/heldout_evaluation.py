@@ -19,13 +19,13 @@ class HeldoutEvaluation:
 
     Args:
         model: the packed model, as accelerate prepared it.
-        metrics: the stage's held-out metrics, `loss` among them; called with the model in eval mode. None if no rows
-            are held out.
+        metrics: the objective's held-out metrics, `loss` among them; called with the model in eval mode. None if no
+            rows are held out.
         state: the run's training state.
         log: where metrics are reported.
 
     Attributes:
-        done: whether this process has evaluated, so that the stage remembers figures of held-out rows.
+        done: whether this process has evaluated, so that the objective remembers figures of held-out rows.
     """
 
     model: nn.Module
@@ -61,7 +61,7 @@ class HeldoutEvaluation:
         return row
 
     def remember(self) -> None:
-        """Evaluate without a report: what the stage remembers of held-out rows is then that of the present weights.
+        """Evaluate without a report: what the objective remembers of held-out rows is then that of the present weights.
 
         All processes must call it: an evaluation may gather from all of them.
         """

@@ -1,7 +1,7 @@
 """The only training loop: take steps, log, check guards, evaluate, save, stop.
 
-A stage brings the loss. A step is one optimiser step (training/loop/optimiser_step.py) unless the stage makes more of
-it: an update of PPO takes many.
+An objective brings the loss. A step is one optimiser step (training/loop/optimiser_step.py) unless the objective makes
+more of it: an update of PPO takes many.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prefine.recipe.sections import TrainingSection
 from prefine.runs.directory import RunDirectory
 from prefine.training.display import Display, peak_memory_gb
 from prefine.training.loop.checkpointer import Checkpointer
-from prefine.training.loop.contract import LoopStage, Loss
+from prefine.training.loop.contract import LoopObjective
 from prefine.training.loop.early_stopping import EarlyStopping
 from prefine.training.loop.guards import Guards, Limit
 from prefine.training.loop.heldout_evaluation import HeldoutEvaluation
@@ -39,7 +39,7 @@ _STEPS_BETWEEN_TRIMS = 4
 
 @dataclass
 class Loop:
-    """A run of steps over a sequence of trees; a stage sees it as Steps.
+    """A run of steps over a sequence of trees; an objective sees it as Steps.
 
     Args:
         state: everything that the rest of the run depends on.
@@ -165,7 +165,7 @@ class Loop:
         began = time.perf_counter()
         trees = [self.trees[row] for row in rows_of_step(self.position.step, len(self.trees), self.section)]
         rate = float(self.state.scheduler.get_last_lr()[0])
-        row = self.state.stage.step(self, trees)
+        row = self.state.objective.step(self, trees)
         advance(self.state.scheduler)
         if self.position.step % _STEPS_BETWEEN_TRIMS == 0 and self.processes.device.type == "cpu":
             return_freed_memory()
@@ -232,11 +232,10 @@ def new_loop(
     optimizer: torch.optim.Optimizer,
     trees: Sequence[TokenTree],
     section: TrainingSection,
-    loss: Loss,
-    stage: LoopStage,
+    objective: LoopObjective,
     guard_section: GuardsSection,
     rules: Sequence[Limit],
-    evaluate: Callable[[], dict[str, float]] | None,
+    evaluates: bool,
     run: RunDirectory,
     display: Display,
     trackers: Trackers | None = None,
@@ -252,11 +251,10 @@ def new_loop(
         optimizer: as accelerate prepared it.
         trees: training rows.
         section: the recipe's training section.
-        loss: the stage's loss.
-        stage: takes a step, and has a state of its own.
+        objective: gives the loss, takes a step, evaluates, and has a state of its own.
         guard_section: the recipe's guards section.
         rules: what the guards check.
-        evaluate: held-out metrics, called with the model in eval mode; None if no rows are held out.
+        evaluates: whether rows are held out to evaluate on.
         run: where checkpoints and metrics go.
         display: what the user sees.
         trackers: get the figures, too; None, and in all processes but the main one, for none.
@@ -265,15 +263,15 @@ def new_loop(
     """
     scheduler = new_scheduler(optimizer, section, total_steps(len(trees), section))
     guards = Guards(rules, guard_section.max_rollbacks)
-    state = TrainingState(parameters, optimizer, scheduler, EarlyStopping(section), guards, stage, processes, began)
+    state = TrainingState(parameters, optimizer, scheduler, EarlyStopping(section), guards, objective, processes, began)
     log = RunLog(run, display, trackers or Trackers(), is_main=processes.is_main)
     checkpoints = Checkpointer(state, run, log, section.keep_checkpoints)
     return Loop(
         state=state,
         trees=trees,
         section=section,
-        optimiser_step=OptimiserStep(processes, model, parameters, optimizer, section, loss, run.path),
-        evaluation=HeldoutEvaluation(model, evaluate, state, log),
+        optimiser_step=OptimiserStep(processes, model, parameters, optimizer, section, objective.loss, run.path),
+        evaluation=HeldoutEvaluation(model, objective.evaluate if evaluates else None, state, log),
         checkpoints=checkpoints,
         rollback=Rollback(guard_section, state, checkpoints, log),
         log=log,

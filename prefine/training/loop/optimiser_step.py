@@ -73,7 +73,7 @@ class OptimiserStep:
         parameters: trainable parameters by name.
         optimizer: as accelerate prepared it.
         section: the recipe's training section.
-        loss: the stage's loss.
+        loss: the objective's loss.
         folder: where batches with a non-finite loss are written.
     """
 

@@ -76,7 +76,7 @@ class Rollback:
             factor = self.section.learning_rate_factor
             event["changed"] = {
                 "learning_rate": slow_down(self.state.scheduler, self.state.optimizer, factor),
-                **self.state.stage.rolled_back(),
+                **self.state.objective.rolled_back(),
             }
         # Before anything is saved: a run killed in between must not find what is given up.
         self.checkpoints.discard_after(healthy)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from prefine.training.loop.contract import LoopStage, State
+from prefine.training.loop.contract import LoopObjective, State
 from prefine.training.loop.early_stopping import EarlyStopping
 from prefine.training.loop.guards import Guards
 from prefine.training.loop.processes import Processes
 from prefine.training.loop.torch_state import optimizer_tensors, restore_optimizer, restore_rng, rng_tensors
 
-# Prefix of the stage's groups of tensors in a checkpoint.
-_STAGE = "stage."
+# Prefix of the objective's groups of tensors in a checkpoint.
+_OBJECTIVE = "stage."
 
 
 @dataclass
@@ -44,7 +44,7 @@ class TrainingState:
         scheduler: of the learning rates.
         early_stopping: the best held-out loss so far.
         guards: what they have counted.
-        stage: the stage's own state.
+        objective: its own state.
         processes: the processes that train together.
         began: when this process began the run, by time.perf_counter.
         position: how far the run is.
@@ -56,7 +56,7 @@ class TrainingState:
     scheduler: torch.optim.lr_scheduler.LRScheduler
     early_stopping: EarlyStopping
     guards: Guards
-    stage: LoopStage
+    objective: LoopObjective
     processes: Processes
     began: float = field(default_factory=time.perf_counter)
     position: Position = field(default_factory=Position)
@@ -71,13 +71,13 @@ class TrainingState:
         """See Stateful. All processes must call it. Tensors are the objects' own."""
         generators = self.processes.gather(rng_tensors())  # dropout draws different numbers in each process
         optimizer, optimizer_json = optimizer_tensors(self.optimizer)
-        best, stage = self.early_stopping.state(), self.stage.state()
+        best, objective = self.early_stopping.state(), self.objective.state()
         tensors = {
             "weights": {name: parameter.detach() for name, parameter in self.parameters.items()},
             "optimizer": optimizer,
             **best.tensors,
             **{f"rng.{rank}": own for rank, (own, _) in enumerate(generators)},
-            **{f"{_STAGE}{name}": group for name, group in stage.tensors.items()},
+            **{f"{_OBJECTIVE}{name}": group for name, group in objective.tensors.items()},
         }
         return State(
             tensors,
@@ -87,7 +87,7 @@ class TrainingState:
                 "scheduler": self.scheduler.state_dict(),
                 "watch": best.json,
                 "guards": self.guards.state().json,
-                "stage": stage.json,
+                "stage": objective.json,
                 "optimizer": optimizer_json,
                 "rng": [own for _, own in generators],
             },
@@ -97,7 +97,7 @@ class TrainingState:
         """See Stateful. The clock goes on: `seconds_before` is the resuming run's to set.
 
         Raises:
-            CheckpointError: the optimiser or the stage's files are not those of the saved run.
+            CheckpointError: the optimiser or the objective's files are not those of the saved run.
             KeyError, TypeError, ValueError, IndexError: the state is not what `state` gives.
         """
         tensors, json = state
@@ -108,8 +108,8 @@ class TrainingState:
         self.scheduler.load_state_dict(json["scheduler"])
         self.early_stopping.load_state(State(tensors, json["watch"]))
         self.guards.load_state(State({}, json["guards"]))
-        stage = {name.removeprefix(_STAGE): group for name, group in tensors.items() if name.startswith(_STAGE)}
-        self.stage.load_state(State(stage, json["stage"]))
+        own = {name.removeprefix(_OBJECTIVE): g for name, g in tensors.items() if name.startswith(_OBJECTIVE)}
+        self.objective.load_state(State(own, json["stage"]))
         # If other processes saved it, two may draw the same numbers: Checkpointer warns about that.
         rank = self.processes.rank % len(json["rng"])
         restore_rng(tensors[f"rng.{rank}"], json["rng"][rank])

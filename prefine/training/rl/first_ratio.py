@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from prefine.data.tokens.trees import TokenTree
 from prefine.models.actor_critic import ActorCritic
+from prefine.runs.atomic import JSON
 from prefine.training.loop.processes import Processes
 from prefine.training.rl.measure import repeatability
 from prefine.training.run.checks import check_first_ratio, require
@@ -40,7 +40,7 @@ class FirstRatio:
         own = repeatability(policy, trees, max_tokens) if trees else 0.0
         self._repeated = max(self._processes.gather(own))
 
-    def check(self, ratios: tuple[float, float]) -> list[dict[str, Any]]:
+    def check(self, ratios: tuple[float, float]) -> list[dict[str, JSON]]:
         """After an optimiser step: the check's row for the manifest if it was the first, else nothing.
 
         Args:

@@ -21,6 +21,7 @@ from prefine.models.actor_critic import ActorCritic
 from prefine.objectives import kl
 from prefine.recipe.rl import PpoRecipe, RewardSource
 from prefine.report.facts import by_prompt
+from prefine.runs.atomic import JSON
 from prefine.runs.directory import rows_of_kind
 from prefine.training.rl.heldout_pairs import pair_accuracy, read_pairs
 from prefine.training.rl.load_rewards import JUDGE, load_source
@@ -35,7 +36,7 @@ from prefine.training.rl.rollouts import (
     seed_of,
 )
 from prefine.training.run.before import Before
-from prefine.training.run.stage import Session
+from prefine.training.run.session import Session
 
 # Columns of a held-out answer that are recorded before and after.
 _KEPT = ("text", "score", "tokens", "ended", "degenerate", "judge")
@@ -55,13 +56,13 @@ class HeldoutAnswers:
 
     def __init__(
         self,
-        session: Session,
+        session: Session[PpoRecipe],
         policy: ActorCritic,
         rewards: Rewards,
         reference: Callable[[PackedBatch], Tensor],
     ) -> None:
         self._session = session
-        self._recipe: PpoRecipe = session.recipe
+        self._recipe = session.recipe
         self._policy = policy
         self._rewards = rewards
         self._reference = reference
@@ -140,9 +141,9 @@ class HeldoutAnswers:
         ]
         return {"proxy_gap": max(falls) if now["score"] > rows[0]["score"] else 0.0}
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, JSON]:
         """Metrics and answers before and after, and the changes of the mean and the median score with intervals."""
-        found = self._session.before_and_after()
+        found: dict[str, JSON] = {**self._session.before_and_after()}
         if not self._rows:
             return found
         before = self.before.value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from prefine.intervals import evenly_chosen
+from prefine.recipe.rl import PpoRecipe
 from prefine.runs.atomic import atomic_write, json_bytes
 from prefine.runs.directory import read_metrics, step_of
 from prefine.training.rl.rollouts import Rollouts, conversation_of
-from prefine.training.run.stage import Session
+from prefine.training.run.session import Session
 
 _KEPT_ANSWERS = 8
 
@@ -15,13 +16,13 @@ class RolloutLog:
     """Records some answers of every so many updates.
 
     Args:
-        session: the opened run.
-        every_steps: how many updates lie between two that are recorded; None records nothing.
+        session: the opened run. Its training.sample_every_steps says how many updates lie between two that are
+            recorded; None records nothing.
     """
 
-    def __init__(self, session: Session, every_steps: int | None) -> None:
+    def __init__(self, session: Session[PpoRecipe]) -> None:
         self._session = session
-        self._every_steps = every_steps
+        self._every_steps = session.recipe.training.sample_every_steps
 
     def record(self, rollouts: Rollouts, step: int) -> None:
         """Record some answers of the update, if its turn has come; they replace what a resumed run wrote from there on.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,24 +13,28 @@ from torch import nn
 from prefine.data.tokens.trees import PackedBatch, TokenTree
 from prefine.errors import CheckpointError
 from prefine.formatting import listing
-from prefine.models.loading.load import LoadedModel, load_model
+from prefine.models.loading.load import LoadedModel
 from prefine.objectives import kl
 from prefine.recipe.guards import GuardSection
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sections import LoraSection, ModelSection
+from prefine.recipe.sections import ModelSection
 from prefine.records import Prompt
+from prefine.runs.atomic import JSON
 from prefine.training.display import Display
-from prefine.training.loop.contract import Loss, State, Steps, Sums
+from prefine.training.loop.contract import State, Steps, Sums
 from prefine.training.loop.guards import Limit
 from prefine.training.rl.algorithms import algorithm_of
 from prefine.training.rl.first_ratio import FirstRatio
 from prefine.training.rl.heldout import HeldoutAnswers
 from prefine.training.rl.load_rewards import load_rewards, require_rewards, reward_functions
 from prefine.training.rl.policy import Policy, is_critic
+from prefine.training.rl.rewards import Rewards
 from prefine.training.rl.rollout_log import RolloutLog
 from prefine.training.rl.update import Components, Progress, Update
+from prefine.training.run.before import Before
 from prefine.training.run.run_stage import run_stage
-from prefine.training.run.stage import Session, Stage
+from prefine.training.run.session import Session
+from prefine.training.run.stage import Objective, Stage
 from prefine.training.run.user_functions import UserFunction
 
 # A recipe cannot change it: a negative estimate shows a fault, as sampling and training see different policies.
@@ -46,54 +50,49 @@ def run_ppo(recipe: PpoRecipe, resume: bool, display: Display | Console, *, forc
     Raises:
         PrefineError: whatever cannot go on; what was saved before can be resumed.
     """
-    return run_stage(PpoStage(recipe, force=force), recipe, resume, display)
+    return run_stage(PpoStage(recipe, force=force), resume, display)
 
 
-class PpoStage(Stage):
+@dataclass(kw_only=True)
+class LoadedPolicy(LoadedModel):
+    """A loaded model as policy: `packed` is policy and critic; see Policy for the reference."""
+
+    policy: Policy
+
+
+class PpoStage(Stage[PpoRecipe, Prompt]):
     """Trains a policy to generate what is rewarded.
 
-    Attributes:
-        policy: once loaded.
-        rewards: once begun.
+    Args:
+        recipe: the whole recipe.
+        force: go on with a reward model whose readiness report says no-go.
     """
 
     name = "ppo"
-    kind = Prompt
+    record_type = Prompt
 
     def __init__(self, recipe: PpoRecipe, *, force: bool = False) -> None:
-        self._recipe = recipe
+        super().__init__(recipe)
         self._force = force
         self.answer_tokens = recipe.rollout.max_new_tokens
-        self._kl = kl.KlController(recipe.kl.coefficient, recipe.kl.controller, recipe.kl.target, recipe.kl.horizon)
-        self._algorithm = algorithm_of(recipe)
-        self._progress = Progress()
-        self._forced: list[str] = []
 
-    def require(self, display: Display) -> None:
+    def require(self, display: Display) -> list[str]:
         """Find the rewards, and refuse those that are not fit for PPO."""
-        self._forced = require_rewards(self._recipe, display, force=self._force)
+        return require_rewards(self.recipe, display, force=self._force)
 
     def functions(self) -> Sequence[UserFunction]:
         """Functions that are rewards. One that failed may be corrected, so they may change."""
-        return reward_functions(self._recipe)
+        return reward_functions(self.recipe)
 
-    def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
+    def load(self, section: ModelSection) -> LoadedPolicy:
         """The policy with its critic, and the reference beside it on the same weights."""
-        loaded = load_model(section, lora)
-        self.policy = Policy(loaded, self._recipe, with_critic=self._algorithm.has_critic)
-        return loaded
-
-    def parameters(self, loaded: LoadedModel) -> dict[str, nn.Parameter]:
-        """The policy's weights and the critic's."""
-        return self.policy.parameters()
-
-    def learning_rate(self, parameter: str) -> float | None:
-        """The critic has its own."""
-        return self._recipe.ppo.critic_learning_rate if is_critic(parameter) else None
+        loaded = super().load(section)
+        policy = Policy(loaded, self.recipe, with_critic=algorithm_of(self.recipe).has_critic)
+        return LoadedPolicy(**vars(loaded), policy=policy)
 
     def guards(self) -> Sequence[Limit]:
         """See docs/ppo.md."""
-        found = self._recipe.guards
+        found = self.recipe.guards
         return (
             Limit("kl", "kl_k3", found.kl, "the policy has gone far from what it was"),
             Limit("entropy", "entropy", found.entropy, "the policy writes the same thing over and over", below=True),
@@ -107,35 +106,58 @@ class PpoStage(Stage):
             Limit("kl_negative", "kl_k1", _NEGATIVE_KL, "estimates of the KL should not stay negative", below=True),
         )
 
-    def begin(self, session: Session) -> Loss:
-        """Load the rewards, and give the step's loss."""
-        session.override(*self._forced)
-        self.rewards = load_rewards(self._recipe, session.loaded, session.display)
-        policy = self.policy
-        self._heldout = HeldoutAnswers(session, policy.model, self.rewards, policy.reference_logprobs)
-        self.before = self._heldout.before
-        self._log = RolloutLog(session, self._recipe.training.sample_every_steps)
-        self._parts = Components(
-            session,
-            self._recipe,
-            policy,
-            self.rewards,
-            self._algorithm,
-            self._kl,
-            FirstRatio(session.processes, enabled=self._recipe.training.self_checks),
-        )
+    def start(self, session: Session[PpoRecipe]) -> PpoObjective:
+        """Load the rewards."""
+        loaded = session.loaded
+        assert isinstance(loaded, LoadedPolicy)  # noqa: S101 - as `load` gave it
+        return PpoObjective(session, loaded.policy, load_rewards(self.recipe, loaded, session.display))
 
-        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
-            return self._update.loss(model, batch)
 
-        return loss
+class PpoObjective(Objective[PpoRecipe]):
+    """Updates of a policy and its critic: each generates answers, scores them, and takes optimiser steps on them.
+
+    Args:
+        session: the opened run.
+        policy: what learns.
+        rewards: what is optimised.
+
+    Attributes:
+        policy, rewards: see above.
+    """
+
+    def __init__(self, session: Session[PpoRecipe], policy: Policy, rewards: Rewards) -> None:
+        super().__init__(session)
+        recipe = session.recipe
+        self.policy = policy
+        self.rewards = rewards
+        self._heldout = HeldoutAnswers(session, policy.model, rewards, policy.reference_logprobs)
+        self.before: Before = self._heldout.before
+        self._log = RolloutLog(session)
+        self._kl = kl.KlController(recipe.kl.coefficient, recipe.kl.controller, recipe.kl.target, recipe.kl.horizon)
+        first_ratio = FirstRatio(session.processes, enabled=recipe.training.self_checks)
+        self._parts = Components(session, policy, rewards, algorithm_of(recipe), self._kl, first_ratio)
+        self._progress = Progress()
+        self._update: Update | None = None
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The policy's weights and the critic's."""
+        return self.policy.parameters()
+
+    def learning_rate(self, parameter: str) -> float | None:
+        """The critic has its own."""
+        return self._session.recipe.ppo.critic_learning_rate if is_critic(parameter) else None
+
+    def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
+        """The update's: see Update.loss."""
+        assert self._update is not None  # noqa: S101 - optimiser steps are taken within an update
+        return self._update.loss(model, batch)
 
     # --- One update --------------------------------------------------------------------------------------------------
 
     def step(self, steps: Steps, trees: Sequence[TokenTree]) -> dict[str, float]:
         """One update on these prompts, from where a checkpoint left it."""
-        self._update = Update(steps.number, self._progress, self._parts)
-        metrics = self._update.run(steps, trees)
+        self._update = update = Update(steps.number, self._progress, self._parts)
+        metrics = update.run(steps, trees)
         rollouts = self._progress.rollouts
         assert rollouts is not None  # noqa: S101
         self._log.record(rollouts, steps.number + 1)
@@ -179,9 +201,9 @@ class PpoStage(Stage):
         self._parts.first_ratio.done |= json["checked"]
         self._progress = Progress.from_state(state)
 
-    def rolled_back(self) -> dict[str, Any]:
+    def rolled_back(self) -> dict[str, float]:
         """Pull harder towards the reference from now on."""
-        self._kl.coefficient *= self._recipe.guards.kl_factor
+        self._kl.coefficient *= self._session.recipe.guards.kl_factor
         return {"kl_coefficient": self._kl.coefficient} if self._kl.coefficient else {}
 
     # --- Held-out answers --------------------------------------------------------------------------------------------
@@ -191,6 +213,6 @@ class PpoStage(Stage):
         """Answers to held-out prompts, scored: see HeldoutAnswers."""
         return self._heldout.evaluate()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, JSON]:
         """Held-out answers before and after."""
         return self._heldout.finish()

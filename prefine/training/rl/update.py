@@ -29,7 +29,7 @@ from prefine.training.rl.rollouts import (
     prompt_answers,
     seed_of,
 )
-from prefine.training.run.stage import Session
+from prefine.training.run.session import Session
 
 V = TypeVar("V")
 
@@ -81,8 +81,7 @@ class Components:
         first_ratio: the self-check of the first optimiser step.
     """
 
-    session: Session
-    recipe: PpoRecipe
+    session: Session[PpoRecipe]
     policy: Policy
     rewards: Rewards
     algorithm: Algorithm
@@ -105,10 +104,10 @@ class Update:
         self.number = number
         self.progress = progress
         self._parts = parts
-        self._recipe = parts.recipe
+        self._recipe = parts.session.recipe
         self._targets: Targets | None = None
         has_critic = parts.policy.model.value_head is not None
-        self.critic_only = has_critic and number < parts.recipe.ppo.value_warmup_updates
+        self.critic_only = has_critic and number < self._recipe.ppo.value_warmup_updates
 
     def run(self, steps: Steps, prompts: Sequence[TokenTree]) -> dict[str, float]:
         """Do what is left of the update; returns its metrics.

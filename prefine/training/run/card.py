@@ -7,21 +7,22 @@ from typing import Any
 
 from prefine.models.loading.card import Story
 from prefine.models.loading.location import portable_path
+from prefine.recipe.stage import StageRecipe
 from prefine.runs.directory import rows_of_kind
-from prefine.training.run.stage import Session
+from prefine.training.run.session import Session
 
 # Metrics that say how fast the machine was, not what was learned.
 _NOT_SHOWN = ("seconds",)
 
 
-def about_run(session: Session) -> Story:
+def about_run(session: Session[StageRecipe]) -> Story:
     """The stage, the recipe's main settings, the data's counts and the held-out figures so far."""
     return Story((session.stage,), tuple(_lines(session)))
 
 
-def _lines(session: Session) -> Iterator[str]:
+def _lines(session: Session[StageRecipe]) -> Iterator[str]:
     recipe, training = session.recipe, session.recipe.training
-    lora = getattr(recipe, "lora", None)
+    lora = recipe.lora
     settings: dict[str, Any] = {
         "stage": session.stage,
         "model": portable_path(recipe.model.name, session.run.model),

@@ -17,6 +17,7 @@ from prefine.data.tokens.template import ChatTemplate
 from prefine.data.tokens.trees import TokenTree
 from prefine.errors import TrainingError
 from prefine.records import Message
+from prefine.runs.atomic import JSON
 
 # Rows looked at: enough to find a systematic fault, few enough to cost no time on a large data set.
 _ROWS = 2000
@@ -146,7 +147,7 @@ def check_first_ratio(difference: float, repeated: float) -> SelfCheck:
     )
 
 
-def require(checks: list[SelfCheck]) -> list[dict[str, Any]]:
+def require(checks: list[SelfCheck]) -> list[dict[str, JSON]]:
     """The checks for the manifest.
 
     Raises:

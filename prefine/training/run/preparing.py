@@ -11,12 +11,12 @@ from prefine.data.tokens.template import ChatTemplate
 from prefine.recipe.stage import StageRecipe
 from prefine.runs.directory import RunDirectory
 from prefine.runs.ownership import PREPARED_FILES
-from prefine.training.run.stage import Session, Stage
+from prefine.training.run.session import Session
+from prefine.training.run.stage import Recipe, Record, Stage
 
 
 def prepare(
-    stage: Stage,
-    recipe: StageRecipe,
+    stage: Stage[Recipe, Record],
     run: RunDirectory,
     template: ChatTemplate,
     previous: dict[str, Any] | None,
@@ -34,27 +34,27 @@ def prepare(
         for path in (*(run.data / name for name in PREPARED_FILES), run.quarantine):
             path.unlink(missing_ok=True)
     with Quarantine(run.quarantine) as quarantine:
-        rows = preparation(stage, recipe, run, template, quarantine)
+        rows = preparation(stage, run, template, quarantine)
         return rows.stores(None if previous is None else previous["prepared"])
 
 
 def preparation(
-    stage: Stage, recipe: StageRecipe, run: RunDirectory, template: ChatTemplate, quarantine: Quarantine
-) -> Preparation[Any]:
-    """How the stage makes its token stores of the recipe's data."""
+    stage: Stage[Recipe, Record], run: RunDirectory, template: ChatTemplate, quarantine: Quarantine
+) -> Preparation[Record]:
+    """How the stage makes its token stores of its recipe's data."""
     return Preparation(
         run.data,
-        recipe.data,
-        stage.kind,
+        stage.recipe.data,
+        stage.record_type,
         template,
-        recipe.data.seed,
+        stage.recipe.data.seed,
         quarantine,
         stage.usable,
         answer_tokens=stage.answer_tokens,
     )
 
 
-def say_data(session: Session, answer_tokens: int) -> None:
+def say_data(session: Session[StageRecipe], answer_tokens: int) -> None:
     """Say what became of the rows.
 
     Args:

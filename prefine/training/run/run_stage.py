@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,11 +37,12 @@ from prefine.runs.atomic import write_json, write_text
 from prefine.runs.directory import RunDirectory, run_provenance
 from prefine.runs.ownership import RECIPE_MARK, is_own_recipe
 from prefine.training.display import Display, forget_peak_memory
-from prefine.training.loop.contract import Loss
+from prefine.training.loop.guards import Limit
 from prefine.training.loop.launch import fewer_processes, lost_processes
 from prefine.training.loop.loop import Loop, new_loop
 from prefine.training.loop.optimiser_step import adamw
 from prefine.training.loop.processes import Processes
+from prefine.training.run.before import Before
 from prefine.training.run.card import about_run
 from prefine.training.run.checks import check_leaks, check_tokens, require
 from prefine.training.run.interrupts import stop_on_signal
@@ -55,7 +56,8 @@ from prefine.training.run.resume import (
     require_same_recipe,
     result_hashes,
 )
-from prefine.training.run.stage import Session, Stage
+from prefine.training.run.session import Session
+from prefine.training.run.stage import Objective, Recipe, Record, Stage
 from prefine.training.run.user_functions import continued_code
 from prefine.training.tracking import Trackers, require_trackers, show_results, start_trackers
 
@@ -63,7 +65,7 @@ _KEPT = "; what was saved before is kept"
 _NOTHING_YET = " before a step was saved; the run begins at its first step"
 
 
-def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, display: Display | Console) -> Path:
+def run_stage(stage: Stage[Recipe, Record], resume: bool, display: Display | Console) -> Path:
     """Run a stage from its recipe to its report; returns the run's folder.
 
     Under `accelerate launch` every process calls this; the main one alone writes.
@@ -73,6 +75,7 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, display: Display 
         Stopped: Ctrl-C or SIGTERM; the run can be resumed.
     """
     began = time.perf_counter()
+    recipe = stage.recipe
     if not resume:
         require_sources(recipe.data)
     require_trackers(recipe)
@@ -84,12 +87,12 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, display: Display 
         display.leave_to_main_process()
     if warning := fewer_processes(processes.count):
         display.say(f"warning: {warning}")
-    stage.require(display)
+    overridden = stage.require(display)
     with _run_directory(Path(recipe.run), resume, processes) as run:
         previous = read_manifest(run)
         run.run_id = processes.from_main(new_run_id() if previous is None else previous["run_id"])
         if previous is not None and previous["status"] == "finished":
-            _require_same_beginning(stage, recipe, run, previous)
+            _require_same_beginning(stage, run, previous)
             if is_whole(run, previous):
                 if processes.is_main and not run.report.exists():  # killed between the last two writes
                     write_report(run.path)
@@ -98,7 +101,7 @@ def run_stage(stage: Stage, recipe: StageRecipe, resume: bool, display: Display 
             display.say(f"{run.path} is finished, but parts of its result are missing: they are made again")
         try:
             with lost_processes(processes.count):
-                session = _open(stage, recipe, run, previous, processes, display)
+                session = _open(stage, run, previous, processes, display, overridden)
             _train(stage, session, began, fresh=previous is None)
         except KeyboardInterrupt:
             saved = any(run.checkpoints.glob("*"))
@@ -120,14 +123,15 @@ def _run_directory(path: Path, resume: bool, processes: Processes) -> Iterator[R
 
 
 def _open(
-    stage: Stage,
-    recipe: StageRecipe,
+    stage: Stage[Recipe, Record],
     run: RunDirectory,
     previous: dict[str, Any] | None,
     processes: Processes,
     display: Display,
-) -> Session:
+    overridden: Sequence[str],
+) -> Session[Recipe]:
     """Load the model and the data; a resumed run must be of the same recipe, and computes in the same type."""
+    recipe = stage.recipe
     section = recipe.model
     code, changed = continued_code(previous, stage.functions())
     if previous is not None:
@@ -135,14 +139,14 @@ def _open(
         # A measured type is settled once a run: measuring again could choose another, and the result would differ.
         section = section.model_copy(update={"dtype": previous["model"]["compute_dtype"]})
     torch.manual_seed(recipe.training.seed)  # every process begins with the same adapter
-    loaded = stage.load(section, recipe.lora)
+    loaded = stage.load(section)
     if previous is not None:
         require_same_model(previous, loaded.identity, section.name)
     torch.manual_seed(recipe.training.seed + processes.rank)  # and draws its own dropout
     for line in _about(loaded):
         display.say(line)
     with processes.main_first():
-        prepared = prepare(stage, recipe, run, loaded.template, previous, processes.is_main)
+        prepared = prepare(stage, run, loaded.template, previous, processes.is_main)
     manifest = {
         "run_id": run.run_id,
         "stage": stage.name,
@@ -164,8 +168,7 @@ def _open(
     session = Session(stage.name, recipe, run, display, processes, loaded, prepared, manifest)
     if previous is not None:  # some checks are made once a run
         session.record_checks(previous.get("self_checks", []))
-    if changed:
-        session.override(*changed)
+    session.override(*changed)
     for line in changed:
         display.say(f"warning: {line}")
     say_data(session, stage.answer_tokens)
@@ -175,6 +178,7 @@ def _open(
         session.record_checks(require(found))
     else:
         session.override("training.self_checks is false: this run did not check its templates, masks and losses.")
+    session.override(*overridden)
     session.manifest["example"] = marked_example(loaded.template, prepared.train[0])
     session.write_manifest("running")
     if processes.is_main and (not run.recipe.exists() or is_own_recipe(run.recipe)):
@@ -182,32 +186,33 @@ def _open(
     return session
 
 
-def _require_same_beginning(stage: Stage, recipe: StageRecipe, run: RunDirectory, previous: dict[str, Any]) -> None:
+def _require_same_beginning(stage: Stage[Recipe, Record], run: RunDirectory, previous: dict[str, Any]) -> None:
     """Raise if a finished run had another recipe, model or data than those given now.
 
     Raises:
         PrefineError: it had, or the model or the data are not there to compare.
     """
+    recipe = stage.recipe
     require_same_recipe(previous, stage.name, recipe)
     continued_code(previous, stage.functions())
     location, revision = locate_model(recipe.model.name), recipe.model.revision
     require_same_model(previous, identity_of(location, revision, base_hash(location.base, revision)), location.name)
     template = load_tokenizer(location, recipe.model)
-    preparation(stage, recipe, run, template, Quarantine()).require_same(previous["prepared"])
+    preparation(stage, run, template, Quarantine()).require_same(previous["prepared"])
 
 
-def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None:
+def _train(stage: Stage[Recipe, Record], session: Session[Recipe], began: float, *, fresh: bool) -> None:
     """Train from the last checkpoint, or from the first step, to the end, and write the results."""
-    loss = None
+    objective = None
     try:
         with lost_processes(session.processes.count), closing(_trackers(session, fresh)) as trackers:
-            loss = stage.begin(session)
-            loop = _run_loop(stage, session, loss, began, trackers)
+            objective = stage.start(session)
+            loop = _run_loop(objective, stage.guards(), session, began, trackers)
             if session.processes.is_main:
-                _write_results(stage, session)
+                _write_results(objective, session)
                 show_results(session.run, trackers, loop.position.step)
     except (PrefineError, Stopped, KeyboardInterrupt) as error:
-        if fresh and loss is None and isinstance(error, RecipeError | DataError | ModelError):
+        if fresh and objective is None and isinstance(error, RecipeError | DataError | ModelError):
             if session.processes.is_main:
                 for path in (session.run.manifest, session.run.recipe):
                     path.unlink(missing_ok=True)  # nothing was learned: once corrected, the recipe begins anew
@@ -228,27 +233,33 @@ def _train(stage: Stage, session: Session, began: float, *, fresh: bool) -> None
     session.write_manifest("finished")
 
 
-def _note_end(session: Session, status: str, reason: str) -> None:
+def _note_end(session: Session[StageRecipe], status: str, reason: str) -> None:
     session.manifest["ended_by"] = reason
     with suppress(CheckpointError):  # on a full disk, what ended the run is worth more than that nobody noted it
         session.write_manifest(status)
 
 
-def _trackers(session: Session, fresh: bool) -> Trackers:
+def _trackers(session: Session[StageRecipe], fresh: bool) -> Trackers:
     """The recipe's trackers; none in other processes than the main one."""
     if not session.processes.is_main:
         return Trackers()
     return start_trackers(session.recipe, session.stage, session.manifest["run_id"], not fresh, session.display)
 
 
-def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers: Trackers) -> Loop:
+def _run_loop(
+    objective: Objective[StageRecipe],
+    rules: Sequence[Limit],
+    session: Session[StageRecipe],
+    began: float,
+    trackers: Trackers,
+) -> Loop:
     """Train from the last checkpoint, or from the first step, to the last step."""
     recipe, processes, loaded = session.recipe, session.processes, session.loaded
     samples = _samples(session)
     if samples is not None:
         session.manifest["samples_before"] = samples.before(session.manifest["samples_before"])
-    parameters = stage.parameters(loaded)
-    optimizer = adamw(stage.learning_rate, parameters, recipe.training, loaded.packed.device)
+    parameters = objective.parameters()
+    optimizer = adamw(objective.learning_rate, parameters, recipe.training, loaded.packed.device)
     model, prepared_optimizer = processes.accelerator.prepare(loaded.packed, optimizer)
     with stop_on_signal(session.display) as asked:
         loop = new_loop(
@@ -258,11 +269,10 @@ def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers
             optimizer=prepared_optimizer,
             trees=session.prepared.train,
             section=recipe.training,
-            loss=loss,
-            stage=stage,
+            objective=objective,
             guard_section=recipe.guards,
-            rules=stage.guards(),
-            evaluate=stage.evaluate if len(session.prepared.heldout) else None,
+            rules=rules,
+            evaluates=len(session.prepared.heldout) > 0,
             run=session.run,
             display=session.display,
             trackers=trackers,
@@ -270,7 +280,7 @@ def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers
             began=began,
         )
         with closing(loop.log):
-            _measure_again(stage, session, loop)
+            _measure_again(objective.before, session, loop)
             checkpoint = loop.checkpoints.resume()
             if checkpoint is not None:
                 for line in checkpoint.skipped:
@@ -287,26 +297,26 @@ def _run_loop(stage: Stage, session: Session, loss: Loss, began: float, trackers
     return loop
 
 
-def _measure_again(stage: Stage, session: Session, loop: Loop) -> None:
+def _measure_again(before: Before | None, session: Session[StageRecipe], loop: Loop) -> None:
     """Evaluate the model as loaded again, if a resumed run has lost its evaluation before the first step."""
-    lost = stage.before is not None and stage.before.value is None and len(session.prepared.heldout)
+    lost = before is not None and before.value is None and len(session.prepared.heldout)
     if lost and any(session.run.checkpoints.glob("*")):
         session.display.say(f"warning: {session.run.heldout_before} was lost or damaged: its rows are measured again")
         loop.evaluation.remember()
 
 
-def _write_results(stage: Stage, session: Session) -> None:
+def _write_results(objective: Objective[StageRecipe], session: Session[StageRecipe]) -> None:
     """Save the model, then its held-out results and samples. Main process only."""
     session.run.require_here()
     session.loaded.packed.eval()
-    _save_result(stage, session)
-    heldout = stage.finish() if len(session.prepared.heldout) else None
+    _save_result(objective, session)
+    heldout = objective.finish() if len(session.prepared.heldout) else None
     samples = _samples(session)
     generation = None if samples is None else samples.after()
     write_json(session.run.evaluation, {"heldout": heldout, "generation": generation})
 
 
-def _samples(session: Session) -> Samples | None:
+def _samples(session: Session[StageRecipe]) -> Samples | None:
     """None if the stage's model generates no text, and in other processes than the main one."""
     recipe = session.recipe
     if not isinstance(recipe, WritingRecipe) or not session.processes.is_main:
@@ -314,10 +324,10 @@ def _samples(session: Session) -> Samples | None:
     return Samples(session.run, recipe.report, session.loaded, session.prepared, session.display)
 
 
-def _save_result(stage: Stage, session: Session) -> None:
+def _save_result(objective: Objective[StageRecipe], session: Session[StageRecipe]) -> None:
     """Save the model, then read it back and compare it with the one in memory."""
     if not session.run.model.exists():  # it is there where a run was killed between saving and finishing
-        save_model(session.loaded, session.run.model, stage.extra_files(), about_run(session))
+        save_model(session.loaded, session.run.model, objective.extra_files(), about_run(session))
     from peft import PeftModel, get_peft_model_state_dict
 
     model = session.loaded.packed.model

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -18,30 +18,34 @@ from prefine.intervals import mean
 from prefine.models.forward.packed import evaluating
 from prefine.objectives import dpo
 from prefine.objectives.masked import Paired, paired, per_sequence
-from prefine.recipe.dpo import DpoGuards, DpoRecipe, DpoSection
+from prefine.recipe.dpo import DpoRecipe, DpoSection
 from prefine.records import Preference
+from prefine.runs.atomic import JSON
 from prefine.training.display import Display
-from prefine.training.loop.contract import Loss, Sums
+from prefine.training.loop.contract import Sums
 from prefine.training.loop.guards import Limit
 from prefine.training.run.before import Before
-from prefine.training.run.checks import check_first_loss, require
+from prefine.training.run.checks import SelfCheck, check_first_loss, require
 from prefine.training.run.run_stage import run_stage
-from prefine.training.run.stage import Session, Stage
+from prefine.training.run.session import Session
+from prefine.training.run.stage import Objective, Stage
 from prefine.training.run.user_functions import UserFunction, function_hash, function_name
-from prefine.training.stages.own_objective import Objective, check_objective, losses_of, require_objective
-from prefine.training.stages.reference import reference_logprobs
+from prefine.training.stages.own_objective import PairLosses, check_objective, losses_of, require_objective
+from prefine.training.stages.reference import reference_of_rows
 
 # A fall of the chosen answers' mean log-probability by more than this many nats is worth a warning.
 _CHOSEN_FALL_NATS = 5.0
 
 
-def run_dpo(recipe: DpoRecipe, resume: bool, display: Display | Console, *, objective: Objective | None = None) -> Path:
+def run_dpo(
+    recipe: DpoRecipe, resume: bool, display: Display | Console, *, objective: PairLosses | None = None
+) -> Path:
     """Optimise preferences as the recipe says; returns the run's folder. Raises PrefineError.
 
     Args:
         objective: the losses of pairs, where dpo.loss is function.
     """
-    return run_stage(DpoStage(recipe.dpo, recipe.guards, objective), recipe, resume, display)
+    return run_stage(DpoStage(recipe, objective), resume, display)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def pair_outcome(
     policy: Paired,
     reference: Paired | None,
     tokens: Paired,
-    objective: Objective | None = None,
+    objective: PairLosses | None = None,
 ) -> PairOutcome:
     """Losses and reward margins of pairs; `reference` is None for SimPO alone, which has none.
 
@@ -102,28 +106,28 @@ def pair_outcome(
     return PairOutcome(loss, beta * raw, policy, tokens, fall)
 
 
-class DpoStage(Stage):
-    """Learns which of two answers people prefer."""
+class DpoStage(Stage[DpoRecipe, Preference]):
+    """Learns which of two answers people prefer.
+
+    Args:
+        given: a function that is the objective, where dpo.loss is function.
+    """
 
     name = "dpo"
-    kind = Preference
+    record_type = Preference
 
-    def __init__(
-        self,
-        section: DpoSection,
-        guards: DpoGuards = DpoGuards(),  # noqa: B008 - it is frozen
-        objective: Objective | None = None,
-    ) -> None:
-        require_objective(section, objective)
-        self._objective = objective
-        self._section = section
-        self._guards = guards
-        self._needs_reference = section.loss != "simpo"
-        self._pairs: dict[str, list[float]] = {}
+    def __init__(self, recipe: DpoRecipe, given: PairLosses | None = None) -> None:
+        super().__init__(recipe)
+        self._given = given
+
+    def require(self, display: Display) -> list[str]:
+        """Refuse a recipe for a function without one, and the other way round."""
+        require_objective(self.recipe.dpo, self._given)
+        return []
 
     def functions(self) -> Sequence[UserFunction]:
         """The objective, if it is one: a run ends with the one that it began with."""
-        given = self._objective
+        given = self._given
         if given is None:
             return ()
         return (UserFunction("objective", function_name(given), function_hash(given), may_change=False),)
@@ -135,42 +139,74 @@ class DpoStage(Stage):
     def guards(self) -> Sequence[Limit]:
         """The chosen answers' log-probability must not fall away with the rejected ones'."""
         means = "the chosen answers become unlikely, too; dpo.nll_weight or a smaller rate holds them up"
-        return (Limit("chosen_fall", "chosen_fall", self._guards.chosen_fall, means),)
+        return (Limit("chosen_fall", "chosen_fall", self.recipe.guards.chosen_fall, means),)
 
-    def begin(self, session: Session) -> Loss:
-        """Compute or read the reference, check that the policy agrees with it, and give the loss, a mean over pairs."""
-        self._session = session
+    def start(self, session: Session[DpoRecipe]) -> DpoObjective:
+        """Compute or read the reference, and check that the policy agrees with it."""
         began = time.perf_counter()
-        self._reference = {"train": self._reference_of("train"), "heldout": self._reference_of("heldout")}
+        references = _references_of(session)
         session.manifest["reference_seconds"] = round(time.perf_counter() - began, 3)
-        self._before = self.before = Before(session.run.heldout_before)
-        if session.recipe.training.self_checks and self._needs_reference:
-            session.record_checks(require(self._first_loss_checks()))
+        objective = DpoObjective(session, references, self._given)
+        if self.recipe.training.self_checks and references.train is not None:
+            session.record_checks(require(objective.first_loss_checks()))
+        return objective
 
-        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
-            pairs = self._outcome(model, batch, "train")
-            return Sums(pairs.loss.sum(), "trees", {name: float(v.sum()) for name, v in _logged(pairs).items()})
 
-        return loss
+class References(NamedTuple):
+    """(rows, 2) fp32 summed log-probabilities of pairs under the reference, chosen first; None for SimPO."""
+
+    train: Tensor | None
+    heldout: Tensor | None
+
+
+def _references_of(session: Session[DpoRecipe]) -> References:
+    if session.recipe.dpo.loss == "simpo":
+        return References(None, None)
+    train, heldout = (reference_of_rows(session, part).view(-1, 2) for part in ("train", "heldout"))
+    return References(train, heldout)
+
+
+class DpoObjective(Objective[DpoRecipe]):
+    """The preference objective that the recipe names, a mean over pairs.
+
+    Args:
+        session: the opened run.
+        references: of the run's rows.
+        given: see DpoStage.
+    """
+
+    def __init__(self, session: Session[DpoRecipe], references: References, given: PairLosses | None) -> None:
+        super().__init__(session)
+        self._section = session.recipe.dpo
+        self._max_tokens = session.recipe.training.max_tokens_per_microbatch
+        self._references = references
+        self._given = given
+        self._pairs: dict[str, list[float]] = {}
+        self.before: Before = Before(session.run.heldout_before)
+
+    def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
+        """Of a microbatch of training pairs, with the figures that are logged."""
+        pairs = self._outcome(model, batch, self._references.train)
+        return Sums(pairs.loss.sum(), "trees", {name: float(v.sum()) for name, v in _logged(pairs).items()})
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Means over held-out pairs; each pair's values are kept for `finish`."""
         parts: dict[str, list[Tensor]] = {}
         for run in microbatches(self._session.prepared.heldout, self._max_tokens):
-            pairs = self._outcome(self._session.loaded.packed, collate(run), "heldout")
+            pairs = self._outcome(self._session.loaded.packed, collate(run), self._references.heldout)
             for name, values in {"loss": pairs.loss, **_logged(pairs), **_judged(pairs)}.items():
                 parts.setdefault(name, []).append(values.cpu())
         joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
         self._pairs = {name: tensor.tolist() for name, tensor in joined.items()}
-        self._before.keep(self._pairs, write=self._session.processes.is_main)
+        self.before.keep(self._pairs, write=self._session.processes.is_main)
         return {name: float(tensor.mean()) for name, tensor in joined.items() if not name.endswith("_tokens")}
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, JSON]:
         """Held-out metrics and each pair before and after; warns where the chosen answers became less likely."""
         if not self._pairs:  # resumed after the last step: no step of this process has evaluated
             self.evaluate()
-        before = self._before.value
+        before = self.before.value
         told = self._session.before_and_after()
         heldout = self._session.prepared.heldout
         pairs = [
@@ -196,40 +232,20 @@ class DpoStage(Stage):
             )
         return {**told, "count": len(heldout), "pairs": pairs}
 
-    @property
-    def _max_tokens(self) -> int:
-        limit: int = self._session.recipe.training.max_tokens_per_microbatch
-        return limit
-
-    def _reference_of(self, part: str) -> Tensor | None:
-        """(rows, 2) summed reference log-probabilities, chosen first; None where the objective has no reference."""
-        if not self._needs_reference:
-            return None
-        session = self._session
-        store = getattr(session.prepared, part)
-        with session.processes.main_first():
-            flat, cached = reference_logprobs(
-                session.loaded, store, session.prepared.digests[part], self._max_tokens, session.display
-            )
-        if cached:
-            session.display.say(f"reference log-probabilities of {part}: {len(store)} pairs, from the cache")
-        return flat.view(-1, 2)
-
-    def _outcome(self, model: nn.Module, batch: PackedBatch, part: str) -> PairOutcome:
+    def _outcome(self, model: nn.Module, batch: PackedBatch, reference: Tensor | None) -> PairOutcome:
         batch = batch.to(self._session.loaded.packed.device)
         policy = paired(per_sequence(model(batch), batch.sequence, batch.sequences))
-        reference = self._reference[part]
         rows = None if reference is None else reference[list(batch.rows)].to(policy.chosen.device)
         return pair_outcome(
             self._section,
             policy,
             None if rows is None else Paired(rows[:, 0], rows[:, 1]),
             paired(batch.sequence_lengths()),
-            self._objective,
+            self._given,
         )
 
     @torch.no_grad()
-    def _first_loss_checks(self) -> list[Any]:
+    def first_loss_checks(self) -> list[SelfCheck]:
         """On the reference's own first microbatch, in eval mode.
 
         The same rows share the same matrix products then, so nothing but a wrong reference can move the margin from 0;
@@ -238,11 +254,11 @@ class DpoStage(Stage):
         model = self._session.loaded.packed
         rows = next(microbatches(self._session.prepared.train, self._max_tokens))
         with evaluating(model):
-            first, second = (self._outcome(model, collate(rows), "train") for _ in range(2))
+            first, second = (self._outcome(model, collate(rows), self._references.train) for _ in range(2))
         own = []
-        if self._objective is not None:  # policy and reference agree here
+        if self._given is not None:  # policy and reference agree here
             pairs = dpo.PairLogprobs(first.policy, first.policy, first.tokens, self._section.beta)
-            own.append(check_objective(self._objective, pairs))
+            own.append(check_objective(self._given, pairs))
         return own + check_first_loss(
             float(dpo.sigmoid(first.margin, 1.0).mean()),
             float(first.margin.mean()),

@@ -15,10 +15,10 @@ from prefine.recipe.dpo import DpoSection
 from prefine.training.run.checks import SelfCheck
 from prefine.training.run.user_functions import function_name
 
-Objective = Callable[[PairLogprobs], Tensor]
+PairLosses = Callable[[PairLogprobs], Tensor]
 
 
-def require_objective(section: DpoSection, objective: Objective | None) -> None:
+def require_objective(section: DpoSection, objective: PairLosses | None) -> None:
     """Refuse a recipe for a function without one, and the other way round.
 
     Raises:
@@ -32,7 +32,7 @@ def require_objective(section: DpoSection, objective: Objective | None) -> None:
         )
 
 
-def losses_of(objective: Objective, pairs: PairLogprobs) -> Tensor:
+def losses_of(objective: PairLosses, pairs: PairLogprobs) -> Tensor:
     """(B,) fp32 losses of B pairs.
 
     Raises:
@@ -52,7 +52,7 @@ def losses_of(objective: Objective, pairs: PairLogprobs) -> Tensor:
     return found.float()
 
 
-def check_objective(objective: Objective, pairs: PairLogprobs) -> SelfCheck:
+def check_objective(objective: PairLosses, pairs: PairLogprobs) -> SelfCheck:
     """A function gives one finite loss a pair, and a gradient for the policy, before the first step."""
     leaves = Paired(*(values.detach().clone().requires_grad_() for values in pairs.policy))
     with torch.enable_grad():

@@ -26,12 +26,34 @@ from prefine.data.tokens.trees import TokenTree, collate, microbatches
 from prefine.models.forward.packed import FORWARD_VERSION, evaluating
 from prefine.models.loading.load import LoadedModel
 from prefine.objectives.masked import per_sequence
+from prefine.recipe.stage import StageRecipe
 from prefine.runs.cache import cache_directory, cache_entry, whole
 from prefine.training.display import Display
+from prefine.training.run.session import Session
 
 _KIND = "reference"
 _FILE = "logprobs.safetensors"
 _PROBED_ROWS = 4
+
+
+def reference_of_rows(session: Session[StageRecipe], part: str) -> Tensor:
+    """Summed log-probabilities of all answers of a run's rows, in the rows' order: (answers,) fp32 on the CPU.
+
+    Call it when an objective is started: `loaded` must still be the model as it was loaded.
+
+    Args:
+        part: train or heldout.
+
+    Raises:
+        CheckpointError: the cache cannot be written.
+    """
+    store = {"train": session.prepared.train, "heldout": session.prepared.heldout}[part]
+    limit = session.recipe.training.max_tokens_per_microbatch
+    with session.processes.main_first():
+        sums, cached = reference_logprobs(session.loaded, store, session.prepared.digests[part], limit, session.display)
+    if cached:
+        session.display.say(f"reference log-probabilities of {part}: {len(store)} rows, from the cache")
+    return sums
 
 
 def reference_logprobs(

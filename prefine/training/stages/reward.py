@@ -21,7 +21,7 @@ from prefine.errors import DataError, RecipeError
 from prefine.evaluation.readiness.assess import work
 from prefine.evaluation.readiness.check import assess_own
 from prefine.evaluation.readiness.page import write_readiness
-from prefine.models.forward.packed import evaluating
+from prefine.models.forward.packed import PackedModel, evaluating
 from prefine.models.forward.path_probe import rounding
 from prefine.models.loading.load import LoadedModel, load_model
 from prefine.models.loading.weights import SCALE_FILE
@@ -30,14 +30,15 @@ from prefine.models.scoring.scorer import ScoreScale
 from prefine.objectives import reward
 from prefine.recipe.effects import Unread, without_effect
 from prefine.recipe.reward import RewardRecipe, RewardSection
-from prefine.recipe.sections import LoraSection, ModelSection
+from prefine.recipe.sections import DataSection, ModelSection
 from prefine.records import Preference, Vote
 from prefine.runs.atomic import JSON
 from prefine.training.display import Display
-from prefine.training.loop.contract import Loss, Sums
+from prefine.training.loop.contract import Sums
 from prefine.training.run.checks import SelfCheck, check_scores, require
 from prefine.training.run.run_stage import run_stage
-from prefine.training.run.stage import Session, Stage
+from prefine.training.run.session import Session
+from prefine.training.run.stage import Objective, Stage
 
 # Answers scored alone and together at the start.
 _CHECKED_ROWS = 4
@@ -45,24 +46,24 @@ _CHECKED_ROWS = 4
 
 def run_reward(recipe: RewardRecipe, resume: bool, display: Display | Console) -> Path:
     """Train a reward model as the recipe says; returns the run's folder. Raises PrefineError."""
-    return run_stage(reward_stage(recipe), recipe, resume, display)
+    return run_stage(RewardStage(recipe), resume, display)
 
 
-def reward_stage(recipe: RewardRecipe) -> RewardStage:
-    """The stage for what the recipe's data holds, preferences or votes.
+def _record_type(data: DataSection) -> type[Preference] | type[Vote]:
+    """What a recipe's data holds.
 
     Raises:
-        DataError: it holds something else, or cannot be found or read.
+        DataError: neither preferences nor votes; or it cannot be found or read.
     """
-    data = recipe.data
     kind = kind_of_sources(source_names(data.train), split=data.split, text=data.text_form, rules=data.row_rules)
-    if KINDS[kind] not in (Preference, Vote):
+    found = KINDS[kind]
+    if found not in (Preference, Vote):
         raise DataError(
-            f"{recipe.data.train} holds {kind}",
+            f"{data.train} holds {kind}",
             "A reward model learns from preferences, or from votes.",
             field="data.train",
         )
-    return RewardStage(recipe, KINDS[kind])
+    return found
 
 
 @dataclass(frozen=True)
@@ -144,51 +145,71 @@ def margins(raw: Tensor, labels: Labels) -> Tensor:
     return mean[:, 0] - mean[:, 1]
 
 
-class RewardStage(Stage):
-    """Learns what people prefer, as a number."""
+class RewardStage(Stage[RewardRecipe, Preference | Vote]):
+    """Learns what people prefer, as a number, from what the recipe's data holds: preferences or votes.
+
+    Raises:
+        DataError: it holds something else, or cannot be found or read.
+    """
 
     name = "reward"
 
-    def __init__(self, recipe: RewardRecipe, kind: type[Preference] | type[Vote]) -> None:
-        self.kind = kind
-        self._recipe = recipe
-        self._section = recipe.reward
-        self._raw: Tensor | None = None
-        self._decided = 0
-        self._mean_difference = 1.0
+    def __init__(self, recipe: RewardRecipe) -> None:
+        super().__init__(recipe)
+        self.record_type = _record_type(recipe.data)
 
-    def load(self, section: ModelSection, lora: LoraSection | None) -> LoadedModel:
+    def load(self, section: ModelSection) -> LoadedModel:
         """The model with score heads in the place of its language head."""
-        return load_model(section, lora, heads=self._section.heads)
+        return load_model(section, self.recipe.lora, heads=self.recipe.reward.heads)
 
-    def begin(self, session: Session) -> Loss:
-        """Check that there is something to learn from and to judge by, and give the loss, a mean over rows."""
-        self._session = session
+    def start(self, session: Session[RewardRecipe]) -> RewardObjective:
+        """Check that there is something to learn from and to judge by."""
         train, heldout = session.prepared.train, session.prepared.heldout
         _require_heldout(heldout)
-        if self.kind is Vote:
-            _require_settings_of_votes(self._recipe)
+        mean_difference = 1.0
+        if self.record_type is Vote:
+            _require_settings_of_votes(self.recipe)
             _require_both_votes(train)
-        elif self._section.margins == "scores":
-            self._mean_difference = self._unit_of_scores(train)
-        if session.recipe.training.self_checks:
-            session.record_checks(require([self._check_scores(train)]))
-        count = self._section.heads
-        part = torch.tensor(folds(len(train), count, session.recipe.training.seed))
+        elif self.recipe.reward.margins == "scores":
+            mean_difference = _unit_of_scores(session)
+        if self.recipe.training.self_checks:
+            session.record_checks(require([_check_scores(session.loaded.packed, train)]))
+        return RewardObjective(session, self.record_type, mean_difference)
 
-        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
-            labels = self._labels(train, batch.rows)
-            raw = _by_row(model(batch), len(batch.rows)).to(labels.right.device)
-            losses = row_losses(raw, labels, self._section)
-            if count > 1:  # each head leaves out a part of its own
-                seen = part[list(batch.rows), None].to(losses.device) != torch.arange(count, device=losses.device)
-                losses = losses * seen * (count / (count - 1))
-            margin = margins(raw, labels)
-            accuracy = torch.where(labels.decided, (margin > 0).float(), 0.5)
-            logged = {"accuracy": float(accuracy.sum()), "margin": float(margin.sum())}
-            return Sums(losses.mean(1).sum(), "trees", logged)
 
-        return loss
+class RewardObjective(Objective[RewardRecipe]):
+    """The losses of pairs or votes under each score head, a mean over rows and heads.
+
+    Args:
+        session: the opened run.
+        record_type: what its rows are.
+        mean_difference: see Labels.of.
+    """
+
+    def __init__(
+        self, session: Session[RewardRecipe], record_type: type[Preference | Vote], mean_difference: float
+    ) -> None:
+        super().__init__(session)
+        self._section = session.recipe.reward
+        self._record_type = record_type
+        self._mean_difference = mean_difference
+        rows = len(session.prepared.train)
+        self._part = torch.tensor(folds(rows, self._section.heads, session.recipe.training.seed))
+        self._raw: Tensor | None = None
+        self._decided = 0
+
+    def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
+        """Of a microbatch of training rows, with accuracy and margin; each head leaves out a part of its own."""
+        labels, count = self._labels(self._session.prepared.train, batch.rows), self._section.heads
+        raw = _by_row(model(batch), len(batch.rows)).to(labels.right.device)
+        losses = row_losses(raw, labels, self._section)
+        if count > 1:
+            part = self._part[list(batch.rows), None].to(losses.device)
+            losses = losses * (part != torch.arange(count, device=losses.device)) * (count / (count - 1))
+        margin = margins(raw, labels)
+        accuracy = torch.where(labels.decided, (margin > 0).float(), 0.5)
+        logged = {"accuracy": float(accuracy.sum()), "margin": float(margin.sum())}
+        return Sums(losses.mean(1).sum(), "trees", logged)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -216,15 +237,17 @@ class RewardStage(Stage):
         """The scale of the scores, measured on the held-out answers."""
         return {SCALE_FILE: self._scale().as_json()}
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, JSON]:
         """Held-out metrics before and after; writes the readiness report and says its verdict aloud."""
         session = self._session
         reward_model = PackedReward(session.loaded, read_scale(session.run.model))
         reward_model.name = str(session.run.path)  # by which it will be known, not the model it began with
-        train, heldout, limits = session.prepared.train, session.prepared.heldout, self._recipe.readiness
+        train, heldout, limits = session.prepared.train, session.prepared.heldout, session.recipe.readiness
         total = work(min(len(heldout), limits.heldout_pairs), min(len(train), limits.trained_pairs))
         with session.display.progress(total, 0, "readiness report"):
-            readiness = assess_own(reward_model, train, heldout, self._recipe, self.kind, session.display.advance)
+            readiness = assess_own(
+                reward_model, train, heldout, session.recipe, self._record_type, session.display.advance
+            )
             session.display.advance(total)
         page = write_readiness(readiness, session.run.path)
         session.warnings += [f"{each.name}: {each.found}. {each.meaning}" for each in readiness.reasons]
@@ -233,7 +256,7 @@ class RewardStage(Stage):
         for reason in readiness.reasons:
             session.display.say(f"  {reason.level.value}: {reason.name}: {reason.found}. {reason.meaning}")
         # Ties are not ranked: accuracy rests on the others.
-        unit = "vote" if self.kind is Vote else "pair"
+        unit = "vote" if self._record_type is Vote else "pair"
         return {**session.before_and_after(), "count": self._decided, "unit": unit}
 
     def _scale(self) -> ScoreScale:
@@ -242,37 +265,39 @@ class RewardStage(Stage):
         assert self._raw is not None  # noqa: S101
         return ScoreScale.of(
             self._raw,
-            self._recipe.data.max_length_tokens,
-            quantization=self._recipe.model.quantization,
+            self._session.recipe.data.max_length_tokens,
+            quantization=self._session.recipe.model.quantization,
             compute_dtype=self._session.manifest["model"]["compute_dtype"],
         )
-
-    def _unit_of_scores(self, train: TokenStore) -> float:
-        mean = mean_score_difference(json.loads(train.record_json(row)) for row in range(len(train)))
-        if mean is None:
-            raise DataError(
-                "reward.margins is scores, but no pair of data.train has scores (chosen_score and rejected_score)",
-                "Add the two columns, or set reward.margins to column or none.",
-            )
-        self._session.display.say(
-            f"margins: scores that differ by {mean:.3g}, as they do on average, ask for {self._section.margin_scale:g} "
-            "nats"
-        )
-        return mean or 1.0
 
     def _labels(self, store: TokenStore, rows: Sequence[int]) -> Labels:
         return Labels.of([json.loads(store.record_json(row)) for row in rows], self._section, self._mean_difference)
 
-    @torch.no_grad()
-    def _check_scores(self, train: TokenStore) -> SelfCheck:
-        model = self._session.loaded.packed
-        trees = train[: min(_CHECKED_ROWS, len(train))]
-        with evaluating(model):
-            together = model(collate(trees).to(model.device))
-            batches = [collate([tree]).to(model.device) for tree in trees]
-            alone = [model(batch) for batch in batches]
-            noise = max(rounding(model, batch, scores) for batch, scores in zip(batches, alone, strict=True))
-        return check_scores(torch.cat(alone), together, noise)
+
+def _unit_of_scores(session: Session[RewardRecipe]) -> float:
+    train = session.prepared.train
+    mean = mean_score_difference(json.loads(train.record_json(row)) for row in range(len(train)))
+    if mean is None:
+        raise DataError(
+            "reward.margins is scores, but no pair of data.train has scores (chosen_score and rejected_score)",
+            "Add the two columns, or set reward.margins to column or none.",
+        )
+    session.display.say(
+        f"margins: scores that differ by {mean:.3g}, as they do on average, ask for "
+        f"{session.recipe.reward.margin_scale:g} nats"
+    )
+    return mean or 1.0
+
+
+@torch.no_grad()
+def _check_scores(model: PackedModel, train: TokenStore) -> SelfCheck:
+    trees = train[: min(_CHECKED_ROWS, len(train))]
+    with evaluating(model):
+        together = model(collate(trees).to(model.device))
+        batches = [collate([tree]).to(model.device) for tree in trees]
+        alone = [model(batch) for batch in batches]
+        noise = max(rounding(model, batch, scores) for batch, scores in zip(batches, alone, strict=True))
+    return check_scores(torch.cat(alone), together, noise)
 
 
 def _require_settings_of_votes(recipe: RewardRecipe) -> None:

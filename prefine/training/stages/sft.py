@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,34 +15,42 @@ from prefine.objectives.masked import per_sequence
 from prefine.objectives.sft import token_nll
 from prefine.recipe.sft import SftRecipe
 from prefine.records import Demonstration
+from prefine.runs.atomic import JSON
 from prefine.training.display import Display
-from prefine.training.loop.contract import Loss, Sums
+from prefine.training.loop.contract import Sums
 from prefine.training.run.before import Before
 from prefine.training.run.run_stage import run_stage
-from prefine.training.run.stage import Session, Stage
+from prefine.training.run.session import Session
+from prefine.training.run.stage import Objective, Stage
 
 
 def run_sft(recipe: SftRecipe, resume: bool, display: Display | Console) -> Path:
     """Fine-tune as the recipe says; returns the run's folder. Raises PrefineError."""
-    return run_stage(SftStage(), recipe, resume, display)
+    return run_stage(SftStage(recipe), resume, display)
 
 
-class SftStage(Stage):
-    """Learns every supervised token of a demonstration."""
+class SftStage(Stage[SftRecipe, Demonstration]):
+    """Learns from demonstrations."""
 
     name = "sft"
-    kind = Demonstration
+    record_type = Demonstration
 
-    def begin(self, session: Session) -> Loss:
-        """The loss: negative log-likelihood, a mean over tokens."""
-        self._session = session
+    def start(self, session: Session[SftRecipe]) -> SftObjective:
+        """See Stage."""
+        return SftObjective(session)
+
+
+class SftObjective(Objective[SftRecipe]):
+    """The negative log-likelihood of every supervised token."""
+
+    def __init__(self, session: Session[SftRecipe]) -> None:
+        super().__init__(session)
         self.before: Before = Before(session.run.heldout_before)
-        self._answers: list[dict[str, Any]] = []
+        self._answers: list[dict[str, JSON]] = []
 
-        def loss(model: nn.Module, batch: PackedBatch) -> Sums:
-            return Sums(token_nll(model(batch)).sum(), "tokens")
-
-        return loss
+    def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
+        """A mean over tokens."""
+        return Sums(token_nll(model(batch)).sum(), "tokens")
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -64,7 +71,7 @@ class SftStage(Stage):
         loss = total / tokens
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, JSON]:
         """Held-out metrics before and after, and each answer's loss, nats per token; rows are in the held-out order."""
         if not self._answers:  # resumed after the last step: no step of this process has evaluated
             with torch.no_grad():

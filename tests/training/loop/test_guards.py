@@ -378,7 +378,7 @@ def test_every_guard_of_a_ppo_recipe_is_looked_at_with_what_the_recipe_says() ->
 
 def test_of_dpo_only_the_chosen_answers_fall_is_looked_at() -> None:
     made = DpoRecipe.model_validate({"guards": {"chosen_fall": {"limit": 3.0, "action": "stop"}}})
-    (found,) = DpoStage(made.dpo, made.guards).guards()
+    (found,) = DpoStage(made).guards()
     assert found.broken(3.01, 0.0)
     assert not found.broken(3.0, 0.0)
     assert (found.section.patience, found.section.action) == (5, "stop")

@@ -177,7 +177,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(
 
 def test_heldout_metrics_that_are_not_finite_stop_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make("sft")
-    monkeypatch.setattr(sft.SftStage, "evaluate", lambda stage: {"loss": math.inf, "perplexity": 1.0})
+    monkeypatch.setattr(sft.SftObjective, "evaluate", lambda objective: {"loss": math.inf, "perplexity": 1.0})
     with pytest.raises(TrainingError, match="held-out metrics are not finite after step 0"):
         tiny.train(made)
 

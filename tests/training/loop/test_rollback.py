@@ -35,15 +35,16 @@ from prefine.training.loop.guards import Limit
 from prefine.training.loop.loop import Loop
 from prefine.training.loop.rollback import Rollback
 from prefine.training.loop.run_log import RunLog
-from prefine.training.rl.stage import PpoStage, run_ppo
-from prefine.training.run.stage import Stage
-from prefine.training.stages.dpo import DpoStage, run_dpo
-from prefine.training.stages.sft import SftStage, run_sft
+from prefine.training.rl.stage import PpoObjective, PpoStage, run_ppo
+from prefine.training.run.stage import Objective, Stage
+from prefine.training.stages.dpo import DpoObjective, DpoStage, run_dpo
+from prefine.training.stages.sft import SftObjective, SftStage, run_sft
 from tests.training import tiny
 from tests.training.loop.test_processes import together
 
 Make = Callable[..., StageRecipe]
-STAGES: dict[str, type[Stage]] = {"sft": SftStage, "dpo": DpoStage, "ppo": PpoStage}
+STAGES: dict[str, type[Stage[Any, Any]]] = {"sft": SftStage, "dpo": DpoStage, "ppo": PpoStage}
+OBJECTIVES: dict[str, type[Objective[Any]]] = {"sft": SftObjective, "dpo": DpoObjective, "ppo": PpoObjective}
 QUICK = {"report.samples": 0, "training.self_checks": False, "training.max_steps": 7}
 # Few and short answers; guards that T's own figures do not trip; all that a run may carry from one update to the next.
 QUICK_PPO = {
@@ -93,15 +94,15 @@ def troubled(
     name: str = "trouble",
 ) -> None:
     """Runs begun now have one more guard, on a figure that is bad at steps bad[n] after n roll-backs (or the last)."""
-    kind = STAGES[stage]
-    real_step, real_guards = kind.step, kind.guards
+    kind, objective = STAGES[stage], OBJECTIVES[stage]
+    real_step, real_guards = objective.step, kind.guards
     rule = Limit(name, name, GuardSection(limit=0.5, patience=patience, action=action), "so the test wants it")
 
-    def step(self: Stage, loop: Loop, trees: Any) -> dict[str, float]:
+    def step(self: Objective[Any], loop: Loop, trees: Any) -> dict[str, float]:
         now = bad[min(loop.state.guards.rollbacks, len(bad) - 1)]
         return {**real_step(self, loop, trees), name: float(loop.position.step + 1 in now)}
 
-    patched.setattr(kind, "step", step)
+    patched.setattr(objective, "step", step)
     patched.setattr(kind, "guards", lambda self: (*real_guards(self), rule))
 
 
@@ -494,19 +495,14 @@ NAN = {
 
 def breaking(patched: pytest.MonkeyPatch, stage: str, what: str, calls: Callable[[int], bool]) -> None:
     """The stage's loss is no number in those of its calls, counted from 0 over all of a process's runs."""
-    kind = STAGES[stage]
-    real, count = kind.begin, iter(range(1000))
+    kind = OBJECTIVES[stage]
+    real, count = kind.loss, iter(range(1000))
 
-    def begin(self: Stage, session: Any) -> Any:
-        loss = real(self, session)
+    def broken(self: Objective[Any], model: Any, batch: Any) -> Sums:
+        sums = real(self, model, batch)
+        return replace(sums, loss=NAN[what](sums.loss)) if calls(next(count)) else sums
 
-        def broken(model: Any, batch: Any) -> Sums:
-            sums = loss(model, batch)
-            return replace(sums, loss=NAN[what](sums.loss)) if calls(next(count)) else sums
-
-        return broken
-
-    patched.setattr(kind, "begin", begin)
+    patched.setattr(kind, "loss", broken)
 
 
 @pytest.mark.parametrize("what", NAN)
@@ -667,14 +663,14 @@ def test_an_evaluation_that_differs_in_its_last_bits_is_judged_alike(
 ) -> None:
     """Each process evaluates by itself; the limit lies between the two figures."""
     rule = Limit("gap", "gap", GuardSection(limit=0.5, action="stop"), "so the test wants it", heldout=True)
-    real = SftStage.evaluate
+    real = SftObjective.evaluate
 
-    def evaluate(self: SftStage) -> dict[str, float]:
+    def evaluate(self: SftObjective) -> dict[str, float]:
         row = real(self)
         return {**row, "gap": 0.5 + (1e-9 if os.environ.get("RANK") == "1" else -1e-9) if row["loss"] < 5.4 else 0.0}
 
     monkeypatch.setattr(SftStage, "guards", lambda self: (rule,))
-    monkeypatch.setattr(SftStage, "evaluate", evaluate)
+    monkeypatch.setattr(SftObjective, "evaluate", evaluate)
     made = recipe(make, "sft")
     assert together(lambda rank: train(made)) == [0, 0]
     assert tiny.manifest(Path(made.run))["status"] == "finished"

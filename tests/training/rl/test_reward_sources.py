@@ -32,8 +32,9 @@ from prefine.training.display import Display
 from prefine.training.rl.load_rewards import load_rewards
 from prefine.training.rl.reward_sources import FunctionSource, ModelSource, PromptAnswers, RunningScale
 from prefine.training.rl.rewards import Rewards, shape
-from prefine.training.rl.stage import PpoStage, run_ppo
+from prefine.training.rl.stage import PpoObjective, PpoStage, run_ppo
 from prefine.training.run.run_stage import run_stage
+from prefine.training.run.session import Session
 from tests.training import tiny
 from tests.training.test_reward_hacking import other_letters
 
@@ -46,12 +47,20 @@ ASKED = [
 ]
 
 
-def trained(made: StageRecipe, *, force: bool = False) -> tuple[PpoStage, str]:
-    """Run it to its end; the stage as it is then, and what was said."""
+class KeepsItsObjective(PpoStage):
+    """For a look at the objective as it is when the run has ended."""
+
+    def start(self, session: Session[PpoRecipe]) -> PpoObjective:
+        self.objective = super().start(session)
+        return self.objective
+
+
+def trained(made: StageRecipe, *, force: bool = False) -> tuple[PpoObjective, str]:
+    """Run it to its end; the objective as it is then, and what was said."""
     assert isinstance(made, PpoRecipe)
-    said, stage = io.StringIO(), PpoStage(made, force=force)
-    run_stage(stage, made, False, Console(file=said))
-    return stage, said.getvalue()
+    said, stage = io.StringIO(), KeepsItsObjective(made, force=force)
+    run_stage(stage, False, Console(file=said))
+    return stage.objective, said.getvalue()
 
 
 def refused(made: StageRecipe) -> str:
@@ -502,15 +511,15 @@ def test_a_reward_run_on_the_policys_base_is_held_once_and_scores_as_alone(
     changes = {name: str(sft_run) if value == "SFT" else value for name, value in POLICIES[policy].items()}
     made = make("ppo", changes={**QUICK, **changes, "reward.name": str(reward_run)})
     assert isinstance(made, PpoRecipe)
-    begun = PpoStage(made).load(made.model, made.lora)
+    begun = PpoStage(made).load(made.model)
     before = load_rewards(made, begun, Display(Console(file=io.StringIO())))
     assert before.sources[0].score(ASKED) == alone(reward_run)
-    stage, said = trained(made)
-    assert stage.rewards.sources[0].score(ASKED) == alone(reward_run)
+    objective, said = trained(made)
+    assert objective.rewards.sources[0].score(ASKED) == alone(reward_run)
     assert f"reward {reward_run}: an adapter on the policy's base model, which is loaded once\n" in said
     assert "loaded beside" not in said
-    assert stage.rewards.sources[0].scale == "std"
-    weights = [p for p in stage.policy.model.parameters() if p.numel() > 258 * 30]
+    assert objective.rewards.sources[0].scale == "std"
+    weights = [p for p in objective.policy.model.parameters() if p.numel() > 258 * 30]
     assert len(weights) == 2  # embeddings and head, once each
 
 
@@ -554,43 +563,45 @@ def test_a_reward_model_that_cannot_join_is_loaded_beside(
     kind: str, make: Make, others: dict[str, tuple[Path, str]]
 ) -> None:
     name, why = others[kind]
-    stage, said = trained(make("ppo", changes={**QUICK, "reward.name": str(name), "reward.scale": "std"}))
+    objective, said = trained(make("ppo", changes={**QUICK, "reward.name": str(name), "reward.scale": "std"}))
     assert f"reward {name}: loaded as a model of its own ({why})\n" in said
     if kind != "another type":
-        assert stage.rewards.sources[0].score(ASKED) == alone(name)
+        assert objective.rewards.sources[0].score(ASKED) == alone(name)
     told = f"reward {name}: its tokenizer or template differs from the policy's; answers are passed to it as text\n"
     assert (told in said) == (kind == "another tokenizer")
 
 
 def test_beside_a_policy_that_trains_all_its_weights(make: Make, reward_run: Path) -> None:
     """Its base does not stay what the reward model knew."""
-    stage, said = trained(make("ppo", changes={**QUICK, "reward.name": str(reward_run), "lora": None}))
+    objective, said = trained(make("ppo", changes={**QUICK, "reward.name": str(reward_run), "lora": None}))
     assert f"reward {reward_run}: loaded as a model of its own (the policy trains all its weights, so that its " in said
-    assert stage.rewards.sources[0].score(ASKED) == alone(reward_run)
+    assert objective.rewards.sources[0].score(ASKED) == alone(reward_run)
 
 
 def test_another_template_on_the_same_weights_is_said_and_kept(make: Make, reward_run: Path, tmp_path: Path) -> None:
     """The reward model reads conversations as it was trained to, whatever the policy's look like."""
     dressed = tiny.save_model(tmp_path / "T", template=tiny.CHATML.replace("\\n", " "))
-    stage, said = trained(make("ppo", changes={**QUICK, "model.name": str(dressed), "reward.name": str(reward_run)}))
+    objective, said = trained(
+        make("ppo", changes={**QUICK, "model.name": str(dressed), "reward.name": str(reward_run)})
+    )
     assert "which is loaded once" in said
     assert "its tokenizer or template differs from the policy's; answers are passed to it as text" in said
-    assert stage.rewards.sources[0].score(ASKED) == alone(reward_run)
+    assert objective.rewards.sources[0].score(ASKED) == alone(reward_run)
 
 
 def test_several_models_and_a_function_are_added(make: Make, reward_run: Path, others: dict[str, Any]) -> None:
     other = others["another base"][0]
     more = [{"name": str(other), "weight": 0.5}, {"name": "tests.training.tiny:letters", "weight": -1.0}]
-    stage, _ = trained(make("ppo", changes={**QUICK, "reward.name": str(reward_run), "reward.more": more}))
+    objective, _ = trained(make("ppo", changes={**QUICK, "reward.name": str(reward_run), "reward.more": more}))
     stds = [json.loads((run / "model" / "reward.json").read_text())["std"] for run in (reward_run, other)]
-    parts = stage.rewards.score(ASKED)
+    parts = objective.rewards.score(ASKED)
     assert [parts[str(run)] for run in (reward_run, other)] == [alone(reward_run), alone(other)]
     lengths, ended = torch.ones(6, dtype=torch.int64), torch.ones(6, dtype=torch.bool)
     letters = tiny.letters([{"response": answer} for each in ASKED for answer in each.answers])
     wanted = [
         a / stds[0] + 0.5 * b / stds[1] - c for a, b, c in zip(alone(reward_run), alone(other), letters, strict=True)
     ]
-    assert stage.rewards.combined(parts, lengths, ended).proxy.tolist() == pytest.approx(wanted, rel=1e-5)
+    assert objective.rewards.combined(parts, lengths, ended).proxy.tolist() == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("field", ["reward.name", "reward.more[0].name", "reward.judge"])

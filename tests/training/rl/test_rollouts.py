@@ -295,8 +295,7 @@ def test_an_answer_without_its_end_of_turn(
     changes |= {} if missing_eos == "none" else {"reward.missing_eos_value": 2.0}
     changes |= {"rollout.max_new_tokens": 3, "rollout.slots": 64, "training.max_steps": 1, "report.samples": 0}
     made = recipe(make, {**tiny.UNGUARDED, **changes, "training.sample_every_steps": 1})
-    stage = PpoStage(made)
-    run_stage(stage, made, False, Console(file=io.StringIO()))
+    run_stage(PpoStage(made), False, Console(file=io.StringIO()))
     shaped = 0.5 - len(script) / 10
     wanted = {"none": shaped, "penalty": shaped - 2, "replace": -2.0}[missing_eos] if end == "none" else shaped
     train = next(row for row in tiny.metrics(Path(made.run)) if row["kind"] == "train")

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from prefine.data.tokens.store import TokenStore
@@ -29,9 +28,9 @@ from prefine.recipe.sections import ModelSection
 from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.optimiser_step import OptimiserStep
 from prefine.training.rl import update
-from prefine.training.rl.stage import PpoStage
-from prefine.training.run.run_stage import run_stage
-from prefine.training.run.stage import Session
+from prefine.training.rl.policy import Policy
+from prefine.training.rl.stage import PpoObjective, PpoStage
+from prefine.training.run.session import Session
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]
@@ -41,16 +40,16 @@ QUICK |= {"training.evaluate_every_steps": None, "training.sample_every_steps": 
 
 @dataclass
 class Watched:
-    """A finished run with its stage, and what was there before its first step: all weights, the reference's words."""
+    """A finished run's objective, and what was there before its first step: all weights, the reference's words."""
 
-    stage: PpoStage
+    objective: PpoObjective
     before: dict[str, Tensor]
     reference: Tensor
     learning: set[str]
 
     @property
     def now(self) -> dict[str, Tensor]:
-        return dict(self.stage.policy.model.state_dict())
+        return dict(self.objective.policy.model.state_dict())
 
     @property
     def moved(self) -> set[str]:
@@ -59,32 +58,35 @@ class Watched:
 
 def watched(made: StageRecipe, monkeypatch: pytest.MonkeyPatch) -> Watched:
     """Run it to its end; no weight but those that learn may have a gradient at any optimiser step."""
-    assert isinstance(made, PpoRecipe)
-    stage = PpoStage(made)
-    found = Watched(stage, {}, torch.zeros(0), set())
-    real_begin, real_clip = PpoStage.begin, OptimiserStep._clip
+    started: list[Watched] = []
+    real_start, real_clip = PpoStage.start, OptimiserStep._clip
 
-    def begin(self: PpoStage, session: Session) -> Any:
-        step = real_begin(self, session)
-        found.before = {name: weight.clone() for name, weight in self.policy.model.state_dict().items()}
-        self.policy.model.eval()
-        found.reference = by_reference(self)
-        self.policy.model.train()
-        learning = {id(p) for p in self.parameters(session.loaded).values()}
-        found.learning = {name for name, p in self.policy.model.named_parameters() if id(p) in learning}
-        return step
+    def start(self: PpoStage, session: Session[PpoRecipe]) -> PpoObjective:
+        objective = real_start(self, session)
+        model = objective.policy.model
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        model.eval()
+        reference = by_reference(objective.policy)
+        model.train()
+        learning = {id(p) for p in objective.parameters().values()}
+        named = {name for name, p in model.named_parameters() if id(p) in learning}
+        started.append(Watched(objective, before, reference, named))
+        return objective
 
     def clip(self: OptimiserStep) -> float:
-        named = dict(stage.policy.model.named_parameters())
+        (found,) = started
+        named, update = dict(found.objective.policy.model.named_parameters()), found.objective._update
+        assert update is not None
         warming = {name for name in found.learning if ".critic." in name or name.startswith("value_head.")}
-        learning = warming if stage._update.critic_only else found.learning
+        learning = warming if update.critic_only else found.learning
         assert {name for name, p in named.items() if p.grad is not None} == learning
         return real_clip(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PpoStage, "begin", begin)
+        patched.setattr(PpoStage, "start", start)
         patched.setattr(OptimiserStep, "_clip", clip)
-        run_stage(stage, made, False, Console(file=io.StringIO()))
+        tiny.train(made)
+    (found,) = started
     return found
 
 
@@ -187,7 +189,7 @@ def test_a_critic_on_an_adapter_has_no_dropout_either(make: Make) -> None:
     """Its values are held against those that it gave before, as ratios are."""
     made = make("ppo", changes={"ppo.critic": "adapter", "lora.dropout": 0.5})
     assert isinstance(made, PpoRecipe)
-    loaded = PpoStage(made).load(made.model, made.lora)
+    loaded = PpoStage(made).load(made.model)
     rates = {name: m.p for name, m in loaded.packed.named_modules() if isinstance(m, nn.Dropout) and m.p}
     assert not rates
 
@@ -216,8 +218,8 @@ def as_loaded(made: StageRecipe) -> Tensor:
 
 
 @torch.no_grad()
-def by_reference(stage: PpoStage) -> Tensor:
-    return stage.policy.reference_logprobs(some_batch())
+def by_reference(policy: Policy) -> Tensor:
+    return policy.reference_logprobs(some_batch())
 
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -240,11 +242,11 @@ def test_the_reference_is_the_policy_as_it_was_loaded_and_stays_so(
     changes |= {"training.max_steps": 3, "rollout.temperature": 0.7}
     made = make("ppo", changes={**QUICK, **changes})
     run = watched(made, monkeypatch)
-    assert torch.equal(by_reference(run.stage), run.reference)
+    assert torch.equal(by_reference(run.objective.policy), run.reference)
     torch.testing.assert_close(run.reference, as_loaded(made), rtol=0, atol=1e-5)
     assert run.moved == run.learning
     with torch.no_grad():
-        assert (run.stage.policy.model.logprobs(some_batch()) - run.reference).abs().max() > 1e-2
+        assert (run.objective.policy.model.logprobs(some_batch()) - run.reference).abs().max() > 1e-2
     adapters = {"default", "critic"} if "critic" in policy else {"default"}
     for name in run.learning if "lora" not in changes else ():
         assert name.startswith("value_head.") or any(f".{adapter}." in name for adapter in adapters)
@@ -265,11 +267,11 @@ def test_the_reference_of_any_adapter_is_that_adapter(targets: list[str], critic
     tiny.train(sft)
     made = make("ppo", "ppo", {"model.name": sft.run, "ppo.critic": critic})
     assert isinstance(made, PpoRecipe)
-    stage = PpoStage(made)
-    stage.load(made.model, made.lora).packed.eval()
+    policy = PpoStage(made).load(made.model).policy
+    policy.model.eval()
     with torch.no_grad():
-        torch.testing.assert_close(stage.policy.model.logprobs(some_batch()), as_loaded(made), rtol=0, atol=1e-5)
-    torch.testing.assert_close(by_reference(stage), as_loaded(made), rtol=0, atol=1e-5)
+        torch.testing.assert_close(policy.model.logprobs(some_batch()), as_loaded(made), rtol=0, atol=1e-5)
+    torch.testing.assert_close(by_reference(policy), as_loaded(made), rtol=0, atol=1e-5)
 
 
 WARMING: dict[str, dict[str, Any]] = {
