@@ -48,6 +48,8 @@ VERBS = {
     "score": "prefine.cli.score:score",
     "generate": "prefine.cli.generate:generate",
     "chat": "prefine.cli.chat:chat",
+    "export write": "prefine.cli.export:write",
+    "export verify": "prefine.cli.export:verify",
     "report": "prefine.cli.report:report",
     "runs": "prefine.cli.runs:runs",
     "cache list": "prefine.cli.cache:show",
@@ -58,10 +60,11 @@ _LONGEST_QUOTE = 60
 GROUPS = {
     "data": "Look at data before training on it.",
     "reward": "Train a reward model, and find out whether it is fit for PPO.",
+    "export": "Write a model in a format that others load, and prove that it is what was trained.",
     "cache": "See and remove what prefine keeps because it can be made again.",
 }
 # What is meant where the second word is none of the group's: `prefine reward RECIPE` trains.
-DEFAULTS = {"reward": "train", "cache": "list"}
+DEFAULTS = {"reward": "train", "export": "write", "cache": "list"}
 # Groups whose default needs no argument, so that their name alone is a command.
 COMPLETE = {"cache"}
 

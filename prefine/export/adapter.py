@@ -9,6 +9,7 @@ import torch
 
 from prefine.errors import ModelError, RecipeError
 from prefine.export.formats import Artefact, ExportOptions, limits_of
+from prefine.export.merging import peft_warnings_off
 from prefine.export.room import require_disk, require_memory
 from prefine.export.source import Source
 from prefine.models.loading.card import Base, Story, describe_result
@@ -20,6 +21,11 @@ class AdapterFormat:
     """See prefine.export.formats.Format."""
 
     name = "adapter"
+    usage = (
+        "",
+        "vLLM serves it on its base: `vllm serve BASE --enable-lora --lora-modules NAME=FOLDER`, with "
+        "`--max-lora-rank` where the rank is over 16.",
+    )
 
     def require(self, source: Source, options: ExportOptions) -> None:
         """See Format."""
@@ -41,7 +47,7 @@ class AdapterFormat:
                 if "lora_" in name or "modules_to_save" in name:
                     weight.data = weight.data.to(getattr(torch, options.dtype))
         model.peft_config["default"].revision = source.revision
-        with known_noise_off():
+        with known_noise_off(), peft_warnings_off():
             model.save_pretrained(folder, selected_adapters=["default"])
         loaded.tokenizer.save_pretrained(folder)
         save_ends(loaded.packed.causal, folder)

@@ -100,9 +100,15 @@ class ExportOptions:
 
 
 class Format(Protocol):
-    """A way to write a model. Make one with no arguments."""
+    """A way to write a model. Make one with no arguments.
+
+    Attributes:
+        name: a key of FORMATS.
+        usage: Markdown for README.md on how to load it, besides what it says of transformers and peft.
+    """
 
     name: str
+    usage: tuple[str, ...]
 
     def require(self, source: Source, options: ExportOptions) -> None:
         """Check before any work what can be checked: the types, optional packages, disk space and memory.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +14,14 @@ from torch import Tensor, nn
 from prefine.errors import ModelError
 from prefine.models.loading.load import LoadedModel, load_model
 from prefine.recipe.sections import ModelSection
+
+
+@contextmanager
+def peft_warnings_off() -> Iterator[None]:
+    """Inside, peft does not warn of tied embeddings under an adapter: `merge` settles what it warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\.")
+        yield
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ PROBES = 32
 _MOST_ROWS = 2000
 # Longer prompts and answers would show no more of an export's errors, and take longer.
 MOST_PROMPT_TOKENS = 192
-MOST_ANSWER_TOKENS = 32
+MOST_ANSWER_TOKENS = 24
 # Logits are compared at so many positions that they fill this many bytes at most, in each of the two models.
 MOST_LOGIT_BYTES = 256 << 20
 

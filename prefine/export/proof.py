@@ -230,8 +230,8 @@ def _listed(ids: Sequence[int]) -> str:
 def proof_rows(proofs: Sequence[Proof]) -> list[tuple[str, ...]]:
     """The proof's table: a header, then a row for each artefact, as text."""
     header = (
-        *("export", "prompt ids", "top-1", "mean KL", "p99 KL", "perplexity", "change kept"),
-        *("greedy", "size", "load"),
+        *("export", "prompt ids", "top-1 agreement", "mean KL", "99th percentile KL", "perplexity"),
+        *("trained change kept", "greedy answers", "size", "load time"),
     )
     return [header, *(_row(each) for each in proofs)]
 
@@ -240,13 +240,13 @@ def _row(proof: Proof) -> tuple[str, ...]:
     same, tokens = (sum(getattr(each, name) for each in proof.samples) for name in ("same_tokens", "tokens"))
     return (
         proof.artefact,
-        f"{proof.prompts_equal}/{proof.prompts} equal",
+        f"{proof.prompts_equal} of {proof.prompts} equal",
         f"{proof.top1:.2%}",
         f"{figure(proof.kl_mean)} nats",
         f"{figure(proof.kl_p99)} nats",
         f"{proof.perplexity_run:.4g} → {proof.perplexity_export:.4g}",
         "" if proof.kept is None else f"{proof.kept:.3f}",
-        f"{same}/{tokens} tokens",
+        f"{same} of {tokens} tokens",
         f"{proof.size_bytes / 1e6:,.0f} MB",
         f"{proof.load_s:.1f} s",
     )

@@ -20,7 +20,7 @@ from prefine.models.forward.packed import PackedModel, embedding_rows
 from prefine.models.shared_base import has_adapter, using_adapter
 
 # Of so many probes the base's logits are computed, too.
-BASE_PROBES = 16
+BASE_PROBES = 12
 SAMPLES = 4
 _MOST_TOKENS = 2048
 _SLOTS = 32
@@ -35,6 +35,7 @@ class Reference:
         logits: for each probe (answer, V) fp32, which predict the answer's tokens.
         base: the same of the base without the adapter, for the first probes; empty without an adapter.
         greedy: the run's answers to the first SAMPLES probes, token ids, the end of turn included.
+        new_tokens: of a greedy answer, at most.
         stop_ids, turn_end: of its template.
         dtype: that it is computed in.
     """
@@ -43,16 +44,17 @@ class Reference:
     logits: list[Tensor]
     base: list[Tensor]
     greedy: list[list[int]]
+    new_tokens: int
     stop_ids: frozenset[int]
     turn_end: int
     dtype: str
 
 
-def compute_reference(source: Source, progress: Callable[[int], None] = lambda done: None) -> Reference:
+def compute_reference(source: Source, progress: Callable[[int, int], None] = lambda done, total: None) -> Reference:
     """Compute a run's own logits and greedy answers.
 
     Args:
-        progress: called with the number of probes that are done.
+        progress: called with the number of probes that are done, and of all.
     """
     packed, template = source.loaded.packed, source.loaded.template
     vocabulary = embedding_rows(packed.causal)
@@ -62,13 +64,22 @@ def compute_reference(source: Source, progress: Callable[[int], None] = lambda d
     asked = sorted({*range(min(SAMPLES, len(probes))), *unanswered})
     greedy = dict(zip(asked, _greedy(packed, template, [probes[i] for i in asked], tokens), strict=True))
     probes = [replace(p, answer=p.answer or tuple(greedy[i])) for i, p in enumerate(probes)]
-    logits = list(_logits(packed, probes, progress))
+    logits = list(_logits(packed, probes, lambda done: progress(done, len(probes))))
     base: list[Tensor] = []
     if has_adapter(packed.model):
         with using_adapter(packed.model, None):
             base = list(_logits(packed, probes[:BASE_PROBES], lambda done: None))
     samples = [greedy[i] for i in range(min(SAMPLES, len(probes)))]
-    return Reference(probes, logits, base, samples, template.stop_ids, template.turn_end, source.reference_dtype)
+    return Reference(
+        probes=probes,
+        logits=logits,
+        base=base,
+        greedy=samples,
+        new_tokens=tokens,
+        stop_ids=template.stop_ids,
+        turn_end=template.turn_end,
+        dtype=source.reference_dtype,
+    )
 
 
 def _greedy(packed: PackedModel, template: ChatTemplate, probes: Sequence[Probe], tokens: int) -> list[list[int]]:

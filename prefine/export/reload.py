@@ -82,7 +82,7 @@ class Reloaded:
         rendered: for each probe, the token ids that its own template and tokenizer make of the turns.
         greedy: the answers' token ids, the end of turn included.
         stop_ids: token ids at which its own generation ends.
-        load_s: seconds to load it.
+        load_s: seconds to load it, without imports.
         dtype: that it computes in, as torch calls it, or as its file format does.
         libraries: name -> version of what it was loaded with.
     """
@@ -127,6 +127,7 @@ class ForeignModel(Protocol):
     dtype: str
     stop_ids: frozenset[int]
     libraries: Mapping[str, str]
+    load_s: float
 
     def rendered_ids(self, turns: Turns) -> list[int]:
         """Token ids of a prompt up to where the assistant starts to write, by its own template and tokenizer."""
@@ -142,6 +143,7 @@ class ForeignModel(Protocol):
 LOADERS = {
     "transformers": "prefine.export.reload:load_transformers",
     "peft": "prefine.export.reload:load_peft",
+    "classifier": "prefine.export.reload:load_classifier",
 }
 
 
@@ -152,16 +154,18 @@ class TransformersModel:
         model: in eval mode, as from_pretrained leaves it.
         tokenizer: transformers'.
         libraries: names of what loaded it.
+        load_s: seconds that took, without imports.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, libraries: Sequence[str]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, libraries: Sequence[str], load_s: float) -> None:
         from importlib.metadata import version
 
+        self.load_s = load_s
         self.model = model
         self.tokenizer = tokenizer
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.libraries: Mapping[str, str] = {name: version(name) for name in libraries}
-        ends = model.generation_config.eos_token_id
+        ends = getattr(model.generation_config, "eos_token_id", None)  # a classifier has no such config
         self.stop_ids = frozenset(ends if isinstance(ends, list) else [ends] if ends is not None else [])
 
     def rendered_ids(self, turns: Turns) -> list[int]:
@@ -195,8 +199,28 @@ def load_transformers(path: Path, options: Mapping[str, Any]) -> ForeignModel:
     """A whole model: AutoModelForCausalLM and AutoTokenizer. `options` go to both (`gguf_file`, say)."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    began = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(path, **options)
-    return TransformersModel(model, AutoTokenizer.from_pretrained(path, **options), ["torch", "transformers"])
+    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    return TransformersModel(model, tokenizer, ["torch", "transformers"], time.perf_counter() - began)
+
+
+class _Classifier(TransformersModel):
+    @torch.no_grad()
+    def logits(self, ids: Sequence[int], last: int) -> Tensor:
+        """(1, labels) fp32, the sequence's scores."""
+        found: Tensor = self.model(input_ids=torch.tensor([list(ids)])).logits
+        return found.float()
+
+
+def load_classifier(path: Path, options: Mapping[str, Any]) -> ForeignModel:
+    """A reward model: AutoModelForSequenceClassification and AutoTokenizer."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    began = time.perf_counter()
+    model = AutoModelForSequenceClassification.from_pretrained(path, **options)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    return _Classifier(model.eval(), tokenizer, ["torch", "transformers"], time.perf_counter() - began)
 
 
 def load_peft(path: Path, options: Mapping[str, Any]) -> ForeignModel:
@@ -216,11 +240,13 @@ def load_peft(path: Path, options: Mapping[str, Any]) -> ForeignModel:
     if options.get("quantization"):
         settings |= {"quantization_config": _quantization(options["quantization"], dtype), "device_map": {"": "cpu"}}
         libraries.append("bitsandbytes")
+    began = time.perf_counter()
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(options["base"], **settings), path)
     # The base's file has the base's ends; what training used lies beside the adapter.
     model.generation_config = GenerationConfig.from_pretrained(path)
     model.get_base_model().generation_config = model.generation_config
-    return TransformersModel(model.eval(), AutoTokenizer.from_pretrained(path), libraries)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    return TransformersModel(model.eval(), tokenizer, libraries, time.perf_counter() - began)
 
 
 def _quantization(kind: str, dtype: torch.dtype) -> Any:
@@ -241,9 +267,7 @@ def reload(spec: ReloadSpec, progress: Callable[[int], None] = lambda done: None
         progress: called with the number of probes that are done.
     """
     module, _, name = LOADERS[spec.loader].partition(":")
-    began = time.perf_counter()
     model: ForeignModel = getattr(import_module(module), name)(Path(spec.path), spec.options)
-    load_s = time.perf_counter() - began
     logits, rendered = [], []
     for done, probe in enumerate(spec.probes, start=1):
         rendered.append(model.rendered_ids(probe.turns))
@@ -252,7 +276,7 @@ def reload(spec: ReloadSpec, progress: Callable[[int], None] = lambda done: None
     # A prompt is what its answer is predicted from: the answer's tokens but the last are at its end.
     prompts = [spec.probes[i].ids[: len(spec.probes[i].ids) - spec.probes[i].last + 1] for i in spec.greedy]
     greedy = [model.greedy(prompt, spec.new_tokens) for prompt in prompts]
-    return Reloaded(logits, rendered, greedy, model.stop_ids, load_s, model.dtype, model.libraries)
+    return Reloaded(logits, rendered, greedy, model.stop_ids, model.load_s, model.dtype, model.libraries)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,52 @@ from torch import Tensor, nn
 
 from prefine.data.tokens.trees import TokenTree
 from prefine.errors import CheckpointError, ModelError, about
+from prefine.export.merging import dense
 from prefine.models.forward.packed import standard_attention
 from prefine.models.loading.card import Base, Story, code, describe_result
 from prefine.models.loading.heads import SCORE, ensure_distinct_pad_token
-from prefine.models.loading.load import load_model
 from prefine.models.loading.location import portable_path
 from prefine.models.loading.quiet import known_noise_off
 from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import PackedReward, load_reward
-from prefine.models.scoring.scorer import Question
-from prefine.recipe.sections import named_model
+from prefine.models.scoring.scorer import Question, ScoreScale
+from prefine.recipe.sections import ModelSection, named_model
 from prefine.records import Message
 from prefine.runs.atomic import atomic_write, json_bytes
 
 # In standard deviations of the scores; a merge in fp32 moves them by rounding alone, one into bf16 by its three digits.
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 _PROBES = (
     ("What is the capital of France?", ("The capital of France is Paris.", "I don't know.", "")),
     ("My parcel is late. What now?", ("Send me the order number and I will ask the carrier today.", "Wait.")),
 )
 
 
+@dataclass(frozen=True)
+class ProbeScores:
+    """A reward run's raw scores of the probes, mean over its heads.
+
+    Attributes:
+        trees: prompts and answers, as the run encodes them.
+        turns: of each tree's prompt.
+        scores: (answers,) fp32, in the trees' order.
+        std: of the run's held-out scores.
+    """
+
+    trees: list[TokenTree]
+    turns: list[tuple[Message, ...]]
+    scores: Tensor
+    std: float
+
+    def apart(self, found: Tensor) -> float:
+        """How far other scores of the same answers are at most, in standard deviations."""
+        return float((found - self.scores).abs().max()) / self.std
+
+
 def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
     """Merge a reward run's adapter into its base and save both with the head, in the ecosystem's own form.
 
-    `AutoModelForSequenceClassification.from_pretrained(folder)` then gives the raw score as its one label; the bias to
-    subtract is in reward.json. Several heads become one, their mean.
+    See write_merged_reward.
 
     Returns: how far the scores of the saved model, loaded by transformers alone, are from those of the run at most, in
         standard deviations of its held-out scores.
@@ -45,42 +66,86 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
         ModelError: no reward model of prefine's; an unknown type.
         CheckpointError: the folder is taken or cannot be written, or the saved model scores otherwise.
     """
-    if dtype not in _TOLERANCE:
-        raise ModelError(f"--dtype: {dtype!r} is not known", f"Choose one of {', '.join(_TOLERANCE)}.")
     if folder.exists():
         raise CheckpointError(f"{folder} is there already", "Name a folder that is not.")
     if not folder.parent.is_dir():
         raise CheckpointError(f"{folder}: there is no folder {folder.parent}", "Create it first.")
+    require_known_dtype(dtype)
+    with atomic_write(folder) as temporary:
+        probes = write_merged_reward(name, temporary, folder, dtype)
+        apart = probes.apart(scores_by_transformers(temporary, probes.trees))
+        if not apart <= TOLERANCE[dtype]:
+            raise CheckpointError(
+                f"{folder}: the merged model's scores are {apart:.2g} standard deviations from those of {name}",
+                "Merge in float32.",
+            )
+    return apart
+
+
+def require_known_dtype(dtype: str) -> None:
+    """Raise ModelError for a type that reward models are not saved in."""
+    if dtype not in TOLERANCE:
+        raise ModelError(f"--dtype: {dtype!r} is not known", f"Choose one of {', '.join(TOLERANCE)}.")
+
+
+def write_merged_reward(name: str, written: Path, folder: Path, dtype: str) -> ProbeScores:
+    """Save a reward run as one model.
+
+    `AutoModelForSequenceClassification.from_pretrained(folder)` then gives the raw score as its one label; the bias to
+    subtract is in reward.json. Several heads become one, their mean. Weights that were quantised in training are
+    dequantised to those that it saw.
+
+    Args:
+        written: where it is written now.
+        folder: where it will be.
+        dtype: of the weights; float32 or bfloat16.
+
+    Returns: the run's scores, to compare with.
+
+    Raises:
+        ModelError: no reward model of prefine's.
+    """
+    section, reward, scale = _loaded(name)
+    probes = _probe_scores(reward, scale)
+    heads = len(scale.bias)
+    # In the type it is saved in: products in bf16 would round an adapter's small deltas off the weights.
+    changes = {"bias": (statistics.fmean(scale.bias),), "quantization": "none", "compute_dtype": dtype}
+    if scale.quantization != "none":
+        reward = PackedReward(dense(reward.loaded, section, heads), scale)
+    model = _merged(reward, getattr(torch, dtype))
+    with known_noise_off():
+        with standard_attention(reward.loaded.packed):
+            model.save_pretrained(written)
+        reward.tokenizer.save_pretrained(written)
+    (written / SCALE_FILE).write_bytes(json_bytes(scale.model_copy(update=changes).as_json(), indent=2))
+    loaded = reward.loaded
+    base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
+    describe_result(written, folder, base, 1, _story(portable_path(name, folder), heads, dtype))
+    return probes
+
+
+def probe_scores(name: str) -> ProbeScores:
+    """A reward run's raw scores of the probes. Raises ModelError: it is no reward model of prefine's."""
+    _, reward, scale = _loaded(name)
+    return _probe_scores(reward, scale)
+
+
+def _loaded(name: str) -> tuple[ModelSection, PackedReward, ScoreScale]:
     with about(None):
         section = named_model(name, device="cpu", dtype="float32")
         reward = load_reward(section)
     if not isinstance(reward, PackedReward) or reward.scale is None:
         raise ModelError(f"{name} is no reward run of prefine", "Name a run that prefine reward has trained.")
-    trees = [tree for q, answers in _PROBES for tree in reward.trees(Question(_asked(q), answers)) or ()]
-    before = reward.raw(trees).mean(1)
-    heads = len(reward.scale.bias)
-    # In the type it is saved in: products in bf16 would round an adapter's small deltas off the weights.
-    changes = {"bias": (statistics.fmean(reward.scale.bias),), "quantization": "none", "compute_dtype": dtype}
-    scale = reward.scale.model_copy(update=changes)
-    if reward.scale.quantization != "none":  # adapters are merged into whole weights, and the scores say what that does
-        loaded = load_model(section, None, trainable=False, heads=heads)
-        reward = PackedReward(loaded, reward.scale)
-    model = _merged(reward, getattr(torch, dtype))
-    with atomic_write(folder) as temporary, known_noise_off():
-        with standard_attention(reward.loaded.packed):
-            model.save_pretrained(temporary)
-        reward.tokenizer.save_pretrained(temporary)
-        (temporary / SCALE_FILE).write_bytes(json_bytes(scale.as_json(), indent=2))
-        loaded = reward.loaded
-        base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
-        describe_result(temporary, folder, base, 1, _story(portable_path(name, folder), heads, dtype))
-        apart = float((_by_transformers(temporary, trees) - before).abs().max()) / scale.std
-        if not apart <= _TOLERANCE[dtype]:
-            raise CheckpointError(
-                f"{folder}: the merged model's scores are {apart:.2g} standard deviations from those of {name}",
-                "Merge in float32, or train on weights that are not quantized: on whole weights scores are others.",
-            )
-    return apart
+    return section, reward, reward.scale
+
+
+def _probe_scores(reward: PackedReward, scale: ScoreScale) -> ProbeScores:
+    asked = [
+        (_asked(question), reward.trees(Question(_asked(question), answers)) or ()) for question, answers in _PROBES
+    ]
+    trees = [tree for _, found in asked for tree in found]
+    turns = [question for question, found in asked for _ in found]
+    return ProbeScores(trees, turns, reward.raw(trees).mean(1), scale.std)
 
 
 def _story(name: str, heads: int, dtype: str) -> Story:
@@ -117,7 +182,7 @@ def _merged(reward: PackedReward, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def _by_transformers(folder: Path, trees: list[TokenTree]) -> Tensor:
+def scores_by_transformers(folder: Path, trees: list[TokenTree]) -> Tensor:
     """Scores (answers,) by transformers' own loading, padding and pooling, as any user of the folder gets them."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

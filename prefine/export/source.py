@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from prefine.errors import CheckpointError, ModelError, about
-from prefine.export.merging import dense, merge
+from prefine.export.merging import dense, merge, peft_warnings_off
 from prefine.json_reading import JsonError, read_json_object
 from prefine.models.forward.packed import standard_attention
 from prefine.models.loading.heads import IN_ADAPTER
@@ -126,7 +126,7 @@ class Source:
         Raises:
             ModelError: it cannot be loaded, or the base is not the one that the adapter was trained on.
         """
-        with about(None):
+        with about(None), peft_warnings_off():
             loaded = load_model(self.section, None, trainable=False)
         loaded.packed.eval()
         return loaded
@@ -158,7 +158,8 @@ class Source:
         if self.quantization != "none":
             plain = self.section.model_copy(update={"quantization": "none", "dtype": "float32"})
             loaded = dense(loaded, plain)
-        model = merge(loaded.packed.model, getattr(torch, dtype), self.name)
+        with peft_warnings_off():
+            model = merge(loaded.packed.model, getattr(torch, dtype), self.name)
         with known_noise_off(), standard_attention(loaded.packed):
             model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)

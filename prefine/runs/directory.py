@@ -9,6 +9,7 @@ runs/NAME/
   data/               token stores
   checkpoints/        to go on from (see prefine.training.loop.checkpoint)
   model/              the result
+  export/             exports of it (prefine export)
   samples.jsonl  rollouts.jsonl  evaluation.json  heldout-before.json  report.html
 
 A run writes, replaces and deletes nothing in a folder that does not carry this mark, but in an empty one.
@@ -68,6 +69,7 @@ class RunDirectory:
         self.data = path / DATA_NAME
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self.exports = path / "export"
         self.samples = path / "samples.jsonl"
         self.rollouts = path / "rollouts.jsonl"
         self.evaluation = path / "evaluation.json"
@@ -154,7 +156,7 @@ class RunDirectory:
 
     def _refuse_misplaced(self) -> None:
         """Refuse a folder in the place of a file, or a file in the place of a folder."""
-        folders = (self.data, self.checkpoints, self.model)
+        folders = (self.data, self.checkpoints, self.model, self.exports)
         for path in (*folders, *(value for value in vars(self).values() if isinstance(value, Path))):
             wanted = path in folders or path == self.path
             if path.exists() and path.is_dir() != wanted:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from prefine.cli.app import VERBS, main
+from prefine.export.run_export import export_run
+from tests.export.here import reload_here
 from tests.training import tiny
 
 SHORT = {"training.max_steps": 1, "training.save_every_steps": None}
@@ -39,6 +41,8 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "generate": lambda: [str(sft_run), "--prompts", rows(chat), "--max-new-tokens", "4"],
         "chat": lambda: [str(sft_run), "--max-new-tokens", "4"],
         "recipe": lambda: ["dpo"],
+        "export write": lambda: [str(sft_run), "--to", "adapter", "--out", str(folder / "exported")],
+        "export verify": lambda: [str(export_run(str(sft_run), "merged", out=folder / "exported").folder)],
         "report": lambda: [str(sft_run)],
         "runs": lambda: [str(sft_run.parent)],
         "cache list": list,
@@ -92,6 +96,7 @@ def test_no_connection_is_tried(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    reload_here(monkeypatch)  # in a process of its own nothing would be seen
     code = run(*verb.split(), *arguments(verb, tmp_path, model, data, sft_run, reward_run))
     assert (code, tried) == (0, []), capsys.readouterr()
 

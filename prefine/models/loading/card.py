@@ -21,10 +21,19 @@ _HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 @dataclass(frozen=True)
 class Story:
-    """How a model was made: tags for the hub, and lines of Markdown."""
+    """How a model was made.
+
+    Attributes:
+        tags: for the hub.
+        lines: Markdown.
+        header: more lines of the hub's YAML header.
+        loading: Markdown on how to load it, after what is said of prefine and transformers.
+    """
 
     tags: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
+    loading: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,10 +111,11 @@ class Card:
 
     def _header(self) -> Iterable[str]:
         """The hub's YAML header; a base that the hub does not have is left out."""
-        hub = _HUB_NAMES.get(self.base, self.base if self._on_hub else None)
+        hub = hub_name(self.base)
         yield "---"
         if hub is not None:
             yield f"base_model: {json.dumps(hub)}"
+        yield from self.story.header
         yield f"library_name: {'peft' if self.adapter else 'transformers'}"
         yield f"pipeline_tag: {'text-generation' if self.heads is None else 'text-classification'}"
         yield "tags:"
@@ -113,11 +123,6 @@ class Card:
             yield f"- {json.dumps(tag)}"
         yield "---"
         yield ""
-
-    @property
-    def _on_hub(self) -> bool:
-        path = self.base.startswith((".", "/", PREFIX)) or "\\" in self.base
-        return not path and self.base.count("/") == 1
 
     def _base(self) -> Iterable[str]:
         made = "Base model" if self.adapter else "Trained from"
@@ -127,7 +132,7 @@ class Card:
             where = (
                 f", 4-bit weights of {_HUB_NAMES.get(self.base, 'a hub model')} converted to 16 bit; they are {package}"
             )
-        elif not self._on_hub:
+        elif hub_name(self.base) is None:
             where = " (a path from this folder)"
         yield f"{made}: {code(self.base)}{where}."
         if self.base_sha256:
@@ -163,6 +168,18 @@ class Card:
         yield "```"
         if self.heads is not None:
             yield from ("", "A score is a logit at an answer's last token; `reward.json` holds the bias to subtract.")
+        yield from self.story.loading
+
+
+def hub_name(base: str) -> str | None:
+    """The hub's id of a base as the files name it; None for a folder."""
+    path = base.startswith((".", "/", PREFIX)) or "\\" in base
+    return _HUB_NAMES.get(base, base if not path and base.count("/") == 1 else None)
+
+
+def plain(value: object) -> str:
+    """One line of Markdown without markup of its own."""
+    return " ".join("".join("\\" + c if c in "\\`*_[]<>|#" else c for c in str(value)).split())
 
 
 def code(text: str) -> str:

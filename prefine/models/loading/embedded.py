@@ -77,7 +77,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     code = "import sys; from prefine.models.loading.embedded import convert; convert(sys.argv[1], sys.argv[2])"
     done = subprocess.run(  # noqa: S603 - our own code in our own interpreter
         [sys.executable, "-P", "-c", code, str(gguf), str(folder)],
-        env=_not_launched(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=not_launched(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -98,7 +98,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             ) from None
 
 
-def _not_launched(environment: Mapping[str, str]) -> dict[str, str]:
+def not_launched(environment: Mapping[str, str]) -> dict[str, str]:
     """`environment` without what launchers of several processes put there."""
     return {name: value for name, value in environment.items() if not _LAUNCH.match(name)}
 

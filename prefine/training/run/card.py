@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from prefine.models.loading.card import Story
+from prefine.models.loading.card import Story, plain
 from prefine.models.loading.location import portable_path
 from prefine.recipe.stage import StageRecipe
 from prefine.runs.directory import rows_of_kind
@@ -33,9 +33,9 @@ def _lines(session: Session[StageRecipe]) -> Iterator[str]:
     }
     yield "## How it was made"
     yield ""
-    yield from (f"- {name}: {_plain(value)}" for name, value in settings.items())
+    yield from (f"- {name}: {plain(value)}" for name, value in settings.items())
     for name, counts in session.prepared.counts.items():
-        yield f"- rows, {_plain(name)}: {counts['rows']}"
+        yield f"- rows, {plain(name)}: {counts['rows']}"
     yield ""
     yield "The whole recipe is in `recipe.yaml` of the run, and what happened in its `manifest.json`."
     if rows_of_kind(session.run.metrics, "heldout"):
@@ -46,9 +46,4 @@ def _lines(session: Session[StageRecipe]) -> Iterator[str]:
         for name, after in figures["after"].items():
             before = figures["before"].get(name)
             if name not in _NOT_SHOWN and isinstance(before, int | float):
-                yield f"| {_plain(name)} | {before:.4g} | {after:.4g} |"
-
-
-def _plain(value: Any) -> str:
-    """One line of Markdown without markup of its own."""
-    return " ".join("".join("\\" + c if c in "\\`*_[]<>|#" else c for c in str(value)).split())
+                yield f"| {plain(name)} | {before:.4g} | {after:.4g} |"

@@ -147,7 +147,7 @@ def test_a_launch_is_not_passed_on() -> None:
         **dict.fromkeys(("ACCELERATE_USE_FSDP", "FSDP_VERSION", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_SIZE"), "1"),
     }
     kept = {"PATH": "/bin", "HF_HOME": "/hub", "OMP_NUM_THREADS": "1", "FRANK": "1", "RANKING": "1"}
-    assert embedded._not_launched(launch | kept) == kept
+    assert embedded.not_launched(launch | kept) == kept
 
 
 def test_a_damaged_package_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

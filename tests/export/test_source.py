@@ -1,0 +1,118 @@
+"""What can be exported, and what is refused before any work, with the remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from prefine.errors import CheckpointError, ModelError, PrefineError
+from prefine.export.source import Source
+from tests.training import tiny
+
+
+def refused(kind: type[PrefineError], name: Path | str, problem: str, remedy: str, *, load: bool = False) -> None:
+    with pytest.raises(kind) as caught:
+        found = Source.open(str(name))
+        assert load
+        _ = found.loaded
+    assert problem in caught.value.problem
+    assert remedy in caught.value.remedy
+    assert caught.value.field is None
+    assert "\n" not in str(caught.value)
+
+
+def change(path: Path, update: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads(path.read_text())
+    update(values)
+    path.write_text(json.dumps(values))
+
+
+def test_a_finished_run_and_its_result_are_the_same_source(dpo_run: Path) -> None:
+    for name in (dpo_run, dpo_run / "model"):
+        source = Source.open(str(name))
+        assert source.run is not None
+        assert source.run.path == dpo_run
+        assert (source.has_adapter, source.scores, source.quantization) == (True, False, "none")
+        assert source.manifest["stage"] == "dpo"
+        assert source.base is not None
+        assert source.base.stored_dtype == "float32"
+        assert source.base.parameters == sum(
+            tensor.numel() for tensor in load_file(dpo_run.parent / "base" / "model.safetensors").values()
+        )
+
+
+def test_a_folder_is_a_source_without_a_run(base: Path) -> None:
+    source = Source.open(str(base))
+    assert (source.run, source.has_adapter, dict(source.manifest)) == (None, False, {})
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed", "running"])
+def test_a_run_that_is_not_finished(dpo_copy: Path, status: str) -> None:
+    change(dpo_copy / "manifest.json", lambda values: values.update(status=status))
+    refused(CheckpointError, dpo_copy, f"is not finished (its status is {status!r})", f"prefine dpo {dpo_copy}")
+    refused(CheckpointError, dpo_copy / "model", "is not finished", "--resume")
+
+
+def test_a_result_that_was_changed(dpo_copy: Path) -> None:
+    weights = dpo_copy / "model" / "adapter_model.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(weights).items()}, weights)
+    refused(CheckpointError, dpo_copy, "was changed since the run ended", "from a copy")
+    weights.unlink()
+    refused(CheckpointError, dpo_copy, "adapter_model.safetensors is missing", "from a copy")
+
+
+def test_a_base_that_moved(dpo_copy: Path) -> None:
+    (dpo_copy.parent / "base").rename(dpo_copy.parent / "elsewhere")
+    # The run remembers the folder of its training, too.
+    change(dpo_copy / "manifest.json", lambda values: values["model"].update(base="./gone"))
+    change(dpo_copy / "model" / "prefine.json", lambda values: values.update(base="./gone"))
+    change(dpo_copy / "manifest.json", lambda values: values["result"].update(model={}))
+    refused(ModelError, dpo_copy, "needs its base model", "Bring that folder back")
+
+
+def test_a_base_that_changed(dpo_copy: Path) -> None:
+    tiny.save_model(dpo_copy.parent / "base", seed=8)
+    refused(ModelError, dpo_copy, "trained on other weights", "Use the base model it was trained on", load=True)
+
+
+def test_a_base_with_another_config(dpo_copy: Path) -> None:
+    change(dpo_copy.parent / "base" / "config.json", lambda values: values.update(rms_norm_eps=0.1))
+    refused(ModelError, dpo_copy, "trained on another config", "Use the base model it was trained on", load=True)
+
+
+def test_a_checkpoint(trained: Callable[..., Path]) -> None:
+    run = trained("sft", {"training.save_every_steps": 2})
+    step = next(iter(sorted((run / "checkpoints").iterdir())))
+    refused(CheckpointError, step, "is a checkpoint", f"Name the run: {run}")
+
+
+def test_a_value_head(base: Path, tmp_path: Path) -> None:
+    """As TRL saves a policy with its value head."""
+    shutil.copytree(base, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    save_file(load_file(weights) | {"v_head.summary.weight": torch.zeros(1, 32)}, weights, {"format": "pt"})
+    refused(ModelError, tmp_path / "model", "has a value head (v_head.summary.weight)", "Export the policy")
+
+
+def test_a_run_with_code_of_its_own(dpo_copy: Path) -> None:
+    change(dpo_copy / "manifest.json", lambda values: values["recipe"]["model"].update(trust_remote_code=True))
+    refused(ModelError, dpo_copy, "trust_remote_code", "by hand")
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    refused(ModelError, tmp_path / "none", "there is no folder", "Name a folder, a run")
+
+
+def test_a_model_is_merged_once(base: Path, tmp_path: Path) -> None:
+    """`loaded` is the merged model afterwards: to merge it again would be a mistake of the caller's."""
+    source = Source.open(str(base))
+    source.save_merged(tmp_path, "float32")
+    with pytest.raises(RuntimeError, match="merged before"):
+        source.save_merged(tmp_path, "float32")
