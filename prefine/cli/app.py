@@ -52,6 +52,7 @@ VERBS = {
     "export verify": "prefine.cli.export:verify",
     "report": "prefine.cli.report:report",
     "runs": "prefine.cli.runs:runs",
+    "feedback export": "prefine.cli.feedback:export",
     "cache list": "prefine.cli.cache:show",
     "cache clean": "prefine.cli.cache:clean",
 }
@@ -61,6 +62,7 @@ GROUPS = {
     "data": "Look at data before training on it.",
     "reward": "Train a reward model, and find out whether it is fit for PPO.",
     "export": "Write a model in a format that others load, and prove that it is what was trained.",
+    "feedback": "Use the thumbs and corrections that people gave at the server.",
     "cache": "See and remove what prefine keeps because it can be made again.",
 }
 # What is meant where the second word is none of the group's: `prefine reward RECIPE` trains.

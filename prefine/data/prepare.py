@@ -16,8 +16,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from prefine.data.reading.feedback_rows import content_digest
 from prefine.data.reading.quarantine import Quarantine, refusal_of
-from prefine.data.reading.sources import locate
+from prefine.data.reading.sources import Part, locate
 from prefine.data.records.column_names import ColumnNames
 from prefine.data.records.selection import Place, group_of, is_heldout, sample_of
 from prefine.data.records.stream import RecordStream, read_records
@@ -194,7 +195,7 @@ class Preparation(Generic[R]):
         return [
             {
                 "path": name if name.startswith(_SAMPLE) else part.name,
-                "sha256": part.name if part.path is None else _content_hash(part.path),
+                "sha256": _content_hash(part),
             }
             for name in _listed(sources)
             for part in locate(source_names(name)[0])
@@ -330,7 +331,12 @@ def _read_summary(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     return summary, None
 
 
-def _content_hash(path: Path) -> str:
+def _content_hash(part: Part) -> str:
+    path = part.path
+    if path is None:
+        return part.name
+    if part.form == "feedback":
+        return content_digest(path)
     if path.is_file():
         return sha256_of_file(path)
     listed = sorted(each for each in path.rglob("*") if each.is_file())

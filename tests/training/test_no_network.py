@@ -12,7 +12,9 @@ import pytest
 
 from prefine.cli.app import VERBS, main
 from prefine.export.run_export import export_run
+from prefine.feedback.store import FeedbackStore, NewEvent
 from tests.export.here import reload_here
+from tests.feedback.feedback_store import WITH_TEXTS, register
 from tests.training import tiny
 
 SHORT = {"training.max_steps": 1, "training.save_every_steps": None}
@@ -26,6 +28,11 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
 
     def rows(*given: dict[str, Any]) -> str:
         return str(tiny.write_rows(folder / "in.jsonl", list(given)))
+
+    def feedback() -> str:
+        with FeedbackStore(folder / "feedback.db", WITH_TEXTS) as store:
+            store.record(NewEvent(register(store, "a", "A"), "up"))
+        return str(folder / "feedback.db")
 
     chat = {"prompt": "Q", "completion": "A"}
     words: dict[str, Callable[[], list[str]]] = {
@@ -45,6 +52,7 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "export verify": lambda: [str(export_run(str(sft_run), "merged", out=folder / "exported").folder)],
         "report": lambda: [str(sft_run)],
         "runs": lambda: [str(sft_run.parent)],
+        "feedback export": lambda: [feedback(), "--to", "votes"],
         "cache list": list,
         "cache clean": list,
     }

@@ -37,11 +37,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a source. Either `value` or `problem` is set, never both.
+    """One row of a source. One of `value`, `problem` and `left_out` is set.
 
     A column of `value` that JSON cannot write holds Unwritable; it matters only to who reads that column.
     `line` counts from 1: the line in .jsonl and .csv files (for .csv the line on which the row starts), the row
-    number everywhere else. `raw` is the start of what was found, for rows with a problem.
+    number everywhere else. `raw` is the start of what was found, for rows with a problem. `left_out` says of a
+    row that is valid why it has nothing for what is read.
     """
 
     file: str
@@ -49,6 +50,7 @@ class Row:
     value: dict[str, Any] | None
     problem: Problem | None = None
     raw: str = ""
+    left_out: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)

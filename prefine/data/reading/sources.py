@@ -1,8 +1,9 @@
 """A source -> a stream of rows. Whatever is wrong with one row is that row's problem; a broken file is a DataError.
 
 A source is a file (.jsonl, .json, .csv, .tsv, .txt, .parquet, each also .gz), a folder of such files, a folder written
-by `datasets.save_to_disk`, a Hugging Face data set (`owner/name`, `hf:owner/name`, `hf:owner/name#config`), or rows
-that a Python program holds, under the name that `prefine.data.reading.memory_rows.memory_source` gives them.
+by `datasets.save_to_disk`, a `feedback.db` of `prefine serve`, a Hugging Face data set (`owner/name`, `hf:owner/name`,
+`hf:owner/name#config`), or rows that a Python program holds, under the name that
+`prefine.data.reading.memory_rows.memory_source` gives them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias, cast
 
 from prefine.data.reading.arrow_rows import is_saved_dataset, read_hub_dataset, read_parquet, read_saved_dataset
 from prefine.data.reading.csv_rows import read_csv
+from prefine.data.reading.feedback_rows import Wanted, is_feedback, read_feedback, require_feedback
 from prefine.data.reading.json_rows import read_json_array, read_jsonl
 from prefine.data.reading.memory_rows import MEMORY, is_held, read_memory
 from prefine.data.reading.rows import Problem, Row, printable
@@ -30,9 +32,9 @@ from prefine.text_form import AS_FOUND, TextForm
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["KNOWN_FILES", "Part", "Problem", "Row", "locate", "read_part", "read_rows"]
+__all__ = ["KNOWN_FILES", "Part", "Problem", "Row", "Wanted", "locate", "read_part", "read_rows"]
 
-KNOWN_FILES = ".jsonl, .json, .csv, .tsv, .txt, .parquet, each also with .gz"
+KNOWN_FILES = ".jsonl, .json, .csv, .tsv, .txt, .parquet, each also with .gz, and feedback.db of prefine serve"
 
 _FileForm: TypeAlias = Literal["jsonl", "json", "csv", "tsv", "txt", "parquet"]
 _FORMS: dict[str, _FileForm] = {
@@ -43,6 +45,7 @@ _FORMS: dict[str, _FileForm] = {
     ".txt": "txt",
     ".parquet": "parquet",
 }
+_DATABASES = frozenset({".db", ".sqlite", ".sqlite3"})
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(#[\w.-]+)?")
 _PEEKED_BYTES = 8192
 _BUFFER_BYTES = 256 * 1024
@@ -55,14 +58,14 @@ _TELLTALE_STARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file, saved folder, hub data set or rows in memory: what is read with one set of columns.
+    """One file, saved folder, database, hub data set or rows in memory: what is read with one set of columns.
 
     `name` is how rows refer to it. `path` is None for a hub data set and for rows in memory.
     `text` is how it is written, for text files.
     """
 
     name: str
-    form: _FileForm | Literal["saved", "hub", "memory"]
+    form: _FileForm | Literal["saved", "hub", "memory", "feedback"]
     path: Path | None = None
     compressed: bool = False
     text: TextForm = AS_FOUND
@@ -101,6 +104,9 @@ def locate(source: str, text: TextForm = AS_FOUND) -> tuple[Part, ...]:
             return _folder_parts(path, text)
         if path.is_file():
             part = _file_part(path, text)
+            if part is None and path.suffix.lower() in _DATABASES:
+                require_feedback(path)
+                return (Part(str(path), "feedback", path),)
             if part is None:
                 raise DataError(f"{source}: its ending {path.suffix!r} is none prefine reads", f"Use {KNOWN_FILES}.")
             return (part,)
@@ -126,7 +132,7 @@ def _folder_parts(folder: Path, text: TextForm) -> tuple[Part, ...]:
     if is_saved_dataset(folder):
         return (Part(str(folder), "saved", folder),)
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_")))
-    parts = tuple(part for path in files if (part := _file_part(path, text)) is not None)
+    parts = tuple(part for path in files if (part := _file_part(path, text) or _feedback_part(path)) is not None)
     if not parts:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise DataError(f"{folder}: has no file that prefine reads; it holds {found}", f"It reads {KNOWN_FILES}.")
@@ -138,35 +144,45 @@ def _file_part(path: Path, text: TextForm) -> Part | None:
     return None if form is None else Part(str(path), form, path, compressed, text)
 
 
+def _feedback_part(path: Path) -> Part | None:
+    is_ours = path.suffix.lower() in _DATABASES and is_feedback(path)
+    return Part(str(path), "feedback", path) if is_ours else None
+
+
 def _form_of(path: Path) -> tuple[_FileForm | None, bool]:
     compressed = path.suffix.lower() == ".gz"
     return _FORMS.get(Path(path.stem if compressed else path.name).suffix.lower()), compressed
 
 
-def read_part(part: Part, *, split: str = "train", note: Note = lambda said: None) -> Iterator[Row]:
+def read_part(
+    part: Part, *, split: str = "train", note: Note = lambda said: None, wanted: Wanted | None = None
+) -> Iterator[Row]:
     """Every row of one part, in order. At least one: a part without rows is an error.
 
     Args:
         part: of `locate`.
         split: of a data set.
         note: is told what was found out about a text file: its encoding, its delimiter. Reads on from its name.
+        wanted: what to make of feedback; other parts say it by their columns.
 
     Raises:
         DataError: empty, binary, damaged or unreachable.
     """
     number = 0
-    for row in _rows(part, split, note):
+    for row in _rows(part, split, note, wanted):
         number += 1
         yield row
     if number == 0:
         raise DataError(f"{part.name}: has no rows", "Give a file with at least one row.")
 
 
-def _rows(part: Part, split: str, note: Note) -> Iterator[Row]:
+def _rows(part: Part, split: str, note: Note, wanted: Wanted | None) -> Iterator[Row]:
     if part.form == "memory":
         yield from read_memory(part.name)
     elif part.form == "hub" or part.path is None:
         yield from read_hub_dataset(part.name.removeprefix("hf:"), split=split, source=part.name)
+    elif part.form == "feedback":
+        yield from read_feedback(part.path, wanted, file=part.name)
     elif part.form == "saved":
         yield from read_saved_dataset(part.path, split=split)
     else:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from prefine.data.reading.quarantine import counted_reason
 from prefine.data.reading.rows import RowError
-from prefine.data.reading.sources import locate, read_part
+from prefine.data.reading.sources import Wanted, locate, read_part
 from prefine.data.records.column_names import ColumnNames
 from prefine.data.records.layouts.trees import is_flat_message
 from prefine.data.records.unread_columns import kind_in, unknown_columns
@@ -54,7 +54,8 @@ def kind_of_sources(
     is_table = parts[0].form in ("csv", "tsv")
     for row in islice(read_part(parts[0], split=split), _ROWS):
         if row.value is None:
-            problems[counted_reason(row.problem) if row.problem else "unreadable"] += 1
+            problem = row.problem or row.left_out
+            problems[counted_reason(problem) if problem else "unreadable"] += 1
             continue
         columns |= dict.fromkeys(row.value)
         with suppress(RowError):
@@ -72,6 +73,11 @@ def kind_of_sources(
         raise unknown_columns(parts[0].name, list(columns), None)
     told = "; ".join(f"{reason} ({count})" for reason, count in problems.most_common(3))
     raise DataError(f"{parts[0].name}: no row of it can be read: {told}", "Correct the rows, or read another file.")
+
+
+def name_of_kind(kind: type[Any]) -> Wanted:
+    """The name of a kind of records; answers to be scored are those that were voted on."""
+    return cast(Wanted, next((name for name, each in KINDS.items() if each is kind), "votes"))
 
 
 class _Unranked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self
 
@@ -13,6 +14,7 @@ from prefine.data.reading.rows import Problem, RowError, Unwritable, printable
 from prefine.data.reading.sources import Part, Row, locate, read_part
 from prefine.data.records.column_names import ColumnNames
 from prefine.data.records.convert import R, without_unwritable
+from prefine.data.records.kinds import name_of_kind
 from prefine.data.records.layouts.shape import Shape
 from prefine.data.records.layouts.table import shape_of
 from prefine.data.records.missing_words import missing_word
@@ -222,7 +224,8 @@ class RecordStream(Generic[R]):
         columns.require_known()
 
     def _readings(self, part: Part, columns: _Columns) -> Iterator[Reading[R]]:
-        for row in read_part(part, split=self._split, note=lambda said: self._note(part, said)):
+        note, wanted = partial(self._note, part), name_of_kind(self._kind)
+        for row in read_part(part, split=self._split, note=note, wanted=wanted):
             self.counts.rows_in += 1
             try:
                 yield self._reading(row, columns, is_table=part.form in ("csv", "tsv"))
@@ -230,6 +233,8 @@ class RecordStream(Generic[R]):
                 yield Reading(row, problem=error.problem)
 
     def _reading(self, row: Row, columns: _Columns, *, is_table: bool) -> Reading[R]:
+        if row.left_out is not None:
+            return Reading(row, left_out=row.left_out)
         if row.value is None or row.problem is not None:
             if row.problem is None:
                 raise TypeError("a row has neither a value nor a problem")

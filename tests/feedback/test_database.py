@@ -1,0 +1,110 @@
+"""The file says what it is and how old its tables are; reading it changes nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from prefine.errors import CheckpointError, DataError
+from prefine.feedback import database
+from prefine.feedback.database import is_feedback, open_for_writing, opened_for_reading
+from prefine.feedback.store import FeedbackStore, NewEvent
+from tests.feedback.feedback_store import register
+
+
+def other_database(path: Path) -> Path:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE completions (x)")
+    connection.commit()
+    connection.close()
+    return path
+
+
+def test_the_header_says_whose_it_is_from_the_first_moment(tmp_path: Path) -> None:
+    """Also while all that was written is still in the log."""
+    connection = open_for_writing(tmp_path / "feedback.db")
+    assert is_feedback(tmp_path / "feedback.db")
+    connection.close()
+    assert not is_feedback(other_database(tmp_path / "other.db"))
+    assert not is_feedback(tmp_path / "missing.db")
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"PAR1" * 50])
+def test_what_is_no_database_of_ours_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="Name a database that prefine serve has written"), opened_for_reading(path):
+        pass
+
+
+def test_a_damaged_database_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    open_for_writing(path).close()
+    data = path.read_bytes()
+    path.write_bytes(data[:100] + b"\xff" * (len(data) - 100))
+    with (
+        pytest.raises(DataError, match=r"feedback\.db: the feedback database cannot be used"),
+        opened_for_reading(path),
+    ):
+        pass
+
+
+def test_tables_of_a_later_release_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    open_for_writing(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {database.VERSION + 1}")
+    connection.close()
+    with pytest.raises(DataError, match=r"Upgrade prefine"):
+        open_for_writing(path)
+    with pytest.raises(DataError, match=r"Upgrade prefine"), opened_for_reading(path):
+        pass
+
+
+def test_a_migration_brings_older_tables_forward_and_keeps_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path) as store:
+        register(store, "a", "")
+        store.record(NewEvent("a", "up"))
+    more = (*database.MIGRATIONS, "ALTER TABLE events ADD COLUMN origin TEXT; CREATE INDEX o ON events (origin);")
+    monkeypatch.setattr(database, "MIGRATIONS", more)
+    monkeypatch.setattr(database, "VERSION", len(more))
+    connection = open_for_writing(path)
+    assert connection.execute("SELECT kind, origin FROM events").fetchall() == [("up", None)]
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(more),)
+    connection.close()
+
+
+def test_a_migration_that_fails_leaves_the_tables_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "feedback.db"
+    open_for_writing(path).close()
+    before = path.read_bytes()
+    more = (*database.MIGRATIONS, "ALTER TABLE events ADD COLUMN origin TEXT; ALTER TABLE nothing ADD COLUMN x TEXT;")
+    monkeypatch.setattr(database, "MIGRATIONS", more)
+    monkeypatch.setattr(database, "VERSION", len(more))
+    with pytest.raises(DataError):
+        open_for_writing(path)
+    assert path.read_bytes() == before
+
+
+def test_readers_see_one_moment_and_do_not_wait(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path) as store:
+        register(store, "a", "")
+        store.record(NewEvent("a", "up"))
+        with opened_for_reading(path) as connection:
+            count = "SELECT count(*) FROM events"
+            assert connection.execute(count).fetchone() == (1,)
+            store.record(NewEvent("a", "down"))
+            assert connection.execute(count).fetchone() == (1,)
+            with pytest.raises(sqlite3.OperationalError):
+                connection.execute("DELETE FROM events")
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="its folder is not there"):
+        open_for_writing(tmp_path / "none" / "feedback.db")
