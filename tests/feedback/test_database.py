@@ -11,6 +11,7 @@ from prefine.errors import CheckpointError, DataError
 from prefine.feedback import database
 from prefine.feedback.database import is_feedback, open_for_writing, opened_for_reading
 from prefine.feedback.store import FeedbackStore, NewEvent
+from prefine.feedback.training_rows import feedback_rows
 from tests.feedback.feedback_store import register
 
 
@@ -44,11 +45,8 @@ def test_a_damaged_database_is_refused_in_one_line(tmp_path: Path) -> None:
     open_for_writing(path).close()
     data = path.read_bytes()
     path.write_bytes(data[:100] + b"\xff" * (len(data) - 100))
-    with (
-        pytest.raises(DataError, match=r"feedback\.db: the feedback database cannot be used"),
-        opened_for_reading(path),
-    ):
-        pass
+    with pytest.raises(DataError, match=r"feedback\.db: the feedback database cannot be used"):
+        list(feedback_rows(path, "votes"))
 
 
 def test_tables_of_a_later_release_are_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefine.errors import RecipeError
@@ -44,10 +44,12 @@ def test_other_numbers_stay(text: str) -> None:
     assert Redactor().redacted(text) == text
 
 
+@settings(max_examples=25)
 @given(st.from_regex(r"[1-9][0-9]{11,17}", fullmatch=True))
 def test_one_check_digit_in_ten_makes_a_card_number(digits: str) -> None:
     """Luhn's check accepts exactly one last digit."""
-    cards = [digit for digit in "0123456789" if Redactor().redacted(digits + digit) == "[card]"]
+    redactor = Redactor()
+    cards = [digit for digit in "0123456789" if redactor.redacted(digits + digit) == "[card]"]
     assert len(cards) == 1
 
 

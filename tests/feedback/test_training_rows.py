@@ -111,7 +111,7 @@ def test_a_regenerated_answer_needs_to_be_accepted(store: FeedbackStore) -> None
         "regenerated answer has no thumb up, and the conversation does not go on with it"
     }
     register(store, "d", "four", asked=going_on("three"))
-    assert pairs(store) == [("regenerated", "three", "two"), ("regenerated", "three", "one")]
+    assert pairs(store) == [("regenerated", "three", "one"), ("regenerated", "three", "two")]
     assert reasons(store, "preferences") == {}
     store.record(NewEvent("a", "up"))  # an answer that was liked was not asked for again because it was bad
     assert pairs(store) == [("regenerated", "three", "two")]

@@ -80,7 +80,7 @@ def test_another_database_is_refused_by_name_and_passed_over_in_a_folder(databas
     connection.execute("CREATE TABLE t (x)")
     connection.commit()
     connection.close()
-    with pytest.raises(DataError, match="not one with feedback of prefine serve.*Name a database"):
+    with pytest.raises(DataError, match=r"not one with feedback of prefine serve\. Name a database"):
         locate(str(other))
     assert [part.name for part in locate(str(database.parent))] == [str(database)]
 
