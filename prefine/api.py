@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from prefine.data.reading.memory_rows import is_rows, memory_source
 from prefine.errors import RecipeError
 from prefine.recipe.dpo import DpoRecipe
-from prefine.recipe.python import RECIPES, Keys, RecipeLike, recipe_from
+from prefine.recipe.python import Keys, RecipeLike, recipe_from
+from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sft import SftRecipe
@@ -175,7 +176,7 @@ def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> Stag
     """A stage's recipe, checked, with every field.
 
     Args:
-        stage: sft, dpo, reward or ppo.
+        stage: sft, reward, dpo or ppo.
         recipe: a path, a dict, another recipe object, or None for the defaults.
         overrides: see `sft`.
 

@@ -99,3 +99,57 @@ def test_class_names_are_unique() -> None:
         if not node.name.startswith("_"):
             places.setdefault(node.name, []).append(file)
     assert not {name: files for name, files in places.items() if len(files) > 1}
+
+
+STAGES_ARE_KNOWN_TO = "prefine/report/stages/registry.py"
+
+
+def is_stage(node: ast.expr | None) -> bool:
+    """Whether an expression is called a stage: `stage`, `facts.stage`, `manifest.get("stage")`, `row["stage"]`."""
+    if isinstance(node, ast.Call):
+        named = ast.unparse(node.func) in ("str", "text") or isinstance(node.func, ast.Attribute)
+        return named and any(map(is_stage, node.args))
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    key = node.slice if isinstance(node, ast.Subscript) else node
+    return name == "stage" or (isinstance(key, ast.Constant) and key.value == "stage")
+
+
+def asks_for_a_stage(tree: ast.AST) -> Iterator[int]:
+    """Line numbers of what depends on a stage's name: a comparison with text, a match, a table's entry."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            text = any(
+                isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value != "stage"
+                for side in sides
+                for part in ast.walk(side)
+            )
+            if any(map(is_stage, sides)) and text:
+                yield node.lineno
+        if isinstance(node, ast.Match) and is_stage(node.subject):
+            yield node.lineno
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict) and is_stage(node.slice):
+            yield node.lineno
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'stage == "dpo"',
+        'facts.stage != "ppo" or x',
+        'self.stage in ("sft", "ppo")',
+        'manifest.get("stage") == "reward"',
+        'manifest["stage"] == "reward"',
+        'text(manifest.get("stage")) == "reward"',
+        'match stage:\n    case "sft": pass',
+        '{"sft": 1}[facts.stage]',
+    ],
+)
+def test_a_question_for_the_stage_is_found(code: str) -> None:
+    assert list(asks_for_a_stage(ast.parse(code)))
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != STAGES_ARE_KNOWN_TO])
+def test_only_registries_know_the_stages(file: str) -> None:
+    """What differs from stage to stage is in its class, its recipe and its report: one more stage is one more of each."""
+    assert not list(asks_for_a_stage(ast.parse(FILES[file].read_text(encoding="utf-8"))))

@@ -22,14 +22,15 @@ def recipe(
     ] = None,
 ) -> None:
     """Print one of the recipes that come with prefine, with every field explained; without a NAME list them."""
+    from prefine.recipe.registry import RECIPES
     from prefine.recipe.shipped import shipped_recipes, stage_of
-    from prefine.recipe.text import STAGES, commented_recipe
+    from prefine.recipe.text import commented_recipe
 
     if name is not None:
         echo(commented_recipe(name).removesuffix("\n"))
         return
     for known in shipped_recipes():
-        about = " ".join((STAGES[stage_of(known)].__doc__ or "").split()).rstrip(".")
+        about = " ".join((RECIPES[stage_of(known)].__doc__ or "").split()).rstrip(".")
         part = ", as in the quickstart" if "-" in known else ""
         echo(f"{known:<18} {about}{part}")
     echo("To write one: prefine recipe NAME > NAME.yaml")

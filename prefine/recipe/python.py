@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefine.errors import RecipeError
-from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import Assignment, checked_recipe, recipe_values
-from prefine.recipe.reward import RewardRecipe
-from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sft import SftRecipe
 from prefine.recipe.stage import StageRecipe
 
 R = TypeVar("R", bound=StageRecipe)
-
-RECIPES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "dpo": DpoRecipe, "reward": RewardRecipe, "ppo": PpoRecipe}
 
 RecipeLike = str | os.PathLike[str] | Mapping[str, Any] | StageRecipe | None
 """A recipe's file, its values, a recipe object (as `load_recipe` returns), or None for the defaults."""

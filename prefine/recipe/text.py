@@ -10,16 +10,11 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import load_recipe, recipe_values, yaml_value
-from prefine.recipe.reward import RewardRecipe
-from prefine.recipe.rl import PpoRecipe
+from prefine.recipe.registry import RECIPES
 from prefine.recipe.sections import LARGEST_COUNT
-from prefine.recipe.sft import SftRecipe
 from prefine.recipe.shipped import shipped_recipe, stage_of
-from prefine.recipe.stage import StageRecipe
 
-STAGES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "reward": RewardRecipe, "dpo": DpoRecipe, "ppo": PpoRecipe}
 _COMMENT_COLUMN = 44
 _HOW_TO_READ = (
     '## Every field is here. A line that begins with "# " has its default: to change it, take "# " away, also from the',
@@ -34,7 +29,7 @@ def commented_recipe(name: str) -> str:
         RecipeError: there is no recipe of that name.
     """
     path = shipped_recipe(name)
-    recipe = load_recipe(path, [], STAGES[stage_of(name)])
+    recipe = load_recipe(path, [], RECIPES[stage_of(name)])
     head = [f"#{line}" for line in path.read_text("utf-8").splitlines() if line.startswith("# ")]
     return "\n".join([*head, *_HOW_TO_READ, *_fields(recipe, recipe_values(path), 0)]) + "\n"
 

@@ -13,7 +13,7 @@ from prefine.intervals import Interval, Mean
 from prefine.json_reading import JsonError, read_json_object
 from prefine.runs.directory import RunDirectory, read_metrics
 
-_PREFERENCE_KEYS = ("accuracy", "policy_accuracy", "margin", "logp_chosen", "logp_rejected")
+_PAIR_KEYS = ("accuracy", "policy_accuracy", "margin", "logp_chosen", "logp_rejected")
 
 
 @dataclass(frozen=True)
@@ -104,30 +104,15 @@ class RunFacts:
         return mapping(self.evaluation.get("heldout")).get("unit") == "vote"
 
     @property
-    def has_reference(self) -> bool:
-        """Whether rewards are measured against the model as it was, so that at step 0 all are 0."""
-        if self.stage == "reward":
-            return False
-        return mapping(mapping(self.manifest.get("recipe")).get("dpo")).get("loss") != "simpo"
-
-    @property
-    def per_token(self) -> bool:
-        """Whether the preference objective compares log-probabilities per token, not summed over an answer."""
-        section = mapping(mapping(self.manifest.get("recipe")).get("dpo"))
-        return section.get("loss") in ("ipo", "simpo") or section.get("length_normalized") is True
-
-    @property
     def kept_step(self) -> int | None:
         """The step whose weights the run ended with, where it kept the best ones."""
         return count(self.manifest.get("kept_step"))
 
     @property
-    def is_preference(self) -> bool:
-        """Whether the run learned from pairs."""
-        if self.stage in ("sft", "ppo"):
-            return False
-        return any(number(self.after.get(key)) is not None for key in _PREFERENCE_KEYS) or any(
-            number(row.get(key)) is not None for row in (*self.train, *self.heldout) for key in _PREFERENCE_KEYS
+    def has_pair_figures(self) -> bool:
+        """Whether it recorded figures that only pairs of answers have."""
+        return any(
+            number(row.get(key)) is not None for row in (self.after, *self.train, *self.heldout) for key in _PAIR_KEYS
         )
 
 

@@ -23,18 +23,19 @@ from prefine.formatting import (
     figure,
     moment,
     percent,
-    percent_range,
     plural,
     tokens,
     visible,
     whole,
 )
-from prefine.intervals import Share
-from prefine.report.cautions import cautions, chosen_falls, length_split, rows_add_up
-from prefine.report.charts import directions, learning_charts, length_chart, logp_chart, pair_chart, shift_summary
+from prefine.report.answers import lengths
+from prefine.report.cautions import cautions, rows_add_up
+from prefine.report.charts import length_chart
 from prefine.report.facts import RunFacts, count, dictionaries, mapping, number, read_run, text, texts
-from prefine.report.headline import headline, lengths, scales, tiles
-from prefine.report.rl_findings import guard_events, ppo_charts, rollouts, sources
+from prefine.report.guard_events import guard_events
+from prefine.report.headline import headline, tiles
+from prefine.report.parts import TableRow
+from prefine.report.stages.registry import stage_report, stage_title
 from prefine.runs.atomic import write_text
 from prefine.runs.directory import RunDirectory
 from prefine.runs.ownership import refuse_foreign_page
@@ -75,12 +76,15 @@ _RARE = {
     "texts_cut",
     "turns_not_learned",
 }
-_STAGES = {
-    "sft": "Supervised fine-tuning",
-    "dpo": "Direct preference optimisation",
-    "reward": "Reward modelling",
-    "kto": "Kahneman–Tversky optimisation",
-    "ppo": "Proximal policy optimisation",
+# Sections that only some stages have, by the template's names.
+_NO_SECTIONS: dict[str, Any] = {
+    "sources": [],
+    "rollouts": [],
+    "shifts": [],
+    "shift_summary": "",
+    "directions": [],
+    "chosen_falls": False,
+    "length_split": [],
 }
 
 
@@ -117,28 +121,24 @@ def _finalize(value: object) -> object:
 
 def build_context(facts: RunFacts) -> dict[str, Any]:
     """All that the page shows, in words and numbers ready to print, by the template's names."""
+    report = stage_report(facts)
     return {
         "title": f"{facts.name} · prefine report",
-        "stage": _STAGES.get(facts.stage, facts.stage),
+        "stage": stage_title(facts),
         "kicker": _kicker(facts),
         "finished": facts.finished,
         "readiness": text(facts.manifest.get("readiness")),
         "overridden": texts(facts.manifest.get("overridden")),
         "status": text(facts.manifest.get("status")),
         "headline": headline(facts),
-        "scales": scales(facts),
+        "scales": report.scales(facts),
         "tiles": tiles(facts),
-        "learning": ppo_charts(facts) if facts.stage == "ppo" else learning_charts(facts),
+        "learning": report.charts(facts),
         "guard_events": guard_events(facts),
-        "rollouts": rollouts(facts),
-        "sources": sources(facts),
-        "shifts": [chart for chart in (logp_chart(facts), pair_chart(facts)) if chart],
-        "shift_summary": shift_summary(facts),
-        "directions": directions(facts),
-        "chosen_falls": chosen_falls(facts),
+        **_NO_SECTIONS,
+        **report.sections(facts),
         "length_chart": length_chart(facts),
         "length_rows": _length_rows(facts),
-        "length_split": _length_split_rows(facts),
         "samples": _samples(facts),
         "open_samples": _OPEN_SAMPLES,
         "samples_left_out": max(0, len(facts.samples) - _MOST_SAMPLES),
@@ -239,14 +239,6 @@ def _clipped(value: object) -> str:
     return f"{found[:_MOST_CHARACTERS]}… [{left_out} in samples.jsonl]"
 
 
-@dataclass(frozen=True)
-class TableRow:
-    """One row of a small table: a heading and its cells."""
-
-    heading: str
-    cells: list[str]
-
-
 def _length_rows(facts: RunFacts) -> list[TableRow]:
     was, now = lengths(facts, "before"), lengths(facts, "after")
     rows = [
@@ -256,20 +248,6 @@ def _length_rows(facts: RunFacts) -> list[TableRow]:
         TableRow("blank, stuck or looping", [percent(was.degenerate), percent(now.degenerate)]),
     ]
     return [row for row in rows if set(row.cells) != {MISSING}]
-
-
-def _length_split_rows(facts: RunFacts) -> list[TableRow]:
-    split = length_split(facts)
-    if split is None:
-        return []
-    sides: tuple[tuple[str, Share], ...] = (("longer", split.chosen_longer), ("shorter", split.chosen_shorter))
-    return [
-        TableRow(
-            name,
-            [whole(side.count), percent(side.value), percent_range(side.interval) if side.interval else MISSING],
-        )
-        for name, side in sides
-    ]
 
 
 @dataclass(frozen=True)

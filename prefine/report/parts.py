@@ -38,6 +38,33 @@ class Caution:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Whisker:
+    """A share with its interval, drawn on a scale from 0 to 100 %."""
+
+    when: str
+    share: float
+    interval: Interval
+    text: str
+
+
+@dataclass(frozen=True)
+class ShareScale:
+    """One kind of share, after training and before."""
+
+    label: str
+    meaning: str
+    whiskers: list[Whisker]
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a small table: a heading and its cells."""
+
+    heading: str
+    cells: list[str]
+
+
 def change_sentence(
     subject: str, before: float, after: float, interval: Interval | None, show: Callable[[float], str]
 ) -> str:

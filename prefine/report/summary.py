@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prefine.report.cautions import cautions
 from prefine.report.facts import RunFacts, texts
 from prefine.report.headline import headline
+from prefine.report.stages.registry import stage_report
 
 
 def closing_lines(facts: RunFacts) -> list[str]:
@@ -18,6 +19,5 @@ def _lines(facts: RunFacts) -> Iterator[str]:
     found = headline(facts)
     yield f"result: {found.sentence}"
     yield from (f"  {line}" for line in found.standfirst if line)
-    # The reasons of a readiness report have just been given, with their levels.
-    said = texts(facts.manifest.get("warnings")) if facts.stage == "reward" else []
-    yield from (f"warning: {caution.title}" for caution in cautions(facts) if caution.title not in said)
+    printed = texts(facts.manifest.get("warnings")) if stage_report(facts).prints_its_warnings else []
+    yield from (f"warning: {caution.title}" for caution in cautions(facts) if caution.title not in printed)

@@ -11,19 +11,15 @@ from pathlib import Path
 import pytest
 import transformers
 from peft import LoraConfig
-from pydantic import BaseModel
 
 from prefine.cli.app import main
 from prefine.errors import RecipeError
-from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.foreign_names import FIELDS, REASONS, meaning
 from prefine.recipe.loading import load_recipe
 from prefine.recipe.problems import field_paths
-from prefine.recipe.reward import RewardRecipe
+from prefine.recipe.registry import RECIPES
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sft import SftRecipe
 
-RECIPES: dict[str, type[BaseModel]] = {"sft": SftRecipe, "dpo": DpoRecipe, "reward": RewardRecipe, "ppo": PpoRecipe}
 PATHS = {stage: set(field_paths(model)) for stage, model in RECIPES.items()}
 ALL = set().union(*PATHS.values())
 OWN = {path.rpartition(".")[2] for path in ALL}

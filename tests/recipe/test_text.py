@@ -12,8 +12,9 @@ from prefine.cli.app import main
 from prefine.errors import RecipeError
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import load_recipe, resolved_yaml
+from prefine.recipe.registry import RECIPES
 from prefine.recipe.shipped import shipped_recipes, stage_of
-from prefine.recipe.text import STAGES, commented_recipe
+from prefine.recipe.text import commented_recipe
 
 NAMES = list(shipped_recipes())
 
@@ -40,12 +41,12 @@ def written_fields(text: str) -> list[str]:
 
 
 def test_all_stages_and_their_quickstart_are_shipped() -> None:
-    assert [*STAGES, *(f"quickstart-{stage}" for stage in STAGES)] == NAMES
+    assert [*RECIPES, *(f"quickstart-{stage}" for stage in RECIPES)] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_names_every_field_and_says_what_the_shipped_file_says(name: str, tmp_path: Path) -> None:
-    model, shipped = STAGES[stage_of(name)], load_recipe(shipped_recipes()[name], [], STAGES[stage_of(name)])
+    model, shipped = RECIPES[stage_of(name)], load_recipe(shipped_recipes()[name], [], RECIPES[stage_of(name)])
     text = commented_recipe(name)
     assert written_fields(text) == fields_of(shipped)
     path = tmp_path / f"{name}.yaml"
@@ -59,7 +60,7 @@ def test_without_its_comment_signs_it_says_the_same(name: str, tmp_path: Path) -
     """Each default that stands there is the one that holds where the line is a comment."""
     path = tmp_path / "all.yaml"
     path.write_text(re.sub("(?m)^# ", "", commented_recipe(name)), encoding="utf-8")
-    model = STAGES[stage_of(name)]
+    model = RECIPES[stage_of(name)]
     whole = load_recipe(path, [], model)
     assert resolved_yaml(whole) == resolved_yaml(load_recipe(shipped_recipes()[name], [], model))
 
@@ -95,7 +96,7 @@ def test_an_unknown_name_is_answered_with_those_there_are(
     assert capsys.readouterr().err == ("error: There is no recipe 'kto'. The recipes are " + ", ".join(NAMES) + ".\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=r"prefine recipe dpo > dpo\.yaml"):
-        load_recipe(Path("recipes/dpo.yaml"), [], STAGES["dpo"])
+        load_recipe(Path("recipes/dpo.yaml"), [], RECIPES["dpo"])
 
 
 def test_completion_is_installed_and_knows_the_recipes(

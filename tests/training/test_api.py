@@ -82,7 +82,7 @@ def test_recipes_that_are_not_valid(recipe: Any, overrides: dict[str, Any], prob
 def test_a_recipe_of_another_stage(make: Make) -> None:
     with pytest.raises(RecipeError, match="recipe is a SftRecipe, not a DpoRecipe"):
         prefine.dpo(make("sft"))
-    with pytest.raises(RecipeError, match=r"^stage is 'kto'. Write one of sft, dpo, reward, ppo"):
+    with pytest.raises(RecipeError, match=r"^stage is 'kto'. Write one of sft, reward, dpo, ppo"):
         prefine.load_recipe("kto")  # type: ignore[call-overload]
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from prefine.recipe.stage import StageRecipe
-from prefine.report.charts import shift_points
 from prefine.report.facts import read_run
-from prefine.report.loss_findings import loss_change
+from prefine.report.loss import loss_change
+from prefine.report.stages.pair_charts import shift_points
 from tests.training import tiny
 
 Make = Callable[..., StageRecipe]

@@ -23,9 +23,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from prefine.cli.app import main
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import resolved_yaml
+from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sft import SftRecipe
 from prefine.recipe.stage import StageRecipe, WritingRecipe
 from prefine.runs.directory import RunDirectory, read_metrics
 from prefine.training.rl.stage import PpoStage
@@ -103,9 +103,6 @@ def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-STAGES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "dpo": DpoRecipe, "reward": RewardRecipe, "ppo": PpoRecipe}
-
-
 def letters(rows: list[dict[str, Any]]) -> list[float]:
     """The share of lower-case letters among an answer's characters: what PPO recipes here reward."""
     return [sum("a" <= c <= "z" for c in row["response"]) / max(1, len(row["response"])) for row in rows]
@@ -127,9 +124,9 @@ def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str,
             "evaluate_every_steps": 3,
         },
     }
-    if issubclass(STAGES[stage], WritingRecipe):
+    if issubclass(RECIPES[stage], WritingRecipe):
         values["report"] = {"samples": 2, "max_new_tokens": 4}
-    if STAGES[stage] is PpoRecipe:
+    if RECIPES[stage] is PpoRecipe:
         values["reward"] = {"name": f"{__name__}:letters"}
         values["rollout"] = {"max_new_tokens": 12, "slots": 4}
     for name, value in (changes or {}).items():
@@ -139,9 +136,9 @@ def recipe(stage: str, run: Path, model: Path, data: Path, changes: Mapping[str,
             section = section.setdefault(key, {})
         section[last] = value
     written = values.get("rollout", {}).get("heldout_prompts") != 0 and values["data"]["heldout_fraction"]
-    if STAGES[stage] is PpoRecipe and written:
+    if RECIPES[stage] is PpoRecipe and written:
         values["rollout"].setdefault("heldout_samples", 1)
-    return STAGES[stage].model_validate(values)
+    return RECIPES[stage].model_validate(values)
 
 
 def train(made: StageRecipe, resume: bool = False) -> str:

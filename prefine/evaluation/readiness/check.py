@@ -28,6 +28,7 @@ from prefine.models.scoring.packed_scorer import load_reward
 from prefine.models.scoring.scorer import RewardModel
 from prefine.paths import expanded
 from prefine.recipe.loading import load_recipe
+from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.sections import named_model
 from prefine.records import Conversation, Preference, Vote
@@ -150,7 +151,7 @@ def run_folder(name: str) -> Path | None:
         stage = read_json_object(path / "manifest.json").get("stage")
     except JsonError as error:
         raise DataError(f"{path / 'manifest.json'} {error}", "Restore the file, or train the run again.") from None
-    if stage != "reward":
+    if RECIPES.get(str(stage)) is not RewardRecipe:
         raise DataError(f"{name} is a run of {stage}, not of a reward model", "Name a run of prefine reward.")
     return path
 

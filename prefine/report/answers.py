@@ -1,20 +1,67 @@
-"""Warnings of jumps in length, missing endings and answers that say nothing: by held-out answers, else by samples."""
+"""Answers before and after: their lengths and ends, and warnings of what became worse."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prefine.formatting import INTERVAL, figure_range, percent, plural, whole
-from prefine.intervals import Interval, mean_change
-from prefine.report.facts import RunFacts, by_prompt, number
-from prefine.report.headline import lengths
-from prefine.report.parts import Caution
+from prefine.formatting import INTERVAL, figure_range, percent, plural, tokens, whole
+from prefine.intervals import Interval, mean, mean_change, median
+from prefine.report.facts import RunFacts, by_prompt, mapping, number, numbers
+from prefine.report.parts import Caution, Tile, as_before
 
 _JUMP_OF_LENGTH = 0.25
 _MANY_CUT = 0.2
 _LOSS_OF_ENDINGS = 0.05
 _MORE_DEGENERATE = 0.02
+
+
+@dataclass(frozen=True)
+class SampleLengths:
+    """How long the answers to the sample prompts are, in tokens, and how they end.
+
+    Attributes:
+        ended: share that ended by itself, not at the limit.
+        degenerate: share that is blank, stuck or looping.
+    """
+
+    mean_tokens: float | None
+    median_tokens: float | None
+    ended: float | None
+    degenerate: float | None
+
+
+def lengths(facts: RunFacts, when: str) -> SampleLengths:
+    """Lengths of the sample answers "before" or "after", as evaluation.json or else samples.jsonl gives them."""
+    recorded = mapping(mapping(facts.evaluation.get("generation")).get(when))
+    written = numbers(facts.samples, f"{when}_tokens")
+    average = mean(written)
+    ends = [end for sample in facts.samples if isinstance(end := sample.get(f"{when}_ended"), bool)]
+    faults = [sample[key] is not None for sample in facts.samples if (key := f"{when}_degenerate") in sample]
+    measured = (
+        average.value if average else None,
+        median(written),
+        sum(ends) / len(ends) if ends else None,
+        sum(faults) / len(faults) if faults else None,
+    )
+    keys = ("mean_tokens", "median_tokens", "ended", "degenerate")
+    return SampleLengths(
+        *(
+            mine if (mine := number(recorded.get(key))) is not None else theirs
+            for key, theirs in zip(keys, measured, strict=True)
+        )
+    )
+
+
+def sample_tiles(facts: RunFacts) -> list[Tile]:
+    """Length and ends of the sample answers, where they are known."""
+    was, now = lengths(facts, "before"), lengths(facts, "after")
+    found = []
+    if now.median_tokens is not None:
+        found.append(Tile("Median answer", tokens(now.median_tokens), "tokens", as_before(tokens(was.median_tokens))))
+    if now.ended is not None:
+        found.append(Tile("Answers ended by themselves", percent(now.ended), before=as_before(percent(was.ended))))
+    return found
 
 
 @dataclass(frozen=True)
@@ -30,14 +77,17 @@ class _Change:
         """Whether chance does not explain the change, as far as that is known."""
         return self.interval is None or not self.interval.contains(0)
 
-    def told(self) -> str:
+    def in_brackets(self) -> str:
         """The interval of a change in tokens, in brackets; empty where it is not known."""
         return f" ({INTERVAL} of the change {figure_range(self.interval, 0, signed=True)})" if self.interval else ""
 
 
-def answer_cautions(facts: RunFacts) -> Iterator[Caution]:
-    """Jumps in length, answers that no longer end, and answers that say nothing."""
-    heldout = facts.stage == "ppo" and bool(facts.responses)
+def answer_cautions(facts: RunFacts, *, heldout: bool = False) -> Iterator[Caution]:
+    """Jumps in length, answers that no longer end, and answers that say nothing.
+
+    Args:
+        heldout: judge by the answers to held-out prompts (RunFacts.responses), not by those to the sample prompts.
+    """
     yield from _length(_change(facts, "tokens", "mean_tokens", "response_tokens", heldout), heldout)
     yield from _endings(_change(facts, "ended", "ended", "ended", heldout), heldout)
     yield from _degenerate(facts, heldout)
@@ -60,13 +110,13 @@ def _length(change: _Change, heldout: bool) -> Iterator[Caution]:
     which = "Held-out answers" if heldout else "Answers to the sample prompts"
     if after > before:
         yield Caution(
-            f"{which} are longer: {whole(after)} tokens on average, {whole(before)} before{change.told()}.",
+            f"{which} are longer: {whole(after)} tokens on average, {whole(before)} before{change.in_brackets()}.",
             "Compare their content: a reward or a preference for longer answers is easily learned."
             + (" reward.length_penalty works against it." if heldout else ""),
         )
     else:
         yield Caution(
-            f"{which} are shorter: {whole(after)} tokens on average, {whole(before)} before{change.told()}.",
+            f"{which} are shorter: {whole(after)} tokens on average, {whole(before)} before{change.in_brackets()}.",
             "Read some of them: a reward may favour answers that say little.",
         )
 

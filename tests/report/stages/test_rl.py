@@ -9,7 +9,8 @@ import pytest
 from prefine.report.facts import RunFacts
 from prefine.report.page import build_context, render
 from prefine.report.parts import Headline
-from prefine.report.rl_findings import guard_events, ppo_charts, ppo_headline, ppo_tiles, rollouts, sources
+from prefine.report.stages.registry import STAGE_REPORTS
+from prefine.report.stages.rl import rollouts, sources
 
 BEFORE = {"score": 0.2, "score_median": 0.1, "kl_k3": 0.0, "entropy": 3.0, "degenerate": 0.0, "response_tokens": 80}
 AFTER = {"score": 0.9, "score_median": 0.8, "kl_k3": 0.12, "entropy": 2.5, "degenerate": 0.05, "response_tokens": 70}
@@ -56,7 +57,9 @@ FACTS = RunFacts(
 
 
 def headline(**heldout: object) -> Headline:
-    found = ppo_headline(dataclasses.replace(FACTS, evaluation={"heldout": FACTS.evaluation["heldout"] | heldout}))
+    found = STAGE_REPORTS["ppo"].headline(
+        dataclasses.replace(FACTS, evaluation={"heldout": FACTS.evaluation["heldout"] | heldout})
+    )
     assert found is not None
     return found
 
@@ -118,24 +121,12 @@ def test_each_source_is_told_with_its_score_and_share() -> None:
     assert page.index("It was used by --force.") < page.index("What was rewarded")
 
 
-def test_no_ppo_no_headline() -> None:
-    assert ppo_headline(dataclasses.replace(FACTS, manifest={"stage": "sft"})) is None
-
-
 def test_tiles_and_charts_are_of_what_is_known() -> None:
-    assert {tile.label: tile.value for tile in ppo_tiles(FACTS)}["KL per token"] == "0.120"
-    titles = [chart.title for chart in ppo_charts(FACTS)]
+    assert {tile.label: tile.value for tile in STAGE_REPORTS["ppo"].tiles(FACTS)}["KL per token"] == "0.120"
+    titles = [chart.title for chart in STAGE_REPORTS["ppo"].charts(FACTS)]
     assert titles[0] == "Reward: held-out 0.20 → 0.90"
     assert "Held-out rewards: median 3.50 → 4.50" in titles
     assert not any(title.startswith("Judge") for title in titles)
-
-
-def test_guards_are_told_in_words() -> None:
-    warned, back = guard_events(FACTS)
-    assert (warned.step, warned.did, warned.given_up) == ("1", "warned", "")
-    assert back.did == "took the run back to step 1"
-    assert "kl coefficient now 0.1" in back.changed
-    assert back.given_up.count("→") == 1
 
 
 def test_rollouts_are_shown_from_first_to_last() -> None:

@@ -1,26 +1,58 @@
-"""What a PPO run came to: rewards before and after, how far the policy went for them, and what the guards did."""
+"""What the report of a PPO run adds: rewards before and after, and how far the policy moved from its reference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from prefine.degeneration import is_blank
 from prefine.formatting import INTERVAL, figure, figure_range, percent, plural
 from prefine.intervals import Mean, evenly_chosen, median
-from prefine.report.charts import Chart, Key, metric_chart
+from prefine.report.answers import answer_cautions
+from prefine.report.charts import Chart, Key, drawn, metric_chart
 from prefine.report.facts import RunFacts, count, dictionaries, mapping, number, numbers, recorded_change, text
-from prefine.report.parts import Headline, Tile, change_line, change_sentence
+from prefine.report.parts import Caution, Headline, Tile, change_line, change_sentence
 from prefine.report.plots import Bars, histogram
+from prefine.report.stages.stage_report import StageReport
 
 _MOST_ROLLOUTS = 12
+_FEWEST_PROMPTS = 20
+# The last quarter of the updates, but at least three: earlier ones are the critic's own training.
+_FEWEST_UPDATES = 3
 
 
-def ppo_headline(facts: RunFacts) -> Headline | None:
-    """How the mean held-out reward changed, paired by prompt; the median stands in the second line."""
+class RlReport(StageReport):
+    """PPO, RLOO and GRPO."""
+
+    title = "Proximal policy optimisation"
+
+    def headline(self, facts: RunFacts) -> Headline | None:
+        """How the mean held-out reward changed, paired by prompt; the median stands in the second line."""
+        return _headline(facts) or super().headline(facts)
+
+    def tiles(self, facts: RunFacts) -> list[Tile]:
+        """Rewards, distance to the reference and held-out answers, which say more than the few samples."""
+        return _tiles(facts)
+
+    def charts(self, facts: RunFacts) -> list[Chart]:
+        """How reward and distance changed over the updates, and held-out rewards before and after on one axis."""
+        return _charts(facts)
+
+    def sections(self, facts: RunFacts) -> dict[str, Any]:
+        """What was rewarded, and answers that the run learned from."""
+        return {"sources": sources(facts), "rollouts": rollouts(facts)}
+
+    def cautions(self, facts: RunFacts) -> Iterator[Caution]:
+        """Few held-out prompts, a critic that explains nothing, and answers that became worse."""
+        yield from _cautions(facts)
+        yield from answer_cautions(facts, heldout=bool(facts.responses))
+
+
+def _headline(facts: RunFacts) -> Headline | None:
     before, after = number(facts.before.get("score")), number(facts.after.get("score"))
-    if facts.stage != "ppo" or before is None or after is None:
+    if before is None or after is None:
         return None
     mean, median_ = _changes(facts)
     interval = None if mean is None else mean.interval
@@ -73,8 +105,7 @@ def _guard_line(facts: RunFacts) -> str:
     return f"Guards stepped in {plural(len(acted), 'time')}: see below." if acted else ""
 
 
-def ppo_tiles(facts: RunFacts) -> list[Tile]:
-    """The key figures that only PPO has."""
+def _tiles(facts: RunFacts) -> list[Tile]:
     wanted = (
         ("Mean held-out reward", "score", _reward),
         ("Median held-out reward", "score_median", _reward),
@@ -104,9 +135,8 @@ def _change_note(change: Mean | None) -> str:
     return f"change {size}, {INTERVAL} {figure_range(change.interval, signed=True)}"
 
 
-def ppo_charts(facts: RunFacts) -> list[Chart]:
-    """How reward and distance went over the updates, and held-out rewards before and after on one axis."""
-    drawn = [
+def _charts(facts: RunFacts) -> list[Chart]:
+    return drawn(
         metric_chart(facts, "score", "Reward", "weighted scores of the sources, before penalties"),
         _histogram(facts),
         metric_chart(facts, "kl_k3", "KL", "to the reference, k3, nats per token", decimals=3),
@@ -115,8 +145,7 @@ def ppo_charts(facts: RunFacts) -> list[Chart]:
         metric_chart(facts, "degenerate", "Degenerate answers", "share that is blank, stuck or loops"),
         metric_chart(facts, "explained_variance", "Critic", "explained variance of the returns; 1 is perfect"),
         metric_chart(facts, "judge", "Judge", "mean score of the second reward model, never optimised"),
-    ]
-    return [chart for chart in drawn if chart is not None]
+    )
 
 
 def _histogram(facts: RunFacts) -> Chart | None:
@@ -166,47 +195,6 @@ def sources(facts: RunFacts) -> list[SourceRow]:
 
 
 @dataclass(frozen=True)
-class GuardEvent:
-    """Something that a guard did.
-
-    Attributes:
-        did: warned, stopped, or rolled back, and to where.
-        changed: what goes on otherwise since.
-        given_up: the guard's figure over the steps that were given up.
-    """
-
-    step: str
-    did: str
-    words: str
-    changed: str
-    given_up: str
-
-
-def guard_events(facts: RunFacts) -> list[GuardEvent]:
-    """What the guards did, in order and in words."""
-    return [_event(event) for event in facts.guard_events]
-
-
-def _event(event: Mapping[str, Any]) -> GuardEvent:
-    back, action = count(event.get("back_to_step")), text(event.get("action"))
-    did = {
-        "warn": "warned",
-        "stop": f"ended the run on the weights of step {back}",
-        "roll_back": f"took the run back to step {back}",
-    }.get(action or "", "acted")
-    changed = ", ".join(
-        f"{name.replace('_', ' ')} now {figure(number(value))}" for name, value in mapping(event.get("changed")).items()
-    )
-    rows = dictionaries(event.get("given_up"))
-    names = [name for name in (rows[-1] if rows else {}) if name != "step" and name in (text(event.get("words")) or "")]
-    path = [" → ".join(figure(number(row.get(name))) for row in rows) for name in names[:1]]
-    step = count(event.get("at_step"))
-    return GuardEvent(
-        "" if step is None else str(step), did, text(event.get("words")) or "", changed, path[0] if path else ""
-    )
-
-
-@dataclass(frozen=True)
 class Rollout:
     """An answer that was written while the run learned."""
 
@@ -236,3 +224,27 @@ def rollouts(facts: RunFacts) -> list[Rollout]:
         )
         for row in (rows[place] for place in evenly_chosen(len(rows), _MOST_ROLLOUTS))
     ]
+
+
+def _cautions(facts: RunFacts) -> Iterator[Caution]:
+    """Few held-out prompts; a critic whose explained variance was not above 0 over the last updates."""
+    prompts = facts.heldout_count if facts.responses else None
+    if prompts is not None and prompts < _FEWEST_PROMPTS:
+        yield Caution(
+            f"Only {plural(prompts, 'held-out prompt')}: small changes of the reward cannot be seen.",
+            "Hold out more prompts (data.heldout, data.heldout_fraction) and raise rollout.heldout_prompts. "
+            "More answers to each (rollout.heldout_samples) help less.",
+        )
+    explained = numbers(facts.train, "explained_variance")
+    has_critic = mapping(facts.manifest.get("recipe")).get("advantage", "gae") == "gae"
+    if not has_critic or len(explained) < _FEWEST_UPDATES:
+        return
+    last = explained[-max(_FEWEST_UPDATES, len(explained) // 4) :]
+    average = statistics.fmean(last)
+    if average <= 0:
+        yield Caution(
+            f"The critic explains nothing: over the last {len(last)} updates its explained variance was "
+            f"{figure(average, 2)} on average.",
+            "Advantages are then little better than plain returns. Train longer, raise ppo.critic_learning_rate or "
+            "ppo.value_warmup_updates, or use advantage rloo, which needs no critic.",
+        )

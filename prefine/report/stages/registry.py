@@ -1,0 +1,33 @@
+"""The only place that knows which stages there are: what each adds to the report."""
+
+from __future__ import annotations
+
+from prefine.report.facts import RunFacts
+from prefine.report.stages.preference import PreferenceReport
+from prefine.report.stages.reward import RewardReport
+from prefine.report.stages.rl import RlReport
+from prefine.report.stages.stage_report import StageReport
+from prefine.report.stages.supervised import SupervisedReport
+
+STAGE_REPORTS: dict[str, StageReport] = {
+    "sft": SupervisedReport(),
+    "dpo": PreferenceReport(),
+    "reward": RewardReport(),
+    "ppo": RlReport(),
+}
+
+
+def stage_report(facts: RunFacts) -> StageReport:
+    """What the report asks about the run's stage; a run of an unknown stage is read by the figures that it has."""
+    known = STAGE_REPORTS.get(facts.stage)
+    if known is not None:
+        return known
+    if facts.has_pair_figures:
+        return STAGE_REPORTS["dpo"]
+    return STAGE_REPORTS["ppo"] if facts.responses or facts.rollouts else StageReport()
+
+
+def stage_title(facts: RunFacts) -> str:
+    """The stage's name in full; for an unknown stage the name that was recorded."""
+    known = STAGE_REPORTS.get(facts.stage)
+    return facts.stage if known is None else known.title

@@ -1,0 +1,12 @@
+"""What the report of an SFT run adds: its loss is a token's, so it has a perplexity."""
+
+from __future__ import annotations
+
+from prefine.report.stages.stage_report import StageReport
+
+
+class SupervisedReport(StageReport):
+    """SFT."""
+
+    title = "Supervised fine-tuning"
+    has_token_loss = True
