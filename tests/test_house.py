@@ -151,5 +151,5 @@ def test_a_question_for_the_stage_is_found(code: str) -> None:
 
 @pytest.mark.parametrize("file", [file for file in FILES if file != STAGES_ARE_KNOWN_TO])
 def test_only_registries_know_the_stages(file: str) -> None:
-    """What differs from stage to stage is in its class, its recipe and its report: one more stage is one more of each."""
+    """What differs between stages belongs to their classes, recipes and reports."""
     assert not list(asks_for_a_stage(ast.parse(FILES[file].read_text(encoding="utf-8"))))

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -17,6 +16,7 @@ from prefine.data.tokens.trees import PackedBatch, TokenTree, collate
 from prefine.models.forward import attention
 from prefine.models.forward.packed import PackedModel, standard_attention, unpack
 from prefine.models.forward.path_probe import settle_path
+from tests.tiny import CHATML, byte_letters, byte_tokenizer
 
 VOCABULARY = 96
 WINDOW = 5  # shorter than every sequence that `BATCH` holds
@@ -177,31 +177,11 @@ def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], to
         assert (ours[name] - grad).abs().max().item() <= bound, name
 
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-
-
 def save_tokenizer(folder: Path, template: str | None = CHATML) -> int:
     """One token a byte and two control tokens, saved to `folder`; returns the vocabulary's size."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = _as_pretrained({letter: i for i, letter in enumerate(letters)}, [], template)
+    tokenizer = byte_tokenizer(template=template)
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
-
-
-def _as_pretrained(
-    words: dict[str, int], merges: list[tuple[str, str]], template: str | None
-) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    made.chat_template = template
-    return made
 
 
 DEEP_VOCABULARY = 49_152
@@ -236,10 +216,10 @@ def save_deep_model(folder: Path, vocabulary: int = DEEP_VOCABULARY, layers: int
 
 def pair_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """Every byte and as many pairs of bytes as the vocabulary has room for, with ChatML's two control tokens."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = byte_letters()
     merges = list(islice(product(letters, letters), vocabulary - len(letters) - 2))
     words = {text: i for i, text in enumerate([*letters, *("".join(pair) for pair in merges)])}
-    return _as_pretrained(words, merges, CHATML)
+    return byte_tokenizer(words, merges)
 
 
 def save_folder(folder: Path, architecture: str = "llama", template: str | None = CHATML, **overrides: Any) -> Path:

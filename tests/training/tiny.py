@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefine.cli.app import main
@@ -34,12 +33,8 @@ from prefine.training.run.stage import Stage
 from prefine.training.stages.dpo import DpoStage
 from prefine.training.stages.reward import RewardStage
 from prefine.training.stages.sft import SftStage
+from tests.tiny import CHATML, byte_tokenizer
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 # They say how fast the machine is, not what was computed.
 TIMING = {"seconds", "tokens_per_s", "peak_memory_gb"}
 TIMING |= {f"{phase}_tokens_per_s" for phase in ("generated", "scored", "trained")}
@@ -52,12 +47,7 @@ UNGUARDED: dict[str, Any] = {
 
 def make_tokenizer(template: str = CHATML, pad: str = "<|im_end|>") -> PreTrainedTokenizerFast:
     """One token a byte, no download; padding with the end of turn, as many real ones do."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytes_alone = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
-    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_alone.decoder = decoders.ByteLevel()
-    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": pad}
-    return PreTrainedTokenizerFast(tokenizer_object=bytes_alone, chat_template=template, **special)
+    return byte_tokenizer(template=template, bos_token="<|im_start|>", pad_token=pad)
 
 
 def save_model(folder: Path, *, seed: int = 7, **tokenizer: str) -> Path:

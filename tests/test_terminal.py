@@ -22,7 +22,7 @@ from prefine.cli.chat_session import Chat
 from prefine.terminal import visible, visible_json
 from prefine.training.display import Display
 
-HOUSE = Path(__file__).parents[2] / "prefine"
+HOUSE = Path(__file__).parents[1] / "prefine"
 # Sets the window's title, clears the screen, goes back in the line; C1's own form of the first; reverses the order.
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202egnp.exe\x7f"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202egnp.exe\x7f"
