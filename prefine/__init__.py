@@ -1,11 +1,11 @@
-"""prefine refines a language model from human preferences, end to end, on one person's hardware.
+"""prefine trains language models from human preferences, end to end, on your own hardware.
 
     import prefine
 
     run = prefine.dpo("dpo.yaml", data={"train": "my.jsonl"})
     run.model.generate(["My parcel is late."])
 
-What is public is listed in __all__, and explained in docs/python.md. Importing prefine imports nothing else.
+Public names are in __all__ and explained in docs/python.md. Importing prefine imports nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The Python API: what the command line does, as functions. `import prefine` offers them under their names.
+"""The Python API: the commands as functions, which `import prefine` offers.
 
-Each raises the errors of prefine.errors, with the messages of the command line; Ctrl-C in a training run raises
-Stopped, once all is saved.
+Each raises the errors of prefine.errors, with the messages of the command line; Ctrl-C in a training run raises Stopped
+after everything is saved.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from prefine.training.display import Display
 
 OnStep = Callable[[int, Mapping[str, float]], object]
-"""Called with a step's number and the metrics that metrics.jsonl gets of it."""
+"""Called with a step's number and its metrics, as in metrics.jsonl."""
 
 Reward = Callable[[list[dict[str, Any]]], Any]
-"""Rows with `prompt` (turns), `response` and the other columns of the prompt's row in; a number for each out."""
+"""From rows with `prompt` (turns), `response` and the other columns of the prompt's row to a number for each."""
 
 _SOURCES = (("data", "train"), ("data", "heldout"), ("heldout_pairs",), ("report", "prompts"))
 
@@ -52,21 +52,21 @@ def sft(
 
     Args:
         recipe: a path, a dict, or what `load_recipe` returns; None for the defaults.
-        resume: go on with the run in the recipe's `run` folder.
-        display: True shows what the command line shows, False nothing; None shows it in a notebook and on a terminal.
-        on_step: called after each step whose metrics are logged (training.log_every_steps). What it raises ends the
+        resume: resume the run in the recipe's `run` folder.
+        display: True shows the command line's output, False nothing; None shows it in notebooks and terminals only.
+        on_step: called after each step whose metrics are logged (training.log_every_steps). An exception in it ends the
             run, which can be resumed from its last checkpoint.
         on_evaluation: called after each evaluation on held-out rows.
-        overrides: fields that differ from the recipe's, nested or dotted: `data={"train": "my.jsonl"}`,
-            `**{"data.train": "my.jsonl"}`. Where sources are named, rows in memory may be given instead: a list of
-            dicts, a data frame or a datasets.Dataset.
+        overrides: fields of the recipe, nested or dotted: `data={"train": "my.jsonl"}`,
+            `**{"data.train": "my.jsonl"}`. Sources may be rows in memory: a list of dicts, a data frame or a
+            datasets.Dataset.
 
     Returns:
         The finished run.
 
     Raises:
         PrefineError: see prefine.errors.
-        Stopped: the run was asked to stop, and all is saved.
+        Stopped: the run was asked to stop; everything is saved.
     """
     made = load_recipe("sft", recipe, **overrides)
     from prefine.training.stages.sft import run_sft
@@ -84,11 +84,11 @@ def dpo(
     objective: Callable[[PairLogprobs], Tensor] | None = None,
     **overrides: Any,
 ) -> Run:
-    """Optimise a model on preference pairs directly (DPO and its relatives). Arguments are those of `sft`, and:
+    """Train a model directly on preference pairs: DPO and its variants. Arguments as for `sft`, and:
 
     Args:
-        objective: a function in place of dpo.loss: prefine.objectives.dpo.PairLogprobs of B pairs in, a tensor (B,) of
-            their losses out. A run is resumed with the same function, by its source.
+        objective: a function in place of dpo.loss, from prefine.objectives.dpo.PairLogprobs of B pairs to their losses,
+            a tensor (B,). A resumed run needs the same function, compared by its source.
     """
     if objective is not None:
         overrides = {"dpo.loss": "function", **overrides}
@@ -107,7 +107,7 @@ def reward(
     on_evaluation: OnStep | None = None,
     **overrides: Any,
 ) -> Run:
-    """Train a reward model on preferences, or on votes. Arguments are those of `sft`."""
+    """Train a reward model on preferences or votes. Arguments as for `sft`."""
     made = load_recipe("reward", recipe, **overrides)
     from prefine.training.stages.reward import run_reward
 
@@ -125,12 +125,12 @@ def ppo(
     on_evaluation: OnStep | None = None,
     **overrides: Any,
 ) -> Run:
-    """Optimise a model against a reward: PPO, RLOO or GRPO. Arguments are those of `sft`, and:
+    """Optimise a model against a reward: PPO, RLOO or GRPO. Arguments as for `sft`, and:
 
     Args:
-        reward: a function that is the reward (a list of rows in, as many numbers out: see docs/python.md), or the
-            fields of the recipe's section, where a function may be the `name`. A resumed run goes on with a function
-            of the same name; where its source has changed, the run warns, and so does its report.
+        reward: a function from a list of rows to as many numbers (see docs/python.md), or the fields of the recipe's
+            section, in which `name` may be a function. A resumed run needs a function of the same name; if its source
+            has changed, the run and its report warn.
         force: use a reward model although its readiness report says no-go.
     """
     if reward is not None:
@@ -142,7 +142,7 @@ def ppo(
 
 
 def generate(model: str | os.PathLike[str], prompts: Sequence[PromptLike], **settings: Any) -> Rows:
-    """Answers of a model to prompts: `load(model).generate(prompts, **settings)`, where the settings are explained."""
+    """Answers of a model to prompts: `load(model).generate(prompts, **settings)`, which explains the settings."""
     return load(model).generate(prompts, **settings)
 
 
@@ -173,7 +173,7 @@ def load_recipe(stage: Literal["reward"], recipe: RecipeLike = None, **overrides
 @overload
 def load_recipe(stage: Literal["ppo"], recipe: RecipeLike = None, **overrides: Any) -> PpoRecipe: ...
 def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> StageRecipe:
-    """A stage's recipe, checked, with every field.
+    """A stage's recipe, validated, with every field.
 
     Args:
         stage: sft, reward, dpo or ppo.
@@ -181,7 +181,7 @@ def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> Stag
         overrides: see `sft`.
 
     Raises:
-        RecipeError: it is not valid; names every field, value and rule.
+        RecipeError: it is not valid; lists every field, value and rule.
     """
     if stage not in RECIPES:
         raise RecipeError(f"stage is {stage!r}", f"Write one of {', '.join(RECIPES)}.")
@@ -189,7 +189,7 @@ def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> Stag
 
 
 def _plain(keys: Keys, value: Any) -> Any:
-    """Rows in memory as the name of a source, a function that is a reward as its name."""
+    """Replaces rows in memory by the name of a source, and a reward function by its name."""
     if callable(value) and keys[0] == "reward" and keys[-1] in ("name", "judge"):
         return given_function(value)
     return memory_source(value) if keys in _SOURCES and is_rows(value) else value

@@ -1,4 +1,4 @@
-"""Answers that say nothing: blank, stuck on a token, or looping. The one definition for metrics, samples and pages."""
+"""Degenerate answers: blank, stuck on a token, or looping. One definition for metrics, samples and pages."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-# An answer is stuck on a token that comes so often in a row, or makes up more than half of so many tokens.
+# An answer is stuck if a token occurs this often in a row, or is more than half of this many tokens.
 _RUN = 8
-# It loops where more than this share of its 4-grams have been there before; shorter answers cannot.
+# It loops if more than this share of its 4-grams occurred before; shorter answers cannot loop.
 _REPEATED = 0.5
 _LOOPING_TOKENS = 16
 _GRAM = 4
 # Unicode categories of characters without ink: white space, control and format characters, lone surrogates.
 _WITHOUT_INK = {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"}
-# What a decoder writes for bytes that are no character.
+# A decoder's output for invalid bytes.
 _UNDECODED = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """How one answer looks.
+    """Degeneration of one answer.
 
     Attributes:
         blank, stuck, looping: see the functions below.
@@ -39,12 +39,12 @@ class Looks:
 
     @property
     def word(self) -> str | None:
-        """The first that applies of blank, stuck and looping; None for an answer that is none of them."""
+        """The first that applies of blank, stuck and looping; None otherwise."""
         return next((name for name in ("blank", "stuck", "looping") if getattr(self, name)), None)
 
 
 def look_at(text: str, tokens: Sequence[int]) -> Looks:
-    """How an answer looks, from its text and its token ids."""
+    """Check an answer by its text and its token ids."""
     return Looks(is_blank(text), is_stuck(tokens), is_looping(tokens))
 
 
@@ -54,7 +54,7 @@ def is_blank(text: str) -> bool:
 
 
 def is_stuck(tokens: Sequence[int]) -> bool:
-    """Whether one token comes 8 times in a row, or makes up more than half of an answer of at least 8 tokens."""
+    """Whether one token occurs 8 times in a row, or is more than half of an answer of at least 8 tokens."""
     if len(tokens) < _RUN:
         return False
     longest = max(sum(1 for _ in same) for _, same in groupby(tokens))
@@ -62,13 +62,13 @@ def is_stuck(tokens: Sequence[int]) -> bool:
 
 
 def is_looping(tokens: Sequence[int]) -> bool:
-    """Whether more than half of an answer's 4-grams have been there before; only of at least 16 tokens."""
+    """Whether more than half of an answer's 4-grams occurred before; False below 16 tokens."""
     if len(tokens) < _LOOPING_TOKENS:
         return False
     return 1 - distinct([tokens], _GRAM) > _REPEATED
 
 
 def distinct(answers: Sequence[Sequence[int]], n: int) -> float:
-    """Different n-grams over all n-grams of some answers (Li et al. 2016, arXiv 1510.03055); 1 where there are none."""
+    """Different n-grams over all n-grams of some answers (Li et al. 2016, arXiv 1510.03055); 1 if there are none."""
     grams = [tuple(answer[i : i + n]) for answer in answers for i in range(len(answer) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0

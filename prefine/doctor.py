@@ -1,4 +1,6 @@
-"""What `prefine doctor` finds out: what is here, what a run would use, and why. Nothing is downloaded or changed."""
+"""Diagnosis for `prefine doctor`: what this machine has, what a run would use, and why. Nothing is downloaded or
+changed.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +31,19 @@ _TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
 _KERNEL_REASONS = {
     "flash": "flash-attn is installed: its kernel for sequences of unequal lengths",
     "flex": "torch's FlexAttention, compiled; flash-attn would be used if it were installed",
-    "blockwise": "plain matrix products, answer by answer: the fastest way without CUDA",
+    "blockwise": "plain matrix products for each answer: the fastest way without CUDA",
 }
 _LEAST_FREE_GB = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class OptionalPart:
-    """Something prefine can do without.
+    """An optional package.
 
     Attributes:
         installed: its version; None if it is missing.
-        purpose: what it is for, for this machine.
-        remedy: how to get it.
+        purpose: its use on this machine.
+        remedy: how to install it.
     """
 
     name: str
@@ -55,14 +57,14 @@ class Diagnosis:
     """The state of this machine for prefine.
 
     Attributes:
-        versions: of Python and the libraries; None for one that is missing.
+        versions: of Python and the libraries; None for a missing one.
         devices: all that torch can use, the chosen one first.
         matmul_gflops: measured on the chosen device, by type.
         dtype, kernel: what a run would use when its recipe says auto, and the reasons.
         hub: when the Hugging Face hub is asked for files.
-        cache: where converted models and reference log-probabilities go.
+        cache: folder of converted models and reference log-probabilities.
         cache_free_gb: free space on that disk, in GB (1e9 bytes).
-        warnings: what is worth a change, each with the remedy.
+        warnings: recommended changes, each with the remedy.
     """
 
     versions: dict[str, str | None]
@@ -80,10 +82,10 @@ class Diagnosis:
 
 
 def diagnose(device: str = "auto") -> Diagnosis:
-    """Look at this machine as a run with `device` in its recipe would find it; takes about a second.
+    """Examine this machine as a run with `device` in its recipe would; takes about a second.
 
     Raises:
-        ModelError: the device is not here.
+        ModelError: there is no such device.
     """
     chosen = choose_device(device)
     devices = [device_report(each) for each in [chosen, *_other_devices(chosen)]]
@@ -100,7 +102,7 @@ def diagnose(device: str = "auto") -> Diagnosis:
         dtype_reason=dtype_reason,
         kernel=kernel,
         kernel_reason=_KERNEL_REASONS[kernel],
-        hub="never asked: HF_HUB_OFFLINE is set" if _offline() else "asked only where a recipe names a hub id",
+        hub="never used: HF_HUB_OFFLINE is set" if _offline() else "used only if a recipe names a hub id",
         optional=optional_parts(),
         cache=str(cache),
         cache_free_gb=cache_free_gb,
@@ -120,7 +122,7 @@ def library_versions() -> dict[str, str | None]:
 
 
 def optional_parts() -> list[OptionalPart]:
-    """Each optional part, present or missing."""
+    """Each optional package, installed or missing."""
     trackers = [f"{name} {version}" for name in _TRACKERS if (version := _installed_version(name))]
     flash = (_installed_version("flash-attn") or "present") if flash_attention_installed() else None
     return [
@@ -145,7 +147,7 @@ def optional_parts() -> list[OptionalPart]:
         OptionalPart(
             "trackers",
             ", ".join(trackers) or None,
-            "a second place for metrics; metrics.jsonl in the run directory is always written",
+            "a second place for metrics; metrics.jsonl in the run's folder is always written",
             f"pip install one of {', '.join(_TRACKERS)}",
         ),
     ]
@@ -167,13 +169,13 @@ def unmet_requirements(requirements: list[str]) -> list[str]:
 def _own_requirements() -> list[str]:
     try:
         return importlib.metadata.requires("prefine") or []
-    except importlib.metadata.PackageNotFoundError:  # run from a source folder without installing it
+    except importlib.metadata.PackageNotFoundError:  # run from a source folder without installation
         return []
 
 
 def thread_warnings(devices: list[DeviceReport]) -> list[str]:
-    """A warning where torch would use more or fewer threads than there are cores."""
-    # accelerate launch sets OMP_NUM_THREADS=1 without asking: the usual reason for an idle half of a machine.
+    """A warning if torch would use more or fewer threads than there are cores."""
+    # accelerate launch sets OMP_NUM_THREADS=1, the usual reason for idle cores.
     return [
         f"torch threads: {report['threads']}, physical cores: {report['cores']}. Set OMP_NUM_THREADS={report['cores']}."
         for report in devices
@@ -184,7 +186,7 @@ def thread_warnings(devices: list[DeviceReport]) -> list[str]:
 def _unused_gpu_warning() -> list[str]:
     if torch.cuda.is_available() or shutil.which("nvidia-smi") is None:
         return []
-    return [f"An NVIDIA driver is here, and torch {torch.__version__} cannot use it. Install a CUDA build of torch."]
+    return [f"There is an NVIDIA driver, but torch {torch.__version__} cannot use it. Install a CUDA build of torch."]
 
 
 def _disk_warning(cache: Path, free_gb: float) -> list[str]:

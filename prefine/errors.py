@@ -1,19 +1,19 @@
-"""Every error a user can meet: one line for each mistake, which names the field, the value, the rule and the remedy.
+"""Errors for users: one line for each mistake, with the field, the value, the rule and the remedy.
 
-    PrefineError                 anything prefine refuses to go on with; the command line exits with 2
+    PrefineError                 any error that a user can correct; the command line exits with 2
     ├── RecipeError              a recipe or a --set override that is not valid
     ├── DataError                a file, a column or a record that cannot be used
     ├── TemplateError            a chat template that is missing or cannot be rendered safely
-    │   └── RefusedRowError      a row that holds what the chat template does not write; others are fine
+    │   └── RefusedRowError      a row with content that the chat template does not write; others are fine
     ├── ModelError               a model, tokenizer or adapter that cannot be loaded or does not fit
-    ├── CheckpointError          a run directory or checkpoint that cannot be written, read or continued
-    ├── TrainingError            a run that must not go on: a failed self-check, a non-finite loss
-    │   └── RewardError          a reward that raises, hangs, or gives something else than scores
+    ├── CheckpointError          a run's folder or checkpoint that cannot be written, read or resumed
+    ├── TrainingError            a run that must not continue: a failed self-check, a non-finite loss
+    │   └── RewardError          a reward that raises, hangs, or does not return scores
     ├── EngineError              another server (vLLM, llama.cpp) that does not start, or that ends by itself
-    └── MissingDependencyError   an optional package that the recipe asks for and that is not installed
+    └── MissingDependencyError   an optional package that the recipe needs and that is not installed
 
-Stopped is none of them: the user asked, and everything is saved. Anything else that escapes is a bug in prefine, and
-shows its traceback.
+Stopped is not an error: the user asked, and everything is saved. Any other exception is a bug in prefine and shows its
+traceback.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from types import MappingProxyType
 
 
 class PrefineError(Exception):
-    """Base of all errors meant for the user.
+    """Base class of all errors for users.
 
     Args:
-        problem: what is wrong, naming the file and the value found.
-        remedy: what to do about it, as an imperative sentence.
-        field: the recipe's field or the argument that it is about; the message begins with it. Shared code names the
-            recipe's field, and a caller whose user gave something else renames it (see `about`).
+        problem: what is wrong, with the file and the value.
+        remedy: what to do, as an imperative sentence.
+        field: the recipe's field or the argument concerned, with which the message starts. Shared code names the
+            recipe's field; callers with another argument rename it (see `about`).
     """
 
     def __init__(self, problem: str, remedy: str, *, field: str | None = None) -> None:
@@ -46,19 +46,18 @@ class PrefineError(Exception):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What a console shows: one line, whatever library's message is quoted in it."""
+        """The message for a console: one line, also with a quoted library's message."""
         return (_one_line(str(self)),)
 
 
 @contextmanager
 def about(name: str | None, others: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
-    """Inside, errors about the model that a recipe names are about another argument, as no recipe names it here.
+    """Context in which errors about a recipe's model section name another argument instead.
 
     Args:
-        name: what the user knows the model by, as in "--policy"; None where only one model can be meant, so that
-            errors need not name it.
-        others: names for single fields, as in {"model.chat_template": "--chat-template"}. They replace the field in the
-            remedy, too.
+        name: the user's argument for the model, such as "--policy"; None if there is only one model, so that errors
+            need not name it.
+        others: names for single fields, such as {"model.chat_template": "--chat-template"}, also replaced in remedies.
     """
     try:
         yield
@@ -77,7 +76,7 @@ class RecipeError(PrefineError):
 
 
 class SeveralRecipeError(RecipeError):
-    """Several things that are wrong with a recipe.
+    """Several errors in a recipe.
 
     Args:
         errors: at least two, in the order of the recipe's fields.
@@ -89,12 +88,12 @@ class SeveralRecipeError(RecipeError):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """How many, and then each on a line of its own."""
+        """Their number, then each on its own line."""
         return (f"{self.problem}:", *(f"  {line}" for error in self.errors for line in error.lines))
 
 
 def all_of(errors: Sequence[RecipeError]) -> RecipeError:
-    """One error that tells all of these."""
+    """One error with all of these."""
     return errors[0] if len(errors) == 1 else SeveralRecipeError(errors)
 
 
@@ -107,17 +106,17 @@ class TemplateError(PrefineError):
 
 
 class RefusedRowError(TemplateError):
-    """A row that holds what the chat template does not write; others are fine.
+    """A row with content that the chat template does not write; others are fine.
 
     Args:
-        field: where in the record it is.
-        reason: why; reads on from the field's name.
+        field: place in the record.
+        reason: continues the sentence after the field's name.
         remedy: see PrefineError.
     """
 
     def __init__(self, field: str, reason: str, remedy: str) -> None:
         super().__init__(reason, remedy, field=field)
-        self.args = (field, reason, remedy)  # what pickle makes it from
+        self.args = (field, reason, remedy)  # for pickle
 
     def __str__(self) -> str:
         return f"{self.field} {self.problem}. {self.remedy}"
@@ -128,19 +127,19 @@ class ModelError(PrefineError):
 
 
 class CheckpointError(PrefineError):
-    """A run directory or checkpoint that cannot be written, read or continued."""
+    """A run's folder or checkpoint that cannot be written, read or resumed."""
 
 
 class TrainingError(PrefineError):
-    """A run that must not go on: a failed self-check, a non-finite loss."""
+    """A run that must not continue: a failed self-check, a non-finite loss."""
 
 
 class NotFiniteError(TrainingError):
-    """Weights have gone where losses, gradients or logits are no numbers; none was changed since."""
+    """Losses, gradients or logits are not finite; no weight was changed since."""
 
 
 class RewardError(TrainingError):
-    """A reward that raises, hangs, or gives something else than scores; what was trained before is saved."""
+    """A reward that raises, hangs, or does not return scores; earlier training is saved."""
 
 
 class EngineError(PrefineError):
@@ -148,11 +147,11 @@ class EngineError(PrefineError):
 
 
 class MissingDependencyError(PrefineError):
-    """An optional package that the recipe asks for and that is not installed."""
+    """An optional package that the recipe needs and that is not installed."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """A run was asked to stop and can be resumed; says how far it came. The command line exits with 130."""
+    """A run was asked to stop and can be resumed; the message has its last step. The command line exits with 130."""
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Numbers, dates and times as a reader wants them on a page."""
+"""Numbers, dates and times as text for readers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INTERVAL = f"95{_THIN}% interval"
 
 
 def figure(value: float | None, decimals: int | None = None, *, signed: bool = False) -> str:
-    """A number with as many decimals as help: 0.693, 12.4, 1,234; or with so many as are asked for."""
+    """A number with useful decimals: 0.693, 12.4, 1,234; or with `decimals` of them."""
     if value is None:
         return MISSING
     size = abs(value)
@@ -26,7 +26,7 @@ def figure(value: float | None, decimals: int | None = None, *, signed: bool = F
 
 
 def percent(share: float | None, decimals: int = 0) -> str:
-    """A fraction in percent. Only what is exactly none or all is shown as 0 or 100."""
+    """A fraction in percent. Only exactly 0 and 1 are shown as 0 and 100."""
     if share is None:
         return MISSING
     rounded = math.floor(100 * share * 10**decimals + 0.5) / 10**decimals  # 62.5 is 63, not 62 as by round()
@@ -80,7 +80,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(value: str | None) -> str | None:
-    """An ISO time as 14 November 2025, 22:13 UTC; left as it is if it is none."""
+    """An ISO time as 14 November 2025, 22:13 UTC; other text unchanged."""
     if value is None:
         return None
     try:
@@ -94,7 +94,7 @@ def moment(value: str | None) -> str | None:
 
 
 def visible(value: str) -> str:
-    """The text with characters that HTML or UTF-8 cannot hold made visible: they come from models and data files."""
+    """The text with visible substitutes for characters that HTML or UTF-8 cannot hold."""
     if value.isprintable():
         return value
     return "".join(map(_visible, value.replace("\r\n", "\n")))
@@ -105,7 +105,7 @@ def _visible(character: str) -> str:
     if character in "\n\t":
         return character
     if code < 0x20:
-        return chr(0x2400 + code)  # the pictures Unicode has for them
+        return chr(0x2400 + code)  # Unicode's control pictures
     if 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code < 0xFDF0:
         return "\ufffd"
     return character

@@ -1,4 +1,4 @@
-"""How sure a number from few examples can be: 95 % intervals. scipy does the arithmetic; it is imported on use."""
+"""Statistics with 95 % intervals. scipy, which does the arithmetic, is imported on use."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 CONFIDENCE = 0.95
-# Five changes in one direction are chance in 2 of 32 cases, six in 2 of 64: the first to be rarer than 5 %.
+# Five changes in one direction have a chance of 2 in 32, six of 2 in 64: the first below 5 %.
 _FEWEST_FOR_A_SIGN_TEST = 6
-# Of a value's size: figures come from float32, which has 24 bits.
+# Relative to a value: figures come from float32, which has 24 bits.
 _ROUNDING = 2.0**-22
-# Values that a bootstrap holds at once: 40 MB.
+# Values in memory at once in a bootstrap: 40 MB.
 _BOOTSTRAP_VALUES = 5_000_000
 
 
@@ -25,15 +25,15 @@ class Interval:
 
     @property
     def width(self) -> float:
-        """From end to end."""
+        """The difference of its ends."""
         return self.high - self.low
 
     def contains(self, value: float) -> bool:
-        """Whether `value` lies inside, ends included."""
+        """Whether `value` is inside, ends included."""
         return self.low <= value <= self.high
 
     def overlaps(self, other: Interval) -> bool:
-        """Whether some value lies in both."""
+        """Whether the intervals have a common value."""
         return self.low <= other.high and other.low <= self.high
 
 
@@ -43,7 +43,7 @@ class Share:
 
     Attributes:
         value: between 0 and 1.
-        count: of how many examples; None if nobody recorded it, and then there is no interval.
+        count: number of examples; None if unknown: then there is no interval.
     """
 
     value: float
@@ -51,7 +51,7 @@ class Share:
 
     @property
     def hits(self) -> int | None:
-        """How many of `count`; None if that is no whole number (ties counted as halves, say)."""
+        """How many of `count`; None if that is not a whole number (as with ties counted as halves)."""
         if not self.count:
             return None
         hits = round(self.value * self.count)
@@ -59,7 +59,8 @@ class Share:
 
     @property
     def interval(self) -> Interval | None:
-        """Wilson's score interval (JASA 22, 1927): unlike the textbook one it holds for few examples and near 0 and 1.
+        """Wilson's score interval (JASA 22, 1927): unlike the normal approximation it holds for few examples and near 0
+        and 1.
 
         Halves are rounded to the nearest whole hit.
         """
@@ -83,12 +84,11 @@ class Mean:
 def mean(values: Sequence[float], size: float = 0.0) -> Mean | None:
     """The mean and its interval by Student's t (Biometrika 6, 1908); of paired differences, the paired interval.
 
-    None without values. No interval from fewer than two values, or from values that differ by rounding at most: these
-    say nothing about how far the next one may lie.
+    None without values. No interval from fewer than two values, or from values that differ only by rounding.
 
     Args:
-        values: those that are not finite are left out.
-        size: the largest magnitude of what they were computed from, as differences are rounded like that.
+        values: non-finite ones are left out.
+        size: largest magnitude of the values' operands, which bounds the rounding of differences.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
@@ -124,7 +124,7 @@ def median(values: Sequence[float]) -> float | None:
 
 
 def mean_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> Mean | None:
-    """How much the mean has changed, paired by prompt: the mean of the differences of each prompt's mean.
+    """The change of the mean, paired by prompt: the mean of the differences of each prompt's mean.
 
     The answers to one prompt are not independent, so the interval is over prompts: Student's t of the differences. In
     simulations it held its 95 % for 6 to 45 prompts as well as a BCa bootstrap or better (for 6 prompts 83 to 96 %,
@@ -134,8 +134,8 @@ def mean_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[floa
         before: the values of each prompt's answers, at least one each.
         after: the same, prompt by prompt.
 
-    Returns: None without prompts; no interval from fewer than two. Where all prompts changed by the same amount the
-    interval is that amount alone, from as many prompts on as a sign test needs to be sure of the direction.
+    Returns: None without prompts; no interval from fewer than two. If all prompts changed by the same amount, the
+        interval is that amount, given enough prompts for a sign test.
     """
     changes = [math.fsum(now) / len(now) - math.fsum(was) / len(was) for was, now in zip(before, after, strict=True)]
     found = mean(changes, _largest([value for prompts in (before, after) for values in prompts for value in values]))
@@ -145,12 +145,12 @@ def mean_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[floa
 
 
 def ratio_change(before: Sequence[float], after: Sequence[float], sizes: Sequence[float]) -> Mean | None:
-    """How much a ratio of sums has changed, paired: sum(after) / sum(sizes) - sum(before) / sum(sizes).
+    """The change of a ratio of sums, paired: sum(after) / sum(sizes) - sum(before) / sum(sizes).
 
-    The interval is that of a ratio of means (Cochran 1977, Sampling Techniques, eq. 6.9): Student's t of what each
-    pair adds to the change beyond its share. A loss per token over answers of unequal lengths is such a ratio.
+    The interval is that of a ratio of means (Cochran 1977, Sampling Techniques, eq. 6.9): Student's t of each pair's
+    contribution beyond its share. A loss per token over answers of unequal lengths is such a ratio.
 
-    Returns: None without pairs; no interval from fewer than two, or where no pair differs from the others.
+    Returns: None without pairs; no interval from fewer than two, or if no pair differs from the others.
     """
     total = math.fsum(sizes)
     if not sizes or total <= 0:
@@ -170,7 +170,7 @@ def _largest(values: Sequence[float]) -> float:
 
 
 def median_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> Mean | None:
-    """How much the median of all values has changed, with a percentile bootstrap over prompts (Efron 1979).
+    """The change of the median of all values, with a percentile bootstrap over prompts (Efron 1979).
 
     Args:
         before: the values of each prompt's answers, equally many each.
@@ -204,5 +204,5 @@ def median_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[fl
 
 
 def evenly_chosen(count: int, most: int) -> Sequence[int]:
-    """At most `most` of range(count), at even distances, the first and the last among them."""
+    """At most `most` of range(count), evenly spaced, with the first and the last."""
     return range(count) if count <= most else [place * (count - 1) // max(1, most - 1) for place in range(most)]

@@ -1,7 +1,7 @@
-"""Reads JSON that others wrote, or that may be damaged. Whatever is wrong with it is one kind of error.
+"""Reads foreign or damaged JSON; every fault raises one kind of error.
 
 `json.loads` alone raises RecursionError for deep nesting, UnicodeDecodeError for other encodings and a bare ValueError
-for a number of 5,000 digits, and a value that nests 900 levels deep breaks whoever walks or writes it later.
+for a number of 5,000 digits, and a value nested 900 levels deep breaks code that walks or writes it later.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 MAX_NESTING = 64
-"""Deepest nesting of lists and objects. Deeper ones would exhaust the stack of whoever walks or writes them again."""
+"""Deepest nesting of lists and objects. Deeper values would exhaust the stack of code that walks or writes them."""
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""Largest JSON file that is read whole: far above every config, manifest and summary."""
+"""Largest JSON file that is read: far above any config, manifest or summary."""
 
 
 class JsonError(ValueError):
-    """Text that is not JSON, or that is not safe to hold. Reads on from the name of what was read ("is …")."""
+    """Text that is not JSON, or not safe to load. Continues the sentence after the name of the file ("is …")."""
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -68,7 +68,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def complaint(error: ValueError) -> str:
-    """What a JSON decoder complains about, without the position: reasons without it can be counted."""
+    """A JSON decoder's message without the position, so that reasons can be counted."""
     if isinstance(error, json.JSONDecodeError):
         told = error.msg.removesuffix(" at").removesuffix(" starting")
         return f"is not valid JSON: {told[:1].lower()}{told[1:]}"

@@ -1,4 +1,4 @@
-"""A model that a program names, to generate and score with."""
+"""A model by name, to generate and score with."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PromptLike = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
 
 class Model:
-    """A language model or a reward model. It is loaded when it is first used, and then kept.
+    """A language model or a reward model, loaded at first use.
 
     Attributes:
-        name: as it was given.
+        name: as given.
     """
 
     def __init__(self, section: ModelSection) -> None:
@@ -57,7 +57,7 @@ class Model:
         seed: int = 0,
         slots: int = 64,
     ) -> Rows:
-        """Answers to prompts, as `prefine generate` gives them: `samples` rows a prompt, in order.
+        """Answers to prompts, as `prefine generate`: `samples` rows for each prompt, in order.
 
         A row has the columns of its prompt's row, and `completion`, `finish_reason` (stop or length), `tokens` and
         `logprob` (nats, under the model itself); with several samples also `sample`. `score` reads such rows.
@@ -68,13 +68,13 @@ class Model:
             max_new_tokens: the longest answer, in tokens.
             temperature: 0 always takes the likeliest token.
             top_k, top_p, min_p, repetition_penalty, stop: see prefine.generation.sampling.Sampling.
-            seed: of the first answer; each has its own, counted up.
-            slots: answers generated at once; memory follows it.
+            seed: of the first answer; each further answer has the next number.
+            slots: answers generated at once; memory use grows with it.
 
         Raises:
             ModelError: the model generates no text, or cannot be loaded.
             DataError: a prompt cannot be used, or leaves no room for an answer.
-            RecipeError: a setting is out of its range.
+            RecipeError: a setting is out of range.
         """
         from prefine.generation.answer_rows import GeneratedRows
         from prefine.generation.sampling import Sampling
@@ -94,7 +94,7 @@ class Model:
             return Rows(rows.by(self.language_model, sampling, samples, slots))
 
     def score(self, rows: Any) -> Rows:
-        """Scores of answers, as `prefine score` gives them: each row comes back with its score, in order.
+        """Scores of answers, as `prefine score`: each row with its score, in order.
 
         A row with one answer gets `score`, a pair `score_of_chosen` and `score_of_rejected`; with several heads also
         their disagreement. Scores of prefine's own models are centred: 0 is an average held-out answer.
@@ -103,7 +103,7 @@ class Model:
             rows: mappings in any layout of docs/data.md (`{"prompt": …, "response": …}`), or a data frame.
 
         Raises:
-            ModelError: it is no reward model, or cannot be loaded.
+            ModelError: it is not a reward model, or cannot be loaded.
             DataError: a row cannot be used, or its answer is too long for the model.
         """
         from prefine.evaluation.score_rows import ScoredRows
@@ -142,12 +142,12 @@ def load(
     Args:
         name: see above.
         device: auto, cpu, cuda, cuda:1 or mps.
-        dtype: auto measures which is faster.
+        dtype: auto measures the faster one.
         chat_template: for a tokenizer without one: plain, or the path of a Jinja file.
 
     Raises:
-        ModelError: there is none of that name.
-        RecipeError: a setting has a value that it cannot have.
+        ModelError: there is no such model.
+        RecipeError: a setting has an invalid value.
     """
     with about(None, _FIELDS):
         section = named_model(os.fspath(name), device=device, dtype=dtype, chat_template=chat_template)
@@ -161,14 +161,14 @@ def _prompt_row(prompt: PromptLike) -> Mapping[str, Any]:
 
 @contextmanager
 def _read(what: str, rows: Any, kind: type[Prompt] | None = None) -> Iterator[tuple[str, Quarantine]]:
-    """A source of these rows, and where those go that cannot be used: any of them is an error.
+    """A source of these rows, with a quarantine in which any row is an error.
 
     Args:
-        what: how messages call the rows.
-        kind: if given, rows that are no such records are refused first, before anything is computed.
+        what: the rows' name in messages.
+        kind: if given, rows that are not such records are refused before anything is computed.
 
     Raises:
-        DataError: it names the first row, counted from 0, and why.
+        DataError: names the first row, counted from 0, and the reason.
     """
     with held_source(rows) as source, Quarantine() as refused:
         try:

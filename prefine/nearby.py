@@ -1,4 +1,4 @@
-"""Names of folders and files that were mistyped."""
+"""Suggestions for mistyped names of folders and files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-# In a folder of more entries than these nothing is looked for.
+# Folders with more entries are not searched.
 _MOST_ENTRIES = 10_000
 # "dop" is as near to "dpo": two letters of three, in order.
 _CLOSE = 0.65
 
 
 def similar_path(name: str) -> str | None:
-    """What is there and nearly has this name, every part of it; None where the name is there, or nothing is like it."""
+    """An existing path with a similar name in every part; None if the path exists, or nothing is similar."""
     path = Path(name)
     found = Path(path.anchor)
     try:
@@ -28,20 +28,20 @@ def similar_path(name: str) -> str | None:
             if not close:
                 return None
             found /= close[0]
-    except (OSError, ValueError):  # no permission; a name that no folder can have
+    except (OSError, ValueError):  # no permission, or an invalid name
         return None
     return None if found == path or not name else str(found)
 
 
 def in_hub_cache(kind: Literal["models", "datasets"], name: str) -> bool:
-    """Whether something of this hub id has been fetched before."""
+    """Whether this hub id is in the local hub cache."""
     from huggingface_hub import constants
 
     return (Path(constants.HF_HUB_CACHE) / f"{kind}--{name.replace('/', '--')}").is_dir()
 
 
 def mistyped(kind: Literal["models", "datasets"], name: str) -> str | None:
-    """A remedy that names what was probably meant instead of a hub id; None where the hub is to be asked."""
+    """A remedy with the path that was probably meant instead of a hub id; None if the hub should be asked."""
     near = similar_path(name)
     if near is None or in_hub_cache(kind, name):
         return None

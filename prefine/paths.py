@@ -1,4 +1,4 @@
-"""Paths as people type them, in recipes and on the command line."""
+"""Paths in recipes and on the command line."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 def expanded(path: str) -> str:
-    """A path with `~` and `~user` at its beginning replaced by that home folder; anything else as it is.
+    """A path with `~` or `~user` at its start replaced by that home folder; other paths unchanged.
 
-    A shell does this only for a word of its own, so not for `--set run=~/x`, nor for what stands in a recipe.
+    A shell does this only for a separate word, so not for `--set run=~/x`, nor in a recipe.
     """
     return os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises over unknown users, and rewrites the rest
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path is there and this user may read it; False inside private folders, where `Path.exists` raises."""
+    """Whether a path exists and is readable; False inside private folders, where `Path.exists` raises."""
     try:
         return path.exists() and os.access(path, os.R_OK)
     except OSError:
@@ -30,7 +30,7 @@ def path_in_recipe(path: str) -> str:
 
 
 def new_folder(path: str) -> str:
-    """As `path_in_recipe`, for a folder that is made if it is not there. Raises ValueError."""
+    """As `path_in_recipe`, for a folder that is created if missing. Raises ValueError."""
     if not path.strip():
         raise ValueError("names no folder; write for example runs/NAME")
     folder = path_in_recipe(path)

@@ -1,7 +1,7 @@
 """The records prefine works on. No torch here: reading and checking data must be cheap.
 
-Whatever shape a file has (see docs/data.md), each of its rows becomes one of these or goes to quarantine.
-Texts are kept as they were written: nothing is stripped, lower-cased or normalised.
+Each row of a file of any format (see docs/data.md) becomes one of these or is quarantined. Texts are unchanged: nothing
+is stripped, lower-cased or normalised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ V = TypeVar("V")
 
 
 def _encodable(text: str) -> str:
-    """Refuse lone surrogates: they cannot be written to any UTF-8 file or tokenized."""
+    """Refuse lone surrogates, which cannot be written as UTF-8 or tokenized."""
     if not text.isascii():
         try:
             text.encode("utf-8")
@@ -44,7 +44,7 @@ SaidText = Annotated[Text, AfterValidator(_not_blank)]
 
 
 def _writable_json(items: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-    """Refuse what a JSON file cannot hold: other types, numbers that are not finite, lone surrogates."""
+    """Refuse values that JSON cannot represent: other types, non-finite numbers, lone surrogates."""
     waiting: list[Any] = list(items)
     while waiting:
         each = waiting.pop()
@@ -57,9 +57,9 @@ def _writable_json(items: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], .
         elif isinstance(each, list | tuple):
             waiting += each
         elif isinstance(each, float) and not math.isfinite(each):
-            raise ValueError(f"holds the number {each}, which JSON cannot write")
+            raise ValueError(f"holds the number {each}, which JSON cannot represent")
         elif not (each is None or isinstance(each, bool | int | float)):
-            raise ValueError(f"holds a value of type {type(each).__name__}, which JSON cannot write")
+            raise ValueError(f"holds a value of type {type(each).__name__}, which JSON cannot represent")
     return items
 
 
@@ -68,7 +68,7 @@ JsonObjects = Annotated[tuple[dict[str, Any], ...], Field(strict=False), AfterVa
 
 
 def _is_empty(value: object) -> bool:
-    """Whether a field says nothing and is left out where a record is written, as before there was such a field."""
+    """Whether a field is empty and left out of a written record, as before there was such a field."""
     return value is None or value == ()
 
 
@@ -78,7 +78,7 @@ class _Record(BaseModel):
 
 
 def function_of(call: dict[str, Any]) -> dict[str, Any]:
-    """The name and arguments of a tool call, which some data have in the call itself, not in its `function`."""
+    """The name and arguments of a tool call, which some data have in the call, not in its `function`."""
     function = call.get("function", call)
     return function if isinstance(function, dict) else {}
 
@@ -89,14 +89,14 @@ class Message(_Record):
     Attributes:
         tool_calls: an assistant's calls, as in OpenAI's API: `{"id", "type", "function": {"name", "arguments"}}`, or
             the function's fields without the rest. Arguments are an object or its JSON text.
-        content: its text; may be blank in a turn with tool calls only.
-        reasoning: what an assistant thought before it answered (`reasoning_content`, `thinking`).
-        name, tool_call_id: of a tool turn: the tool, and the call that it answers.
-        supervised: whether an assistant turn is to be learned; if not, it is context.
+        content: the text; may be blank in a turn with tool calls.
+        reasoning: of an assistant before its answer (`reasoning_content`, `thinking`).
+        name, tool_call_id: of a tool turn: the tool, and its call.
+        supervised: whether an assistant turn is learned; if not, it is context.
     """
 
     role: Role
-    tool_calls: JsonObjects = Field(default=(), exclude_if=_is_empty)  # before content, whose check reads it
+    tool_calls: JsonObjects = Field(default=(), exclude_if=_is_empty)  # before content, whose validator reads it
     content: Text
     reasoning: SaidText | None = Field(default=None, exclude_if=_is_empty)
     name: SaidText | None = Field(default=None, exclude_if=_is_empty)
@@ -117,7 +117,7 @@ class Message(_Record):
     @field_validator("content", mode="after")
     @classmethod
     def _content(cls, content: str, info: ValidationInfo) -> str:
-        # Tool calls that are refused are missing here; their own reason is enough.
+        # Refused tool calls are missing here; their own error is enough.
         return _not_blank(content) if info.data.get("tool_calls") == () else content
 
     @field_validator("reasoning", mode="after")
@@ -140,7 +140,7 @@ def _only_of(role: Role, value: V, info: ValidationInfo) -> V:
 
 Conversation = tuple[Message, ...]
 
-# What may follow each role. A tool turn answers a call.
+# Roles that may follow each role. A tool turn answers a call.
 _NEXT: dict[Role, tuple[Role, ...]] = {
     "system": ("user",),
     "user": ("assistant",),
@@ -152,8 +152,8 @@ _NEXT: dict[Role, tuple[Role, ...]] = {
 def check_turn_order(messages: Conversation, *, last: Role) -> None:
     """Raise ValueError unless turns run [system] user (assistant [tool ... assistant]) user ... and end with `last`.
 
-    Tool turns follow an assistant turn with tool calls. Where `last` is "user", a tool turn may be the last, too: then
-    the assistant is to go on after a tool's result.
+    Tool turns follow an assistant turn with tool calls. With `last` "user", the last turn may also be a tool turn,
+    after which the assistant continues.
     """
     turns = messages[1:] if messages and messages[0].role == "system" else messages
     if not turns:
@@ -164,16 +164,16 @@ def check_turn_order(messages: Conversation, *, last: Role) -> None:
             raise ValueError(f"turn {number} is 'tool', but the assistant turn before it has no tool_calls")
         if turn.role not in due:
             expected = " or ".join(map(repr, due))
-            raise ValueError(f"turn {number} is {turn.role!r} where {expected} is due")
+            raise ValueError(f"turn {number} is {turn.role!r} where {expected} is expected")
         due = (*_NEXT[turn.role], "tool") if turn.tool_calls else _NEXT[turn.role]
     if turns[-1].role != last and not (last == "user" and turns[-1].role == "tool"):
         raise ValueError(f"ends with {turns[-1].role!r}; the last turn must be {last!r}")
 
 
 class Prompt(_Record):
-    """A conversation that waits for the assistant's answer; ends with a user turn or with a tool's result.
+    """A conversation without the assistant's next answer; ends with a user turn or a tool's result.
 
-    `tools` are the definitions of the tools that the assistant may call, for the template to write.
+    `tools` are definitions of tools for the assistant, for the template.
     """
 
     prompt: Conversation
@@ -190,8 +190,8 @@ class Prompt(_Record):
 class Preference(Prompt):
     """Two answers to one prompt, of which people preferred the first.
 
-    `tie` marks a pair nobody could decide. `margin` is the data's own word on how much better the chosen answer is;
-    `score_difference` is by how much its score exceeds the rejected answer's, in whatever unit the data's scores have.
+    `tie` marks an undecided pair. `margin` is the data's measure of how much better the chosen answer is;
+    `score_difference` is the chosen minus the rejected answer's score, in the data's unit.
     """
 
     chosen: SaidText
@@ -215,7 +215,7 @@ class Vote(Prompt):
 
 
 class Completion(Prompt):
-    """One answer without a verdict, to be scored. It may be empty: models write that, too."""
+    """One answer to be scored. It may be empty, as models generate empty answers, too."""
 
     completion: Text
 
@@ -223,7 +223,7 @@ class Completion(Prompt):
 class Demonstration(_Record):
     """A conversation to imitate.
 
-    Assistant turns at or after `supervise_from` (an index into messages) are learned, but those whose `supervised` is
+    Assistant turns at or after `supervise_from` (an index into messages) are learned, except those with `supervised`
     false; there is at least one. `tools` are as in Prompt.
     """
 
@@ -244,7 +244,7 @@ class Demonstration(_Record):
 
     @property
     def learned_turns(self) -> tuple[int, ...]:
-        """Indices into messages of the assistant turns that are learned."""
+        """Indices into messages of learned assistant turns."""
         return tuple(
             index
             for index, turn in enumerate(self.messages)

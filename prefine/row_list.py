@@ -1,4 +1,4 @@
-"""Rows as users of the Python API get them."""
+"""Lists of rows in the Python API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Rows(list[dict[str, Any]]):
     """A list of rows."""
 
     def dataframe(self) -> Any:
-        """The rows as a pandas DataFrame, a row each.
+        """The rows as a pandas DataFrame.
 
         Raises:
             MissingDependencyError: pandas is not installed.

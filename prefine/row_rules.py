@@ -1,4 +1,4 @@
-"""How a user says that rows are to be read: data.columns and data.pairs of a recipe, --column of a command."""
+"""A user's rules for reading rows: data.columns and data.pairs of a recipe, --column of a command."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PairRule = Literal["best_worst", "adjacent", "all"]
 
 @dataclass(frozen=True)
 class RowRules:
-    """What a user says about rows.
+    """A user's rules for reading rows.
 
     Attributes:
-        columns: the column of the file, by the name that prefine gives it; None leaves the column of that name unread.
-            Dots go into objects: `input.prompt`.
-        pairs: which pairs a row with several ranked answers gives.
-        learned: whether the rows are to be learned, so that those marked as not to be are left out.
+        columns: prefine's name -> the file's column; None ignores the column of that name. Dots lead into objects:
+            `input.prompt`.
+        pairs: rule for the pairs of a row with several ranked answers.
+        learned: whether the rows are learned, so that rows marked as not to be learned are left out.
     """
 
     columns: Mapping[str, str | None] = field(default_factory=dict)
@@ -31,7 +31,7 @@ AS_WRITTEN = RowRules()
 
 
 def columns_named(options: Sequence[str]) -> dict[str, str | None]:
-    """The columns of `--column NAME=COLUMN` options; `NAME=` leaves the column NAME unread.
+    """The columns of `--column NAME=COLUMN` options; `NAME=` ignores the column NAME.
 
     Raises:
         RecipeError: an option of another form, or a name given twice.

@@ -1,4 +1,4 @@
-"""A run to look at: its metrics, results and model. Nothing here needs torch, but for using the model."""
+"""A run's metrics, results and model. Only the model needs torch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Run(os.PathLike[str]):
-    """A run, finished or not. What it says is read from its folder at every call.
+    """A run, finished or not. Every access reads its folder.
 
-    `os.fspath(run)`, and a recipe's `model.name`, take it for its folder.
+    `os.fspath(run)`, and a recipe's `model.name`, treat it as its folder.
 
     Attributes:
         path: its folder.
@@ -57,12 +57,12 @@ class Run(os.PathLike[str]):
 
     @property
     def warnings(self) -> list[str]:
-        """What the run warned of."""
+        """The run's warnings."""
         found = self._facts.manifest.get("warnings")
         return [str(each) for each in found] if isinstance(found, list) else []
 
     def metrics(self, kind: str | None = None) -> Rows:
-        """The rows of metrics.jsonl: a dict each, with its `kind` (train, heldout or guard) and `step`.
+        """The rows of metrics.jsonl as dicts, with `kind` (train, heldout or guard) and `step`.
 
         Args:
             kind: only rows of this kind.
@@ -71,17 +71,17 @@ class Run(os.PathLike[str]):
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """evaluation.json: what held-out rows and samples say of the model before and after; {} before the end."""
+        """evaluation.json: held-out figures and samples before and after training; {} until the run ends."""
         return dict(self._facts.evaluation)
 
     @property
     def report(self) -> Path:
-        """The page with the report; there once the run has finished."""
+        """Path of the report, which exists once the run has finished."""
         return self._directory.report
 
     @cached_property
     def model(self) -> Model:
-        """The result: a model to generate with, or to score with where the run trained a reward model.
+        """The trained model, to generate with, or to score with if it is a reward model.
 
         Raises:
             ModelError: the run has no result yet.
@@ -121,7 +121,7 @@ class Run(os.PathLike[str]):
 
 
 def find_runs(folder: Path) -> tuple[list[Run], list[CheckpointError]]:
-    """The runs in a folder and in its folders, the most lately begun first, and what is wrong with those left out."""
+    """The runs in a folder and its subfolders, newest first, and errors of those left out."""
     begun: list[tuple[str, Run]] = []
     errors: list[CheckpointError] = []
     for manifest in (*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")):
@@ -131,7 +131,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[CheckpointError]]:
         except CheckpointError as error:
             errors.append(error)
             continue
-        if facts.stage:  # other programs write files of that name, too
+        if facts.stage:  # other programs also write files of that name
             begun.append((text(facts.manifest.get("started")) or "", run))
     return [run for _, run in sorted(begun, key=lambda each: (each[0], str(each[1].path)), reverse=True)], errors
 
@@ -146,5 +146,5 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, str]]:
 
 
 def _plain(told: str) -> str:
-    """Without the spaces that only a page needs."""
+    """Without typographic spaces."""
     return told.replace("\u202f", " ").replace("\u2060", "")

@@ -1,4 +1,4 @@
-"""Text that is streamed to a terminal: wrapped by words, and side by side in columns."""
+"""Streamed text on a terminal: wrapped by words, and in columns."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from rich.cells import cell_len, set_cell_size
 _TAB = 8
 _GAP = " │ "
 LEAST_COLUMN = 38
-"""Two columns of it and the gap fit into 80."""
+"""Two such columns and the gap fit into 80 cells."""
 
 
 class WordWrap:
-    """Takes text piece by piece and gives it with line breaks between words.
+    """Wraps text that comes in pieces.
 
-    A word is held back until it is known to end. Blanks and line breaks of the text stay, so that code keeps its
-    shape; blanks at a new line break go. A word longer than a line is cut. Wide characters (Chinese, Japanese) are
-    words of their own, as those scripts break anywhere.
+    A word is held back until its end is known. Spaces and line breaks of the text stay, so that code keeps its shape;
+    spaces at an added line break are dropped. A word longer than a line is split. Wide characters (Chinese, Japanese)
+    are separate words, as those scripts break anywhere.
 
     Args:
-        width: of a line, in terminal cells.
+        width: of a line in terminal cells.
     """
 
     def __init__(self, width: int) -> None:
@@ -30,11 +30,11 @@ class WordWrap:
         self._word = ""
 
     def feed(self, text: str) -> str:
-        """The part of the text so far that can be shown now, after what was shown before."""
+        """The next part of the text that can be shown."""
         return "".join(map(self._take, text))
 
     def finish(self) -> str:
-        """What was held back."""
+        """The rest that was held back."""
         return self._place_word()
 
     def _take(self, character: str) -> str:
@@ -51,7 +51,7 @@ class WordWrap:
             self._word = character
             return shown + self._place_word()
         self._word += character
-        # A word that fills more than a line will not end on it.
+        # A word longer than a line.
         return self._place_word() if cell_len(self._word) >= self._width else ""
 
     def _place_word(self) -> str:
@@ -61,7 +61,7 @@ class WordWrap:
         shown = self._blanks
         if self._column + len(self._blanks) + size > self._width and self._column:
             shown, self._column = "\n", 0
-        elif len(self._blanks) + size > self._width:  # a line that is all indentation
+        elif len(self._blanks) + size > self._width:  # a line of indentation only
             shown = ""
         self._column += len(shown.replace("\n", "")) + size
         shown += self._word
@@ -70,11 +70,11 @@ class WordWrap:
 
 
 class Stream:
-    """One answer at a time, over the whole width.
+    """Shows one answer at a time over the whole width.
 
     Args:
-        write: takes what is to be shown at once.
-        width: of the terminal; None: a file or a pipe, where text goes as it is.
+        write: shows text at once.
+        width: of the terminal; None for a file or a pipe, which get unwrapped text.
     """
 
     def __init__(self, write: Callable[[str], None], width: int | None) -> None:
@@ -83,24 +83,24 @@ class Stream:
         self._begun = False
 
     def feed(self, text: str) -> None:
-        """More of the answer."""
+        """Add text to the answer."""
         self._begun |= bool(text)
         if shown := text if self._wrap is None else self._wrap.feed(text):
             self._write(shown)
 
     def finish(self) -> None:
-        """The answer is at its end."""
+        """End the answer."""
         if self._begun:
             self._write(("" if self._wrap is None else self._wrap.finish()) + "\n")
 
 
 class Columns:
-    """Answers side by side: a line is shown as soon as all columns have it whole, so that nothing shown moves.
+    """Shows answers side by side: a line is shown as soon as it is complete in all columns.
 
     Args:
-        write: takes what is to be shown at once.
+        write: shows text at once.
         width: of the terminal.
-        titles: one a column.
+        titles: of the columns.
     """
 
     def __init__(self, write: Callable[[str], None], width: int, titles: Sequence[str]) -> None:
@@ -114,12 +114,12 @@ class Columns:
         self._write("─┼─".join("─" * self._column for _ in titles) + "\n")
 
     def feed(self, column: int, text: str) -> None:
-        """More of one column's answer."""
+        """Add text to a column's answer."""
         self._texts[column] += self._wraps[column].feed(text)
         self._show()
 
     def finish(self, column: int) -> None:
-        """One column's answer is at its end."""
+        """End a column's answer."""
         self._texts[column] += self._wraps[column].finish()
         self._ended[column] = True
         self._show()
@@ -141,5 +141,5 @@ class Columns:
 
 
 def column_width(width: int, columns: int) -> int:
-    """Cells of each of so many columns on a terminal this wide."""
+    """Width in cells of each column on a terminal."""
     return (width - len(_GAP) * (columns - 1)) // columns

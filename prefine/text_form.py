@@ -1,4 +1,4 @@
-"""How a user says that text files are written: data.delimiter and data.encoding, --delimiter and --encoding."""
+"""A user's delimiter and encoding of text files: data.delimiter and data.encoding, --delimiter and --encoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAMED = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
 
 @dataclass(frozen=True, slots=True)
 class TextForm:
-    """How text files are written, as far as the user says it; None is found out from each file.
+    """Delimiter and encoding of text files; None is detected for each file.
 
     Attributes:
         delimiter: one character between the cells of .csv and .tsv files.
@@ -25,17 +25,17 @@ AS_FOUND = TextForm()
 
 
 def delimiter_named(text: str) -> str:
-    """The character that stands between cells. Raises ValueError, whose text is the rule and the remedy."""
+    """The delimiter by name. Raises ValueError, whose text is the rule and the remedy."""
     found = _NAMED.get(text.strip().lower(), text)
     if len(found) != 1 or found.isalnum() or not found.isascii() or found in '"\r\n\0':
-        raise ValueError("is not one character that can stand between cells; write ',', ';', '|' or tab")
+        raise ValueError("is not a character that can separate cells; write ',', ';', '|' or tab")
     return found
 
 
 def encoding_named(text: str) -> str:
     """Python's name of a text encoding. Raises ValueError, whose text is the rule and the remedy."""
     try:
-        "".encode(text)  # LookupError also for codecs that are not of text
+        "".encode(text)  # LookupError also for codecs that are not for text
         return codecs.lookup(text).name
     except (LookupError, ValueError):
-        raise ValueError("is no text encoding; write for example utf-8, utf-16, cp1252 or latin-1") from None
+        raise ValueError("is not a text encoding; write for example utf-8, utf-16, cp1252 or latin-1") from None

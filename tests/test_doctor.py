@@ -45,7 +45,7 @@ def test_a_device_that_is_not_here_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("value", "says"), [("1", "never asked"), ("0", "only where a recipe names")])
+@pytest.mark.parametrize(("value", "says"), [("1", "never used"), ("0", "only if a recipe names")])
 def test_hub_follows_the_offline_switch(monkeypatch: pytest.MonkeyPatch, value: str, says: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     assert says in diagnose("cpu").hub

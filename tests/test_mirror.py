@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 # Topics: properties of several modules together, of commands, or of the repository.
 TOPICS = {
     "": {
+        "deploy": "the container",
         "docs": "documents agree with the code",
         "house": "rules for all source files",
         "layers": "imports between packages",
@@ -78,7 +79,7 @@ def names(folder: str, pattern: str) -> set[str]:
     return {file.relative_to(ROOT / folder).with_suffix("").as_posix() for file in (ROOT / folder).rglob(pattern)}
 
 
-def tested(test: str) -> str:
+def subject_of(test: str) -> str:
     """training/loop/test_guards is of training/loop/guards."""
     folder, slash, file = test.rpartition("/")
     return folder + slash + file.removeprefix("test_")
@@ -87,7 +88,8 @@ def tested(test: str) -> str:
 def test_each_test_file_names_a_module_or_a_topic() -> None:
     modules = {name.removesuffix("/__init__") for name in names("prefine", "*.py")}
     topics = {f"{folder}/{topic}".lstrip("/") for folder, topics in TOPICS.items() for topic in topics}
-    tests = {tested(name) for name in names("tests", "test_*.py")}
-    assert not tests - modules - topics, "move these files, or give their topics a line in the table"
-    assert not topics - tests, "these topics have no test file"
-    assert not topics & modules, "these are modules, not topics"
+    tests = {subject_of(name) for name in names("tests", "test_*.py")}
+    strays = sorted(tests - modules - topics)
+    assert not strays, "move these test files, or give their topics a line in the table"
+    assert not sorted(topics - tests), "these topics have no test file"
+    assert not sorted(topics & modules), "these are modules, not topics"

@@ -92,7 +92,7 @@ def test_what_is_absent_is_not_written() -> None:
         (
             lambda: assistant(tool_calls=({"name": "f", "arguments": {"x": float("nan")}},)),
             ("tool_calls",),
-            "holds the number nan, which JSON cannot write",
+            "holds the number nan, which JSON cannot represent",
         ),
         (
             lambda: assistant(tool_calls=({"name": "f", "arguments": {"\ud800": 1}},)),
@@ -102,7 +102,7 @@ def test_what_is_absent_is_not_written() -> None:
         (
             lambda: Prompt(prompt=(user(),), tools=({"name": b"f"},)),
             ("tools",),
-            "holds a value of type bytes, which JSON cannot write",
+            "holds a value of type bytes, which JSON cannot represent",
         ),
     ],
 )
@@ -119,16 +119,16 @@ def test_what_no_template_could_write_is_refused_by_field(make: Any, loc: tuple[
         ),
         (
             (user(), assistant("", tool_calls=(CALL,)), assistant()),
-            "turn 3 is 'assistant' where 'user' or 'tool' is due",
+            "turn 3 is 'assistant' where 'user' or 'tool' is expected",
         ),
-        ((tool(), assistant()), "turn 1 is 'tool' where 'user' is due"),
+        ((tool(), assistant()), "turn 1 is 'tool' where 'user' is expected"),
         ((user(), assistant("", tool_calls=(CALL,)), tool(), user(), assistant()), None),
         ((user(), assistant("", tool_calls=(CALL,)), tool()), "ends with 'tool'; the last turn must be 'assistant'"),
         ((user(), assistant(supervised=False)), "no assistant turn is supervised, so there is nothing to learn"),
     ],
 )
 def test_turns_out_of_order_are_refused(turns: tuple[Message, ...], said: str | None) -> None:
-    expected = said or "turn 4 is 'user' where 'assistant' or 'tool' is due"
+    expected = said or "turn 4 is 'user' where 'assistant' or 'tool' is expected"
     assert reason(lambda: Demonstration(messages=turns)) == ((), expected)
 
 

@@ -1,10 +1,10 @@
-"""The command line: the table of verbs, and the one place that turns errors into exit codes.
+"""The command line: the table of verbs, and the only place that turns errors into exit codes.
 
-Exit codes: 0 done, 2 something the user can put right, 130 interrupted, 141 nobody reads the output any more (as in
-`| head`), 1 a bug (with its traceback).
+Exit codes: 0 success, 2 an error that the user can correct, 130 interrupted, 141 the output is closed (as by `| head`),
+1 a bug (with its traceback).
 
-`prefine --help` must answer at once, so a verb's module imports nothing but typer and the standard library at its top;
-torch and the rest are imported inside the verb.
+`prefine --help` must be fast, so a verb's module imports only typer and the standard library at its top; torch and the
+rest are imported inside the verb.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from prefine.cli.output import OutputError, guarded_output, say_error
 from prefine.errors import PrefineError, Stopped
 from prefine.terminal import echo, visible
 
-# typer carries a click of its own, whose names are private.
+# typer has a copy of click, whose names are private.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-# What the user types -> the function that does it. The help lists the verbs in this order.
+# Verb -> its function. The help lists the verbs in this order.
 VERBS = {
     "doctor": "prefine.cli.doctor:doctor",
     "recipe": "prefine.cli.recipe:recipe",
@@ -59,15 +59,15 @@ VERBS = {
 _LONGEST_QUOTE = 60
 # First words of verbs that have two.
 GROUPS = {
-    "data": "Look at data before training on it.",
-    "reward": "Train a reward model, and find out whether it is fit for PPO.",
-    "export": "Write a model in a format that others load, and prove that it is what was trained.",
+    "data": "Inspect data before training on it.",
+    "reward": "Train a reward model, and check whether it is fit for PPO.",
+    "export": "Export a model to a format of other programs, and check that it equals the trained model.",
     "feedback": "Use the thumbs and corrections that people gave at the server.",
-    "cache": "See and remove what prefine keeps because it can be made again.",
+    "cache": "Show and clear the cache.",
 }
-# What is meant where the second word is none of the group's: `prefine reward RECIPE` trains.
+# The default verb of a group, if the second word is not one of its verbs: `prefine reward RECIPE` trains.
 DEFAULTS = {"reward": "train", "export": "write", "cache": "list"}
-# Groups whose default needs no argument, so that their name alone is a command.
+# Groups whose default verb needs no argument, so the group's name alone is a command.
 COMPLETE = {"cache"}
 
 
@@ -78,7 +78,7 @@ class _VerbGroup(TyperGroup):
         return list(dict.fromkeys(verb.split()[0] for verb in VERBS))
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        """As typer's. What it says of mistyped options and commands quotes them."""
+        """As typer's, with control characters of quoted options and commands escaped."""
         with _visible_usage_errors():
             return super().invoke(ctx)
 
@@ -90,18 +90,18 @@ class _VerbGroup(TyperGroup):
 
 @contextmanager
 def _visible_usage_errors() -> Iterator[None]:
-    """Inside, usage errors have their control characters written out."""
+    """Context in which control characters in usage errors are escaped."""
     try:
         yield
     except Exception as error:
-        # Typer brings a click of its own, or uses the package, by its release.
+        # Some releases of typer have a copy of click, others use the package.
         if hasattr(error, "exit_code") and isinstance(getattr(error, "message", None), str):
             error.message = visible(error.message)  # type: ignore[attr-defined]
         raise
 
 
 class _VisibleLine(logging.Formatter):
-    """A logged line, with control characters written out."""
+    """A logged line, with control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
@@ -109,7 +109,7 @@ class _VisibleLine(logging.Formatter):
 
 
 class _Verb(TyperCommand):
-    """A verb whose options and arguments that are paths may begin with ~."""
+    """A verb whose path options and arguments may begin with ~."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         from prefine.paths import expanded
@@ -122,7 +122,7 @@ class _Verb(TyperCommand):
 
 
 class _DefaultingGroup(TyperGroup):
-    """A group of verbs one of which may be left out."""
+    """A group with a default verb."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         default = DEFAULTS.get(self.name or "")
@@ -136,7 +136,7 @@ class _DefaultingGroup(TyperGroup):
 
 def create_app() -> typer.Typer:
     """A typer application with every verb of VERBS."""
-    # Typer's own tracebacks hide frames and can show the values of locals; a bug needs the real one.
+    # Typer's tracebacks hide frames and can show values of locals; a bug report needs the real one.
     app = typer.Typer(cls=_VerbGroup, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_about)
     groups: dict[str, typer.Typer] = {}
@@ -161,7 +161,7 @@ def _show_version(wanted: bool) -> None:
 
 def _about(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Refine a language model from human preferences, end to end, on your own hardware."""
@@ -171,7 +171,7 @@ app = create_app()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line on `arguments` (default: sys.argv); always leaves by SystemExit."""
+    """Run the command line on `arguments` (default: sys.argv); always raises SystemExit."""
     _show_log()
     with _signals_interrupt():
         try:
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _refuse_usage(error)
         except OutputError as error:
             if error.closed_by_reader:
-                sys.exit(128 + 13)  # as a tool that SIGPIPE ends
+                sys.exit(128 + 13)  # as of a program that SIGPIPE ends
             _end(2, f"error: {error}. Free some space there, or write to another place.")
         except PrefineError as error:
             _end(2, "error: " + "\n".join(error.lines))
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             _end(130, "interrupted")
         except SystemExit as leaving:
-            if leaving.code == 130:  # typer's answer to Ctrl-C, which says nothing
+            if leaving.code == 130:  # typer's reaction to Ctrl-C, without a message
                 _end(130, "interrupted")
             raise
         except Exception as error:
@@ -201,19 +201,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _end(2, f"error: {error.filename} cannot be opened: {error.strerror}. Check its permissions.")
             from prefine.training.loop.launch import launched
 
-            if launched():  # a bug, met by every process: one traceback
+            if launched():  # a bug in every process: one traceback
                 _end(1, traceback.format_exc())
             raise
 
 
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP do what Ctrl-C does, so that a command tidies up and says how it ended.
+    """Context in which SIGTERM and SIGHUP act as Ctrl-C, so that a command cleans up and reports how it ended.
 
-    What is ignored (as nohup has SIGHUP ignored) stays ignored.
+    Ignored signals (SIGHUP under nohup) stay ignored.
     """
     before: dict[int, Any] = {}
-    with suppress(ValueError):  # not the main thread: whoever runs us there handles signals
+    with suppress(ValueError):  # not the main thread: the caller handles signals
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
@@ -226,7 +226,7 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 def _refuse_usage(error: Any) -> NoReturn:
-    """Say in one line what is wrong with the words of a command; a group without a verb shows its help."""
+    """Report a usage error in one line; a group without a verb shows its help."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(2)
@@ -238,7 +238,7 @@ def _refuse_usage(error: Any) -> NoReturn:
 
 
 def _unquoted(error: Any) -> str:
-    """The value that typer refuses without saying it, in quotes and shortened; "" where it does."""
+    """The refused value in quotes, shortened; "" if typer's message has it."""
     problems = getattr(error.__cause__, "errors", None)
     value = str(problems()[0].get("input", "")) if callable(problems) else ""
     if problems is None or repr(value) in error.format_message():
@@ -247,7 +247,7 @@ def _unquoted(error: Any) -> str:
 
 
 def _end(code: int, text: str) -> NoReturn:
-    """Leave with one message, in a launch from the first process that ends."""
+    """Exit with one message; with several processes, from the first one that ends."""
     from prefine.training.loop.launch import first_to_say, launched
 
     if not launched():
@@ -255,7 +255,7 @@ def _end(code: int, text: str) -> NoReturn:
         sys.exit(code)
     if first_to_say():
         say_error(visible(text))
-    # Taking down what connects processes may wait for those that have ended, for ever.
+    # Closing the process group may wait for ever for processes that have ended.
     with suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -263,7 +263,7 @@ def _end(code: int, text: str) -> NoReturn:
 
 
 def _show_log() -> None:
-    """Show what prefine's own rooms log (a conversion that takes a while, a fallback) on stderr, as bare lines."""
+    """Show prefine's log messages (a slow conversion, a fallback) on stderr, as plain lines."""
     logging.getLogger("prefine").setLevel(logging.INFO)
     if logging.lastResort is not None:
         logging.lastResort.setLevel(logging.INFO)
@@ -271,7 +271,7 @@ def _show_log() -> None:
 
 
 def _resuming(arguments: Sequence[str]) -> str:
-    """The command that goes on with a stopped run, to be pasted into a shell."""
+    """The command that resumes a stopped run, for a shell."""
     from prefine.training.loop.launch import launch_command
 
     return launch_command([*arguments, *([] if "--resume" in arguments else ["--resume"])])

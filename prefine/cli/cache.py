@@ -1,4 +1,4 @@
-"""`prefine cache`: what prefine keeps because it can be made again, and how to remove it."""
+"""`prefine cache`: show and clear the cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefine.terminal import echo
 
 
 def show(as_json: AsJson = False) -> None:
-    """Show where the cache is and what is in it: converted models and reference log-probabilities."""
+    """Show the cache's folder and contents: converted models and reference log-probabilities."""
     import json
 
     from prefine.runs.cache import cache_directory, cache_items
@@ -23,7 +23,7 @@ def show(as_json: AsJson = False) -> None:
         ]
         echo(json.dumps({"folder": str(cache_directory()), "items": told}, indent=2))
         return
-    echo(f"{cache_directory()} (another place: set PREFINE_CACHE)")
+    echo(f"{cache_directory()} (set PREFINE_CACHE to use another folder)")
     for item in items:
         echo(f"{item.kind:<10} {_megabytes(item.size_bytes):>12}  {item.state:<9}  {item.path.name}")
     echo(f"{len(items)} in all, {_megabytes(sum(item.size_bytes for item in items))}")
@@ -31,10 +31,10 @@ def show(as_json: AsJson = False) -> None:
 
 def clean(
     damaged: Annotated[
-        bool, typer.Option("--damaged", help="Remove only what is damaged or was left by killed processes.")
+        bool, typer.Option("--damaged", help="Remove only entries that are damaged or were left by killed processes.")
     ] = False,
 ) -> None:
-    """Remove what is in the cache, and no file of another origin; what is needed again is made again."""
+    """Clear the cache. Entries are made again when needed; files that prefine did not write are kept."""
     from prefine.runs.cache import cache_items, remove_cache_item
 
     items = [item for item in cache_items() if not (damaged and item.state == "whole")]
@@ -42,7 +42,7 @@ def clean(
     echo(f"{len(removed)} removed, {_megabytes(sum(item.size_bytes for item in removed))}")
     for item in items:
         if item not in removed:
-            echo(f"{item.path.name} is being made by another process, or may be, and stays")
+            echo(f"{item.path.name} is kept: another process may be writing it")
 
 
 def _megabytes(size_bytes: int) -> str:

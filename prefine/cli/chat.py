@@ -12,20 +12,21 @@ from prefine.cli.options import LARGEST_COUNT, LARGEST_SEED, Device, Temperature
 def chat(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run (runs/NAME), a folder, a hub id or embedded:…")],
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A second model that is asked the same; answers side by side.")
+        str | None,
+        typer.Option(metavar="MODEL", help="A second model that gets the same questions; answers side by side."),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="A system turn to begin with.")] = None,
+    system: Annotated[str | None, typer.Option(help="The first system turn.")] = None,
     temperature: Temperature = 0.7,
-    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="The longest answer, in tokens.")] = 512,
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")
+        int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and questions give the same answers.")
     ] = 0,
     device: Device = "auto",
 ) -> None:
-    """Talk to a model in the terminal; answers stream. Ctrl-C stops an answer, Ctrl-D leaves, /help lists commands.
+    """Chat with a model in the terminal. Ctrl-C stops an answer, Ctrl-D leaves, /help lists commands.
 
-    Where standard input is no terminal, each of its lines is a turn. Nothing of a chat is written to disk but by /save.
+    If standard input is not a terminal, each of its lines is a turn. A chat is written to disk only by /save.
     """
     from rich.console import Console
 

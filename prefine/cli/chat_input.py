@@ -1,4 +1,4 @@
-"""Where a chat's turns come from: an editable prompt on a terminal, else standard input line by line."""
+"""Input of a chat: an editable prompt on a terminal, else standard input line by line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
 Ask = Callable[[], str]
-"""Waits for one turn. Raises EOFError at the end, and InterruptedPrompt."""
+"""Waits for one turn. Raises EOFError at the end of input, and InterruptedPrompt."""
 
 
 class InterruptedPrompt(Exception):  # noqa: N818 - no error
@@ -22,7 +22,7 @@ class InterruptedPrompt(Exception):  # noqa: N818 - no error
 
 
 def asker(commands: Sequence[str]) -> Ask:
-    """The prompt of a terminal, or the lines of standard input where that or standard output is none."""
+    """An editable prompt, or the lines of standard input if that or standard output is not a terminal."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         return prompt(commands)
     return read_line
@@ -32,14 +32,14 @@ def read_line() -> str:
     """One line of standard input, without its end.
 
     Raises:
-        EOFError: there is no other.
+        EOFError: the input has ended.
         DataError: it is not in the encoding of the locale.
     """
     try:
         line = sys.stdin.readline()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"standard input holds bytes that are no {error.encoding.upper()} text", "Convert it to UTF-8."
+            f"standard input holds bytes that are not valid {error.encoding.upper()}", "Convert it to UTF-8."
         ) from None
     if not line:
         raise EOFError
@@ -49,11 +49,11 @@ def read_line() -> str:
 def prompt(commands: Sequence[str], source: Input | None = None, output: Output | None = None) -> Ask:
     """A prompt with editing keys, a history and completion of commands.
 
-    Enter sends; Alt-Enter, and line breaks in pasted text, begin a new line. Ctrl-C clears what is typed, and raises
-    InterruptedPrompt where nothing is. The history is in memory only: what people type may be private.
+    Enter sends; Alt-Enter, and line breaks in pasted text, start a new line. Ctrl-C clears the input, and raises
+    InterruptedPrompt if it is empty. The history is kept in memory only, since it may be private.
 
     Args:
-        commands: what Tab completes.
+        commands: completed by Tab.
         source: instead of the terminal.
         output: instead of the terminal.
     """

@@ -1,4 +1,4 @@
-"""Where a chat is shown."""
+"""Output of a chat."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
 
 
 class Screen(Protocol):
-    """Where a chat is shown.
+    """Output of a chat.
 
     Attributes:
-        width: cells of a terminal; None: a file or a pipe.
+        width: of the terminal in cells; None for a file or a pipe.
     """
 
     @property
     def width(self) -> int | None: ...
 
     def write(self, text: str) -> None:
-        """Show what models say, at once."""
+        """Show a part of an answer at once."""
 
     def note(self, text: str) -> None:
         """Show a line about the chat."""
 
 
 class ConsoleScreen:
-    """A terminal; or, where standard output is none, answers there and everything else on standard error."""
+    """A terminal; if standard output is not one, answers go there and everything else to standard error."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

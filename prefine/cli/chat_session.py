@@ -1,4 +1,4 @@
-"""A chat from its first turn to its last: what was said goes to the models, what begins with a slash is a command."""
+"""A chat session: turns go to the models; lines that begin with a slash are commands."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "/help": ("", "this list"),
-    "/system": ("TEXT", "the system turn from now on; alone: show it; off: remove it"),
-    "/temperature": ("NUMBER", "0 always takes the likeliest token; alone: show it"),
-    "/top-p": ("NUMBER", "only the likeliest tokens that together have this probability"),
-    "/undo": ("", "take back the last question and its answer"),
-    "/reset": ("", "begin anew; the system turn and the settings stay"),
-    "/save": ("FILE.jsonl", "write the conversation as a row that prefine sft reads"),
-    "/exit": ("", "leave; so do Ctrl-D, and Ctrl-C twice"),
+    "/system": ("TEXT", "set the system turn; without TEXT: show it; off: remove it"),
+    "/temperature": ("NUMBER", "0 always takes the likeliest token; without a number: show it"),
+    "/top-p": ("NUMBER", "sample from the likeliest tokens with this total probability"),
+    "/undo": ("", "remove the last question and its answer"),
+    "/reset": ("", "start a new conversation; the system turn and the settings stay"),
+    "/save": ("FILE.jsonl", "save the conversation as a row that prefine sft reads"),
+    "/exit": ("", "leave, as Ctrl-D and Ctrl-C twice do"),
 }
 _KEYS = (
     "Ctrl-C stops an answer. Alt-Enter begins a new line; pasted lines are one turn. To say something that begins like "
     "a command, type a blank first."
 )
-# A path (/etc/hosts) or a comment (// …) is something to say.
+# A path (/etc/hosts) or a comment (// …) is a turn, not a command.
 _COMMAND = re.compile(r"(/[A-Za-z][A-Za-z-]*)(?:\s+(.*))?", re.DOTALL)
 _PRESSES_THAT_END = 3
 
 
 class Chat:
-    """One chat with one model, or with several that are asked the same.
+    """A chat with one model, or with several that get the same questions.
 
     Args:
         talks: by the models' names.
-        ask: where turns come from.
-        screen: where answers go.
+        ask: gives the user's turns.
+        screen: shows the answers.
     """
 
     def __init__(self, talks: Mapping[str, Talk], ask: Ask, screen: Screen) -> None:
         self._talks = talks
         self._ask = ask
         self._screen = screen
-        # Who has kept each turn: a model that says nothing keeps none.
+        # The models that have kept each turn: a model with a blank answer keeps none.
         self._kept: list[list[Talk]] = []
         self._saved: set[Path] = set()
 
     def run(self) -> None:
-        """Until /exit, the end of the input, or Ctrl-C twice at an empty prompt.
+        """Run until /exit, the end of the input, or Ctrl-C twice at an empty prompt.
 
         Raises:
-            PrefineError: something could not be answered or done, and the screen is no terminal.
+            PrefineError: a turn or command failed, and the screen is not a terminal.
         """
         interrupted = False
         while True:
@@ -85,7 +85,7 @@ class Chat:
                     return
             except PrefineError as error:
                 if self._screen.width is None:
-                    raise  # nobody is there to say it in another way
+                    raise  # no user is there to correct it
                 for line in error.lines:
                     self._screen.note(f"error: {line}")
 
@@ -116,7 +116,7 @@ class Chat:
     # --- Commands ----------------------------------------------------------------------------------------------
 
     def _obey(self, name: str, argument: str) -> bool:
-        """Do what a command says; whether it ends the chat."""
+        """Execute a command; returns whether it ends the chat."""
         acts: dict[str, Callable[[str], None]] = {
             "/help": self._help,
             "/system": self._set_system,
@@ -169,11 +169,11 @@ class Chat:
         from prefine.formatting import plural
 
         if not self._kept:
-            self._screen.note("There is nothing to take back.")
+            self._screen.note("There is nothing to remove.")
             return
         for talk in self._kept.pop():
             talk.undo()
-        self._screen.note(f"Taken back; {plural(len(self._kept), 'question')} left.")
+        self._screen.note(f"Removed; {plural(len(self._kept), 'question')} left.")
 
     def _reset(self, argument: str) -> None:
         for talk in self._talks.values():
@@ -195,7 +195,7 @@ class Chat:
             if path.suffix != ".jsonl":
                 raise DataError(f"{path} does not end in .jsonl", "Write /save FILE.jsonl.")
             if path.exists() and path.resolve() not in self._saved:
-                raise CheckpointError(f"{path} is there already", "Choose another name.")
+                raise CheckpointError(f"{path} already exists", "Choose another name.")
         require_writable(path)
         rows: list[JSON] = [
             {"messages": [message.model_dump(mode="json") for message in talk.messages], "model": model}
@@ -258,20 +258,20 @@ def _side_by_side(
 
 
 def _facts(talk: Talk, kept: bool, unseen: int, interrupted: bool) -> Iterator[str]:
-    """What an answer does not say itself."""
+    """Facts about an answer that its text does not show."""
     if not kept:
-        yield "nothing was said, so this turn is not kept"
+        yield "the answer is blank, so this turn is not kept"
     if talk.cut and not interrupted:
         yield f"cut after {talk.sampling.max_new_tokens} tokens (--max-new-tokens)"
     if talk.unseen > unseen:
-        yield "the context is full: the oldest turns are no longer seen by the model"
+        yield "the context is full: the model no longer sees the oldest turns"
 
 
 @contextmanager
 def _stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Inside, Ctrl-C ends nothing; the function says whether it was pressed.
+    """Context in which Ctrl-C interrupts nothing; the yielded function says whether it was pressed.
 
-    Writing one token may take long where a prompt is long, so the third press interrupts as elsewhere.
+    With a long prompt one token may take long, so the third press interrupts as usual.
     """
     presses = 0
 
@@ -283,7 +283,7 @@ def _stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
 
     try:
         before = signal.signal(signal.SIGINT, pressed)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
+    except ValueError:  # not the main thread: the caller handles signals
         yield lambda: False
         return
     try:

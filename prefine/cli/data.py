@@ -1,4 +1,4 @@
-"""`prefine data check`: what a stage would find in a file, before anything is trained."""
+"""`prefine data check`: what a stage would read from a file, before anything is trained."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_SHOWN_CHARACTERS = 4_000
 
 
 class Kind(StrEnum):
-    """What the rows of a file are read as."""
+    """The kind of record that rows are read as."""
 
     AUTO = "auto"
     PREFERENCES = "preferences"
@@ -39,14 +39,18 @@ class Kind(StrEnum):
 def check(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="FILE", help="Files, folders, data set ids or sample:…", show_default=False),
+        typer.Argument(metavar="FILE", help="Files, folders, dataset ids or sample:…", show_default=False),
     ],
-    kind: Annotated[Kind, typer.Option(help="What the rows are read as; auto looks at the columns.")] = Kind.AUTO,
+    kind: Annotated[
+        Kind, typer.Option(help="The kind of record that rows are read as; auto looks at the columns.")
+    ] = Kind.AUTO,
     model: Annotated[
         str,
-        typer.Option(help="Whose tokenizer and chat template count tokens: a folder, a run, a hub id or embedded:…"),
+        typer.Option(
+            help="Model whose tokenizer and chat template count tokens: a folder, a run, a hub id or embedded:…"
+        ),
     ] = _EMBEDDED,
-    split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset; files are read completely.")] = "train",
     max_length_tokens: Annotated[
         int,
         typer.Option(
@@ -61,7 +65,9 @@ def check(
     column: Columns = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a file holds: rows kept and quarantined and why, token lengths, an example as it is learned."""
+    """Show what a file holds: rows kept and quarantined and why, token lengths, an example with its supervised
+    tokens.
+    """
     import dataclasses
     import json
 
@@ -100,7 +106,7 @@ def check(
 
 
 def _template_of(model: str) -> tuple[ChatTemplate | None, str | None]:
-    """The template, or why there is none: without the embedded model's package everything else can still be shown."""
+    """The template, or why there is none: everything else can be shown without the embedded model's package."""
     from prefine.errors import ModelError, about
     from prefine.models.loading.load import load_tokenizer
     from prefine.models.loading.location import locate_model
@@ -144,7 +150,7 @@ def _print(console: Console, inspection: Inspection, model: str, left_out: str |
         say(line, style)
     if inspection.example is not None:
         say("")
-        say("the first record that fits, as it is learned; ⟦ ⟧ mark what counts in the loss", "bold")
+        say("the first record that fits, as the model sees it; ⟦ ⟧ mark the tokens that are learned", "bold")
         console.print(_marked(inspection.example), soft_wrap=True)
 
 
@@ -164,11 +170,11 @@ def _rows_table(inspection: Inspection) -> Table:
         ("quarantined", counts["quarantined"], "cannot be used"),
         *([("left out", counts["left_out"], "valid, with nothing for this kind")] if counts["left_out"] else []),
         ("kept", counts["kept"], ""),
-        ("duplicates", counts["duplicates"], "left out: an earlier row says the same"),
+        ("duplicates", counts["duplicates"], "left out: duplicates of an earlier row"),
         ("records", counts["records"], "what a stage gets"),
     ]
     optional = [
-        ("contradictions", counts["contradictions"], "kept: they say the opposite of an earlier row"),
+        ("contradictions", counts["contradictions"], "kept: they contradict an earlier row"),
         ("repeated ids", counts["duplicate_ids"], "kept: their content differs"),
         ("ties", inspection.ties, "of no use to DPO"),
     ]
@@ -235,17 +241,17 @@ def _about_fit(tokens: TokenCounts) -> Iterator[tuple[str, str]]:
         ("turns left out of them", fit.turns_dropped),
         ("user turns shortened", fit.texts_cut),
         ("assistant turns that are not learned", fit.turns_not_learned),
-        ("dropped as nothing that fits can be learned", fit.dropped_too_long),
-        ("dropped as both answers are the same tokens", fit.dropped_identical),
+        ("dropped: nothing that fits is learned", fit.dropped_too_long),
+        ("dropped: both answers are the same tokens", fit.dropped_identical),
     ]
     changed = "; ".join(f"{what}: {number:,}" for what, number in told if number)
-    yield f"At {tokens.max_length:,} tokens (data.max_length_tokens) {changed or 'every record fits whole'}.", ""
+    yield f"At {tokens.max_length:,} tokens (data.max_length_tokens) {changed or 'every record fits'}.", ""
     if tokens.refused:
         yield f"warning: the chat template refuses {tokens.refused:,} of them. {tokens.refusal}", "yellow"
 
 
 def _marked(example: list[MarkedText]) -> Text:
-    """The example with what is supervised between marks and in green, cut where it is very long."""
+    """The example with supervised tokens between marks and in green, shortened if very long."""
     from rich.text import Text
 
     from prefine.data.reading.rows import printable

@@ -1,4 +1,4 @@
-"""`prefine doctor`: what is here, what a run would use, and why."""
+"""`prefine doctor`: what this machine has, what a run would use, and why."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prefine.doctor import Diagnosis
     from prefine.models.loading.device import DeviceReport
 
-# As `prefine.models.loading.device.cpu_instructions` names them, and as their maker does.
+# Names of `prefine.models.loading.device.cpu_instructions`, and the vendor's names.
 _FASTER_ON_X86 = {"AVX512": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
 
 
@@ -23,7 +23,7 @@ def doctor(
     device: Annotated[str, typer.Option(help="As in a recipe: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Show what is here, what a run would use, and why: devices, measured speeds, optional parts."""
+    """Show what this machine has, what a run would use, and why: devices, measured speeds, optional packages."""
     import dataclasses
     import json
 
@@ -56,7 +56,7 @@ def _table(title: str, rows: list[tuple[str, str]]) -> Table:
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False)
-    # Columns of one width keep the tables under each other aligned.
+    # Equal column widths align the tables.
     table.add_column(min_width=14, style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
@@ -84,7 +84,7 @@ def _described(device: DeviceReport) -> str:
 
 
 def _instructions(found: list[str]) -> str:
-    """What a processor has, and what it lacks of the sets that make training faster on x86."""
+    """The instruction sets of a processor, and those for faster training on x86 that it lacks."""
     if not any(name in found for name in ("AVX2", "AVX512")):
         return " ".join(found)
     lacking = [said for name, said in _FASTER_ON_X86.items() if name not in found]

@@ -6,7 +6,7 @@ from prefine.cli.options import Overrides, RecipePath, Resume
 
 
 def dpo(recipe: RecipePath, overrides: Overrides, resume: Resume = False) -> None:
-    """Optimise a model on preference pairs directly (DPO and its relatives)."""
+    """Train a model directly on preference pairs: DPO and its variants."""
     from prefine import api
     from prefine.recipe.dpo import DpoRecipe
     from prefine.recipe.loading import load_recipe

@@ -26,29 +26,42 @@ from prefine.terminal import echo
 def generate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run (runs/NAME), a folder, a hub id or embedded:…")],
     prompts: Annotated[
-        list[str], typer.Option(metavar="FILE", help="Rows with a prompt; may be repeated.", show_default=False)
+        list[str], typer.Option(metavar="FILE", help="Rows with a prompt. Repeatable.", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write here, through FILE.partial; else print.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write rows to this file, by way of FILE.partial; default: standard output."),
     ] = None,
     quarantine: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where rows go that cannot be answered; else they are counted.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write rows that cannot be answered to this file; default: only count them."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset; files are read completely.")] = "train",
     samples: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="Answers to each prompt.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="The longest answer, in tokens.")] = 256,
     temperature: Temperature = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, max=LARGEST_COUNT, help="Only so many likeliest tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that together have this probability.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Only tokens of at least this share of the likeliest one's.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens that are there become unlikelier.")] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the first answer; each has its own, counted up.")
+    top_k: Annotated[
+        int, typer.Option(min=0, max=LARGEST_COUNT, help="Sample from this many of the likeliest tokens; 0: all.")
     ] = 0,
-    slots: Annotated[int, typer.Option(min=1, max=4096, help="Answers written at once; memory follows it.")] = 64,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Sample from tokens with at least this share of the likeliest token's probability.")
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1: makes tokens that have occurred less likely.")
+    ] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End an answer before this text. Repeatable.")] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=LARGEST_SEED, help="Seed of the first answer; each further answer has the next number."
+        ),
+    ] = 0,
+    slots: Annotated[
+        int, typer.Option(min=1, max=4096, help="Answers generated at once; memory use grows with it.")
+    ] = 64,
     chat_template: Annotated[
-        str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
+        str | None, typer.Option(help="For a tokenizer without a chat template: plain, or a Jinja file.")
     ] = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
@@ -56,9 +69,9 @@ def generate(
     device: Device = "auto",
     resume: ResumeRows = False,
 ) -> None:
-    """Answer prompts: each row comes back as one JSON line with its completion, in order, while others are written.
+    """Generate answers to prompts: one JSON line for each row, with its completion, in the order of the input.
 
-    `logprob` is the answer's log-probability under the model itself, in nats. What comes out is read by prefine score.
+    `logprob` is the answer's log-probability under the model itself, in nats. prefine score reads the output.
     """
     from prefine import api
     from prefine.cli.progress import counting

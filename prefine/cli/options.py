@@ -1,4 +1,4 @@
-"""Options and arguments that several verbs share, so that each is spelled and explained once."""
+"""Options and arguments that several verbs share."""
 
 from __future__ import annotations
 
@@ -14,40 +14,42 @@ if TYPE_CHECKING:
 
 RecipePath = Annotated[
     Path,
-    typer.Argument(metavar="RECIPE", help="A recipe: a YAML file that says what to train on what.", show_default=False),
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe: a YAML file with the model, the data and the settings of a run.",
+        show_default=False,
+    ),
 ]
 Overrides = Annotated[
     list[str],
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one value of the recipe, as in --set data.train=mine.jsonl; may be repeated.",
+        help="Override a value of the recipe: --set data.train=mine.jsonl. Repeatable.",
         default_factory=list,
         show_default=False,
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the recipe's run directory.")]
-# A seed of torch and of a recipe; more tokens or rows than this are a slip of the keyboard.
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in the recipe's run folder.")]
+# The largest seed of torch and of a recipe; larger numbers of tokens or rows are typing errors.
 LARGEST_SEED = 2**63 - 1
 LARGEST_COUNT = 2**31 - 1
-# What arguments of the API are called as options, for errors about them.
+# Names of the API's arguments as options, for error messages.
 MODEL_OPTIONS = {"chat_template": "--chat-template"}
 
-ResumeRows = Annotated[
-    bool, typer.Option("--resume", help="Go on with FILE.partial, which an interrupted command has left.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+ResumeRows = Annotated[bool, typer.Option("--resume", help="Continue FILE.partial of an interrupted command.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Delimiter = Annotated[
     str | None,
-    typer.Option(
-        metavar="TEXT", help="Between the cells of .csv and .tsv files: ',', ';', '|' or tab; else found out."
-    ),
+    typer.Option(metavar="TEXT", help="Delimiter of .csv and .tsv files: ',', ';', '|' or tab; default: detected."),
 ]
 Encoding = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Of text files, as in cp1252; else UTF-8, or what a byte order mark says."),
+    typer.Option(
+        metavar="NAME", help="Encoding of text files, such as cp1252; default: UTF-8, or by a byte order mark."
+    ),
 ]
 
 Columns = Annotated[
@@ -55,16 +57,16 @@ Columns = Annotated[
     typer.Option(
         "--column",
         metavar="NAME=COLUMN",
-        help="The file's column by the name of a format, as in prompt=question; may be repeated. NAME= ignores one.",
+        help="Column of the file for a name of the format: prompt=question. Repeatable. NAME= ignores a column.",
     ),
 ]
 
 
 def text_form(delimiter: str | None, encoding: str | None) -> TextForm:
-    """How text files are written, by the two options.
+    """Delimiter and encoding of text files, from the two options.
 
     Raises:
-        RecipeError: one of them has a value that it cannot have.
+        RecipeError: one of them has an invalid value.
     """
     from prefine.errors import RecipeError
     from prefine.text_form import TextForm, delimiter_named, encoding_named
@@ -82,7 +84,7 @@ def text_form(delimiter: str | None, encoding: str | None) -> TextForm:
 
 @contextmanager
 def sampling_options(verb: str) -> Iterator[None]:
-    """Inside, a value that a Sampling refuses is an error of the option that it came from.
+    """Context in which a value that Sampling refuses is reported as an error of its option.
 
     Raises:
         RecipeError: it names the option, the value and the rule.

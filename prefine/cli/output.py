@@ -1,7 +1,7 @@
-"""Standard output that fills up, is closed by `| head`, or cannot show a character, ends in plain words or in silence.
+"""Handles standard output that is full, closed by `| head`, or cannot encode a character.
 
-Libraries answer a write that fails each in their own way: a traceback, a silent exit code 1, an error while the
-interpreter shuts down. Here the first failing write raises OutputError, past all of them, and later ones do nothing.
+Libraries react to a failed write in different ways: a traceback, a silent exit code 1, an error at interpreter
+shutdown. Here the first failed write raises OutputError, which libraries do not catch, and later writes do nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ESCAPE = "prefine.escape"
 
 
 class OutputError(OSError):
-    """Standard output cannot be written. Carries no errno of its own, so that no library takes it for a broken pipe.
+    """Standard output cannot be written. Has no errno, so that no library takes it for a broken pipe.
 
     Args:
         reason: the system's error.
@@ -34,7 +34,7 @@ class OutputError(OSError):
 
 
 class _Guarded(io.RawIOBase):
-    """The file that standard output is, under its buffers."""
+    """The raw file below the buffers of standard output."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
@@ -63,9 +63,9 @@ class _Guarded(io.RawIOBase):
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Inside, sys.stdout raises OutputError once where it cannot be written, and escapes what it cannot encode.
+    """Context in which sys.stdout raises OutputError once if it cannot be written, and escapes what it cannot encode.
 
-    Escapes are those of JSON, so that rows stay rows. At the end what is still buffered is written.
+    The escapes are JSON's, so rows stay valid JSON. Buffers are flushed at the end.
     """
     before = sys.stdout
     buffer = getattr(before, "buffer", None)
@@ -87,17 +87,17 @@ def guarded_output() -> Iterator[None]:
         yield
         sys.stdout.flush()
     finally:
-        # Whatever is left in its buffer could only fail again, while the interpreter shuts down.
+        # What is left in its buffer would only fail again at interpreter shutdown.
         sys.stdout = before
 
 
 def say_error(text: str) -> None:
-    """One line to standard error; where that is gone, too (a terminal that was closed), nothing."""
+    """Write one line to standard error; do nothing if that is closed, too."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
-        # The interpreter would try again at its end.
+        # The interpreter would try again at shutdown.
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open until the process ends
 
 

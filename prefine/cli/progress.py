@@ -1,4 +1,6 @@
-"""Progress of work whose end is not known: a line on a terminal, one now and then in a log. Both on standard error."""
+"""Progress of work of unknown length, on standard error: one changing line on a terminal, a line now and then in a
+log.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 @contextmanager
 def counting(what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int], None]]:
-    """A function that shows how many rows have been done.
+    """A function that shows the number of finished rows.
 
     Args:
-        what: the work, as in "writing".
+        what: name of the work, such as "generating".
         clock: seconds, monotonic.
     """
     from rich.console import Console

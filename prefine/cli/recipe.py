@@ -18,10 +18,10 @@ def _names(incomplete: str) -> list[str]:
 def recipe(
     name: Annotated[
         str | None,
-        typer.Argument(help="One of those that are listed without it.", autocompletion=_names, show_default=False),
+        typer.Argument(help="A recipe's name; without it, all are listed.", autocompletion=_names, show_default=False),
     ] = None,
 ) -> None:
-    """Print one of the recipes that come with prefine, with every field explained; without a NAME list them."""
+    """Print one of the recipes that come with prefine, with every field explained; without a NAME, list them."""
     from prefine.recipe.registry import RECIPES
     from prefine.recipe.shipped import shipped_recipes, stage_of
     from prefine.recipe.text import commented_recipe

@@ -13,7 +13,7 @@ from prefine.terminal import echo
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as in runs/dpo.")],
 ) -> None:
-    """Write a run's report.html again from its files, also while it is still running."""
+    """Rewrite a run's report.html from its files, also while the run is still going."""
     from prefine.report.page import write_report
 
     echo(write_report(run))

@@ -35,22 +35,28 @@ def check(
     overrides: Overrides,
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Pairs or votes to judge it on; without it, the run's own held-out rows."),
+        typer.Option(metavar="FILE", help="Pairs or votes to judge it by; default: the run's own held-out rows."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset; files are read completely.")] = "test",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where the report goes; without --data and --set, the run's folder."),
+        typer.Option(
+            metavar="FOLDER", help="Folder of the report; default without --data and --set: the run's folder."
+        ),
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The model PPO is to train: are its tokens the reward model's?")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The model that PPO will train: checks whether it has the reward model's tokens."
+        ),
     ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a reward model is fit for PPO: go, caution or no-go, with reasons and pictures.
+    """Check whether a reward model is fit for PPO: go, caution or no-go, with reasons and charts.
 
-    --set readiness.min_accuracy=0.7 changes a threshold. Accuracy by subset is part of it, as for RewardBench.
+    --set readiness.min_accuracy=0.7 changes a threshold. The report has the accuracy of each subset, as RewardBench
+    does.
     """
     import json
 
@@ -62,7 +68,7 @@ def check(
     from prefine.evaluation.readiness.page import write_readiness
 
     console = Console(highlight=False)
-    # The run's own report is what PPO goes by: other data or other thresholds do not overwrite it.
+    # PPO goes by the run's own report: other data or thresholds do not overwrite it.
     run = run_folder(model)
     folder = out or (None if data or overrides else run)
     if folder is not None:
@@ -81,7 +87,7 @@ def check(
     _print(console, readiness)
     for line in checked.notes:
         console.print(visible(line), markup=False, soft_wrap=True)
-    last = f"report: {page}" if page else "Add --out FOLDER for the report with its pictures."
+    last = f"report: {page}" if page else "Add --out FOLDER for the report with its charts."
     console.print(visible(last), markup=False, soft_wrap=True)
 
 
@@ -95,7 +101,7 @@ def _print(console: Console, readiness: Readiness) -> None:
     console.print(
         Text(visible(f"{readiness.model}: {readiness.verdict.value}"), style=f"bold {styles[readiness.verdict.value]}")
     )
-    table = _table("what was looked at", "found", "asked", "")
+    table = _table("check", "found", "required", "")
     for each in readiness.findings:
         table.add_row(
             Text(each.name),
@@ -136,12 +142,12 @@ def _table(*columns: str) -> Table:
 
 def merge(
     model: RewardName,
-    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the merged model goes.", show_default=False)],
-    dtype: Annotated[
-        str, typer.Option(help="float32, which changes no score, or bfloat16: half the size.")
-    ] = "float32",
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the merged model.", show_default=False)],
+    dtype: Annotated[str, typer.Option(help="float32 (changes no score) or bfloat16 (half the size).")] = "float32",
 ) -> None:
-    """Write a reward run as one model that AutoModelForSequenceClassification loads, and prove that it scores alike."""
+    """Merge a reward run into one model that AutoModelForSequenceClassification loads, and check that it scores
+    alike.
+    """
     from prefine.export.reward_model import merge_reward
 
     apart = merge_reward(model, out, dtype)

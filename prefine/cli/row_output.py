@@ -1,6 +1,6 @@
-"""Where verbs write what they find: rows into a file or to standard output, a report into a folder.
+"""Outputs of verbs: rows to a file or standard output, a report to a folder.
 
-Every place is tested before any work.
+Each output is checked before any work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prefine.data.row_blocks import BlockRows
     from prefine.runs.row_file import RowFile
 
-# What a readiness.json holds.
+# Keys of a readiness.json.
 _JUDGED = {"verdict", "findings", "accuracy"}
 _MOST_READ = 16 * 1024 * 1024
 
@@ -28,11 +28,12 @@ _MOST_READ = 16 * 1024 * 1024
 def row_output(
     out: Path | None, quarantine: Path | None, sources: Sequence[str], resume: bool
 ) -> Iterator[tuple[RowFile | None, Quarantine]]:
-    """Where a verb's rows go (None: standard output), and those that it cannot use; both are tested before any work.
+    """The outputs for a verb's rows (None: standard output) and for rows it cannot use; both are checked before any
+    work.
 
     Raises:
-        RecipeError: --out is the quarantine file or a source; a file of that name has content; a resume without
-            anything to go on with, or the other way round.
+        RecipeError: --out is the quarantine file or a source; the file exists and is not empty; a resume without a
+            partial file, or a partial file without a resume.
         CheckpointError: one of them cannot be written.
         DataError: a source cannot be found.
     """
@@ -44,7 +45,9 @@ def row_output(
     if out is not None and not out.name:
         raise RecipeError(f"--out is {str(out)!r}, which names no file", "Name a file.")
     if resume and out is None:
-        raise RecipeError("--resume goes on with a file, and no --out is given", "Add --out FILE, as the first time.")
+        raise RecipeError(
+            "--resume needs the file to continue, and no --out is given", "Add --out FILE, as the first time."
+        )
     require_quarantine(quarantine, sources, out)
     with Quarantine(quarantine) as refused:
         if out is None:
@@ -56,10 +59,10 @@ def row_output(
 
 
 def require_quarantine(quarantine: Path | None, sources: Sequence[str], out: Path | None = None) -> None:
-    """Find out before any work whether rows can be set aside there, and that no source is written over.
+    """Check before any work that rows can be quarantined there and that no source is overwritten.
 
     Raises:
-        RecipeError: a file of that name holds something else; it is a source, or --out; or --out is a source.
+        RecipeError: the file holds something else; it is a source, or --out; or --out is a source.
         CheckpointError: it cannot be written.
         DataError: a source cannot be found.
     """
@@ -75,12 +78,12 @@ def require_quarantine(quarantine: Path | None, sources: Sequence[str], out: Pat
 
 
 def require_report_folder(folder: Path, sources: Sequence[str], run: Path | None) -> None:
-    """Find out before any work whether `prefine reward check` can write its report into a folder, there or not.
+    """Check before any work that `prefine reward check` can write its report to a folder, which may not exist yet.
 
     Args:
-        folder: where the report goes.
-        sources: what is read.
-        run: the reward run that is judged, if it is one: a report there is its own, damaged or not.
+        folder: of the report.
+        sources: files that are read.
+        run: the reward run that is checked, if any: a report in its folder is its own, even if damaged.
 
     Raises:
         RecipeError: a file of the report's name was not made by prefine, or is a source.
@@ -106,7 +109,7 @@ def require_report_folder(folder: Path, sources: Sequence[str], run: Path | None
     for path, made in ((held, own), (page, is_own_page(page))):
         if path.exists() and not made:
             raise RecipeError(
-                f"--out: {path} is there, and prefine reward check did not make it",
+                f"--out: {path} exists, and prefine reward check did not write it",
                 "Name another folder, or move that file away.",
             )
 
@@ -117,10 +120,10 @@ def write_rows(
     out: RowFile | None,
     progress: Callable[[int], None],
 ) -> None:
-    """One JSON line a row, as it comes; `progress` is told how many.
+    """Write one JSON line for each row as it arrives; `progress` gets their number.
 
     Raises:
-        PrefineError: what reading or computing raises; with rows done, the remedy says where they are.
+        PrefineError: raised by reading or computing; if rows were finished, the remedy says where they are.
     """
     from prefine.errors import PrefineError
     from prefine.formatting import plural
@@ -140,13 +143,15 @@ def write_rows(
     except PrefineError as error:
         if not out.rows:
             raise
-        kept = f"{plural(out.rows, 'row')} done before it, in {out.partial}; the same command with --resume goes on"
+        kept = (
+            f"{plural(out.rows, 'row')} done before it, in {out.partial}; continue with the same command and --resume"
+        )
         error.remedy = f"{error.remedy} {kept}."
         raise
 
 
 def _require_apart(written: Sequence[tuple[str, Path]], sources: Sequence[str]) -> None:
-    """Refuse to write over what is read; `written` has options with their files."""
+    """Refuse to overwrite a source; `written` has options with their files."""
     from prefine.data.prepare import source_names
     from prefine.data.reading.sources import locate
     from prefine.errors import RecipeError
@@ -155,12 +160,12 @@ def _require_apart(written: Sequence[tuple[str, Path]], sources: Sequence[str]) 
         for option, path in written:
             if part.path is not None and path.resolve() == part.path.resolve():
                 raise RecipeError(
-                    f"{option} is {path}, which is what is read", "Name another file: nothing of it would stay."
+                    f"{option} is {path}, which is a source", "Name another file: this one would be overwritten."
                 )
 
 
 def _require_quarantine_file(path: Path) -> None:
-    """Refuse a file of another kind: it would be lost."""
+    """Refuse a file of another kind: it would be overwritten."""
     from prefine.errors import RecipeError
     from prefine.json_reading import JsonError, parse_json
     from prefine.runs.ownership import QUARANTINE_KEYS

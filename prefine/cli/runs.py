@@ -12,10 +12,10 @@ from prefine.terminal import echo, visible
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the runs are.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the runs.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List runs, the most lately begun first: stage, status and main result."""
+    """List runs, newest first: stage, status and main result."""
     import json
 
     from prefine.errors import CheckpointError

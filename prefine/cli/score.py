@@ -23,14 +23,16 @@ def score(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write here, through FILE.partial; else print.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write rows to this file, by way of FILE.partial; default: standard output."),
     ] = None,
     quarantine: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where rows go that cannot be scored; else they are counted.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write rows that cannot be scored to this file; default: only count them."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of a Hugging Face data set; files are read whole.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset; files are read completely.")] = "train",
     chat_template: Annotated[
-        str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
+        str | None, typer.Option(help="For a tokenizer without a chat template: plain, or a Jinja file.")
     ] = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
@@ -38,7 +40,7 @@ def score(
     device: Device = "auto",
     resume: ResumeRows = False,
 ) -> None:
-    """Score answers: each row comes back as one JSON line with its score, in order, while it is read.
+    """Score answers: one JSON line for each row, with its score, in the order of the input.
 
     A row with one answer gets `score`, a pair `score_of_chosen` and `score_of_rejected`; with several heads also their
     disagreement, a standard deviation. Scores of prefine's own models are centred: 0 is an average held-out answer.
@@ -53,7 +55,7 @@ def score(
 
     text, rules = text_form(delimiter, encoding), RowRules(columns_named(column or ()))
     with row_output(out, quarantine, sources, resume) as (file, refused), counting("scoring") as progress:
-        # First: a file that is not there is found before a model is loaded.
+        # First, so that a missing file is reported before a model is loaded.
         rows = ScoredRows(sources, refused, split, text, rules)
         with about(None, MODEL_OPTIONS):
             named = api.load(model, device=device, dtype=recorded_dtype(file), chat_template=chat_template)

@@ -1,4 +1,4 @@
-"""What a training stage would find in a source: rows and why some cannot be used, lengths in tokens, one example."""
+"""What a training stage would read from a source: usable and refused rows, lengths in tokens, an example."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prefine.text_form import AS_FOUND, TextForm
 
 _PLACES_SHOWN = 3
 _ROWS_BETWEEN_PROGRESS = 200
-# From this share on, "the longer answer" guesses what people preferred about as well as a good reward model.
+# From this share on, "the longer answer" predicts preferences about as well as a good reward model.
 _NEARLY_DECIDES = 0.8
 _FEWEST_PAIRS = 20
 _ANSWERS = {"preferences": ("chosen", "rejected"), "votes": ("completion",), "demonstrations": ("answer",)}
@@ -41,7 +41,7 @@ class SetAside:
 
 @dataclass
 class AnswerLengths:
-    """Pairs without a tie, by which answer has more characters."""
+    """Pairs without ties, by which answer has more characters."""
 
     chosen_longer: int = 0
     rejected_longer: int = 0
@@ -54,21 +54,21 @@ class AnswerLengths:
 
     @property
     def length_decides(self) -> bool:
-        """Whether length alone nearly decides: a model can then learn to write long (or short) instead of well."""
+        """Whether length alone nearly decides: a model may then learn length instead of quality."""
         larger = max(self.chosen_longer, self.rejected_longer)
         return self.pairs >= _FEWEST_PAIRS and larger >= _NEARLY_DECIDES * self.pairs
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Lengths in tokens, and what the length limit does to the records looked at.
+    """Lengths in tokens, and the effect of the length limit.
 
     Attributes:
-        looked_at: records tokenized: all of them, or an even sample where there are many.
+        looked_at: tokenized records: all, or an even sample of many.
         max_length: the limit, as data.max_length_tokens in a recipe.
-        lengths: by part of a record; "total" is its prompt and longest answer, what the limit is for.
-        fit: what became of the records at that limit.
-        refused: records that the chat template does not take, and `refusal` its words about the first.
+        lengths: by part of a record; "total" is the prompt and longest answer, which the limit bounds.
+        fit: the records at that limit.
+        refused: records that the chat template refuses; `refusal` is its message for the first.
     """
 
     looked_at: int
@@ -81,10 +81,10 @@ class TokenCounts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found. `tokens` and `example` are None without a tokenizer.
+    """The result of an inspection. `tokens` and `example` are None without a tokenizer.
 
     Attributes:
-        counts: what became of the rows (see data/records/stream.py, ReadCounts).
+        counts: of rows (see data/records/stream.py, ReadCounts).
         ties, thumbs_up: records, of preferences and of votes.
     """
 
@@ -100,14 +100,14 @@ class Inspection:
 
 
 class NotingQuarantine(Quarantine):
-    """A quarantine that also remembers where the first rows of each reason were found."""
+    """A quarantine that also records the places of the first rows of each reason."""
 
     def __init__(self, path: Path | None = None) -> None:
         super().__init__(path)
         self._places: dict[str, list[str]] = {}
 
     def add(self, file: str, line: int, problem: Problem, row: str | Mapping[str, Any]) -> str:
-        """Set one row aside, as every quarantine does."""
+        """See Quarantine."""
         reason = super().add(file, line, problem, row)
         places = self._places.setdefault(reason, [])
         if len(places) < _PLACES_SHOWN:
@@ -115,7 +115,7 @@ class NotingQuarantine(Quarantine):
         return reason
 
     def set_aside(self) -> list[SetAside]:
-        """What was set aside, the commonest reason first."""
+        """Quarantined rows, the most common reason first."""
         return [SetAside(reason, rows, self._places[reason]) for reason, rows in self.reasons.most_common()]
 
 
@@ -132,22 +132,22 @@ def inspect_sources(
     most_tokenized: int = MOST_LOOKED_AT,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Inspection:
-    """Read sources as a training stage would, training nothing. Memory is bounded whatever their size.
+    """Read sources as a training stage would, in bounded memory.
 
     Args:
-        sources: files, folders, data set ids or sample:….
+        sources: files, folders, dataset ids or sample:….
         kind: a name in KINDS.
         template: of the tokenizer to count with; None counts no tokens.
-        max_length: tokens a prompt and an answer may have together.
-        quarantine: takes rows that are not valid.
-        split: of a Hugging Face data set.
-        text: how text files are written.
+        max_length: most tokens of a prompt and an answer together.
+        quarantine: receives invalid rows.
+        split: of a Hugging Face dataset.
+        text: delimiter and encoding of text files.
         rules: names of columns, and which pairs ranked answers give.
-        most_tokenized: from more records than this, an even sample is tokenized.
+        most_tokenized: of more records than this, an even sample is tokenized.
         progress: called with the number of rows read so far.
 
     Raises:
-        DataError: a source that cannot be read, or in which no row can be used.
+        DataError: a source cannot be read, or has no usable row.
     """
     names = source_names(list(sources))
     stream = read_records(names, KINDS[kind], quarantine=quarantine, split=split, text=text, rules=rules)
@@ -172,12 +172,12 @@ def inspect_sources(
 
 @dataclass
 class _Survey:
-    """What is counted record by record."""
+    """Counts of single records."""
 
     template: ChatTemplate | None
     kind: str
     max_length: int
-    # Of each record looked at: tokens of its prompt and answers and how it fits; None where the template refused it.
+    # For each sampled record: tokens of its prompt and answers and how it fits; None if the template refused it.
     looked_at: EvenSample[tuple[tuple[int, ...], FitCounts] | None]
     ties: int = 0
     thumbs_up: int = 0

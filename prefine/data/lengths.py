@@ -1,4 +1,4 @@
-"""Lengths of many rows in bounded memory: an even sample of them, and the five numbers that describe it."""
+"""Lengths of many rows in bounded memory: an even sample, and five numbers that describe it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 MOST_LOOKED_AT = 10_000
-"""Rows an even sample holds at most. Up to that many, it holds all."""
+"""Most rows of an even sample; fewer rows are all in it."""
 
 
 class EvenSample(Generic[T]):
-    """A share of a sequence whose end is unknown; the share is halved whenever the sample is full.
+    """A sample of a sequence of unknown length; its share is halved whenever the sample is full.
 
-    A hash of its place decides whether a value belongs to the sample. So the sample is the same every time, it is as
-    mixed as the whole, and rows that repeat in a pattern do not fool it as they would fool every n-th.
+    A hash of its place decides whether a value belongs to the sample. So the sample is the same every time, and
+    patterns in the rows do not bias it as they would bias taking every n-th row.
 
     Attributes:
-        values: what was added, in order.
+        values: the sampled values, in order.
     """
 
     def __init__(self, most: int = MOST_LOOKED_AT) -> None:
@@ -32,7 +32,7 @@ class EvenSample(Generic[T]):
         self._most = most
 
     def wants(self, place: int) -> bool:
-        """Whether the value at this place (from 0) belongs to the sample; what is wanted must be added next."""
+        """Whether the value at this place (from 0) belongs to the sample; it must then be added next."""
         lot = int.from_bytes(hashlib.blake2b(place.to_bytes(8), digest_size=8).digest())
         while len(self.values) >= self._most and lot % self._one_in == 0:
             self._one_in *= 2
@@ -45,13 +45,13 @@ class EvenSample(Generic[T]):
         return True
 
     def add(self, value: T) -> None:
-        """Add a value that is wanted."""
+        """Add a value of the sample."""
         self.values.append(value)
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Five numbers about lengths: 95 % of them are at most `at_95_percent`."""
+    """Five numbers that describe lengths: 95 % of them are at most `at_95_percent`."""
 
     minimum: int
     median: float
@@ -61,7 +61,7 @@ class Lengths:
 
 
 def lengths_of(values: Sequence[int]) -> Lengths:
-    """Describe lengths, of which there is at least one."""
+    """Describe one or more lengths."""
     ordered = sorted(values)
     return Lengths(
         minimum=ordered[0],

@@ -1,8 +1,7 @@
 """From a recipe's data section to two token stores, train and held-out, that share no prompt.
 
-Done once a run. A resumed run opens the same stores, and refuses to go on if the data, the tokenizer or the template
-has changed since (a stale cache of tokens trains on something else than what the recipe says). Stores that were lost,
-damaged or changed are made again from the same sources.
+Done once for a run. A resumed run opens the same stores, and is refused if the data, the tokenizer or the template has
+changed since. Stores that were lost, damaged or changed are made again from the same sources.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from prefine.runs.atomic import sha256_of_file, sweep_temporaries, write_json
 
 R = TypeVar("R", bound=Prompt | Demonstration)
 
-# Raise it when the same file would become other tokens.
+# Increase it when the same file would give other tokens.
 PREPARATION_VERSION = 3
 _SAMPLE = "sample:"
 _SUMMARY = "prepared.json"
@@ -47,9 +46,9 @@ class Prepared:
     Attributes:
         train, heldout: token stores; heldout may be empty.
         digests: hash of the token ids of each, by name.
-        counts: what became of every row, by name, for the manifest.
-        key: hash of all that decides the stores' contents.
-        made_again: why stores that were there before had to be made again; None where they had not.
+        counts: of rows, by store, for the manifest.
+        key: hash of everything that decides the stores' contents.
+        made_again: why existing stores had to be made again; None if they had not.
     """
 
     train: TokenStore
@@ -61,7 +60,7 @@ class Prepared:
 
 
 def source_names(sources: Sources) -> list[str]:
-    """Sources as a list, with `sample:NAME` replaced by the path of a data set that comes with prefine.
+    """Sources as a list, with `sample:NAME` replaced by the path of a dataset that comes with prefine.
 
     Raises:
         DataError: no sample of that name.
@@ -70,10 +69,10 @@ def source_names(sources: Sources) -> list[str]:
 
 
 def require_sources(section: DataSection) -> None:
-    """Find every source of a recipe, before a run's folder is made or a model loaded.
+    """Check every source of a recipe before a run's folder is created or a model loaded.
 
     Raises:
-        DataError: one is not there, or is of no known kind; data.columns names a column that no format has.
+        DataError: a source does not exist or has an unknown format; data.columns names a column that no format has.
     """
     ColumnNames(section.columns)
     for name in (*source_names(section.train), *source_names(section.heldout or [])):
@@ -97,15 +96,15 @@ class Preparation(Generic[R]):
     """Turns one recipe's records into stores in `folder`.
 
     Args:
-        folder: where the stores are; made if missing.
+        folder: of the stores; created if missing.
         section: the recipe's data section.
-        kind: the record type the stage learns from.
-        template: makes records token trees; rows that it refuses go to quarantine.
-        seed: of the held-out split and of the sample that section.limit takes.
-        quarantine: takes rows that are not valid, and those that the template refuses.
-        usable: whether the stage can learn from a valid record (DPO cannot from a tie); others are counted and left.
+        kind: record type of the stage.
+        template: turns records into token trees; rows that it refuses are quarantined.
+        seed: of the held-out split and of the sample for section.limit.
+        quarantine: receives invalid rows, and those that the template refuses.
+        usable: whether the stage can learn from a valid record (DPO cannot from a tie); others are counted and dropped.
         progress: called with the number of records read so far.
-        answer_tokens: left free within the length limit, for answers that are still to be written.
+        answer_tokens: kept free within the length limit for answers that will be generated.
     """
 
     def __init__(
@@ -132,14 +131,14 @@ class Preparation(Generic[R]):
         self._progress = progress
 
     def stores(self, began_with: Mapping[str, Any] | None = None) -> Prepared:
-        """Open the stores, making them first where they are not there, and again where they are not whole.
+        """Open the stores; make them if they do not exist, or again if they are damaged.
 
         Args:
-            began_with: `key` and `digests` of the stores that a resumed run was prepared with.
+            began_with: `key` and `digests` of a resumed run's stores.
 
         Raises:
             DataError: a source cannot be read, too many records do not fit the length, or nothing is left to train on.
-            CheckpointError: stores are there, but of other data, another tokenizer or other settings.
+            CheckpointError: the stores are of other data, another tokenizer or other settings.
         """
         key, files_read = self._key()
         self._require_key(key, began_with)
@@ -157,33 +156,36 @@ class Preparation(Generic[R]):
                 summary["counts"][name]["files"] = read
             if expected is not None and expected["digests"] != summary["digests"]:
                 raise CheckpointError(
-                    f"{self._folder}: rows prepared again are not those this run began with ({flaw})",
-                    "Put the data sources back as they were, or start a run of another name.",
+                    f"{self._folder}: the rows prepared again differ from those that this run started with ({flaw})",
+                    "Restore the data sources, or start a run under another name.",
                 )
             write_json(self._folder / _SUMMARY, summary)
         train, heldout = (TokenStore(self._folder / f"{name}.arrow") for name in _STORES)
         return Prepared(train, heldout, summary["digests"], summary["counts"], key, flaw)
 
     def require_same(self, began_with: Mapping[str, Any]) -> None:
-        """Raise CheckpointError if the sources or settings are not those that a run began with; DataError if gone."""
+        """Raise CheckpointError if the sources or settings differ from those of the run; DataError if a source is
+        gone.
+        """
         self._require_key(self._key()[0], began_with)
 
     def _require_key(self, key: str, began_with: Mapping[str, Any] | None) -> None:
         if began_with is not None and began_with["key"] != key:
             raise CheckpointError(
-                f"{self._folder}: the data, tokenizer or data settings are not those this run began with",
-                "Put them back as they were, or start a run of another name.",
+                f"{self._folder}: the data, the tokenizer or the data settings differ from those that this run "
+                "started with",
+                "Restore them, or start a run under another name.",
             )
 
     def _key(self) -> tuple[str, dict[str, list[dict[str, str]]]]:
-        """Hash of all that decides the stores' contents, and the files read with their hashes."""
+        """Hash of everything that decides the stores' contents, and the files with their hashes."""
         read = {"train": self._file_hashes(self._section.train)}
         if self._section.heldout is not None:
             read["heldout"] = self._file_hashes(self._section.heldout)
         hashes = {name: [file["sha256"] for file in listed] for name, listed in read.items()}
         settings = self._section.model_dump(exclude={"train", "heldout", "max_dropped_fraction"})
         settings["max_length_tokens"] = self._room
-        # Where these say nothing the key is that of earlier releases.
+        # Without these the key is that of earlier releases.
         for name, nothing in (("delimiter", None), ("encoding", None), ("columns", {}), ("pairs", "best_worst")):
             if settings[name] == nothing:
                 del settings[name]
@@ -191,7 +193,7 @@ class Preparation(Generic[R]):
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(), read
 
     def _file_hashes(self, sources: Sources) -> list[dict[str, str]]:
-        """A data set that is no local file has no hash to take; its id stands for it. Samples keep their short name."""
+        """A dataset that is not a local file is represented by its id. Samples keep their short name."""
         return [
             {
                 "path": name if name.startswith(_SAMPLE) else part.name,
@@ -278,8 +280,8 @@ class Preparation(Generic[R]):
             raise DataError(
                 f"{counts.dropped} of {counts.records} records cannot be used ({counts.dropped_too_long} "
                 f"do not fit into data.max_length_tokens {limit} even when cut, {counts.dropped_identical} have two "
-                f"answers of the same tokens, {counts.dropped_unusable} are of no use to this stage, as ties are)",
-                "Raise data.max_length_tokens, or data.max_dropped_fraction to go on with the rest.",
+                f"answers of the same tokens, {counts.dropped_unusable} cannot be used in this stage, such as ties)",
+                "Raise data.max_length_tokens, or data.max_dropped_fraction to continue with the rest.",
                 field="data.train",
             )
         if not counts.rows:
@@ -293,22 +295,22 @@ class Preparation(Generic[R]):
 
 
 def open_stores(folder: Path) -> tuple[TokenStore, TokenStore]:
-    """The stores, train and held-out, that a run has prepared in its data folder.
+    """The train and held-out stores in a run's data folder.
 
     Raises:
-        DataError: they are not there, or are not what was prepared.
+        DataError: they are missing, or differ from what was prepared.
     """
     summary, flaw = _read_summary(folder)
     if summary is None or flaw is not None:
         raise DataError(
-            f"{folder}: {flaw or 'holds no prepared data'}", "Bring the folder back from a copy, or name the data."
+            f"{folder}: {flaw or 'holds no prepared data'}", "Restore the folder from a copy, or name the data."
         )
     train, heldout = (TokenStore(folder / f"{name}.arrow") for name in _STORES)
     return train, heldout
 
 
 def _read_summary(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """What prepared.json says, and what is wrong with it or with the stores; nothing of both where all are missing."""
+    """The content of prepared.json, and a fault in it or in the stores; both empty if all are missing."""
     path = folder / _SUMMARY
     if not path.exists():
         stores = any((folder / f"{name}.arrow").exists() for name in _STORES)

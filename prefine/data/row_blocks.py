@@ -1,4 +1,4 @@
-"""Records read in blocks, by a reader that can be brought to where it was: what `generate` and `score` share."""
+"""Records read in blocks, with a state from which reading can resume; used by `generate` and `score`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from prefine.runs.row_file import RowFile
 
 
 class CountedRecords(Generic[R]):
-    """An iterator over records that knows how many it gave and has their hash.
+    """An iterator over records that counts and hashes them.
 
     Attributes:
         count: records so far.
         last: the latest one.
-        row: the row that it is of, as it is written again.
+        row: the row of that record, as it will be written.
         size: that row's bytes as JSON.
     """
 
@@ -56,17 +56,17 @@ class CountedRecords(Generic[R]):
 
     @property
     def counts(self) -> ReadCounts:
-        """What became of the rows read."""
+        """Counts of the rows read."""
         return self._stream.counts
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all rows so far, with their lines."""
+        """SHA-256 of all rows so far and their lines."""
         return self._hash.hexdigest()
 
 
 class _Refused(BaseModel):
-    """What Quarantine.state gives."""
+    """The value of Quarantine.state."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     reasons: dict[str, NonNegativeInt]
@@ -75,7 +75,7 @@ class _Refused(BaseModel):
 
 
 class BlockState(BaseModel):
-    """What BlockRows.state gives: a saved one may be damaged."""
+    """The value of BlockRows.state; a saved one may be damaged."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     records: NonNegativeInt
@@ -84,11 +84,11 @@ class BlockState(BaseModel):
 
 
 class BlockRows(Generic[R]):
-    """Rows made from the records of a stream, in order, lazily, in blocks that do not depend on each other.
+    """Rows computed lazily from the records of a stream, in order, in independent blocks.
 
     Args:
         stream: the records.
-        quarantine: takes what cannot be used.
+        quarantine: receives records that cannot be used.
     """
 
     state_type: ClassVar[type[BlockState]] = BlockState
@@ -99,14 +99,14 @@ class BlockRows(Generic[R]):
         self._renamed: dict[str, str] = {}
 
     def begin(self, file: RowFile, settings: Mapping[str, JSON]) -> None:
-        """Begin a file with what decides its rows, or go on where it was left.
+        """Start a file with the settings that decide its rows, or resume it.
 
         Raises:
-            RecipeError: other settings or other records than those it was begun with.
+            RecipeError: the settings or records differ from those it was started with.
             CheckpointError: the saved state is damaged.
             DataError: see `go_to`.
         """
-        file.settle(settings)
+        file.require_same(settings)
         if file.done is None:
             return
         try:
@@ -116,7 +116,7 @@ class BlockRows(Generic[R]):
         self.go_to(file.done)
 
     def state(self) -> dict[str, JSON]:
-        """Where this stands between two blocks; see `go_to`."""
+        """The state between two blocks; see `go_to`."""
         return {
             "records": self._records.count,
             "digest": self._records.digest,
@@ -124,10 +124,10 @@ class BlockRows(Generic[R]):
         }
 
     def go_to(self, state: Mapping[str, Any]) -> None:
-        """Go on where another one was: the records are read again, and must be the same.
+        """Continue from a state: the records are read again and must be the same.
 
         Raises:
-            RecipeError: they are others.
+            RecipeError: they differ.
             DataError: they cannot be read; the quarantine file has changed.
         """
         with self._quarantine.muted():
@@ -136,13 +136,13 @@ class BlockRows(Generic[R]):
                     break
         if self._records.digest != state["digest"]:
             raise RecipeError(
-                f"--resume: the first {plural(state['records'], 'record')} are not those that the finished rows are of",
-                "Give the data as it was, or begin anew without --resume.",
+                f"--resume: the first {plural(state['records'], 'record')} differ from those of the finished rows",
+                "Restore the data, or start over without --resume.",
             )
         self._quarantine.go_to(state["quarantine"])
 
     def _about_rows(self, what: str) -> list[str]:
-        """Lines for people on how the rows were read and written, and on those in quarantine."""
+        """Lines for the user on how rows were read and written, and on those in quarantine."""
         told = remarks(self._records.counts.as_dict()) + renamings(self._renamed)
         if not self._quarantine.total:
             return told

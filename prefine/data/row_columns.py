@@ -1,4 +1,4 @@
-"""A row as it was read, with columns of prefine's own behind its own: what `generate` and `score` write."""
+"""Rows of `generate` and `score`: the columns of the row that was read, then prefine's own."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from prefine.data.records.row_flags import plain_name
 from prefine.errors import DataError
 from prefine.records import Prompt
 
-# What other columns of a row add to its prompt.
+# Other columns of a row that add to its prompt.
 _CONTEXT = frozenset({"history", "tools", "functions", *SYSTEM_COLUMNS})
 _BESIDE = "source_"
 
 
 def as_read(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a row in their order and with their values; what JSON cannot write in its stated form.
+    """The columns of a row in order, with values that JSON cannot represent replaced.
 
     That is `"NaN"`, `"Infinity"` and `"-Infinity"` for such numbers and `{"base64": …}` for bytes.
     """
@@ -29,13 +29,13 @@ def as_read(row: Mapping[str, Any]) -> dict[str, Any]:
 def with_own(
     row: Mapping[str, Any], own: Mapping[str, Any], renamed: dict[str, str], aside: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The row with columns of prefine's own; a column of the row that has the same name becomes source_NAME.
+    """The row with prefine's columns; a column of the row with the same name becomes source_NAME.
 
     Args:
         row: see `as_read`.
-        own: what prefine adds.
-        renamed: takes the names that were changed, with the new ones.
-        aside: other columns that are renamed alike, in lower case and with `_` for spaces.
+        own: prefine's columns.
+        renamed: receives old name -> new name.
+        aside: further columns to rename, in lower case and with `_` for spaces.
     """
     columns: dict[str, Any] = {}
     for name, item in row.items():
@@ -49,7 +49,7 @@ def with_own(
 
 
 def said_of(record: Prompt) -> dict[str, Any]:
-    """Columns that say what the prompt of a record is, tools included."""
+    """Columns for the prompt of a record, tools included."""
     prompt = [turn.model_dump(mode="json", exclude_defaults=True) for turn in record.prompt]
     return {"prompt": prompt, **({"tools": list(record.tools)} if record.tools else {})}
 
@@ -61,19 +61,19 @@ def saying(
     says: Callable[[dict[str, Any]], bool],
     renamed: dict[str, str],
 ) -> dict[str, Any]:
-    """As `with_own`; the columns `used` are added where the row read again would not say the same.
+    """As `with_own`; the columns `used` are added if the row, read again, would not give the same.
 
-    A conversation in `messages`, for example, holds an earlier answer: beside a new one it needs its prompt. Then what
-    adds to the prompt, such as `history`, becomes source_NAME: `prompt` holds it already. So do columns by which the
-    row would be read in another way, such as two answers of which one is preferred.
+    A conversation in `messages`, for example, holds an earlier answer: beside a new one it needs its prompt. Then
+    columns that add to the prompt, such as `history`, become source_NAME, as `prompt` contains them. So do columns by
+    which the row would be read in another way, such as two answers of a pair.
 
     Args:
         row, own, renamed: see `with_own`.
-        used: columns that say what prefine read out of the row.
-        says: whether what comes out says that by itself.
+        used: columns with what prefine read from the row.
+        says: whether the resulting row gives the same when it is read.
 
     Raises:
-        DataError: no way to write the row says that.
+        DataError: no form of the row does.
     """
     in_place = {name for name, item in used.items() if name in row and row[name] == item}
     added = {name: item for name, item in used.items() if name not in in_place}
@@ -91,7 +91,7 @@ def saying(
             renamed |= renames
             return found
     raise DataError(
-        f"a row with the columns {', '.join(row)} cannot be written so that it says what was read",
+        f"a row with the columns {', '.join(row)} cannot be written so that it would be read in the same way",
         "Remove the columns that are not needed.",
     )
 
@@ -102,8 +102,8 @@ def _layout_columns() -> frozenset[str]:
 
 
 def renamings(renamed: Mapping[str, str]) -> list[str]:
-    """A sentence for people on the names that were changed, if any were."""
+    """A sentence for the user on renamed columns, if any."""
     if not renamed:
         return []
     told = ", ".join(f"{name} as {kept}" for name, kept in renamed.items())
-    return [f"Columns whose names prefine uses, or that would change what a row says, come back under others: {told}."]
+    return [f"Columns whose names prefine uses, or that would change how a row is read, are renamed: {told}."]

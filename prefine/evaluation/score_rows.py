@@ -1,4 +1,4 @@
-"""Rows in, rows with scores out: what `prefine score` does, in bounded memory."""
+"""`prefine score`: rows in, rows with scores out, in bounded memory."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from prefine.text_form import AS_FOUND, TextForm
 
 _UNLEARNED = RowRules(learned=False)
 _MOST_TOGETHER = 32
-# Records of a block: what a resume computes again.
+# Records of a block, which a resume computes again.
 _BLOCK = 1024
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A record, the row that it is of, and where that stood."""
+    """A record, its row, and the row's place."""
 
     record: Preference | Completion
     row: dict[str, Any]
@@ -59,18 +59,18 @@ class _ScoredState(BlockState):
 class ScoredRows(BlockRows[Preference | Completion]):
     """The rows of `sources` with their scores, in order and lazily.
 
-    Files of pairs give pairs; all others (votes, chats, prompts with a completion) single answers. Rows that follow
-    each other and share a prompt are scored together, with the prompt computed once.
+    Files of pairs give pairs; all others (votes, chats, prompts with a completion) single answers. Consecutive rows
+    with one prompt are scored together, with the prompt computed once.
 
     Args:
         sources: see prefine.data.reading.sources.
-        quarantine: takes rows that are not valid, and those that the model cannot score.
-        split: of a Hugging Face data set.
-        text: how text files are written.
+        quarantine: receives invalid rows, and those that the model cannot score.
+        split: of a Hugging Face dataset.
+        text: delimiter and encoding of text files.
         rules: names of columns.
 
     Raises:
-        DataError: a source cannot be found or read, or none of its rows holds a prompt with an answer.
+        DataError: a source cannot be found or read, or none of its rows has a prompt with an answer.
     """
 
     state_type = _ScoredState
@@ -84,7 +84,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
         rules: RowRules = AS_WRITTEN,
     ) -> None:
         names = source_names(list(sources))
-        rules = replace(rules, learned=False)  # a row that is not to be learned has its scores, too
+        rules = replace(rules, learned=False)  # rows that are not to be learned are scored, too
         found = KINDS[kind_of_sources(names, split=split, text=text, rules=rules)]
         kind = Preference if found is Preference else Completion
         stream: RecordStream[Preference | Completion] = read_records(
@@ -94,11 +94,11 @@ class ScoredRows(BlockRows[Preference | Completion]):
         self.scored = 0
 
     def by(self, reward: RewardModel) -> Iterator[dict[str, Any]]:
-        """The rows as JSON objects with the scores that `reward` gives them."""
+        """The rows as JSON objects with scores of `reward`."""
         return chain.from_iterable(self.blocks(reward))
 
     def blocks(self, reward: RewardModel) -> Iterator[Iterator[dict[str, Any]]]:
-        """The same rows in blocks; each is to be used up before the next, and `state` is right between two."""
+        """The same rows in blocks; each must be consumed before the next, and `state` is valid between two."""
         while (first := next(self._records, None)) is not None:
             yield self._block(first, reward)
 
@@ -112,10 +112,10 @@ class ScoredRows(BlockRows[Preference | Completion]):
         self.scored = state["scored"]
 
     def summary(self, reward: RewardModel) -> list[str]:
-        """What became of the rows, for people."""
+        """Lines for the user on the rows."""
         told = [f"{plural(self.scored, 'row')} scored by {reward.name}"]
         if reward.scale is None:
-            told.append("The scores are as the model gives them: nobody measured what an average answer gets.")
+            told.append("The scores are not centred, as the model has no recorded mean score.")
         return told + self._about_rows("scored")
 
     def _block(self, first: Preference | Completion, reward: RewardModel) -> Iterator[dict[str, Any]]:
@@ -126,7 +126,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
             yield first
             try:
                 yield from islice(self._records, _BLOCK - 1)
-            except DataError as error:  # rows read before it are scored first
+            except DataError as error:  # earlier rows are scored first
                 failed.append(error)
 
         def questions() -> Iterator[Question]:
@@ -140,7 +140,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
             if scores is not None:
                 yield from self._told(run, scores)
                 continue
-            for row in run:  # one answer is too long, and its neighbours are not to suffer for it
+            for row in run:  # one answer is too long, which must not affect its neighbours
                 question = Question(row.record.prompt, row.answers, row.record.tools)
                 (alone,) = reward.score([question])
                 if alone is None:
@@ -151,7 +151,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
             raise failed[0]
 
     def _sharing_a_prompt(self, records: Iterator[Preference | Completion]) -> Iterator[list[_Row]]:
-        """Neighbours with one prompt, at most _MOST_TOGETHER."""
+        """Consecutive rows with one prompt, at most _MOST_TOGETHER."""
         run: list[_Row] = []
         for record in records:
             if run and (not _share_a_prompt(record, run[0].record) or len(run) == _MOST_TOGETHER):
@@ -168,7 +168,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
             yield self._with_scores(row, [next(left) for _ in row.answers])
 
     def _with_scores(self, row: _Row, scores: Sequence[Score]) -> dict[str, Any]:
-        # Not chosen_score and rejected_score: read as data, those are people's, and may become a margin to train on.
+        # Not chosen_score and rejected_score, which as input are human scores and may become margins.
         pair = isinstance(row.record, Preference)
         names = ("score_of_chosen", "score_of_rejected") if pair else ("score",)
         own: dict[str, Any] = {}
@@ -183,7 +183,7 @@ class ScoredRows(BlockRows[Preference | Completion]):
 
 
 def _says(row: dict[str, Any], record: Preference) -> bool:
-    """Whether a row, read again, is the pair that was scored."""
+    """Whether a row, read again, gives the pair that was scored."""
     try:
         found = records_of(with_known_names(row), Preference, _UNLEARNED)
     except RowError:

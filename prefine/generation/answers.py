@@ -1,4 +1,4 @@
-"""Answers a model writes to prompts, all at once."""
+"""Answers of a model to prompts, in one call."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Answer:
 
 
 def context_of(model: PackedModel) -> int:
-    """How many tokens a model can look at; very many where its config does not say."""
+    """A model's context length in tokens; very large if its config has none."""
     return getattr(model.causal.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
 def room_for_prompts(model: PackedModel, max_new_tokens: int) -> int:
-    """How long a prompt may be, tokens, for so many new ones to have room.
+    """The longest prompt, in tokens, that leaves room for this many new tokens.
 
     Raises:
-        RecipeError: not even one token.
+        RecipeError: there is no room for a prompt.
     """
     context = context_of(model)
     if max_new_tokens >= context:
@@ -54,7 +54,7 @@ def room_for_prompts(model: PackedModel, max_new_tokens: int) -> int:
 
 
 def room_for_samples(model: PackedModel, max_new_tokens: int) -> int:
-    """How long a prompt may be, tokens, for an answer that is shorter than asked where the context is too small."""
+    """The longest prompt, in tokens; answers are shorter than requested if the context is too small."""
     context = context_of(model)
     return context - min(max_new_tokens, context - 1)
 
@@ -68,10 +68,10 @@ def write_answers(
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Answer]:
-    """One answer a prompt, in order.
+    """One answer for each prompt, in order.
 
-    A prompt that leaves no room for the answer in the model's context is cut from the left, as in training. Random
-    numbers are the answers' own, so that writing samples changes nothing in training.
+    A prompt that leaves no room for the answer in the model's context is cut from the left, as in training. The answers
+    have their own random numbers, so that samples do not change training.
     """
     limit = context_of(model)
     max_new_tokens = min(max_new_tokens, limit - 1)

@@ -1,4 +1,4 @@
-"""A conversation with a model, its answers streamed as they are written."""
+"""A conversation with a model, with streamed answers."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from prefine.generation.writer import Request
 from prefine.models.loading.load import LoadedModel
 from prefine.records import Conversation, Message, Role
 
-# What a decoder gives for a character of which not all bytes are there yet.
+# A decoder's output for an incomplete character.
 _INCOMPLETE = "\ufffd"
 
 
 class Talk:
     """Keeps the turns of one conversation.
 
-    Where the model's context is full, it answers without the oldest turns; they are kept all the same.
+    If the model's context is full, it answers without the oldest turns, which are kept.
 
     Args:
         loaded: the model.
-        system: a system turn to begin with, or None.
-        sampling: how it writes; its seed is that of the first answer, and each has its own, counted up.
+        system: the first system turn, or None.
+        sampling: settings; the seed is that of the first answer, each further answer has the next number.
 
     Attributes:
-        sampling: how the next answer is written; its max_new_tokens stay as they are.
-        unseen: so many of the oldest turns did not fit into the context of the latest answer.
+        sampling: settings of the next answer; max_new_tokens is fixed.
+        unseen: how many of the oldest turns did not fit into the context of the latest answer.
         cut: whether the latest answer ended because it reached max_new_tokens.
 
     Raises:
-        RecipeError: max_new_tokens fill the model's context.
+        RecipeError: max_new_tokens fills the model's context.
     """
 
     def __init__(self, loaded: LoadedModel, system: str | None, sampling: Sampling) -> None:
@@ -61,34 +61,34 @@ class Talk:
         return self._opening[0].content if self._opening else None
 
     def set_system(self, system: str | None) -> None:
-        """Have this system turn from the next answer on; None: no system turn.
+        """Set the system turn for further answers; None removes it.
 
         Raises:
-            DataError: it is no text.
+            DataError: it is not valid text.
         """
         self._opening = () if system is None else (_turn("system", system),)
         self.unseen = 0
 
     def forget(self) -> None:
-        """Begin anew; the system turn stays."""
+        """Start a new conversation; the system turn stays."""
         self._turns = ()
         self.unseen = 0
 
     def undo(self) -> bool:
-        """Take back the latest question and its answer; False where there is none."""
+        """Remove the latest question and its answer; returns False if there is none."""
         taken = self._turns[-2:]
         self._turns = self._turns[:-2]
         self.unseen = 0
         return bool(taken)
 
     def answer(self, said: str) -> Generator[str, None, None]:
-        """Say something; yields a piece of the answer, often an empty one, after every step of the model.
+        """Add a user turn; yields a piece of the answer, often empty, after every step of the model.
 
-        An answer cut by the token limit is kept as it is, and so is one whose iterator is closed before its end.
+        An answer cut by the token limit is kept, as is one whose iterator is closed early.
 
         Raises:
-            DataError: what was said is no text, or does not fit into the model's context.
-            TemplateError: the chat template refuses the conversation. As with every error, no turn is kept.
+            DataError: the turn is not valid text, or does not fit into the model's context.
+            TemplateError: the chat template refuses the conversation. After any error, no turn is kept.
         """
         asked = (*self._turns, _turn("user", said))
         ids = self._prompt(asked)
@@ -106,11 +106,11 @@ class Talk:
     def _keep(self, asked: Conversation, answer: str) -> None:
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         answer = answer.strip()
-        if answer:  # a model that says nothing leaves no turn: templates have no place for a blank one
+        if answer:  # a blank answer is not kept, as templates do not accept blank turns
             self._turns = (*asked, Message(role="assistant", content=answer))
 
     def _written(self, ids: list[int]) -> Generator[str, None, None]:
-        """All of the answer so far, up to its last whole character, after every step."""
+        """The answer so far, up to its last complete character, after every step."""
         tokens: list[int] = []
         stops = self._loaded.template.stop_ids
         number = self._writer.add(Request(ids, self.sampling, stops, lambda token, _: tokens.append(token)))
@@ -125,21 +125,21 @@ class Talk:
                     text = whole
                 yield text
         finally:
-            self._writer.cancel(number)  # whoever listens may have left
+            self._writer.cancel(number)  # the consumer may have closed it
             while self._writer.busy:
                 self._writer.step()
 
     def _prompt(self, turns: Conversation) -> list[int]:
-        """The prompt's token ids, without the oldest turns where the context is full."""
+        """The prompt's token ids, without the oldest turns if the context is full."""
         while True:
             ids = self._loaded.template.prompt_ids((*self._opening, *turns[self.unseen :]))
             if len(ids) <= self._room:
                 return ids
             if len(turns) - self.unseen < 3:
                 raise DataError(
-                    f"what was said is a prompt of {len(ids):,} tokens, but the model's context leaves "
-                    f"{self._room:,} for it beside the answer",
-                    "Say less, or start prefine chat with a smaller --max-new-tokens.",
+                    f"the prompt has {len(ids):,} tokens, but the model's context leaves {self._room:,} for it beside "
+                    "the answer",
+                    "Shorten it, or start prefine chat with a smaller --max-new-tokens.",
                 )
             self.unseen += 2
 

@@ -1,4 +1,4 @@
-"""What decides the rows that `generate` and `score` write: an interrupted file goes on only with the same."""
+"""Settings that decide the rows of `generate` and `score`; a file is resumed only with equal settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKENS = "the hash of the tokenizer's files"
 
 
 def recorded_dtype(file: RowFile | None) -> Literal["auto", "float32", "bfloat16"]:
-    """The type that an interrupted command computed in: measured again, `auto` may find another one faster."""
+    """The number type of the interrupted command: `auto`, measured again, might choose another one."""
     match None if file is None else file.setting("dtype"):
         case "float32":
             return "float32"
@@ -35,7 +35,7 @@ def recorded_dtype(file: RowFile | None) -> Literal["auto", "float32", "bfloat16
 def source_settings(
     sources: Sequence[str], split: str, text: TextForm, rules: RowRules, quarantine: Path | None
 ) -> dict[str, JSON]:
-    """What is read and how, and where rows that cannot be used go."""
+    """Sources, how they are read, and the quarantine file."""
     return {
         "files": list(sources),
         "split": split,
@@ -46,12 +46,12 @@ def source_settings(
 
 
 def settings_of_answers(loaded: LoadedModel, sampling: Sampling) -> dict[str, JSON]:
-    """Of a model that writes: its files, tokens and number type, and how it draws."""
+    """Settings of a language model: files, tokens, number type and sampling."""
     return {**_of_loaded(loaded), **asdict(sampling)}
 
 
 def settings_of_scores(reward: RewardModel) -> dict[str, JSON]:
-    """Of a reward model: its files, tokens and number type."""
+    """Settings of a reward model: files, tokens and number type."""
     if isinstance(reward, PackedReward):
         return _of_loaded(reward.loaded)
     location = locate_model(reward.name)

@@ -1,4 +1,4 @@
-"""The recipe of direct preference optimisation and its kin."""
+"""The recipe of direct preference optimisation and its variants."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class DpoSection(RecipeSection):
     @model_validator(mode="after")
     def _normalising_has_a_use(self) -> DpoSection:
         if self.loss == "function" and self.length_normalized:
-            raise ValueError("length_normalized is true with loss 'function', which is given sums and lengths")
+            raise ValueError("length_normalized is true with loss 'function', which gets sums and lengths")
         return self
 
     @model_validator(mode="after")
@@ -75,7 +75,7 @@ class DpoSection(RecipeSection):
 
 
 class DpoTrainingSection(TrainingSection):
-    """As for the other stages, but gentler: DPO moves a model quickly."""
+    """Defaults for DPO: a lower learning rate, as DPO changes a model quickly."""
 
     learning_rate: Positive = 5e-5
 
@@ -88,7 +88,7 @@ class ChosenFallGuard(GuardSection):
 
 
 class DpoGuards(GuardsSection):
-    """Of DPO: those of every stage, and one on the chosen answers."""
+    """Guards of DPO: those of every stage, and one on the chosen answers."""
 
     chosen_fall: ChosenFallGuard = ChosenFallGuard()
 

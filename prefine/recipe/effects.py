@@ -1,4 +1,4 @@
-"""Settings of a recipe that nothing reads, given its others. They are refused: nothing is dropped silently."""
+"""Settings of a recipe that have no effect, given its other settings. They are refused: nothing is ignored silently."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Unread(NamedTuple):
 
 
 class SeveralRulesError(ValueError):
-    """What a validator raises where a recipe breaks rules of one kind; each is a mistake of its own."""
+    """Raised by a validator for several broken rules at once; each becomes an error of its own."""
 
     def __init__(self, rules: Sequence[str]) -> None:
         super().__init__("; ".join(rules))
@@ -36,7 +36,7 @@ class SeveralRulesError(ValueError):
 def without_effect(recipe: BaseModel, rules: Iterable[Unread]) -> list[str]:
     """One clause for each setting without effect: field, value, rule and remedy.
 
-    A setting that has its default is passed over: a run's own recipe.yaml writes all defaults down.
+    A setting with its default value is not reported: a run's own recipe.yaml has all defaults.
     """
     return [
         f"{name} {json.dumps(value)} has no effect, as {each.rule}: leave it out, or set {each.remedy}"

@@ -1,7 +1,7 @@
-"""What settings of other trainers are called in a recipe, for whoever brings a configuration along.
+"""Names of other trainers' settings, and where a recipe has them: for users who bring a configuration.
 
 The names are those of TRL and transformers' TrainingArguments, peft's LoraConfig, LLaMA-Factory and axolotl. Each has a
-field of a recipe, or the reason why there is none.
+field of a recipe or the reason why there is none.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 
 class Meant(NamedTuple):
-    """Where a recipe has a setting.
+    """The place of a setting in a recipe.
 
     Attributes:
         fields: dotted names; which of them a recipe has depends on its stage.
-        note: what is different there, as a sentence; may be empty.
+        note: how the field differs, as a sentence; may be empty.
     """
 
     fields: tuple[str, ...]
@@ -129,11 +129,11 @@ _NOTED: dict[tuple[str, str], str] = {
     ("model.attn_implementation", _PACKED): (
         "flash_attn flash_attention sdp_attention eager_attention xformers_attention use_flash_attention_2"
     ),
-    ("model.template_kwargs", "Write {enable_thinking: false}, say."): "chat_template_kwargs enable_thinking",
+    ("model.template_kwargs", "Write {enable_thinking: false}, for example."): "chat_template_kwargs enable_thinking",
     ("lora", "A section of its fields trains an adapter, null trains all weights."): (
         "finetuning_type adapter use_peft use_lora peft_config peft_type lora_config"
     ),
-    ("model.name", "A run, or the folder of an adapter, is trained further."): "adapter_name_or_path lora_model_dir",
+    ("model.name", "A run or the folder of an adapter is trained further."): "adapter_name_or_path lora_model_dir",
     ("lora.targets", "It is all-linear by default."): "lora_target_linear",
     ("lora.dropout", "It is 0 by default."): "disable_dropout",
     ("reward.name|reward.more", "A function is written module:function."): "reward_funcs reward_functions",
@@ -159,7 +159,7 @@ _ABSENT: dict[str, str] = {
         "push_to_hub push_dataset_to_hub hub_* hf_hub_token ms_hub_token om_hub_token hf_use_auth_token "
         "log_completions_hub_repo trackio_*"
     ),
-    "a tracker's project and run are named by run, and its own environment variables say the rest": (
+    "a tracker's project and run are named by run; its environment variables set the rest": (
         "project wandb_* mlflow_* comet_* use_comet swanlab_* use_swanlab dagshub_*"
     ),
     "the optimiser is AdamW": (
@@ -183,10 +183,10 @@ _ABSENT: dict[str, str] = {
         "modules_to_save lora_modules_to_save additional_target trainable_token_indices unfrozen_parameters "
         "freeze_trainable_layers freeze_trainable_modules freeze_extra_modules"
     ),
-    "bitsandbytes' other settings are fixed": (
+    "the other settings of bitsandbytes are fixed": (
         "bnb_4bit_* bnb_config_kwargs use_bnb_nested_quant double_quantization quantization_device_map"
     ),
-    "rows are always packed without padding, and none sees another": (
+    "rows are always packed without padding, and do not attend to each other": (
         "packing packing_strategy eval_packing neat_packing sample_packing sample_packing_* eval_sample_packing "
         "padding_free pad_to_sequence_len pad_to_multiple_of group_by_length batch_flattening length_column_name "
         "train_sampling_strategy multipack_real_batches curriculum_sampling"
@@ -202,7 +202,7 @@ _ABSENT: dict[str, str] = {
         "skip_prepare_dataset dataset_shard_num dataset_shard_idx dataset_keep_in_memory label_names "
         "eval_on_each_dataset min_sample_len"
     ),
-    "too long rows are cut to data.max_length_tokens in one way": "truncation_mode",
+    "there is one way in which long rows are cut to data.max_length_tokens": "truncation_mode",
     "the tokenizer's own tokens are used": (
         "special_tokens tokens add_tokens add_special_tokens new_special_tokens_config init_special_tokens "
         "eos_token pad_token eot_tokens resize_vocab resize_token_embeddings_to_32x tokenizer_* use_fast_tokenizer "
@@ -213,7 +213,7 @@ _ABSENT: dict[str, str] = {
         "ref_model ref_model_* sync_ref_model precompute_ref_log_probs reference_free ref_adapter_name "
         "model_adapter_name force_use_ref_model"
     ),
-    "dpo.loss lists the losses that there are": (
+    "dpo.loss lists the available losses": (
         "loss_weights f_divergence_type f_alpha_divergence_coef discopop_tau ld_alpha use_weighting "
         "dpo_use_weighting pref_bco_weight orpo_alpha dpo_use_logits_to_keep"
     ),
@@ -229,7 +229,7 @@ _ABSENT: dict[str, str] = {
     "rollouts are drawn from the whole distribution, as PPO's ratios need; prefine generate and chat have --top-p": (
         "top_p top_k min_p repetition_penalty generation_kwargs num_beams do_sample generation_config"
     ),
-    "the model itself writes, in rollout.slots": (
+    "the model itself generates, in rollout.slots": (
         "use_vllm vllm vllm_* use_cache use_kv_cache cache_implementation use_transformers_* transformers_* "
         "ds3_gather_for_generation infer_backend max_tool_calling_iterations num_generations_eval "
         "cast_lm_head_to_fp32"
@@ -249,8 +249,8 @@ _ABSENT: dict[str, str] = {
         "ignore_bias_buffers plugins"
     ),
     "every run can be repeated to the last bit on the same machine": "full_determinism",
-    "text is all that is read": "image_* video_* audio_* crop_to_patches processor_type freeze_vision_*",
-    "the chat template writes rows as the tokenizer has it": "tool_format",
+    "only text is read": "image_* video_* audio_* crop_to_patches processor_type freeze_vision_*",
+    "rows are rendered by the tokenizer's chat template": "tool_format",
     "prefine needs none": (
         "log_level log_level_replica disable_tqdm debug skip_memory_metrics logging_nan_inf_filter "
         "include_for_metrics include_num_input_tokens_seen include_tokens_per_second prediction_loss_only "
@@ -263,7 +263,7 @@ _ABSENT: dict[str, str] = {
 
 
 def _listed() -> tuple[dict[str, list[Meant]], dict[str, str]]:
-    """Names with their fields, in the order given, and names or patterns with the reason why there is none."""
+    """Names with their fields, in this order, and names or patterns with the reason why there is none."""
     known: dict[str, list[Meant]] = {}
     for fields, names in _NAMES.items():
         for name in names.split():
@@ -291,17 +291,17 @@ _VERBS_OF_SECTIONS = {
 
 
 def section_elsewhere(name: str) -> str | None:
-    """The remedy for a recipe with a section of another stage; None for a name that is none."""
+    """The remedy for a section of another stage in a recipe; None for a name that is not a section."""
     verb = _VERBS_OF_SECTIONS.get(name)
     return verb and f"It is a section of recipes for {verb}: use that command, or remove the section."
 
 
 def meaning(name: str, known: Collection[str]) -> str | None:
-    """What a setting of another trainer is in a recipe, as a remedy; None for a name that is none of theirs.
+    """A remedy that says where a recipe has another trainer's setting; None for an unknown name.
 
     Args:
         name: the last part of an unknown field.
-        known: the dotted names of the fields that the recipe at hand may have.
+        known: dotted names of all fields of the recipe at hand.
     """
     plain = name.lower().replace("-", "_")
     elsewhere = None

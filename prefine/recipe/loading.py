@@ -1,10 +1,10 @@
 """Reads recipes: a YAML file, then `--set` overrides, then a strict check against a pydantic model.
 
-Generic: it knows no stage. All mistakes of a recipe are told at once, each in a line that names the file or the
-override, the dotted field, the value found, the rule and the remedy.
+Independent of stages. All errors in a recipe are reported at once, each in a line with the file or the override, the
+dotted field, the value, the rule and the remedy.
 
-The YAML is PyYAML's safe subset with what surprises people taken out: `1e-5` is a number, `12:30` and `2026-01-01`
-are text, `012` is text instead of ten, and a key given twice is an error.
+The YAML is PyYAML's safe subset without its surprises: `1e-5` is a number, `12:30` and `2026-01-01` are text, `012` is
+text and not ten, and a duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from prefine.recipe.shipped import shipped_recipes
 
 R = TypeVar("R", bound=BaseModel)
 
-# A recipe is a page of text; whoever names a data file or a device instead should be told so, not wait. PyYAML needs
-# about a kilobyte for each value, so these bound its memory as well.
+# A recipe is a page of text; a data file or a device named instead is refused at once. PyYAML needs about a kilobyte
+# for each value, so these limits bound its memory as well.
 _MAX_RECIPE_BYTES = 256 * 1024
 # With every alias written out: 256 bytes of aliases of aliases can stand for a billion values.
 _MAX_EXPANDED_VALUES = 100_000
@@ -46,7 +46,7 @@ class RecipeSection(BaseModel):
 
 
 Assignment = tuple[tuple[str, ...], Any, str]
-"""A field's keys, its new value, and how a message calls where that came from."""
+"""A field's keys, its new value, and the name of its origin for messages."""
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str], model: type[R]) -> R:
@@ -54,12 +54,12 @@ def load_recipe(path: Path | None, overrides: Sequence[str], model: type[R]) -> 
 
     Args:
         path: a YAML file; None, like an empty file, stands for the defaults.
-        overrides: `a.b=value` each, the value in YAML (`a.b=null`, `a=[x, y]`); the last one of a field holds.
+        overrides: `a.b=value` each, the value in YAML (`a.b=null`, `a=[x, y]`); the last one for a field wins.
         model: the recipe's pydantic model, with `extra="forbid"` (see `RecipeSection`).
 
     Raises:
-        RecipeError: the file cannot be read, an override cannot be understood, or fields are not valid; in the
-            last two cases the one error names them all.
+        RecipeError: the file cannot be read, overrides cannot be parsed, or fields are not valid; the last two list all
+            errors.
     """
     values = {} if path is None else _read_mapping(path)
     parsed = zip(_parse_overrides(overrides), overrides, strict=True)
@@ -71,10 +71,10 @@ def checked_recipe(values: dict[str, Any], assignments: Sequence[Assignment], mo
     """A recipe from its values.
 
     Args:
-        values: what the recipe sets; it takes the assignments.
-        assignments: what changes; the last one of a field holds.
+        values: set by the recipe; changed by the assignments.
+        assignments: overrides; the last one for a field wins.
         model: see `load_recipe`.
-        source: how messages call where the values came from.
+        source: name of the values' origin for messages.
 
     Raises:
         RecipeError: see `load_recipe`.
@@ -82,8 +82,7 @@ def checked_recipe(values: dict[str, Any], assignments: Sequence[Assignment], mo
     for keys, value, origin in assignments:
         _set(values, keys, value, origin)
     try:
-        # JSON carries text, numbers, lists and mappings and nothing else, and lets a strict model read a path
-        # or a tuple from them.
+        # JSON has only text, numbers, lists and mappings, and lets a strict model read a path or a tuple from them.
         text = json.dumps(values)
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
@@ -108,7 +107,7 @@ def yaml_value(value: Any) -> str:
 
 
 def recipe_values(path: Path) -> dict[str, Any]:
-    """What a recipe file sets, unchecked. Raises RecipeError where it cannot be read as YAML."""
+    """The values that a recipe file sets, not validated. Raises RecipeError if it is not YAML."""
     return _read_mapping(path)
 
 
@@ -141,7 +140,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    # The same rules as the loader's, so that text which looks like a number is quoted exactly when it must be.
+    # The loader's rules, so that text that looks like a number is quoted exactly when necessary.
     yaml_implicit_resolvers = _resolvers()
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -157,7 +156,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds."""
+    """The mapping in a YAML file."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_RECIPE_BYTES + 1)
@@ -187,7 +186,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _parse(text: str, source: str, remedy: str) -> Any:
-    """The value of one YAML document; a problem is a RecipeError that names the source and the line."""
+    """The value of one YAML document; errors are RecipeErrors with the source and the line."""
     loader: _Loader | None = None
     try:
         loader = _Loader(text)
@@ -215,7 +214,7 @@ def _parse(text: str, source: str, remedy: str) -> Any:
     except RecursionError as error:
         raise RecipeError(f"{source}: invalid YAML: nested too deep", remedy) from error
     except (ValueError, LookupError, AttributeError, TypeError) as error:
-        # PyYAML's own errors for tags that do not fit (`!!int x`, `!!bool x`) and for numbers of 5,000 digits.
+        # PyYAML's errors for tags that do not fit (`!!int x`, `!!bool x`) and for numbers of 5,000 digits.
         raise RecipeError(f"{source}: invalid YAML: a value does not fit its tag", remedy) from error
     finally:
         if loader is not None:
@@ -225,13 +224,13 @@ def _parse(text: str, source: str, remedy: str) -> Any:
 def _expanded_size(
     node: yaml.Node, known: dict[int, tuple[int, int] | None], source: str, remedy: str
 ) -> tuple[int, int]:
-    """Values and characters below `node` once every alias is written out; each node is counted once.
+    """Values and characters below `node` after expanding every alias; each node is visited once.
 
     Args:
-        known: the sizes of nodes by identity; None while a node's own parts are counted.
+        known: sizes of nodes by identity; None while a node's parts are counted.
 
     Raises:
-        RecipeError: an anchor that holds itself.
+        RecipeError: an anchor contains itself.
     """
     if id(node) not in known:
         known[id(node)] = None
@@ -245,12 +244,12 @@ def _expanded_size(
     size = known[id(node)]
     if size is None:
         line = node.start_mark.line + 1
-        raise RecipeError(f"{source}, line {line}: an anchor (&name) that holds itself", remedy)
+        raise RecipeError(f"{source}, line {line}: an anchor (&name) contains itself", remedy)
     return size
 
 
 def _repeated_keys(node: yaml.Node, seen: set[int]) -> Iterator[yaml.ScalarNode]:
-    """The second of two equal keys of one mapping, anywhere below `node`."""
+    """Duplicate keys of mappings anywhere below `node`."""
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))
@@ -274,7 +273,7 @@ def _parse_overrides(overrides: Sequence[str]) -> list[tuple[tuple[str, ...], An
     """Each override as its keys and its value.
 
     Raises:
-        RecipeError: some cannot be understood; it names them all.
+        RecipeError: some cannot be parsed; lists all of them.
     """
     parsed: list[tuple[tuple[str, ...], Any]] = []
     errors: list[RecipeError] = []
@@ -294,22 +293,22 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
     keys = tuple(key.strip() for key in name.split("."))
     if not equals or not all(keys):
         raise RecipeError(f"--set {override} is not of the form field=value", "Write --set section.field=value.")
-    value = _parse(text, f"--set {override}", "Put the value in quotes, once for the shell and once for YAML.")
+    value = _parse(text, f"--set {override}", "Quote the value, once for the shell and once for YAML.")
     if value is None and text.strip().startswith("#"):
-        value = text.strip()  # a comment in a file, but nobody comments an override
+        value = text.strip()  # a comment in a file, but an override has none
     return keys, value
 
 
 def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, origin: str) -> None:
     section = values
     for depth, key in enumerate(keys[:-1], start=1):
-        # A section that is absent, or null as an optional one may be, is begun here.
+        # A section that is absent or null is created here.
         inner = section.get(key)
         if inner is not None and not isinstance(inner, dict):
             name = ".".join(keys[:depth])
             found = json.dumps(inner, default=str)
-            raise RecipeError(f"{origin}: {name} is {found}, no section", f"Set {name} itself.")
-        copy = dict(inner or {})  # another section may be an alias of this one
+            raise RecipeError(f"{origin}: {name} is {found}, not a section", f"Set {name} itself.")
+        copy = dict(inner or {})  # another section may be an alias of it
         section[key] = copy
         section = copy
     section[keys[-1]] = value

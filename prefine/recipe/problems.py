@@ -1,4 +1,4 @@
-"""Says what is wrong with a recipe, a line for each mistake: the field, the value found, the rule, the remedy."""
+"""Describes the errors in a recipe, a line for each: the field, the value, the rule, the remedy."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing that is wrong with a recipe.
+    """One error in a recipe.
 
     Attributes:
-        source: the file or the override that it came in with.
+        source: the file or the override that it comes from.
         text: the field, the value and the rule, without a final full stop.
         remedy: what to do, as a sentence.
     """
@@ -49,27 +49,27 @@ class Mistake:
 
 
 def joined(problems: Sequence[Mistake]) -> RecipeError:
-    """All problems as one error; where there are several, each has a line of its own."""
+    """All problems as one error; several have a line each."""
     return all_of([RecipeError(f"{problem.source}: {problem.text}", problem.remedy) for problem in problems])
 
 
 def describe(
     error: ValidationError, model: type[BaseModel], source: str, set_by: Mapping[tuple[str, ...], str]
 ) -> list[Mistake]:
-    """A validation error as problems in the user's words, in the order of the recipe's fields.
+    """A pydantic validation error as problems in the recipe's terms, in the order of its fields.
 
     Args:
-        error: what the model raised.
-        model: the recipe's model, for the names near an unknown one.
+        error: raised by the model.
+        model: the recipe's model, for suggestions of similar names.
         source: the recipe's file.
-        set_by: the override that gave a field, by the field's keys.
+        set_by: a field's keys -> the override that set it.
     """
     problems: dict[tuple[str, str], Mistake] = {}
     for details in _one_rule_each(error.errors(include_url=False)):
         field, sections = _locate(model, details["loc"])
         origin = _origin(details, source, set_by)
         text, remedy = _explain(details, field, sections, model)
-        # Each branch of a union complains for itself: the rules of one field are alternatives.
+        # Each branch of a union reports an error of its own: the rules of one field are alternatives.
         key = (field, details["msg"] if details["type"] in _RULES_OVER_SECTIONS else _shown(details["input"]))
         earlier = problems.get(key)
         if earlier and " must be " in text:
@@ -79,7 +79,7 @@ def describe(
 
 
 def _one_rule_each(found: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
-    """The same errors; one that names several rules becomes one for each."""
+    """The same errors; one with several rules becomes one for each."""
     for details in found:
         error = details.get("ctx", {}).get("error")
         if isinstance(error, SeveralRulesError):
@@ -93,7 +93,7 @@ def _origin(details: ErrorDetails, source: str, set_by: Mapping[tuple[str, ...],
     names = tuple(str(part) for part in details["loc"])
     for keys, override in reversed(list(set_by.items())):
         within_override = names[: len(keys)] == keys
-        # An override may make a section of what is no section; but a rule over a whole section is the file's too.
+        # An override may put a value in the place of a section; a rule about a whole section belongs to the file, too.
         makes_section = names and details["type"] not in _RULES_OVER_SECTIONS and keys[: len(names)] == names
         if within_override or makes_section:
             return override
@@ -139,16 +139,16 @@ def _shown(value: Any) -> str:
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a value of this annotation may be or hold."""
+    """The models that a value of this annotation may be or contain."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [section for argument in get_args(annotation) for section in _sections_in(argument)]
 
 
 def _steps(model: type[BaseModel], location: Location) -> Iterator[tuple[str, Any, list[type[BaseModel]]]]:
-    """Walk a location: (its name, the annotation of the field it is, the sections it is looked up in) each part.
+    """Walk a location: for each part its name, the annotation of its field, and the sections it is looked up in.
 
-    pydantic puts the name of a union's branch among the parts; those are no fields and are left out.
+    pydantic adds the names of a union's branches to the parts; they are not fields and are left out.
     """
     sections: list[type[BaseModel]] = [model]
     annotation: Any = model
@@ -170,7 +170,7 @@ def _steps(model: type[BaseModel], location: Location) -> Iterator[tuple[str, An
 
 
 def _locate(model: type[BaseModel], location: Location) -> tuple[str, list[type[BaseModel]]]:
-    """A location's dotted name, and the sections its last name is looked up in."""
+    """A location's dotted name, and the sections that its last name is looked up in."""
     steps = list(_steps(model, location))
     return "".join(name for name, _, _ in steps).removeprefix("."), steps[-1][2] if steps else [model]
 
@@ -195,14 +195,14 @@ def field_paths(model: type[BaseModel], prefix: str = "", within: tuple[type[Bas
     for name, field in model.model_fields.items():
         yield prefix + name
         if get_origin(field.annotation) not in (None, Union, UnionType):
-            continue  # what lies in a list or a mapping has no fixed name
+            continue  # items of a list or a mapping have no fixed name
         for section in _sections_in(field.annotation):
             if section not in (model, *within):
                 yield from field_paths(section, f"{prefix}{name}.", (*within, model))
 
 
 def _nearest(field: str, sections: list[type[BaseModel]], model: type[BaseModel]) -> str:
-    """Where an unknown field may have been meant to be, or else what there is at its place."""
+    """Suggests a similar field for an unknown one, or lists the fields of its section."""
     prefix, _, name = field.rpartition(".")
     if not prefix and (remedy := section_elsewhere(name)):
         return remedy
@@ -214,7 +214,7 @@ def _nearest(field: str, sections: list[type[BaseModel]], model: type[BaseModel]
         paths.setdefault(path.rpartition(".")[2], []).append(path)
     if plain not in paths and (remedy := meaning(plain, set(field_paths(model)))):
         return remedy
-    # The right name in the wrong section is likelier than a misspelt name in the right one.
+    # The right name in the wrong section is more likely than a misspelt name in the right one.
     found = list(dict.fromkeys([*paths.get(plain, [])[:2], *close]))
     if not found:
         found = [path for known in difflib.get_close_matches(plain, paths, n=1, cutoff=0.75) for path in paths[known]]

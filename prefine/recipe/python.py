@@ -1,4 +1,4 @@
-"""Recipes as Python programs give them: a path, a dict or a recipe object, with changes by keyword."""
+"""Recipes from Python: a path, a dict or a recipe object, with overrides by keyword."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def recipe_from(
 
     Args:
         recipe: see RecipeLike.
-        overrides: what changes, by field: nested dicts, `{"data": {"train": "my.jsonl"}}`, or dotted names,
+        overrides: new values by field: nested dicts, `{"data": {"train": "my.jsonl"}}`, or dotted names,
             `{"data.train": "my.jsonl"}`.
         model: the recipe's class.
-        plain: gives the value for a recipe of what a program has in a field's place: a function, or rows.
+        plain: turns a Python object in a field's place (a function, rows) into a value of the recipe.
 
     Raises:
-        RecipeError: as the command line's.
+        RecipeError: as on the command line.
     """
     if isinstance(recipe, model) and not overrides:
         return recipe
@@ -50,7 +50,7 @@ def recipe_from(
 
 
 def _values(recipe: RecipeLike, model: type[StageRecipe]) -> tuple[dict[str, Any], str]:
-    """What a recipe sets, and how messages call it."""
+    """The values that a recipe sets, and its name for messages."""
     match recipe:
         case None:
             return {}, "recipe"
@@ -72,14 +72,14 @@ def _values(recipe: RecipeLike, model: type[StageRecipe]) -> tuple[dict[str, Any
 
 
 def _assignments(keys: Keys, value: Any) -> list[Assignment]:
-    """The single fields that a value sets: a dict sets those that it names and leaves the others as they are."""
+    """The fields that a value sets: a dict sets those that it names and leaves the others as they are."""
     if not isinstance(value, Mapping) or not value:
         return [(keys, value, f"keyword {keys[0]}")]
     return [each for name, item in value.items() for each in _assignments((*keys, str(name)), item)]
 
 
 def _plain(keys: Keys, value: Any, plain: Callable[[Keys, Any], Any]) -> Any:
-    """A value as JSON holds it."""
+    """A value as JSON."""
     value = plain(keys, value)
     if isinstance(value, Mapping):
         return {str(name): _plain((*keys, str(name)), item, plain) for name, item in value.items()}

@@ -22,7 +22,7 @@ from prefine.recipe.sections import (
 )
 from prefine.recipe.stage import WritingRecipe
 
-# What only a critic, or advantages of single tokens, make use of.
+# Settings that only a critic or token-level advantages use.
 _OF_GAE = (
     *("ppo.gamma", "ppo.lam", "ppo.normalise_advantages", "ppo.critic", "ppo.critic_learning_rate", "ppo.value_clip"),
     *("ppo.value_coefficient", "ppo.value_warmup_updates", "reward.whiten"),
@@ -30,112 +30,119 @@ _OF_GAE = (
 
 
 def _settings_of(guard: str, section: GuardSection) -> tuple[str, ...]:
-    """A guard's settings by their dotted names; one that is off is off whether it has something to look at or not."""
+    """A guard's settings by their dotted names; a guard that is off needs no figures."""
     return (
         () if section.action == "off" else tuple(f"guards.{guard}.{name}" for name in ("limit", "patience", "action"))
     )
 
 
 class RewardSource(RecipeSection):
-    """One thing that scores answers."""
+    """A source of rewards."""
 
-    name: PathText = Field("runs/reward", description="a reward run, a reward model of the hub, or module:function")
-    weight: float = Field(1.0, description="its share in the sum; negative for what is unwanted")
+    name: PathText = Field("runs/reward", description="a reward run, a reward model from the hub, or module:function")
+    weight: float = Field(1.0, description="its weight in the sum; negative for a penalty")
     scale: Literal["auto", "std", "running", "none"] = Field(
         "auto",
         description="subtract the mean and divide by the std: as measured when the model was trained (std), or of all "
-        "scores so far in the run (running); auto: std where there is one, else running for models, none for functions",
+        "scores so far in the run (running); auto: std if there is one, else running for models, none for functions",
     )
-    timeout_s: Positive = Field(600.0, description="of one call of a function")
+    timeout_s: Positive = Field(600.0, description="timeout of one call of a function")
 
 
 class PpoRewardSection(RewardSource):
-    """What is optimised."""
+    """The reward that is optimised."""
 
-    more: list[RewardSource] = Field([], description="further sources; the weighted scores are added")
-    clip: Positive | None = Field(5.0, description="the sum is kept within plus and minus this, before the shaping")
-    length_penalty: Annotated[float, Field(ge=0)] = Field(0.0, description="taken off for every 100 tokens")
+    more: list[RewardSource] = Field([], description="further sources; weighted scores are summed")
+    clip: Positive | None = Field(5.0, description="the sum is clipped to ± this before shaping")
+    length_penalty: Annotated[float, Field(ge=0)] = Field(0.0, description="subtracted for every 100 tokens")
     missing_eos: Literal["none", "penalty", "replace"] = Field(
         "penalty",
-        description="for answers that do not end by themselves: subtract missing_eos_value, or score minus it",
+        description="for answers that do not end by themselves: subtract missing_eos_value, or use its negative as "
+        "the score",
     )
     missing_eos_value: Annotated[float, Field(ge=0)] = 1.0
-    whiten: bool = Field(False, description="gae only: scale token rewards to std 1, their mean kept")
+    whiten: bool = Field(False, description="gae only: scale token rewards to std 1 without shifting their mean")
     judge: PathText | None = Field(
-        None, description="a second reward model, never optimised: held-out answers are scored by it, too"
+        None, description="a second reward model, never optimised, that also scores held-out answers"
     )
 
 
 class RolloutSection(RecipeSection):
-    """How answers to learn from are written."""
+    """How answers to learn from are generated."""
 
     samples_per_prompt: Count | None = Field(
         None, description="answers to each prompt; null: 1 with gae, 4 with rloo and grpo, which need at least 2"
     )
     drop_equal_groups: bool = Field(
-        False, description="rloo and grpo: no step on prompts whose answers all have the same reward (arXiv 2503.14476)"
+        False, description="rloo and grpo: skip prompts whose answers all have the same reward (arXiv 2503.14476)"
     )
     max_new_tokens: Count = 128
     temperature: Annotated[float, Field(gt=0, le=LARGEST_TEMPERATURE)] = Field(
-        1.0, description="of the policy: log-probabilities and ratios are those at it"
+        1.0, description="sampling temperature of the policy; log-probabilities and ratios are computed at it"
     )
-    slots: Count = Field(64, description="answers written at once")
-    heldout_prompts: Annotated[int, Field(ge=0)] = Field(32, description="answered at every evaluation")
+    slots: Count = Field(64, description="answers generated at once")
+    heldout_prompts: Annotated[int, Field(ge=0)] = Field(
+        32, description="held-out prompts that are answered at every evaluation"
+    )
     heldout_samples: Count = Field(
-        4, description="answers to each of them, with the same random numbers each time; compared by each prompt's mean"
+        4,
+        description="answers to each held-out prompt, with the same random numbers every time; compared by each "
+        "prompt's mean",
     )
 
 
 class KlSection(RecipeSection):
-    """The pull towards the reference (prefine/objectives/kl.py): in each token's reward, with grpo in the loss."""
+    """The KL penalty (prefine/objectives/kl.py): in each token's reward, with grpo in the loss."""
 
-    coefficient: Annotated[float, Field(ge=0)] = Field(0.05, description="of the penalty, per nat")
+    coefficient: Annotated[float, Field(ge=0)] = Field(0.05, description="coefficient of the penalty, per nat")
     controller: Literal["fixed", "adaptive"] = "fixed"
-    target: Positive = Field(0.1, description="of the adaptive controller, nats a token")
-    horizon: Count = Field(10_000, description="of the adaptive controller, answers")
+    target: Positive = Field(0.1, description="target of the adaptive controller, nats a token")
+    horizon: Count = Field(10_000, description="horizon of the adaptive controller, answers")
 
     @model_validator(mode="after")
     def _something_to_steer(self) -> KlSection:
         if self.controller == "adaptive" and self.coefficient == 0:
-            raise ValueError("controller adaptive multiplies the coefficient, which is 0: begin with 0.05, say")
+            raise ValueError("controller adaptive multiplies the coefficient, which is 0: start with 0.05, for example")
         return self
 
 
 class PpoSection(RecipeSection):
     """The update (prefine/objectives/ppo.py)."""
 
-    epochs: Count = Field(2, description="passes over the answers of an update")
+    epochs: Count = Field(2, description="passes over an update's answers")
     minibatches: Count = Field(2, description="optimiser steps in a pass")
-    clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="of the ratio")
+    clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="clip range of the ratio")
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     lam: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="lambda of GAE")
-    normalise_advantages: bool = Field(True, description="to mean 0 and std 1 over an update's tokens; gae only")
+    normalise_advantages: bool = Field(
+        True, description="whiten advantages to mean 0 and std 1 over an update's tokens; gae only"
+    )
     entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
     max_kl: Positive | None = Field(
-        0.1, description="end an update's passes early when it has moved the policy this far, nats a token"
+        0.1, description="end an update's passes early when the policy has moved this far, nats a token"
     )
     critic: Literal["shared", "adapter"] = Field(
-        "shared", description="a value head on the policy's own trunk, or on an adapter of the critic's own"
+        "shared", description="shared: a value head on the policy's trunk; adapter: the critic has its own adapter"
     )
     critic_learning_rate: Positive = 1e-3
-    value_clip: Positive | None = Field(0.2, description="of a value's change in one update")
+    value_clip: Positive | None = Field(0.2, description="clip range of a value's change in one update")
     value_coefficient: Annotated[float, Field(ge=0)] = 0.1
     value_warmup_updates: Annotated[int, Field(ge=0)] = Field(
-        0, description="first updates in which the critic alone learns"
+        0, description="first updates, in which only the critic learns"
     )
 
 
 class PpoTrainingSection(TrainingSection):
-    """As for the other stages; a step is an update: answers to batch_size prompts, and all passes over them."""
+    """Defaults for PPO; a step is an update: answers to batch_size prompts, and all passes over them."""
 
-    batch_size: Count = Field(32, description="prompts an update at most, over all processes")
+    batch_size: Count = Field(32, description="most prompts of an update, over all processes")
     learning_rate: Positive = 5e-5
     schedule: Literal["cosine", "linear", "constant"] = "constant"
     warmup_fraction: Fraction = 0.0
     adam_epsilon: Positive = 1e-5
     evaluate_every_steps: Count | None = Field(10, description="null: only before and after")
     save_every_steps: Count | None = Field(5, description="null: only at the end; guards roll back to what is saved")
-    sample_every_steps: Count | None = Field(5, description="keep some answers of every so many updates; null: none")
+    sample_every_steps: Count | None = Field(5, description="save some answers every so many updates; null: none")
 
 
 class KlGuard(GuardSection):
@@ -178,21 +185,22 @@ class RewardSpreadGuard(GuardSection):
 
 
 class RewardClippedGuard(GuardSection):
-    """Share of answers whose score is beyond reward.clip above the limit: they are rewarded alike."""
+    """Share of answers whose score is beyond reward.clip, above the limit: they all get the same reward."""
 
     limit: float = 0.5
     patience: Count = 2
 
 
 class ProxyGapGuard(GuardSection):
-    """Held-out reward up while the judge's score, in its standard deviations, or ten times the accuracy on held-out
-    pairs, is down by more than the limit; looked at with each evaluation."""
+    """Held-out reward rose while the judge's score (in its standard deviations), or ten times the accuracy on held-out
+    pairs, fell by more than the limit; checked at each evaluation.
+    """
 
     limit: float = 0.5
 
 
 class PpoGuards(GuardsSection):
-    """Of PPO: those of every stage, and these on the answers of each update."""
+    """Guards of PPO: those of every stage, and these on the answers of each update."""
 
     non_finite: NonFiniteGuard = NonFiniteGuard(action="roll_back")
     kl: KlGuard = KlGuard()
@@ -205,7 +213,7 @@ class PpoGuards(GuardsSection):
 
 
 class PpoRecipe(WritingRecipe):
-    """Proximal policy optimisation, and group advantages on the same answers."""
+    """Proximal policy optimisation, also with group advantages (RLOO, GRPO)."""
 
     run: RunFolder = "runs/ppo"
     model: ModelSection = ModelSection(name="runs/sft")
@@ -219,7 +227,8 @@ class PpoRecipe(WritingRecipe):
     ppo: PpoSection = PpoSection()
     guards: PpoGuards = PpoGuards()
     heldout_pairs: Sources | None = Field(
-        None, description="preference pairs, never optimised: the share that the policy itself orders as people did"
+        None,
+        description="preference pairs, never optimised: the run reports the share that the policy ranks as people did",
     )
 
     @property
@@ -232,7 +241,7 @@ class PpoRecipe(WritingRecipe):
         if self.advantage != "gae" and self.samples_per_prompt < 2:
             raise ValueError(
                 f"advantage {self.advantage} compares the answers to one prompt: rollout.samples_per_prompt is "
-                f"{self.samples_per_prompt}; set it to 2 or more (4, say)"
+                f"{self.samples_per_prompt}; set it to 2 or more, for example 4"
             )
         return self
 
@@ -241,8 +250,8 @@ class PpoRecipe(WritingRecipe):
         training = self.training
         if self.ppo.critic == "adapter" and self.model.gradient_checkpointing:
             raise ValueError(
-                "ppo.critic adapter and model.gradient_checkpointing do not go together: layers would be computed "
-                "again with the policy's adapter; set critic to shared"
+                "ppo.critic adapter and model.gradient_checkpointing cannot be combined: layers would be recomputed "
+                "with the policy's adapter; set critic to shared"
             )
         if training.keep_best or training.early_stopping_patience:
             needed = {
@@ -251,7 +260,7 @@ class PpoRecipe(WritingRecipe):
             }
             if missing := [words for words, value in needed.items() if not value]:
                 raise ValueError(
-                    f"training.keep_best and early_stopping_patience go by held-out answers: {' and '.join(missing)}; "
+                    f"training.keep_best and early_stopping_patience need held-out answers: {' and '.join(missing)}; "
                     "set it above 0"
                 )
         return self
@@ -263,7 +272,7 @@ class PpoRecipe(WritingRecipe):
         return self
 
     def _unread(self) -> list[Unread]:
-        """Which settings nothing reads, given the others."""
+        """Settings without effect, given the others."""
         apart = self.data.heldout or self.data.heldout_fraction
         written = apart and self.rollout.heldout_prompts
         one_step = self.ppo.epochs * self.ppo.minibatches == 1
@@ -290,7 +299,7 @@ class PpoRecipe(WritingRecipe):
                 self.reward.clip is None,
                 _settings_of("reward_clipped", self.guards.reward_clipped),
                 "reward.clip is null",
-                "that to 5, say",
+                "that to 5, for example",
             ),
             Unread(
                 one_step,
@@ -301,7 +310,7 @@ class PpoRecipe(WritingRecipe):
             Unread(
                 not written,
                 ("reward.judge", "rollout.heldout_samples"),
-                "no held-out answers are written",
+                "no held-out answers are generated",
                 "rollout.heldout_prompts and data.heldout_fraction above 0",
             ),
             Unread(
@@ -316,7 +325,7 @@ class PpoRecipe(WritingRecipe):
             Unread(
                 not (self.reward.judge or self.heldout_pairs),
                 ("guards.proxy_gap.limit", "guards.proxy_gap.patience"),
-                "nothing tells of a gap",
+                "nothing measures the gap",
                 "reward.judge or heldout_pairs",
             ),
         ]
@@ -334,7 +343,7 @@ class PpoRecipe(WritingRecipe):
         }
         if names := [name for name, value in missing.items() if not value]:
             raise ValueError(
-                f"guards.proxy_gap.action is {action}, but nothing tells of a gap without {', '.join(names)}: "
+                f"guards.proxy_gap.action is {action}, but nothing measures the gap without {', '.join(names)}: "
                 "set it, or the action to warn or off"
             )
         return self

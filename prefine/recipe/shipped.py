@@ -1,4 +1,4 @@
-"""The recipes that come with prefine: files of the package, so that `pip install` is enough."""
+"""The recipes that come with prefine, as files of the package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefine.errors import RecipeError
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Every one's path by its name, those of the quickstart last."""
+    """Name -> path of each, those of the quickstart last."""
     folder = Path(str(files("prefine"))) / "recipes"
     found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     order = ("sft", "reward", "dpo", "ppo")
@@ -17,15 +17,15 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def stage_of(name: str) -> str:
-    """The verb that a shipped recipe is for: the last word of its name."""
+    """The stage of a shipped recipe: the last word of its name."""
     return name.rpartition("-")[2]
 
 
 def shipped_recipe(name: str) -> Path:
-    """The path of one of them.
+    """The path of a shipped recipe.
 
     Raises:
-        RecipeError: there is none of that name; names those there are.
+        RecipeError: there is no recipe of that name; the message lists all names.
     """
     known = shipped_recipes()
     if name not in known:

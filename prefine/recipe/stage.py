@@ -1,4 +1,4 @@
-"""What the recipes of all training stages share."""
+"""Base classes of the recipes of all training stages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from prefine.recipe.sections import DataSection, LoraSection, ModelSection, Repo
 
 
 class StageRecipe(RecipeSection):
-    """What all training stages share."""
+    """Fields of all training stages."""
 
-    run: RunFolder = Field(description="the run's folder, made by the run")
+    run: RunFolder = Field(description="the run's folder; the run makes it")
     model: ModelSection = ModelSection()
     lora: LoraSection | None = LoraSection()
     data: DataSection = DataSection()
@@ -27,6 +27,6 @@ class StageRecipe(RecipeSection):
 
 
 class WritingRecipe(StageRecipe):
-    """A stage whose model writes: its report shows samples."""
+    """A stage whose model generates text: its report shows samples."""
 
     report: ReportSection = ReportSection()

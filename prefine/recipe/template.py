@@ -1,4 +1,4 @@
-"""What a recipe may set for the chat template: variables that it reads, and none that a rendering is made of."""
+"""Variables that a recipe may set for the chat template: none that a rendering itself sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 def _template_settings(settings: dict[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if not name.isidentifier() or keyword.iskeyword(name.capitalize()) or keyword.iskeyword(name):
-            raise ValueError(f"{name!r} is no name of a variable; write names that the chat template reads")
+            raise ValueError(f"{name!r} is not a valid variable name; write names that the chat template reads")
         if name in _RENDERED_NAMES or name.endswith("_token"):
             raise ValueError(f"{name} is set by prefine for every conversation; leave it out")
         try:
@@ -22,7 +22,7 @@ def _template_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-# What a rendering is made of, and the functions that every chat template has.
+# Variables of a rendering itself, and the functions that every chat template has.
 _RENDERED_NAMES = frozenset(
     (
         *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message"),

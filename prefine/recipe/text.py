@@ -1,4 +1,4 @@
-"""Recipes with every field, as `prefine recipe NAME` prints them: made from the models, so that none is missing."""
+"""Recipes with every field, as `prefine recipe NAME` prints them; made from the pydantic models, so none is missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOW_TO_READ = (
 
 
 def commented_recipe(name: str) -> str:
-    """A shipped recipe with every field that it could have; what it does not set is a comment with the default.
+    """A shipped recipe with all fields; those that it does not set are comments with the default.
 
     Raises:
         RecipeError: there is no recipe of that name.
@@ -35,12 +35,12 @@ def commented_recipe(name: str) -> str:
 
 
 def _fields(section: BaseModel, sets: dict[str, Any], depth: int) -> Iterator[str]:
-    """A line for each field, and for what is in sections inside it.
+    """A line for each field, and for the fields of sections inside it.
 
     Args:
-        section: with defaults where nothing is set.
+        section: with its defaults.
         sets: the fields that the recipe sets, as in its file.
-        depth: of sections.
+        depth: of nested sections.
     """
     plain = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
@@ -61,7 +61,7 @@ def _line(name: str, value: Any, depth: int, is_set: bool, about: str) -> str:
 
 
 def _about(field: FieldInfo) -> str:
-    """What a field means, and in brackets what it may be."""
+    """A field's meaning, with its type and bounds in brackets."""
     rule = field_rule(field, lambda values: " | ".join(map(str, values)))
     if (inner := _listed_section(field.annotation)) is not None:
         rule = f"list of sections, each with {', '.join(inner.model_fields)}"
@@ -85,7 +85,7 @@ def field_rule(field: FieldInfo, choices: Callable[[Sequence[Any]], str]) -> str
     parts = [_kind(field.annotation, choices)]
     for bound in [*field.metadata, *getattr(field.annotation, "__metadata__", ())]:
         for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
-            # The largest number that a machine can count to is no news.
+            # The bound of all counts is not worth showing.
             if isinstance(bound, Ge | Gt | Le | Lt) and getattr(bound, name, LARGEST_COUNT) < LARGEST_COUNT:
                 parts.append(f"{sign} {getattr(bound, name)}")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Answers before and after: their lengths and ends, and warnings of what became worse."""
+"""Answers before and after training: lengths and endings, and warnings if they got worse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MORE_DEGENERATE = 0.02
 
 @dataclass(frozen=True)
 class SampleLengths:
-    """How long the answers to the sample prompts are, in tokens, and how they end.
+    """Lengths in tokens and endings of the answers to the sample prompts.
 
     Attributes:
         ended: share that ended by itself, not at the limit.
@@ -54,7 +54,7 @@ def lengths(facts: RunFacts, when: str) -> SampleLengths:
 
 
 def sample_tiles(facts: RunFacts) -> list[Tile]:
-    """Length and ends of the sample answers, where they are known."""
+    """Tiles on length and endings of the sample answers."""
     was, now = lengths(facts, "before"), lengths(facts, "after")
     found = []
     if now.median_tokens is not None:
@@ -66,7 +66,7 @@ def sample_tiles(facts: RunFacts) -> list[Tile]:
 
 @dataclass(frozen=True)
 class _Change:
-    """A figure before and after, and the interval of its change over prompts where that is known."""
+    """A figure before and after, and the interval of its change over prompts, if known."""
 
     before: float | None
     after: float | None
@@ -74,16 +74,16 @@ class _Change:
 
     @property
     def shown(self) -> bool:
-        """Whether chance does not explain the change, as far as that is known."""
+        """Whether chance does not explain the change, as far as known."""
         return self.interval is None or not self.interval.contains(0)
 
     def in_brackets(self) -> str:
-        """The interval of a change in tokens, in brackets; empty where it is not known."""
+        """The interval of a change in tokens, in brackets; empty if unknown."""
         return f" ({INTERVAL} of the change {figure_range(self.interval, 0, signed=True)})" if self.interval else ""
 
 
 def answer_cautions(facts: RunFacts, *, heldout: bool = False) -> Iterator[Caution]:
-    """Jumps in length, answers that no longer end, and answers that say nothing.
+    """Warnings on jumps in length, answers that no longer end, and degenerate answers.
 
     Args:
         heldout: judge by the answers to held-out prompts (RunFacts.responses), not by those to the sample prompts.
@@ -111,13 +111,13 @@ def _length(change: _Change, heldout: bool) -> Iterator[Caution]:
     if after > before:
         yield Caution(
             f"{which} are longer: {whole(after)} tokens on average, {whole(before)} before{change.in_brackets()}.",
-            "Compare their content: a reward or a preference for longer answers is easily learned."
+            "Compare their content: a preference for longer answers is easily learned."
             + (" reward.length_penalty works against it." if heldout else ""),
         )
     else:
         yield Caution(
             f"{which} are shorter: {whole(after)} tokens on average, {whole(before)} before{change.in_brackets()}.",
-            "Read some of them: a reward may favour answers that say little.",
+            "Read some of them: the reward may favour answers with little content.",
         )
 
 
@@ -132,12 +132,12 @@ def _endings(change: _Change, heldout: bool) -> Iterator[Caution]:
             f"Fewer {which} end by themselves: {percent(after)}, {percent(before)} before.",
             f"Raise reward.missing_eos_value, or {limit} if good answers are longer."
             if heldout
-            else "Check that the training data has the ends of turns, and that they are supervised.",
+            else "Check that the training data has ends of turns, and that they are supervised.",
         )
     elif 1 - after > _MANY_CUT:
         yield Caution(
             f"{percent(1 - after)} of the {which} were cut at the limit.",
-            f"Their ends were not seen. Raise {limit} to judge whole answers.",
+            f"Raise {limit} to judge complete answers.",
         )
 
 
@@ -156,5 +156,5 @@ def _degenerate(facts: RunFacts, heldout: bool) -> Iterator[Caution]:
     yield Caution(
         f"{count} of {plural(len(rows), which.removesuffix('s'), which)} are blank, stuck or loop, "
         f"{round(change.before * len(rows))} before.",
-        "Read them. A smaller learning rate or fewer steps keep a model closer to what it was.",
+        "Read them. A smaller learning rate or fewer steps keep the model closer to its start.",
     )

@@ -28,17 +28,17 @@ def _unfinished(facts: RunFacts) -> Iterator[Caution]:
         reason = text(facts.manifest.get("ended_by"))
         yield Caution(
             f"The run is not finished: its status is “{text(facts.manifest.get('status'))}”.",
-            f"The figures are those of the last step recorded.{f' It ended by: {reason}' if reason else ''}",
+            f"The figures are those of the last recorded step.{f' It ended with: {reason}' if reason else ''}",
         )
 
 
 def _failed_checks(facts: RunFacts) -> Iterator[Caution]:
     checks = dictionaries(facts.manifest.get("self_checks"))
-    failed = [text(check.get("name")) or "one without a name" for check in checks if check.get("passed") is False]
+    failed = [text(check.get("name")) or "unnamed" for check in checks if check.get("passed") is False]
     if failed:
         yield Caution(
             f"{plural(len(failed), 'self-check')} failed: {listing(failed)}.",
-            "Do not trust the results before the cause is found.",
+            "Do not trust the results until the cause is found.",
         )
 
 
@@ -49,7 +49,7 @@ def _not_finite(facts: RunFacts) -> Iterator[Caution]:
         if rows > 0 and found < rows:
             yield Caution(
                 f"{plural(rows - found, 'training step')} of {rows:,} recorded no finite {name}.",
-                "They are gaps in the curves.",
+                "The curves have gaps there.",
             )
 
 
@@ -58,7 +58,7 @@ def _rows_lost(facts: RunFacts) -> Iterator[Caution]:
         if rows_add_up(mapping(value)) is False:
             yield Caution(
                 f"The counts of the {part} data do not add up: rows in are not kept + quarantined + left out.",
-                "This is an error in prefine. Please report it.",
+                "This is a bug in prefine. Please report it.",
             )
 
 
@@ -67,5 +67,5 @@ def rows_add_up(counts: Mapping[str, Any]) -> bool | None:
     rows_in, *parts = (count(counts.get(key)) for key in ("rows_in", "kept", "quarantined"))
     if rows_in is None or None in parts:
         return None
-    left_out = count(counts.get("left_out")) or 0  # runs of earlier releases quarantined these rows
+    left_out = count(counts.get("left_out")) or 0  # earlier releases quarantined these rows
     return rows_in == sum(part for part in parts if part is not None) + left_out

@@ -22,7 +22,7 @@ class Key:
     """One entry of a chart's key.
 
     Attributes:
-        mark: the look of the swatch: line, dashed, dotted, dot, diamond or block.
+        mark: of the swatch: line, dashed, dotted, dot, diamond or block.
     """
 
     ink: Ink
@@ -32,7 +32,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with the words around it. Numbers stand in the title, so that nobody must read them off an axis."""
+    """A drawing with its texts. Key numbers are in the title, so that nobody must read them off an axis."""
 
     title: str
     subtitle: str
@@ -51,7 +51,7 @@ def drawn(*charts: Chart | None) -> list[Chart]:
 
 
 def loss_chart(facts: RunFacts, unit: str) -> Chart | None:
-    """The loss over the steps; None where there is none."""
+    """The loss over the steps; None without data."""
     lines, keys = chart_lines(facts, "loss")
     if not lines:
         return None
@@ -59,7 +59,7 @@ def loss_chart(facts: RunFacts, unit: str) -> Chart | None:
 
 
 def metric_chart(facts: RunFacts, key: str, name: str, subtitle: str, decimals: int | None = 2) -> Chart | None:
-    """One figure over the steps, in training and held-out; None where there is none."""
+    """One figure over the steps, in training and held-out; None without data."""
     lines, keys = chart_lines(facts, key)
     if not lines:
         return None
@@ -67,7 +67,7 @@ def metric_chart(facts: RunFacts, key: str, name: str, subtitle: str, decimals: 
 
 
 def training_chart(facts: RunFacts, key: str, name: str, subtitle: str) -> Chart | None:
-    """A figure that only training has; None where there is none."""
+    """A figure of training steps only; None without data."""
     lines = _training_lines(facts, key)
     if not lines:
         return None
@@ -106,7 +106,7 @@ def _training_lines(facts: RunFacts, key: str) -> list[Line]:
 
 
 def series(rows: Sequence[Mapping[str, Any]], key: str, *, gaps: bool = False) -> tuple[list[float], list[float]]:
-    """Steps and values; a row without a finite value is NaN if gaps are to be seen, and left out otherwise."""
+    """Steps and values; a row without a finite value is NaN with `gaps`, and left out otherwise."""
     steps: list[float] = []
     values: list[float] = []
     for row in rows:
@@ -126,7 +126,7 @@ def _band(values: Sequence[float], count: int | None) -> tuple[list[float] | Non
 
 
 def length_chart(facts: RunFacts) -> Chart | None:
-    """How long the sampled answers are before and after."""
+    """Lengths of the sample answers before and after."""
     before, after = numbers(facts.samples, "before_tokens"), numbers(facts.samples, "after_tokens")
     if not after:
         return None

@@ -1,4 +1,4 @@
-"""What a run directory says, read with forgiveness: every part may be missing, and any value may be of a wrong kind."""
+"""The content of a run's folder, read tolerantly: every part may be missing, and any value may have a wrong type."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _PAIR_KEYS = ("accuracy", "policy_accuracy", "margin", "logp_chosen", "logp_reje
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The files of one run, as far as they are there.
+    """The files of one run, as far as they exist.
 
     Attributes:
-        name: the run directory's name.
+        name: of the run's folder.
         manifest: manifest.json.
-        train: the rows of metrics.jsonl on training steps, by step.
+        train: rows of metrics.jsonl on training steps, by step.
         heldout: its rows on held-out data, by step.
         evaluation: evaluation.json.
         samples: samples.jsonl.
-        guard_events: the rows of metrics.jsonl on guards.
-        rollouts: rollouts.jsonl, answers kept while a PPO run learned.
+        guard_events: rows of metrics.jsonl on guards.
+        rollouts: rollouts.jsonl, answers saved during PPO training.
     """
 
     name: str
@@ -52,7 +52,7 @@ class RunFacts:
 
     @property
     def before(self) -> Mapping[str, Any]:
-        """Held-out figures of the model as it was; empty if unknown."""
+        """Held-out figures before training; empty if unknown."""
         measured = mapping(self.evaluation.get("heldout"))
         if mapping(measured.get("before")) or mapping(measured.get("after")):
             return mapping(measured.get("before"))
@@ -62,7 +62,7 @@ class RunFacts:
 
     @property
     def after(self) -> Mapping[str, Any]:
-        """Held-out figures of the model as it is now; empty if unknown."""
+        """Held-out figures after training; empty if unknown."""
         measured = mapping(self.evaluation.get("heldout"))
         if mapping(measured.get("before")) or mapping(measured.get("after")):
             return mapping(measured.get("after"))
@@ -86,12 +86,12 @@ class RunFacts:
 
     @property
     def heldout_samples(self) -> int | None:
-        """How many answers each held-out prompt has, of stages whose model answers them."""
+        """Answers to each held-out prompt; None for stages without generated answers."""
         return count(mapping(self.evaluation.get("heldout")).get("samples"))
 
     @property
     def heldout_count(self) -> int | None:
-        """On how many held-out records the figures rest."""
+        """Number of held-out records."""
         measured = count(mapping(self.evaluation.get("heldout")).get("count"))
         if measured is not None:
             return measured
@@ -105,7 +105,7 @@ class RunFacts:
 
     @property
     def kept_step(self) -> int | None:
-        """The step whose weights the run ended with, where it kept the best ones."""
+        """The step of the final weights, if the run kept the best ones."""
         return count(self.manifest.get("kept_step"))
 
     @property
@@ -120,7 +120,7 @@ def read_run(path: Path) -> RunFacts:
     """Read a run directory.
 
     Raises:
-        CheckpointError: there is no run, or one of its files is not what its name says.
+        CheckpointError: there is no run, or one of its files is damaged.
     """
     run = RunDirectory(path)
     if not any(file.exists() for file in (run.manifest, run.metrics, run.evaluation, run.samples)):
@@ -157,7 +157,7 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 
 def dictionaries(value: object) -> list[dict[str, Any]]:
-    """The objects in a JSON list; none if it is no list."""
+    """The objects in a JSON list; empty if it is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
@@ -173,18 +173,18 @@ def number(value: object) -> float | None:
 
 
 def count(value: object) -> int | None:
-    """The value if it is a whole number from 0, else None."""
+    """The value if it is a whole number of at least 0, else None."""
     found = number(value)
     return int(found) if found is not None and found >= 0 and found == int(found) else None
 
 
 def text(value: object) -> str | None:
-    """The value if it is text with something in it, else None."""
+    """The value if it is text that is not blank, else None."""
     return value if isinstance(value, str) and value.strip() else None
 
 
 def texts(value: object) -> list[str]:
-    """The texts with something in them in a JSON list; none if it is no list."""
+    """The texts in a JSON list that are not blank; empty if it is not a list."""
     return [item for item in value if text(item)] if isinstance(value, list) else []
 
 
@@ -194,7 +194,7 @@ def numbers(rows: Iterable[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def differences(rows: Iterable[Mapping[str, Any]], before: str, after: str) -> list[float]:
-    """after − before of the rows that have both."""
+    """after − before of rows with both."""
     both = ((number(row.get(before)), number(row.get(after))) for row in rows)
     return [second - first for first, second in both if first is not None and second is not None]
 
@@ -202,7 +202,7 @@ def differences(rows: Iterable[Mapping[str, Any]], before: str, after: str) -> l
 def by_prompt(
     rows: Iterable[Mapping[str, Any]], before: str, after: str
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Two figures of answers, as lists of each prompt's (`row`) answers; answers that lack one are left out."""
+    """Two figures of answers, as a list for each prompt (`row`), without answers that lack one."""
     found: dict[object, tuple[list[float], list[float]]] = {}
     for place, row in enumerate(rows):
         was, now = (number(float(v) if isinstance(v := row.get(key), bool) else v) for key in (before, after))
@@ -214,7 +214,7 @@ def by_prompt(
 
 
 def recorded_change(value: object) -> Mean | None:
-    """A change with its interval as evaluation.json holds it; None where it is not there."""
+    """A change with its interval from evaluation.json; None if it is missing."""
     change = mapping(value)
     ends = mapping(change.get("interval"))
     size, low, high = number(change.get("value")), number(ends.get("low")), number(ends.get("high"))

@@ -1,4 +1,4 @@
-"""What a run's guards did, in order and in words."""
+"""Guard events in words."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from prefine.report.facts import RunFacts, count, dictionaries, mapping, number,
 
 @dataclass(frozen=True)
 class GuardEvent:
-    """Something that a guard did.
+    """An action of a guard.
 
     Attributes:
-        did: warned, stopped, or rolled back, and to where.
-        changed: what goes on otherwise since.
-        given_up: the guard's figure over the steps that were given up.
+        did: warned, stopped or rolled back, with the step.
+        changed: settings that differ since then.
+        given_up: the guard's figure over the discarded steps.
     """
 
     step: str
@@ -28,7 +28,7 @@ class GuardEvent:
 
 
 def guard_events(facts: RunFacts) -> list[GuardEvent]:
-    """What the guards did, in order and in words."""
+    """The guards' actions in order."""
     return [_event(event) for event in facts.guard_events]
 
 
@@ -37,7 +37,7 @@ def _event(event: Mapping[str, Any]) -> GuardEvent:
     did = {
         "warn": "warned",
         "stop": f"ended the run on the weights of step {back}",
-        "roll_back": f"took the run back to step {back}",
+        "roll_back": f"rolled the run back to step {back}",
     }.get(action or "", "acted")
     changed = ", ".join(
         f"{name.replace('_', ' ')} now {figure(number(value))}" for name, value in mapping(event.get("changed")).items()

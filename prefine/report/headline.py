@@ -22,12 +22,12 @@ def _training_headline(facts: RunFacts) -> Headline:
     steps = plural(len(losses), "step")
     return Headline(
         f"In {steps} the training loss went from {figure(losses[0])} to {figure(losses[-1])}.",
-        ["Nothing was measured on held-out data: whether the model got better cannot be said from this."],
+        ["Nothing was measured on held-out data, so this does not show whether the model got better."],
     )
 
 
 def tiles(facts: RunFacts) -> list[Tile]:
-    """The key figures that are known: the stage's results, then what the run cost."""
+    """Known key figures: the stage's results, then the cost of the run."""
     return [*stage_report(facts).tiles(facts), *(tile for tile in _cost_tiles(facts) if tile is not None)]
 
 

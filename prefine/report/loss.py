@@ -18,10 +18,10 @@ _RISE_OF_LOSS = 0.02
 
 
 def loss_headline(facts: RunFacts, *, noun: str = "answer", token_loss: bool = False) -> Headline | None:
-    """The held-out loss or its perplexity, before and after; None where it was not measured.
+    """The held-out loss or its perplexity, before and after; None if it was not measured.
 
     Args:
-        noun: what the held-out records are.
+        noun: for a held-out record.
         token_loss: whether the loss is the mean negative log-likelihood of a token, in nats.
     """
     before, after = number(facts.before.get("loss")), number(facts.after.get("loss"))
@@ -69,7 +69,7 @@ def _perplexity(figures: Mapping[str, Any], token_loss: bool) -> float | None:
 
 
 def held_out(facts: RunFacts, noun: str) -> str:
-    """The held-out records with their number, where it is known: 45 held-out pairs."""
+    """The held-out records with their number, if known: 45 held-out pairs."""
     if facts.heldout_count is None:
         return f"held-out {noun}s"
     return plural(facts.heldout_count, f"held-out {noun}")
@@ -92,7 +92,7 @@ def loss_tiles(facts: RunFacts, *, token_loss: bool) -> list[Tile]:
 
 
 def _perplexity_ratio(facts: RunFacts) -> str:
-    """0.30 times what it was, with the interval; empty where it is not known."""
+    """The ratio with its interval, as text; empty if unknown."""
     change = loss_change(facts)
     if change is None or change.interval is None:
         return ""
@@ -103,7 +103,7 @@ def _perplexity_ratio(facts: RunFacts) -> str:
 
 
 def kept_line(facts: RunFacts) -> str:
-    """Which step's weights were kept, if they are not those of the last step."""
+    """The step of the kept weights, if it is not the last one."""
     steps = [step for row in facts.heldout if (step := count(row.get("step"))) is not None]
     if facts.kept_step is None or not steps or facts.kept_step == steps[-1]:
         return ""
@@ -123,6 +123,6 @@ def loss_rises(facts: RunFacts) -> Iterator[Caution]:
     if facts.kept_step != best and last > least + _RISE_OF_LOSS * abs(least):
         yield Caution(
             f"The held-out loss was lowest at step {best} ({figure(least)}); at step {step} it is {figure(last)}.",
-            "If it stays higher, the later steps learned the training rows by heart. Train for fewer steps, with a "
+            "If it stays higher, the later steps memorised the training rows. Train for fewer steps, with a "
             "smaller learning rate, or with training.keep_best.",
         )

@@ -1,7 +1,7 @@
-"""The before/after report: one HTML page, made from nothing but the files of a run directory.
+"""The before/after report: one HTML page, made only from the files of a run's folder.
 
-The page needs no network and no scripts, and its policy forbids both: it shows what models and data files say, and
-these may be hostile. The same files give the same bytes.
+The page needs no network and no scripts, and its content security policy forbids both: it shows text of models and data
+files, which may be hostile. The same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ _COUNTS = {
     "left_out": "left out, with a reason",
     "duplicates": "duplicates",
     "contradictions": "contradictions",
-    "duplicate_ids": "ids used twice",
+    "duplicate_ids": "duplicate ids",
     "dropped_too_long": "too long, dropped",
-    "dropped_identical": "answers alike, dropped",
-    "dropped_unusable": "of no use here, dropped",
+    "dropped_identical": "identical answers, dropped",
+    "dropped_unusable": "not usable in this stage, dropped",
     "leaks_removed": "leaks removed",
     "prompts_cut": "prompts cut to fit",  # of earlier releases
     "rows_cut": "cut to fit",
-    "turns_dropped": "turns left out of them",
+    "turns_dropped": "turns dropped from them",
     "texts_cut": "user turns shortened",
     "turns_not_learned": "turns not learned",
     "rows": "used",
 }
-# Said only where there are any: most runs have none.
+# Shown only if above 0: most runs have none.
 _RARE = {
     "left_out",
     "contradictions",
@@ -89,10 +89,10 @@ _NO_SECTIONS: dict[str, Any] = {
 
 
 def write_report(run_path: Path) -> Path:
-    """Write the report of a run into its directory, from whatever of its files is there. Returns the page's path.
+    """Write the report of a run into its folder, from those of its files that exist. Returns the page's path.
 
     Raises:
-        CheckpointError: there is no run, one of its files cannot be understood, or the page cannot be written.
+        CheckpointError: there is no run, one of its files is damaged, or the page cannot be written.
     """
     page = RunDirectory(run_path).report
     html = render(build_context(read_run(run_path)))
@@ -115,12 +115,12 @@ def render(context: Mapping[str, Any], template: str = "report.html.j2") -> str:
 
 
 def _finalize(value: object) -> object:
-    # Here and not at each place: no text reaches the page without it.
+    # In one place, so that no text reaches the page without it.
     return value if isinstance(value, Markup) or not isinstance(value, str) else visible(value)
 
 
 def build_context(facts: RunFacts) -> dict[str, Any]:
-    """All that the page shows, in words and numbers ready to print, by the template's names."""
+    """All content of the page as formatted text, by the template's names."""
     report = stage_report(facts)
     return {
         "title": f"{facts.name} · prefine report",
@@ -172,12 +172,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """What the model wrote, before or after.
+    """An answer of the model before or after training.
 
     Attributes:
         length: "34 tokens", empty if unknown.
         ended: whether it ended by itself; None if unknown.
-        fault: blank, stuck or looping; empty for an answer that is none of them, or where it is unknown.
+        fault: blank, stuck or looping; empty for other answers, or if unknown.
     """
 
     when: str
@@ -252,7 +252,7 @@ def _length_rows(facts: RunFacts) -> list[TableRow]:
 
 @dataclass(frozen=True)
 class DataPart:
-    """The rows of one part of the data, from file to use."""
+    """Counts of the rows of one part of the data."""
 
     name: str
     counts: list[TableRow]
@@ -297,7 +297,7 @@ def _is_shown(key: str, value: int | None) -> bool:
 
 @dataclass(frozen=True)
 class Check:
-    """One self-check of a run's start."""
+    """One self-check of a run."""
 
     name: str
     value: str
@@ -337,7 +337,7 @@ def _details(facts: RunFacts) -> list[TableRow]:
 
 
 def _versions(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The versions as prefine.runs.directory.run_provenance writes them."""
+    """The versions as written by prefine.runs.directory.run_provenance."""
     here = {key: manifest[key] for key in ("prefine", "python", "platform") if key in manifest}
     return {**here, **mapping(manifest.get("libraries"))}
 
@@ -352,7 +352,7 @@ def _spaced(key: str) -> str:
 
 
 def _plain(value: object) -> str:
-    """Any JSON value as a table cell shows it."""
+    """A JSON value as text for a table cell."""
     if value is None or value == "":
         return ""
     if isinstance(value, bool):

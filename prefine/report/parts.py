@@ -1,4 +1,4 @@
-"""The forms that a run's results take at the top of its report."""
+"""Elements of the report's results."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ NO_CHANGE = "The interval includes 0: no change shown."
 
 @dataclass(frozen=True)
 class Headline:
-    """The main result in one sentence, and what a careful reader must know with it."""
+    """The main result in one sentence, with its intervals and reservations."""
 
     sentence: str
-    standfirst: list[str] = field(default_factory=list)  # empty lines are left out
+    standfirst: list[str] = field(default_factory=list)  # empty lines are not shown
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One key figure: what it is now, what it was, and how to read it."""
+    """One key figure: its value after and before training, and a note."""
 
     label: str
     value: str
@@ -32,7 +32,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Caution:
-    """A warning: what is the case, and what it means or what to do."""
+    """A warning: the fact, and what it means or what to do."""
 
     title: str
     text: str = ""
@@ -68,12 +68,13 @@ class TableRow:
 def change_sentence(
     subject: str, before: float, after: float, interval: Interval | None, show: Callable[[float], str]
 ) -> str:
-    """How a figure went, without a full stop: it rose or fell only where the interval of its change excludes 0.
+    """The change of a figure as a sentence without a full stop: it rose or fell only if the interval of the change
+    excludes 0.
 
     Args:
-        subject: what the figure is, as within a sentence: "the mean reward of 45 held-out prompts".
-        interval: of the change; None where it is not known, and then the sentence gives the two figures alone.
-        show: a figure as text.
+        subject: the figure, as the subject of a sentence: "the mean reward of 45 held-out prompts".
+        interval: of the change; None if unknown: the sentence then gives only the two figures.
+        show: formats a figure.
     """
     was, now, opening = show(before), show(after), subject[:1].upper() + subject[1:]
     if interval is None:
@@ -84,7 +85,7 @@ def change_sentence(
 
 
 def change_line(what: str, change: Mean, how: str, decimals: int = 2) -> str:
-    """A change with its interval as a sentence of its own, which says where chance explains it.
+    """A change with its interval as a sentence, which says if chance may explain it.
 
     Args:
         what: "the mean", for "Change of the mean".
@@ -98,5 +99,5 @@ def change_line(what: str, change: Mean, how: str, decimals: int = 2) -> str:
 
 
 def as_before(value: str) -> str:
-    """A figure of before training, for a tile; empty where it is missing."""
+    """A figure from before training, for a tile; empty if missing."""
     return "" if value == MISSING else f"before {value}"

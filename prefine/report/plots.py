@@ -1,7 +1,7 @@
 """Charts as inline SVG: small, deterministic, coloured by the page's own style sheet.
 
-matplotlib draws with stand-in colours that become CSS variables, so that one drawing suits light, dark and print.
-Text stays text: it takes the page's font, and can be read by a screen reader. Titles and keys are the page's business.
+matplotlib draws with placeholder colours that become CSS variables, so that one drawing suits light, dark and print.
+Text stays text, in the page's font and readable by screen readers. The page adds titles and keys.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from markupsafe import Markup, escape
 
 Ink = Literal["before", "after", "chosen", "rejected", "train", "text", "muted", "line"]
 
-# Never seen: each is replaced by var(--ink-NAME). Far apart from any colour that matplotlib would pick by itself.
-_STAND_INS: dict[Ink, str] = {
+# Placeholders: each is replaced by var(--ink-NAME). Unlike any colour that matplotlib would choose by itself.
+_COLOURS: dict[Ink, str] = {
     "before": "#010a01",
     "after": "#010a02",
     "chosen": "#010a03",
@@ -36,18 +36,18 @@ _FONT_POINTS = 8.0
 _STYLE = {
     "svg.hashsalt": "prefine",  # ids from content alone: the same run gives the same bytes
     "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the layout must not depend on the machine's fonts
+    "font.family": ["DejaVu Sans"],  # part of matplotlib, so that the layout does not depend on the machine's fonts
     "font.size": _FONT_POINTS,
     "axes.unicode_minus": True,
     "axes.linewidth": 0.6,
-    "axes.edgecolor": _STAND_INS["line"],
-    "axes.labelcolor": _STAND_INS["muted"],
+    "axes.edgecolor": _COLOURS["line"],
+    "axes.labelcolor": _COLOURS["muted"],
     "axes.labelsize": _FONT_POINTS,
-    "xtick.color": _STAND_INS["line"],
-    "ytick.color": _STAND_INS["line"],
-    "xtick.labelcolor": _STAND_INS["muted"],
-    "ytick.labelcolor": _STAND_INS["muted"],
-    "grid.color": _STAND_INS["line"],
+    "xtick.color": _COLOURS["line"],
+    "ytick.color": _COLOURS["line"],
+    "xtick.labelcolor": _COLOURS["muted"],
+    "ytick.labelcolor": _COLOURS["muted"],
+    "grid.color": _COLOURS["line"],
     "grid.linewidth": 0.5,
     "path.simplify": True,
 }
@@ -58,8 +58,8 @@ class Line:
     """One line of a chart; NaN leaves a gap.
 
     Attributes:
-        low, high: the ends of an interval at each point, drawn as a band.
-        style: `faint` lies behind the others, for what is too noisy to read alone.
+        low, high: ends of an interval at each point, drawn as a band.
+        style: `faint` is drawn below the others, for noisy values.
     """
 
     xs: Sequence[float]
@@ -73,7 +73,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Bars:
-    """One histogram: values, and the value that a line marks."""
+    """One histogram: values, and a value marked by a line."""
 
     values: Sequence[float]
     ink: Ink
@@ -88,17 +88,17 @@ def line_chart(
 
     Args:
         name: unique on the page; becomes part of the drawing's ids.
-        label: says in words what is drawn, for who cannot see it.
+        label: description for screen readers.
         percent: the values are shares; the axis runs from 0 to 100 %.
-        reference: where a dotted level line is drawn.
+        reference: height of a dotted line.
     """
     with _axes() as (figure, axes):
         if reference is not None:
-            axes.axhline(reference, color=_STAND_INS["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
+            axes.axhline(reference, color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
         for line in lines:
             _draw_line(axes, line)
         axes.set_xlabel("step")
-        _settle_steps(axes)
+        _set_ticks(axes)
         if percent:
             axes.set_ylim(-0.02, 1.02)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100\u202f%"])
@@ -108,7 +108,7 @@ def line_chart(
 
 
 def _draw_line(axes: Any, line: Line) -> None:
-    colour = _STAND_INS[line.ink]
+    colour = _COLOURS[line.ink]
     faint = line.style == "faint"
     if line.low is not None and line.high is not None:
         axes.fill_between(line.xs, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
@@ -128,8 +128,8 @@ def _draw_line(axes: Any, line: Line) -> None:
     )
 
 
-def _settle_steps(axes: Any, *, whole: bool = True) -> None:
-    """Few enough ticks for labels not to meet; across, whole numbers alone unless `whole` is False."""
+def _set_ticks(axes: Any, *, whole: bool = True) -> None:
+    """Few enough ticks that labels do not overlap; on the x axis only whole numbers, unless `whole` is False."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=whole, min_n_ticks=1))
@@ -137,7 +137,7 @@ def _settle_steps(axes: Any, *, whole: bool = True) -> None:
 
 
 def shift_chart(name: str, label: str, points: Sequence[tuple[float, float]], unit: str = "nats") -> Markup:
-    """Held-out pairs by how far the log-probability of the chosen (across) and the rejected answer (up) moved.
+    """Held-out pairs by the change of log-probability of the chosen (x) and the rejected answer (y).
 
     Below the diagonal the chosen answer gained on the rejected one.
     """
@@ -146,10 +146,10 @@ def shift_chart(name: str, label: str, points: Sequence[tuple[float, float]], un
         left, right = _widened(min(across), max(across))
         bottom, top = _widened(min(up), max(up))
         diagonal = [min(left, bottom), max(right, top)]
-        axes.axhline(0, color=_STAND_INS["line"], linewidth=0.9)
-        axes.axvline(0, color=_STAND_INS["line"], linewidth=0.9)
-        axes.plot(diagonal, diagonal, color=_STAND_INS["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
-        axes.fill_between(diagonal, diagonal, diagonal[0], color=_STAND_INS["chosen"], alpha=0.07, linewidth=0)
+        axes.axhline(0, color=_COLOURS["line"], linewidth=0.9)
+        axes.axvline(0, color=_COLOURS["line"], linewidth=0.9)
+        axes.plot(diagonal, diagonal, color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.fill_between(diagonal, diagonal, diagonal[0], color=_COLOURS["chosen"], alpha=0.07, linewidth=0)
         shown = evenly(points, _MOST_POINTS)
         sides: tuple[tuple[bool, Ink], ...] = ((True, "chosen"), (False, "rejected"))
         for below, ink in sides:
@@ -157,7 +157,7 @@ def shift_chart(name: str, label: str, points: Sequence[tuple[float, float]], un
             axes.plot(
                 [chosen for chosen, _ in side],
                 [rejected for _, rejected in side],
-                color=_STAND_INS[ink],
+                color=_COLOURS[ink],
                 linestyle="",
                 marker="o" if below else "D",
                 markersize=3.6 if below else 3.2,
@@ -168,7 +168,7 @@ def shift_chart(name: str, label: str, points: Sequence[tuple[float, float]], un
         axes.set_ylim(bottom, top)
         axes.set_xlabel(f"chosen answer, {unit} →")
         axes.set_ylabel(f"rejected answer, {unit} →")
-        _settle_steps(axes, whole=False)
+        _set_ticks(axes, whole=False)
         return _svg(figure, name, label)
 
 
@@ -187,7 +187,7 @@ def histogram(name: str, label: str, bars: Sequence[Bars], *, xlabel: str, ylabe
         bins = min(20, max(6, math.ceil(2 * max((len(group.values) for group in bars), default=1) ** 0.5)))
         edges = [low + (high - low) * step / bins for step in range(bins + 1)]
         for group in bars:
-            colour = _STAND_INS[group.ink]
+            colour = _COLOURS[group.ink]
             axes.hist(
                 group.values,
                 bins=edges,
@@ -200,13 +200,13 @@ def histogram(name: str, label: str, bars: Sequence[Bars], *, xlabel: str, ylabe
                 axes.axvline(group.mark, color=colour, linewidth=1.2, linestyle=(0, (2, 1.5)))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        _settle_steps(axes, whole=all(float(value).is_integer() for value in values))
+        _set_ticks(axes, whole=all(float(value).is_integer() for value in values))
         axes.yaxis.get_major_locator().set_params(integer=True)
         return _svg(figure, name, label)
 
 
 def evenly(items: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most `most` of the items, evenly spaced: a page must not grow with the data."""
+    """At most `most` of the items, evenly spaced, so that the page does not grow with the data."""
     if len(items) <= most:
         return list(items)
     return [items[index * len(items) // most] for index in range(most)]
@@ -222,7 +222,7 @@ def thinned(xs: Sequence[float], ys: Sequence[float], most: int = _MOST_POINTS) 
 
 
 def smoothed(ys: Sequence[float], window: int) -> list[float]:
-    """The centred mean over `window` values; at the ends over those there are. Takes NaN as absent."""
+    """The centred mean over `window` values, fewer at the ends. NaN is ignored."""
     half = window // 2
     return [_mean(ys[max(0, index - half) : index + half + 1]) for index in range(len(ys))]
 
@@ -234,11 +234,11 @@ def _mean(values: Sequence[float]) -> float:
 
 @contextmanager
 def _axes() -> Iterator[tuple[Any, Any]]:
-    # Not pyplot: it would pick a window system and keep every figure alive.
+    # Not pyplot, which chooses a window system and keeps every figure alive.
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(["default", _STYLE]):  # "default" first: the user's matplotlibrc must not show
+    with style.context(["default", _STYLE]):  # "default" first, so that the user's matplotlibrc has no effect
         figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -251,7 +251,7 @@ def _axes() -> Iterator[tuple[Any, Any]]:
 
 def _svg(figure: Any, name: str, label: str) -> Markup:
     buffer = io.StringIO()
-    # Without metadata and namespaces the drawing holds neither a date nor an address; HTML needs neither.
+    # Metadata and namespaces would add a date and addresses; HTML needs neither.
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     drawing = buffer.getvalue()
@@ -260,7 +260,7 @@ def _svg(figure: Any, name: str, label: str) -> Markup:
     drawing = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", drawing).replace("xlink:href", "href")
     drawing = re.sub(r"font-family: [^;\"]*;? ?", "", drawing)
     drawing = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", drawing)
-    for ink, colour in _STAND_INS.items():
+    for ink, colour in _COLOURS.items():
         drawing = drawing.replace(colour, f"var(--ink-{ink})")
     view_box = re.search(r'viewBox="[^"]*"', drawing)
     start = f'<svg {view_box[0] if view_box else ""} role="img" aria-label="{escape(label)}">'
@@ -268,36 +268,36 @@ def _svg(figure: Any, name: str, label: str) -> Markup:
 
 
 def reliability_chart(name: str, label: str, points: Sequence[tuple[float, float, float, float]]) -> Markup:
-    """How often a model is right against how sure it is; on the dotted line its confidence can be believed.
+    """Accuracy against confidence; on the dotted line the model is calibrated.
 
     Args:
         points: (confidence, accuracy, low, high) of each bin, with the accuracy's interval, all in [0, 1].
     """
     with _axes() as (figure, axes):
-        axes.plot([0.5, 1], [0.5, 1], color=_STAND_INS["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.plot([0.5, 1], [0.5, 1], color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
         for confidence, accuracy, low, high in points:
-            axes.vlines(confidence, low, high, color=_STAND_INS["after"], alpha=0.38, linewidth=3.5)
-            axes.plot([confidence], [accuracy], color=_STAND_INS["after"], marker="o", markersize=4.2)
+            axes.vlines(confidence, low, high, color=_COLOURS["after"], alpha=0.38, linewidth=3.5)
+            axes.plot([confidence], [accuracy], color=_COLOURS["after"], marker="o", markersize=4.2)
         axes.set_xlim(0.48, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9, 1], ["50", "60", "70", "80", "90", "100\u202f%"])
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100\u202f%"])
-        axes.set_xlabel("how sure it is")
-        axes.set_ylabel("how often it is right")
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("accuracy")
         return _svg(figure, name, label)
 
 
 def scatter_chart(
     name: str, label: str, groups: dict[Ink, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str
 ) -> Markup:
-    """Points of two kinds; of long groups an even sample is drawn."""
+    """Points of two groups; of large groups an even sample is drawn."""
     with _axes() as (figure, axes):
         for ink, points in groups.items():
             shown = evenly(points, _MOST_POINTS)
             axes.plot(
                 [x for x, _ in shown],
                 [y for _, y in shown],
-                color=_STAND_INS[ink],
+                color=_COLOURS[ink],
                 linestyle="",
                 marker="D" if ink == "rejected" else "o",
                 markersize=3.0,

@@ -1,4 +1,4 @@
-"""What a run came to, as lines for a console: the report's headline with its intervals, and its warnings."""
+"""A run's result as lines for a console: the report's headline with its intervals, and warnings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefine.report.stages.registry import stage_report
 
 
 def closing_lines(facts: RunFacts) -> list[str]:
-    """The result and the warnings of a finished run, with the characters that only a page needs made plain."""
+    """The result and the warnings of a finished run, without typographic spaces."""
     return [line.replace("\u202f", " ").replace("\u2060", "") for line in _lines(facts)]
 
 

@@ -1,4 +1,4 @@
-"""Writing so that a kill, a full disk or a power cut never leaves half a file.
+"""Atomic writing: a kill, a full disk or a power cut never leaves half a file.
 
 `atomic_write` is the only function in prefine that puts a finished file or directory in its place.
 """
@@ -35,14 +35,14 @@ _STORAGE_REASONS = {
     errno.EACCES: ("permission is denied", "Write to a folder of your own, or change its permissions"),
     errno.EPERM: ("permission is denied", "Write to a folder of your own, or change its permissions"),
     errno.EIO: ("the disk reported an error", "Check the disk, or write to another one"),
-    errno.ENOENT: ("its folder is not there", "Create it, or put it back"),
-    errno.ENOTDIR: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
-    errno.EISDIR: ("a folder stands where a file is needed", "Choose another name, or move that folder away"),
+    errno.ENOENT: ("its folder does not exist", "Create it, or put it back"),
+    errno.ENOTDIR: ("a file is in the place of a folder", "Choose another name, or move that file away"),
+    errno.EISDIR: ("a folder is in the place of a file", "Choose another name, or move that folder away"),
     errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter name"),
-    errno.ELOOP: ("its symbolic links lead in a circle", "Choose another name, or correct the links"),
-    errno.EEXIST: ("a file stands where a folder is needed", "Choose another name, or move that file away"),
+    errno.ELOOP: ("its symbolic links form a loop", "Choose another name, or correct the links"),
+    errno.EEXIST: ("a file is in the place of a folder", "Choose another name, or move that file away"),
 }
-# Whether these concern a path can be seen by the file that the error names.
+# The file in the error shows whether these concern a path.
 _NAME_ERRORS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
 _OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 _HIDDEN_NAME = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
@@ -50,11 +50,11 @@ _HIDDEN_NAME = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Put a file or directory at `path` whole or not at all, durably.
+    """Create a file or directory at `path` completely or not at all, durably.
 
     Yields a temporary path beside `path`: write a file there, or make a directory and fill it. At a clean exit
-    everything in it is flushed to the disk, it takes the name `path` in one rename (replacing a file that was
-    there, never a directory), and the folder is flushed. At an exception it is removed and nothing else changes.
+    everything in it is flushed to the disk, it takes the name `path` in one rename (replacing an existing file, never a
+    directory), and the folder is flushed. After an exception it is removed and nothing else changes.
 
     Raises:
         CheckpointError: `path` is an existing directory, its folder does not exist, or the disk is full,
@@ -69,7 +69,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             if not path.parent.is_dir():
                 raise CheckpointError(
-                    f"{path} could not be written: {path.parent} was deleted or renamed meanwhile", "Put it back."
+                    f"{path} could not be written: {path.parent} was deleted or renamed in the meantime", "Restore it."
                 )
             if not temporary.exists():
                 raise RuntimeError(f"nothing was written for {path}")
@@ -80,24 +80,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(finished: Path, path: Path) -> None:
-    """Give a finished file or directory beside `path` that name, durably, in one rename; see `atomic_write`.
+    """Rename a finished file or directory beside `path` to `path`, durably; see `atomic_write`.
 
     Raises:
         CheckpointError: `path` is an existing directory.
         OSError: the disk is full, read-only or not writable.
     """
     _refuse_directory(path)
-    _settle(finished)
+    _fsync_tree(finished)
     finished.replace(path)
     _flush_to_disk(path.parent)
 
 
 def require_writable(path: Path, *, folder_is_made: bool = False) -> None:
-    """Find out before any work whether a file can be written at `path`. Nothing is changed there.
+    """Check before any work that a file can be written at `path`, without changing anything there.
 
     Args:
-        path: the file, there or not.
-        folder_is_made: whether its writer makes the folder if there is none.
+        path: of the file, which may exist.
+        folder_is_made: whether its writer creates the folder if there is none.
 
     Raises:
         CheckpointError: `path` is a directory or a device, its folder does not exist, or the disk is full, read-only
@@ -136,7 +136,7 @@ def write_json(path: Path, value: JSON) -> None:
 
 
 def discard(path: Path) -> None:
-    """Delete a file or directory; a kill midway never leaves part of it under its name."""
+    """Delete a file or directory; a kill never leaves a part of it under its name."""
     hidden = _hidden_name(path)
     with storage_errors(path):
         path.rename(hidden)
@@ -144,7 +144,7 @@ def discard(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or directory as far as it goes, without errors; for what nobody reads, as `discard` leaves it."""
+    """Delete a file or directory as far as possible, without errors; for leftovers that nothing reads."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -153,28 +153,28 @@ def remove(path: Path) -> None:
 
 
 def sweep_temporaries(directory: Path) -> None:
-    """Remove what killed writers left hidden in `directory`; what belongs to a living process stays."""
+    """Remove hidden leftovers of killed writers in `directory`; those of a living process are kept."""
     if not directory.is_dir():
         return
     for entry in list(directory.iterdir()):
         name = _HIDDEN_NAME.fullmatch(entry.name)
-        # Our own number is a killed writer's too: in a container every run may be process 1.
+        # Our own process number may be a killed writer's, too: in a container every run may be process 1.
         if name and (int(name["pid"]) == os.getpid() or not psutil.pid_exists(int(name["pid"]))):
             remove(entry)
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a path has the name of what `atomic_write` and `discard` hide."""
+    """Whether a path has a name of hidden files of `atomic_write` and `discard`."""
     return _HIDDEN_NAME.fullmatch(path.name) is not None
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full, read-only or forbidden disk met while writing `path` into a CheckpointError.
+    """Context that turns errors of a full, read-only or forbidden disk while writing `path` into CheckpointErrors.
 
-    Rust writers (safetensors, tokenizers) and other processes give the system's error only as text, so that is read
-    too. An error about a name (no such file, a folder instead of a file) that names a file elsewhere is left as it is:
-    it comes from reading another file, not from writing `path`.
+    Rust writers (safetensors, tokenizers) and other processes give the system's error only as text, so the text is
+    parsed, too. An error about a name (no such file, a folder instead of a file) that names another file is not
+    changed: it comes from reading that file, not from writing `path`.
     """
     try:
         yield
@@ -216,8 +216,8 @@ def _system_error(error: BaseException | None) -> tuple[int, str | None]:
 def _concerns(named: str, path: Path) -> bool:
     """Whether an error that names a file comes from writing `path`.
 
-    It does where the file is `path`, its temporary or partial file, one below these or a folder above. Once the folder
-    of `path` is gone, every error about a name may come from that.
+    It does if the file is `path`, its temporary or partial file, one below these or a folder above. Once the folder of
+    `path` is gone, every error about a name may come from that.
     """
     own, other = path.absolute(), Path(named).absolute()
     if own.is_relative_to(other):
@@ -236,26 +236,26 @@ def _hidden_name(path: Path) -> Path:
 def _refuse_directory(path: Path) -> None:
     if path.is_dir():
         raise CheckpointError(
-            f"{path} could not be written: a folder of that name is there", "Move it away, or choose another name."
+            f"{path} could not be written: a folder of that name exists", "Move it away, or choose another name."
         )
 
 
-def _settle(root: Path) -> None:
-    """Flush every file and folder below `root`, the folders after what they hold."""
-    # safetensors creates its files readable by their owner alone; a server run by another user must be able to
-    # read a model, so files get the mode that open() would have given. Reading the mask means setting it: the
-    # strict value keeps a file that another thread creates at this instant from being too open.
+def _fsync_tree(root: Path) -> None:
+    """Flush every file and folder below `root`, folders after their contents."""
+    # safetensors creates files that only their owner can read; a server of another user must be able to read a model,
+    # so files get the mode that open() would give. The mask can only be read by setting it: the strict value protects a
+    # file that another thread creates at this moment.
     mask = os.umask(0o077)
     os.umask(mask)
     for folder, _, names in os.walk(root, topdown=False):
         for file in (Path(folder, name) for name in names):
-            _settle_file(file, 0o666 & ~mask)
+            _fsync_file(file, 0o666 & ~mask)
         _flush_to_disk(Path(folder))
     if not root.is_dir():
-        _settle_file(root, 0o666 & ~mask)
+        _fsync_file(root, 0o666 & ~mask)
 
 
-def _settle_file(file: Path, mode: int) -> None:
+def _fsync_file(file: Path, mode: int) -> None:
     if not file.is_symlink():
         file.chmod(file.stat().st_mode | mode)
         _flush_to_disk(file)

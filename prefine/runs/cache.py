@@ -1,7 +1,7 @@
-"""Where prefine keeps what can be made again: converted models and reference log-probabilities.
+"""The cache of converted models and reference log-probabilities.
 
-Several processes, and several machines, may share a cache. Each entry is a folder with a marker, written last, that
-lists its files and their hashes; nothing without that proof is used.
+Several processes and machines may share a cache. Each entry is a folder with a marker, written last, that lists its
+files and their hashes; an entry without a valid marker is not used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prefine.runs.atomic import JSON, atomic_write, discard, remove, sha256_of_f
 log = logging.getLogger("prefine")
 
 MARKER = "prefine-entry.json"
-# What prefine names its entries, by kind, which is also the folder. A digest says what the entry was made from.
+# Names of entries by kind, which is also the folder. A digest identifies what an entry was made from.
 _NAMES = {
     "models": re.compile(r"smollm2-135m-[0-9a-f]{12}"),
     "reference": re.compile(r"[0-9a-f]{40}"),
@@ -41,7 +41,7 @@ _REMEDY = "Set PREFINE_CACHE to a folder that you can write to, on a disk with f
 
 
 def cache_directory() -> Path:
-    """The folder for everything that can be made again; it is only named here, whoever writes creates it.
+    """The cache's folder; its writers create it.
 
     PREFINE_CACHE if set, else `prefine` in XDG_CACHE_HOME, in LOCALAPPDATA (Windows), in ~/Library/Caches (macOS) or
     in ~/.cache.
@@ -51,7 +51,7 @@ def cache_directory() -> Path:
     """
     try:
         if chosen := os.environ.get("PREFINE_CACHE"):
-            # Absolute at once, so that a later change of directory does not move the cache.
+            # Made absolute, so that a later change of directory does not move the cache.
             return Path(chosen).expanduser().absolute()
         shared = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
         # The XDG specification says to ignore relative paths.
@@ -69,16 +69,16 @@ def _system_caches() -> Path:
 
 
 def cache_entry(kind: str, name: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
-    """The folder of a cache entry, proved to be whole, and whether it was there already.
+    """The folder of a verified cache entry, and whether it existed already.
 
-    An entry counts only if its marker lists every file with its size and SHA-256, as `whole` checks. One that is
-    missing or damaged is made (again), by one process at a time over all processes that share the cache; the others
-    wait. Reading an entry that is whole writes nothing, so a read-only cache serves.
+    An entry counts only if its marker lists every file with its size and SHA-256, as `whole` checks. A missing or
+    damaged entry is made (again) by one of all processes that share the cache; the others wait. Reading a valid entry
+    writes nothing, so the cache may be read-only.
 
     Args:
         kind: the folder in the cache, "models" or "reference".
-        name: holds a hexadecimal digest of whatever the content depends on; see _NAMES.
-        make: fills the empty folder it is given; its result must not depend on the process that runs it.
+        name: with a hexadecimal digest of everything that the content depends on; see _NAMES.
+        make: fills the given empty folder; the result must not depend on the process.
 
     Raises:
         CheckpointError: the entry must be made and the cache cannot be written.
@@ -92,18 +92,18 @@ def cache_entry(kind: str, name: str, make: Callable[[Path], None]) -> tuple[Pat
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(path):
-                if whole(path):  # another process made it meanwhile
+                if whole(path):  # another process has made it
                     return path, True
                 _make(path, make)
     except CheckpointError as error:
-        if whole(path):  # on a file system without locks another process may have been faster
+        if whole(path):  # without locks another process may have been faster
             return path, True
         raise CheckpointError(error.problem, _REMEDY) from error
     return path, False
 
 
 def whole(path: Path) -> bool:
-    """Whether a cache entry holds what was put there: the marker's files, each of its size and SHA-256, and no more."""
+    """Whether a cache entry is valid: exactly the marker's files, each with its size and SHA-256."""
     try:
         listed = read_json_object(path / MARKER)["files"]
         return bool(listed) and listed == _listing(path)
@@ -113,10 +113,10 @@ def whole(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class CacheItem:
-    """One thing that prefine put into the cache.
+    """An entry of the cache.
 
     Attributes:
-        state: "whole"; "damaged", which the next use makes anew; or "left over" from a process that was killed.
+        state: "whole"; "damaged": made again at the next use; or "left over" from a killed process.
     """
 
     path: Path
@@ -126,7 +126,7 @@ class CacheItem:
 
 
 def cache_items() -> list[CacheItem]:
-    """What prefine has in its cache, by kind and name. What it did not make is not listed."""
+    """prefine's entries in the cache, by kind and name; other files are not listed."""
     found = []
     for kind in _NAMES:
         folder = cache_directory() / kind
@@ -138,9 +138,9 @@ def cache_items() -> list[CacheItem]:
 
 
 def remove_cache_item(item: CacheItem) -> bool:
-    """Remove one thing from the cache; False, and it stays, while a process is making that entry.
+    """Remove an entry from the cache; returns False and keeps it while a process is making it.
 
-    On a file system without locks nobody knows whether an unfinished entry is in use: it stays.
+    Without locks it is unknown whether an unfinished entry is in use: it is kept.
 
     Raises:
         CheckpointError: the cache cannot be written.
@@ -163,7 +163,7 @@ def remove_cache_item(item: CacheItem) -> bool:
 
 
 def _make(path: Path, make: Callable[[Path], None]) -> None:
-    """Under the entry's lock: whatever lies here under its name is of a process that has ended."""
+    """Called with the entry's lock, so anything under its name is from a process that has ended."""
     _sweep(path.parent, path.name)
     if path.exists() or path.is_symlink():
         log.info("%s in the cache is damaged or of an older release: it is made again", path.name)
@@ -175,7 +175,7 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
 
 
 def _listing(folder: Path) -> dict[str, JSON]:
-    """Size and SHA-256 of every file below `folder` but the marker; hidden ones (a desktop's) are not ours."""
+    """Size and SHA-256 of every file below `folder` except the marker and hidden files (of desktops)."""
     return {
         file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
         for file in sorted(folder.rglob("*"))
@@ -185,10 +185,10 @@ def _listing(folder: Path) -> dict[str, JSON]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of an entry, however long another process needs to make it.
+    """Context with the lock of an entry; waits as long as another process needs to make it.
 
     The lock's file stays: removing it would let two processes lock two files of one name. On a file system without
-    locks it goes without one; then two processes may make the same entry, and the second takes the first one's.
+    locks there is none; then two processes may make the same entry, and the second uses the first one's.
     """
     lock = _lock_of(path)
     try:
@@ -214,7 +214,7 @@ def _acquired(lock: BaseFileLock, timeout: float) -> bool:
 
 
 def _lock_of(entry: Path) -> BaseFileLock:
-    # filelock's substitute where flock is missing is a file, which a killed process leaves behind as if it were locked.
+    # Without flock, filelock uses a file's existence, which a killed process would leave locked.
     return FileLock(_lock_file(entry), fallback_to_soft=False)
 
 
@@ -223,9 +223,9 @@ def _lock_file(entry: Path) -> Path:
 
 
 def _entry_of(path: Path) -> Path | None:
-    """The entry that `path` is, or is an unfinished copy of; None if prefine did not make it.
+    """The entry of which `path` is the folder or an unfinished copy; None if it is not prefine's.
 
-    A name alone proves nothing, since a user may point PREFINE_CACHE at any folder: an entry has a marker.
+    A name is not enough, since PREFINE_CACHE may be any folder: an entry has a marker.
     """
     kind = path.parent.name
     if unfinished := _TEMPORARY.fullmatch(path.name):
@@ -240,9 +240,9 @@ def _is_name(kind: str, name: str) -> bool:
 
 
 def _sweep(folder: Path, locked: str) -> None:
-    """Remove what killed processes left unfinished in `folder`: of the entry `locked`, and of all that are not in use.
+    """Remove unfinished copies of killed processes in `folder`: of the entry `locked`, and of all that are not in use.
 
-    A process number proves nothing here: a cache may be shared with other machines and containers. The lock does.
+    Only the lock shows use; a process number does not, as other machines and containers may share the cache.
     """
     for path in list(folder.iterdir()):
         unfinished = _TEMPORARY.fullmatch(path.name)
@@ -255,7 +255,7 @@ def _sweep(folder: Path, locked: str) -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes of the files at or below `path`; what another process removes or renames meanwhile counts as nothing."""
+    """Bytes of the files at or below `path`; files that another process removes or renames meanwhile count 0."""
     inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     total = 0
     for file in [path, *inside]:

@@ -1,18 +1,18 @@
-"""Run directories: where a run's files lie, what they say, and who may write them.
+"""Run folders: the paths of a run's files, their contents, and the lock for writing.
 
 runs/NAME/
-  .lock               marks the folder as prefine's; locked by the process that writes here
-  manifest.json       what was run: recipe, versions, commit, data hashes
+  .lock               marks the folder as prefine's; locked by the writing process
+  manifest.json       recipe, versions, commit, data hashes
   recipe.yaml         the complete recipe
   metrics.jsonl       one JSON object a line, in the order of the steps
-  quarantine.jsonl    data rows that were refused, and why
+  quarantine.jsonl    refused data rows, with reasons
   data/               token stores
-  checkpoints/        to go on from (see prefine.training.loop.checkpoint)
+  checkpoints/        for resuming (see prefine.training.loop.checkpoint)
   model/              the result
   export/             exports of it (prefine export)
   samples.jsonl  rollouts.jsonl  evaluation.json  heldout-before.json  report.html
 
-A run writes, replaces and deletes nothing in a folder that does not carry this mark, but in an empty one.
+A run writes, replaces and deletes files only in an empty folder or one with this mark.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from prefine.runs.ownership import (
 
 try:
     import fcntl
-except ImportError:  # Windows: runs go without the lock
+except ImportError:  # Windows: runs have no lock
     fcntl = None  # type: ignore[assignment]
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "bitsandbytes")
@@ -57,7 +57,7 @@ _GIT_TIMEOUT_S = 5.0
 class RunDirectory:
     """The paths of one run. `RunDirectory(path)` only names them; `create` opens a run for writing.
 
-    A context manager: leaving it gives the run's lock back.
+    A context manager: leaving it releases the run's lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,27 +75,29 @@ class RunDirectory:
         self.evaluation = path / "evaluation.json"
         self.heldout_before = path / "heldout-before.json"
         self.report = path / "report.html"
-        self.run_id: str | None = None  # what its checkpoints carry; set by whoever reads or begins the manifest
+        self.run_id: str | None = None  # written to checkpoints; set when the manifest is read or started
         self._lock_path = path / LOCK_NAME
         self._lock: BinaryIO | None = None
         self._place: tuple[int, int] | None = None
 
     @classmethod
     def create(cls, path: Path, resume: bool) -> Self:
-        """Open a run for writing: a new one, or with `resume` one that is there. Only one process may at a time.
+        """Open a run for writing: a new one, or with `resume` an existing one. Only one process can at a time.
 
         Raises:
-            CheckpointError: a new run where one is, or in a folder with anything else in it; a resume where no run is;
-                another process has the run open; a file where a folder belongs; the folder cannot be written.
+            CheckpointError: a new run in a folder that is not empty; a resume without a run; another process has the
+                run open; a file in the place of a folder; the folder cannot be written.
         """
         run = cls(path)
         with storage_errors(path):
-            run._refuse_unsuitable(resume)  # before anything is written
+            run._refuse_unsuitable(resume)  # before writing
             path.mkdir(parents=True, exist_ok=True)
             run._take_lock()
         try:
             with storage_errors(path):
-                run._refuse_unsuitable(resume)  # again: another process may have made and ended a run meanwhile
+                run._refuse_unsuitable(
+                    resume
+                )  # again: another process may have started and ended a run in the meantime
                 run._place = _place_of(path)
                 sweep_temporaries(run.path)
                 sweep_temporaries(run.checkpoints)
@@ -105,27 +107,27 @@ class RunDirectory:
         return run
 
     def require_here(self) -> None:
-        """Raise CheckpointError if the folder is no longer the one that `create` opened: it was deleted or renamed."""
+        """Raise CheckpointError if the folder that `create` opened was deleted or renamed."""
         try:
             moved = self._place is not None and _place_of(self.path) != self._place
         except OSError:
             moved = True
         if moved:
             raise CheckpointError(
-                f"{self.path} was deleted or renamed while the run went on, and nothing is saved elsewhere",
-                "Put the folder back under that name and add --resume, or start a new run.",
+                f"{self.path} was deleted or renamed while the run was going, and nothing is saved elsewhere",
+                "Restore the folder under that name and add --resume, or start a new run.",
             )
 
     @property
     def holds_run(self) -> bool:
-        """True if a run has begun here: its manifest is there."""
+        """Whether a run was started here: it has a manifest."""
         return self.manifest.exists()
 
     def close(self) -> None:
-        """Give the lock back. The system does the same for a killed process."""
+        """Release the lock. The system does the same for a killed process."""
         if self._lock is not None:
             if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)  # for copies of the descriptor, too, that other processes hold
+                fcntl.flock(self._lock, fcntl.LOCK_UN)  # also for copies of the descriptor in other processes
             self._forget_lock()
 
     def _forget_lock(self) -> None:
@@ -148,7 +150,7 @@ class RunDirectory:
             return
         if not resume and self.holds_run:
             raise CheckpointError(
-                f"{self.path} already holds a run", "Add --resume to go on with it, or choose another name."
+                f"{self.path} already holds a run", "Add --resume to continue it, or choose another name."
             )
         self._refuse_misplaced()
         if not self.holds_run:
@@ -164,7 +166,7 @@ class RunDirectory:
                 raise CheckpointError(f"{path} is {kinds[0]}, not {kinds[1]}", "Move it away.")
 
     def _take_lock(self) -> None:
-        # Left in place for ever: removing a lock file lets two processes lock two files of one name.
+        # Never removed: removing a lock file would let two processes lock two files of one name.
         lock = self._lock_path.open("ab")
         try:
             if fcntl is not None:
@@ -174,7 +176,7 @@ class RunDirectory:
             raise CheckpointError(
                 f"{self.path} is in use by another process", "Wait for it to end, or choose another name."
             ) from None
-        except OSError:  # a network file system without locks: as on Windows, go without
+        except OSError:  # a network file system without locks: no lock, as on Windows
             pass
         if not lock.tell():
             lock.write(MARK)
@@ -183,12 +185,12 @@ class RunDirectory:
         _locked.add(self)
 
 
-# Runs that this process has locked.
+# Runs locked by this process.
 _locked: weakref.WeakSet[RunDirectory] = weakref.WeakSet()
 
 
 def _leave_locks() -> None:
-    """In a forked copy: the run stays its parent's. A copy that kept the lock would hold it after its parent's end."""
+    """In a forked copy: release its descriptors, so that it does not hold the lock after its parent's end."""
     for run in list(_locked):
         run._forget_lock()
 
@@ -203,10 +205,10 @@ def _place_of(path: Path) -> tuple[int, int]:
 
 
 def run_provenance(command: Sequence[str]) -> dict[str, JSON]:
-    """What a manifest says of where and how a run started: versions, machine, commit, command, UTC time.
+    """The provenance of a run for its manifest: versions, machine, commit, command, UTC time.
 
-    Asks no library to import itself: a manifest must cost milliseconds. A library that is missing is null, and so
-    is the commit outside a git repository; a commit ending in "-dirty" had uncommitted changes.
+    Imports no library, as a manifest must cost milliseconds. A missing library is null, as is the commit outside a git
+    repository; a commit ending in "-dirty" had uncommitted changes.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -246,9 +248,9 @@ def _git_commit() -> str | None:
 
 
 class MetricsLog:
-    """Appends to a metrics.jsonl. Each line reaches the system at once, so killing the process loses none.
+    """Appends to a metrics.jsonl. Each line is flushed to the system at once, so killing the process loses none.
 
-    JSON has no NaN and no infinities: they are written as null. A line torn by a power cut is dropped on opening.
+    NaN and infinities are written as null. A line truncated by a power cut is dropped on opening.
     """
 
     def __init__(self, path: Path) -> None:
@@ -256,7 +258,7 @@ class MetricsLog:
         self._file = self._open()
 
     def append(self, row: Mapping[str, JSON]) -> None:
-        """Write one line. Raises CheckpointError, and takes back a part-written line, when the disk is full."""
+        """Write one line. Raises CheckpointError, and removes a partial line, if the disk is full."""
         line = json_bytes(row)
         rest = memoryview(line)
         handle = self._file.fileno()
@@ -271,20 +273,20 @@ class MetricsLog:
         self._note(row, line)
 
     def sync(self) -> None:
-        """Flush to the disk, so that a power cut loses nothing: call it before saving a checkpoint."""
+        """Flush to the disk, so that a power cut loses nothing; called before saving a checkpoint."""
         with storage_errors(self._path):
             os.fsync(self._file.fileno())
 
     def truncate_after(self, step: int) -> None:
-        """Drop every line whose "step" is greater than `step`: a resumed run writes those again."""
-        self._file.close()  # Windows replaces no file that is open
+        """Drop every line whose "step" is greater than `step`; a resumed run writes those again."""
+        self._file.close()  # Windows cannot replace an open file
         drop_rows_after(self._path, step)
         self._file = self._open()
 
     def seal(self, step: int) -> dict[str, JSON]:
-        """What a checkpoint of this step keeps, to find out later whether its lines were lost or changed.
+        """A checkpoint's record of the lines up to a step, to detect later whether they were lost or changed.
 
-        The lines up to the step, but those of guards, as their number and their hash, and the held-out rows whole.
+        Number and hash of the lines up to the step, except those of guards, and the complete held-out rows.
         """
         if self._last_step <= step:
             return {"lines": self._lines, "sha256": self._hash.hexdigest(), "heldout": list(self._heldout)}
@@ -294,9 +296,9 @@ class MetricsLog:
         return {"lines": len(hashed), "sha256": _hash_of(hashed), "heldout": heldout}
 
     def mend(self, seal: Mapping[str, Any]) -> bool:
-        """Put held-out rows back where lines that a checkpoint knew of were lost or changed; whether that was needed.
+        """Restore held-out rows if lines of a checkpoint's record were lost or changed; returns whether they were.
 
-        Lines that were written after the checkpoint stay.
+        Lines written after the checkpoint are kept.
         """
         rows = read_metrics(self._path)
         known = [json_bytes(row) for row in rows if row.get("kind") != "guard"][: seal["lines"]]
@@ -343,7 +345,7 @@ class MetricsLog:
 
 
 def step_of(row: Mapping[str, Any], otherwise: int) -> int:
-    """The "step" of a row; `otherwise` where it has none that is a whole number."""
+    """The "step" of a row; `otherwise` if it is not a whole number."""
     step = row.get("step")
     return step if isinstance(step, int) else otherwise
 
@@ -353,7 +355,7 @@ def _hash_of(lines: Sequence[bytes]) -> str:
 
 
 def drop_rows_after(path: Path, step: int) -> None:
-    """Drop every line of a file like metrics.jsonl whose "step" is greater than `step`, if the file is there."""
+    """Drop every line of a file like metrics.jsonl whose "step" is greater than `step`, if the file exists."""
     if not path.exists():
         return
     kept = [row for row in read_metrics(path) if step_of(row, step) <= step]
@@ -362,7 +364,7 @@ def drop_rows_after(path: Path, step: int) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, oldest first; none if there is no file. A torn last line is ignored.
+    """The rows of a metrics.jsonl, oldest first; empty if there is no file. A truncated last line is ignored.
 
     Raises:
         CheckpointError: it cannot be read, or a line before the last is not a JSON object.
@@ -394,7 +396,7 @@ def rows_of_kind(path: Path, kind: str) -> list[dict[str, Any]]:
 
 def _whole_lines(path: Path) -> list[bytes]:
     lines = path.read_bytes().splitlines(keepends=True)
-    # After a power cut the end may be cut short, or filled with NULs up to a block's end.
+    # After a power cut the end may be truncated, or filled with NULs up to a block's end.
     while lines and (not lines[-1].endswith(b"\n") or b"\0" in lines[-1]):
         lines.pop()
     return lines

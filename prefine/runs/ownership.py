@@ -1,4 +1,4 @@
-"""Whose folder is it? A run writes, replaces and deletes only in an empty folder or in one that prefine has marked."""
+"""Ownership of folders: a run writes, replaces and deletes only in an empty folder or one marked by prefine."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ LOCK_NAME = ".lock"
 RECIPE_NAME = "recipe.yaml"
 DATA_NAME = "data"
 MARK = b"prefine run"
-"""What a run's lock file begins with."""
+"""First line of a run's lock file."""
 RECIPE_MARK = "# The complete recipe of this run, written by prefine.\n"
-"""What a run's recipe.yaml begins with."""
+"""First line of a run's recipe.yaml."""
 PREPARED_FILES = ("train.arrow", "heldout.arrow", "prepared.json")
-"""What a run's data/ holds (see prefine.data.prepare)."""
+"""Files of a run's data/ (see prefine.data.prepare)."""
 
 STORE_COLUMNS = ("prompt", "answers", "supervised", "record")
 """The columns of a token store (see prefine.data.tokens.store)."""
 QUARANTINE_NAME = "quarantine.jsonl"
 QUARANTINE_KEYS = ("file", "line", "field", "reason", "row")
-"""What each line of a quarantine file holds (see prefine.data.reading.quarantine)."""
+"""Keys of each line of a quarantine file (see prefine.data.reading.quarantine)."""
 TRACKERS_NAME = "prefine"
 """The project's name for trackers, and the folder in a run where they log."""
 
@@ -46,11 +46,13 @@ def is_ours(folder: Path) -> bool:
 
 
 def refuse_foreign(folder: Path, resume: bool) -> None:
-    """Raise CheckpointError for a folder without a mark, unless a new run can begin there: it is missing or empty."""
+    """Raise CheckpointError for a folder without a mark, unless it is missing or empty, so that a new run can start
+    there.
+    """
     if resume:
         raise CheckpointError(f"{folder} holds no run to resume", "Name the run's folder, or leave --resume out.")
     found = sorted(folder.iterdir()) if folder.exists() else []
-    # A process killed right after it made its lock file leaves it empty.
+    # A process killed right after it created its lock file leaves it empty.
     found = [path for path in found if path.name != LOCK_NAME or not path.is_file() or path.stat().st_size]
     if found:
         raise CheckpointError(
@@ -60,14 +62,14 @@ def refuse_foreign(folder: Path, resume: bool) -> None:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    """The first few names."""
+    """The first few names, as text."""
     return ", ".join([path.name for path in paths[:_NAMES_SHOWN]] + ["…"] * (len(paths) > _NAMES_SHOWN))
 
 
 def refuse_additions(folder: Path) -> None:
-    """Raise CheckpointError if a run's folder without a manifest holds what a start does not write before its manifest.
+    """Raise CheckpointError if a run's folder without a manifest holds files that are not written before the manifest.
 
-    The mark of a start that was refused or killed stays. Whoever works on in that folder keeps every file.
+    The mark of a refused or killed start stays, so a user's later files in that folder are kept.
     """
     data = folder / DATA_NAME
     found = list(folder.iterdir()) if folder.is_dir() else []
@@ -76,15 +78,16 @@ def refuse_additions(folder: Path) -> None:
     added = sorted(path for path in found if not (is_temporary(path) or _is_of_a_start(path)))
     if added:
         raise CheckpointError(
-            f"run: {folder} holds no manifest.json, and {_listed(added)} there may not be from prefine",
-            "If this was a run, bring manifest.json back from a copy; otherwise set run to the name of a new folder.",
+            f"run: {folder} holds no manifest.json, and {_listed(added)} in it may not be from prefine",
+            "If this was a run, restore manifest.json from a copy; otherwise set run to the name of a new folder.",
         )
 
 
 def _is_of_a_start(path: Path) -> bool:
-    """Whether a start writes such a file, with such contents, before its manifest. An empty file may be a killed one's.
+    """Whether a start writes such a file, with such contents, before its manifest. An empty file may be from a killed
+    one.
 
-    What trackers log lies in a folder that prefine neither replaces nor deletes.
+    Trackers log to a folder that prefine neither replaces nor deletes.
     """
     if path.is_dir():
         return path.name == TRACKERS_NAME
@@ -119,7 +122,7 @@ def is_own_recipe(path: Path) -> bool:
 
 
 def is_own_page(path: Path) -> bool:
-    """Whether an HTML file is there and names prefine as its generator."""
+    """Whether an HTML file exists and names prefine as its generator."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -127,9 +130,9 @@ def is_own_page(path: Path) -> bool:
 
 
 def refuse_foreign_page(path: Path) -> None:
-    """Raise CheckpointError if a page that prefine is to write is there already, but not from prefine.
+    """Raise CheckpointError if a page to be written already exists and is not from prefine.
 
-    In a run's own folder every file of such a name is a run's, damaged ones included.
+    In a run's folder every file of such a name belongs to the run, even if damaged.
     """
     if is_ours(path.parent) or not path.is_file():
         return

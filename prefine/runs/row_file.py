@@ -1,7 +1,7 @@
-"""A file of rows while it is written: rows that are done survive whatever ends the process, and a resume goes on.
+"""A file of rows while it is written: finished rows survive any end of the process, and a resume continues it.
 
-Rows go to `NAME.partial` beside the file, each handed to the system at once. `NAME.partial-state` says which command
-writes it and how far its blocks are. At the end the partial file takes the name in one rename.
+Rows go to `NAME.partial` beside the file, each flushed to the system at once. `NAME.partial-state` holds the command's
+settings and its last complete block. At the end the partial file is renamed.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ _SECONDS_BETWEEN_SYNCS = 5.0
 
 
 class RowFile:
-    """The file `path`, made from rows that come in blocks.
+    """The file `path`, made of blocks of rows.
 
-    A block is what is computed together; its rows are the same whenever they are computed. A resume therefore begins at
-    the first block that was not whole, computes it again, and finds those of its rows that are in the file already.
+    A block is computed together, and its rows are the same whenever they are computed. So a resume starts at the first
+    incomplete block, computes it again, and skips those of its rows that are in the file already.
 
-    A context manager. Leaving it early keeps what was written, if that is at least one row; a resume keeps everything,
-    however early it ends.
+    A context manager. Leaving it early keeps the rows written, if there is at least one; a resume keeps everything.
 
     Args:
-        path: where the rows go in the end.
-        resume: go on with the partial file that is there.
+        path: of the finished file.
+        resume: continue the existing partial file.
 
     Attributes:
-        partial: where the rows go meanwhile.
-        rows: how many are in it.
-        done: the state that was saved with the last whole block, if this is a resume.
+        partial: path of the partial file.
+        rows: in it.
+        done: the state saved with the last complete block, in a resume.
 
     Raises:
-        RecipeError: a resume without a partial file, or a partial file without a resume; `path` is there, not empty.
+        RecipeError: a resume without a partial file, or a partial file without a resume; `path` exists and is not
+            empty.
         CheckpointError: the file cannot be written; another process writes it.
     """
 
@@ -75,16 +75,16 @@ class RowFile:
     def _refuse_unsuitable(self) -> None:
         there = self.partial.exists()
         if self._resume and not there:
-            whole = f" and {self.path} is whole" if self.path.exists() else ""
-            raise RecipeError(f"--resume: there is no {self.partial} to go on with{whole}", "Leave --resume out.")
+            whole = f" and {self.path} is complete" if self.path.exists() else ""
+            raise RecipeError(f"--resume: there is no {self.partial} to continue{whole}", "Leave --resume out.")
         if not self._resume and there and self.partial.stat().st_size:
             raise _holds_rows(self.partial)
         _refuse_existing(self.path)
 
     def _begin(self) -> None:
-        """Find the end of the last whole block; an interrupted command's first one may not be."""
+        """Find the end of the last complete block, of which an interrupted command may have none."""
         if not self._resume:
-            if os.fstat(self._file.fileno()).st_size:  # by another process, between the look and the lock
+            if os.fstat(self._file.fileno()).st_size:  # by another process, between the check and the lock
                 raise _holds_rows(self.partial)
             return
         state = self._read_state()
@@ -107,21 +107,21 @@ class RowFile:
         raise self.damaged_state()
 
     def damaged_state(self) -> CheckpointError:
-        """The error for a state that cannot be understood."""
-        return self._damaged(f"has no sound {self._state_path.name} beside it")
+        """The error for a damaged state."""
+        return self._damaged(f"has no valid {self._state_path.name} beside it")
 
     def _damaged(self, how: str) -> CheckpointError:
-        return CheckpointError(f"--resume: {self.partial} {how}", "Delete it and begin anew, without --resume.")
+        return CheckpointError(f"--resume: {self.partial} {how}", "Delete it and start over, without --resume.")
 
     def setting(self, name: str) -> JSON:
-        """What an interrupted command had for a setting; None if there is none."""
+        """A setting of the interrupted command; None if there is none."""
         return self._settings.get(name)
 
-    def settle(self, settings: Mapping[str, JSON]) -> None:
-        """Say what decides the rows; a resume must have the same.
+    def require_same(self, settings: Mapping[str, JSON]) -> None:
+        """Record the settings that decide the rows; those of a resume must be equal.
 
         Raises:
-            RecipeError: it has not.
+            RecipeError: they differ.
         """
         plain: dict[str, JSON] = json.loads(json.dumps(settings))
         if self._resume:
@@ -129,18 +129,20 @@ class RowFile:
                 before, now = self._settings.get(name), plain.get(name)
                 if before != now:
                     raise RecipeError(
-                        f"--resume: {name} was {_short(before)} when {self.partial} was begun, and is {_short(now)}",
-                        "Repeat the first command with --resume, or delete that file to begin anew.",
+                        f"--resume: {name} was {_short(before)} when {self.partial} was started, and is {_short(now)}",
+                        "Repeat the first command with --resume, or delete that file to start over.",
                     )
             return
         self._settings = plain
         self._save(None)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row. It is with the system when this returns: no kill takes it back."""
+        """Add a row. It is flushed to the system when this returns, so a kill does not lose it."""
         line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
         with storage_errors(self.path):
-            if self._file.read(len(line)) != line:  # at the end nothing is read; before it rows are there already
+            if (
+                self._file.read(len(line)) != line
+            ):  # nothing at the end of the file; before it, rows that are there already
                 self._file.seek(self._bytes)
                 self._file.truncate()
                 self._file.write(line)
@@ -151,22 +153,22 @@ class RowFile:
         self.rows += 1
 
     def end_block(self, done: Mapping[str, JSON]) -> None:
-        """All rows of a block are there; `done` is what a resume needs to go on behind it."""
+        """Finish a block; `done` is the state with which a resume continues after it."""
         with storage_errors(self.path):
             self._sync()
         self._save(done)
 
     def finish(self) -> None:
-        """All rows are there: give the file its name.
+        """Finish the file: give it its name.
 
         Raises:
-            RecipeError: a file of that name with content is there by now.
+            RecipeError: a file of that name with content exists by now.
         """
         with storage_errors(self.path):
             _refuse_existing(self.path)
             self._file.truncate(self._bytes)
             self._sync()
-            self._file.close()  # Windows renames no file that is open
+            self._file.close()  # Windows cannot rename an open file
             put_in_place(self.partial, self.path)
             self._state_path.unlink(missing_ok=True)
 
@@ -185,17 +187,17 @@ class RowFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # a full disk, which has been reported
+        with suppress(OSError):  # a full disk, which was reported already
             self._file.close()
         if error is None:
             return
-        # On a resume, rows of the first block may be in the file although none has been computed again.
+        # In a resume, rows of the first block may be in the file although none was computed again.
         if not self.rows and not self._resume:
             for path in (self.partial, self._state_path):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
         elif isinstance(error, KeyboardInterrupt):
-            done = f"{plural(self.rows, 'row')} done, in" if self.rows else "the rows done before stay in"
+            done = f"{plural(self.rows, 'row')} done, in" if self.rows else "the rows done before are kept in"
             raise Stopped(f"interrupted; {done} {self.partial}") from error
 
 
@@ -206,16 +208,16 @@ def _short(value: JSON) -> str:
 
 def _holds_rows(partial: Path) -> RecipeError:
     return RecipeError(
-        f"--out: {partial} holds the rows of a command that was interrupted",
-        "Add --resume to go on with it, or delete that file to begin anew.",
+        f"--out: {partial} holds the rows of an interrupted command",
+        "Add --resume to continue it, or delete that file to start over.",
     )
 
 
 def _refuse_existing(path: Path) -> None:
-    """Nothing in a file of rows proves who wrote it, so none is replaced; mktemp's empty one is."""
+    """A file of rows has no mark of its writer, so none is replaced, except an empty one (mktemp)."""
     if path.exists() and path.stat().st_size:
         raise RecipeError(
-            f"--out: {path} is there already, and a file with content is not replaced",
+            f"--out: {path} already exists, and a file with content is not replaced",
             "Name another file, or move that one away.",
         )
 

@@ -39,7 +39,7 @@ def entries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Path]:
 
 def test_it_lists(entries: dict[str, Path], tmp_path: Path) -> None:
     lines = said().splitlines()
-    assert lines[0] == f"{tmp_path / 'cache'} (another place: set PREFINE_CACHE)"
+    assert lines[0] == f"{tmp_path / 'cache'} (set PREFINE_CACHE to use another folder)"
     assert lines[1].split() == ["models", "0.0", "MB", "left", "over", entries["left"].name]
     assert lines[2].split() == ["models", "2.0", "MB", "whole", entries["model"].name]
     assert lines[3].split() == ["reference", "0.0", "MB", "damaged", "a" * 40]
@@ -69,7 +69,7 @@ def test_it_cleans(entries: dict[str, Path]) -> None:
         told = said("clean").splitlines()
     assert told == [
         "2 removed, 0.0 MB",
-        "smollm2-135m-0123456789ab is being made by another process, or may be, and stays",
+        "smollm2-135m-0123456789ab is kept: another process may be writing it",
     ]
     assert [entries[name].exists() for name in ("model", "damaged", "left", "mine")] == [True, False, False, True]
     assert said("clean") == "1 removed, 2.0 MB\n"

@@ -275,11 +275,11 @@ def test_temperature_and_top_p() -> None:
 def test_undo_takes_back_the_last_question_and_reset_all() -> None:
     shown, (talk,) = chatted("one", "two", "/undo", "three", "/undo", "/undo", "/undo", "four", "/reset", "/undo")
     assert texts(talk) == []
-    nothing = "There is nothing to take back."
+    nothing = "There is nothing to remove."
     assert shown.notes == [
-        "Taken back; 1 question left.",
-        "Taken back; 1 question left.",
-        "Taken back; 0 questions left.",
+        "Removed; 1 question left.",
+        "Removed; 1 question left.",
+        "Removed; 0 questions left.",
         nothing,
         "A new conversation.",
         nothing,
@@ -293,7 +293,7 @@ def test_undo_takes_back_one_turn_of_each_model_also_where_one_said_nothing() ->
 
     shown, (left, right) = chatted("one", "two", "/undo", talks={"a": Parrot(), "b": Silent()})
     assert texts(left) == texts(right) == ["one", "ONE"]
-    assert "b: nothing was said, so this turn is not kept" in shown.notes
+    assert "b: the answer is blank, so this turn is not kept" in shown.notes
 
 
 def test_an_error_is_shown_and_the_chat_goes_on() -> None:
@@ -343,7 +343,7 @@ def test_saving_replaces_no_file_of_others(tmp_path: Path) -> None:
     )
     assert shown.notes[0] == "There is nothing to save yet."
     assert shown.notes[1] == "error: /save needs the name of a file. Write /save FILE.jsonl."
-    assert "mine.jsonl is there already. Choose another name." in shown.notes[2]
+    assert "mine.jsonl already exists. Choose another name." in shown.notes[2]
     assert "a.txt does not end in .jsonl." in shown.notes[3]
     assert "there is no folder" in shown.notes[4]
     assert (tmp_path / "mine.jsonl").read_text() == "mine"
@@ -402,7 +402,7 @@ def test_what_is_unusual_is_told_of_each_model() -> None:
     shown, _ = chatted("one", talks={"left": Parrot(), "right": Cut()})
     assert shown.notes == [
         "right: cut after 50 tokens (--max-new-tokens)",
-        "right: the context is full: the oldest turns are no longer seen by the model",
+        "right: the context is full: the model no longer sees the oldest turns",
     ]
 
 
@@ -446,7 +446,9 @@ def test_bytes_that_are_no_text_end_a_piped_chat_in_one_line(
     with pytest.raises(SystemExit) as left:
         main(["chat", "m"])
     assert left.value.code == 2
-    assert "error: standard input holds bytes that are no UTF-8 text. Convert it to UTF-8.\n" in capsys.readouterr().err
+    assert (
+        "error: standard input holds bytes that are not valid UTF-8. Convert it to UTF-8.\n" in capsys.readouterr().err
+    )
 
 
 def test_a_top_p_out_of_range_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

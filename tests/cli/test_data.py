@@ -80,14 +80,14 @@ def test_rows_reasons_lengths_and_an_example(check: Check, tmp_path: Path) -> No
         "read 5",
         "quarantined 2 cannot be used",
         "kept 3",
-        "duplicates 1 left out: an earlier row says the same",
+        "duplicates 1 left out: duplicates of an earlier row",
         "records 2 what a stage gets",
-        "contradictions 1 kept: they say the opposite of an earlier row",
+        "contradictions 1 kept: they contradict an earlier row",
         f"line is not valid JSON: expecting value 1 {source}:4",
         f"chosen is null, not text 1 {source}:5",
         "Write these rows to a file with --quarantine PATH.",
         "chosen is the longer answer in 1 of 2 pairs (50%).",
-        "At 1,024 tokens (data.max_length_tokens) every record fits whole.",
+        "At 1,024 tokens (data.max_length_tokens) every record fits.",
         "User: My parcel is late.",
         "Assistant: ⟦It left Lyon.</s>⟧",
         "— or —",
@@ -109,7 +109,7 @@ def test_quarantined_rows_are_written_where_asked(check: Check, tmp_path: Path) 
 def test_the_length_limit(check: Check, tmp_path: Path) -> None:
     rows = [GOOD, {**GOOD, "prompt": "late " * 300}, {**GOOD, "chosen": "late " * 300}]
     _, out, _ = check(write(tmp_path / "a.jsonl", rows), "--max-length-tokens", "128")
-    told = "cut to fit: 1; user turns shortened: 1; dropped as nothing that fits can be learned: 1."
+    told = "cut to fit: 1; user turns shortened: 1; dropped: nothing that fits is learned: 1."
     assert f"At 128 tokens (data.max_length_tokens) {told}" in out
 
 
@@ -270,14 +270,14 @@ def test_an_empty_file(content: bytes, options: tuple[str, ...], check: Check, t
 def test_wrong_columns(check: Check, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [{"question": "Q", "answer": "A"}])
     line = refused(check, tmp_path, source)
-    remedy = "in a recipe, --column NAME=COLUMN of a command; docs/data.md shows all formats."
+    remedy = "in a recipe, --column NAME=COLUMN on the command line; docs/data.md shows all formats."
     assert line == (
-        f"{source}: its columns (question, answer) fit no known format. Say which is which: data.columns: {{prompt: "
+        f"{source}: its columns (question, answer) fit no known format. Map the columns: data.columns: {{prompt: "
         f"question, completion: answer}} {remedy}"
     )
     line = refused(check, tmp_path, source, "--kind", "votes", "--quarantine", str(tmp_path / "bad.jsonl"))
     assert line == (
-        f"{source}: its columns (question, answer) fit no format of a vote. Say which is which: data.columns: "
+        f"{source}: its columns (question, answer) fit no format of a vote. Map the columns: data.columns: "
         f"{{prompt: question, completion: answer, label: …}} {remedy}"
     )
 
@@ -289,8 +289,8 @@ def test_columns_of_other_names_and_rows_that_are_left_out(check: Check, tmp_pat
     code, out, _ = check(source, *columns, "--kind", "demonstrations")
     assert code == 0
     assert re.search(r"left out +2 +valid, with nothing for this kind", out)
-    assert "2 valid rows are left out: label is down, so the answer is not one to imitate (2)" in out
-    assert "columns that look like answers are not read, by rows: solution (4)" in out
+    assert "2 valid rows are left out: label is down, so the answer is not to be imitated (2)" in out
+    assert "columns that look like answers are not read (rows in brackets): solution (4)" in out
     assert "read as votes" in check(source, *columns)[1]
     assert "read as demonstrations" in check(source, *columns, "--column", "label=")[1]
     assert refused(check, tmp_path, source, "--column", "prompt").startswith("--column prompt is not of the form")
@@ -370,14 +370,14 @@ def test_an_unknown_sample(check: Check, tmp_path: Path) -> None:
 def test_the_quarantine_is_never_a_source(check: Check, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [GOOD])
     line = refused(check, tmp_path, source, "--quarantine", str(source))
-    assert f"--quarantine is {source}, which is what is read" in line
+    assert f"--quarantine is {source}, which is a source" in line
     assert json.loads(source.read_text()) == GOOD
 
 
 def test_a_quarantine_that_cannot_be_written(check: Check, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [GOOD, "oops"])
     line = refused(check, tmp_path, source, "--quarantine", str(source / "bad.jsonl"))
-    assert "a file stands where a folder is needed" in line
+    assert "a file is in the place of a folder" in line
 
 
 @pytest.mark.parametrize("options", [(), ("a.jsonl", "--kind", "pairs"), ("a.jsonl", "--max-length-tokens", "2")])

@@ -89,7 +89,7 @@ def test_too_long_prompts_are_cut_and_said(generate: Generate, tmp_path: Path) -
     code, found, said = generate("--prompts", source, "--max-new-tokens", "4", "--quarantine", aside)
     assert code == 0
     assert [row["prompt"] for row in found] == ["short", "long " * 200, "short, too"]
-    assert "1 prompt cut to leave room for an answer, the oldest turns first" in said
+    assert "1 prompt cut to leave room for an answer, oldest turns first" in said
     refused = [json.loads(line) for line in aside.read_text().splitlines()]
     assert [row["line"] for row in refused] == [3, 4]
     assert refused[1]["reason"] == "leaves no room for an answer in the model's context"
@@ -130,9 +130,7 @@ def test_what_is_read_is_not_written_over(
     )
     code, rows, said = generate("--prompts", prompts, *options)
     assert (code, rows, said.count("\n")) == (2, [], 1)
-    assert (
-        "--out and --quarantine are both" if quarantine else "--out is prompts.jsonl, which is what is read"
-    ) in said
+    assert ("--out and --quarantine are both" if quarantine else "--out is prompts.jsonl, which is a source") in said
     assert prompts.read_bytes() == before
 
 

@@ -147,7 +147,7 @@ def test_check_shows_the_verdict_every_finding_and_where_the_report_is(home: Hom
     code, out, err = prefine("reward", "check", home.run)
     assert (code, err) == (0, "")
     shown = plain(out)
-    assert shown.startswith(f"{home.run}: {before['verdict']} what was looked at found asked")
+    assert shown.startswith(f"{home.run}: {before['verdict']} check found required")
     for finding in before["findings"]:
         line = f"{finding['name']} {finding['found']} {finding['rule']} {finding['level']}"
         assert plain(line) in shown
@@ -196,7 +196,7 @@ def test_files_are_judged_by_subset_and_leave_the_run_alone(home: Home, prefine:
     assert "part 0 5 " in shown
     assert "part 1 5 " in shown
     assert "prompts trained on" not in shown
-    assert out.rstrip().endswith("Add --out FOLDER for the report with its pictures.")
+    assert out.rstrip().endswith("Add --out FOLDER for the report with its charts.")
     assert {path: path.read_bytes() for path in home.run.glob("readiness.*")} == before
 
 
@@ -245,7 +245,7 @@ def test_prompts_that_are_cut_are_no_reason_against_a_model(home: Home, prefine:
     rows = [{**row, "prompt": f"{row['prompt']} {long}"} for row in tiny.pairs(8)]
     source = tiny.write_rows(tmp_path / "a.jsonl", rows)
     held = json.loads(prefine("reward", "check", home.run, "--data", source, "--json")[1])
-    assert level(held, "score moves with a prompt shared or repeated") == "go"
+    assert level(held, "score changes with a prompt shared or repeated") == "go"
 
 
 # --- Against a policy ------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_a_policy_with_other_tokens_is_allowed_and_said_aloud(home: Home, prefin
     code, out, _ = prefine("reward", "check", home.run, "--policy", other, "--out", tmp_path / "out")
     assert code == 0
     assert f"{other} has another tokenizer or chat template than {home.run}: " in out
-    assert "its answers are decoded to text and tokenized again before they are scored." in out
+    assert "its answers are decoded and tokenized again for scoring." in out
 
 
 # --- What cannot be checked ------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_a_language_model_is_no_reward_model(home: Home, refused: Callable[..., 
 
 def test_a_model_that_is_no_run_needs_data(home: Home, refused: Callable[..., str]) -> None:
     assert refused("reward", "check", home.run / "model") == (
-        f"{home.run / 'model'} is no reward run, so it has no held-out rows. Name pairs or votes with --data FILE."
+        f"{home.run / 'model'} is not a reward run, so it has no held-out rows. Name pairs or votes with --data FILE."
     )
 
 
@@ -303,7 +303,7 @@ def test_only_pairs_and_votes_judge(
 ) -> None:
     source = tiny.write_rows(tmp_path / "a.jsonl", [row])
     line = refused("reward", "check", home.run, "--data", source)
-    assert line == f"{source} holds {kind}. A reward model is judged on preferences, or on votes."
+    assert line == f"{source} holds {kind}. A reward model is checked on preferences or votes."
 
 
 def test_a_file_of_ties_or_of_one_kind_of_votes_says_nothing(
@@ -334,16 +334,16 @@ def test_options_that_are_wrong(
 
 
 def test_a_report_that_cannot_be_written(home: Home, refused: Callable[..., str]) -> None:
-    assert "a file stands where a folder is needed" in refused("reward", "check", home.run, "--out", home.pairs)
+    assert "a file is in the place of a folder" in refused("reward", "check", home.run, "--out", home.pairs)
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("readiness.json/", "readiness.json could not be written: a folder of that name is there"),
-        ("readiness.html/", "readiness.html could not be written: a folder of that name is there"),
-        ("readiness.json", "readiness.json is there, and prefine reward check did not make it"),
-        ("readiness.html", "readiness.html is there, and prefine reward check did not make it"),
+        ("readiness.json/", "readiness.json could not be written: a folder of that name exists"),
+        ("readiness.html/", "readiness.html could not be written: a folder of that name exists"),
+        ("readiness.json", "readiness.json exists, and prefine reward check did not write it"),
+        ("readiness.html", "readiness.html exists, and prefine reward check did not write it"),
     ],
 )
 def test_a_place_for_the_report_is_tested_before_any_work(
@@ -366,7 +366,7 @@ def test_a_page_beside_a_report_needs_a_mark_of_its_own(
     (tmp_path / "readiness.json").write_text('{"verdict": "go", "findings": [], "accuracy": {}}')
     (tmp_path / "readiness.html").write_text("<p>my notes on prefine")
     told = refused("reward", "check", home.run, "--out", tmp_path, "--set", THRESHOLD)
-    assert "readiness.html is there, and prefine reward check did not make it" in told
+    assert "readiness.html exists, and prefine reward check did not write it" in told
 
 
 def test_a_report_over_what_is_read(
@@ -375,7 +375,7 @@ def test_a_report_over_what_is_read(
     monkeypatch.setattr(check, "load_reward", never)
     source = tiny.write_rows(tmp_path / "readiness.json", tiny.pairs(4))
     line = refused("reward", "check", home.run, "--data", source, "--out", tmp_path)
-    assert line.startswith(f"--out is {source}, which is what is read")
+    assert line.startswith(f"--out is {source}, which is a source")
 
 
 def test_a_run_that_cannot_be_written_is_known_before_any_work(
@@ -386,7 +386,7 @@ def test_a_run_that_cannot_be_written_is_known_before_any_work(
     run = shutil.copytree(home.run, tmp_path / "RM")
     (run / "readiness.html").unlink()
     (run / "readiness.html").mkdir()
-    assert "a folder of that name is there" in refused("reward", "check", run)
+    assert "a folder of that name exists" in refused("reward", "check", run)
 
 
 def test_a_report_is_replaced_and_a_damaged_one_of_the_run_too(home: Home, prefine: Prefine, tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_only_thresholds_are_set_when_checking(
 ) -> None:
     """How the run was trained is its recipe's business: other folds, or another type, would tell of another model."""
     line = refused("reward", "check", home.run, "--set", override, "--out", tmp_path / "out")
-    assert line.startswith(f"--set {override}: a check changes thresholds only. ")
+    assert line.startswith(f"--set {override}: a check accepts thresholds only. ")
     assert not (tmp_path / "out").exists()
 
 

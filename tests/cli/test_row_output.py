@@ -138,7 +138,7 @@ def test_ctrl_c_says_how_to_go_on(verb: str, run: Run, tmp_path: Path, monkeypat
     monkeypatch.setattr(RowFile, "append", real)
     code, told = run(verb, *arguments)
     assert code == 2
-    assert "out.jsonl.partial holds the rows of a command that was interrupted. Add --resume" in told
+    assert "out.jsonl.partial holds the rows of an interrupted command. Add --resume" in told
     assert run(verb, *arguments, "--resume")[0] == 0
     assert not (tmp_path / "out.jsonl.partial").exists()
 
@@ -153,8 +153,8 @@ def test_a_torn_file_keeps_the_rows_before_it_and_goes_on_when_it_is_mended(run:
     rows = partial.read_bytes().count(b"\n")
     assert (code, told.count("\n")) == (2, 1)
     assert rows > 1_000
-    assert f"{source}: is not whole gzip data after line {rows}: " in told
-    assert f"{rows:,} rows done before it, in {partial}; the same command with --resume goes on." in told
+    assert f"{source}: is damaged or truncated gzip data after line {rows}: " in told
+    assert f"{rows:,} rows done before it, in {partial}; continue with the same command and --resume." in told
     source.write_bytes(gzip.compress(text.encode()))
     assert run("score", source, "--out", out, "--resume")[0] == 0
     assert run("score", source, "--out", tmp_path / "again.jsonl")[0] == 0
@@ -217,7 +217,9 @@ def test_a_resume_that_ends_inside_the_first_block_keeps_its_rows(
         (tmp_path / "away.jsonl").rename(tmp_path / "in.jsonl")
     assert code == (130 if reason == "Ctrl-C" else 2)
     if reason == "Ctrl-C":
-        assert said.startswith(f"interrupted; the rows done before stay in {tmp_path}/out.jsonl.partial; to go on: ")
+        assert said.startswith(
+            f"interrupted; the rows done before are kept in {tmp_path}/out.jsonl.partial; to go on: "
+        )
     assert held(tmp_path) == before
     assert run("generate", *arguments, "--resume")[0] == 0
     assert held(tmp_path)["out.jsonl"] == whole
@@ -271,9 +273,9 @@ def test_a_resume_of_nothing(run: Run, tmp_path: Path) -> None:
     arguments = write(tmp_path, "score")
     assert "no --out is given" in run("score", *arguments, "--resume")[1]
     out = tmp_path / "out.jsonl"
-    assert f"there is no {out}.partial to go on with. Leave" in run("score", *arguments, "--out", out, "--resume")[1]
+    assert f"there is no {out}.partial to continue. Leave" in run("score", *arguments, "--out", out, "--resume")[1]
     assert run("score", *arguments, "--out", out)[0] == 0
-    assert f"to go on with and {out} is whole" in run("score", *arguments, "--out", out, "--resume")[1]
+    assert f"to continue and {out} is complete" in run("score", *arguments, "--out", out, "--resume")[1]
 
 
 def test_one_process_at_a_time(run: Run, tmp_path: Path) -> None:
@@ -293,7 +295,7 @@ def test_rows_of_a_process_that_ends_just_then_are_kept(tmp_path: Path, monkeypa
         partial.rename(out)
 
     monkeypatch.setattr(row_file, "_lock", late)
-    with pytest.raises(RecipeError, match="holds the rows of a command"):
+    with pytest.raises(RecipeError, match="holds the rows of an interrupted"):
         RowFile(out, resume=False)
     assert out.read_text() == "rows"
 
@@ -315,11 +317,11 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("folder", "a folder of that name is there"),
-        ("in.jsonl/out.jsonl", "a file stands where a folder is needed"),
-        ("in.jsonl", "which is what is read"),
-        ("notes.txt", "notes.txt is there already, and "),
-        ("list.json", "list.json is there already, and "),
+        ("folder", "a folder of that name exists"),
+        ("in.jsonl/out.jsonl", "a file is in the place of a folder"),
+        ("in.jsonl", "which is a source"),
+        ("notes.txt", "notes.txt already exists, and "),
+        ("list.json", "list.json already exists, and "),
         ("x" * 300, "the name is too long"),
         ("/dev/null", "it is not a regular file"),
     ],
@@ -370,7 +372,7 @@ def test_no_file_of_rows_is_replaced(
     arguments = [*write(tmp_path, verb), "--out", out]
     code, said = run(verb, *arguments)
     assert (code, said.count("\n")) == (2, 1)
-    assert f"--out: {out} is there already, and a file with content is not replaced. Name another file" in said
+    assert f"--out: {out} already exists, and a file with content is not replaced. Name another file" in said
     assert sorted(held(tmp_path)) == ["in.jsonl", "out.jsonl"]
     out.unlink()
     real = RowFile.append
@@ -393,7 +395,7 @@ def test_no_file_of_rows_is_replaced(
 def test_the_file_is_closed_when_it_gets_its_name(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     with RowFile(out, resume=False) as rows:
-        rows.settle({})
+        rows.require_same({})
         rows.append({"n": 1})
         rows.finish()
     assert out.read_text() == '{"n": 1}\n'

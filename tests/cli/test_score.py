@@ -263,7 +263,7 @@ def test_a_file_that_cannot_be_written(home: Home, score: Score, tmp_path: Path)
 
 def test_the_quarantine_is_never_a_source(home: Home, score: Score) -> None:
     before = home.pairs.read_bytes()
-    assert "which is what is read" in refusal(score(home.pairs, "--quarantine", home.pairs))
+    assert "which is a source" in refusal(score(home.pairs, "--quarantine", home.pairs))
     assert home.pairs.read_bytes() == before
 
 

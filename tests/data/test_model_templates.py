@@ -134,7 +134,7 @@ def test_r1_takes_calls_as_text_in_a_turn_without_content(make_tokenizer: MakeTo
         ("chatml", demonstration(user(), assistant(), tools=(TOOL,)), "tools", "writes no tool definitions"),
         (R1, demonstration(user(), assistant(), tools=(TOOL,)), "tools", "writes no tool definitions"),
         ("chatml", demonstration(*TOOL_TALK), "messages[1].tool_calls", "the chat template writes none"),
-        (LLAMA31, demonstration(user(), calling(CALL, CALL)), "messages[1].tool_calls", "writes one a turn"),
+        (LLAMA31, demonstration(user(), calling(CALL, CALL)), "messages[1].tool_calls", "writes one per turn"),
         (LLAMA31, demonstration(user(), calling(text="Wait.")), "messages[1].content", "text beside tool calls"),
         (
             QWEN3,
@@ -335,7 +335,7 @@ def test_a_prefilled_empty_thought_is_not_learned_twice(make_tokenizer: MakeToke
     assert marked_example(template, template.answers_tree((user(),), ("yes",))).endswith(
         "<|im_start|>assistant\n<think>\n\n</think>\n\n⟦yes<|im_end|>⟧"
     )
-    with pytest.raises(TemplateError, match="does not begin with the text of its prompt"):
+    with pytest.raises(TemplateError, match="does not start with the text of its prompt"):
         template.demonstration_tree(demonstration(user(), assistant(reasoning="but")), 0)
 
 

@@ -294,8 +294,8 @@ def test_too_many_dropped_stops_with_the_reasons(prepare: Prepare, tmp_path: Pat
         prepare(section, usable=lambda record: not record.tie)
     assert str(caught.value) == (
         "data.train: 6 of 11 records cannot be used (4 do not fit into data.max_length_tokens 100 even when cut, 0 "
-        "have two answers of the same tokens, 2 are of no use to this stage, as ties are). Raise "
-        "data.max_length_tokens, or data.max_dropped_fraction to go on with the rest."
+        "have two answers of the same tokens, 2 cannot be used in this stage, such as ties). Raise "
+        "data.max_length_tokens, or data.max_dropped_fraction to continue with the rest."
     )
     assert files_in(tmp_path / "data") == []
     prepared = prepare({**section, "max_dropped_fraction": 0.6}, usable=lambda record: not record.tie)
@@ -361,7 +361,9 @@ def test_changed_settings_data_or_template_refuse_to_go_on(
         {"section": section, "kind": Demonstration},
     ]
     for change in changes:
-        with pytest.raises(CheckpointError, match=r"the data, tokenizer or data settings are not those this run began"):
+        with pytest.raises(
+            CheckpointError, match=r"the data, the tokenizer or the data settings differ from those this run began"
+        ):
             prepare(**change)
     moved = tmp_path / "moved.jsonl"
     moved.write_bytes((tmp_path / "a.jsonl").read_bytes())

@@ -48,7 +48,7 @@ def test_the_rules_belong_to_what_a_run_was_prepared_with(tmp_path: Path, make_t
     assert (first.counts["train"]["rows"], first.counts["train"]["kept"]) == (4, 4)
     assert prepared(began_with, columns=ranked).key == first.key
     for other in ({"columns": {"prompt": "q"}}, {"columns": ranked, "pairs": "all"}):
-        with pytest.raises(CheckpointError, match="are not those this run began with"):
+        with pytest.raises(CheckpointError, match="differ from those that this run started with"):
             prepared(began_with, **other)
     shutil.rmtree(tmp_path / "data")
     every = prepared(columns=ranked, pairs="all")

@@ -186,7 +186,7 @@ def test_many_files_written_alike_are_told_in_one_line(tmp_path: Path) -> None:
     stream = stream_of(tmp_path, Prompt)
     assert len(list(stream)) == 30
     assert remarks(stream.counts.as_dict()) == [
-        f"{tmp_path / '00.csv'} and 29 more: cells are parted by semicolons; if not, set data.delimiter"
+        f"{tmp_path / '00.csv'} and 29 more: its cells are separated by semicolons; if not, set data.delimiter"
     ]
 
 
@@ -262,10 +262,10 @@ def test_delimiters_and_encodings_by_name() -> None:
     assert [delimiter_named(word) for word in (";", "tab", "\\t", "\t", "Semicolon")] == [";", "\t", "\t", "\t", ";"]
     assert [encoding_named(word) for word in ("UTF8", "windows-1252", "latin-1")] == ["utf-8", "cp1252", "iso8859-1"]
     for word in ("", ";;", "a", '"', "\n", "ß"):
-        with pytest.raises(ValueError, match="is not one character"):
+        with pytest.raises(ValueError, match="is not a character"):
             delimiter_named(word)
     for word in ("", "base64", "utf-7-nonsense", "rot13", "a\0b"):
-        with pytest.raises(ValueError, match="is no text encoding"):
+        with pytest.raises(ValueError, match="is not a text encoding"):
             encoding_named(word)
 
 
@@ -283,7 +283,7 @@ def test_the_settings_belong_to_what_a_run_was_prepared_with(
     first = prepared()
     assert first.counts["train"]["rows"] == 2
     assert len(first.counts["train"]["read_as"]) == 2
-    with pytest.raises(CheckpointError, match="are not those this run began with"):
+    with pytest.raises(CheckpointError, match="differ from those that this run started with"):
         prepared({"key": first.key, "digests": first.digests}, encoding="latin-1")
     shutil.rmtree(tmp_path / "data")
     told = prepared(delimiter=";", encoding="windows-1252")

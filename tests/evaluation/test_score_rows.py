@@ -283,7 +283,7 @@ def test_the_summary_says_what_became_of_the_rows(tmp_path: Path) -> None:
     _, summary, _ = scored(reward, source, into=bad)
     counted, uncentred, refused = summary.summary(reward)
     assert counted == "1,200 rows scored by fake"
-    assert "nobody measured what an average answer gets" in uncentred
+    assert "The scores are not centred" in uncentred
     assert refused.startswith("2 rows could not be scored: ")
     assert f"line is not valid JSON: expecting value (1, first at {source}:1201)" in refused
     assert f"{TOO_LONG} (1, first at {source}:1202)" in refused

@@ -152,7 +152,7 @@ def test_an_override_leaves_an_alias_of_its_section_alone(tmp_path: Path) -> Non
         ("data: {columns: a}", 'dpo.yaml: data.columns is "a", but must be a valid array. Write a list'),
         ('note: "\\ud800"', "dpo.yaml: a value has half a surrogate pair"),
         ("note: !!binary aGk=", "dpo.yaml: a value is neither text, number, list nor mapping"),
-        ("data: &d {x: *d}", "dpo.yaml, line 1: an anchor (&name) that holds itse"),
+        ("data: &d {x: *d}", "dpo.yaml, line 1: an anchor (&name) contains itse"),
     ],
 )  # fmt: skip
 def test_a_field_that_is_not_valid_names_itself_its_value_the_rule_and_the_remedy(
@@ -210,7 +210,7 @@ def test_each_line_is_one_line_whatever_is_quoted_in_it(tmp_path: Path) -> None:
         ("a: " + "[" * 5000, "dpo.yaml: invalid YAML: nested too deep"),
         (b"\xff\xfe\x00", "dpo.yaml is not a text file in UTF-8"),
         (b"#" * (256 * 1024 + 1), "dpo.yaml is larger than 256 KiB"),
-        ("a: &x [*x]", "dpo.yaml, line 1: an anchor (&name) that holds itself"),
+        ("a: &x [*x]", "dpo.yaml, line 1: an anchor (&name) contains itself"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -259,7 +259,7 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
         ("dpo..beta=1", "--set dpo..beta=1 is not of the form field=value"),
         ("dpo.beta=[1", "--set dpo.beta=[1, line 1: invalid YAML: "),
         ("dpo.bta=1", "--set dpo.bta=1: dpo.bta is not a field. Did you mean dpo.beta?"),
-        ("packed.x=1", "--set packed.x=1: packed is true, no section. Set packed itself."),
+        ("packed.x=1", "--set packed.x=1: packed is true, not a section. Set packed itself."),
         ("dpo.beta.x=1", '--set dpo.beta.x=1: dpo.beta is {"x": 1}, but must be a valid number.'),
         ("dpo={beta: -1}", "--set dpo={beta: -1}: dpo.beta is -1, but must be greater than 0."),
     ],

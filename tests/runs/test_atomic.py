@@ -67,14 +67,14 @@ def test_an_exception_changes_nothing_and_passes_through(tmp_path: Path, error: 
 def test_an_existing_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with (
-        pytest.raises(CheckpointError, match="a folder of that name is there"),
+        pytest.raises(CheckpointError, match="a folder of that name exists"),
         atomic_write(tmp_path / "model") as temporary,
     ):
         pytest.fail("the work is not even begun")
     with pytest.raises(CheckpointError, match="a folder of that name"), atomic_write(tmp_path / "late") as temporary:
         temporary.write_text("x")
         (tmp_path / "late").mkdir()
-    with pytest.raises(CheckpointError, match="a file stands where a folder is needed"):
+    with pytest.raises(CheckpointError, match="a file is in the place of a folder"):
         write_text(tmp_path / "file", "x")
         with atomic_write(tmp_path / "file") as temporary:
             temporary.mkdir()
@@ -138,13 +138,13 @@ def test_other_errors_keep_their_kind(tmp_path: Path) -> None:
 def test_errors_about_the_name_itself_are_said_in_plain_words(tmp_path: Path) -> None:
     """Those of the path, of what is below or hidden beside it, of folders above, and all once its folder is gone."""
     folder = tmp_path / "run"
-    missing = "could not be written: its folder is not there"
+    missing = "could not be written: its folder does not exist"
     for file in (folder, folder / "x" / "y", tmp_path / "run.partial", tmp_path / ".run.1-0123abcd.tmp" / "x"):
         with pytest.raises(CheckpointError, match=missing) as caught, storage_errors(folder):
             file.read_bytes()
         assert isinstance(caught.value.__cause__, FileNotFoundError)
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="a file stands where a folder is needed"), storage_errors(folder):
+    with pytest.raises(CheckpointError, match="a file is in the place of a folder"), storage_errors(folder):
         (tmp_path / "file").rename(folder)
         (folder / "x").read_bytes()
     with pytest.raises(CheckpointError, match=missing), storage_errors(tmp_path / "gone" / "run"):
@@ -210,6 +210,9 @@ def test_the_hash_of_a_file(tmp_path: Path) -> None:
 def test_a_folder_that_is_renamed_while_a_file_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    with pytest.raises(CheckpointError, match="was deleted or renamed meanwhile"), atomic_write(folder / "a") as path:
+    with (
+        pytest.raises(CheckpointError, match="was deleted or renamed in the meantime"),
+        atomic_write(folder / "a") as path,
+    ):
         path.write_text("x")
         folder.rename(tmp_path / "moved")

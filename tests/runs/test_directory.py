@@ -58,7 +58,7 @@ def test_a_resume_needs_a_run_and_leaves_nothing_where_none_is(tmp_path: Path) -
 def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(CheckpointError, match="a file stands where a folder is needed"):
+        with pytest.raises(CheckpointError, match="a file is in the place of a folder"):
             RunDirectory.create(path, resume=False)
 
 
@@ -123,7 +123,7 @@ def test_what_was_put_where_a_start_came_to_nothing_is_not_overwritten(
     (tmp_path / name).write_text(text)
     before = everything(tmp_path)
     shown = Path(name).name if name.startswith("data/") else name.split("/")[0]
-    with pytest.raises(CheckpointError, match=rf"holds no manifest\.json, and {shown} there may not be"):
+    with pytest.raises(CheckpointError, match=rf"holds no manifest\.json, and {shown} in it may not be"):
         RunDirectory.create(tmp_path, resume=resume)
     assert everything(tmp_path) == before
 
@@ -161,7 +161,7 @@ def test_a_folder_that_goes_while_it_is_written_is_missed(tmp_path: Path, to: st
         run.path.rename(tmp_path / "elsewhere")
         if to == "replaced":
             run.path.mkdir()
-        with pytest.raises(CheckpointError, match="was deleted or renamed while the run went on"):
+        with pytest.raises(CheckpointError, match="was deleted or renamed while the run was going"):
             run.require_here()
 
 

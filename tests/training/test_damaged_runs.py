@@ -199,7 +199,7 @@ def test_a_checkpoint_of_another_run_is_passed_over(
 def test_a_lost_manifest_is_not_guessed(copy: Callable[..., StageRecipe]) -> None:
     made = copy("stopped")
     (Path(made.run) / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no manifest\.json, and checkpoints, .*bring manifest\.json back"):
+    with pytest.raises(CheckpointError, match=r"holds no manifest\.json, and checkpoints, .*restore manifest\.json"):
         tiny.train(made, resume=True)
 
 
@@ -238,7 +238,7 @@ def test_a_finished_run_of_another_stage_or_data_is_refused(
     kept = data.read_bytes()
     try:
         data.write_bytes(kept.replace(b"good", b"fine", 1))
-        with pytest.raises(CheckpointError, match="the data, tokenizer or data settings are not those"):
+        with pytest.raises(CheckpointError, match="the data, the tokenizer or the data settings differ from those"):
             tiny.train(copy("finished"), resume=True)
         data.unlink()
         with pytest.raises(DataError, match="no such file"):
@@ -307,7 +307,7 @@ def test_a_run_folder_that_goes_meanwhile_is_one_line_and_nothing_is_saved_elsew
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Loop, "__post_init__", removing)
-        with pytest.raises(CheckpointError, match="was deleted or renamed while the run went on"):
+        with pytest.raises(CheckpointError, match="was deleted or renamed while the run was going"):
             tiny.train(made)
     assert not run.exists()
     if how == "renamed":

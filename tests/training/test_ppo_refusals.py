@@ -105,15 +105,15 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "the best of no held-out answers": (
         {"rollout.heldout_prompts": 0, "training.keep_best": True},
-        "training.keep_best and early_stopping_patience go by held-out answers: rollout.heldout_prompts is 0",
+        "training.keep_best and early_stopping_patience need held-out answers: rollout.heldout_prompts is 0",
     ),
     "patience with no held-out answers": (
         {"rollout.heldout_prompts": 0, "training.early_stopping_patience": 2},
-        "training.keep_best and early_stopping_patience go by held-out answers: rollout.heldout_prompts is 0",
+        "training.keep_best and early_stopping_patience need held-out answers: rollout.heldout_prompts is 0",
     ),
     "the best of nothing held out": (
         {"data.heldout_fraction": 0.0, "training.keep_best": True},
-        "go by held-out answers: data.heldout_fraction is 0; set it above 0",
+        "need held-out answers: data.heldout_fraction is 0; set it above 0",
     ),
     "layers computed again with another adapter": (
         {"ppo.critic": "adapter", "model.gradient_checkpointing": True},
@@ -121,7 +121,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a guard on a gap that nothing tells of": (
         {"guards.proxy_gap": {"action": "roll_back"}, "training.evaluate_every_steps": None},
-        "guards.proxy_gap.action is roll_back, but nothing tells of a gap without reward.judge or heldout_pairs, "
+        "guards.proxy_gap.action is roll_back, but nothing measures the gap without reward.judge or heldout_pairs, "
         "training.evaluate_every_steps: set it, or the action to warn or off",
     ),
     "an adaptive controller of nothing": (
@@ -154,9 +154,9 @@ WITHOUT_EFFECT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "guards.reward_clipped.limit": (0.9, {"reward.clip": None}, "reward.clip is null"),
     "ppo.clip": (0.1, {"ppo.epochs": 1, "ppo.minibatches": 1}, "an update takes one step, at ratio 1"),
     "ppo.max_kl": (0.5, {"ppo.epochs": 1, "ppo.minibatches": 1}, "an update takes one step, at ratio 1"),
-    "reward.judge": ("runs/judge", {"rollout.heldout_prompts": 0}, "no held-out answers are written"),
+    "reward.judge": ("runs/judge", {"rollout.heldout_prompts": 0}, "no held-out answers are generated"),
     "heldout_pairs": ("pairs.jsonl", {"data.heldout_fraction": 0.0}, "nothing is held out to evaluate on"),
-    "guards.proxy_gap.limit": (0.1, {}, "nothing tells of a gap"),
+    "guards.proxy_gap.limit": (0.1, {}, "nothing measures the gap"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Rows from Arrow: Parquet files, folders saved by `datasets`, and data sets of the Hugging Face hub."""
+"""Rows from Arrow: Parquet files, folders saved by `datasets`, and datasets of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from prefine.json_reading import read_json_object
 
 _ROWS_AT_ONCE = 128
 _BATCH_BYTES = 64 * 1024 * 1024
-# What a row group may become in memory if it is that much more than it takes in the file. Real data shrinks to a
-# hundredth at best; a kilobyte can be made to stand for gigabytes.
+# A row group that expands by more than this factor, to more than this size, is refused. Real data compresses to a
+# hundredth at best; a crafted kilobyte can expand to gigabytes.
 _MOST_EXPANDED_BYTES = 256 * 1024 * 1024
 _MOST_EXPANSION = 1_000
 _BYTES_A_VALUE = 8
@@ -27,9 +27,9 @@ _BYTES_A_VALUE = 8
 def read_parquet(path: Path, *, compressed: bool, file: str) -> Iterator[Row]:
     """One row for each Parquet row; rows are numbered from 1.
 
-    Memory is bounded: texts stay dictionary-encoded until a row's size is known, a row longer than MAX_ROW_BYTES is set
-    aside, and a row group that would expand a thousandfold is refused before it is read. Parquet is read from its end,
-    so a .gz is first unpacked into a temporary file on disk.
+    Memory is bounded: texts stay dictionary-encoded until a row's size is known, a row longer than MAX_ROW_BYTES is
+    quarantined, and a row group that would expand a thousandfold is refused before it is read. Parquet is read from its
+    end, so a .gz is first unpacked into a temporary file on disk.
 
     Raises:
         DataError: the file is not Parquet, it is damaged, or it would fill memory.
@@ -56,15 +56,15 @@ def read_parquet(path: Path, *, compressed: bool, file: str) -> Iterator[Row]:
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
                 f"{file}: cannot be read as Parquet after row {number}: {_first_line(error)}",
-                "Write the file again; it may be cut short.",
+                "Write the file again; it may be truncated.",
             ) from error
 
 
 def _rows_at_once(group: Any, file: str) -> int:
-    """How many rows of a row group to read at once, by what its header says.
+    """How many rows of a row group to read at once, by the sizes in its header.
 
     Raises:
-        DataError: it would need far more memory than it takes in the file.
+        DataError: it would expand far beyond its size in the file.
     """
     columns = [group.column(index) for index in range(group.num_columns)]
     stored = sum(column.total_compressed_size for column in columns)
@@ -81,12 +81,12 @@ def _rows_at_once(group: Any, file: str) -> int:
 
 
 def _batch_values(batch: Any) -> Iterator[Mapping[str, Any] | RowError]:
-    """The values of a record batch; row by row where it is large or Python cannot hold it all."""
+    """The values of a record batch; row by row if it is large or Python cannot represent all of it."""
     if _size(batch) <= _BATCH_BYTES:
         try:
             yield from batch.to_pylist()
             return
-        except ValueError:  # text that is not UTF-8, a date that Python has no type for
+        except ValueError:  # text that is not UTF-8, a date that no Python type can represent
             pass
     for index in range(batch.num_rows):
         row = batch.slice(index, 1)
@@ -94,7 +94,7 @@ def _batch_values(batch: Any) -> Iterator[Mapping[str, Any] | RowError]:
 
 
 def _row_values(row: Any) -> dict[str, Any]:
-    """The values of a batch of one row, Unwritable where Python cannot hold one."""
+    """The values of a batch of one row; Unwritable for a value that Python cannot represent."""
     values: dict[str, Any] = {}
     for name, column in zip(row.schema.names, row.columns, strict=True):
         try:
@@ -107,7 +107,7 @@ def _row_values(row: Any) -> dict[str, Any]:
 
 
 def _binary(text: Any) -> bytes | None:
-    """The bytes of a column of one text that is not UTF-8; None where it is inside something else."""
+    """The bytes of a column with one text that is not UTF-8; None if the text is nested."""
     import pyarrow
 
     try:
@@ -157,7 +157,7 @@ def is_saved_dataset(folder: Path) -> bool:
 def read_saved_dataset(folder: Path, *, split: str) -> Iterator[Row]:
     """One row for each row of a folder written by `datasets.save_to_disk`, memory-mapped.
 
-    `split` chooses from a saved dictionary of splits; a folder with a single data set has none to choose from.
+    `split` chooses from a saved dictionary of splits; it is ignored for a single dataset.
 
     Raises:
         DataError: the split is not there, or the folder is damaged.
@@ -167,21 +167,21 @@ def read_saved_dataset(folder: Path, *, split: str) -> Iterator[Row]:
         try:
             splits = [str(name) for name in read_json_object(splits_file)["splits"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{splits_file}: is damaged: {_first_line(error)}", "Save the data set again.") from error
+            raise DataError(f"{splits_file}: is damaged: {_first_line(error)}", "Save the dataset again.") from error
         if split not in splits:
             raise DataError(f"{folder}: has no split {split!r}", f"Choose one of: {', '.join(splits)}.")
         folder = folder / split
     datasets = _datasets()
-    yield from _numbered(lambda: datasets.load_from_disk(str(folder)), str(folder), "Save the data set again.")
+    yield from _numbered(lambda: datasets.load_from_disk(str(folder)), str(folder), "Save the dataset again.")
 
 
 def read_hub_dataset(name: str, *, split: str, source: str) -> Iterator[Row]:
-    """One row for each row of a data set that `datasets.load_dataset` can stream: a hub id, or a local folder.
+    """One row for each row of a dataset that `datasets.load_dataset` can stream: a hub id, or a local folder.
 
-    `owner/name#config` chooses a configuration. Code that comes with a data set never runs.
+    `owner/name#config` chooses a configuration. Code that comes with a dataset never runs.
 
     Raises:
-        DataError: the data set cannot be reached, has no such split, or cannot be read to its end.
+        DataError: the dataset cannot be reached, has no such split, or cannot be read completely.
     """
     path, _, config = name.partition("#")
     datasets = _datasets()
@@ -193,7 +193,7 @@ def read_hub_dataset(name: str, *, split: str, source: str) -> Iterator[Row]:
 
 
 def _numbered(open_dataset: Any, file: str, remedy: str) -> Iterator[Row]:
-    """Open and iterate under one roof: `datasets` reports most problems only when rows are asked for."""
+    """Open and iterate in one place: `datasets` reports most problems only when rows are read."""
     number = 0
     try:
         rows: Iterable[Mapping[str, Any]] = open_dataset()
@@ -202,13 +202,13 @@ def _numbered(open_dataset: Any, file: str, remedy: str) -> Iterator[Row]:
             yield _plain_row(value, file, number)
     except DataError:
         raise
-    except Exception as error:  # loaders raise whatever their file formats and HTTP clients raise
+    except Exception as error:  # loaders raise any error of their file formats and HTTP clients
         where = f"after row {number}" if number else "at all"
         raise DataError(f"{file}: cannot be read {where}: {_first_line(error)}", remedy) from error
 
 
 def _datasets() -> Any:
-    # Imported only where it is used: it costs a second, and files need none of it.
+    # Imported here because it takes a second, and files do not need it.
     return importlib.import_module("datasets")
 
 

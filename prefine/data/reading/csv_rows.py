@@ -53,16 +53,16 @@ _TURN_KEY = re.compile(r"""["'](role|from)["']\s*:""")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LOOKED_AT_BYTES = 64 * 1024
 _LOOKED_AT_ROWS = 50
-# A first line by which a spreadsheet is told the delimiter; it is no row.
+# A first line that tells spreadsheets the delimiter; it is not a row.
 _DELIMITER_LINE = re.compile("\ufeff?sep=(.)\r?\n?")
 
 
-class _RowTooLong(Exception):  # noqa: N818 - goes no further than this file
-    """The lines of one row are more than MAX_ROW_BYTES together."""
+class _RowTooLong(Exception):  # noqa: N818 - caught in this file
+    """A row is longer than MAX_ROW_BYTES."""
 
 
 class _CsvLines:
-    """Feeds the csv module decoded lines and remembers what was wrong with those of the current row."""
+    """Gives the csv module decoded lines and remembers the problem of the current row."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._lines = bounded_lines(stream)
@@ -99,28 +99,29 @@ class _CsvLines:
 def read_csv(
     stream: Buffered, file: str, note: Note, *, delimiter: str | None = None, usual: str = ","
 ) -> Iterator[Row]:
-    """One row for each CSV row under the header; `line` is the line the row starts on.
+    """One row for each CSV row after the header; `line` is the line on which the row starts.
 
-    An empty cell is null. Cells of columns that hold numbers, true/false or chat lists are read as such. Where
-    semicolons part the cells, a comma in a number is a decimal comma.
+    An empty cell is null. Cells of columns that hold numbers, true/false or chat lists are read as such. With
+    semicolons as delimiter, a comma in a number is a decimal comma.
 
     Args:
         stream: UTF-8.
         file: its name.
-        note: is told which delimiter was found, if it is not the usual one.
-        delimiter: between cells; None: a line `sep=;`, else the one that makes most rows as long as the header.
-        usual: the delimiter where several fit equally well.
+        note: called with a sentence on the detected delimiter, if it is not the usual one.
+        delimiter: between cells; None: from a line `sep=;`, else the one that gives most rows as many cells as the
+            header.
+        usual: the delimiter if several fit equally well.
 
     Raises:
         DataError: the header is missing, unreadable or names a column twice.
     """
-    # The module's own limit of 128 KiB a cell is less than a long answer; this one bounds memory as well.
+    # The csv module's default limit of 128 KiB a cell is less than a long answer; this one bounds memory, too.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
     first = stream.peek(_LOOKED_AT_BYTES)[:_LOOKED_AT_BYTES].decode("utf-8", "replace")
     told = _DELIMITER_LINE.fullmatch(first.partition("\n")[0])
     part = delimiter or (told[1] if told else _found_delimiter(first, usual))
     if delimiter is None and part != usual:
-        note(f"cells are parted by {_DELIMITERS.get(part, repr(part))}; if not, set data.delimiter")
+        note(f"its cells are separated by {_DELIMITERS.get(part, repr(part))}; if not, set data.delimiter")
     lines = _CsvLines(cast(BinaryIO, stream))
     if told:
         next(lines)
@@ -146,7 +147,7 @@ def read_csv(
 
 
 def _found_delimiter(start: str, usual: str) -> str:
-    """The delimiter that gives a header of several columns, and most of the first rows as many cells."""
+    """The delimiter that gives a header of several columns and most of the first rows as many cells."""
 
     def suits(delimiter: str) -> tuple[bool, float, bool]:
         try:
@@ -177,7 +178,8 @@ def _csv_header(reader: Any, lines: _CsvLines, file: str) -> list[str]:
         )
     if len(header) > _MOST_COLUMNS:
         raise DataError(
-            f"{file}: its header has {len(header)} columns, more than {_MOST_COLUMNS}", "Leave out what is not needed."
+            f"{file}: its header has {len(header)} columns, more than {_MOST_COLUMNS}",
+            "Remove columns that are not needed.",
         )
     names = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
@@ -213,7 +215,7 @@ def typed_cell(column: str, cell: str, decimal_comma: bool = False) -> Any:
         number = word.replace(",", ".", 1) if decimal_comma else word
         if _NUMBER.fullmatch(number):
             value = int(number) if number.lstrip("-").isdigit() else float(number)
-            return value if math.isfinite(value) else cell  # 1e999 stays the text that it is
+            return value if math.isfinite(value) else cell  # 1e999 stays text
     if column in _CHAT_COLUMNS and cell.lstrip().startswith("[{") and _TURN_KEY.search(cell):
         decoder = StrictJson()
         try:

@@ -1,4 +1,4 @@
-"""Rows from JSON lines and JSON arrays. In JSON lines one bad row never costs another."""
+"""Rows from JSON lines and JSON arrays. In JSON lines a bad row does not affect others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefine.errors import DataError
 from prefine.json_reading import MAX_NESTING, complaint, nesting_exceeds
 
 MAX_ARRAY_BYTES = 512 * 1024 * 1024
-"""Largest .json array, in bytes once decompressed: it is held in memory, unlike .jsonl."""
+"""Largest .json array, in decompressed bytes: it is held in memory, unlike .jsonl."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SKIPPED_AT_ONCE = 1024 * 1024
@@ -33,7 +33,7 @@ _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def bounded_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
-    """Number, bytes and "is whole" of each line; a line over MAX_ROW_BYTES is cut short and never held whole."""
+    """Number, bytes and completeness of each line; a line over MAX_ROW_BYTES is truncated, never held completely."""
     number = 0
     while line := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -48,13 +48,11 @@ def bounded_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
 
 
 class StrictJson:
-    """A JSON decoder that notes what the standard one lets pass: NaN, infinities, a key given twice.
+    """A JSON decoder that records what the standard one accepts: NaN, infinities, duplicate keys.
 
     Attributes:
-        non_finite: whether the value decoded last holds NaN or an infinity, which are no JSON.
-
-    It notes instead of raising because the end of a bad value must still be found: in an array the next row
-    starts there.
+        non_finite: whether the last decoded value holds NaN or an infinity, which are not JSON. It records instead of
+            raising, because the end of a bad value is needed: in an array the next row starts there.
     """
 
     def __init__(self) -> None:
@@ -82,9 +80,8 @@ class StrictJson:
         return number
 
     def decode_at(self, text: str, start: int) -> tuple[Any, int, Problem | None]:
-        """The value that starts at `start`, where it ends, and what is wrong with it though it could be read.
-
-        Raises ValueError or RecursionError where it cannot be read at all.
+        """The value that starts at `start`, its end, and its fault if it could be read all the same. Raises ValueError
+        or RecursionError if it cannot be read.
         """
         self._noted.clear()
         self.non_finite = False
@@ -93,7 +90,7 @@ class StrictJson:
 
 
 def _checked_object(value: Any, noted: Problem | None, text: str, file: str, number: int, *, non_finite: bool) -> Row:
-    """The row for a decoded JSON value; `text` is what it was decoded from."""
+    """The row for a JSON value decoded from `text`."""
     problem = noted
     if problem is None and not isinstance(value, dict):
         problem = Problem("line", f"is {kind_of(value)}, not an object")
@@ -138,7 +135,7 @@ def _json_line(decoder: StrictJson, text: str, file: str, number: int) -> Row:
 
 
 def skip_space(text: str, start: int) -> int:
-    """Where the next thing that is not JSON white space stands, from `start` on."""
+    """The next position from `start` that is not JSON white space."""
     match = _JSON_SPACE.match(text, start)
     return match.end() if match else start
 
@@ -159,7 +156,7 @@ def read_json_array(stream: BinaryIO, file: str) -> Iterator[Row]:
     try:
         text, well_formed = data.decode("utf-8"), True
     except UnicodeDecodeError:
-        # Bytes that are not UTF-8 become lone surrogates, and those are found row by row.
+        # Bytes that are not UTF-8 become lone surrogates, which are detected row by row.
         text, well_formed = data.decode("utf-8", "surrogateescape"), False
     del data
     start = skip_space(text, 0)

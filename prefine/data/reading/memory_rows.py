@@ -1,8 +1,8 @@
-"""Rows that a Python program holds, as a source: lists of mappings, pandas data frames and `datasets`.
+"""Rows in memory as a source: lists of mappings, pandas data frames and `datasets`.
 
-A source is named by a text everywhere, in recipes and manifests too. So rows in memory get a name that says what they
-are and holds a hash of their content: `memory:320-rows-9f86d081884c7d65`. The same rows have the same name in every
-process, which is what prepared data, the reference cache and an exact resume go by.
+Recipes and manifests name sources by text. So rows in memory get a name with their number and a hash of their content:
+`memory:320-rows-9f86d081884c7d65`. The same rows have the same name in every process, as prepared data, the reference
+cache and exact resume require.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _HELD: dict[str, Iterable[Any]] = {}
 def memory_source(rows: Any) -> str:
     """A source of rows held in memory; the name can be used wherever a file can, in this process.
 
-    A list and a data frame are copied, so that what is done to them later changes nothing. A `datasets.Dataset` is
-    kept and read where it lies. A `datasets.IterableDataset` is read once and held in memory, so it must have an end.
+    Lists and data frames are copied, so later changes to them have no effect. A `datasets.Dataset` is not copied. A
+    `datasets.IterableDataset` is read once into memory, so it must be finite.
 
     Args:
         rows: mappings, one a row, in a list or tuple; a pandas DataFrame, whose missing values (NaN, NaT, NA) are null
             and whose index is left out; a `datasets.Dataset` or `IterableDataset`.
 
     Raises:
-        DataError: something else, a generator among it, which can be read only once; no rows; a data frame with two
+        DataError: another type, such as a generator, which can be read only once; no rows; a data frame with two
             columns of one name.
     """
     held = _held(rows)
@@ -53,7 +53,7 @@ def memory_source(rows: Any) -> str:
 
 @contextmanager
 def held_source(rows: Any) -> Iterator[str]:
-    """As `memory_source`, for as long as it is used: afterwards the rows are let go, unless they were held before."""
+    """As `memory_source`, as a context: at its end the rows are released, unless they were held before."""
     before = set(_HELD)
     name = memory_source(rows)
     try:
@@ -64,7 +64,7 @@ def held_source(rows: Any) -> Iterator[str]:
 
 
 def is_rows(value: object) -> bool:
-    """Whether a value given for a source is rows, which `memory_source` takes or refuses, and not names of sources."""
+    """Whether a value given for a source is rows (for `memory_source`), not names of sources."""
     if value is None or isinstance(value, str | os.PathLike):
         return False
     return not isinstance(value, list | tuple) or any(isinstance(item, Mapping) for item in value)
@@ -76,17 +76,17 @@ def is_held(source: str) -> bool:
 
 
 def read_memory(source: str) -> Iterator[Row]:
-    """One row for each that is held under that name; rows are numbered from 1."""
+    """The rows held under that name, numbered from 1."""
     yield from _numbered(_HELD[source], source)
 
 
 def _held(rows: Any) -> Iterable[Any]:
-    """What is kept of the rows: a copy, or a data set that does not change."""
+    """The rows to hold: a copy, or an immutable dataset."""
     datasets, pandas = sys.modules.get("datasets"), sys.modules.get("pandas")
     if pandas is not None and isinstance(rows, pandas.DataFrame):
         return _of_frame(rows)
     if datasets is not None and isinstance(rows, datasets.Dataset):
-        values: Iterable[Any] = rows.with_format(None)  # whatever tensors it would make: Python's own
+        values: Iterable[Any] = rows.with_format(None)  # Python values, whatever format is set
         return values
     if datasets is not None and isinstance(rows, datasets.IterableDataset):
         return [_plain_row(row) for row in rows.with_format(None)]
@@ -102,7 +102,7 @@ def _held(rows: Any) -> Iterable[Any]:
             "rows given from Python: a generator, which can be read only once, and prefine reads rows several times",
             "Pass list(rows).",
         )
-    raise DataError(f"rows given from Python: {type(rows).__name__} is none that prefine reads", _KNOWN)
+    raise DataError(f"rows given from Python: {type(rows).__name__} is not a type that prefine reads", _KNOWN)
 
 
 def _of_frame(frame: Any) -> list[dict[str, Any] | Problem]:
@@ -114,7 +114,7 @@ def _of_frame(frame: Any) -> list[dict[str, Any] | Problem]:
 
 
 def _plain_row(value: Any) -> dict[str, Any] | Problem:
-    """A copy of a row in Python's own values, or what is wrong with it."""
+    """A copy of a row in plain Python values, or its problem."""
     if isinstance(value, Problem):
         return value
     if not isinstance(value, Mapping):
@@ -137,7 +137,7 @@ def _plain_row(value: Any) -> dict[str, Any] | Problem:
 
 
 def _plain(value: Any) -> Any:
-    """A copy in which arrays and scalars of numpy, torch and their like are Python's lists and numbers."""
+    """A copy with arrays and scalars of numpy, torch and similar libraries as Python lists and numbers."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -152,7 +152,7 @@ def _numbered(rows: Iterable[Any], source: str) -> Iterator[Row]:
 
 
 def _text_of(row: Row) -> str:
-    """A row as text in which any change of its content shows."""
+    """A row as text that differs whenever its content differs."""
     if row.value is None:
         return json.dumps(str(row.problem))
     return json.dumps(row.value, default=lambda item: [item.reason, item.form])

@@ -1,4 +1,4 @@
-"""Where rejected rows go: a file a person can read, and counts by reason. No row is ever dropped in silence."""
+"""Rejected rows: a readable file, and counts by reason. No row is dropped silently."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from prefine.errors import DataError, RefusedRowError, TemplateError
 
 _MOST_REASONS = 1_000
 _OTHER_REASONS = "other reasons"
-# What differs from row to row within one reason: positions, and nothing else.
+# The part of a reason that differs from row to row: positions.
 _POSITIONS = ((re.compile(r"\[\d+\]"), "[…]"), (re.compile(r"\b(turn|has) \d+\b"), r"\1 N"))
 
 
 class Quarantine:
     """Collects rejected rows as JSON lines: file, line, field, reason, row.
 
-    The file is begun anew with the first rejected row, and each row is flushed as it comes: after a crash all rows up
-    to it are there. A run that rejects nothing leaves no file.
+    The file is created at the first rejected row, and each row is flushed at once: after a crash the file has all rows
+    up to then. A run that rejects nothing creates no file.
 
     Args:
         path: the file to write; None to count only.
@@ -44,7 +44,7 @@ class Quarantine:
 
     @property
     def total(self) -> int:
-        """Rows set aside so far."""
+        """Rejected rows so far."""
         return self.reasons.total()
 
     def __enter__(self) -> Self:
@@ -56,7 +56,7 @@ class Quarantine:
         self.close()
 
     def add(self, file: str, line: int, problem: Problem, row: str | Mapping[str, Any]) -> str:
-        """Set one row aside; `row` is its raw text or its value. Returns the reason it is counted under.
+        """Quarantine a row; `row` is its raw text or its value. Returns the reason under which it is counted.
 
         Raises:
             DataError: the quarantine file cannot be written.
@@ -81,7 +81,7 @@ class Quarantine:
 
     @contextmanager
     def muted(self) -> Iterator[None]:
-        """Inside, nothing is counted or written: rows are read again that have been."""
+        """Context in which nothing is counted or written, for rows that are read again."""
         self._muted = True
         try:
             yield
@@ -89,7 +89,7 @@ class Quarantine:
             self._muted = False
 
     def state(self) -> dict[str, Any]:
-        """What `go_to` needs to go on from here. The file is on the disk when this returns."""
+        """The state from which `go_to` continues. The file is flushed to the disk when this returns."""
         length = 0
         if self._stream is not None:
             os.fsync(self._stream.fileno())
@@ -97,10 +97,10 @@ class Quarantine:
         return {"reasons": dict(self.reasons), "first": self.first, "bytes": length}
 
     def go_to(self, state: Mapping[str, Any]) -> None:
-        """Go on where another one was: what it wrote later is dropped.
+        """Continue from the state of an earlier quarantine; rows that it wrote after that are removed.
 
         Raises:
-            DataError: the file lacks what it wrote before, or cannot be written.
+            DataError: the file lacks rows of that state, or cannot be written.
         """
         self.reasons, self.first = Counter(state["reasons"]), dict(state["first"])
         if self.path is None or not state["bytes"]:
@@ -108,7 +108,7 @@ class Quarantine:
         if not self.path.is_file() or self.path.stat().st_size < state["bytes"]:
             raise DataError(
                 f"--resume: {self.path} lacks rows that the interrupted command wrote there",
-                "Put it back, or begin anew without --resume.",
+                "Restore it, or start over without --resume.",
             )
         try:
             os.truncate(self.path, state["bytes"])
@@ -120,7 +120,7 @@ class Quarantine:
         try:
             if self._stream is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # Anew, not appended: a resumed run reads the same rows again and would list them twice.
+                # Replaced, not appended to: a resumed run reads the same rows again and would list them twice.
                 self._stream = path.open("w", encoding="utf-8")
             self._stream.write(entry)
             self._stream.flush()
@@ -128,7 +128,7 @@ class Quarantine:
             raise _unwritable(path, error) from error
 
     def close(self) -> None:
-        """Close the file, if there is one. Counts stay; a row added later begins the file anew."""
+        """Close the file, if there is one. Counts stay; a row added later starts a new file."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
@@ -142,14 +142,14 @@ def _unwritable(path: Path, error: OSError) -> DataError:
 
 
 def refusal_of(error: TemplateError) -> Problem:
-    """Why a row that a chat template refused cannot be used: the field, where it is known, and the reason."""
+    """The problem of a row that the chat template refused: the field, if known, and the reason."""
     if isinstance(error, RefusedRowError):
         return Problem(error.field or "row", error.problem)
     return Problem("row", f"is refused by the chat template: {error.problem}")
 
 
 def counted_reason(problem: Problem) -> str:
-    """The problem as one of few reasons: the field and the rule, without positions in the row."""
+    """The reason under which a problem is counted: the field and the rule, without positions in the row."""
     reason = printable(f"{problem.field} {problem.reason}")
     for pattern, replacement in _POSITIONS:
         reason = pattern.sub(replacement, reason)
@@ -157,6 +157,6 @@ def counted_reason(problem: Problem) -> str:
 
 
 def excerpt(row: str | Mapping[str, Any]) -> str:
-    """The start of a row as text, EXCERPT_CHARACTERS at most."""
+    """The start of a row as text, at most EXCERPT_CHARACTERS."""
     text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)
     return text[:EXCERPT_CHARACTERS]

@@ -1,4 +1,4 @@
-"""A row of a source before it is a record, and the ways a single row can be wrong."""
+"""A row of a source before it is a record, and problems of single rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from typing import Any
 from prefine.json_reading import MAX_NESTING
 
 MAX_ROW_BYTES = 8 * 1024 * 1024
-"""Longest line read into memory, in bytes. A longer one goes to quarantine without being held whole."""
+"""Longest line read into memory, in bytes. A longer one is quarantined without being read completely."""
 
 MAX_TEXT_CHARACTERS = 1024 * 1024
-"""Longest text of one record, prompt and answers together. Tokenizers need about 400 bytes of memory a character."""
+"""Longest text of one record, prompt and answers together. Tokenizers need about 400 bytes of memory for each
+character.
+"""
 
 MAX_TURNS = 1_000
-"""Most turns of one demonstration. Each learned turn is rendered with all before it: the work grows with the square."""
+"""Most turns of one demonstration. Each learned turn is rendered with all turns before it: quadratic work."""
 
 EXCERPT_CHARACTERS = 2_000
 """How much of a rejected row is shown in quarantine.jsonl."""
@@ -29,7 +31,7 @@ EXCERPT_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a row cannot be used: the field it lies in and a short reason that reads on from the field's name."""
+    """Why a row cannot be used: the field, and a short reason that continues the sentence after the field's name."""
 
     field: str
     reason: str
@@ -39,7 +41,7 @@ class Problem:
 class Row:
     """One row of a source. One of `value`, `problem` and `left_out` is set.
 
-    A column of `value` that JSON cannot write holds Unwritable; it matters only to who reads that column.
+    A column of `value` that JSON cannot represent holds Unwritable; this matters only to readers of that column.
     `line` counts from 1: the line in .jsonl and .csv files (for .csv the line on which the row starts), the row
     number everywhere else. `raw` is the start of what was found, for rows with a problem. `left_out` says of a
     row that is valid why it has nothing for what is read.
@@ -55,9 +57,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Unwritable:
-    """In the place of a value that JSON cannot write, such as bytes or NaN.
+    """Stands for a value that JSON cannot represent, such as bytes or NaN.
 
-    `reason` reads on from the field's name. `form` is what stands for the value where a row is written again.
+    `reason` continues the sentence after the field's name. `form` replaces the value when the row is written.
     """
 
     reason: str
@@ -65,7 +67,7 @@ class Unwritable:
 
 
 class RowError(Exception):
-    """One row cannot be used. Never reaches the user: whoever reads rows puts the row into quarantine."""
+    """One row cannot be used. Never reaches the user: readers of rows quarantine the row."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
@@ -73,12 +75,12 @@ class RowError(Exception):
 
 
 def rejected(file: str, line: int, problem: Problem, raw: str) -> Row:
-    """A row with a problem; of `raw` only as much as quarantine shows is kept."""
+    """A row with a problem; `raw` is shortened to what quarantine shows."""
     return Row(file, line, None, problem, raw[:EXCERPT_CHARACTERS])
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is, in a user's words."""
+    """The type of a JSON value in words."""
     match value:
         case None:
             return "null"
@@ -96,14 +98,14 @@ def kind_of(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text on one line, with whatever a terminal would obey written as an escape."""
+    """The text on one line, with control characters escaped."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def has_lone_surrogate(value: object) -> bool:
-    """Whether any text in a JSON value cannot be written as UTF-8."""
+    """Whether any text in a JSON value cannot be encoded as UTF-8."""
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -112,7 +114,7 @@ def has_lone_surrogate(value: object) -> bool:
 
 
 def writable(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns in their JSON form, Unwritable where there is none."""
+    """The columns in their JSON form; Unwritable for a value without one."""
     found: dict[str, Any] = {}
     for name, value in columns.items():
         try:
@@ -130,10 +132,10 @@ def _writable(value: Any, name: str) -> Any:
 
 
 def json_plain(value: Any, name: str) -> Any:
-    """The JSON form of a value that came out of Arrow: dates as ISO text, decimals as numbers, bytes as text.
+    """The JSON form of a value from Arrow: dates as ISO text, decimals as numbers, bytes as text.
 
     Raises:
-        RowError: a number that JSON cannot write, bytes that are not UTF-8, or something with no JSON form.
+        RowError: a number that is not finite, bytes that are not UTF-8, or another value without a JSON form.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -159,7 +161,7 @@ def json_plain(value: Any, name: str) -> Any:
 
 
 def stated_form(value: Any) -> Any:
-    """As `json_plain`, with something in the place of what JSON cannot write.
+    """As `json_plain`, with substitutes for values that JSON cannot represent.
 
     `"NaN"`, `"Infinity"` and `"-Infinity"` for such numbers, `{"base64": …}` for bytes that are not UTF-8, and the
     name of its type for anything else.

@@ -1,8 +1,8 @@
-"""A source -> a stream of rows. Whatever is wrong with one row is that row's problem; a broken file is a DataError.
+"""A source -> a stream of rows. A fault in one row is a problem of that row only; a broken file is a DataError.
 
 A source is a file (.jsonl, .json, .csv, .tsv, .txt, .parquet, each also .gz), a folder of such files, a folder written
-by `datasets.save_to_disk`, a `feedback.db` of `prefine serve`, a Hugging Face data set (`owner/name`, `hf:owner/name`,
-`hf:owner/name#config`), or rows that a Python program holds, under the name that
+by `datasets.save_to_disk`, a `feedback.db` of `prefine serve`, a Hugging Face dataset (`owner/name`, `hf:owner/name`,
+`hf:owner/name#config`), or rows in memory, under the name that
 `prefine.data.reading.memory_rows.memory_source` gives them.
 """
 
@@ -58,10 +58,10 @@ _TELLTALE_STARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file, saved folder, database, hub data set or rows in memory: what is read with one set of columns.
+    """One file, saved folder, database, hub dataset or set of rows in memory: one table with one set of columns.
 
-    `name` is how rows refer to it. `path` is None for a hub data set and for rows in memory.
-    `text` is how it is written, for text files.
+    `name` is how rows refer to it. `path` is None for a hub dataset and for rows in memory. `text`, for text files, is
+    their delimiter and encoding.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Part:
 
 
 def read_rows(source: str, *, split: str = "train", text: TextForm = AS_FOUND) -> Iterator[Row]:
-    """Every row of a source, in order; `split` matters to data sets only, a file is read whole.
+    """Every row of a source, in order; `split` applies to datasets only.
 
     Raises:
         DataError: the source cannot be found or read; see `locate` and `read_part`.
@@ -84,10 +84,10 @@ def read_rows(source: str, *, split: str = "train", text: TextForm = AS_FOUND) -
 def locate(source: str, text: TextForm = AS_FOUND) -> tuple[Part, ...]:
     """The parts of a source: one, or for a folder one for each file in it, sorted by name.
 
-    A .txt file in a folder is read only where no other file can be: beside data it is a note about them.
+    A .txt file in a folder is read only if the folder has no other readable file: beside data it is a note about them.
 
     Raises:
-        DataError: nothing is there, or it is of no form prefine reads.
+        DataError: the source does not exist, or has a format that prefine does not read.
     """
     if source.startswith("hf:"):
         return (Part(source, "hub"),)
@@ -108,7 +108,9 @@ def locate(source: str, text: TextForm = AS_FOUND) -> tuple[Part, ...]:
                 require_feedback(path)
                 return (Part(str(path), "feedback", path),)
             if part is None:
-                raise DataError(f"{source}: its ending {path.suffix!r} is none prefine reads", f"Use {KNOWN_FILES}.")
+                raise DataError(
+                    f"{source}: its extension {path.suffix!r} is not one that prefine reads", f"Use {KNOWN_FILES}."
+                )
             return (part,)
         if path.exists():
             raise DataError(f"{source}: is not a regular file", "Write its content to a file first.")
@@ -157,13 +159,13 @@ def _form_of(path: Path) -> tuple[_FileForm | None, bool]:
 def read_part(
     part: Part, *, split: str = "train", note: Note = lambda said: None, wanted: Wanted | None = None
 ) -> Iterator[Row]:
-    """Every row of one part, in order. At least one: a part without rows is an error.
+    """Every row of one part, in order. A part without rows is an error.
 
     Args:
         part: of `locate`.
-        split: of a data set.
-        note: is told what was found out about a text file: its encoding, its delimiter. Reads on from its name.
-        wanted: what to make of feedback; other parts say it by their columns.
+        split: of a dataset.
+        note: called with what was detected in a text file, its encoding or delimiter, as the rest of a sentence.
+        wanted: the kind of record to make from feedback; other parts show it by their columns.
 
     Raises:
         DataError: empty, binary, damaged or unreachable.
@@ -204,7 +206,7 @@ def _file_rows(part: Part, path: Path, note: Note) -> Iterator[Row]:
                     yield row
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
-            f"{part.name}: is not whole gzip data{_after(line)}: {error}",
+            f"{part.name}: is damaged or truncated gzip data{_after(line)}: {error}",
             "Compress the file again, or drop .gz from its name.",
         ) from error
     except OSError as error:
@@ -231,7 +233,7 @@ def _after(line: int) -> str:
 
 
 class _Unzipped(io.RawIOBase):
-    """The content of gzip data. What stands before a tear is given out before the tear is an error."""
+    """The content of gzip data. Content before a damaged place is returned before the error is raised."""
 
     def __init__(self, raw: Buffered) -> None:
         self._gzip = gzip.GzipFile(fileobj=raw)
@@ -240,7 +242,7 @@ class _Unzipped(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        # Not GzipFile.readinto, which drops what it has where the data end too soon.
+        # Not GzipFile.readinto, which loses its data if the file is truncated.
         into = memoryview(buffer)
         data = self._gzip.read1(len(into))
         into[: len(data)] = data
@@ -250,7 +252,7 @@ class _Unzipped(io.RawIOBase):
 def _unpacked(raw: Buffered, compressed: bool) -> Buffered:
     if not compressed:
         return raw
-    # GzipFile's own readline is Python code; a buffer around it makes lines twice as fast.
+    # GzipFile's readline is Python code; with a buffer around it lines are read twice as fast.
     return io.BufferedReader(_Unzipped(raw), _BUFFER_BYTES)
 
 

@@ -1,7 +1,7 @@
-"""Bytes of text files -> UTF-8: which encoding a file has, as a recipe says it or as the bytes show it.
+"""Bytes of text files -> UTF-8, by the encoding that the recipe gives or that the bytes show.
 
-Spreadsheets write UTF-16 with a byte order mark, or the code page of their machine. Nothing is taken for granted in
-silence: whatever is not plain UTF-8 is told to the caller in a sentence.
+Spreadsheets write UTF-16 with a byte order mark, or the code page of their machine. No encoding is assumed silently:
+anything but plain UTF-8 is reported to the caller in a sentence.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 Buffered: TypeAlias = "io.BufferedReader[io.RawIOBase]"
 Note = Callable[[str], None]
-"""Takes a sentence on how a file was read, where that was found out from its bytes."""
+"""Receives a sentence on how a file was read, if that was detected from its bytes."""
 
 _UTF8 = "utf-8"
 _MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which it begins with
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which is a prefix of it
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -46,13 +46,13 @@ _MOST_OUTSIDE_ASCII = 0.25
 
 
 def utf8_stream(stream: Buffered, encoding: str | None, note: Note, *, may_be_western: bool) -> Buffered:
-    """The stream as UTF-8, whatever its encoding is. Bytes that are wrong in it stay wrong: as UTF-8 they are invalid.
+    """The stream as UTF-8, whatever its encoding is. Invalid bytes stay invalid: they become invalid UTF-8.
 
     Args:
         stream: at its beginning.
-        encoding: the one that the user named; None takes UTF-8, or what the first mebibyte shows.
+        encoding: given by the user; None: UTF-8, or detected from the first mebibyte.
         note: see Note.
-        may_be_western: whether text that is not UTF-8 may be taken for Windows-1252: of spreadsheets, not of JSON.
+        may_be_western: whether text that is not UTF-8 may be read as Windows-1252: true for spreadsheets, not for JSON.
     """
     found = encoding or _marked(stream.peek(_LONGEST_MARK), note)
     if found is None and may_be_western:
@@ -69,7 +69,7 @@ def _buffered(raw: io.RawIOBase) -> Buffered:
 
 
 def read_lines(stream: BinaryIO, file: str) -> Iterator[Row]:
-    """Plain text: one row for each line that is not blank, which is a prompt."""
+    """Plain text: each line that is not blank is a row with a prompt."""
     for number, line, whole in bounded_lines(stream):
         try:
             problem, text = None if whole else TOO_LONG, line.decode(_UTF8)
@@ -83,7 +83,7 @@ def read_lines(stream: BinaryIO, file: str) -> Iterator[Row]:
 
 
 def _first_bytes(stream: Buffered) -> bytes:
-    """At most _LOOKED_AT_BYTES. Where the data are torn, what stands before the tear; who reads on meets it again."""
+    """At most _LOOKED_AT_BYTES; of damaged data, those before the damage, which later readers will report."""
     start = b""
     try:
         while len(start) < _LOOKED_AT_BYTES and (piece := stream.read1(_LOOKED_AT_BYTES - len(start))):
@@ -94,7 +94,7 @@ def _first_bytes(stream: Buffered) -> bytes:
 
 
 def _marked(start: bytes, note: Note) -> str | None:
-    """The encoding that a byte order mark names; UTF-8's own is left to the readers."""
+    """The encoding of a byte order mark; UTF-8's is left to the readers."""
     found = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
     if found is not None:
         note(f"read as {found.upper()}, by its byte order mark")
@@ -102,11 +102,13 @@ def _marked(start: bytes, note: Note) -> str | None:
 
 
 def _western(start: bytes, note: Note) -> str | None:
-    """Windows-1252 where the bytes are not UTF-8 anywhere and are plausible text in it; the doubt is told otherwise."""
+    """Windows-1252 if the bytes are nowhere UTF-8 and plausible text in it; otherwise a note says that it is
+    unknown.
+    """
     if not _NOT_ASCII.search(start) or _is_utf8(start):
         return None
     in_characters = sum(map(len, _CHARACTER.findall(start)))
-    if 2 * in_characters > len(_NOT_ASCII.findall(start)):  # UTF-8 that is damaged in places
+    if 2 * in_characters > len(_NOT_ASCII.findall(start)):  # UTF-8 with damaged places
         return None
     try:
         text = start.decode("cp1252")
@@ -134,7 +136,7 @@ def _is_utf8(start: bytes) -> bool:
 
 
 class _Replayed(io.RawIOBase):
-    """What was read already, then the rest."""
+    """The bytes that were read already, then the rest."""
 
     def __init__(self, start: bytes, rest: Buffered) -> None:
         self._start = start
@@ -179,7 +181,7 @@ class _Transcoded(io.RawIOBase):
 def _as_lone_surrogate(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeDecodeError):
         raise error
-    return "\udcff", error.end  # which no UTF-8 can have, so that the row is found out
+    return "\udcff", error.end  # invalid in UTF-8, so that the row is refused
 
 
 codecs.register_error(_BAD_BYTES, _as_lone_surrogate)

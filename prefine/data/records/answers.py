@@ -1,4 +1,4 @@
-"""Two answers and the prompt they share, out of the ways files write them down."""
+"""Two answers and their common prompt, from the different forms in files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def split_pair(chosen: Any, rejected: Any, fields: tuple[str, str] = ("chosen", 
         fields: their columns.
 
     Raises:
-        RowError: no conversation, another prompt in each, or a last turn that is not the assistant's.
+        RowError: not conversations, different prompts, or a last turn that is not the assistant's.
     """
     first, second = _conversation(chosen, fields[0]), _conversation(rejected, fields[1])
     if first[:-1] != second[:-1]:
@@ -64,10 +64,10 @@ def plain_answer(turn: Message, field: str, *, learned: bool = True) -> str:
     Args:
         turn: the turn.
         field: its column.
-        learned: whether something is learned from it, so that a mark against that counts.
+        learned: whether it is learned from, so that a flag against that applies.
 
     Raises:
-        RowError: it is not the assistant's, or is more than a text: demonstrations alone hold that.
+        RowError: it is not the assistant's, or has more than a text: only demonstrations hold that.
     """
     if turn.role != "assistant":
         raise RowError(field, f"ends with a turn of {turn.role}, not of assistant")
@@ -83,13 +83,13 @@ def plain_answer(turn: Message, field: str, *, learned: bool = True) -> str:
 def prompted_pair(
     prompt: Any, chosen: Any, rejected: Any, fields: tuple[str, str, str] = ("prompt", "chosen", "rejected")
 ) -> Pair:
-    """Prompt and answers where the prompt has a column of its own.
+    """Prompt and answers of a row with a column for the prompt.
 
-    The answers are texts, or lone turns, or chat lists with the answer alone, or whole conversations that begin with
-    the prompt (UltraFeedback; there the prompt may be the first question only).
+    The answers are texts, single turns, chat lists with only the answer, or whole conversations that start with the
+    prompt (UltraFeedback; there the prompt may be only the first question).
 
     Raises:
-        RowError: an answer that is none of these, or that does not begin with the prompt.
+        RowError: an answer of another form, or one that does not start with the prompt.
     """
     opening = prompt_turns(prompt, fields[0])
     if is_whole(chosen) or is_whole(rejected):
@@ -123,7 +123,7 @@ def _begins_with(turns: list[Message], opening: list[Message], *, only_a_questio
 def lone_answer(value: Any, field: str, in_transcript: bool = False) -> str:
     """One answer: a text, text blocks, one assistant turn, or a chat list that holds one.
 
-    After a transcript's "\\n\\nAssistant:" the white space around the answer belongs to the format.
+    After a transcript's "\\n\\nAssistant:" white space around the answer belongs to the format.
 
     Raises:
         RowError: anything else.
@@ -133,7 +133,7 @@ def lone_answer(value: Any, field: str, in_transcript: bool = False) -> str:
     if isinstance(value, list) and not is_blocks(value):
         turns = chat_turns(value, field)
         if len(turns) != 1:
-            raise RowError(field, f"has {len(turns)} turns where one answer is due")
+            raise RowError(field, f"has {len(turns)} turns where one answer is expected")
         return plain_answer(turns[0], field)
     said = said_text(value, field)
     return said.strip() if in_transcript else said
@@ -154,7 +154,7 @@ def preferred_answer(value: Any) -> int:
 
 
 def margin_of(value: Mapping[str, Any]) -> float | None:
-    """How much better the chosen answer is by the row's own `margin`; None where it does not say.
+    """How much better the chosen answer is by the row's `margin`; None without one.
 
     Raises:
         RowError: not a finite number, or negative.
@@ -173,10 +173,10 @@ def _not_negative(value: Mapping[str, Any], field: str) -> float | None:
 
 
 def score_difference(value: Mapping[str, Any]) -> float | None:
-    """By how much the chosen answer's score exceeds the rejected one's; None without scores.
+    """The chosen answer's score minus the rejected one's; None without scores.
 
     Raises:
-        RowError: not finite numbers, one without the other, or a rejected answer with the higher score.
+        RowError: a score that is not finite, only one score, or a rejected answer with the higher score.
     """
     for first, second in _SCORE_COLUMNS:
         high, low = value.get(first), value.get(second)
@@ -190,7 +190,7 @@ def score_difference(value: Mapping[str, Any]) -> float | None:
         if not math.isfinite(difference):
             raise RowError(first, f"is too far from {second}")
         return difference
-    return _not_negative(value, "score_difference")  # of a record that prefine wrote
+    return _not_negative(value, "score_difference")  # of a record written by prefine
 
 
 def finite(value: Any, field: str) -> float:
@@ -205,7 +205,7 @@ def finite(value: Any, field: str) -> float:
     return number
 
 
-# Words for a vote, lower case and without spaces, hyphens and underscores; and the two emoji.
+# Words for a vote, in lower case, without spaces, hyphens and underscores; and the two emoji.
 _VOTES = {
     **dict.fromkeys(
         ("up", "thumbsup", "yes", "y", "good", "positive", "liked", "like", "true", "1", "1.0", "👍"), True
@@ -214,7 +214,7 @@ _VOTES = {
         ("down", "thumbsdown", "no", "n", "bad", "negative", "disliked", "dislike", "false", "0", "0.0", "👎"), False
     ),
 }
-# Skin tones and the selectors of how an emoji is drawn say nothing of the vote; colons stand around emoji names.
+# Skin tones and variation selectors do not change the vote; emoji names are between colons.
 _NOT_OF_A_VOTE = re.compile("(?<=[A-Za-z])-(?=[A-Za-z])|[\\s_:\U0001f3fb-\U0001f3ff\ufe0e\ufe0f]+")
 
 

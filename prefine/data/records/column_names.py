@@ -1,4 +1,4 @@
-"""Columns under the names that layouts know: as data.columns says, or where people wrote Prompt, CHOSEN, Response 1."""
+"""Columns under the names that layouts know: by data.columns, or spelled as Prompt, CHOSEN, Response 1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MISSING = object()
 def with_known_names(value: dict[str, Any]) -> dict[str, Any]:
     """A row whose columns have the names that formats know, where only capitals, spaces or hyphens differ.
 
-    A name is left as it is where another column has the known name already, or would get it as well.
+    A name is unchanged if another column has the known name already or would get it, too.
     """
     renamed = _renamed(tuple(value))
     return {renamed.get(name, name): item for name, item in value.items()} if renamed else value
@@ -51,8 +51,7 @@ class ColumnNames:
     """Renames the columns of rows, as data.columns says.
 
     Args:
-        columns: the file's column by the name that prefine gives it; None: the column of that name is not read, and
-            stays beside the record.
+        columns: prefine's name -> the file's column; None: the column of that name is not read, and is kept as extra.
 
     Raises:
         DataError: no layout reads a column of that name.
@@ -76,7 +75,7 @@ class ColumnNames:
 
         Args:
             value: the row under the file's.
-            is_table: whether it is of a file of cells, whose numbers and chat lists are known by their columns.
+            is_table: whether it is from a CSV or TSV file, in which cells are typed by their columns.
         """
         if not (self._columns or self._unread):
             return with_known_names(value)
@@ -90,7 +89,7 @@ class ColumnNames:
             if found is _MISSING:
                 continue
             self._unseen.discard(column)
-            if found is not None or named.get(name) is None:  # a file may have rows of both names
+            if found is not None or named.get(name) is None:  # a file may have rows with either name
                 named[name] = typed_cell(name, found) if is_table and isinstance(found, str) else found
         beside = {name: value[name] for name in unread if not _is_unwritable(value[name])}
         if beside:
@@ -99,7 +98,7 @@ class ColumnNames:
         return with_known_names(named)
 
     def require_seen(self, source: str) -> None:
-        """Raise DataError if a column that the user named was in no row."""
+        """Raise DataError if no row has a column that the user named."""
         if not self._unseen:
             return
         missing = sorted(self._unseen)[0]
@@ -117,7 +116,7 @@ def _is_unwritable(value: Any) -> bool:
 
 
 def _looked_up(value: Mapping[str, Any], column: str) -> Any:
-    """A column, or with dots in its name what lies in objects."""
+    """A column; dots in its name lead into objects."""
     if column in value:
         return value[column]
     found: Any = value

@@ -28,17 +28,17 @@ def records_of(
 ) -> list[R]:
     """The records in a row, at least one.
 
-    A row may hold more than was asked for: a preference is also a demonstration (its chosen answer) and a prompt.
+    A row may hold more than the wanted kind: a preference is also a demonstration (its chosen answer) and a prompt.
 
     Args:
-        value: the row as plain JSON, its columns renamed already.
+        value: the row as plain JSON, with renamed columns.
         kind: of the records.
         rules: which pairs ranked answers give.
-        shape: saves finding it again.
+        shape: of the row, if known.
 
     Raises:
-        LeftOut: the row is valid and has nothing of this kind, such as a tie where answers are imitated.
-        RowError: the row has no shape of this kind, or a value in it breaks a rule; names the field.
+        LeftOut: the row is valid but has no record of this kind, such as a tie when answers are imitated.
+        RowError: the row has no shape of this kind, or an invalid value; names the field.
     """
     shape = shape or shape_of(value, kind)
     if shape is None:
@@ -48,10 +48,10 @@ def records_of(
         require_learned(value)
     if kind is Demonstration:
         require_no_vote_down(value, shape.taken(value))
-    # Of a prompt every other column is kept, answers included: rewards may be verified by them.
+    # Of a prompt all other columns are kept, answers included: rewards may use them.
     taken = frozenset({"prompt"}) if kind is Prompt else shape.taken(value)
     common = {"id": _row_id(value), "extra": extra_of(value, taken), "tools": tools_of(value)}
-    # Other kinds take one record of a row; which pairs there are matters to preferences only.
+    # Other kinds take one record of a row; the rule for pairs applies to preferences only.
     view = RowView(value, common, rules.pairs if kind is Preference else "best_worst")
     try:
         records = [_as_kind(record, kind) for record in shape.build(view)]
@@ -64,10 +64,10 @@ def records_of(
 
 
 def without_unwritable(value: dict[str, Any], shape: Shape) -> tuple[dict[str, Any], list[str]]:
-    """A row without the columns that JSON cannot write, and their names.
+    """A row without the columns that JSON cannot represent, and their names.
 
     Raises:
-        RowError: the shape reads one of them. An id is kept for people only, and is left out.
+        RowError: the shape reads one of them, other than an id, which is left out.
     """
     names = [name for name, item in value.items() if isinstance(item, Unwritable)]
     read = shape.taken(value) | COMMON_COLUMNS.union(MEDIA) - {"id"}
@@ -84,7 +84,7 @@ def _refuse_media(value: Mapping[str, Any]) -> None:
 
 
 def require_bounded(record: Record) -> None:
-    """Raise RowError where a record's texts are too long for bounded memory, or its learned turns too many."""
+    """Raise RowError if a record's texts are too long for bounded memory, or it has too many turns."""
     match record:
         case Preference():
             said = [*_texts(record.prompt), record.chosen, record.rejected]
@@ -94,7 +94,7 @@ def require_bounded(record: Record) -> None:
             said = _texts(record.messages)
             if len(record.messages) > MAX_TURNS:
                 raise RowError(
-                    "messages", f"are {len(record.messages):,} turns; prefine learns from {MAX_TURNS:,} at most"
+                    "messages", f"are {len(record.messages):,} turns; prefine learns from at most {MAX_TURNS:,}"
                 )
         case Prompt():
             said = _texts(record.prompt)
@@ -107,15 +107,15 @@ def _texts(turns: Conversation) -> list[str]:
 
 
 def _row_id(value: Mapping[str, Any]) -> str | None:
-    """A row's id as text. It only names the row to people, so that no kind of id is refused."""
+    """A row's id as text. It is only for readers, so no type of id is refused."""
     found = value.get("id")
     if isinstance(found, float) and found.is_integer():
-        found = int(found)  # pandas makes 7 a 7.0 where another row has no id
+        found = int(found)  # pandas turns 7 into 7.0 if another row has no id
     return found if found is None or isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
 def _with_ids(records: list[R]) -> list[R]:
-    """Several records of one row with ids of their own: `ID/1`, `ID/2`."""
+    """Several records of one row with separate ids: `ID/1`, `ID/2`."""
     if len(records) < 2 or len({record.id for record in records}) == len(records) or records[0].id is None:
         return records
     numbered = enumerate(records, start=1)
@@ -129,11 +129,11 @@ def _as_kind(record: Record, kind: type[R]) -> R:
         return cast(R, Prompt(prompt=record.prompt, id=record.id, extra=record.extra, tools=record.tools))
     if isinstance(record, Preference):
         if record.tie:
-            raise LeftOut("preferred", "is a tie, so no answer is there to imitate")
+            raise LeftOut("preferred", "is a tie, so it has no answer to imitate")
         return cast(R, _demonstration(record, record.chosen))
     if isinstance(record, Vote):
         if not record.label:
-            raise LeftOut("label", "is down, so the answer is not one to imitate")
+            raise LeftOut("label", "is down, so the answer is not to be imitated")
         return cast(R, _demonstration(record, record.completion))
     raise TypeError(f"{type(record).__name__} cannot be read as {kind.__name__}")
 

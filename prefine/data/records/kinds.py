@@ -1,4 +1,4 @@
-"""What a source holds, found out from its columns."""
+"""The kind of records in a source, by its columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefine.records import Demonstration, Preference, Prompt, Vote
 from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.text_form import AS_FOUND, TextForm
 
-# A row of an earlier kind can also be read as one of a later kind, so the first that fits is what it was meant for.
+# A row of an earlier kind can also be read as a later kind, so the first that fits is the intended one.
 KINDS: dict[str, type[Any]] = {
     "preferences": Preference,
     "votes": Vote,
@@ -37,16 +37,16 @@ def kind_of_sources(
 
     Args:
         sources: see prefine.data.reading.sources.
-        split: of a Hugging Face data set.
-        text: how text files are written.
+        split: of a Hugging Face dataset.
+        text: delimiter and encoding of text files.
         rules: names of columns.
 
     Raises:
-        DataError: a source that cannot be found or read; no row that can be read, or none with known columns.
+        DataError: a source cannot be found or read; no row can be read, or none has known columns.
     """
     parts = [part for source in sources for part in locate(source, text)]
     if not parts:
-        raise DataError("no data source is given", "Name a file, a folder or a data set.")
+        raise DataError("no data source is given", "Name a file, a folder or a dataset.")
     found: Counter[type[Any]] = Counter()
     columns: dict[str, None] = {}
     problems: Counter[str] = Counter()
@@ -62,7 +62,7 @@ def kind_of_sources(
             found[_meant(names.applied(row.value, is_table=is_table))] += 1
         if found.total() == _READABLE_ROWS:
             break
-    # Many messages of a tree have no rank, even where replies are ranked.
+    # Many messages of a tree have no rank, even if replies are ranked.
     found[Preference if found[Preference] else Demonstration] += found.pop(_Unranked, 0)
     del found[_Unknown]
     if found.total():

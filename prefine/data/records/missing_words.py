@@ -1,10 +1,12 @@
-"""Texts that programs write where a value is missing. One may be meant, as in lessons on SQL, so it is only told."""
+"""Texts that programs write for a missing value. They may be intended, as in lessons on SQL, so they are only
+reported.
+"""
 
 from __future__ import annotations
 
 from prefine.records import Completion, Demonstration, Preference, Record, Vote
 
-# Of Excel and its like, pandas, R, SQL and programming languages; compared without regard to capitals.
+# From spreadsheets, pandas, R, SQL and programming languages; compared without case.
 _MISSING = frozenset(
     {
         *("#ref!", "#n/a", "#value!", "#div/0!", "#name?", "#num!", "#null!", "#spill!", "#calc!", "#field!"),
@@ -15,7 +17,7 @@ _MISSING = frozenset(
 
 
 def missing_word(record: Record) -> str | None:
-    """The first text of a record, a whole turn or answer, that stands for a missing value; None without one."""
+    """The first turn or answer of a record that means a missing value; None if there is none."""
     match record:
         case Preference():
             answers = [record.chosen, record.rejected]

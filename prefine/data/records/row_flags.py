@@ -1,4 +1,4 @@
-"""Columns that say whether a row is learned: flags of the row as a whole, and votes that no layout reads."""
+"""Columns that say whether a row is learned: flags of the whole row, and votes that no layout reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOTE_COLUMNS = (
     *("vote", "kto_tag", "thumb", "thumbs", "feedback", "liked", "is_good", "thumbs_up"),
     *("thumb_up", "is_liked", "upvoted", "user_feedback", "human_feedback"),
 )
-"""What data sets call a thumb up or down, besides `label`."""
+"""Names of votes in datasets, besides `label`."""
 _DOWN_COLUMNS = ("thumbs_down", "thumb_down", "is_bad", "disliked", "is_disliked", "downvoted")
 _MEASURED = "loss"
 _GAPS = re.compile(r"[\s_-]+")
@@ -28,19 +28,21 @@ def plain_name(column: str) -> str:
 
 
 def can_be_ignored(column: str) -> bool:
-    """Whether a column that no layout reads still has a say, so that a user may have to say that it has none."""
+    """Whether a column that no layout reads may still decide over a row, so that a user may have to ignore it
+    explicitly.
+    """
     return _says_a_vote(column) is not None or column in (*FLAGS, *OTHER_FLAGS)
 
 
 def ignored(column: str) -> str:
-    """How a user says that a column means something else."""
+    """How a user ignores a column."""
     return f"data.columns: {{{printable(column)}: null}} ignores it"
 
 
 def require_learned(value: Mapping[str, Any]) -> None:
-    """Check what a row says of whether it is learned.
+    """Check the flags that say whether a row is learned.
 
-    Numbers and texts in `loss` that are no flag are a loss that somebody measured.
+    Numbers and texts in `loss` that are not a flag are taken as a measured loss.
 
     Raises:
         LeftOut: it is not to be learned.
@@ -55,7 +57,9 @@ def require_learned(value: Mapping[str, Any]) -> None:
         except RowError:
             if name == _MEASURED and isinstance(found, int | float | str):
                 continue
-            raise RowError(name, f"is not 1 or 0, and prefine weighs all rows alike ({ignored(name)})") from None
+            raise RowError(
+                name, f"is not 1 or 0, and prefine gives all rows the same weight ({ignored(name)})"
+            ) from None
         if not learned:
             raise LeftOut(name, f"is {str(found).lower()}, so the row is not to be learned")
     for name in OTHER_FLAGS:
@@ -64,7 +68,7 @@ def require_learned(value: Mapping[str, Any]) -> None:
 
 
 def require_no_vote_down(value: Mapping[str, Any], read: Collection[str]) -> None:
-    """Raise RowError where a column that is not read says that the answer is bad: it would be imitated."""
+    """Raise RowError if a column that is not read marks the answer as bad: it would be imitated."""
     for name, up in unread_votes(value, read).items():
         if not up:
             shown = printable(name)
@@ -72,7 +76,7 @@ def require_no_vote_down(value: Mapping[str, Any], read: Collection[str]) -> Non
 
 
 def unread_votes(value: Mapping[str, Any], read: Collection[str]) -> dict[str, bool]:
-    """The columns that hold a vote by their names and values, and are not in `read`; whether each is a thumb up."""
+    """Columns that hold a vote by name and value and are not in `read`, each with whether it is a thumb up."""
     votes: dict[str, bool] = {}
     for name, item in value.items():
         up = _says_a_vote(name)
@@ -87,6 +91,6 @@ def unread_votes(value: Mapping[str, Any], read: Collection[str]) -> dict[str, b
 
 @lru_cache(maxsize=1_000)
 def _says_a_vote(column: str) -> bool | None:
-    """Whether "yes" in a column of this name is a thumb up; None where it is no vote."""
+    """Whether "yes" in a column of this name is a thumb up; None if it is not a vote."""
     plain = plain_name(column)
     return True if plain in ("label", *VOTE_COLUMNS) else False if plain in _DOWN_COLUMNS else None

@@ -1,4 +1,4 @@
-"""What became of a row: its records, a reason why it is left out, or what is wrong with it."""
+"""The result of reading a row: its records, a reason why it is left out, or a problem."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Reading(Generic[R]):
     """A row that was read.
 
     Attributes:
-        row: as it was found.
-        records: made of it; none where it is only the context of others.
+        row: as it was read.
+        records: of the row; none if it is only context of others.
         problem: why it cannot be used.
-        left_out: why nothing is made of it, though it is valid.
-        message: its columns, where it is one message of a tree: what it gives depends on the rows of its tree.
-        shape_is_known: whether its columns fit a layout at all.
+        left_out: why it gives no record although it is valid.
+        message: its columns, if it is one message of a tree: its records depend on the other rows of the tree.
+        shape_is_known: whether its columns fit any layout.
     """
 
     row: Row
@@ -47,7 +47,7 @@ def read_row(row: Row, value: Mapping[str, Any], kind: type[R], rules: RowRules,
 
 
 def in_trees(readings: Iterable[Reading[R]], kind: type[R], rules: RowRules) -> Iterator[Reading[R]]:
-    """The readings, messages of trees with what they give: rows of one tree that stand together are read together."""
+    """The readings, with the records of trees: consecutive rows of one tree are read together."""
     tree: list[Reading[R]] = []
     for reading in readings:
         goes_on = reading.message is not None and len(tree) < MOST_MESSAGES

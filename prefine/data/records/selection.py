@@ -1,4 +1,4 @@
-"""What is chosen from clean records: duplicates out, and a held-out part that shares no prompt with the rest.
+"""Selection from clean records: removes duplicates, and splits off a held-out part that shares no prompt with the rest.
 
 Everything here streams: no record is kept, only 16-byte hashes.
 """
@@ -34,12 +34,12 @@ Place = tuple[str, int]
 
 _HASH_BYTES = 16
 _SPACE = re.compile(r"\s+")
-# Soft hyphens, zero-width spaces and joiners, byte order marks: nobody sees them, so they make no other prompt.
+# Soft hyphens, zero-width spaces and joiners, byte order marks: invisible, so they do not make another prompt.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 
 
 def _digest(parts: Iterable[str]) -> bytes:
-    # Each part behind its length, so that no two lists of parts give the same bytes.
+    # Each part after its length, so that no two lists of parts give the same bytes.
     joined = "".join(f"{len(part)}:{part}" for part in parts)
     return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).digest()
 
@@ -48,9 +48,11 @@ def _digest(parts: Iterable[str]) -> bytes:
 
 
 def normalised(text: str) -> str:
-    """The text as far as a reader would call it the same: NFKC, case folded, white space single, ends bare."""
+    """The text without differences that a reader would ignore: NFKC, case folded, single white space, no end
+    punctuation.
+    """
     folded = text
-    for _ in range(2):  # casefold can undo NFKC and the other way round
+    for _ in range(2):  # casefold can undo NFKC and vice versa
         folded = unicodedata.normalize("NFKC", folded).casefold()
     folded = _SPACE.sub(" ", _INVISIBLE.sub("", folded)).strip()
     start, end = 0, len(folded)
@@ -66,7 +68,7 @@ def _is_edge(character: str) -> bool:
 
 
 def prompt_group(prompt: Conversation | str) -> str:
-    """Names the group of a prompt (32 hex digits): prompts that differ in case, spacing or end punctuation share it.
+    """The group of a prompt (32 hex digits): prompts that differ only in case, spacing or end punctuation share it.
 
     System turns, tool definitions and reasoning do not count: the same question under another instruction would still
     leak its answer. A text is taken as one user turn.
@@ -83,9 +85,8 @@ def prompt_group(prompt: Conversation | str) -> str:
 
 
 def group_of(record: Record) -> str:
-    """The prompt group of any record. A demonstration's prompt is all of it but the last answer.
-
-    So the same prompts are held out of a file whether it is read as preferences or as demonstrations.
+    """The prompt group of any record. A demonstration's prompt is everything before the last answer. So a file has the
+    same held-out prompts whether it is read as preferences or as demonstrations.
     """
     return prompt_group(record.messages[:-1] if isinstance(record, Demonstration) else record.prompt)
 
@@ -94,7 +95,7 @@ def is_heldout(group: str, seed: int, fraction: float) -> bool:
     """Whether a prompt group belongs to the held-out part.
 
     Depends on its arguments alone: not on order, on other rows, or on the machine. `fraction` is the share of
-    groups, not of rows, that is held out on average. A larger fraction holds out the same groups and more.
+    groups, not of rows, that is held out on average. A larger fraction holds out the same groups and further ones.
 
     Raises:
         ValueError: the fraction is not in [0, 1).
@@ -106,12 +107,12 @@ def is_heldout(group: str, seed: int, fraction: float) -> bool:
 
 
 def sample_of(records: Iterable[tuple[R, Place]], kind: type[R], limit: int, seed: int) -> Iterator[tuple[R, Place]]:
-    """`limit` records with their places drawn evenly from all, in their order; all of them where there are no more.
+    """A uniform sample of `limit` records with their places, in order; all records if there are no more.
 
-    Which are drawn depends on the seed and on what they say, not on their order. Memory is bounded by 200 bytes a drawn
-    record: candidates wait in a temporary file.
+    The sample depends on the seed and the content, not on the order. It needs about 200 bytes of memory for each
+    sampled record; candidates are kept in a temporary file.
     """
-    # A heap: the highest lot first, as its negative; number; offset in the file; place.
+    # A heap, the highest lot first: negative lot, number, offset in the file, place.
     drawn: list[tuple[int, int, int, Place]] = []
     with tempfile.TemporaryFile() as candidates:
         for number, (record, place) in enumerate(records):
@@ -131,13 +132,13 @@ def sample_of(records: Iterable[tuple[R, Place]], kind: type[R], limit: int, see
 
 
 class DuplicateFilter:
-    """Remembers records by hash, about 300 bytes a preference; counts what does not fit together.
+    """Remembers records by hash, about 300 bytes for a preference; counts duplicates and contradictions.
 
     Attributes:
-        duplicates: records seen before with the same content; `id` and `extra` are no content.
-        duplicate_ids: records whose id was given before to another content. They are kept.
-        contradictions: records that say the opposite of an earlier one: the same prompt with its answers swapped,
-            or the same answer with the other vote. They are kept.
+        duplicates: records seen before with the same content, apart from `id` and `extra`.
+        duplicate_ids: records with an id seen before with other content. They are kept.
+        contradictions: records that contradict an earlier one: the same prompt with its answers swapped, or the same
+            answer with the other vote. They are kept.
     """
 
     def __init__(self) -> None:
@@ -149,7 +150,7 @@ class DuplicateFilter:
         self._ids: set[bytes] = set()
 
     def is_duplicate(self, record: Record) -> bool:
-        """Whether the same content was seen before; remembers it if not."""
+        """Whether the same content was seen before; if not, it is remembered."""
         verdict = _verdict(record)
         content = _digest((*verdict, *_shades(record)))
         if content in self._contents:
@@ -168,7 +169,7 @@ class DuplicateFilter:
 
 
 def _said(turns: Conversation, tools: tuple[dict[str, Any], ...]) -> list[str]:
-    """Everything that turns and tool definitions say, as texts; whether a turn is supervised is not among it."""
+    """All content of turns and tool definitions as texts, without whether a turn is supervised."""
     said = [_sorted_json(tools)] if tools else []
     for turn in turns:
         said += [turn.role, turn.content]
@@ -179,7 +180,7 @@ def _said(turns: Conversation, tools: tuple[dict[str, Any], ...]) -> list[str]:
 
 
 def _calls(turn: Message) -> str:
-    """An assistant's tool calls without their ids, which differ where the same was called."""
+    """An assistant's tool calls without their ids, which differ between equal calls."""
     return _sorted_json([function_of(call) for call in turn.tool_calls])
 
 
@@ -188,7 +189,7 @@ def _sorted_json(value: Any) -> str:
 
 
 def _verdict(record: Record) -> list[str]:
-    """What a record says, as texts."""
+    """The content of a record, as texts."""
     match record:
         case Preference():
             return ["preference", *_said(record.prompt, record.tools), record.chosen, record.rejected]
@@ -203,7 +204,7 @@ def _verdict(record: Record) -> list[str]:
 
 
 def _shades(record: Record) -> tuple[str, ...]:
-    """What makes two records differ that say the same."""
+    """What distinguishes two records with the same content."""
     match record:
         case Preference():
             return (str(record.margin), str(record.score_difference), str(record.tie))
@@ -213,7 +214,7 @@ def _shades(record: Record) -> tuple[str, ...]:
 
 
 def _opposite(record: Record) -> list[str] | None:
-    """What a record that contradicts this one would say."""
+    """The content of a record that would contradict this one."""
     match record:
         case Preference() if not record.tie:
             return ["preference", *_said(record.prompt, record.tools), record.rejected, record.chosen]

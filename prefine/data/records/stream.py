@@ -35,25 +35,26 @@ _NO_FORMAT = Problem("columns", "fit no known format")
 
 @dataclass
 class ReadCounts:
-    """What became of the rows. Always: rows_in = kept + quarantined + left_out, and records = found - duplicates.
+    """Counts of rows and records. Always: rows_in = kept + quarantined + left_out, and records = found - duplicates.
 
     Attributes:
-        rows_in: rows read; blank lines are none.
-        kept: rows that are used. One may give several records; a message of a tree that is context only gives none.
+        rows_in: rows read, without blank lines.
+        kept: rows that are used. A row may give several records; a message of a tree that is only context gives none.
         reasons: quarantined rows by reason.
-        left_out_reasons: by reason, valid rows with nothing for what is read, as a thumb down where answers are
+        left_out_reasons: by reason, valid rows without a record of this kind, such as a thumb down when answers are
             imitated.
         found: records in the kept rows.
-        duplicates: records that said what an earlier one had said; not handed on.
-        duplicate_ids: records whose id an earlier record with other content has; handed on.
-        contradictions: records that say the opposite of an earlier one; handed on.
+        duplicates: records with the same content as an earlier one; dropped.
+        duplicate_ids: records with the id of an earlier record but other content; kept.
+        contradictions: records that contradict an earlier one; kept.
         scored_pairs: pairs with two scores and no margin of their own.
-        missing_words: records with a turn or answer that stands for a missing value (#REF!, N/A), by that text; kept.
+        missing_words: records with a turn or answer that means a missing value (#REF!, N/A), by that text; kept.
         missing_at: where the first of them are, as file:line.
-        read_as: what was found out about how files are written, with their names.
-        columns_left_out: columns that nobody reads, by name, with the rows whose value JSON cannot write (bytes, NaN).
-        answers_unread: columns that look like answers and that no format reads, by name, with their rows.
-        votes_unread: of demonstrations, columns that look like thumbs up and that no format reads, alike.
+        read_as: encodings and delimiters that were detected, with the files' names.
+        columns_left_out: columns that are not read, by name, with the rows whose value JSON cannot represent (bytes,
+            NaN).
+        answers_unread: columns that look like answers but are in no format, by name, with their rows.
+        votes_unread: the same for columns of demonstrations that look like votes.
     """
 
     rows_in: int = 0
@@ -74,21 +75,21 @@ class ReadCounts:
 
     @property
     def quarantined(self) -> int:
-        """Rows set aside."""
+        """Quarantined rows."""
         return self.reasons.total()
 
     @property
     def left_out(self) -> int:
-        """Valid rows with nothing for what is read."""
+        """Valid rows without a record of this kind."""
         return self.left_out_reasons.total()
 
     @property
     def records(self) -> int:
-        """Records handed on."""
+        """Records without duplicates."""
         return self.found - self.duplicates
 
     def as_dict(self) -> dict[str, Any]:
-        """All counts, ready for a manifest."""
+        """All counts, for a manifest."""
         return {
             "rows_in": self.rows_in,
             "kept": self.kept,
@@ -111,10 +112,10 @@ class ReadCounts:
 
 
 def remarks(counts: Mapping[str, Any]) -> list[str]:
-    """What a user should know of columns that were not used, a sentence each.
+    """Sentences for the user on columns that were not used.
 
     Args:
-        counts: of ReadCounts.as_dict; of an earlier release, perhaps.
+        counts: from ReadCounts.as_dict, perhaps of an earlier release.
     """
     told = []
     for said, where in counts.get("read_as", {}).items():
@@ -126,22 +127,23 @@ def remarks(counts: Mapping[str, Any]) -> list[str]:
     if unread := counts.get("answers_unread"):
         names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(unread.items())[:5])
         told.append(
-            f"columns that look like answers are not read, by rows: {names}; data.columns (--column) says what they are"
+            f"columns that look like answers are not read (rows in brackets): {names}; name them with data.columns "
+            "(--column)"
         )
     if votes := counts.get("votes_unread"):
         names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(votes.items())[:5])
         told.append(
-            f"warning: columns that look like votes are not read, by rows: {names}; data.columns (--column) says "
+            f"warning: columns that look like votes are not read (rows in brackets): {names}; data.columns (--column) "
+            "says "
             "which is the label"
         )
     if scored := counts.get("scored_pairs"):
         told.append(
-            f"{scored} pairs have scores; their difference is no margin, unless "
-            "a reward model asks for it with reward.margins: scores"
+            f"{scored} pairs have scores; their differences are used as margins only with reward.margins: scores"
         )
     if left_out := counts.get("columns_left_out"):
         names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(left_out.items())[:5])
-        told.append(f"columns whose values JSON cannot write (bytes, NaN) are not used and left out, by rows: {names}")
+        told.append(f"columns whose values JSON cannot represent (bytes, NaN) are left out (rows in brackets): {names}")
     if words := counts.get("missing_words"):
         total = sum(words.values())
         named = ", ".join(f"{printable(word)!r} ({rows})" for word, rows in list(words.items())[:5])
@@ -158,9 +160,9 @@ class RecordStream(Generic[R]):
     """An iterator over records.
 
     Attributes:
-        counts: up to date at every moment, and final once the iterator is used up.
-        place: file and line of the record handed on last.
-        row: the row that it is of, as it was read: its columns may hold Unwritable.
+        counts: always up to date; final at the end of the iterator.
+        place: file and line of the last record.
+        row: the row of that record, as it was read: its columns may hold Unwritable.
     """
 
     def __init__(
@@ -193,9 +195,9 @@ class RecordStream(Generic[R]):
         return next(self._records)
 
     def set_aside(self, record: R, place: Place, problem: Problem) -> None:
-        """Put a record that was handed on, and turned out to be of no use, into quarantine.
+        """Quarantine a record that was returned but cannot be used.
 
-        Of several records of one row the first that is set aside counts the row as quarantined.
+        The first of several records of a row counts the row as quarantined.
         """
         self.counts.found -= 1
         if place != self._set_aside_last:
@@ -254,7 +256,7 @@ class RecordStream(Generic[R]):
         return read_row(row, value, self._kind, self._rules, shape)
 
     def _records_of(self, reading: Reading[R]) -> Iterator[R]:
-        """Count what became of a row, and hand on its records."""
+        """Count a row, and yield its records."""
         row = reading.row
         if reading.problem is not None:
             self._set_aside(row.file, row.line, reading.problem, row.raw if row.value is None else row.value)
@@ -311,9 +313,9 @@ class _Columns:
     """The shapes of one part's rows.
 
     Attributes:
-        any_known: whether the columns of any row so far had a shape.
-        waiting: rows without one. While none has one the file itself may be the wrong one, and then these rows
-            are not worth a quarantine file.
+        any_known: whether any row so far had a known shape.
+        waiting: rows without a shape. Until one has a shape, the whole file may be the wrong one, and then these rows
+            are not quarantined.
     """
 
     def __init__(self, name: str, kind: type[Any], names: ColumnNames) -> None:
@@ -333,7 +335,7 @@ class _Columns:
             as_written: the names of its columns in the file.
 
         Raises:
-            DataError: there is none, nor for any of a thousand rows before it.
+            DataError: neither this row nor a thousand rows before it have a known shape.
         """
         shape = shape_of(value, self._kind)
         if shape is not None:
@@ -348,7 +350,7 @@ class _Columns:
         return shape
 
     def require_known(self) -> None:
-        """Raise DataError if rows had columns and those of none had a shape."""
+        """Raise DataError if rows had columns but none had a known shape."""
         if self.any_known or not self.waiting:
             return
         self._names.require_seen(self._name)
@@ -372,19 +374,19 @@ def read_records(
         sources: one source or several; duplicates are found across all of them.
         kind: Preference, Vote, Demonstration or Prompt.
         quarantine: takes the rows that are not valid; its owner closes it.
-        split: which part of a Hugging Face data set to read; files are read whole.
-        deduplicate: hand on only the first of records with the same content.
-        text: how text files are written.
+        split: of a Hugging Face dataset; files are read completely.
+        deduplicate: yield only the first of records with the same content.
+        text: delimiter and encoding of text files.
         rules: names of columns, and which pairs ranked answers give.
 
     Raises:
-        DataError: at once if a source cannot be found or is written by the quarantine, or if the rules name a column
-            that no format has; while iterating if a source cannot be read, if none of its rows has columns that fit,
-            or if in the end no row of any was kept or none has a column that the rules name.
+        DataError: at once if a source cannot be found or is the quarantine file, or if the rules name a column that no
+            format has; while iterating if a source cannot be read, if none of its rows has columns that fit, or if at
+            the end no row was kept or no row has a column that the rules name.
     """
     names = [sources] if isinstance(sources, str) else list(sources)
     if not names:
-        raise DataError("no data source is given", "Name a file, a folder or a data set.")
+        raise DataError("no data source is given", "Name a file, a folder or a dataset.")
     parts = [part for name in names for part in locate(name, text)]
     written = quarantine.path and Path(quarantine.path).resolve()
     for part in parts:

@@ -19,7 +19,7 @@ def tools_of(value: Mapping[str, Any], at: str = "") -> tuple[dict[str, Any], ..
         at: the place of that object, with a dot after it.
 
     Raises:
-        RowError: neither; a definition without a name; both, which differ.
+        RowError: invalid; a definition without a name; both columns, with different content.
     """
     found = {name: tools for name in ("tools", "functions") if (tools := _definitions(value.get(name), at + name))}
     if len(found) > 1 and found["tools"] != found["functions"]:
@@ -44,7 +44,7 @@ def tool_calls(turn: dict[str, Any], field: str) -> tuple[dict[str, Any], ...]:
     """The calls in a turn's `tool_calls`, or in OpenAI's earlier `function_call`.
 
     Raises:
-        RowError: no list of calls, nor its JSON text.
+        RowError: not a list of calls, nor its JSON text.
     """
     calls, earlier = turn.get("tool_calls"), turn.get("function_call")
     if calls and earlier:
@@ -57,7 +57,7 @@ def tool_calls(turn: dict[str, Any], field: str) -> tuple[dict[str, Any], ...]:
 
 
 def calls_in_text(value: Any, field: str) -> tuple[dict[str, Any], ...]:
-    """The calls in a turn that holds nothing else: JSON text of one call or several, or a call itself.
+    """The calls of a turn without other content: JSON text of one call or several, or a call.
 
     Raises:
         RowError: anything else.

@@ -1,4 +1,4 @@
-"""Chat lists, HH transcripts and plain prompts -> messages, in the order they were said."""
+"""Chat lists, HH transcripts and plain prompts -> messages, in order."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ _ROLES: dict[str, Role] = {
     "function": "tool",  # OpenAI's earlier name
     "tool_response": "tool",  # ms-swift's
 }
-# A turn of its own that holds an assistant's call as JSON: ShareGPT's and ms-swift's.
+# A separate turn with an assistant's call as JSON: ShareGPT's and ms-swift's.
 _CALLING = ("function_call", "tool_call")
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 _MARKER_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 _TEXT_BLOCKS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 FLAGS = ("train", "loss", "weight", "loss_scale", "supervised")
-"""What says whether a turn or a row is learned."""
+"""Flags that say whether a turn or a row is learned."""
 OTHER_FLAGS = ("loss_mask", "mask", "masked", "trainable")
-"""What says so in other data sets, in ways that differ from one to the next."""
+"""Flags of other datasets, whose meaning differs between them."""
 _FLAG_WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-# On a turn that is not the assistant's, these ask for what prefine does not do; a weight of 1 is every turn's default.
+# On other turns than the assistant's, these ask for what prefine does not do; a weight of 1 is the default of every
+# turn.
 _ASKS_TO_LEARN = ("train", "loss")
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 
 
 def said_text(value: Any, field: str) -> str:
-    """The value as a text that says something, unchanged; of text blocks, their texts joined.
+    """The value as a text that is not blank, unchanged; text blocks are joined.
 
     Raises:
         RowError: not a text, or a blank one; a block of another type.
@@ -74,19 +75,19 @@ def _text_of_blocks(blocks: list[dict[str, Any]], field: str) -> str:
 
 
 def is_turn(value: dict[str, Any]) -> bool:
-    """Whether an object names who speaks."""
+    """Whether an object names its speaker."""
     return value.get("role") is not None or value.get("from") is not None
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value says nothing: null, a blank text or an empty list."""
+    """Whether a value is null, a blank text or an empty list."""
     return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
 def chat_turns(value: Any, field: str, *, may_be_empty: bool = False) -> list[Message]:
     """The turns of a chat list: objects with `role` and `content`, or ShareGPT's `from` and `value`.
 
-    An empty system turn is no turn. A turn that holds a tool call only belongs to the assistant's turn before it.
+    An empty system turn is dropped. A turn with only a tool call belongs to the assistant's turn before it.
     `may_be_empty` allows a list that holds no other turn.
 
     Raises:
@@ -110,7 +111,7 @@ def chat_turns(value: Any, field: str, *, may_be_empty: bool = False) -> list[Me
 
 
 def lone_turn(value: dict[str, Any], field: str) -> Message:
-    """A turn that stands outside a list.
+    """A turn outside a list.
 
     Raises:
         RowError: see `chat_turns`.
@@ -122,7 +123,7 @@ def lone_turn(value: dict[str, Any], field: str) -> Message:
 
 
 def _turn(turn: Any, field: str) -> tuple[Message | None, bool]:
-    """The message (None for an empty system turn), and whether it is a call that has a turn of its own."""
+    """The message (None for an empty system turn), and whether it is a call in a turn of its own."""
     if not isinstance(turn, dict):
         raise RowError(field, f"is {kind_of(turn)}, not a turn")
     by_role = turn.get("role") is not None or "from" not in turn
@@ -155,12 +156,12 @@ def _turn(turn: Any, field: str) -> tuple[Message | None, bool]:
 
 
 def row_error(error: ValidationError, at: str = "", names: Mapping[str, str] | None = None) -> RowError:
-    """The first thing that is wrong with a record, at its place in the row.
+    """The first error in a record, at its place in the row.
 
     Args:
-        error: of a record.
+        error: pydantic's, of a record.
         at: the place of the record in the row.
-        names: what the row calls fields of the record.
+        names: of the record's fields in the row.
     """
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     places = [(names or {}).get(str(part), str(part)) for part in first["loc"]]
@@ -169,7 +170,7 @@ def row_error(error: ValidationError, at: str = "", names: Mapping[str, str] | N
 
 
 def _with_calls(turn: Message, call: Message) -> Message:
-    """An assistant's turn and the call that follows it, as one turn. Only if both are learned it is."""
+    """An assistant's turn and the call after it as one turn, which is learned if both are."""
     return turn.model_copy(
         update={
             "tool_calls": (*turn.tool_calls, *call.tool_calls),
@@ -212,7 +213,7 @@ def _supervised(turn: dict[str, Any], role: Role, field: str) -> bool:
 
 
 def flag(value: Any, field: str) -> bool:
-    """A flag or weight that says whether something is learned: true or false, 1 or 0, as texts too.
+    """A flag or weight that says whether something is learned: true or false, 1 or 0, also as text.
 
     Raises:
         RowError: anything else, such as a weight of 0.5.
@@ -226,14 +227,14 @@ def flag(value: Any, field: str) -> bool:
 
 
 def is_transcript(value: Any) -> bool:
-    """Whether the value is an HH transcript: a text that opens with one of its two markers."""
+    """Whether the value is an HH transcript: a text that starts with one of its two markers."""
     return isinstance(value, str) and value.startswith(("\n\nHuman:", "\n\nAssistant:"))
 
 
 def transcript_turns(text: str, field: str, *, open_end: bool = False) -> list[Message]:
     """The turns of an HH transcript, exactly as marked: one speaker may come twice in a row.
 
-    Only "\\n\\nHuman:" and "\\n\\nAssistant:" part turns; the white space around a turn belongs to the format.
+    Only "\\n\\nHuman:" and "\\n\\nAssistant:" separate turns; the white space around a turn belongs to the format.
     `open_end` allows a last "\\n\\nAssistant:" with nothing after it, which marks where an answer would stand.
 
     Raises:
@@ -252,9 +253,9 @@ def transcript_turns(text: str, field: str, *, open_end: bool = False) -> list[M
 
 
 def merge_repeats(turns: list[Message]) -> list[Message]:
-    """Join what one speaker said in several turns in a row, with the blank line the markers stood behind.
+    """Join consecutive turns of one speaker with the blank line before their markers.
 
-    HH has such rows: a blank line inside an answer was recorded as a second turn.
+    HH has such rows: a blank line in an answer was recorded as a second turn.
     """
     merged: list[Message] = []
     for turn in turns:
@@ -269,7 +270,7 @@ def prompt_turns(value: Any, field: str) -> list[Message]:
     """The turns of a prompt: a chat list, an HH transcript, text blocks, or one text that a user said.
 
     Raises:
-        RowError: none of these, or blank.
+        RowError: another type, or blank.
     """
     if isinstance(value, list) and not is_blocks(value):
         return chat_turns(value, field)

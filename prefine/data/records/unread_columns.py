@@ -1,4 +1,4 @@
-"""What to say of columns that no layout reads: which they are, and how a user says what they hold."""
+"""Messages on columns that no layout reads, and how to map them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefine.records import Completion, Demonstration, Preference, Prompt, Vote
 _MOST_NAMED = 12
 
 
-# What other data sets call the columns of the simplest layout of each kind.
+# Names in other datasets for the columns of the simplest layout of each kind.
 _SYNONYMS = {
     "prompt": ("question", "query", "instruction", "input", "context", "request", "problem", "user", "post", "title"),
     "completion": ("response", "answer", "output", "reply", "solution", "target", "assistant", "generation", "summary"),
@@ -34,7 +34,7 @@ _SYNONYMS = {
     "response_2": ("response_b", "answer_b", "output_2", "completion_b", "b"),
     "preferred": ("preference", "choice", "winner", "label"),
 }
-# Layouts by their columns, the first that all columns can be found for is proposed; "?" marks one that may be absent.
+# Layouts by their columns; the first with all columns found is proposed; "?" marks an optional column.
 _PROPOSED: dict[type[BaseModel], tuple[tuple[str, ...], ...]] = {
     Preference: (("prompt", "chosen", "rejected"), ("prompt", "response_1", "response_2", "preferred")),
     Vote: (("prompt", "completion", "label"),),
@@ -46,14 +46,14 @@ _VERBS: dict[type[BaseModel], str] = {
     Preference: "preferences: prefine dpo, prefine reward and prefine sft learn from them",
     Vote: "votes: prefine reward and prefine sft learn from them",
     Demonstration: "demonstrations: prefine sft learns from them",
-    Prompt: "prompts: prefine ppo and prefine generate take them",
+    Prompt: "prompts: prefine ppo and prefine generate use them",
 }
 
 
 def kind_in(value: Mapping[str, Any]) -> type[BaseModel] | None:
-    """What a row was meant for: a row of an earlier kind can often be read as one of a later kind, too.
+    """The intended kind of a row: a row of an earlier kind can often be read as a later kind, too.
 
-    A row whose values make it a prompt alone may have lost one of two answers, which the names of its columns tell.
+    A row that is only a prompt by its values may lack one of two answers, which its column names show.
     """
     found = next((kind for kind in _VERBS if any(shape.fits(value) for shape in SHAPES[kind])), None)
     if found not in (None, Prompt):
@@ -63,7 +63,7 @@ def kind_in(value: Mapping[str, Any]) -> type[BaseModel] | None:
 
 
 def proposed_mapping(columns: Collection[str], kind: type[BaseModel]) -> str:
-    """data.columns for a file with these columns, with … where nothing suggests itself."""
+    """A data.columns for a file with these columns, with … for unknown ones."""
     attempts = [_attempt(columns, layout) for layout in _PROPOSED[kind]]
     best = min(attempts, key=lambda found: list(found.values()).count("…"))
     return "{" + ", ".join(f"{name}: {printable(column)}" for name, column in best.items() if name != column) + "}"
@@ -84,11 +84,11 @@ def _attempt(columns: Collection[str], layout: tuple[str, ...]) -> dict[str, str
 def unknown_columns(
     source: str, columns: Sequence[str], kind: type[BaseModel] | None, like: object = None
 ) -> DataError:
-    """The error for a file whose rows fit no layout of a kind; of no kind at all, where `kind` is None.
+    """The error for a file whose rows fit no layout of a kind, or of any kind if `kind` is None.
 
     Args:
         source: the file.
-        columns: those seen in its rows.
+        columns: of its rows.
         like: a kind that its rows do fit.
     """
     what = "known format" if kind is None else f"format of a {kind.__name__.lower()}"
@@ -99,13 +99,13 @@ def unknown_columns(
     proposed = proposed_mapping(columns, kind or _guessed(columns))
     return DataError(
         problem,
-        f"Say which is which: data.columns: {proposed} in a recipe, --column NAME=COLUMN of a command; docs/data.md "
-        "shows all formats.",
+        f"Map the columns: data.columns: {proposed} in a recipe, --column NAME=COLUMN on the command line; "
+        "docs/data.md shows all formats.",
     )
 
 
 def _guessed(columns: Collection[str]) -> type[BaseModel]:
-    """The kind whose proposal leaves nothing open, or else a demonstration."""
+    """The kind whose proposal is complete, else a demonstration."""
     kinds: tuple[type[BaseModel], ...] = (Preference, Vote, Demonstration)
     return next((kind for kind in kinds if "…" not in proposed_mapping(columns, kind)), Demonstration)
 
@@ -115,7 +115,7 @@ def listed(columns: Sequence[str]) -> str:
     return found + (", …" if len(columns) > _MOST_NAMED else "")
 
 
-# Names under which data sets keep answers, and reasoning that leads to them.
+# Names of answers, and of reasoning, in datasets.
 _ANSWER_LIKE = re.compile(
     r"(.+_)?(answer|response|completion|output|reply|chosen|rejected|summary|solution|reasoning|thinking|rationale)s?(_.+)?",
     re.IGNORECASE,
@@ -124,9 +124,9 @@ _ABOUT_ANSWERS = re.compile(r".*_(id|ids|model|models|name|type|source|lang|lang
 
 
 def answers_unread(value: Mapping[str, Any], kind: type[BaseModel], shape: Shape) -> list[str]:
-    """Columns that look like answers by their names and values, and that a shape of this kind does not read.
+    """Columns that look like answers by name and value but are not read by a shape of this kind.
 
-    Where prompts alone are wanted, the answers of a layout that has any are left aside on purpose.
+    If only prompts are wanted, the answers of a layout are ignored on purpose.
     """
     found = [
         name

@@ -1,4 +1,4 @@
-"""A tokenized row as a person can read it: decoded, with what the model is asked to write set apart."""
+"""A tokenized row as readable text, with the supervised parts marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BETWEEN_ANSWERS = MarkedText("\n— or —\n", supervised=False)
 
 
 def marked_texts(template: ChatTemplate, tree: TokenTree) -> list[MarkedText]:
-    """A row decoded piece by piece: its prompt, then its answers with BETWEEN_ANSWERS between them."""
+    """A row decoded in pieces: its prompt, then its answers with BETWEEN_ANSWERS between them."""
     prompt = list(tree.prompt)
     pieces = [MarkedText(template.tokenizer.decode(prompt), supervised=False)]
     for number, (answer, mask) in enumerate(zip(tree.answers, tree.supervised, strict=True)):
@@ -36,7 +36,7 @@ def marked_texts(template: ChatTemplate, tree: TokenTree) -> list[MarkedText]:
 
 
 def marked_example(template: ChatTemplate, tree: TokenTree, open_mark: str = "⟦", close_mark: str = "⟧") -> str:
-    """A row decoded, its supervised spans between marks."""
+    """A decoded row with its supervised spans between marks."""
     return "".join(
         f"{open_mark}{piece.text}{close_mark}" if piece.supervised else piece.text
         for piece in marked_texts(template, tree)
@@ -44,7 +44,7 @@ def marked_example(template: ChatTemplate, tree: TokenTree, open_mark: str = "�
 
 
 def _decoded_behind(tokenizer: Any, before: list[int], ids: list[int]) -> str:
-    """What `ids` add to the text of `before`: decoded alone, some tokenizers would drop a leading space."""
+    """The text that `ids` add to that of `before`: decoded alone, some tokenizers drop a leading space."""
     opening, whole = tokenizer.decode(before), tokenizer.decode(before + ids)
     text: str = whole[len(opening) :] if whole.startswith(opening) else tokenizer.decode(ids)
     return text

@@ -1,7 +1,7 @@
-"""Text to token ids, where the caller decides which text may become a control token.
+"""Text to token ids; the caller decides which text may become a control token.
 
-A tokenizer looks for its control tokens in whatever text it is given, and may begin every text as if it stood at the
-start of a sentence. Neither must happen to a piece of a conversation.
+A tokenizer finds control tokens in any text, and may treat every text as the start of a sentence. Neither may happen to
+a piece of a conversation.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Texts that merge with nothing behind them in almost every vocabulary; see `_tokenized`.
+# Texts that do not merge with what follows in almost every vocabulary; see `_tokenized`.
 _ANCHORS = ("\n", "\t", ":")
 PLAIN_TEXT = "."
-"""Stands for any text without control tokens, where only that something stands before a text matters."""
+"""Stands for any preceding text without control tokens, if only its presence matters."""
 
-# A character that no vocabulary holds.
+# A character that is in no vocabulary.
 _UNWRITTEN = "\U0010fffd"
-# How sentencepiece and byte-level vocabularies write a space.
+# The space in sentencepiece and byte-level vocabularies.
 _WRITTEN_SPACES = " ▁Ġ"
 
 
@@ -36,14 +36,14 @@ class TextEncoder:
 
     Attributes:
         special: texts of the tokens that the tokenizer calls special, and its end of sequence.
-        control: texts of all control tokens: the special ones, and added ones such as role markers that nobody
-            flagged. Added white space, words and single characters are vocabulary, not control.
-        control_ids: their ids. Where text that the vocabulary lacks becomes a token of its own, that one is none.
+        control: texts of all control tokens: the special ones, and added ones that are not flagged, such as role
+            markers. Added white space, words and single characters are vocabulary, not control.
+        control_ids: their ids, without the unknown token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        # The template's control tokens are meant as such, whatever the tokenizer does with a user's.
+        # The template's control tokens are intended, whatever the tokenizer does with those in a user's text.
         splits = getattr(tokenizer, "split_special_tokens", False)
         self._options = {"add_special_tokens": False} | ({"split_special_tokens": False} if splits else {})
         flagged = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -58,10 +58,10 @@ class TextEncoder:
         self._adds_prefix = self._raw_ids("x") != self._raw_ids("\nx")[len(self._raw_ids("\n")) :]
 
     def ids(self, text: str, behind: str) -> list[int]:
-        """Ids of a text in which control tokens are meant; it stands behind `behind`, which may be empty.
+        """Ids of a text in which control tokens are intended; it follows `behind`, which may be empty.
 
-        Only their exact spelling counts. A tokenizer that lower-cases or folds wide characters first would also
-        find them in texts that merely look alike.
+        Only their exact spelling counts. A tokenizer that lower-cases or folds wide characters first would also find
+        them in similar texts.
         """
         ids: list[int] = []
         waiting = [text]
@@ -85,11 +85,11 @@ class TextEncoder:
         return ids
 
     def vocabulary(self) -> str:
-        """Everything the tokenizer was made with, as one text: tokens, merges, what it does to text before."""
+        """The complete definition of the tokenizer as one text: tokens, merges, normalisation."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
             return json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
-        if backend.truncation is not None or backend.padding is not None:  # left behind by some earlier call
+        if backend.truncation is not None or backend.padding is not None:  # left by an earlier call
             backend = type(backend).from_str(backend.to_str())
             backend.no_truncation()
             backend.no_padding()
@@ -97,37 +97,37 @@ class TextEncoder:
         return written
 
     def _without_control(self, text: str) -> Iterator[str]:
-        """The text in pieces, each control token in it cut behind its first character, until none is left."""
+        """The text in pieces: each control token in it is split after its first character, until none is left."""
         match = self._control_pattern.search(text)
         if match is None:
             yield text
             return
-        # A special token of one character has no other spelling: it is left out.
+        # A special token of one character cannot be split: it is dropped.
         cut = match.start() + (len(match.group()) > 1)
         yield from self._without_control(text[:cut])
         yield from self._without_control(text[max(cut, match.start() + 1) :])
 
     def _has_lookalike(self, ids: list[int], text: str) -> bool:
-        """Whether more of a text became control tokens than is spelled as one."""
+        """Whether more control tokens came out of a text than it spells."""
         became = sum(token in self.control_ids for token in ids)
         return became > 0 and became > sum(1 for _ in self._control_pattern.finditer(text))
 
     def _halves_of_lookalike(self, text: str) -> tuple[str, str] | None:
-        """The text cut inside the first piece that became a control token without being spelled as one."""
-        if not self._tokenizer.is_fast:  # these cannot say which piece it was
+        """The text split inside the first piece that became a control token without being spelled as one."""
+        if not self._tokenizer.is_fast:  # these tokenizers cannot tell which piece it was
             return None
         found = self._tokenizer(text, return_offsets_mapping=True, **self._options)
         for token, (start, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
             if token in self.control_ids and text[start:end].strip() not in self.control:
-                # Of a single character no half is left: it has no other spelling.
+                # A single character cannot be split: it is dropped.
                 return (text[: start + 1], text[start + 1 :]) if end - start > 1 else (text[:start], text[end:])
         return None
 
     def _tokenized(self, text: str, behind: str) -> list[int]:
-        """Ids of a text as they are behind another one.
+        """Ids of a text as it is tokenized after another one.
 
-        Sentencepiece tokenizers open a text with a space that is not there. Behind other text they do not, so an
-        anchor is tokenized with the text, and its ids are taken off again.
+        Sentencepiece tokenizers add a space to the start of a text, but not after other text. So an anchor is tokenized
+        with the text, and its ids are removed.
         """
         if not text or not behind or not self._adds_prefix:
             return self._raw_ids(text)
@@ -146,6 +146,6 @@ class TextEncoder:
 
 
 def _is_vocabulary(text: str) -> bool:
-    """Whether an added token that is not special is a piece of ordinary text."""
+    """Whether an added token that is not special is ordinary text."""
     bare = text.strip().strip(_WRITTEN_SPACES)
     return len(bare) <= 1 or bare.isalnum()

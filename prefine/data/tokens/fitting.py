@@ -1,9 +1,9 @@
-"""Rows longer than their limit, cut so that what is left is a conversation that renders as any other.
+"""Cuts rows that exceed the length limit, so that the rest is a regular conversation.
 
-Whole exchanges go, the oldest first: a user turn with all that follows it up to the next one. What is left is rendered
-anew, so the beginning of sequence, the system turn, tool definitions and all role headers are there. Where the last
-exchange alone is too long, its user turn is shortened at its start, as what is asked mostly stands at the end. Answers
-are never cut.
+Whole exchanges are dropped, the oldest first: a user turn with everything up to the next one. The rest is rendered
+again, with the beginning-of-sequence token, the system turn, tool definitions and all role headers. If the last
+exchange alone is too long, its user turn is shortened at its start, as the question is mostly at the end. Answers are
+never cut.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from prefine.records import Completion, Conversation, Demonstration, Message, Pr
 
 @dataclass(frozen=True)
 class Fitted:
-    """A row's tokens, and what was done to it.
+    """A row's tokens, and how it was cut.
 
     Attributes:
-        tree: what is left of it.
-        turns_dropped: turns that are not in it.
+        tree: of the rest.
+        turns_dropped: number of dropped turns.
         text_cut: whether a user turn was shortened.
-        turns_not_learned: turns in it that were to be learned and cannot be; see ChatTemplate.learned.
+        turns_not_learned: turns in it that should be learned but cannot be; see ChatTemplate.learned.
     """
 
     tree: TokenTree
@@ -47,7 +47,7 @@ class Fitted:
 
 
 _GAP = re.compile(r"\s+(?=\S)")
-# Characters in which the beginning of a word is looked for; not every language has spaces.
+# Characters in which the start of a word is searched; not every language has spaces.
 _NEAR = 20
 
 Rendering = Callable[[Conversation], Fitted]
@@ -56,12 +56,13 @@ Rendering = Callable[[Conversation], Fitted]
 def fit(
     template: ChatTemplate, record: Record, room: int, counts: FitCounts, whole: Fitted | None = None
 ) -> TokenTree | None:
-    """A record's tokens, `room` at most for prompt and longest answer, counted; its `row` is the number of rows before.
+    """A record's tokens, at most `room` for prompt and longest answer, and counted; its `row` is the number of earlier
+    rows.
 
     Args:
-        whole: what whole_row gave, where the caller has it.
+        whole: the result of whole_row, if known.
 
-    Returns: None for a record of which nothing that can be learned fits, and for a pair of answers of the same tokens.
+    Returns: None if nothing that can be learned fits, and for two answers of the same tokens.
 
     Raises:
         TemplateError: the template does not render it; nothing is counted.
@@ -85,7 +86,7 @@ def fit(
 
 
 def fit_record(template: ChatTemplate, record: Record, room: int, whole: Fitted | None = None) -> Fitted | None:
-    """Any record's tokens, `room` at most for prompt and longest answer; None where nothing to be learned fits.
+    """Any record's tokens, at most `room` for prompt and longest answer; None if nothing that can be learned fits.
 
     Raises:
         TemplateError: the template does not render it.
@@ -100,7 +101,7 @@ def fit_record(template: ChatTemplate, record: Record, room: int, whole: Fitted 
 
 
 def whole_row(template: ChatTemplate, record: Record) -> Fitted:
-    """Any record's tokens, however many.
+    """Any record's tokens, without a limit.
 
     Raises:
         TemplateError: the template does not render it.
@@ -126,7 +127,7 @@ def fit_answers(
     tools: Tools = (),
     closed: bool = False,
 ) -> Fitted | None:
-    """A prompt, cut where it must be, and its answers, if there are any; arguments as in ChatTemplate.answers_tree.
+    """A prompt, cut if necessary, and its answers, if any; arguments as in ChatTemplate.answers_tree.
 
     Raises:
         TemplateError: the template does not render it.
@@ -141,7 +142,7 @@ def fit_answers(
 
 
 def fit_prompt(template: ChatTemplate, prompt: Conversation, room: int, tools: Tools = ()) -> Fitted | None:
-    """A prompt that is to be answered, cut where it must be; None where its last user turn has no room.
+    """A prompt to be answered, cut if necessary; None if its last user turn does not fit.
 
     Raises:
         TemplateError: the template does not render it.
@@ -150,7 +151,7 @@ def fit_prompt(template: ChatTemplate, prompt: Conversation, room: int, tools: T
 
 
 def _answers_of(record: Prompt) -> dict[str, str]:
-    """The answers of a record, by their fields."""
+    """The answers of a record by field."""
     match record:
         case Preference():
             return {"chosen": record.chosen, "rejected": record.rejected}
@@ -165,7 +166,7 @@ def _shorter_prompt(whole: Fitted, prompt: Conversation, fitted: Rendering, room
 
 
 def _shorter_demonstration(template: ChatTemplate, record: Demonstration, room: int) -> Fitted | None:
-    """The last exchanges that fit and end with a turn to be learned: a long talk is cut, not lost."""
+    """The last exchanges that fit and end with a learned turn, so that a long conversation is cut, not dropped."""
 
     def fitted(messages: Conversation) -> Fitted:
         tree, not_learned = template.learned(record.model_copy(update={"messages": messages, "supervise_from": 0}))
@@ -188,9 +189,9 @@ def _shorter_demonstration(template: ChatTemplate, record: Demonstration, room: 
 
 
 def _fits_alone(exchange: Conversation, fitted: Rendering, room: int) -> bool:
-    """Whether an exchange fits without those before it, its user turn whole or as short as can be.
+    """Whether an exchange fits without earlier ones, with its user turn as short as possible.
 
-    This costs little, where to cut a conversation that cannot fit costs as much as all of its exchanges.
+    This is cheap; trying to cut a conversation that cannot fit costs as much as all of its exchanges.
     """
     start = _exchanges(exchange)[0]
     asked = exchange[start]
@@ -200,7 +201,7 @@ def _fits_alone(exchange: Conversation, fitted: Rendering, room: int) -> bool:
 
 
 def _cut(messages: Conversation, fitted: Rendering, room: int) -> Fitted | None:
-    """The longest end of a conversation that fits, its system turn kept."""
+    """The longest end of a conversation that fits, with its system turn."""
     opening = _opening(messages)
     starts = _exchanges(messages)
 
@@ -223,15 +224,15 @@ def _cut(messages: Conversation, fitted: Rendering, room: int) -> Fitted | None:
         return None
     kept = lengths[place - 1]
     found = shortened(_from_a_word(asked.content, kept))
-    if found.length > room:  # less text may be more tokens
+    if found.length > room:  # less text may have more tokens
         found = shortened(kept)
     return replace(found, turns_dropped=starts[-1] - len(opening), text_cut=True)
 
 
 def _most_that_fit(most: int, fits: Callable[[int], bool]) -> int:
-    """The most of 1 ... `most` exchanges that fit; 0 where one does not.
+    """The largest number of exchanges, at most `most`, that fit; 0 if one does not.
 
-    It begins with few, as the work grows with the square of them and most of a long conversation does not fit.
+    It starts with few, as the work is quadratic and most of a long conversation does not fit.
     """
     tried, fitting = 1, 0
     while tried <= most and fits(tried):
@@ -241,7 +242,7 @@ def _most_that_fit(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _from_a_word(text: str, kept: int) -> int:
-    """How much of a text's end to keep so that it begins with a word, if one begins soon; `kept` characters at most."""
+    """How many characters of a text's end to keep, at most `kept`, so that it starts with a word if one is near."""
     start = len(text) - kept
     gap = _GAP.search(text, start - 1, start + _NEAR)
     return kept if gap is None else len(text) - gap.end()
@@ -253,5 +254,5 @@ def _opening(messages: Conversation) -> Conversation:
 
 
 def _exchanges(messages: Conversation) -> list[int]:
-    """Where exchanges begin."""
+    """Indices at which exchanges start."""
     return [index for index, turn in enumerate(messages) if turn.role == "user"]

@@ -1,4 +1,4 @@
-"""Stand-ins for texts that must not become control tokens while a conversation goes through a chat template."""
+"""Placeholders for texts that must not become control tokens while a conversation is rendered."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from collections.abc import Iterator
 
 from prefine.errors import TemplateError
 
-# Characters of a private-use plane. Where content already holds one of them, it is stood for in the same way.
-FIRST_STAND_IN = 0xF5A00
-MOST_STAND_INS = 4096
-STAND_IN = f"[{chr(FIRST_STAND_IN)}-{chr(FIRST_STAND_IN + MOST_STAND_INS - 1)}]"
+# Characters of a private-use plane. If content already holds one of them, it is replaced in the same way.
+FIRST_PLACEHOLDER = 0xF5A00
+MOST_PLACEHOLDERS = 4096
+PLACEHOLDER = f"[{chr(FIRST_PLACEHOLDER)}-{chr(FIRST_PLACEHOLDER + MOST_PLACEHOLDERS - 1)}]"
 """A pattern for any one of them."""
 
-_SPLIT = re.compile(f"({STAND_IN})")
+_SPLIT = re.compile(f"({PLACEHOLDER})")
 
 
-class StandIns:
-    """Replaces texts by one character each, the same text always by the same one, and finds them again."""
+class Placeholders:
+    """Replaces each text by one character, the same for equal texts, and finds them again."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._places: dict[str, int] = {}
 
     def hide(self, pattern: re.Pattern[str], text: str) -> str:
-        """The text with a stand-in for each match of the pattern.
+        """The text with a placeholder for each match of the pattern.
 
         Raises:
-            TemplateError: there are more different matches than stand-ins.
+            TemplateError: there are more different matches than placeholders.
         """
-        return pattern.sub(lambda match: self._stand_in(match.group()), text)
+        return pattern.sub(lambda match: self._placeholder(match.group()), text)
 
-    def _stand_in(self, hidden: str) -> str:
+    def _placeholder(self, hidden: str) -> str:
         place = self._places.setdefault(hidden, len(self._texts))
         if place == len(self._texts):
             self._texts.append(hidden)
-        if place >= MOST_STAND_INS:
+        if place >= MOST_PLACEHOLDERS:
             raise TemplateError(
-                f"a conversation holds more than {MOST_STAND_INS} different control tokens as text",
+                f"a conversation holds more than {MOST_PLACEHOLDERS} different control tokens as text",
                 "Remove the record, or the control tokens from its text.",
             )
-        return chr(FIRST_STAND_IN + place)
+        return chr(FIRST_PLACEHOLDER + place)
 
     def pieces(self, text: str) -> Iterator[tuple[str, bool]]:
-        """(piece, whether a stand-in stood for it) in order; no piece is empty."""
+        """(piece, whether it was replaced) in order; no piece is empty."""
         for piece in _SPLIT.split(text) if self._texts else [text]:
             if _SPLIT.fullmatch(piece):
-                yield self._texts[ord(piece) - FIRST_STAND_IN], True
+                yield self._texts[ord(piece) - FIRST_PLACEHOLDER], True
             elif piece:
                 yield piece, False

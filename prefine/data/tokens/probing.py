@@ -1,7 +1,6 @@
-"""What a chat template writes, found by rendering stand-ins: its source may be written in any way.
+"""Finds out what a chat template writes by rendering placeholders, as its source can have any form.
 
-A stand-in is a text that no template writes by itself. Where it is not in the rendering, the template leaves out what
-it stood for.
+A placeholder is a text that no template writes by itself. If it is not in the rendering, the template drops that part.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefine.data.tokens.placeholders import FIRST_STAND_IN
+from prefine.data.tokens.placeholders import FIRST_PLACEHOLDER
 from prefine.data.tokens.rendering import Renderer
 from prefine.errors import TemplateError
 
 REMEDY = "Set model.chat_template to 'plain' (User: ... Assistant: ...) or to a Jinja file."
 
-# What users, assistants and system turns say.
-_ASKED, _SAID, _INSTRUCTED = (chr(FIRST_STAND_IN + place) for place in range(3))
-# These go through JSON, which may write other characters as escapes.
+# Content of user, assistant and system turns.
+_ASKED, _SAID, _INSTRUCTED = (chr(FIRST_PLACEHOLDER + place) for place in range(3))
+# These pass through JSON, which may escape other characters.
 _THOUGHT, _TOOL, _KEY, _VALUE, _OTHER_VALUE, _RESULT = (
     f"qz{name}zq" for name in ("thought", "tool", "key", "value", "other", "result")
 )
@@ -33,20 +32,20 @@ _TOOLS = [
         },
     }
 ]
-_CALL_ID = "abcdefgh1"  # some templates insist on nine letters and digits
+_CALL_ID = "abcdefgh1"  # some templates require nine letters and digits
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _TAG = re.compile(r"<[^<>\s]*>")
 
 
 @dataclass(frozen=True)
 class CallStyle:
-    """How a template wants an assistant's tool calls.
+    """The form of an assistant's tool calls for a template.
 
     Attributes:
-        blank: the content of a turn that says nothing else: "" or None.
-        arguments_as_text: whether arguments are to be JSON text and not an object.
-        several: whether it writes more than one call of a turn.
-        beside_text: whether it writes what the turn says besides its calls.
+        blank: the content of a turn with calls only: "" or None.
+        arguments_as_text: whether arguments are JSON text, not an object.
+        several: whether it writes several calls of a turn.
+        beside_text: whether it writes the turn's text besides its calls.
     """
 
     blank: str | None
@@ -61,13 +60,13 @@ class TemplateTraits:
 
     Attributes:
         closing: what it writes after an assistant's text.
-        prefill: what it writes of an answer when it opens one, and leaves out when the answer is there (`<think>`).
-        system_refusal: why it writes no system turn; None where it writes it.
-        markers: control tokens around turns, an assistant's own words left out.
-        reasoning_key: the key of a message under which it reads reasoning; None where it writes none.
+        prefill: text that it adds when it opens an answer, but not to a given answer (`<think>`).
+        system_refusal: why it writes no system turn; None if it does.
+        markers: control tokens around turns, without those in an assistant's text.
+        reasoning_key: key of a message with its reasoning; None if it writes none.
         tools: whether it writes tool definitions.
-        calls: how it wants tool calls; None where it writes none.
-        tool_turns: whether it writes what tools answered.
+        calls: form of tool calls; None if it writes none.
+        tool_turns: whether it writes tool results.
     """
 
     closing: str
@@ -81,7 +80,7 @@ class TemplateTraits:
 
 
 class TemplateProbe:
-    """Tries a template out.
+    """Tests a template.
 
     Args:
         renderer: of the template.
@@ -93,10 +92,10 @@ class TemplateProbe:
         self._control = control
 
     def traits(self) -> TemplateTraits:
-        """Everything that is known of the template.
+        """All traits of the template.
 
         Raises:
-            TemplateError: it leaves out what users or assistants say, or opens answers otherwise than it writes them.
+            TemplateError: it drops users' or assistants' text, or opens answers in another way than it writes them.
         """
         closing, prefill = self._answer()
         tools = _TOOL in self._tried([_user()], tools=_TOOLS, opened=True)
@@ -115,7 +114,7 @@ class TemplateProbe:
         )
 
     def _answer(self) -> tuple[str, str]:
-        """What closes an answer, and what of it only the opening of an answer has."""
+        """The closing of an answer, and its prefill."""
         opened = self._renderer.render([_user()], opened=True)
         whole = self._renderer.render([_user(), _assistant()], opened=False)
         for role, said, text in (("user", _ASKED, opened), ("assistant", _SAID, whole)):
@@ -127,14 +126,14 @@ class TemplateProbe:
         if not whole.startswith(opened):
             shared = opened[: self._shared_length(opened, whole)]
             asked = self._tried([_user()], opened=False)
-            # Without a header of its own in the conversation, an answer would be learned where none is expected.
+            # Without a header in the conversation, an answer would be learned where none is expected.
             if not asked or not shared.startswith(asked) or shared == asked:
                 raise does_not_continue()
             prefill = opened[len(shared) :]
         return whole.rpartition(_SAID)[2], prefill
 
     def _shared_length(self, opened: str, whole: str) -> int:
-        """Characters that both begin with, no control token and no tag cut in two."""
+        """Length of the common beginning, without splitting a control token or a tag."""
         length = _shared(opened, whole)
         patterns = [_TAG, *(re.compile(re.escape(text)) for text in self._control)]
         cut = [m.start() for p in patterns for m in p.finditer(opened) if m.start() < length < m.end()]
@@ -148,7 +147,7 @@ class TemplateProbe:
         return None if _INSTRUCTED in written else "is a system turn, and the template leaves out system turns"
 
     def _around_turns(self) -> str:
-        """The text around turns, an assistant's own words left out."""
+        """The text around turns, without the assistant's text."""
         conversations = (_WITH_SYSTEM, _TURN_BY_TURN[:1], _TURN_BY_TURN)
         return "".join(self._tried(each, opened=True).rpartition(_SAID)[2] for each in conversations)
 
@@ -157,14 +156,14 @@ class TemplateProbe:
         return next((key for key, messages in said if _THOUGHT in self._tried(messages, opened=False)), None)
 
     def _call_style(self, tools: Sequence[dict[str, Any]]) -> CallStyle | None:
-        """The first way of giving calls that is written as JSON or in the template's own form, else any that is."""
+        """The first form of calls that is rendered as JSON or in the template's own form, else any that is rendered."""
         written: list[tuple[str | None, bool]] = []
         for as_text in (False, True):
             for blank in ("", None):
                 text = self._tried([_user(), _calling(blank, _call(_VALUE, as_text))], opened=False, tools=tools)
                 if _KEY not in text or _VALUE not in text:
                     continue
-                # Python's own form of an object, or text that was made JSON twice, is what no model was taught.
+                # No model was trained on Python's form of an object, or on doubly encoded JSON.
                 if f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text:
                     return self._described(blank, as_text, tools)
                 written.append((blank, as_text))
@@ -182,7 +181,7 @@ class TemplateProbe:
         )
 
     def _tool_turn(self, calls: CallStyle | None, tools: Sequence[dict[str, Any]]) -> tuple[str, bool]:
-        """What stands around a tool's result, and whether the result is written."""
+        """The text around a tool's result, and whether the result is written."""
         if calls is None:
             return "", False
         called = [_user(), _calling(calls.blank, _call(_VALUE, calls.arguments_as_text))]
@@ -192,7 +191,7 @@ class TemplateProbe:
         return text[_shared(before, text) :], _RESULT in text
 
     def _tried(self, messages: Sequence[dict[str, Any]], *, opened: bool, tools: Sequence[dict[str, Any]] = ()) -> str:
-        """The rendering; nothing where the template refuses it."""
+        """The rendering; empty if the template refuses it."""
         try:
             return self._renderer.render(messages, opened=opened, tools=tools)
         except TemplateError:
@@ -200,16 +199,16 @@ class TemplateProbe:
 
 
 def does_not_continue() -> TemplateError:
-    """The error of a template that opens answers otherwise than it writes them."""
+    """The error for a template that opens answers in another way than it writes them."""
     return TemplateError(
-        "the text of a conversation does not begin with the text of its prompt",
+        "the text of a conversation does not start with the text of its prompt",
         "Use a template whose add_generation_prompt writes exactly what precedes an assistant turn.",
         field="model.chat_template",
     )
 
 
 def _shared(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+    """Length of the common beginning of two texts."""
     differ = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differ, min(len(one), len(other)))
 

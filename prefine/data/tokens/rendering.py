@@ -1,8 +1,8 @@
-"""Renders a chat template, which is a program that others wrote, within a budget of time and size.
+"""Renders chat templates, which are untrusted programs, within a budget of time and size.
 
-transformers' sandbox keeps a template from Python's internals. It does not keep it from looping for ever or from
-writing gigabytes, so the environment here counts: rounds of loops and calls are counted against CPU time, and each
-operation that can make a long text or list is measured before it is done.
+transformers' sandbox keeps a template from Python's internals. It does not prevent endless loops or gigabytes of
+output. So the environment here counts: loop iterations and calls are checked against CPU time, and each operation that
+can create a long text or list is measured before it is executed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from prefine.data.tokens.rendering_budget import Budget, OverBudgetError
 from prefine.errors import TemplateError
 
 MAX_TEMPLATE_CHARACTERS = 1 << 20
-# What a rendering may write or build, in characters and list entries: so many, and some for each that was said.
+# Limit of a rendering in characters and list entries: a constant, and a multiple of the conversation's size.
 _BASE_SIZE = 1 << 20
 _SIZE_PER_CHARACTER = 8
 _MAX_INDENT = 100
-# No chat template needs these, and their time cannot be bounded from outside.
+# No chat template needs these, and their time cannot be bounded from here.
 _LEFT_OUT_FILTERS = ("urlize", "wordwrap", "sum")
 _TEXT_FILTERS = frozenset(
     ("string", "tojson", "pprint", "format", "escape", "e", "forceescape", "xmlattr", "urlencode", "list", "replace")
@@ -51,12 +51,12 @@ class Renderer:
         """The text of a conversation, as transformers' apply_chat_template gives it.
 
         Args:
-            messages: turns with role and content, and whatever else the template reads of them.
-            opened: whether the template opens the assistant's next turn.
-            tools: definitions of the tools that the assistant may call.
+            messages: turns with role and content, and other keys that the template reads.
+            opened: whether the template starts the assistant's next turn.
+            tools: definitions of tools for the assistant.
 
         Raises:
-            TemplateError: the template raised, or went beyond its budget.
+            TemplateError: the template raised, or exceeded its budget.
         """
         self._environment.budget.begin(_BASE_SIZE + _SIZE_PER_CHARACTER * _characters([*messages, *tools]))
         try:
@@ -75,14 +75,14 @@ class Renderer:
             ) from None
         except TemplateError:
             raise
-        except Exception as error:  # a template is a program: whatever it raises is its own
+        except Exception as error:  # a template is a program and may raise anything
             raise _failed(error) from error
 
     def variables(self) -> set[str]:
-        """Names that the template reads from outside, those of transformers' functions included.
+        """Variables that the template reads, including transformers' functions.
 
         Raises:
-            TemplateError: it is no Jinja template.
+            TemplateError: it is not a Jinja template.
         """
         try:
             return meta.find_undeclared_variables(self._environment.parse(self._tokenizer.get_chat_template()))
@@ -95,8 +95,7 @@ class Renderer:
         if source not in self._templates:
             if len(source) > MAX_TEMPLATE_CHARACTERS:
                 raise TemplateError(
-                    f"it has {len(source):,} characters, and {MAX_TEMPLATE_CHARACTERS:,} is the "
-                    "most that prefine reads",
+                    f"it has {len(source):,} characters, and prefine reads at most {MAX_TEMPLATE_CHARACTERS:,}",
                     "Use a shorter one, or set model.chat_template to 'plain'.",
                     field="model.chat_template",
                 )
@@ -108,7 +107,7 @@ def _failed(error: Exception) -> TemplateError:
     said = next(iter(str(error).splitlines()), "no message")
     return TemplateError(
         f"rendering failed ({type(error).__name__}: {said[:500]})",
-        "Check that the template accepts these roles (a system turn, say), or set model.chat_template.",
+        "Check that the template accepts these roles (such as a system turn), or set model.chat_template.",
         field="model.chat_template",
     )
 
@@ -142,7 +141,7 @@ def _environment() -> _BoundedEnvironment:
 
 
 class _CountingCode(CodeGenerator):
-    """Compiles a template so that each round of a loop spends time, and `~` is an operator that can be measured."""
+    """Compiles a template so that each loop iteration is counted, and `~` is an operator that can be measured."""
 
     def visit_For(self, node: nodes.For, frame: Any) -> None:  # noqa: N802 - jinja's name
         round_begins = nodes.Call(nodes.EnvironmentAttribute("spend"), [], [], None, None)
@@ -167,12 +166,12 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(**options, finalize=self.budget.measured)
 
     def adopt(self, filters: Mapping[str, Callable[..., Any]]) -> None:
-        """Take these filters, measured."""
+        """Add these filters, measured."""
         bounded = {name: self._bounded(name, each) for name, each in filters.items() if name not in _LEFT_OUT_FILTERS}
         self.filters = bounded | {"join": self._bounded("join", self._join)}
 
     def concat(self, pieces: Iterable[str]) -> str:
-        """What a template, a macro or a block wrote, as one text."""
+        """The output of a template, a macro or a block as one text."""
         written, size = [], 0
         for piece in pieces:
             size += len(piece)
@@ -195,8 +194,8 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         return __self._result(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """An operator whose result may be long."""
-        if operator == "+":  # at most twice what either side was allowed
+        """An operator with a possibly long result."""
+        if operator == "+":  # at most twice the allowed size of a side
             return self._result(left + right)
         if operator == "%" and isinstance(left, str):
             self.budget.require_format(left, right)
@@ -210,7 +209,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """str.format, whose widths are measured."""
+        """str.format with bounded widths."""
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
@@ -227,7 +226,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         return measured
 
     def _bounded(self, name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(filter_)  # which says, too, whether it takes the environment or the context
+        @wraps(filter_)  # which also shows whether it takes the environment or the context
         def bounded(*args: Any, **kwargs: Any) -> Any:
             self.budget.spend()
             given = [each for each in (*args, *kwargs.values()) if isinstance(each, str | int | list | tuple | dict)]
@@ -263,7 +262,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         return str(d).join(pieces)
 
     def _result(self, result: Any) -> Any:
-        if type(result) is str:  # nearly always, and for each piece of each turn
+        if type(result) is str:  # the usual case, for each piece of each turn
             self.budget.require(len(result))
             return result
         self.budget.require(_length(result))

@@ -1,4 +1,4 @@
-"""How much a template's rendering may compute and write: CPU time, characters, digits of numbers."""
+"""Limits on a template's rendering: CPU time, characters, digits of numbers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-# CPU time of one rendering. A chat template takes milliseconds, however long the conversation.
+# CPU time of one rendering. A chat template takes milliseconds even for long conversations.
 _MAX_SECONDS = 2.0
-# The clock is asked once in so many rounds of loops and calls, as asking takes longer than a round.
+# The clock is read once in this many iterations and calls, as reading takes longer than an iteration.
 _ROUNDS_A_LOOK = 16
 _MAX_BITS = 4096
 _NUMBER = re.compile(r"\d{4,}")
 
 
 class OverBudgetError(Exception):
-    """A rendering was stopped; the text is the reason, after "the template"."""
+    """A rendering was stopped; the text continues a sentence after "the template"."""
 
 
 class Budget:
-    """What is left of one rendering's budget. Each method raises OverBudgetError before the limit is passed.
+    """The remaining budget of a rendering. Each method raises OverBudgetError before a limit is exceeded.
 
     Args:
         size: characters and list entries that may be written or built.
@@ -30,25 +30,25 @@ class Budget:
         self.begin(size)
 
     def begin(self, size: int) -> None:
-        """Begin a rendering that may write `size` characters."""
+        """Start a rendering that may write `size` characters."""
         self._limit = size
         self._spent = 0
         self._deadline = time.thread_time() + _MAX_SECONDS
 
     def spend(self) -> None:
-        """A round of a loop, or a call."""
+        """Count a loop iteration or a call."""
         self._spent += 1
         if self._spent % _ROUNDS_A_LOOK == 0 and time.thread_time() > self._deadline:
             raise OverBudgetError(f"computed for more than {_MAX_SECONDS:g} s")
 
     def measured(self, value: Any) -> Any:
-        """The value, if it can be written."""
-        if type(value) is not str:  # a text is measured where it is built
+        """The value, if its text is within the limit."""
+        if type(value) is not str:  # a text is measured when it is built
             self.size(value)
         return value
 
     def size(self, value: Any) -> int:
-        """How long a value is, written: lists and dicts that share entries are longer so than held."""
+        """The length of a value as text: lists and dicts with shared entries are longer as text than in memory."""
         waiting, size = [value], 0
         while waiting:
             self.require(size := size + 1)
@@ -80,7 +80,7 @@ class Budget:
             self.require(int(digits[:18]))
 
     def require_format(self, spec: str, values: Any) -> None:
-        """`spec % values`: no width may come from a variable or be too large."""
+        """Check `spec % values`: no width may come from a variable or be too large."""
         if re.search(r"%[^a-zA-Z%]*\*", spec):
             raise OverBudgetError("takes the width of a text from a variable")
         for found in re.findall(r"%[^a-zA-Z%]*", spec):
@@ -88,7 +88,7 @@ class Budget:
         self.require(len(spec) + spec.count("%") * self.size(values))
 
     def require_method(self, name: str, text: str, arguments: Sequence[Any]) -> None:
-        """A text's own method that can make it longer."""
+        """Check a call of a text's method that can make it longer."""
         if name == "replace" and len(arguments) > 1:
             old, new = str(arguments[0]), str(arguments[1])
             self.require(len(text) + (text.count(old) if old else len(text) + 1) * len(new))

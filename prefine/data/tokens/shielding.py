@@ -1,6 +1,6 @@
-"""Records' turns as a chat template takes them, with stand-ins for all text that must not become a control token.
+"""Turns for a chat template, with placeholders for all text that must not become a control token.
 
-What the template does not write is refused here, by field: left out, it would make the row silently poorer.
+Content that the template does not write is refused here, by field: otherwise the row would lose it silently.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefine.data.reading.rows import has_lone_surrogate, kind_of
-from prefine.data.tokens.placeholders import StandIns
+from prefine.data.tokens.placeholders import Placeholders
 from prefine.data.tokens.probing import REMEDY, TemplateTraits
 from prefine.errors import RefusedRowError
 from prefine.json_reading import JsonError, parse_json
@@ -23,20 +23,20 @@ _TOOL_REMEDY = "Use a model whose chat template writes tools, or set model.chat_
 
 @dataclass(frozen=True)
 class Shielded:
-    """A conversation and tool definitions for the template, and what stands in for what in them."""
+    """A conversation and tool definitions for the template, and their placeholders."""
 
     turns: list[dict[str, Any]]
     tools: list[dict[str, Any]]
-    stand_ins: StandIns
+    stand_ins: Placeholders
 
 
 class Shield:
-    """Makes records into what a template takes.
+    """Turns records into a template's input.
 
     Args:
         traits: what the template writes.
-        anywhere: a pattern for texts that may become a control token nowhere.
-        in_answers: the same for what an assistant says: its <think> or tool tags are its own words.
+        anywhere: a pattern for texts that must not become a control token anywhere.
+        in_answers: the same for an assistant's text, in which <think> or tool tags are legitimate.
     """
 
     def __init__(self, traits: TemplateTraits, anywhere: re.Pattern[str], in_answers: re.Pattern[str]) -> None:
@@ -48,22 +48,22 @@ class Shield:
         """Turns and tools, shielded.
 
         Args:
-            column: what the record calls the turns, for errors.
+            column: of the turns, for errors.
 
         Raises:
-            RefusedRowError: they hold what the template does not write.
+            RefusedRowError: they have content that the template does not write.
         """
         if tools and not self._traits.tools:
             raise RefusedRowError("tools", "are given, and the chat template writes no tool definitions", _TOOL_REMEDY)
-        stand_ins = StandIns()
+        stand_ins = Placeholders()
         turns = [self._turn(turn, f"{column}[{place}]", stand_ins) for place, turn in enumerate(messages)]
         return Shielded(turns, [self._hidden(_wrapped(tool), stand_ins) for tool in tools], stand_ins)
 
-    def answer(self, text: str, stand_ins: StandIns) -> dict[str, Any]:
-        """An assistant turn that says so, and may say nothing."""
+    def answer(self, text: str, stand_ins: Placeholders) -> dict[str, Any]:
+        """An assistant turn with this text, which may be blank."""
         return {"role": "assistant", "content": stand_ins.hide(self._in_answers, text)}
 
-    def _turn(self, message: Message, field: str, stand_ins: StandIns) -> dict[str, Any]:
+    def _turn(self, message: Message, field: str, stand_ins: Placeholders) -> dict[str, Any]:
         match message.role:
             case "system" if self._traits.system_refusal is not None:
                 raise RefusedRowError(field, self._traits.system_refusal, REMEDY)
@@ -76,7 +76,7 @@ class Shield:
         rest = {key: self._hidden(value, stand_ins) for key, value in given.items() if value is not None}
         return {"role": message.role, "content": stand_ins.hide(self._anywhere, message.content), **rest}
 
-    def _assistant_turn(self, message: Message, field: str, stand_ins: StandIns) -> dict[str, Any]:
+    def _assistant_turn(self, message: Message, field: str, stand_ins: Placeholders) -> dict[str, Any]:
         turn = self.answer(message.content, stand_ins)
         if message.reasoning is not None:
             if self._traits.reasoning_key is None:
@@ -90,13 +90,13 @@ class Shield:
             turn |= self._calls(message, field, stand_ins)
         return turn
 
-    def _calls(self, message: Message, field: str, stand_ins: StandIns) -> dict[str, Any]:
+    def _calls(self, message: Message, field: str, stand_ins: Placeholders) -> dict[str, Any]:
         style, said = self._traits.calls, bool(message.content.strip())
         if style is None:
             raise RefusedRowError(f"{field}.tool_calls", "are given, and the chat template writes none", _TOOL_REMEDY)
         if len(message.tool_calls) > 1 and not style.several:
             raise RefusedRowError(
-                f"{field}.tool_calls", "are several, and the chat template writes one a turn", _TOOL_REMEDY
+                f"{field}.tool_calls", "are several, and the chat template writes one per turn", _TOOL_REMEDY
             )
         if said and not style.beside_text:
             raise RefusedRowError(
@@ -108,8 +108,8 @@ class Shield:
         ]
         return {"tool_calls": calls} if said else {"tool_calls": calls, "content": style.blank}
 
-    def _hidden(self, value: Any, stand_ins: StandIns) -> Any:
-        """A JSON value with all of its texts shielded, keys included."""
+    def _hidden(self, value: Any, stand_ins: Placeholders) -> Any:
+        """A JSON value with all texts shielded, keys included."""
         if isinstance(value, str):
             return stand_ins.hide(self._anywhere, value)
         if isinstance(value, dict):
@@ -118,12 +118,12 @@ class Shield:
 
 
 def _wrapped(tool: dict[str, Any]) -> dict[str, Any]:
-    """A tool definition in OpenAI's form, which some data have without its wrapper."""
+    """A tool definition in OpenAI's form; some data lack its wrapper."""
     return tool if "function" in tool or "name" not in tool else {"type": "function", "function": tool}
 
 
 def _as_called(call: dict[str, Any], as_text: bool, field: str) -> dict[str, Any]:
-    """A call in OpenAI's form, its arguments as the template wants them."""
+    """A call in OpenAI's form, with arguments as the template expects them."""
     function = function_of(call)
     arguments = function.get("arguments", {})
     if as_text:
@@ -135,7 +135,7 @@ def _as_called(call: dict[str, Any], as_text: bool, field: str) -> dict[str, Any
 
 
 def _parsed(arguments: str, field: str) -> dict[str, Any]:
-    """The object that a call's arguments are the JSON text of."""
+    """The object in a call's arguments, which are JSON text."""
     try:
         found = parse_json(arguments) if arguments.strip() else {}
     except JsonError as error:

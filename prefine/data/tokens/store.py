@@ -1,4 +1,4 @@
-"""Token trees on disk: an Arrow file, memory-mapped, so that a data set larger than memory trains as a small one does.
+"""Token trees on disk: an Arrow file, memory-mapped, so that a dataset may be larger than memory.
 
 Columns: prompt list<int32>, answers list<list<int32>>, supervised list<list<bool>> (null where all of an answer
 counts), record large_string (the record's JSON, for reports).
@@ -36,15 +36,15 @@ _SCHEMA = pa.schema(
 
 @dataclass
 class FitCounts:
-    """What became of records when they met the length limit.
+    """Counts of records at the length limit.
 
     Attributes:
-        records: all of them but those that the template refuses.
-        rows: those that are kept.
-        rows_cut: rows of which something is missing (see prefine.data.tokens.fitting).
-        turns_dropped, texts_cut: turns left out of them, and user turns shortened.
-        turns_not_learned: turns that were to be learned and are context, as the template writes them otherwise once
-            later ones follow.
+        records: all except those that the template refuses.
+        rows: kept records.
+        rows_cut: rows that were cut (see prefine.data.tokens.fitting).
+        turns_dropped, texts_cut: turns dropped from them, and user turns shortened.
+        turns_not_learned: turns that should be learned but are context, as the template changes them once later turns
+            follow.
         longest_row_tokens: prompt and answers together.
     """
 
@@ -102,7 +102,7 @@ class TokenStore(Sequence[TokenTree]):
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises over a damaged file into a DataError."""
+    """Turn pyarrow's errors on a damaged file into a DataError."""
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, IndexError) as error:
@@ -112,10 +112,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 class StoreWriter:
-    """Writes rows in order, in bounded memory. A context manager: an exception leaves no file behind.
+    """Writes rows in order, in bounded memory. A context manager: after an exception there is no file.
 
     Attributes:
-        digest: running hash of all token ids and masks; what log-probabilities of these rows depend on.
+        digest: running hash of all token ids and masks, on which log-probabilities of these rows depend.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,7 +142,7 @@ class StoreWriter:
         if error is None:
             self._flush()
             self._sink.close()
-        else:  # the file goes; that its last bytes find no room either is no news
+        else:  # the file is removed anyway, so an error on its last bytes does not matter
             with suppress(OSError):
                 self._sink.close()
 

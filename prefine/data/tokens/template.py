@@ -1,8 +1,8 @@
 """Conversations to token ids: the only place that renders a chat template.
 
-A prompt (everything up to where the assistant starts to write) and an answer (its text and the end of turn) are
-tokenized apart, the same way in every stage, so that an answer's tokens do not depend on what follows and a prompt's
-do not depend on its answer. Special tokens come from the template alone: `add_special_tokens` is always off.
+A prompt (everything up to the start of the assistant's answer) and an answer (its text and the end of turn) are
+tokenized separately, in the same way in every stage, so that an answer's tokens do not depend on what follows and a
+prompt's do not depend on its answer. Special tokens come from the template alone: `add_special_tokens` is always off.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefine.data.tokens.encoding import PLAIN_TEXT, TextEncoder, any_of
-from prefine.data.tokens.placeholders import STAND_IN, StandIns
+from prefine.data.tokens.placeholders import PLACEHOLDER, Placeholders
 from prefine.data.tokens.probing import REMEDY, TemplateProbe, does_not_continue
 from prefine.data.tokens.rendering import Renderer
 from prefine.data.tokens.shielding import Shield, Shielded
@@ -25,7 +25,7 @@ from prefine.errors import RefusedRowError, TemplateError
 from prefine.records import Conversation, Demonstration, Message, Preference
 
 Tools = tuple[dict[str, Any], ...]
-# Characters before an answer in which its beginning is looked for.
+# Characters before an answer in which its start is searched.
 _LONGEST_OPENING = 64
 
 
@@ -35,7 +35,7 @@ class _Turn:
 
     Attributes:
         opened: everything before it.
-        said: what is to be learned: up to and with its end of turn.
+        said: the learned part: up to and with its end of turn.
         ends: whether the template writes an end of turn; if not, the end-of-sequence token ends it.
     """
 
@@ -50,16 +50,16 @@ class _Turn:
 
 
 def _end_of_unusual(turn: str, special: re.Pattern[str]) -> int:
-    """Where the content ends in a turn that closes otherwise than others do."""
+    """End of the content in a turn with an unusual closing."""
     starts = [match.start() for match in special.finditer(turn)]
     return starts[-1] if starts else len(turn.rstrip())
 
 
 def _require_written(field: str, said: str, opened: str, turn: str) -> None:
-    """Raise RefusedRowError unless a turn holds all that is said in it.
+    """Raise RefusedRowError unless the rendered turn contains all of its content.
 
-    Templates trim, and write white space of their own around a thought, so white space does not count. Where a
-    template opens answers with a tag (`<think>`), the beginning of what is said may be in that.
+    White space does not count, as templates trim it and add some around reasoning. If a template opens answers with a
+    tag (`<think>`), the content may start inside it.
     """
     bare = _without_space(said)
     opening = _without_space(opened[-_LONGEST_OPENING:])
@@ -67,7 +67,7 @@ def _require_written(field: str, said: str, opened: str, turn: str) -> None:
         raise RefusedRowError(
             field,
             "has text that the chat template leaves out",
-            "Remove that text from the data (reasoning in <think> tags, say), or use a model whose chat template "
+            "Remove that text from the data (such as reasoning in <think> tags), or use a model whose chat template "
             "writes it.",
         )
 
@@ -95,15 +95,15 @@ class ChatTemplate:
 
     Args:
         tokenizer: a transformers tokenizer with a chat template and an end-of-sequence token.
-        declared_ends: ids that the model's files declare to end an answer (models/loading/stops.py). Those of plain
-            text do not count: an answer may hold them.
+        declared_ends: ids that end an answer according to the model's files (models/loading/stops.py). Ids of plain
+            text do not count: an answer may contain them.
 
     Attributes:
         traits: what the template writes.
         control_ids: ids of all control tokens.
         turn_end: the id that ends an assistant's turn in this template.
         turn_ends: it and the tokenizer's end-of-sequence token.
-        stop_ids: ids at which an answer ends, wherever one is written: turn_ends and the declared ones.
+        stop_ids: ids that end a generated answer: turn_ends and the declared ones.
 
     Raises:
         TemplateError: the tokenizer has no chat template, no end-of-sequence token, or a template that prefine cannot
@@ -118,15 +118,15 @@ class ChatTemplate:
         self._renderer = Renderer(tokenizer)
         self._encoder = TextEncoder(tokenizer)
         self.control_ids = self._encoder.control_ids
-        # A token that is special ends a turn rather than one that nobody flagged.
+        # A special token is preferred as the end of a turn.
         self._ends = (any_of(self._encoder.special), any_of(self._encoder.control))
         self.traits = TemplateProbe(self._renderer, self._encoder.control).traits()
         declared = self.control_ids & set(declared_ends)
         structural = self.traits.markers | set(tokenizer.convert_ids_to_tokens(sorted(declared)))
         self._shield = Shield(
             self.traits,
-            anywhere=any_of(self._encoder.control, STAND_IN),
-            in_answers=any_of(self._encoder.special | structural, STAND_IN),
+            anywhere=any_of(self._encoder.control, PLACEHOLDER),
+            in_answers=any_of(self._encoder.special | structural, PLACEHOLDER),
         )
         ask = (Message(role="user", content="x"),)
         self.turn_end = self.answer_ids(ask, "x")[-1]
@@ -134,10 +134,10 @@ class ChatTemplate:
         self.stop_ids = self.turn_ends | declared
 
     def require_rows(self, rows: int) -> None:
-        """Refuse, now and in everything encoded later, tokens that an embedding of so many rows does not have.
+        """Refuse, now and in all later encoding, tokens beyond an embedding of `rows` rows.
 
         Raises:
-            ModelError: the template or the tokenizer's padding needs one.
+            ModelError: the template or the tokenizer's padding needs such a token.
         """
         self._rows = rows
         structural = {*self.turn_ends, self.tokenizer.pad_token_id} - {None}
@@ -147,8 +147,8 @@ class ChatTemplate:
     def fingerprint(self) -> str:
         """Hash of everything that decides token ids: template, vocabulary, merges, added and special tokens.
 
-        Not of the padding token, unless the template writes it: a model with score heads gets another one as it is
-        loaded (see prefine.models.loading.heads).
+        Not of the padding token, unless the template writes it: a model with score heads gets another one at load (see
+        prefine.models.loading.heads).
         """
         template = self.tokenizer.chat_template
         special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
@@ -158,11 +158,11 @@ class ChatTemplate:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def prompt_ids(self, messages: Conversation, tools: Tools = ()) -> list[int]:
-        """Token ids of a conversation up to where the assistant starts to write.
+        """Token ids of a conversation up to the start of the assistant's answer.
 
         Args:
             messages: ends with a user turn or a tool's result.
-            tools: definitions of the tools that the assistant may call.
+            tools: definitions of tools for the assistant.
         """
         asked = self._shield.conversation(messages, tools, "prompt")
         opened = self._renderer.render(asked.turns, opened=True, tools=asked.tools)
@@ -190,21 +190,21 @@ class ChatTemplate:
     ) -> TokenTree:
         """Answers to one prompt as a tree.
 
-        Where the template prefills answers (see TemplateTraits), the prompt is without that if the answers are written
-        without it: they are learned and scored as the template writes a conversation.
+        If the template prefills answers (see TemplateTraits) but does not write that prefill into conversations, the
+        prompt is without it: answers are learned and scored as in a conversation.
 
         Args:
             prompt: ends with a user turn or a tool's result.
-            answers: texts; an empty one is an answer that says nothing.
+            answers: texts, possibly empty.
             row: see TokenTree.
-            closed: take the answers as the template closes them, neither more (an end of turn that it does not write)
-                nor less (a line break after it).
-            tools: definitions of the tools that the assistant may call.
-            fields: what the record calls the answers, where they are to be learned. Then each must be written whole.
-                Without them answers are taken as the template writes them: what is scored may be anything.
+            closed: close the answers exactly as the template does, without an end of turn that it does not write, and
+                with a line break that it writes.
+            tools: definitions of tools for the assistant.
+            fields: the answers' fields in the record, if they are to be learned; each must then be rendered completely.
+                Without fields they are taken as the template renders them, for scoring.
 
         Raises:
-            RefusedRowError: the template leaves out a part of an answer that is to be learned.
+            RefusedRowError: the template drops a part of an answer that is to be learned.
         """
         asked = self._shield.conversation(prompt, tools, "prompt")
         said = [self._shield.answer(text, asked.stand_ins) for text in answers]
@@ -216,15 +216,15 @@ class ChatTemplate:
         return TokenTree(self._encode(opened, asked.stand_ins), ids, (None,) * len(ids), row)
 
     def demonstration_tree(self, record: Demonstration, row: int) -> TokenTree:
-        """A demonstration as a tree with one answer, in which the learned turns count; see `learned`."""
+        """A demonstration as a tree with one answer, supervised on its learned turns; see `learned`."""
         return self.learned(record, row)[0]
 
     def learned(self, record: Demonstration, row: int = 0) -> tuple[TokenTree, int]:
-        """A demonstration as a tree with one answer, and how many turns to be learned cannot be.
+        """A demonstration as a tree with one answer, and the number of turns that should be learned but cannot be.
 
-        A turn can be learned as it will be asked for if it stands in the whole conversation as it stood when it was the
-        last one. Where the template writes an earlier turn otherwise once later ones follow (some drop past reasoning),
-        it is context. The last turn can always be learned.
+        A turn can be learned if the template renders it in the whole conversation as it does when it is the last turn.
+        If the template changes earlier turns once later ones follow (some drop past reasoning), they are context. The
+        last turn can always be learned.
         """
         talk = self._shield.conversation(record.messages, record.tools, "messages")
         turns = {index: self._turn(talk, record, index) for index in record.learned_turns}
@@ -244,7 +244,7 @@ class ChatTemplate:
         return tree, len(turns) - len(kept)
 
     def _turn(self, talk: Shielded, record: Demonstration, index: int) -> _Turn:
-        """A turn as it is written when it is the last one."""
+        """A turn as the template renders it when it is the last one."""
         before = Shielded(talk.turns[:index], talk.tools, talk.stand_ins)
         opened, (turn,) = self._continued(before, [talk.turns[: index + 1]])
         given, key = talk.turns[index], self.traits.reasoning_key
@@ -255,11 +255,11 @@ class ChatTemplate:
         return _Turn(opened, *self._up_to_its_end(turn))
 
     def _continued(self, asked: Shielded, wholes: Sequence[list[dict[str, Any]]]) -> tuple[str, list[str]]:
-        """The text before assistant turns, and the text of each, as conversations have them.
+        """The text before assistant turns, and the text of each, as in conversations.
 
         Args:
-            asked: what is before them.
-            wholes: it with one assistant turn each.
+            asked: the turns before them.
+            wholes: the same with one assistant turn each.
         """
         opened = self._renderer.render(asked.turns, opened=True, tools=asked.tools)
         texts = [self._renderer.render(turns, opened=False, tools=asked.tools) for turns in wholes]
@@ -278,11 +278,11 @@ class ChatTemplate:
         end = next(filter(None, (pattern.search(turn, said) for pattern in self._ends)), None)
         return (turn[:said], False) if end is None else (turn[: end.end()], True)
 
-    def _turn_ids(self, said: str, ends: bool, opened: str, stand_ins: StandIns) -> list[int]:
-        """Ids of a turn; without an end of its own it gets the end of sequence, or the model never learns to stop."""
+    def _turn_ids(self, said: str, ends: bool, opened: str, stand_ins: Placeholders) -> list[int]:
+        """Ids of a turn; without an end of turn it gets the end of sequence, or the model would not learn to stop."""
         return self._encode(said, stand_ins, opened) + ([] if ends else [self.tokenizer.eos_token_id])
 
-    def _encode(self, text: str, stand_ins: StandIns, behind: str = "") -> list[int]:
+    def _encode(self, text: str, stand_ins: Placeholders, behind: str = "") -> list[int]:
         ids: list[int] = []
         for piece, hidden in stand_ins.pieces(text):
             ids += (self._encoder.plain_ids if hidden else self._encoder.ids)(piece, behind)

@@ -1,4 +1,4 @@
-"""Which chat template a tokenizer gets: its own, another, or prefine's plain one, with settings that it reads."""
+"""The chat template of a tokenizer: its own, another, or prefine's plain one, with values for its variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from prefine.data.tokens.rendering import Renderer
 from prefine.errors import ModelError
 
-# Offered, never chosen silently: a base model has no chat template, and which one it gets is the user's decision.
+# Never chosen silently: a base model has no chat template, and the user decides which one it gets.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['role'] | capitalize }}: {{ message['content'] }}"
@@ -32,7 +32,7 @@ def choose_template(tokenizer: Any, named: str | None, settings: Mapping[str, An
 
     Raises:
         ModelError: there is no such file.
-        TemplateError: the template is not Jinja.
+        TemplateError: it is not a Jinja template.
     """
     if named == "plain":
         tokenizer.chat_template = plain_template(tokenizer)
@@ -49,29 +49,29 @@ def choose_template(tokenizer: Any, named: str | None, settings: Mapping[str, An
 
 
 def plain_template(tokenizer: Any) -> str:
-    """The plain template, which begins with the beginning of sequence where the tokenizer writes one before a text."""
+    """The plain template, with the beginning-of-sequence token if the tokenizer adds one to a text."""
     bos = tokenizer.bos_token_id
     writes_it = bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
     return ("{{ bos_token }}" if writes_it else "") + PLAIN_TEMPLATE
 
 
 def set_defaults(tokenizer: Any, settings: Mapping[str, Any]) -> None:
-    """Give variables of a tokenizer's chat template a value, which holds unless a rendering sets them itself.
+    """Give variables of a tokenizer's chat template default values.
 
-    They become a part of the template. So they are saved with it, and whatever renders the saved one, prefine or other
-    tools, writes what was trained on. A setting that the template does not read is a warning.
+    They become part of the template and are saved with it, so that prefine and other tools render what was trained on.
+    A setting that the template does not read gives a warning.
     """
     if not settings or tokenizer.chat_template is None:
         return
     read = Renderer(tokenizer).variables()
     for name in settings:
         if name not in read:
-            log.warning("model.template_kwargs: the chat template does not read %s: it changes nothing", name)
+            log.warning("model.template_kwargs: the chat template does not read %s, so it has no effect", name)
     begin = "".join(
         f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
         for name, value in settings.items()
     )
-    # The line break goes with the block before it, and what follows is at the beginning of a line as it was.
+    # The block removes the line break after it, so what follows is still at the start of a line.
     source = tokenizer.chat_template
     several = isinstance(source, dict)
     tokenizer.chat_template = (
@@ -80,7 +80,7 @@ def set_defaults(tokenizer: Any, settings: Mapping[str, Any]) -> None:
 
 
 def _literal(value: Any) -> str:
-    """A JSON value as Jinja writes it."""
+    """A JSON value as a Jinja literal."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -1,13 +1,13 @@
 """Token trees and the one collator that lays them end to end in a row, without padding.
 
 A tree is a prompt and the answers that continue it. A pair is a tree with two answers, a demonstration a tree with
-one. In the row each prompt stands once, its answers after it:
+one. In the row each prompt occurs once, its answers after it:
 
     tokens     p p p c c r r r | p p c c c r r
     positions  0 1 2 3 4 3 4 5 | 0 1 2 3 4 2 3
 
-Where all prompts of a row begin alike, with a system turn, say, that beginning stands once before all trees, and counts
-as a part of every prompt:
+If all prompts of a row have a common beginning, such as a system turn, it occurs once before all trees, as a part of
+every prompt:
 
     tokens     s s s | p p c c r | p c c r r
     positions  0 1 2 | 3 4 5 6 5 | 3 4 5 4 5
@@ -33,10 +33,10 @@ class TokenTree:
     Attributes:
         prompt: token ids, at least one (the first answer token is predicted from the last prompt token).
         answers: token ids of each answer, at least one each; may be empty for a prompt to generate from.
-        supervised: for each answer, which of its tokens count; None where all do.
+        supervised: for each answer, which of its tokens count; None for all.
         row: index of the record this came from, for cached values (reference log-probs, margins).
         apart: whether no answer needs another in the loss, so that a large tree may be computed in parts.
-        first: in a part of such a tree, which of the whole tree's answers its first one is.
+        first: in a part of such a tree, the index of its first answer in the whole tree.
     """
 
     prompt: Sequence[int]
@@ -48,7 +48,7 @@ class TokenTree:
 
     @property
     def tokens(self) -> int:
-        """Tokens in the packed row: the prompt is there once."""
+        """Tokens in the packed row, with the prompt once."""
         return len(self.prompt) + sum(map(len, self.answers))
 
     @property
@@ -62,7 +62,7 @@ class TokenTree:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Where a tree lies in the row: `start`, then `prompt` tokens, then each of `answers` tokens.
+    """The place of a tree in the row: `start`, then `prompt` tokens, then each of `answers` tokens.
 
     The row's first `shared` tokens belong to the prompt, too: they lie before it, once for all trees of the row.
     """
@@ -80,13 +80,13 @@ class PackedBatch:
     Attributes:
         input_ids: (1, T) int64.
         position_ids: (1, T) int64, restarting at each tree; every answer continues its prompt's positions.
-        segments: the trees' places in the row, in order.
+        segments: places of the trees in the row, in order.
         predict_from: (R,) int64, index in the row of the hidden state that predicts each target.
         targets: (R,) int64, the token ids that count.
         sequence: (R,) int64 in [0, S), the answer each target belongs to; answers in tree order.
         sequences: S.
         rows: the trees' record indices, in order.
-        answers_of_rows: of each tree its record index and which of the record's answers it holds: all, unless it is a
+        answers_of_rows: for each tree its record index and which of the record's answers it holds: all, unless it is a
             part.
     """
 
@@ -111,7 +111,7 @@ class PackedBatch:
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
     def last_tokens(self) -> Tensor:
-        """(S,) int64: index in the row of each answer's last token, told by lengths and never by a token's id."""
+        """(S,) int64: index in the row of each answer's last token, by lengths, never by a token's id."""
         ends: list[int] = []
         for segment in self.segments:
             start = segment.start + segment.prompt
@@ -123,7 +123,7 @@ class PackedBatch:
         return [s.shared + s.prompt + answer for s in self.segments for answer in s.answers]
 
     def part(self, sequences: Collection[int]) -> tuple[PackedBatch, Tensor]:
-        """A batch of some of the answers (in [0, S)) behind their prompts; and which targets of this one are its own,
+        """A batch of some of the answers (in [0, S)) after their prompts; and the indices of its targets in this batch,
         (R') int64.
         """
         device = self.input_ids.device
@@ -166,7 +166,7 @@ class PackedBatch:
         return torch.bincount(self.sequence, minlength=self.sequences)
 
 
-# A shorter common beginning saves less than it costs to gather keys from two places.
+# A shorter common beginning saves less than gathering keys from two places costs.
 _LEAST_SHARED_TOKENS = 8
 
 
@@ -215,15 +215,15 @@ def collate(trees: Sequence[TokenTree]) -> PackedBatch:
 
 
 def _worth_sharing(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens of all prompts are computed once; 0 where that saves nothing."""
+    """How many tokens of all prompts are computed once; 0 if that saves nothing."""
     shared = common_beginning(prompts) if len(prompts) > 1 else 0
     return shared if shared >= _LEAST_SHARED_TOKENS else 0
 
 
 def common_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, leaving each at least one of its own."""
+    """Length of the common beginning of all prompts, leaving each at least one token of its own."""
     shortest = min(map(len, prompts)) - 1
-    # In lexical order, the first and the last differ earliest.
+    # In lexical order, the first and the last share the shortest beginning.
     first, last = min(map(list, prompts)), max(map(list, prompts))
     return next((place for place in range(shortest) if first[place] != last[place]), shortest)
 
@@ -231,7 +231,7 @@ def common_beginning(prompts: Sequence[Sequence[int]]) -> int:
 def runs(segments: Iterable[Segment]) -> Iterator[tuple[range, tuple[range, ...]]]:
     """Yield (queries, context) as ranges over the row, one a causal run, in row order.
 
-    A run's keys are its context's, then its queries' own. The context is the common beginning and, but for a tree's
+    A run's keys are those of its context, then its own. The context is the common beginning and, except for a tree's
     first run, its prompt: a prompt and its first answer are one run.
     """
     for segment in segments:
@@ -245,10 +245,10 @@ def runs(segments: Iterable[Segment]) -> Iterator[tuple[range, tuple[range, ...]
 
 
 def microbatches(trees: Iterable[TokenTree], max_tokens: int) -> Iterator[list[TokenTree]]:
-    """Split trees into runs of at most `max_tokens` tokens each, keeping their order, reading no further than needed.
+    """Split trees into runs of at most `max_tokens` tokens each, in order and lazily.
 
-    A tree longer than the budget is computed in parts where its answers may be apart. What is still longer, such as a
-    pair, stands alone: it was admitted by the length limit, so it must be computed.
+    A tree longer than the budget is computed in parts if its answers may be apart. A longer part, or a pair, is a run
+    of its own: the length limit admitted it, so it must be computed.
     """
     run: list[TokenTree] = []
     room = max_tokens
@@ -263,10 +263,10 @@ def microbatches(trees: Iterable[TokenTree], max_tokens: int) -> Iterator[list[T
 
 
 def parts_of(tree: TokenTree, max_tokens: int) -> list[TokenTree]:
-    """The tree, or if it is longer than `max_tokens` and may be split, its answers in order over several trees.
+    """The tree, or several trees with its answers in order if it is longer than `max_tokens` and may be split.
 
-    Each has the whole prompt and at least one answer, and as many as fit. An answer sees its prompt and itself alone,
-    so its numbers are those of the whole tree to rounding.
+    Each has the whole prompt and as many answers as fit, at least one. An answer sees only its prompt and itself, so
+    its numbers are those of the whole tree to rounding.
     """
     if not tree.apart or tree.tokens <= max_tokens:
         return [tree]
@@ -284,14 +284,14 @@ def parts_of(tree: TokenTree, max_tokens: int) -> list[TokenTree]:
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of range(rows) that depends on nothing but its arguments: a resumed run gets the same one."""
+    """A permutation of range(rows) that depends only on its arguments, so that a resumed run gets the same one."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % (1 << 63))
     order: list[int] = torch.randperm(rows, generator=generator).tolist()
     return order
 
 
 def folds(rows: int, count: int, seed: int) -> list[int]:
-    """The part, in range(count), that each of range(rows) belongs to: parts of equal size, drawn by the seed alone."""
+    """The part, in range(count), of each of range(rows): parts of equal size, drawn by the seed."""
     part = [0] * rows
     for place, row in enumerate(epoch_order(rows, seed, -1)):
         part[row] = place % count
@@ -304,10 +304,10 @@ def steps_per_epoch(rows: int, per_step: int) -> int:
 
 
 def even_part(order: Sequence[int], part: int, parts: int) -> list[int]:
-    """Part `part` of `order` cut into `parts` of equal size, or one less: none is a ragged rest of a row or two."""
+    """Part `part` of `order` cut into `parts` of equal size, or one less, without a short rest."""
     return list(order[len(order) * part // parts : len(order) * (part + 1) // parts])
 
 
 def token_offsets(lengths: Iterable[int]) -> list[int]:
-    """Running starts of runs with the given lengths, with the total at the end: [3, 2] -> [0, 3, 5]."""
+    """Start offsets of runs with the given lengths, then the total: [3, 2] -> [0, 3, 5]."""
     return [0, *accumulate(lengths)]

@@ -1,4 +1,4 @@
-"""Whether a model has an embedding for the tokens it is given."""
+"""Checks that a model has embeddings for the tokens it gets."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from prefine.errors import ModelError
 
 
 def require_embedded(ids: Iterable[int], rows: int, tokenizer: Any) -> None:
-    """Refuse token ids that a model's embedding has no row for, before they become an index error.
+    """Refuse token ids without a row in the model's embedding, before they raise an index error.
 
-    A tokenizer may hold more tokens than a model: some are never used. One that occurs is an error.
+    A tokenizer may have more tokens than the model, as long as they do not occur.
 
     Args:
-        ids: token ids that are to be computed.
+        ids: token ids to compute.
         rows: of the embedding.
         tokenizer: transformers', to name the token.
 
     Raises:
-        ModelError: with the first token beyond, its id, and what to do.
+        ModelError: names the first such token and its id.
     """
     beyond = next((token for token in ids if token >= rows), None)
     if beyond is not None:

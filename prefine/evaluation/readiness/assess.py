@@ -1,4 +1,4 @@
-"""From a reward model and people's judgements to a readiness report's figures, as one JSON object."""
+"""Computes a readiness report's figures from a reward model and human judgements."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _MOST_SUSPECTS_LISTED = 100
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a reward model is fit for PPO, and all that says so.
+    """Whether a reward model is fit for PPO, with all figures.
 
     Attributes:
         model: its name.
-        data: what it was judged on, in words.
-        assessed_at: when, an ISO time with its zone.
-        scope: how much was scored for it, and which settings ask for more.
-        verdict: the worst of the findings.
+        data: description of the data that it was judged on.
+        assessed_at: ISO time with its zone.
+        scope: how much was scored, and which settings increase it.
+        verdict: the worst finding's level.
         too_long: records left out because an answer is too long for the model.
         suspects: labels that look flipped, the most suspicious first.
     """
@@ -68,13 +68,13 @@ class Readiness:
 
     @property
     def reasons(self) -> list[Finding]:
-        """What speaks against the model, the worst first."""
+        """Findings against the model, the worst first."""
         order = list(Level)
         found = [finding for finding in self.findings if finding.level is not Level.GO]
         return sorted(found, key=lambda finding: -order.index(finding.level))
 
     def as_json(self) -> dict[str, Any]:
-        """What readiness.json holds: every share with its interval, and each pair's scores."""
+        """The content of readiness.json: every share with its interval, and each pair's scores."""
         names = [field.name for field in dataclasses.fields(self) if field.name not in ("pairs", "suspects")]
         return {
             **{name: _plain(getattr(self, name)) for name in names},
@@ -96,20 +96,20 @@ def assess(
     progress: Callable[[int], None] = lambda done: None,
     now: datetime | None = None,
 ) -> Readiness:
-    """Judge a reward model on records it has not seen, and look for suspicious labels also among those it has.
+    """Judge a reward model on records it has not seen, and look for flipped labels also among those it was trained on.
 
     Args:
         heldout: preferences, or votes.
         limits: a recipe's thresholds.
-        data: what `heldout` is, in words.
-        trained_on: some of the records learned from, each with the head that left it out, if one did.
-        rows_in_all: held-out rows and rows learned from that the run has, where not all of them are given here.
+        data: description of `heldout`.
+        trained_on: some training records, each with the head that skipped it, if any.
+        rows_in_all: numbers of held-out and training rows of the run, if not all are given here.
         is_trained_prompt: whether a prompt was trained on.
-        progress: called with how much is done, of `work` in all.
-        now: the time; by default the clock's.
+        progress: called with the amount done, out of `work`.
+        now: the time; default: the clock's.
 
     Raises:
-        DataError: there is no pair to judge by.
+        DataError: there is no usable pair.
     """
     done = _Counter(progress)
     judged, heldout_rows = _scored(reward, heldout, done)
@@ -166,12 +166,12 @@ def assess(
 
 
 def work(heldout_rows: int, trained_rows: int) -> int:
-    """How much `assess` has to do: each row scored, each answer spoilt and each invariance probed counts as one."""
+    """The amount of work of `assess`: each scored row, corrupted answer and invariance probe counts as one."""
     return heldout_rows + trained_rows + min(heldout_rows, SPOILT_ANSWERS) + INVARIANCES
 
 
 class _Counter:
-    """Adds up what is done."""
+    """Adds up the work done."""
 
     def __init__(self, progress: Callable[[int], None]) -> None:
         self._progress = progress
@@ -185,7 +185,7 @@ class _Counter:
 def _scored(
     reward: RewardModel, records: Iterable[Preference | Vote], done: Callable[[int], None]
 ) -> tuple[list[JudgedPair | None], int]:
-    """Pairs with their scores, and how many records they were made of, ties and votes without a partner included."""
+    """Pairs with their scores, and the number of records they come from, with ties and votes without a partner."""
     rows, rows_of_pair = 0, 1
 
     def counted() -> Iterator[Preference | Vote]:
@@ -202,9 +202,9 @@ def _scored(
 
 
 def _scope(scored: tuple[int, int], in_all: tuple[int, int], spoilt: Sequence[Spoilt]) -> str:
-    """How much was scored, in a sentence; `scored` and `in_all` are held-out rows and rows learned from."""
+    """A sentence on how much was scored; `scored` and `in_all` are held-out and training rows."""
     settings = ("readiness.heldout_pairs", "readiness.trained_pairs")
-    names = ("held-out row", "row learned from"), ("held-out rows", "rows learned from")
+    names = ("held-out row", "training row"), ("held-out rows", "training rows")
     parts = []
     for rows, total, setting, one, several in zip(scored, in_all, settings, *names, strict=True):
         if rows == total:
@@ -213,14 +213,14 @@ def _scope(scored: tuple[int, int], in_all: tuple[int, int], spoilt: Sequence[Sp
             parts.append(f"{rows:,} of {plural(total, one, several)} ({setting})")
     tried = max((each.fooled.count or 0 for each in spoilt), default=0)
     if tried:
-        parts.append(f"{plural(tried, 'preferred answer')} made worse in {plural(len(spoilt), 'way')}")
+        parts.append(f"{plural(tried, 'preferred answer')} corrupted in {plural(len(spoilt), 'way')}")
     return f"Scored for this report: {listing(parts)}."
 
 
 def _out_of_part(
     known: Sequence[JudgedPair | None], learned: Sequence[tuple[Preference | Vote, int | None]]
 ) -> list[JudgedPair]:
-    """Pairs learned from, by the head that left each out. Votes' pairs mix two rows, so all heads speak there."""
+    """Training pairs as the head that skipped them judges. Pairs of votes mix two rows, so all heads judge them."""
     decided = [(record, head) for record, head in learned if not (isinstance(record, Preference) and record.tie)]
     of_votes = any(isinstance(record, Vote) for record, _ in learned)
     heads = [None] * len(known) if of_votes else [head for _, head in decided]
@@ -253,7 +253,7 @@ def _suspect(pair: JudgedPair) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as JSON, a share with its interval."""
+    """Dataclasses as JSON, with intervals of shares."""
     if isinstance(value, Share):
         interval = value.interval
         return {

@@ -36,7 +36,7 @@ from prefine.records import Conversation, Preference, Vote
 
 @dataclass(frozen=True)
 class Checked:
-    """A readiness report and what else is to be said.
+    """A readiness report with notes.
 
     Attributes:
         notes: lines for the user.
@@ -56,24 +56,26 @@ def check_reward(
     device: str = "auto",
     progress: Callable[[int], None] = lambda done: None,
 ) -> Checked:
-    """Judge the reward model `name`.
+    """Check the reward model `name`.
 
     Args:
         overrides: --set of a reward recipe, for its thresholds; a run's own recipe is their base.
-        data: sources of pairs or votes; none for the held-out rows of the run.
-        split: of a Hugging Face data set.
+        data: sources of pairs or votes; empty for the held-out rows of the run.
+        split: of a Hugging Face dataset.
         policy: a model whose tokens are compared with the reward model's.
 
     Raises:
-        PrefineError: no such model or data; a model that is no run, without data.
+        PrefineError: no such model or data; the model is not a run and no data is given.
     """
     run = run_folder(name)
     with about(None):
-        locate_model(name)  # says at once that there is none
+        locate_model(name)  # raises at once if there is none
     recipe = _recipe(run, overrides)
     limits = recipe.readiness
     if run is None and not data:
-        raise DataError(f"{name} is no reward run, so it has no held-out rows", "Name pairs or votes with --data FILE.")
+        raise DataError(
+            f"{name} is not a reward run, so it has no held-out rows", "Name pairs or votes with --data FILE."
+        )
     sources = _sources(data, split) if data else None
     with about(None):
         reward = load_reward(named_model(name, device=device))
@@ -85,7 +87,7 @@ def check_reward(
     with Quarantine() as quarantine:
         stream: RecordStream[Preference | Vote] = read_records(names, kind, quarantine=quarantine, split=split)
         train = None if run is None else run / "data" / "train.arrow"
-        if train is None or not train.is_file():  # runs are copied without their data, too
+        if train is None or not train.is_file():  # a copy of a run may lack its data
             trained: Callable[[Conversation], bool] = lambda prompt: False  # noqa: E731
         else:
             store, _ = open_stores(train.parent)
@@ -100,7 +102,7 @@ def check_reward(
 def _on_own_rows(reward: RewardModel, run: Path, recipe: RewardRecipe, progress: Callable[[int], None]) -> Readiness:
     paths = [run / "data" / f"{part}.arrow" for part in ("train", "heldout")]
     if not all(path.is_file() for path in paths):
-        raise DataError(f"{run} has come without its data", "Name pairs or votes with --data FILE.")
+        raise DataError(f"{run} has no prepared data", "Name pairs or votes with --data FILE.")
     train, heldout = open_stores(run / "data")
     if not len(heldout):
         raise DataError(f"{run} holds no held-out rows", "Name pairs or votes with --data FILE.")
@@ -116,7 +118,7 @@ def assess_own(
     kind: Kind,
     progress: Callable[[int], None],
 ) -> Readiness:
-    """Judge a run's reward model on its own held-out rows, at most readiness.heldout_pairs of them."""
+    """Check a run's reward model on at most readiness.heldout_pairs of its own held-out rows."""
     return assess(
         reward,
         stored_records(heldout, kind, recipe.readiness.heldout_pairs),
@@ -129,11 +131,11 @@ def assess_own(
 
 
 def _recipe(run: Path | None, overrides: Sequence[str]) -> RewardRecipe:
-    """A run's recipe, or the default one, with the thresholds that --set changes; nothing else of it may be."""
+    """A run's recipe, or the default one, with thresholds from --set; other settings are refused."""
     foreign = [override for override in overrides if not override.startswith("readiness.")]
     if foreign:
         raise RecipeError(
-            f"--set {foreign[0]}: a check changes thresholds only", "Write --set readiness.NAME=VALUE (docs/reward.md)."
+            f"--set {foreign[0]}: a check accepts thresholds only", "Write --set readiness.NAME=VALUE (docs/reward.md)."
         )
     return load_recipe(None if run is None else run / "recipe.yaml", overrides, RewardRecipe)
 
@@ -160,7 +162,7 @@ def _sources(data: Sequence[str], split: str) -> tuple[type[Preference] | type[V
     names = source_names(list(data))
     found = kind_of_sources(names, split=split)
     if KINDS[found] not in (Preference, Vote):
-        raise DataError(f"{', '.join(data)} holds {found}", "A reward model is judged on preferences, or on votes.")
+        raise DataError(f"{', '.join(data)} holds {found}", "A reward model is checked on preferences or votes.")
     return KINDS[found], names
 
 
@@ -171,6 +173,6 @@ def _about_tokens(reward: RewardModel, policy: str) -> str:
     if theirs.get_vocab() == ours.get_vocab() and theirs.chat_template == ours.chat_template:
         return f"{policy} and {reward.name} have the same tokens and chat template."
     return (
-        f"{policy} has another tokenizer or chat template than {reward.name}: its answers are decoded to text and "
-        "tokenized again before they are scored."
+        f"{policy} has another tokenizer or chat template than {reward.name}: its answers are decoded and tokenized "
+        "again for scoring."
     )

@@ -1,4 +1,4 @@
-"""What can be read off judged pairs: accuracy, calibration, length bias, suspected labels. Numbers only, no verdict."""
+"""Measures on judged pairs: accuracy, calibration, length bias, suspected labels. Numbers only, no verdict."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PairGroup:
 
 
 def by_group(pairs: Sequence[JudgedPair]) -> list[PairGroup]:
-    """Accuracy by subset or category, in the order of first appearance; empty where pairs name none."""
+    """Accuracy by subset or category, in the order of first appearance; empty if pairs have none."""
     names = dict.fromkeys(pair.group for pair in pairs)
     if not any(names):
         return []
@@ -37,12 +37,12 @@ def by_group(pairs: Sequence[JudgedPair]) -> list[PairGroup]:
 
 
 def by_data_margin(pairs: Sequence[JudgedPair]) -> list[PairGroup]:
-    """Accuracy by how much better the chosen answer is according to the data; empty where it does not say."""
+    """Accuracy by the data's own margin of the chosen answer; empty without margins."""
     return _quantiles([pair for pair in pairs if pair.data_margin is not None], lambda pair: pair.data_margin or 0.0)
 
 
 def by_score_margin(pairs: Sequence[JudgedPair]) -> list[PairGroup]:
-    """Accuracy by how far apart the model itself sees the two answers: where it is sure it should be right."""
+    """Accuracy by the model's margin: where it is confident it should be correct."""
     return _quantiles(pairs, lambda pair: abs(pair.margin))
 
 
@@ -60,7 +60,7 @@ def _parts(groups: Sequence[tuple[str, list[JudgedPair]]]) -> list[PairGroup]:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Pairs about which the model is about equally sure.
+    """Pairs with similar confidence of the model.
 
     Attributes:
         low, high: of the confidence σ(|Δr|), in [0.5, 1].
@@ -76,7 +76,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far the model's confidence can be believed (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+    """The reliability of the model's confidence (Guo et al. 2017, arXiv 1706.04599, eq. 3).
 
     Attributes:
         error: expected calibration error, the bins' mean |accuracy - confidence| weighted by pairs.
@@ -105,7 +105,7 @@ def calibration(pairs: Sequence[JudgedPair]) -> Calibration | None:
 
 
 def probability(margin: float) -> float:
-    """σ(Δr): what the model gives the chance that people prefer the chosen answer."""
+    """σ(Δr): the model's probability that people prefer the chosen answer."""
     return 1 / (1 + math.exp(-margin)) if margin > -700 else 0.0
 
 
@@ -115,13 +115,13 @@ def _confidence(pair: JudgedPair) -> float:
 
 @dataclass(frozen=True)
 class LengthBias:
-    """What length has to do with scores.
+    """The relation of length and scores.
 
     Attributes:
         correlation: Spearman's, of score and tokens over all answers; None with too few.
-        pair_correlation: the same of the differences within each pair, which no prompt can cause.
+        pair_correlation: the same for differences within each pair, which do not depend on the prompt.
         people: share of pairs (of unequal lengths) in which people chose the longer answer.
-        model: share of those that it does not score equal in which the model does.
+        model: share of pairs with unequal scores in which the model does.
         chosen_longer, chosen_shorter: accuracy where the chosen answer is the longer, or the shorter one.
     """
 
@@ -162,8 +162,8 @@ def suspects(pairs: Sequence[JudgedPair], below: float) -> list[JudgedPair]:
 
     The model gives the label a probability under `below`, and its heads, if there are several, agree on the side
     (Wang et al. 2024, arXiv 2401.06080, sec. 2.2: a low mean preference strength over an ensemble marks wrong labels).
-    `below` is not far from 1/2: where a share e of the labels is wrong, a model that has learned all there is to learn
-    is only sure to 1 - e of any of them.
+    `below` is close to 1/2: if a share e of the labels is wrong, even a perfect model has a confidence of only 1 - e in
+    each.
     """
     found = [pair for pair in pairs if probability(pair.margin) < below and pair.margin + pair.disagreement < 0]
     return sorted(found, key=lambda pair: pair.margin)

@@ -1,4 +1,4 @@
-"""The readiness report as one HTML page, made from nothing but a readiness.json."""
+"""The readiness report as one HTML page, made from a readiness.json."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MOST_SUSPECTS_SHOWN = 30
 _SAYS = {
     "go": "Fit for PPO, as far as these figures can tell.",
     "caution": "Usable for PPO with care: read the reasons first.",
-    "no-go": "Not fit for PPO: optimising against it would lead away from what people want.",
+    "no-go": "Not fit for PPO: optimising it would lead away from what people want.",
 }
 
 
 def write_readiness(readiness: Readiness, folder: Path) -> Path:
-    """Write readiness.json and readiness.html into a folder, which is made if missing; returns the page's path.
+    """Write readiness.json and readiness.html to a folder, which is created if missing; returns the page's path.
 
     Raises:
         CheckpointError: they cannot be written.
@@ -42,7 +42,7 @@ def write_readiness(readiness: Readiness, folder: Path) -> Path:
 
 
 def build_context(held: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the page shows, by the template's names."""
+    """All content of the page, by the template's names."""
     reasons = [finding for finding in held["findings"] if finding["level"] != "go"]
     return {
         "title": f"Readiness of {held['model']}",
@@ -81,13 +81,13 @@ def _tiles(held: Mapping[str, Any]) -> list[dict[str, str]]:
         }
     ]
     if train:
-        tiles.append({"label": "On pairs it learned from", "value": percent(train["value"]), "note": _of(train)})
+        tiles.append({"label": "Accuracy on training pairs", "value": percent(train["value"]), "note": _of(train)})
     if held["calibration"]:
         tiles.append(
             {
                 "label": "Calibration error",
                 "value": figure(held["calibration"]["error"], 2),
-                "note": "0: it is right as often as it is sure",
+                "note": "0: accuracy equals confidence",
             }
         )
     tiles.append({"label": "Spread of scores", "value": figure(held["std"], 2), "note": "standard deviation, nats"})
@@ -120,7 +120,7 @@ def _scores_chart(held: Mapping[str, Any]) -> Chart:
             Key("chosen", "line", f"preferred, median {figure(median(chosen), 2)}"),
             Key("rejected", "block", f"rejected, median {figure(median(rejected), 2)}"),
         ],
-        "Dashed lines: medians. What tells them apart is the difference within each pair.",
+        "Dashed lines: medians. Accuracy depends on the differences within pairs.",
     )
 
 
@@ -132,7 +132,7 @@ def _reliability(held: Mapping[str, Any]) -> Chart:
         f"Calibration: error {figure(held['calibration']['error'], 2)}",
         "σ(|Δr|) against accuracy",
         reliability_chart("calibration", "Accuracy against confidence", points),
-        [Key("after", "dot", "share right"), Key("muted", "dotted", "as sure as right")],
+        [Key("after", "dot", "accuracy"), Key("muted", "dotted", "accuracy = confidence")],
         f"Bars: {INTERVAL}s. Pairs from left to right: {counts}.",
     )
 
@@ -161,7 +161,7 @@ def _lengths_chart(held: Mapping[str, Any]) -> Chart:
 
 @dataclass(frozen=True)
 class PartRow:
-    """Accuracy within a part of the pairs, to be drawn on a scale."""
+    """Accuracy within a part of the pairs, drawn on a scale."""
 
     name: str
     count: str
@@ -174,8 +174,8 @@ class PartRow:
 def _parts(held: Mapping[str, Any]) -> list[tuple[str, str, list[PartRow]]]:
     told = (
         ("by_group", "By category", "as the data names them"),
-        ("by_data_margin", "By the data's own margin", "how much better people found the preferred answer"),
-        ("by_score_margin", "By the model's margin", "|Δr|: where it is sure it should be right"),
+        ("by_data_margin", "By the data's own margin", "how much better people rated the preferred answer"),
+        ("by_score_margin", "By the model's margin", "|Δr|: accuracy should grow with it"),
     )
     return [(title, note, [_part(each) for each in held[key]]) for key, title, note in told if held[key]]
 

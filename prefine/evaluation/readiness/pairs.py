@@ -1,4 +1,4 @@
-"""Held-out records with the scores that a reward model gives them: what every measure of readiness starts from."""
+"""Held-out records with a reward model's scores, the input of all readiness measures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from prefine.models.scoring.scorer import Question, RewardModel, Score
 from prefine.records import Conversation, Preference, Vote
 
-# Columns that say what kind of pair it is, RewardBench's first.
+# Columns with the group of a pair, RewardBench's first.
 _GROUP_COLUMNS = ("subset", "category")
 
 
@@ -29,12 +29,12 @@ class JudgedPair:
     """Two answers of which people preferred the first.
 
     Attributes:
-        id: of the record; a number where it has none.
-        group: its subset or category; "" where it has none.
-        data_margin: how much better the chosen answer is by the data's own margin, else by its scores, if they say.
-        margin: score of the chosen answer less that of the rejected one; above 0 the model agrees with people.
+        id: of the record; a number if it has none.
+        group: its subset or category; "" if it has none.
+        data_margin: how much better the chosen answer is by the data's margin, else by its scores, if any.
+        margin: chosen minus rejected score; above 0 the model agrees with people.
         disagreement: standard deviation of the heads' margins; 0 with one head.
-        trained_on: whether the model has learned from this pair.
+        trained_on: whether the model was trained on this pair.
     """
 
     id: str
@@ -48,7 +48,7 @@ class JudgedPair:
 
     @property
     def agrees(self) -> bool:
-        """Whether the model prefers what people prefer; equal scores are no agreement."""
+        """Whether the model prefers the answer that people prefer; false for equal scores."""
         return self.margin > 0
 
     @property
@@ -59,10 +59,10 @@ class JudgedPair:
 
 
 def judge(reward: RewardModel, records: Iterable[Preference | Vote]) -> Iterator[JudgedPair | None]:
-    """The records as pairs with scores, lazily; None for one with an answer too long to be scored. Ties are left out.
+    """The records as pairs with scores, lazily; None for one with an answer too long for the model. Ties are left out.
 
-    Votes become pairs as they come: the next answer with a thumb up beside the next with a thumb down, whatever their
-    prompts, so that the pairs are independent; votes that are left over are left out.
+    Votes are paired in order: the next thumb up with the next thumb down, whatever their prompts, so that pairs are
+    independent; remaining votes are left out.
     """
     waiting: list[Preference | tuple[Vote, Vote]] = []
 
@@ -116,7 +116,7 @@ def _group_of(extra: dict[str, Any]) -> str:
 
 
 def as_trained_on(pair: JudgedPair, head: int | None) -> JudgedPair:
-    """A pair that the model learned from; `head` is the one that left it out, whose judgement alone is unspoilt."""
+    """A training pair; `head` skipped it in training, so only its judgement is unbiased."""
     if head is None:
         return replace(pair, trained_on=True)
     margin = pair.chosen.score.heads[head] - pair.rejected.score.heads[head]

@@ -1,4 +1,4 @@
-"""What should not move a score, and what should lower it: the cheap tricks that a policy under PPO finds first."""
+"""Probes: changes that should not change a score, and cheap tricks that should lower it but that PPO would exploit."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prefine.models.scoring.scorer import Question, RewardModel, Score
 
 _INVARIANCE_PAIRS = 4
 SPOILT_ANSWERS = 32
-"""Preferred answers that are made worse in each way: none of 32 fooled is at most 11 % for sure."""
+"""Preferred answers that are corrupted in each way: 0 of 32 is at most 11 % by its interval."""
 INVARIANCES = 3
-"""What must not move a score."""
+"""Changes that must not change a score."""
 
 
 @dataclass(frozen=True)
 class Variance:
-    """How far a score moves with something that should not matter, at most, over some answers.
+    """The largest change of a score, over some answers, by something that should not matter.
 
     Attributes:
         deviations: in standard deviations of the held-out scores.
@@ -31,7 +31,7 @@ class Variance:
 def variances(
     reward: RewardModel, pairs: Sequence[JudgedPair], std: float, done: Callable[[], None] = lambda: None
 ) -> list[Variance]:
-    """Score a few answers alone, in company, on padded rows and with their prompt written out again."""
+    """Score a few answers alone, in a batch, on padded rows and with repeated prompts."""
     chosen = [pairs[place] for place in evenly_chosen(len(pairs), _INVARIANCE_PAIRS)]
     sides = [side for pair in chosen for side in (pair.chosen, pair.rejected)]
     apart = [Question(side.prompt, (side.answer,), side.tools) for side in sides]
@@ -39,7 +39,7 @@ def variances(
     alone = _alone(reward.score, apart)
     probes: dict[str, Callable[[], tuple[list[float], list[float]]]] = {
         "other answers in the batch": lambda: (alone, _first(reward.score(apart))),
-        # On padded rows both times: another attention kernel rounds otherwise, which is not padding's doing.
+        # On padded rows both times: another attention kernel rounds differently, which is not an effect of padding.
         "padding": lambda: (_alone(reward.score_padded, apart), _first(reward.score_padded(apart))),
         "a prompt shared or repeated": lambda: (alone, _first(reward.score(shared))),
     }
@@ -58,7 +58,7 @@ def _alone(
 
 
 def _first(scored: Iterator[list[Score] | None]) -> list[float]:
-    # Every answer here has been scored before, so it fits.
+    # Every answer here was scored before, so it fits.
     return [scores[0].score for scores in scored if scores]
 
 
@@ -78,16 +78,16 @@ SPOILERS: dict[str, Callable[[str], str]] = {
     "blank": lambda answer: "",
 }
 FATAL = ("stuck on one word", "blank")
-"""Spoilers that leave nothing of an answer."""
+"""Corruptions that leave nothing of an answer."""
 SWAPPED = "answer to another prompt"
 
 
 @dataclass(frozen=True)
 class Spoilt:
-    """Preferred answers spoilt in one way.
+    """Preferred answers corrupted in one way.
 
     Attributes:
-        fooled: share of them that did not lose by it.
+        fooled: share whose score did not fall.
         mean_change: of the score, in standard deviations of the held-out scores.
     """
 
@@ -99,7 +99,7 @@ class Spoilt:
 def spoilt_answers(
     reward: RewardModel, pairs: Sequence[JudgedPair], std: float, done: Callable[[], None] = lambda: None
 ) -> list[Spoilt]:
-    """Spoil preferred held-out answers and see whether their scores fall."""
+    """Corrupt preferred held-out answers and measure whether their scores fall."""
     sides = [pairs[place].chosen for place in evenly_chosen(len(pairs), SPOILT_ANSWERS)]
     edits = [_edits(side, sides) for side in sides]
     questions = (
@@ -107,7 +107,7 @@ def spoilt_answers(
     )
     changes: dict[str, list[float]] = {}
     for side, edited, scores in zip(sides, edits, reward.score(questions), strict=True):
-        # One that is too long for the model must not take the others with it.
+        # One answer that is too long must not affect the others.
         found = _one_by_one(reward, side, edited) if scores is None else zip(edited, scores, strict=True)
         for name, score in found:
             changes.setdefault(name, []).append((score.score - side.score.score) / std)
@@ -120,7 +120,7 @@ def spoilt_answers(
 
 
 def _edits(side: ScoredAnswer, sides: Sequence[ScoredAnswer]) -> dict[str, str]:
-    """A preferred answer spoilt in every way that changes it."""
+    """A preferred answer corrupted in every way that changes it."""
     edited = {name: spoil(side.answer) for name, spoil in SPOILERS.items()}
     other = _of_another_prompt(side, sides)
     edited |= {} if other is None else {SWAPPED: other}
@@ -135,7 +135,7 @@ def _one_by_one(reward: RewardModel, side: ScoredAnswer, edited: dict[str, str])
 
 
 def _of_another_prompt(side: ScoredAnswer, sides: Sequence[ScoredAnswer]) -> str | None:
-    """The next answer that was given to another prompt; None where there is none."""
+    """The next answer to another prompt; None if there is none."""
     place = sides.index(side)
     others = (*sides[place + 1 :], *sides[:place])
     return next((other.answer for other in others if other.prompt != side.prompt), None)

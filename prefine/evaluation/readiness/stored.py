@@ -1,4 +1,4 @@
-"""The records of a run's token stores: what a reward model learned from, and what was kept from it."""
+"""The records in a run's token stores: those a reward model was trained on, and held-out ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Kind = type[Preference] | type[Vote]
 
 
 def stored_records(store: TokenStore, kind: Kind, most: int | None = None) -> Iterator[Judgement]:
-    """The records of a store: all, or at most so many at even distances."""
+    """The records of a store: all, or at most this many, evenly spaced."""
     rows = range(len(store)) if most is None else evenly_chosen(len(store), most)
     return (kind.model_validate_json(store.record_json(row)) for row in rows)
 
 
 def trained_records(store: TokenStore, kind: Kind, recipe: RewardRecipe) -> list[tuple[Judgement, int | None]]:
-    """Some of the records learned from, each with the head that left it out; None with one head: it left out none."""
+    """Some training records, each with the head that skipped it; None with one head, which skips none."""
     heads = recipe.reward.heads
     left_out = folds(len(store), heads, recipe.training.seed)
     return [
@@ -33,11 +33,11 @@ def trained_records(store: TokenStore, kind: Kind, recipe: RewardRecipe) -> list
 
 
 def prompts_trained_on(store: TokenStore, kind: Kind) -> Callable[[Conversation], bool]:
-    """Whether a prompt is, but for case and spacing, one that was trained on."""
+    """Whether a prompt was trained on, apart from case and spacing."""
     groups = {group_of(record) for record in stored_records(store, kind)}
     return lambda prompt: prompt_group(prompt) in groups
 
 
 def kind_stored(store: TokenStore) -> Kind:
-    """What a store's records are."""
+    """The kind of a store's records."""
     return Vote if len(store) and "label" in json.loads(store.record_json(0)) else Preference

@@ -1,7 +1,7 @@
-"""Go, caution or no-go: the measures held against a recipe's thresholds, each with what it means for PPO.
+"""Go, caution or no-go: measures compared with a recipe's thresholds, each with its meaning for PPO.
 
-A finding is no-go where PPO is sure to optimise something else than what people want, caution where it may. Shares of
-few pairs are judged by their intervals. A model whose accuracy a coin could have is no-go: nothing speaks for it.
+A finding is no-go if PPO would certainly optimise something else than what people want, caution if it may. Shares of
+few pairs are judged by their intervals. A model whose accuracy may be chance is no-go.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from prefine.formatting import figure, percent, percent_range, plural
 from prefine.intervals import Share
 from prefine.recipe.reward import ReadinessSection
 
-# Said with a figure that is beyond its limit and yet no reason against the model.
-_BY_CHANCE = ": within chance of what is asked"
+# Added to a figure beyond its limit that chance may explain.
+_BY_CHANCE = ": within chance of the limit"
 
 
 class Level(StrEnum):
-    """How bad a finding is; a verdict is its worst finding's."""
+    """The level of a finding; a verdict has that of its worst finding."""
 
     GO = "go"
     CAUTION = "caution"
@@ -30,14 +30,14 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: what.
-        level: how it came out.
-        found: in figures.
-        rule: what is asked.
-        meaning: what it means, or what to do; empty where all is well.
+        name: of the check.
+        level: of the result.
+        found: the figures.
+        rule: the requirement.
+        meaning: what it means, or what to do; empty for go.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Measured:
-    """All that a verdict rests on.
+    """All measures for a verdict.
 
     Attributes:
         accuracy: on held-out pairs.
-        train_accuracy: on pairs learned from, where they are known.
+        train_accuracy: on training pairs, if known.
         std: of held-out scores.
-        suspects, looked_at: labels that look flipped, of so many.
+        suspects, looked_at: labels that look flipped, and how many were checked.
         shared_prompts: pairs whose prompt was trained on.
     """
 
@@ -72,13 +72,13 @@ class Measured:
 
     @property
     def swapped(self) -> bool:
-        """Whether it prefers what people rejected, beyond chance."""
+        """Whether it prefers rejected answers, beyond chance."""
         interval = self.accuracy.interval
         return interval is not None and interval.high < 0.5
 
     @property
     def guessing(self) -> bool:
-        """Whether a coin could have its held-out accuracy."""
+        """Whether its held-out accuracy may be chance."""
         interval = self.accuracy.interval
         return interval is None or interval.low <= 0.5 <= interval.high
 
@@ -90,7 +90,7 @@ def verdict(findings: Sequence[Finding]) -> Level:
 
 
 def findings(measured: Measured, limits: ReadinessSection) -> list[Finding]:
-    """Everything that was looked at, as the report lists it."""
+    """All findings in the order of the report."""
     return [
         _accuracy(measured, limits),
         _enough(measured.accuracy, limits),
@@ -119,20 +119,20 @@ def _accuracy(measured: Measured, limits: ReadinessSection) -> Finding:
     if measured.guessing:
         return Finding("held-out accuracy", Level.NO_GO, found, rule, _guessing(measured))
     if share.value < limits.min_accuracy:
-        meaning = "It is right more often than a coin, but PPO will also follow its many mistakes."
+        meaning = "It is better than chance, but PPO will also follow its many mistakes."
         return Finding("held-out accuracy", Level.CAUTION, found, rule, meaning)
     return Finding("held-out accuracy", Level.GO, found, rule)
 
 
 def _guessing(measured: Measured) -> str:
-    """What to do about a model that chance explains; it depends on whether it has learned its training pairs."""
+    """The remedy for a model at chance; it depends on whether it has learned its training pairs."""
     train = measured.train_accuracy
     if train is not None and train.interval is not None and train.interval.low > 0.5:
         return (
-            f"It may be guessing, though it is right in {percent(train.value)} of the pairs it learned from: what it "
-            "learned does not carry over. Give more pairs, or more consistent ones."
+            f"It may be guessing, though it is right in {percent(train.value)} of its training pairs: it does not "
+            "generalise. Give more pairs, or more consistent ones."
         )
-    return "It may be guessing. Train longer or at a higher rate, give more pairs, or start from an SFT model."
+    return "It may be guessing. Train longer or at a higher learning rate, give more pairs, or start from an SFT model."
 
 
 def _enough(share: Share, limits: ReadinessSection) -> Finding:
@@ -147,16 +147,16 @@ def _gap(measured: Measured, limits: ReadinessSection) -> Iterator[Finding]:
     train, heldout = measured.train_accuracy, measured.accuracy
     if train is None:
         return
-    # The gap for sure: between the nearer ends of the two intervals.
+    # The certain gap: between the nearer ends of the two intervals.
     sure = (train.interval.low if train.interval else 0) - (heldout.interval.high if heldout.interval else 1) > 0
     wide = train.value - heldout.value > limits.max_accuracy_gap
     bad = wide and sure
     yield Finding(
-        "train against held-out",
+        "training against held-out",
         Level.CAUTION if bad else Level.GO,
         f"{percent(train.value)} against {percent(heldout.value)}{_BY_CHANCE if wide and not bad else ''}",
-        f"no more than {_points(limits.max_accuracy_gap)} apart",
-        "It knows the training pairs by heart. Fewer epochs, a smaller rate or more data." if bad else "",
+        f"at most {_points(limits.max_accuracy_gap)} difference",
+        "It has memorised training pairs. Use fewer epochs, a smaller learning rate or more data." if bad else "",
     )
 
 
@@ -168,17 +168,17 @@ def _calibration(measured: Measured, limits: ReadinessSection) -> Iterator[Findi
     found = measured.calibration
     if found is None:
         return
-    # Few pairs have a large error by chance alone: in some bin it must lie beyond that.
+    # With few pairs the error is large by chance: some bin must be beyond that.
     beyond = any(b.accuracy.interval and not b.accuracy.interval.contains(b.confidence) for b in found.bins)
     large = found.error > limits.max_calibration_error
     bad = large and beyond
     sure = sum((b.confidence - b.accuracy.value) * (b.accuracy.count or 0) for b in found.bins) > 0
     if sure:
-        meaning = "It is surer than it is right: differences of scores overstate what people would feel."
+        meaning = "It is overconfident: differences of scores overstate those of human judgements."
     elif measured.guessing:
-        meaning = "Its scores lie so close together that they say little: see the held-out accuracy first."
+        meaning = "Its scores are too close together to say much: see the held-out accuracy first."
     else:
-        meaning = "It is right more often than it is sure; scores lie close together, and PPO's KL penalty weighs more."
+        meaning = "It is underconfident: scores are close together, so PPO's KL penalty weighs more."
     yield Finding(
         "calibration error",
         Level.CAUTION if bad else Level.GO,
@@ -190,20 +190,27 @@ def _calibration(measured: Measured, limits: ReadinessSection) -> Iterator[Findi
 
 def _shorter(length: LengthBias) -> Iterator[Finding]:
     shorter, longer = length.chosen_shorter, length.chosen_longer
-    rule = f"an interval that is not below {percent(0.5)}"
+    rule = f"interval not below {percent(0.5)}"
     name = "pairs whose shorter answer was preferred"
     if shorter is None or shorter.interval is None:
         if longer is None:
             return
-        meaning = "In every pair people preferred the longer answer: whether it likes length or quality cannot be told."
+        meaning = (
+            "In every pair people preferred the longer answer, so a preference for length and one for quality look the "
+            "same."
+        )
         yield Finding(name, Level.CAUTION, "none", "some", meaning)
         return
     found = f"right in {percent(shorter.value)} of {shorter.count}, interval {percent_range(shorter.interval)}"
     if shorter.interval.high < 0.5:
-        meaning = "It prefers length to quality: PPO will write ever longer answers. Balance the lengths in the data."
+        meaning = (
+            "It prefers length to quality: PPO will generate ever longer answers. Balance the lengths in the data."
+        )
         yield Finding(name, Level.NO_GO, found, rule, meaning)
     elif longer is not None and longer.interval is not None and shorter.interval.high < longer.interval.low:
-        meaning = f"Where the longer one was preferred it is right in {percent(longer.value)}: length sways it."
+        meaning = (
+            f"Of pairs whose longer answer was preferred it is right in {percent(longer.value)}: length influences it."
+        )
         yield Finding(name, Level.CAUTION, found, rule, meaning)
     else:
         yield Finding(name, Level.GO, found, rule)
@@ -218,11 +225,11 @@ def _excess(length: LengthBias, limits: ReadinessSection) -> Iterator[Finding]:
     bad = more and apart
     by_chance = _BY_CHANCE if more and not bad else ""
     yield Finding(
-        "picks the longer answer",
+        "prefers the longer answer",
         Level.CAUTION if bad else Level.GO,
         f"in {percent(model.value)} of pairs, people in {percent(people.value)}{by_chance}",
         f"no more than {_points(limits.max_length_excess)} above people",
-        "It likes length more than people do: watch the answers' length under PPO, or set a length penalty."
+        "It prefers length more than people do: watch the answers' length under PPO, or set a length penalty."
         if bad
         else "",
     )
@@ -234,18 +241,18 @@ def _spoilt(spoilt: Spoilt, limits: ReadinessSection) -> Finding:
     level = Level.GO
     meaning = ""
     if fatal and share.value > limits.max_fooled_no_go:
-        level, meaning = Level.NO_GO, "An answer that says nothing beats real ones: PPO will find that within minutes."
+        level, meaning = Level.NO_GO, "Answers without content beat real ones: PPO will exploit that within minutes."
     elif low > limits.max_fooled or (fatal and share.value > limits.max_fooled):
         level = Level.CAUTION
         meaning = (
-            "It hardly reads the prompt: fluent answers to anything will score well."
+            "It hardly uses the prompt: fluent answers to anything score well."
             if spoilt.name == SWAPPED
-            else "A trick that costs nothing raises the score: PPO will use it. Keep its guards on."
+            else "A cheap trick raises the score: PPO will exploit it. Keep the guards on."
         )
     found = f"{percent(share.value)} of {share.count} did not score lower"
     if level is Level.GO and share.value > limits.max_fooled and share.interval:
         found += f", interval {percent_range(share.interval)}{_BY_CHANCE}"
-    return Finding(f"spoilt answers: {spoilt.name}", level, found, f"at most {percent(limits.max_fooled)}", meaning)
+    return Finding(f"corrupted answers: {spoilt.name}", level, found, f"at most {percent(limits.max_fooled)}", meaning)
 
 
 def _variance(variance: Variance, limits: ReadinessSection) -> Finding:
@@ -253,12 +260,15 @@ def _variance(variance: Variance, limits: ReadinessSection) -> Finding:
     if variance.deviations > limits.max_variance_no_go:
         level, meaning = (
             Level.NO_GO,
-            "One answer has several scores. If it still does in float32, the model's code is at fault.",
+            "The same answer gets different scores. If it still does in float32, the model's code is at fault.",
         )
     elif variance.deviations > limits.max_variance:
-        level, meaning = Level.CAUTION, "Rounding weighs as much as small differences of answers: use float32."
+        level, meaning = (
+            Level.CAUTION,
+            "Rounding errors are as large as small differences between answers: use float32.",
+        )
     return Finding(
-        f"score moves with {variance.name}",
+        f"score changes with {variance.name}",
         level,
         f"{figure(variance.deviations)} standard deviations",
         f"at most {figure(limits.max_variance, 2)}",
@@ -273,7 +283,7 @@ def _suspects(measured: Measured, limits: ReadinessSection) -> Iterator[Finding]
     bad = share.value > limits.max_suspects
     meaning = "Read them in the report; correct or drop the wrong ones, or set reward.label_smoothing to their share."
     if measured.swapped or measured.guessing:
-        meaning = "The model is not good enough to judge labels: mend the held-out accuracy first."
+        meaning = "The model is not good enough to judge labels: improve the held-out accuracy first."
     yield Finding(
         "labels that look flipped",
         Level.CAUTION if bad else Level.GO,
@@ -290,5 +300,5 @@ def _shared(measured: Measured) -> Iterator[Finding]:
             Level.CAUTION,
             plural(measured.shared_prompts, "pair"),
             "none",
-            "The model has seen these prompts in training: its accuracy here may be too high.",
+            "The model saw these prompts in training: its accuracy here may be too high.",
         )

@@ -1,4 +1,4 @@
-"""Charts of runs that learn from pairs: accuracy, margin, and how far the log-probabilities of both answers moved."""
+"""Charts of runs on pairs: accuracy, margin, and changes of both answers' log-probabilities."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prefine.report.stages.pairs import nats, per_token
 
 
 def accuracy_chart(facts: RunFacts, meaning: str, *, has_reference: bool) -> Chart | None:
-    """The share of pairs that are right, with the intervals of the held-out ones.
+    """The share of correct pairs, with intervals of the held-out shares.
 
     Args:
-        meaning: when a pair is right.
+        meaning: when a pair is correct.
         has_reference: as for `pairs.shares`.
     """
     if has_reference:
@@ -29,12 +29,12 @@ def accuracy_chart(facts: RunFacts, meaning: str, *, has_reference: bool) -> Cha
     title = f"Accuracy: held-out {percent(found[-1].value)}" if found else "Accuracy"
     drawing = line_chart("accuracy", "Accuracy over steps", lines, percent=True, reference=0.5)
     note = f"Shaded: {INTERVAL} of each held-out figure." if any(line.low for line in lines) else ""
-    keys = [*keys, Key("muted", "dotted", "a coin")]
+    keys = [*keys, Key("muted", "dotted", "chance")]
     return Chart(title, meaning, drawing, keys, note)
 
 
 def _without_ties(facts: RunFacts) -> RunFacts:
-    """Without accuracies from before the first update: all rewards are 0 (but for rounding), and nothing is ranked."""
+    """Without accuracies before the first update, when all rewards are 0 up to rounding and nothing is ranked."""
     heldout = [row for row in facts.heldout if number(row.get("step")) != 0]
     train = [{**row, "accuracy": None} if number(row.get("margin")) == 0 else row for row in facts.train]
     return dataclasses.replace(facts, heldout=heldout, train=train)
@@ -50,9 +50,9 @@ def margin_chart(facts: RunFacts) -> Chart | None:
 
 
 def logp_chart(facts: RunFacts) -> Chart | None:
-    """How the log-probabilities of held-out chosen and rejected answers moved from the first evaluation on.
+    """Changes of the log-probabilities of held-out chosen and rejected answers since the first evaluation.
 
-    Their change, not their level: the levels lie tens of nats apart and would hide it.
+    Changes, not levels: the levels differ by tens of nats, which would hide the changes.
     """
     both: dict[Ink, tuple[list[float], list[float]]] = {
         "chosen": series(facts.heldout, "logp_chosen"),
@@ -80,8 +80,8 @@ def logp_chart(facts: RunFacts) -> Chart | None:
 def shift_points(facts: RunFacts) -> list[tuple[float, float]]:
     """(chosen, rejected) changes of log-probability of the held-out pairs that have both, as the objective sees them.
 
-    Where the objective compares log-probabilities per token the changes are divided by the answers' tokens: whether a
-    pair moved the right way is then what the run's accuracy counts, and not another comparison of the same pair.
+    If the objective compares log-probabilities per token, the changes are divided by the answers' tokens, so that the
+    chart agrees with the run's accuracy.
     """
     found = []
     for pair in facts.pairs:
@@ -98,7 +98,7 @@ def shift_points(facts: RunFacts) -> list[tuple[float, float]]:
 
 
 def pair_chart(facts: RunFacts) -> Chart | None:
-    """Each held-out pair by how far its two answers moved."""
+    """Each held-out pair by the changes of its two answers."""
     points = shift_points(facts)
     if not points:
         return None
@@ -108,7 +108,7 @@ def pair_chart(facts: RunFacts) -> Chart | None:
         f"change of log-probability, after − before, {nats(facts)}",
         shift_chart("shift", "Held-out pairs by the change of both log-probabilities", points, nats(facts)),
         [Key("chosen", "dot", "chosen gained on rejected"), Key("rejected", "diamond", "it did not")],
-        "On the dotted line both moved alike." + (" A sample of the pairs is drawn." if len(points) > 400 else ""),
+        "On the dotted line both changed equally." + (" A sample of the pairs is drawn." if len(points) > 400 else ""),
     )
 
 
@@ -130,7 +130,7 @@ def directions(facts: RunFacts) -> list[Direction]:
         (True, False, "as wanted"),
         (True, True, "both more likely"),
         (False, False, "both less likely"),
-        (False, True, "the wrong way round"),
+        (False, True, "the wrong way"),
     )
     found = []
     for chosen_up, rejected_up, meaning in cases:

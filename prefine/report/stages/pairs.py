@@ -1,4 +1,4 @@
-"""Figures of held-out pairs: how many are ranked as people did, how many moved, and what decides."""
+"""Figures of held-out pairs: shares ranked correctly and moved, and the influence of length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDE_INTERVAL = 0.2
 
 @dataclass(frozen=True)
 class Shares:
-    """The shares of held-out pairs that a preference run is judged by.
+    """Shares of held-out pairs by which a preference run is judged.
 
     Attributes:
         ranked_before, ranked_after: pairs whose chosen answer the model's own log-probabilities rank first.
@@ -48,9 +48,9 @@ def _share(facts: RunFacts, figures: Mapping[str, Any], key: str) -> Share | Non
 
 
 def ranked_change(facts: RunFacts, found: Shares) -> Mean | None:
-    """By how much the share of pairs ranked as people did has changed, paired by pair.
+    """The change of the share of correctly ranked pairs, paired by pair.
 
-    A run that recorded no ranking of each pair has the interval that the two shares' own intervals leave room for.
+    Without a recorded ranking of each pair, the interval comes from those of the two shares.
     """
     before, after = found.ranked_before, found.ranked_after
     if before is None or after is None:
@@ -65,7 +65,7 @@ def ranked_change(facts: RunFacts, found: Shares) -> Mean | None:
 
 
 def few_pairs(facts: RunFacts, found: Shares) -> str:
-    """A sentence for a reader who takes shares of few pairs for exact; empty if no interval is wide."""
+    """A warning that there are few pairs; empty if no interval is wide."""
     known = [share for share in (found.moved, found.ranked_after) if share is not None and share.interval is not None]
     if not any(share.interval.width > WIDE_INTERVAL for share in known if share.interval):
         return ""
@@ -110,7 +110,7 @@ class LengthSplit:
 
 
 def length_split(facts: RunFacts) -> LengthSplit | None:
-    """None if the pairs do not say, or lie all on one side."""
+    """None if lengths are unknown, or all pairs are on one side."""
     sides: dict[bool, list[bool]] = {True: [], False: []}
     for pair in facts.pairs:
         margin = number(pair.get("after_margin"))

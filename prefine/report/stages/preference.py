@@ -1,4 +1,4 @@
-"""What the report of a run on pairs adds: which answers the model ranks first, and how log-probabilities moved."""
+"""The report of a run on pairs: which answers the model ranks first, and how log-probabilities changed."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class PreferenceReport(StageReport):
     """DPO.
 
     Attributes:
-        ranking: when the model ranks the preferred answer first.
-        accuracy: what accuracy is without a reference model.
+        ranking: condition for ranking the preferred answer first.
+        accuracy: meaning of accuracy without a reference model.
     """
 
     title = "Direct preference optimisation"
@@ -90,11 +90,11 @@ class PreferenceReport(StageReport):
         )
 
     def loss_unit(self, facts: RunFacts) -> str:
-        """What the numbers of the loss chart are, and what the loss is at the start."""
+        """The unit of the loss chart, and the loss at the start."""
         return f"the objective’s own unit{_loss_at_the_start(facts)}"
 
     def sections(self, facts: RunFacts) -> dict[str, Any]:
-        """How log-probabilities moved, and whether the length of an answer alone decides."""
+        """How log-probabilities changed, and whether the length of an answer alone decides."""
         return {
             "shifts": drawn(logp_chart(facts), pair_chart(facts)),
             "shift_summary": shift_summary(facts),
@@ -113,7 +113,7 @@ class PreferenceReport(StageReport):
 
 
 def _loss_at_the_start(facts: RunFacts) -> str:
-    """What a preference objective amounts to while policy and reference agree; empty where other terms are added."""
+    """The objective's value while policy and reference agree; empty if other terms are added."""
     section = mapping(mapping(facts.manifest.get("recipe")).get("dpo"))
     loss, beta = section.get("loss"), number(section.get("beta"))
     if number(section.get("nll_weight")):
@@ -141,7 +141,9 @@ def _headline(facts: RunFacts, found: Shares) -> Headline | None:
 
 
 def _moved(share: Share, pairs: str) -> str:
-    """In how many pairs training moved the model towards the preferred answer, if chance does not explain it."""
+    """In how many pairs training moved the model towards the preferred answer, with the case that chance explains
+    it.
+    """
     moved, interval = percent(share.value), share.interval
     if interval is not None and interval.contains(0.5):
         return f"No move towards the preferred answers shown: {moved} of {pairs} moved that way"
@@ -230,7 +232,7 @@ def _tiles(facts: RunFacts, found: Shares) -> list[Tile | None]:
 
 
 def _share_tile(label: str, now: Share | None, was: str) -> Tile | None:
-    # With an interval it stands on a scale, in larger type.
+    # A share with an interval is on a scale, in larger type.
     return None if now is None or now.interval is not None else Tile(label, percent(now.value), before=was)
 
 
@@ -259,12 +261,12 @@ def _accuracy(facts: RunFacts, found: Shares) -> Iterator[Caution]:
         )
     if few := few_pairs(facts, found):
         yield Caution(
-            few, "Small differences between runs cannot be seen with so few. Four times as many halve an interval."
+            few, "With so few, small differences between runs cannot be seen. Four times as many halve an interval."
         )
 
 
 def _chosen_falls(facts: RunFacts) -> Iterator[Caution]:
-    # The run itself says so of a large fall; once is enough.
+    # The run itself warns of a large fall; once is enough.
     said = any("chosen answers became less likely" in line for line in texts(facts.manifest.get("warnings")))
     if chosen_falls(facts) and not said:
         before, after = number(facts.before.get("logp_chosen")), number(facts.after.get("logp_chosen"))

@@ -1,4 +1,4 @@
-"""The only place that knows which stages there are: what each adds to the report."""
+"""Stage -> its report. Only this module knows the names of stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGE_REPORTS: dict[str, StageReport] = {
 
 
 def stage_report(facts: RunFacts) -> StageReport:
-    """What the report asks about the run's stage; a run of an unknown stage is read by the figures that it has."""
+    """The report of the run's stage; a run of an unknown stage is classified by its figures."""
     known = STAGE_REPORTS.get(facts.stage)
     if known is not None:
         return known

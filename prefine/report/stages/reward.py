@@ -1,4 +1,4 @@
-"""What the report of a reward model adds: it scores both answers of a pair, and has no reference model."""
+"""The report of a reward model, which scores both answers of a pair without a reference model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class RewardReport(PreferenceReport):
     """A reward model."""
 
     title = "Reward modelling"
-    prints_its_warnings = True  # as the reasons of its readiness verdict, with their levels
+    prints_its_warnings = True  # with the reasons of its readiness verdict
     ranking = "Its score is higher than the other answer’s."
     accuracy = "share of pairs whose preferred answer has the higher score"
 
@@ -19,5 +19,5 @@ class RewardReport(PreferenceReport):
         return False
 
     def loss_unit(self, facts: RunFacts) -> str:
-        """What the numbers of the loss chart are."""
-        return "training: the objective; held-out: log-loss, nats; a coin’s is ln 2"
+        """The unit of the loss chart."""
+        return "training: the objective; held-out: log-loss, nats; chance is ln 2"

@@ -1,4 +1,4 @@
-"""What the report of a PPO run adds: rewards before and after, and how far the policy moved from its reference."""
+"""The report of a PPO run: rewards before and after, and the policy's distance from its reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RlReport(StageReport):
     title = "Proximal policy optimisation"
 
     def headline(self, facts: RunFacts) -> Headline | None:
-        """How the mean held-out reward changed, paired by prompt; the median stands in the second line."""
+        """The change of the mean held-out reward, paired by prompt; the median is in the second line."""
         return _headline(facts) or super().headline(facts)
 
     def tiles(self, facts: RunFacts) -> list[Tile]:
@@ -70,7 +70,7 @@ def _reward(value: float) -> str:
 
 
 def _answers(facts: RunFacts) -> str:
-    """180 answers to 45 held-out prompts; as much of it as is known."""
+    """180 answers to 45 held-out prompts, as far as known."""
     prompts, samples = facts.heldout_count, facts.heldout_samples
     if not prompts:
         return "held-out answers"
@@ -80,7 +80,7 @@ def _answers(facts: RunFacts) -> str:
 
 
 def _changes(facts: RunFacts) -> tuple[Mean | None, Mean | None]:
-    """Of the mean and of the median reward."""
+    """Changes of the mean and of the median reward."""
     heldout = mapping(facts.evaluation.get("heldout"))
     return recorded_change(heldout.get("mean_change")), recorded_change(heldout.get("median_change"))
 
@@ -115,7 +115,7 @@ def _tiles(facts: RunFacts) -> list[Tile]:
         ("Answers ended by themselves", "ended", percent),
         ("Degenerate answers", "degenerate", percent),
         ("Judge’s score", "judge", _reward),
-        ("Held-out pairs ordered as people did", "pair_accuracy", percent),
+        ("Held-out pairs ranked as people did", "pair_accuracy", percent),
     )
     units = {"kl_k3": "nats", "entropy": "nats", "response_tokens": "tokens"}
     notes = dict(zip(("score", "score_median"), map(_change_note, _changes(facts)), strict=True))
@@ -164,7 +164,7 @@ def _histogram(facts: RunFacts) -> Chart | None:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A reward source by itself: its mean score as it gives it, and its mean part of the weighted sum."""
+    """A reward source: its mean raw score, and its mean share of the weighted sum."""
 
     name: str
     weight: str
@@ -196,7 +196,7 @@ def sources(facts: RunFacts) -> list[SourceRow]:
 
 @dataclass(frozen=True)
 class Rollout:
-    """An answer that was written while the run learned."""
+    """An answer that was generated in training."""
 
     step: str
     asked: str
@@ -211,7 +211,7 @@ def _visible(response: str) -> str:
 
 
 def rollouts(facts: RunFacts) -> list[Rollout]:
-    """Some of the answers kept in rollouts.jsonl, the first and the last among them."""
+    """Some of the answers in rollouts.jsonl, with the first and the last."""
     rows = facts.rollouts
     return [
         Rollout(

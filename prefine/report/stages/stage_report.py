@@ -1,4 +1,4 @@
-"""What the report asks of each stage, answered for a stage of which nothing special is known."""
+"""The interface between the report and a stage, with defaults for an unknown stage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StageReport:
         return []
 
     def tiles(self, facts: RunFacts) -> list[Tile]:
-        """Key figures of the result, those that are known."""
+        """Known key figures of the result."""
         return [*loss_tiles(facts, token_loss=self.has_token_loss), *sample_tiles(facts)]
 
     def charts(self, facts: RunFacts) -> list[Chart]:
@@ -46,7 +46,7 @@ class StageReport:
         )
 
     def loss_unit(self, facts: RunFacts) -> str:
-        """What the numbers of the loss chart are."""
+        """The unit of the loss chart."""
         return "nats per token" if self.has_token_loss else "the objective’s own unit"
 
     def sections(self, facts: RunFacts) -> dict[str, Any]:
@@ -54,6 +54,6 @@ class StageReport:
         return {}
 
     def cautions(self, facts: RunFacts) -> Iterator[Caution]:
-        """Warnings that the figures give reason for."""
+        """Warnings based on the figures."""
         yield from loss_rises(facts)
         yield from answer_cautions(facts)

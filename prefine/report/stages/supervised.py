@@ -1,4 +1,4 @@
-"""What the report of an SFT run adds: its loss is a token's, so it has a perplexity."""
+"""The report of an SFT run: its loss is per token, so it has a perplexity."""
 
 from __future__ import annotations
 

@@ -174,8 +174,8 @@ def test_bad_rows_are_set_aside_alone() -> None:
     [
         ([], "there are none. Give at least one row"),
         ((row for row in PAIRS), r"a generator, which can be read only once, .* Pass list\(rows\)"),
-        ({"prompt": ["Q"]}, "dict is none that prefine reads. Pass a list of dicts, a pandas DataFrame or"),
-        ("a.jsonl", "str is none that prefine reads"),
+        ({"prompt": ["Q"]}, "dict is not a type that prefine reads. Pass a list of dicts, a pandas DataFrame or"),
+        ("a.jsonl", "str is not a type that prefine reads"),
         (pd.DataFrame([["Q", "R"]], columns=["prompt", "prompt"]), "two columns have the name 'prompt'"),
     ],
 )

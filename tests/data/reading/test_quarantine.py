@@ -53,11 +53,11 @@ def test_positions_do_not_make_new_reasons_and_reasons_are_bounded() -> None:
     quarantine = Quarantine()
     for index in range(50):
         quarantine.add("f", index, Problem(f"messages[{index}].content", "is blank"), "")
-        quarantine.add("f", index, Problem("messages", f"turn {index} is 'user' where 'assistant' is due"), "")
+        quarantine.add("f", index, Problem("messages", f"turn {index} is 'user' where 'assistant' is expected"), "")
         quarantine.add("f", index, Problem("line", f"has {index} cells where the header has {index + 1}"), "")
     assert dict(quarantine.reasons) == {
         "messages[…].content is blank": 50,
-        "messages turn N is 'user' where 'assistant' is due": 50,
+        "messages turn N is 'user' where 'assistant' is expected": 50,
         "line has N cells where the header has N": 50,
     }
     for index in range(5_000):

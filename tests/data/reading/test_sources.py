@@ -324,12 +324,15 @@ def test_files_that_cannot_be_used_are_refused_by_name_with_a_remedy(tmp_path: P
         "packed.jsonl": (packed, "is gzip-compressed, not jsonl text. Add .gz to its name."),
         "wide.csv": ("prompt\nhi\n".encode("utf-16-le"), "set data.encoding to utf-16-le"),
         "nothing.jsonl.gz": (gzip.compress(b""), "is empty"),
-        "plain.jsonl.gz": (line, "is not whole gzip data"),
-        "cut.jsonl.gz": (packed[: len(packed) // 2], "is not whole gzip data"),
-        "flipped.jsonl.gz": (packed[:-8] + b"\0\0\0\0" + packed[-4:], "is not whole gzip data"),
-        "cut.parquet.gz": (packed[:-20], "is not whole gzip data"),
+        "plain.jsonl.gz": (line, "is damaged or truncated gzip data"),
+        "cut.jsonl.gz": (packed[: len(packed) // 2], "is damaged or truncated gzip data"),
+        "flipped.jsonl.gz": (packed[:-8] + b"\0\0\0\0" + packed[-4:], "is damaged or truncated gzip data"),
+        "cut.parquet.gz": (packed[:-20], "is damaged or truncated gzip data"),
         "text.parquet": (line, "cannot be read as Parquet"),
-        "notes.doc": (line, "its ending '.doc' is none prefine reads. Use .jsonl, .json, .csv, .tsv, .txt, .parquet"),
+        "notes.doc": (
+            line,
+            "its extension '.doc' is not one that prefine reads. Use .jsonl, .json, .csv, .tsv, .txt, .parquet",
+        ),
     }
     for name, (content, complaint) in cases.items():
         (tmp_path / name).write_bytes(content)

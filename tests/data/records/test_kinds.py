@@ -56,8 +56,9 @@ def test_unknown_columns_are_named_with_the_formats_there_are(tmp_path: Path) ->
     with pytest.raises(DataError) as caught:
         kind_of_sources([source])
     assert str(caught.value) == (
-        f"{source}: its columns (question, b\\n) fit no known format. Say which is which: data.columns: {{prompt: "
-        "question, completion: …} in a recipe, --column NAME=COLUMN of a command; docs/data.md shows all formats."
+        f"{source}: its columns (question, b\\n) fit no known format. Map the columns: data.columns: {{prompt: "
+        "question, completion: …} in a recipe, --column NAME=COLUMN on the command line; docs/data.md shows all "
+        "formats."
     )
     source = write(tmp_path / "a.jsonl", [{f"column {n}": 1 for n in range(30)}])
     with pytest.raises(DataError, match=r"column 11, …\) fit no known format"):

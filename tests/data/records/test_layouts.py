@@ -203,7 +203,7 @@ def test_scores_are_differences_and_never_margins_by_themselves(name: str) -> No
 )
 def test_ties_are_ties_and_nothing_to_imitate(row: dict[str, Any]) -> None:
     assert one(row, Preference).tie
-    assert left_out(row)[1] == "is a tie, so no answer is there to imitate"
+    assert left_out(row)[1] == "is a tie, so it has no answer to imitate"
 
 
 @pytest.mark.parametrize(
@@ -268,13 +268,13 @@ def test_a_label_makes_a_vote_in_every_layout_and_a_false_one_is_never_imitated(
         assert turns(one(row, Completion)) == [("user", ASK)]
     assert kind_of_sources([write(tmp_path / "a.jsonl", [up, down])]) == "votes"
     assert learned(one(up, Demonstration)) == [GOOD]
-    assert left_out(down) == ("label", "is down, so the answer is not one to imitate")
+    assert left_out(down) == ("label", "is down, so the answer is not to be imitated")
     stream = stream_of(tmp_path / "a.jsonl", [up, down, down], Demonstration)
     assert len(list(stream)) == 1
     counts = stream.counts
     assert (counts.rows_in, counts.kept, counts.quarantined, counts.left_out) == (3, 1, 0, 2)
     assert remarks(counts.as_dict()) == [
-        "2 valid rows are left out: label is down, so the answer is not one to imitate (2)"
+        "2 valid rows are left out: label is down, so the answer is not to be imitated (2)"
     ]
     with pytest.raises(DataError, match=r"none of 1 rows is a demonstration: label is down, .* \(1\)\. Correct"):
         list(stream_of(tmp_path / "b.jsonl", [down], Demonstration))
@@ -314,7 +314,8 @@ def test_a_thumb_up_in_a_column_of_another_name_is_told(tmp_path: Path) -> None:
     stream = stream_of(tmp_path / "a.jsonl", rows, Demonstration)
     assert len(list(stream)) == 4
     assert remarks(stream.counts.as_dict()) == [
-        "warning: columns that look like votes are not read, by rows: vote (2); data.columns (--column) says which is "
+        "warning: columns that look like votes are not read (rows in brackets): vote (2); data.columns (--column) "
+        "says which is "
         "the label"
     ]
     ignored = stream_of(tmp_path / "a.jsonl", rows, Demonstration, columns={"vote": None})
@@ -443,7 +444,7 @@ def test_flags_of_a_row_leave_it_out() -> None:
     assert left_out({**row, "train": False}) == ("train", "is false, so the row is not to be learned")
     assert left_out({**row, "weight": 0})[0] == "weight"
     assert refused({**row, "weight": 0.5}, Demonstration)[1] == (
-        "is not 1 or 0, and prefine weighs all rows alike (data.columns: {weight: null} ignores it)"
+        "is not 1 or 0, and prefine gives all rows the same weight (data.columns: {weight: null} ignores it)"
     )
     assert one({**row, "train": True, "weight": 1.0, "loss": 2.31}, Demonstration).extra["loss"] == 2.31
     assert one({**row, "train": False}, Completion).completion == GOOD
@@ -692,7 +693,8 @@ def test_answers_that_nothing_reads_are_named(tmp_path: Path) -> None:
     list(stream)
     assert stream.counts.answers_unread == {"response": 2}
     assert remarks(stream.counts.as_dict()) == [
-        "columns that look like answers are not read, by rows: response (2); data.columns (--column) says what they are"
+        "columns that look like answers are not read (rows in brackets): response (2); name them with data.columns "
+        "(--column)"
     ]
     chosen = stream_of(
         tmp_path / "b.jsonl", [{"messages": chat(ASK, GOOD), "output": BAD, "answer": None}], Demonstration

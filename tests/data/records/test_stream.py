@@ -106,9 +106,9 @@ def test_wrong_columns_of_a_whole_file_are_one_error_that_names_them_and_leave_n
         with Quarantine(tmp_path / "quarantine.jsonl") as quarantine:
             message = refusal([good, wrong], Preference, quarantine)
         assert message == (
-            f"{wrong}: its columns (question, answer\\n) fit no format of a preference. Say which is which: "
-            "data.columns: {prompt: question, chosen: …, rejected: …} in a recipe, --column NAME=COLUMN of a command; "
-            "docs/data.md shows all formats."
+            f"{wrong}: its columns (question, answer\\n) fit no format of a preference. Map the columns: "
+            "data.columns: {prompt: question, chosen: …, rejected: …} in a recipe, --column NAME=COLUMN on the "
+            "command line; docs/data.md shows all formats."
         )
         assert not (tmp_path / "quarantine.jsonl").exists()
     assert refusal(good, Vote) == (

@@ -62,7 +62,7 @@ HOSTILE = {
     "a page of words": ("{{ lipsum(n=1000000) }}", "'lipsum' is undefined"),
     "lists summed": ("{{ ([[1]] * 100000) | sum(start=[]) }}", "No filter named 'sum'"),
     "endless recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
-    "itself": ("x" * 2_000_000, "is the most that prefine reads"),
+    "itself": ("x" * 2_000_000, "prefine reads at most"),
 }
 HONEST = {
     "chatml": make_tokenizer().chat_template,

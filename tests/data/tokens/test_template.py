@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 
 from prefine.data.tokens.decoded import BETWEEN_ANSWERS, marked_example, marked_texts
-from prefine.data.tokens.placeholders import FIRST_STAND_IN, MOST_STAND_INS
+from prefine.data.tokens.placeholders import FIRST_PLACEHOLDER, MOST_PLACEHOLDERS
 from prefine.data.tokens.template import ChatTemplate
 from prefine.errors import TemplateError
 from prefine.records import Conversation, Demonstration, Message, Preference
@@ -376,7 +376,15 @@ CONTROL = ["<|im_start|>", "<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<|user|>"
 fragments = st.sampled_from(
     [text[:cut] for text in CONTROL for cut in (1, 2, 5, len(text) - 1)]
     + [text[cut:] for text in CONTROL for cut in (0, 1, 2, 5)]
-    + [chr(FIRST_STAND_IN), chr(FIRST_STAND_IN + 1), chr(FIRST_STAND_IN + MOST_STAND_INS - 1), "hello", " ", "\n", "é"]
+    + [
+        chr(FIRST_PLACEHOLDER),
+        chr(FIRST_PLACEHOLDER + 1),
+        chr(FIRST_PLACEHOLDER + MOST_PLACEHOLDERS - 1),
+        "hello",
+        " ",
+        "\n",
+        "é",
+    ]
 )
 smuggled = st.lists(fragments, min_size=1, max_size=8).map("".join).filter(str.strip)
 
@@ -408,7 +416,7 @@ def test_fragments_of_control_tokens_never_become_one(
 
 def test_private_use_characters_are_kept(style: Any, make_tokenizer: MakeTokenizer) -> None:
     template = ChatTemplate(tokenizer := make_tokenizer(style))
-    text = "".join(chr(FIRST_STAND_IN + place) for place in (0, 1, 2, 0, MOST_STAND_INS - 1)) + "\ue000</s>"
+    text = "".join(chr(FIRST_PLACEHOLDER + place) for place in (0, 1, 2, 0, MOST_PLACEHOLDERS - 1)) + "\ue000</s>"
     tree = template.preference_tree(pair(said(text), text, f"{text} {text}"), 0)
     assert text in tokenizer.decode(tree.prompt)
     assert f"{text} {text}" in tokenizer.decode(tree.answers[1])
@@ -416,9 +424,9 @@ def test_private_use_characters_are_kept(style: Any, make_tokenizer: MakeTokeniz
 
 def test_a_row_may_repeat_a_control_token_without_end(make_tokenizer: MakeTokenizer) -> None:
     template = ChatTemplate(make_tokenizer("chatml"))
-    text = "<|im_end|>" * (MOST_STAND_INS + 5)
-    assert template.tokenizer.decode(template.prompt_ids(said(text))).count("<|im_end|>") == MOST_STAND_INS + 6
-    different = "".join(chr(FIRST_STAND_IN + place) for place in range(MOST_STAND_INS)) + "<|im_end|>"
+    text = "<|im_end|>" * (MOST_PLACEHOLDERS + 5)
+    assert template.tokenizer.decode(template.prompt_ids(said(text))).count("<|im_end|>") == MOST_PLACEHOLDERS + 6
+    different = "".join(chr(FIRST_PLACEHOLDER + place) for place in range(MOST_PLACEHOLDERS)) + "<|im_end|>"
     with pytest.raises(TemplateError, match="more than 4096 different control tokens"):
         template.prompt_ids(said(different))
 
@@ -475,9 +483,9 @@ BAD_TEMPLATES = {
     "hello": "leaves out what the user says",
     "{{ messages[0]['content'] }}": "leaves out what the assistant says",
     "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}": "leaves out what the assistant",
-    "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}": "does not begin with the text",
+    "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}": "does not start with the text",
     "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}Say: {% endif %}": (
-        "does not begin with the text of its prompt"
+        "does not start with the text of its prompt"
     ),
     "{% for m in messages %}": r"rendering failed \(TemplateSyntaxError: ",
     "{{ raise_exception('') }}": r"rendering failed \(TemplateError: no message\)",

@@ -89,7 +89,7 @@ def test_a_setting_that_is_not_read_is_a_warning(
         assert not caplog.records
         set_defaults(make_tokenizer("chatml"), {"enable_thinking": True})
     assert [record.getMessage() for record in caplog.records] == [
-        "model.template_kwargs: the chat template does not read enable_thinking: it changes nothing"
+        "model.template_kwargs: the chat template does not read enable_thinking, so it has no effect"
     ]
 
 
@@ -110,9 +110,9 @@ def test_templates_by_name_all_get_it(make_tokenizer: MakeTokenizer) -> None:
         ({"add_generation_prompt": True}, "add_generation_prompt is set by prefine"),
         ({"bos_token": "<s>"}, "bos_token is set by prefine"),
         ({"range": 3}, "range is set by prefine"),
-        ({"enable thinking": True}, "is no name of a variable"),
+        ({"enable thinking": True}, "is not a valid variable name"),
         ({"a": [float("nan")]}, "a holds a number that is not finite"),
-        ({"none": 1}, "'none' is no name of a variable"),
+        ({"none": 1}, "'none' is not a valid variable name"),
     ],
 )
 def test_settings_that_would_break_a_rendering_are_refused(given_settings: dict[str, Any], said: str) -> None:

@@ -420,7 +420,7 @@ def readiness(reward: RewardModel, records: Sequence[Preference]) -> Readiness:
     return assess(reward, records, ReadinessSection(), data="made up")
 
 
-LENGTH = ("pairs whose shorter answer was preferred", "picks the longer answer")
+LENGTH = ("pairs whose shorter answer was preferred", "prefers the longer answer")
 
 
 def length_levels(found: Readiness) -> list[Level]:
@@ -542,7 +542,7 @@ def test_the_scope_says_what_was_scored_and_which_setting_asks_for_more() -> Non
             ([(records[0], None)], (40, 5000)),
         )
     ]
-    spoilt = "4 preferred answers made worse in 5 ways"
+    spoilt = "4 preferred answers corrupted in 5 ways"
     assert found == [
         f"Scored for this report: 4 held-out rows and {spoilt}.",
         f"Scored for this report: 4 held-out rows, 1 row learned from and {spoilt}.",

@@ -193,7 +193,7 @@ def test_what_did_not_fit_is_counted() -> None:
 def test_the_page_has_a_date_a_scope_and_links_to_its_sections() -> None:
     page = page_of(readiness())
     assert "14 March 2026, 15:09 UTC" in page.text
-    assert "Scored for this report: 60 held-out rows and 32 preferred answers made worse in 5 ways." in page.text
+    assert "Scored for this report: 60 held-out rows and 32 preferred answers corrupted in 5 ways." in page.text
     links = [value.removeprefix("#") for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
     assert links == ["findings", "scores", "accuracy", "probes", "suspects"]
     ids = [value for _, name, value in page.attributes if name == "id"]

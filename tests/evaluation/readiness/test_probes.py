@@ -107,36 +107,36 @@ def test_32_answers_at_most_are_spoilt() -> None:
 
 
 def test_a_model_that_rewards_length_is_fooled_by_doubling() -> None:
-    found = told(Fake(words))[f"spoilt answers: {DOUBLED}"]
+    found = told(Fake(words))[f"corrupted answers: {DOUBLED}"]
     assert found.level is Level.CAUTION
     assert "100" in found.found
-    assert "costs nothing" in found.meaning
+    assert "cheap trick" in found.meaning
 
 
 def test_a_model_that_scores_blank_highest_is_a_no_go() -> None:
     reward = Fake(lambda prompt, answer: 5.0 if not answer else sensible(prompt, answer))
     found = told(reward)
     assert found["held-out accuracy"].level is Level.GO
-    assert found[f"spoilt answers: {BLANK}"].level is Level.NO_GO
-    assert found[f"spoilt answers: {THANKS}"].level is Level.GO
+    assert found[f"corrupted answers: {BLANK}"].level is Level.NO_GO
+    assert found[f"corrupted answers: {THANKS}"].level is Level.GO
     assert assess(reward, records(), ReadinessSection(), data="made up").verdict is Level.NO_GO
 
 
 def test_a_model_that_counts_words_is_a_no_go_for_what_is_stuck() -> None:
-    assert told(Fake(words))[f"spoilt answers: {STUCK}"].level is Level.NO_GO
+    assert told(Fake(words))[f"corrupted answers: {STUCK}"].level is Level.NO_GO
 
 
 def test_a_model_that_never_reads_the_prompt_is_told_of_swapped_answers() -> None:
     quality = {each.chosen: 1.0 for each in records()}
     found = told(Fake(lambda prompt, answer: quality.get(answer, 0.0)))
-    assert found[f"spoilt answers: {SWAPPED}"].level is Level.CAUTION
+    assert found[f"corrupted answers: {SWAPPED}"].level is Level.CAUTION
     assert found["held-out accuracy"].level is Level.GO
-    assert found[f"spoilt answers: {BLANK}"].level is Level.GO
+    assert found[f"corrupted answers: {BLANK}"].level is Level.GO
 
 
 def test_a_sensible_model_passes_every_probe() -> None:
     found = told(Fake(sensible))
-    probed = [each for name, each in found.items() if name.startswith(("spoilt", "score moves"))]
+    probed = [each for name, each in found.items() if name.startswith(("spoilt", "score changes"))]
     assert len(probed) == 5 + 3
     assert {each.level for each in probed} == {Level.GO}
     assert all(each.mean_change < 0 for each in spoilt(Fake(sensible)).values())
@@ -213,7 +213,7 @@ def test_scores_that_depend_on_an_answers_neighbour_show_there_alone() -> None:
 def test_a_score_that_moves_is_no_go_or_a_caution_by_how_far(reward: RewardModel, name: str) -> None:
     """By 0.4 standard deviations in company here, by more than 0.5 with the others."""
     found = told(reward)
-    assert found[f"score moves with {name}"].level is (Level.CAUTION if name == COMPANY else Level.NO_GO)
+    assert found[f"score changes with {name}"].level is (Level.CAUTION if name == COMPANY else Level.NO_GO)
 
 
 def test_one_pair_is_enough_to_be_tried_and_four_are_most() -> None:
@@ -230,8 +230,8 @@ def test_an_answer_of_one_word_is_not_spoilt_by_being_stuck_on_it() -> None:
     """One word stuck on itself is the same word: no model can take points off, so nothing is said of it."""
     yes_or_no = [preference(f"Is it parcel{number} ?", f"parcel{number}", "no idea") for number in range(60)]
     found = told(Fake(sensible), yes_or_no)
-    assert f"spoilt answers: {STUCK}" not in found
-    assert found[f"spoilt answers: {BLANK}"].level is Level.GO
+    assert f"corrupted answers: {STUCK}" not in found
+    assert found[f"corrupted answers: {BLANK}"].level is Level.GO
 
 
 def test_another_answer_to_the_same_prompt_is_no_answer_to_another() -> None:
@@ -241,11 +241,11 @@ def test_another_answer_to_the_same_prompt_is_no_answer_to_another() -> None:
         for number in range(12)
         for more in range(6)
     ]
-    assert told(Fake(sensible), together)[f"spoilt answers: {SWAPPED}"].level is Level.GO
+    assert told(Fake(sensible), together)[f"corrupted answers: {SWAPPED}"].level is Level.GO
 
 
 def test_an_answer_too_long_when_doubled_is_spoilt_in_the_other_ways() -> None:
     """A model that likes blank best is not to pass because its data's answers are long."""
     reward = Fake(lambda prompt, answer: 9.0 if not answer else sensible(prompt, answer), longest=5)
     found = told(reward)
-    assert found[f"spoilt answers: {BLANK}"].level is Level.NO_GO
+    assert found[f"corrupted answers: {BLANK}"].level is Level.NO_GO

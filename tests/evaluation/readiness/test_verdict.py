@@ -94,7 +94,7 @@ def test_held_out_accuracy_is_told_with_its_interval_and_rule() -> None:
     told = found("held-out accuracy", accuracy=Share(0.6, 100))
     assert told.found.replace("\u2060", "").replace("\u202f", " ") == "60 % of 100 pairs, interval 50–69 %"
     assert told.rule.replace("\u202f", " ") == "at least 65 %, and an interval above 50 %"
-    assert "right more often than a coin" in told.meaning
+    assert "better than chance" in told.meaning
 
 
 @pytest.mark.parametrize("share", [Share(0.0, 4), Share(0.3, 100), Share(0.4, 100)])
@@ -140,12 +140,12 @@ def test_few_pairs_are_a_caution(count: int, least: int, level: Level) -> None:
     ],
 )
 def test_a_gap_between_train_and_held_out(train: Share, heldout: Share, widest: float, level: Level) -> None:
-    told = found("train against held-out", limits(max_accuracy_gap=widest), train_accuracy=train, accuracy=heldout)
+    told = found("training against held-out", limits(max_accuracy_gap=widest), train_accuracy=train, accuracy=heldout)
     assert told.level is level
 
 
 def test_without_training_pairs_there_is_no_gap() -> None:
-    assert "train against held-out" not in names(train_accuracy=None)
+    assert "training against held-out" not in names(train_accuracy=None)
 
 
 # --- Calibration -----------------------------------------------------------------------------------------------------
@@ -159,13 +159,13 @@ def test_calibration_at_its_threshold() -> None:
 
 
 def test_whether_it_is_too_sure_or_not_sure_enough_is_said() -> None:
-    assert "surer than it is right" in found("calibration error", calibration=calibrated(0.95, 0.6, 0.35)).meaning
-    assert "more often than it is sure" in found("calibration error", calibration=calibrated(0.55, 0.9, 0.35)).meaning
+    assert "overconfident" in found("calibration error", calibration=calibrated(0.95, 0.6, 0.35)).meaning
+    assert "underconfident" in found("calibration error", calibration=calibrated(0.55, 0.9, 0.35)).meaning
 
 
 # --- Length ----------------------------------------------------------------------------------------------------------
 
-SHORTER, LONGER = "pairs whose shorter answer was preferred", "picks the longer answer"
+SHORTER, LONGER = "pairs whose shorter answer was preferred", "prefers the longer answer"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ SHORTER, LONGER = "pairs whose shorter answer was preferred", "picks the longer 
         (Share(0.9, 40), Share(0.9, 40), GO, ""),
         (Share(0.3, 100), Share(0.9, 100), NO_GO, "length to quality"),
         (Share(0.3, 100), None, NO_GO, "length to quality"),
-        (Share(0.7, 100), Share(1.0, 100), CAUTION, "length sways it"),  # (0.604, 0.781) against (0.963, 1)
+        (Share(0.7, 100), Share(1.0, 100), CAUTION, "length influences it"),  # (0.604, 0.781) against (0.963, 1)
         (Share(0.7, 100), Share(0.75, 100), GO, ""),
         (Share(0.0, 1), Share(1.0, 2), GO, ""),  # two pairs say nothing
         (Share(1.0, 40), None, GO, ""),
@@ -233,14 +233,14 @@ def test_answers_of_equal_length_give_no_finding_about_length() -> None:
     ],
 )
 def test_spoilt_answers(name: str, fooled: Share, level: Level) -> None:
-    told = found(f"spoilt answers: {name}", spoilt=[Spoilt(name, fooled, 0.5)])
+    told = found(f"corrupted answers: {name}", spoilt=[Spoilt(name, fooled, 0.5)])
     assert told.level is level
-    assert ("hardly reads the prompt" in told.meaning) == (name == SWAPPED and level is not GO)
+    assert ("hardly uses the prompt" in told.meaning) == (name == SWAPPED and level is not GO)
 
 
 def test_how_many_may_be_fooled_is_the_recipes() -> None:
     blank = {"spoilt": [Spoilt(BLANK, Share(0.3, 10), 0.1)]}
-    name = f"spoilt answers: {BLANK}"
+    name = f"corrupted answers: {BLANK}"
     assert found(name, limits(max_fooled=0.3), **blank).level is GO
     assert found(name, limits(max_fooled=0.1), **blank).level is CAUTION
     assert found(name, limits(max_fooled_no_go=0.2), **blank).level is NO_GO
@@ -252,9 +252,9 @@ def test_how_many_may_be_fooled_is_the_recipes() -> None:
 )
 def test_a_score_that_moves_with_what_must_not_matter(deviations: float, most: float, level: Level) -> None:
     moved = [Variance("padding", deviations)]
-    told = found("score moves with padding", limits(max_variance=most), variances=moved)
+    told = found("score changes with padding", limits(max_variance=most), variances=moved)
     assert told.level is level
-    assert ("several scores" in told.meaning) == (level is NO_GO)
+    assert ("different scores" in told.meaning) == (level is NO_GO)
 
 
 # --- Labels and prompts ----------------------------------------------------------------------------------------------
@@ -309,10 +309,10 @@ WITHIN = "within chance"
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        (f"spoilt answers: {THANKS}", {"spoilt": [Spoilt(THANKS, Share(0.42, 12), 0.1)]}),
-        (f"spoilt answers: {SWAPPED}", {"spoilt": [Spoilt(SWAPPED, Share(0.3, 20), 0.1)]}),
-        ("train against held-out", {"train_accuracy": Share(1.0, 10), "accuracy": Share(0.7, 10)}),
-        ("picks the longer answer", {"length": replace(EVEN, people=Share(0.5, 10), model=Share(0.8, 10))}),
+        (f"corrupted answers: {THANKS}", {"spoilt": [Spoilt(THANKS, Share(0.42, 12), 0.1)]}),
+        (f"corrupted answers: {SWAPPED}", {"spoilt": [Spoilt(SWAPPED, Share(0.3, 20), 0.1)]}),
+        ("training against held-out", {"train_accuracy": Share(1.0, 10), "accuracy": Share(0.7, 10)}),
+        ("prefers the longer answer", {"length": replace(EVEN, people=Share(0.5, 10), model=Share(0.8, 10))}),
         (
             "calibration error",
             {"calibration": Calibration(0.2, [CalibrationBin(0.8, 0.9, 0.8, Share(0.6, 10))])},
@@ -333,7 +333,7 @@ def test_a_figure_beyond_its_limit_that_is_a_go_says_that_chance_explains_it(nam
 )
 def test_no_row_of_a_spoilt_answer_is_beyond_its_limit_without_a_word(fooled: int, tried: int, name: str) -> None:
     share = Share(min(fooled, tried) / tried, tried)
-    told = found(f"spoilt answers: {name}", spoilt=[Spoilt(name, share, 0.0)])
+    told = found(f"corrupted answers: {name}", spoilt=[Spoilt(name, share, 0.0)])
     beyond = share.value > ReadinessSection().max_fooled
     assert (WITHIN in told.found) is (beyond and told.level is GO)
 
@@ -344,7 +344,7 @@ def test_a_model_that_knows_its_training_pairs_is_not_told_to_train_longer() -> 
     accuracy = found("held-out accuracy", **by_heart)
     assert accuracy.level is NO_GO
     assert "97" in accuracy.meaning and "Train longer" not in accuracy.meaning
-    assert "by heart" in found("train against held-out", **by_heart).meaning
+    assert "by heart" in found("training against held-out", **by_heart).meaning
     learned_nothing = found("held-out accuracy", accuracy=Share(0.5, 100), train_accuracy=Share(0.52, 200))
     assert "Train longer" in learned_nothing.meaning
 
@@ -357,7 +357,7 @@ def test_a_model_that_is_no_better_than_a_coin_judges_no_labels(accuracy: Share)
     assert "correct or drop" in found("labels that look flipped", suspects=50, looked_at=100).meaning
 
 
-def test_a_guessing_model_is_not_called_right_more_often_than_it_is_sure() -> None:
+def test_a_guessing_model_is_not_called_underconfident() -> None:
     told = found("calibration error", accuracy=Share(0.55, 100), calibration=calibrated(0.5, 0.8, 0.3))
     assert told.level is CAUTION
-    assert "more often" not in told.meaning
+    assert "underconfident" not in told.meaning

@@ -60,7 +60,7 @@ def test_a_damaged_cache_is_made_again(make: Make, own_cache: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_told(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PREFINE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CheckpointError, match="a file stands where a folder is needed"):
+    with pytest.raises(CheckpointError, match="a file is in the place of a folder"):
         tiny.train(make("dpo", "run", QUICK))
 
 

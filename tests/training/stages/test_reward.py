@@ -93,7 +93,7 @@ def test_scores_are_told_and_used_only_where_the_recipe_says_so(make: Make, tmp_
     data = str(tiny.write_rows(tmp_path / "scored.jsonl", rows))
     once = {"data.train": data, "training.max_steps": 1}
     said = tiny.train(make("reward", "without", once))
-    assert "40 pairs have scores; their difference is no margin, unless" in said
+    assert "40 pairs have scores; their differences are used as margins only, unless" in said
     said = tiny.train(make("reward", "with", {**once, "reward.margins": "scores"}))
     assert "margins: scores that differ by 5.5, as they do on average, ask for 1 nats" in said
     with pytest.raises(DataError, match=r"reward\.margins is scores, but no pair of data\.train has scores"):
@@ -273,7 +273,7 @@ def test_a_set_where_the_longer_answer_always_wins_is_called_out_and_a_balanced_
         assert readiness(made)["accuracy"]["value"] > 0.9
         findings[longer_wins] = {
             name: finding(made, name)["level"]
-            for name in ("pairs whose shorter answer was preferred", "picks the longer answer")
+            for name in ("pairs whose shorter answer was preferred", "prefers the longer answer")
         }
     assert findings[True]["pairs whose shorter answer was preferred"] == "caution"
     assert set(findings[False].values()) == {"go"}
@@ -288,7 +288,7 @@ def test_longer_always_wins_in_training_but_not_for_people_is_a_no_go(make: Make
     made = make("reward", changes={**changes, "training.early_stopping_patience": None})
     tiny.train(made)
     assert finding(made, "pairs whose shorter answer was preferred")["level"] == "no-go"
-    assert finding(made, "picks the longer answer")["level"] == "caution"
+    assert finding(made, "prefers the longer answer")["level"] == "caution"
 
 
 def test_a_reloaded_run_scores_as_the_trained_model_did(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Battles of two models on which people voted: LMSYS's arena data."""
+"""Arena data of LMSYS: battles of two models with a human vote."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _battle(row: RowView) -> list[Preference]:
 
 
 def _flagged_battle(row: RowView) -> list[Preference]:
-    """arena-55k's: the user's turns and each model's, as JSON lists in texts; a flag for each outcome."""
+    """arena-55k's: the user's turns and each model's, as JSON lists in texts; and a flag for each outcome."""
     flags = [row[name] for name in _FLAGS]
     won = [index for index, value in enumerate(flags) if isinstance(value, bool | int | float) and value == 1]
     if len(won) != 1 or any(value not in (None, 0, 1) for value in flags):

@@ -31,13 +31,13 @@ def preference(row: RowView, pair: Pair, *, tie: bool | None = None, difference:
     """The record of a pair.
 
     Args:
-        row: where it stands.
+        row: of the pair.
         pair: the prompt, the chosen and the rejected answer.
-        tie: whether nobody could decide; None for what the column `tie` says.
-        difference: of the answers' scores; None for what the columns of scores say.
+        tie: whether it is a tie; None: by the column `tie`.
+        difference: of the answers' scores; None: by the columns of scores.
 
     Raises:
-        RowError: equal answers; a margin, a score or a tie that is not understood.
+        RowError: equal answers; an invalid margin, score or tie.
     """
     turns, chosen, rejected = pair
     if chosen == rejected:
@@ -92,7 +92,7 @@ def _answers_stand_alone(value: Mapping[str, Any]) -> bool:
 
 
 def _holds_its_prompt(value: Mapping[str, Any]) -> bool:
-    """Whether answers may hold their prompt: they do, or there is no column for it that is null by mistake."""
+    """Whether answers may contain their prompt: they do, or no prompt column is null by mistake."""
     return "prompt" not in value or not _answers_stand_alone(value)
 
 

@@ -1,4 +1,4 @@
-"""A prompt with a list of answers that have ranks or scores, or that stand best first."""
+"""A prompt with a list of answers that have ranks or scores, or that are listed best first."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class RankedAnswer:
 
 
 MOST_ANSWERS_FOR_ALL = 100
-"""Different answers to one prompt of which each may be paired with each: 4,950 pairs."""
+"""Most different answers to one prompt for the rule `all`: 4,950 pairs."""
 
 
 def pairs_of(answers: Iterable[RankedAnswer], rule: PairRule, column: str) -> list[tuple[RankedAnswer, RankedAnswer]]:
-    """Pairs of a better and a worse answer, by a rule; two answers of one place are no pair.
+    """Pairs of a better and a worse answer, by a rule; answers of equal rank give no pair.
 
-    Of equal texts the best placed counts. `best_worst` pairs the first with the last, `adjacent` each with the next,
-    `all` each with each.
+    Of equal texts the best ranked one counts. `best_worst` pairs the first with the last, `adjacent` each with the
+    next, `all` each with each.
 
     Raises:
         RowError: more than MOST_ANSWERS_FOR_ALL answers where the rule is `all`.
@@ -51,7 +51,7 @@ def pairs_of(answers: Iterable[RankedAnswer], rule: PairRule, column: str) -> li
     if rule == "all" and len(ordered) > MOST_ANSWERS_FOR_ALL:
         raise RowError(
             column,
-            f"holds {len(ordered):,} different answers, and data.pairs: all takes {MOST_ANSWERS_FOR_ALL} at most; "
+            f"holds {len(ordered):,} different answers, and data.pairs: all takes at most {MOST_ANSWERS_FOR_ALL}; "
             "adjacent and best_worst take any number",
         )
     candidates: dict[PairRule, Iterable[tuple[RankedAnswer, RankedAnswer]]] = {
@@ -114,7 +114,7 @@ def _first_key(item: Any, keys: Sequence[str]) -> str | None:
 
 
 def _number_key(listed: Sequence[Any]) -> str | None:
-    """What the answers of a list are compared by."""
+    """The key by which the answers of a list are compared."""
     return next((key for key in ("rank", *_SCORES) if any(_first_key(item, (key,)) for item in listed)), None)
 
 
@@ -123,7 +123,7 @@ def _list_of(value: Mapping[str, Any]) -> str:
 
 
 def _is_ranked(value: Mapping[str, Any]) -> bool:
-    """Whether a list of answers says which of them are better.
+    """Whether a list of answers is ranked.
 
     A list of plain texts does in a column `answers` (best first); in others, it may be anything.
     """
@@ -139,7 +139,7 @@ def _is_ranked(value: Mapping[str, Any]) -> bool:
 
 
 def _is_numbered(value: Mapping[str, Any]) -> bool:
-    """Whether a list of answers has numbers that say which of them are better."""
+    """Whether a list of answers has ranks or scores."""
     beside = any(value.get(name) is not None for name in _BESIDE)
     return _is_ranked(value) and (beside or any(isinstance(item, dict) for item in value[_list_of(value)]))
 
@@ -152,5 +152,5 @@ def _asked(row: RowView) -> list[Prompt]:
 _NEEDS = (" or ".join(_PROMPTS), " or ".join(_LISTS))
 RANKED = Shape("ranked or scored answers", _NEEDS, _ranked, may_have=_BESIDE | {"margin"}, when=_is_ranked)
 NUMBERED = replace(RANKED, when=_is_numbered)
-"""Those whose answers cannot be anything else, such as several right ones."""
+"""Columns whose lists can only be ranked answers, not several right ones."""
 ASKED = Shape("question and answers", _NEEDS, _asked, when=_is_ranked)

@@ -36,7 +36,7 @@ def _steer_turns(value: Any, field: str) -> list[Message]:
     return [
         Message(role="user" if name == "User" else "assistant", content=said_text(text, field))
         for name, text in said
-        if text or name == "User"  # an empty last turn marks where the answer goes
+        if text or name == "User"  # an empty last turn marks the place of the answer
     ]
 
 

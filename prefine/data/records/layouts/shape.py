@@ -1,4 +1,4 @@
-"""What a layout is: the columns by whose values a row is recognised, and how they become records."""
+"""Layouts: the columns by which a row is recognised, and how it becomes records."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ COMMON_COLUMNS = frozenset({"id", "extra", "history", "tools", "functions", *SYS
 """Read in every layout."""
 
 
-class LeftOut(RowError):  # noqa: N818 - the row is not wrong
-    """A valid row that has nothing for what is asked of it, such as a thumb down where answers are imitated."""
+class LeftOut(RowError):  # noqa: N818 - the row is valid
+    """A valid row without anything for the wanted kind of record, such as a thumb down when answers are imitated."""
 
 
 @dataclass(frozen=True)
 class RowView:
-    """A row that a layout reads.
+    """A row as a layout reads it.
 
     Attributes:
         value: its columns.
@@ -36,11 +36,11 @@ class RowView:
     pairs: PairRule = "best_worst"
 
     def __getitem__(self, column: str) -> Any:
-        """The value of a column; None where there is none."""
+        """The value of a column; None if there is none."""
         return self.value.get(column)
 
     def first(self, *columns: str) -> str:
-        """The first of these columns that has a value; else the first that is there at all."""
+        """The first of these columns that has a value; else the first that exists."""
         with_value = (name for name in columns if self.value.get(name) is not None)
         there = (name for name in columns if name in self.value)
         return next(with_value, None) or next(there, columns[0])
@@ -49,7 +49,7 @@ class RowView:
         """The turns as a conversation: after the turns of `history`, opened by the system column if there is one.
 
         Raises:
-            RowError: a `history` or system column that is not understood, or two system turns that differ.
+            RowError: an invalid `history` or system column, or two different system turns.
         """
         own_system = turns[:1] if turns and turns[0].role == "system" else []
         turns = [*own_system, *_earlier_turns(self.value.get("history")), *turns[len(own_system) :]]
@@ -85,15 +85,15 @@ def _earlier_turns(value: Any) -> list[Message]:
 
 @dataclass(frozen=True)
 class Shape:
-    """One way to write records down.
+    """A layout of rows.
 
     Attributes:
-        name: for people.
+        name: for messages.
         needs: columns that must have a value; "a or b" is met by either.
         build: the records in a row that has them.
-        may_have: columns it reads besides.
-        may_be_null: of those it needs, the ones to which null is an answer.
-        when: what else must hold of the row.
+        may_have: further columns it reads.
+        may_be_null: needed columns whose null is a valid value.
+        when: a further condition on the row.
     """
 
     name: str
@@ -117,11 +117,11 @@ class Shape:
 
     @property
     def turns_column(self) -> str:
-        """Where to look for turns that are wrong."""
+        """The column of turns, for errors."""
         return self._needs[0][0]
 
     def fits(self, value: Mapping[str, Any]) -> bool:
-        """Whether a row has this shape: by its values, as a column that is null is not there."""
+        """Whether a row has this shape by its values; a null column counts as missing."""
         for names in self._needs:
             for name in names:
                 if value.get(name) is not None or (name in self.may_be_null and name in value):
@@ -131,24 +131,24 @@ class Shape:
         return self.when is None or self.when(value)
 
     def fits_names(self, value: Mapping[str, Any]) -> bool:
-        """Whether a row could have this shape, but for columns that are null."""
+        """Whether a row would have this shape if its null columns had values."""
         return all(any(name in value for name in names) for names in self._needs) and (
             self.when is None or self.when(value)
         )
 
     def lacks_a_value(self, value: Mapping[str, Any]) -> bool:
-        """Whether a row has all columns of this shape, and values in some of them, the first aside."""
+        """Whether a row has all columns of this shape, and values in some of them besides the first."""
         others = [name for names in self._needs[1:] for name in names]
         return self.fits_names(value) and any(value.get(name) is not None for name in others)
 
     def taken(self, value: Mapping[str, Any]) -> frozenset[str]:
-        """The columns of a row that this shape reads; what else the row has is kept beside the record in `extra`."""
+        """The columns of a row that this shape reads; others are kept in the record's `extra`."""
         used = (next((name for name in names if value.get(name) is not None), names[0]) for names in self._needs)
         return self.may_have.union(used)
 
 
 def extra_of(value: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
-    """What no field of the record takes, kept beside it."""
+    """Columns that no field of the record takes."""
     kept = {name: item for name, item in value.items() if name not in taken and name not in COMMON_COLUMNS}
     own = value.get("extra")
     if own is None:

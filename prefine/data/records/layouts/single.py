@@ -18,7 +18,7 @@ def demonstration(row: RowView, messages: Conversation, supervise_from: int, col
     """The record of a conversation in a column.
 
     Raises:
-        LeftOut: each of its assistant turns says that it is not to be learned.
+        LeftOut: all of its assistant turns are marked as not to be learned.
     """
     answers = [turn for turn in messages[supervise_from:] if turn.role == "assistant"]
     if answers and not any(turn.supervised for turn in answers):
@@ -39,7 +39,7 @@ def _chat(column: str) -> Callable[[RowView], list[Demonstration]]:
 
 
 def _supervise_from(row: RowView, column: str) -> int:
-    """The index in the turns read of the first that is learned; the row counts those of its column."""
+    """The index of the first learned turn among the turns read; the row counts those of its column."""
     first = row["supervise_from"] or 0
     if isinstance(first, bool) or not isinstance(first, int):
         raise RowError("supervise_from", f"is {kind_of(first)}, not a whole number")
@@ -75,7 +75,7 @@ ALPACA = Shape("Alpaca", ("instruction", "output"), _alpaca, may_have=frozenset(
 
 
 def _asked(column: str) -> Callable[[RowView], list[Prompt]]:
-    """A conversation as a prompt: without its last answer, if it ends with one."""
+    """A conversation as a prompt: without the last answer, if it ends with one."""
 
     def build(row: RowView) -> list[Prompt]:
         turns = without_answer(chat_turns(row[column], column))
@@ -103,7 +103,7 @@ PROMPTS = (
 
 
 def _answered(row: RowView) -> list[Completion]:
-    """A prompt and one answer, which may say nothing."""
+    """A prompt and one answer, which may be blank."""
     column = row.first("completion", "response")
     answer = row[column]
     empty = isinstance(answer, str) and not answer.strip()

@@ -22,13 +22,13 @@ _BATTLES = (*SCORED, *ARENA)
 SHAPES: dict[type[BaseModel], tuple[Shape, ...]] = {
     Preference: (flat_tree(Preference), nested_tree(Preference), *_BATTLES, *PAIRS, RANKED),
     Vote: VOTES,
-    # A row with a label or with two answers is read through them: an answer people turned down is never imitated.
+    # A row with a label or two answers is read by them first: a rejected answer is never imitated.
     Demonstration: (
         flat_tree(Demonstration),
         nested_tree(Demonstration),
         *VOTES,
         *_BATTLES,
-        # One whose chosen answer ends `messages` is read as a chat: all that the chat says is learned.
+        # A pair whose chosen answer ends `messages` is read as a chat: all of its assistant turns are learned.
         *(shape for shape in PAIRS if shape is not OTHER_ENDING),
         NUMBERED,
         CHAT,
@@ -41,13 +41,13 @@ SHAPES: dict[type[BaseModel], tuple[Shape, ...]] = {
     Completion: COMPLETIONS,
     Prompt: (flat_tree(Prompt), nested_tree(Prompt), *_BATTLES, *PAIRS, *PROMPTS, ASKED),
 }
-"""The shapes each kind of record can be read from; the first that a row's values fit is taken."""
+"""The shapes of each kind of record; the first that a row's values fit is used."""
 
 
 def shape_of(value: Mapping[str, Any], kind: type[BaseModel]) -> Shape | None:
     """The shape of a row when it is read as `kind`: by its values, or if they fit none, by its columns alone.
 
-    A row of the second sort has a null where a value is due, and is refused with that reason.
+    A row found by its columns has a null where a value is needed, and is refused for that reason.
     """
     shapes = SHAPES[kind]
     by_values = (shape for shape in shapes if shape.fits(value))

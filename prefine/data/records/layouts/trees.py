@@ -2,7 +2,7 @@
 
 Each prompter's message is a prompt, after the turns that lead to it. Its replies are the answers. Of ranked replies the
 best is a demonstration, and they give pairs as other ranked answers do; of replies without ranks each is a
-demonstration. Only the reply is learned, what leads to it is context: so none is learned twice.
+demonstration. Only the reply is learned, earlier messages are context: so none is learned twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prefine.row_rules import PairRule
 
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 MOST_MESSAGES = 10_000
-"""Of one tree whose messages are rows: they are held together."""
+"""Most messages of one tree with a row for each: they are held in memory together."""
 FLAT = "message of a conversation tree"
 FLAT_COLUMNS = frozenset(
     {"message_id", "parent_id", "message_tree_id", "text", "role", "rank", "deleted", "review_result"}
@@ -37,11 +37,11 @@ class Node:
 
     Attributes:
         value: its columns.
-        turns: what leads to it, and it, once it is understood.
-        unlearned: why it is context alone, if its flags (train, loss, weight) say so.
+        turns: the turns up to and with this message, once it is understood.
+        unlearned: why it is only context, if its flags (train, loss, weight) say so.
         problem: why it cannot be used.
-        left_out: why nothing is made of it.
-        records: made of it: of a prompt and its replies, under the reply that is learned or chosen.
+        left_out: why it gives no record.
+        records: of the message; those of a prompt and its replies belong to the reply that is learned or chosen.
     """
 
     value: Mapping[str, Any]
@@ -56,7 +56,7 @@ class Node:
 
     @property
     def usable(self) -> bool:
-        """Whether it is understood, and not left out."""
+        """Whether it is understood and not left out."""
         return self.problem is None and self.left_out is None
 
 
@@ -72,7 +72,7 @@ def is_flat_message(value: Mapping[str, Any]) -> bool:
 
 
 def tree_id(value: Mapping[str, Any]) -> Any:
-    """What the messages of one tree share."""
+    """The id that the messages of one tree share."""
     return value.get("message_tree_id")
 
 
@@ -111,7 +111,7 @@ def read_flat(values: Sequence[Mapping[str, Any]], kind: type[BaseModel], rule: 
 
 
 def _understand(root: Node) -> None:
-    """Find the turns of a message and of all that follow it."""
+    """Find the turns of a message and of all messages below it."""
     waiting = [root]
     while waiting:
         node = waiting.pop()
@@ -125,7 +125,7 @@ def _understand(root: Node) -> None:
         waiting += node.replies
 
 
-# What other layouts read of a row, and nobody writes beside a message of a tree.
+# Columns of other layouts that do not occur beside a message of a tree.
 _REFUSED = (*sorted(COMMON_COLUMNS - {"id", "extra"}), "tool_calls", "reasoning", "reasoning_content", "thinking")
 
 
@@ -162,7 +162,7 @@ def _turns(node: Node) -> tuple[Message, ...]:
 
 
 def _make_records(nodes: Sequence[Node], kind: type[BaseModel], rule: PairRule) -> None:
-    """Put each record under the message it is made of, and a reason under messages that give none."""
+    """Add each record to its message, and a reason to messages that give none."""
     for node in nodes:
         if not node.usable or node.turns[-1].role != "user":
             continue
@@ -260,7 +260,7 @@ def _nested(kind: type[BaseModel]) -> Any:
 
 
 def _nodes(value: Any, parent: Node | None, at: str) -> Iterator[Node]:
-    """A message and all that follow it, a message before its replies."""
+    """A message and all messages below it, each before its replies."""
     if not isinstance(value, dict):
         raise RowError(at, f"is {kind_of(value)}, not a message")
     node = Node(value, parent)
@@ -287,7 +287,7 @@ def _flat(kind: type[BaseModel]) -> Any:
 
 class _FlatShape(Shape):
     def taken(self, value: Mapping[str, Any]) -> frozenset[str]:
-        """Without the rank of a question, which nobody reads: pandas writes NaN there."""
+        """Without the rank of a question, which is not read: pandas writes NaN there."""
         return super().taken(value) - ({"rank"} if value.get("role") == "prompter" else set())
 
 

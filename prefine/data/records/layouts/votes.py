@@ -23,7 +23,7 @@ def _label(row: RowView, column: str) -> bool:
 def _vote(row: RowView, turns: list[Message], completion: str) -> list[Vote]:
     labels = {column: _label(row, column) for column in _LABELS if row[column] is not None}
     if len(set(labels.values())) > 1:
-        raise RowError(_LABELS[1], f"says the opposite of {_LABELS[0]}")
+        raise RowError(_LABELS[1], f"contradicts {_LABELS[0]}")
     label = next(iter(labels.values())) if labels else _label(row, row.first(*_LABELS))
     return [Vote(prompt=row.conversation(turns), completion=completion, label=label, **row.common)]
 
