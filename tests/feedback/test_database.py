@@ -104,5 +104,5 @@ def test_readers_see_one_moment_and_do_not_wait(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="its folder is not there"):
+    with pytest.raises(CheckpointError, match="its folder does not exist"):
         open_for_writing(tmp_path / "none" / "feedback.db")

@@ -25,6 +25,7 @@ from prefine.recipe.loading import resolved_yaml
 from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
+from prefine.recipe.sft import SftRecipe
 from prefine.recipe.stage import StageRecipe, WritingRecipe
 from prefine.runs.directory import RunDirectory, read_metrics
 from prefine.training.rl.stage import PpoStage
