@@ -31,7 +31,7 @@ class Words:
 
 
 def reference(logits: list[Tensor], base: list[Tensor] | None = None, **changes: Any) -> Reference:
-    probes = [Probe(TURNS, (5, 6), tuple(range(len(each))), True) for each in logits]
+    probes = [Probe(TURNS, (5, 6), tuple(i % each.shape[-1] for i in range(len(each))), True) for each in logits]
     made = Reference(probes, logits, base or [], [[1, 2, 3]], 3, frozenset({2, 3}), 3, "float32")
     return replace(made, **changes)
 
