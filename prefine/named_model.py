@@ -83,6 +83,8 @@ class Model:
             raise DataError(f"prompts is of type {type(prompts).__name__}, not a list", "Give a list of prompts.")
         if samples < 1 or slots < 1:
             raise RecipeError(f"samples is {samples} and slots is {slots}", "Both must be at least 1.")
+        if max_new_tokens < 1:
+            raise RecipeError(f"max_new_tokens is {max_new_tokens}; it must be at least 1", "Change it.")
         try:
             sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, tuple(stop), seed)
         except ValueError as error:

@@ -113,7 +113,7 @@ class Talk:
         """The answer so far, up to its last complete character, after every step."""
         tokens: list[int] = []
         stops = self._loaded.template.stop_ids
-        number = self._writer.add(Request(ids, self.sampling, stops, lambda token, _: tokens.append(token)))
+        number = self._writer.add(Request(ids, self.sampling, stops, lambda new: tokens.append(new.token)))
         text = ""
         self.cut = False
         try:

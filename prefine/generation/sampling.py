@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from prefine.recipe.sections import LARGEST_TEMPERATURE
 _BLOCK = 256
 # Beyond these, logits of a real model are no longer finite in float32.
 _LEAST_PENALTY, _LARGEST_PENALTY = 0.001, 1000
+# OpenAI's own limits of presence and frequency penalties, and of a token's bias.
+_LARGEST_DEDUCTION, _LARGEST_BIAS = 2.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Sampling:
     """How a sequence is written.
 
     Attributes:
-        max_new_tokens: at most so many tokens, the end of turn included.
+        max_new_tokens: at most so many tokens, the end of turn included; 0 computes the prompt only (see Request).
         temperature: logits are divided by it; 0 always takes the likeliest token.
         top_k: only so many likeliest tokens; 0: all.
         top_p: only the likeliest tokens that together have this probability (Holtzman et al. 2019, arXiv 1904.09751).
@@ -37,6 +40,10 @@ class Sampling:
             (Keskar et al. 2019, arXiv 1909.05858, sec. 4.1).
         stop: the text ends before the first of these.
         seed: of the random numbers.
+        presence_penalty: subtracted from the logit of every token that was generated before; the prompt does not count.
+        frequency_penalty: subtracted from that logit once for each time that the token was generated. Both penalties as
+            OpenAI's API defines them.
+        logit_bias: token ids and what is added to their logits, from -100 to 100.
 
     Raises:
         ValueError: a value out of its range.
@@ -50,10 +57,13 @@ class Sampling:
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         rules = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "max_new_tokens": (self.max_new_tokens >= 0, "0 or more"),
             "temperature": (0 <= self.temperature <= LARGEST_TEMPERATURE, f"from 0 to {LARGEST_TEMPERATURE}"),
             "top_k": (self.top_k >= 0, "0 (all) or more"),
             "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
@@ -63,6 +73,12 @@ class Sampling:
                 f"from {_LEAST_PENALTY} to {_LARGEST_PENALTY}",
             ),
             "stop": (all(self.stop), "texts that are not empty"),
+            "presence_penalty": _within(self.presence_penalty, _LARGEST_DEDUCTION),
+            "frequency_penalty": _within(self.frequency_penalty, _LARGEST_DEDUCTION),
+            "logit_bias": (
+                all(token >= 0 and abs(bias) <= _LARGEST_BIAS for token, bias in self.logit_bias),
+                f"token ids, each with a number from -{_LARGEST_BIAS:g} to {_LARGEST_BIAS:g}",
+            ),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
@@ -72,6 +88,16 @@ class Sampling:
     def filtered(self) -> bool:
         """Whether some tokens may not be drawn."""
         return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+    @cached_property
+    def changes_logits(self) -> bool:
+        """Whether logits are changed before the temperature: by a penalty or a bias."""
+        deducted = self.presence_penalty or self.frequency_penalty
+        return self.repetition_penalty != 1 or bool(deducted or self.logit_bias)
+
+
+def _within(value: float, limit: float) -> tuple[bool, str]:
+    return abs(value) <= limit, f"from -{limit:g} to {limit:g}"
 
 
 class Draws:
@@ -95,22 +121,29 @@ class NextToken:
         sampling: its settings.
         uniform: its random number in [0, 1).
         seen: token ids that are there, prompt included; only asked for where repetition is penalised.
+        generated: token ids after the prompt; only asked for where presence or frequency is penalised.
+        allowed: (V,) bool, the tokens that may come next; None where all may.
     """
 
     sampling: Sampling
     uniform: float
     seen: Sequence[int] = ()
+    generated: Sequence[int] = ()
+    allowed: Tensor | None = None
 
 
 def choose(logits: Tensor, rows: Sequence[NextToken]) -> tuple[Tensor, Tensor]:
     """The next token of each sequence, and its log-probability.
+
+    Logits are changed in this order: repetition penalty, presence and frequency penalties, bias, allowed tokens,
+    temperature, filters.
 
     Args:
         logits: (N, V), as the model gives them.
         rows: N.
 
     Returns: tokens (N,) int64, and (N,) fp32 their log-probabilities under the model itself, before temperature,
-        penalties and filters; both on the logits' device.
+        penalties, biases and filters; both on the logits' device.
 
     Raises:
         NotFiniteError: a logit is not finite.
@@ -119,8 +152,8 @@ def choose(logits: Tensor, rows: Sequence[NextToken]) -> tuple[Tensor, Tensor]:
     temperatures = torch.tensor([row.sampling.temperature for row in rows], device=device)
     uniform = torch.tensor([row.uniform for row in rows], dtype=torch.float64).to(device, torch.float32)
     wanted = logits
-    if any(row.sampling.repetition_penalty != 1 for row in rows):
-        wanted = _penalised(wanted.float(), rows)
+    if any(row.allowed is not None or row.sampling.changes_logits for row in rows):
+        wanted = _changed(wanted.float(), rows)
     if all(row.sampling.temperature == 0 for row in rows):
         tokens = wanted.argmax(-1)
         return tokens, _logprobs(logits, tokens)
@@ -191,15 +224,39 @@ def _not_finite() -> NotFiniteError:
     )
 
 
-def _penalised(logits: Tensor, rows: Sequence[NextToken]) -> Tensor:
+def likeliest(logits: Tensor, counts: Sequence[int]) -> list[tuple[tuple[int, float], ...]]:
+    """The likeliest tokens of each row of logits (N, V), `counts` of them, with their log-probabilities."""
+    most = min(max(counts), logits.shape[1])
+    values, tokens = torch.log_softmax(logits.float(), -1).topk(most)
+    pairs = zip(tokens.tolist(), values.tolist(), strict=True)
+    return [tuple(zip(*row, strict=True))[:count] for row, count in zip(pairs, counts, strict=True)]
+
+
+def _changed(logits: Tensor, rows: Sequence[NextToken]) -> Tensor:
+    """Logits (N, V) fp32 after penalties and biases, -inf where a token is not allowed."""
     logits = logits.clone()
     for place, row in enumerate(rows):
-        penalty = row.sampling.repetition_penalty
-        if penalty != 1:
-            seen = torch.tensor(sorted(set(row.seen)), device=logits.device)
-            found = logits[place, seen]
-            logits[place, seen] = torch.where(found < 0, found * penalty, found / penalty)
+        if row.sampling.changes_logits:
+            _penalise(logits[place], row)
+        if row.allowed is not None:
+            logits[place].masked_fill_(~row.allowed.to(logits.device), float("-inf"))
     return logits
+
+
+def _penalise(logits: Tensor, row: NextToken) -> None:
+    """Change the logits (V,) of one sequence in place."""
+    sampling, device = row.sampling, logits.device
+    if sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted(set(row.seen)), device=device)
+        found = logits[seen]
+        penalty = sampling.repetition_penalty
+        logits[seen] = torch.where(found < 0, found * penalty, found / penalty)
+    if row.generated and (sampling.presence_penalty or sampling.frequency_penalty):
+        tokens, times = torch.tensor(row.generated, device=device).unique(return_counts=True)
+        logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * times
+    if sampling.logit_bias:
+        tokens, biases = zip(*sampling.logit_bias, strict=True)
+        logits.index_add_(0, torch.tensor(tokens, device=device), torch.tensor(biases, device=device))
 
 
 def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from prefine.data.tokens.vocabulary import require_embedded
-from prefine.generation.sampling import Draws, NextToken, Sampling, choose
+from prefine.generation.sampling import Draws, NextToken, Sampling, choose, likeliest
 from prefine.models.forward.fused import Kept, packed_weights, unchanging_weights
 from prefine.models.forward.packed import PackedModel, embedding_rows
 
@@ -27,7 +27,30 @@ _STOP_MARGIN_TOKENS = 8
 # Packing weights for products of few rows takes about as long as it saves in so many steps.
 _STEPS_WORTH_PACKING = 24
 
-OnToken = Callable[[int, float], None]
+
+class NewToken(NamedTuple):
+    """A token, with log-probabilities under the model itself (before temperature, penalties and filters), nats.
+
+    Attributes:
+        top: the likeliest tokens at its place with their log-probabilities, likeliest first; as many as were asked for.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+OnToken = Callable[[NewToken], None]
+
+
+class TokenConstraint(Protocol):
+    """Says which tokens of one sequence may come next: for output in a fixed form (generation/json_constraint.py)."""
+
+    def mask(self) -> Tensor:
+        """(V,) bool: the tokens that may come next, at least one; only ids that end the sequence once it is whole."""
+
+    def accept(self, token: int) -> None:
+        """Take note of the token that came, one that the mask allowed."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +59,32 @@ class Request:
 
     Attributes:
         prompt: token ids, at least one.
-        sampling: how.
+        sampling: how. max_new_tokens may be 0 where prompt_logprobs are asked for.
         stop_ids: token ids that end it; the one that did is its last token.
-        on_token: called with every token and its log-probability, at once.
+        on_token: called with every token at once.
+        top_logprobs: how many of the likeliest tokens to give at every place.
+        prompt_logprobs: whether to give the prompt's log-probabilities, too.
+        constraint: which tokens may come next; None where all may. It is changed by writing.
+
+    Raises:
+        ValueError: a value out of its range.
     """
 
     prompt: Sequence[int]
     sampling: Sampling
     stop_ids: frozenset[int]
     on_token: OnToken | None = None
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    constraint: TokenConstraint | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_logprobs < 0:
+            raise ValueError(f"top_logprobs is {self.top_logprobs}; it must be 0 or more")
+        if self.sampling.max_new_tokens < 1 and not self.prompt_logprobs:
+            raise ValueError(
+                f"max_new_tokens is {self.sampling.max_new_tokens}; it must be at least 1 without prompt_logprobs"
+            )
 
 
 @dataclass(frozen=True)
@@ -57,6 +97,9 @@ class Generated:
         text: decoded without control tokens, up to a stop text.
         finish: stop (an end of turn or a stop text), length, or cancelled.
         ended: whether its last token is an end of turn.
+        top_logprobs: for each token, the likeliest ones at its place; empty where none were asked for.
+        prompt_logprobs: for each token of the prompt, where asked for; None for the first, which nothing predicts.
+        cached_tokens: how many of the prompt's tokens an earlier request had computed already.
     """
 
     tokens: tuple[int, ...]
@@ -64,6 +107,9 @@ class Generated:
     text: str
     finish: Literal["stop", "length", "cancelled"]
     ended: bool
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    prompt_logprobs: tuple[NewToken | None, ...] = ()
+    cached_tokens: int = 0
 
 
 @dataclass
@@ -80,6 +126,7 @@ class Writing:
     ends: frozenset[int]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    tops: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     finish: Literal["stop", "length", "cancelled"] | None = None
 
     @property
@@ -91,12 +138,19 @@ class Writing:
         """For the choice of the next token."""
         sampling = self.request.sampling
         seen = [*self.request.prompt, *self.tokens] if sampling.repetition_penalty != 1 else ()
-        return NextToken(sampling, self.draws[len(self.tokens)], seen)
+        constraint = self.request.constraint
+        allowed = None if constraint is None else constraint.mask()
+        return NextToken(sampling, self.draws[len(self.tokens)], seen, self.tokens, allowed)
 
-    def add(self, token: int, logprob: float, tokenizer: Any) -> None:
+    def add(self, new: NewToken, tokenizer: Any) -> None:
         """Take a token; finished if it ends the sequence, completes a stop text, or is the last there is room for."""
+        token = new.token
         self.tokens.append(token)
-        self.logprobs.append(logprob)
+        self.logprobs.append(new.logprob)
+        if self.request.top_logprobs:
+            self.tops.append(new.top)
+        if self.request.constraint is not None:
+            self.request.constraint.accept(token)
         if token in self.ends or self._stopped_by_text(tokenizer):
             self.finish = "stop"
         elif len(self.tokens) == self.request.sampling.max_new_tokens:
@@ -117,7 +171,12 @@ class Writing:
         places = [place for stop in self.request.sampling.stop if (place := text.find(stop)) >= 0]
         text = text[: min(places)] if places else text
         return Generated(
-            tuple(self.tokens), tuple(self.logprobs), text, self.finish or "cancelled", last in self.request.stop_ids
+            tokens=tuple(self.tokens),
+            logprobs=tuple(self.logprobs),
+            text=text,
+            finish=self.finish or "cancelled",
+            ended=last in self.request.stop_ids,
+            top_logprobs=tuple(self.tops),
         )
 
 
@@ -145,13 +204,16 @@ class Writer(ABC):
         """Queue a request; returns its number, counted from 0.
 
         Raises:
-            ValueError: the prompt is empty.
+            ValueError: the prompt is empty, or logit_bias has a token that the model does not.
             ModelError: the prompt has a token that the model's embedding does not.
         """
         if not request.prompt:
             raise ValueError("a prompt must have at least one token")
         require_embedded(request.prompt, self._rows, self.tokenizer)
         sampling = request.sampling
+        beyond = [token for token, _ in sampling.logit_bias if token >= self._rows]
+        if beyond:
+            raise ValueError(f"logit_bias has token {beyond[0]}; it must be below {self._rows}, the model's vocabulary")
         ends = request.stop_ids | _control_ids(sampling.stop, self.tokenizer)
         writing = Writing(self._count, request, Draws(sampling.seed, sampling.max_new_tokens), ends)
         self._queue.append(writing)
@@ -229,13 +291,25 @@ class Writer(ABC):
     def _add_tokens(self, writings: Sequence[Writing], logits: Tensor) -> None:
         """Choose and take a token for each; then tell whoever listens, all of them even if one raises."""
         tokens, logprobs = choose(logits, [writing.row() for writing in writings])
-        taken = list(zip(writings, tokens.tolist(), logprobs.tolist(), strict=True))
-        for writing, token, logprob in taken:
-            writing.add(token, logprob, self.tokenizer)
+        tops = _tops(writings, logits)
+        taken = [NewToken(*each) for each in zip(tokens.tolist(), logprobs.tolist(), tops, strict=True)]
+        for writing, new in zip(writings, taken, strict=True):
+            writing.add(new, self.tokenizer)
         with ExitStack() as calls:
-            for writing, token, logprob in reversed(taken):
+            for writing, new in zip(reversed(writings), reversed(taken), strict=True):
                 if writing.request.on_token is not None:
-                    calls.callback(writing.request.on_token, token, logprob)
+                    calls.callback(writing.request.on_token, new)
+
+
+def _tops(writings: Sequence[Writing], logits: Tensor) -> list[tuple[tuple[int, float], ...]]:
+    """The likeliest tokens of each sequence that asks for them."""
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(writings)
+    asked = [place for place, writing in enumerate(writings) if writing.request.top_logprobs]
+    if asked:
+        counts = [writings[place].request.top_logprobs for place in asked]
+        for place, top in zip(asked, likeliest(logits[asked], counts), strict=True):
+            tops[place] = top
+    return tops
 
 
 def _control_ids(stops: Sequence[str], tokenizer: Any) -> frozenset[int]:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from prefine.errors import NotFiniteError
-from prefine.generation.sampling import Draws, NextToken, Sampling, choose, invert
+from prefine.generation.sampling import Draws, NextToken, Sampling, choose, invert, likeliest
 from tests.models import tiny
 
 VOCABULARIES = [1, 2, 5, 255, 256, 257, 300, 512, 1000]  # the search goes by blocks of 256
@@ -216,6 +216,9 @@ ANY = st.builds(
     top_p=st.sampled_from([1.0, 1.0, 0.6]),
     min_p=st.sampled_from([0.0, 0.0, 0.2]),
     repetition_penalty=st.sampled_from([1.0, 1.0, 1.5]),
+    presence_penalty=st.sampled_from([0.0, 0.0, 1.5]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, -0.5]),
+    logit_bias=st.sampled_from([(), (), ((3, 4.0), (50, -100.0))]),
 )
 
 
@@ -223,7 +226,11 @@ ANY = st.builds(
 @given(st.lists(st.tuples(ANY, st.integers(0, 10_000), SEEN), min_size=1, max_size=6))
 def test_a_row_does_not_depend_on_the_others(cases: list[tuple[Sampling, int, tuple[int, ...]]]) -> None:
     """Whatever the mix of settings; and nothing writes into the logits."""
-    rows = [NextToken(sampling, Draws(seed, 1)[0], seen) for sampling, seed, seen in cases]
+    allowed = [None if seed % 3 else torch.arange(96) % 2 == 0 for _, seed, _ in cases]
+    rows = [
+        NextToken(sampling, Draws(seed, 1)[0], seen, seen[1:], mask)
+        for (sampling, seed, seen), mask in zip(cases, allowed, strict=True)
+    ]
     logits = torch.stack([random_logits(96, seed) for _, seed, _ in cases])
     before = logits.clone()
     tokens, logprobs = choose(logits, rows)
@@ -309,16 +316,75 @@ def test_every_bit_of_a_seed_counts() -> None:
     assert numbers(7, 3) != numbers(7 + 2**32, 3)
 
 
+# Logits 0, 1, 2, 3 and 1; token 3 was generated twice and token 2 once, token 1 stands in the prompt only.
+FIVE = torch.tensor([0.0, 1.0, 2.0, 3.0, 1.0])
+GENERATED = (3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"presence_penalty": 1.5}, [0.0, 1.0, 0.5, 1.5, 1.0]),
+        ({"frequency_penalty": 1.5}, [0.0, 1.0, 0.5, 0.0, 1.0]),
+        ({"presence_penalty": -0.5, "frequency_penalty": 1.0}, [0.0, 1.0, 1.5, 1.5, 1.0]),
+        ({"logit_bias": ((0, 4.0), (3, -100.0))}, [4.0, 1.0, 2.0, -97.0, 1.0]),
+        ({"logit_bias": ((4, 1.0),), "presence_penalty": 2.0}, [0.0, 1.0, 0.0, 1.0, 2.0]),
+        # The repetition penalty comes first and counts the prompt; then the others.
+        ({"repetition_penalty": 2.0, "frequency_penalty": 1.0}, [0.0, 0.5, 0.0, -0.5, 1.0]),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_penalties_and_biases_by_hand(changes: dict[str, Any], wanted: list[float], temperature: float) -> None:
+    """As OpenAI defines them, before the temperature; log-probabilities stay the model's own."""
+    sampling = Sampling(1, temperature=temperature, **changes)
+    rows = [NextToken(sampling, uniform, (1, *GENERATED), GENERATED) for uniform in grid(4000).tolist()]
+    tokens, logprobs = choose(FIVE.expand(4000, -1), rows)
+    assert_shares(tokens, torch.softmax(torch.tensor(wanted).double() / temperature, -1))
+    assert torch.allclose(logprobs, torch.log_softmax(FIVE, -1)[tokens], atol=1e-6)
+    greedy = NextToken(Sampling(1, temperature=0, **changes), 0.5, (1, *GENERATED), GENERATED)
+    assert wanted[int(choose(FIVE[None], [greedy])[0])] == max(wanted)
+
+
+def test_nothing_generated_is_not_penalised() -> None:
+    row = NextToken(Sampling(1, temperature=0, presence_penalty=2.0, frequency_penalty=2.0), 0.5)
+    assert choose(FIVE[None], [row])[0].tolist() == [3]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_only_allowed_tokens_are_chosen(temperature: float) -> None:
+    """In the proportions that they have; a bias does not bring back what is not allowed."""
+    allowed = torch.tensor([True, True, False, False, False])
+    sampling = Sampling(1, temperature=temperature, logit_bias=((2, 100.0),))
+    rows = [NextToken(sampling, uniform, allowed=allowed) for uniform in grid(4000).tolist()]
+    tokens, _ = choose(FIVE.expand(4000, -1), rows)
+    if temperature:
+        assert_shares(tokens, torch.softmax(torch.tensor([0.0, 1.0, *[-torch.inf] * 3]).double() / temperature, -1))
+    else:
+        assert set(tokens.tolist()) == {1}
+
+
+def test_likeliest_tokens_by_hand() -> None:
+    """Softmax of log 1, log 2, log 5 is 1/8, 2/8, 5/8; each row as many as it asks for, no more than there are."""
+    logits = torch.tensor([[1.0, 5.0, 2.0], [5.0, 1.0, 2.0], [2.0, 5.0, 1.0]]).log()
+    found = likeliest(logits, [2, 1, 9])
+    assert [[token for token, _ in row] for row in found] == [[1, 2], [0], [1, 0, 2]]
+    shares = [np.exp([logprob for _, logprob in row]) for row in found]
+    assert np.allclose(np.concatenate(shares), np.array([5, 2, 5, 5, 2, 1]) / 8)
+
+
 @pytest.mark.parametrize(
     ("field", "values"),
     {
-        "max_new_tokens": [0, -1],
+        "max_new_tokens": [-1],
         "temperature": [-0.1, 1e23, float("nan"), float("inf")],
         "top_k": [-1],
         "top_p": [0.0, -0.5, 1.01, float("nan")],
         "min_p": [-0.01, 1.01, float("nan")],
         "repetition_penalty": [0.0, -1.0, 1e-9, 1e23, float("nan"), float("inf")],
         "stop": [("",), ("a", "")],
+        "presence_penalty": [-2.01, 2.01, float("nan")],
+        "frequency_penalty": [-2.01, 2.01, float("nan")],
+        "logit_bias": [((3, 100.5),), ((3, -101.0),), ((-1, 1.0),), ((0, 0.0), (1, float("nan")))],
     }.items(),
 )
 def test_bad_values_are_named(field: str, values: list[Any]) -> None:
@@ -332,5 +398,6 @@ def test_bad_values_are_named(field: str, values: list[Any]) -> None:
 def test_values_at_the_edge_are_fine() -> None:
     """And only what leaves tokens out counts as a filter, where there is anything to draw."""
     assert not Sampling(1, temperature=0, top_k=5, top_p=0.5, min_p=0.5).filtered
+    assert not Sampling(0, presence_penalty=-2, frequency_penalty=2, logit_bias=((0, -100), (1, 100))).filtered
     assert not Sampling(1, temperature=1e-3, top_p=1, min_p=0, repetition_penalty=1e-3, stop=("a",)).filtered
     assert all(each.filtered for each in (Sampling(1, top_k=1), Sampling(1, top_p=1e-9), Sampling(1, min_p=1.0)))

@@ -6,7 +6,7 @@ And what sampled sequences are does not depend on slots, order, neighbours, or w
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from prefine.generation.engine import writer_for
 from prefine.generation.padded_writer import PaddedWriter
 from prefine.generation.sampling import Draws, NextToken, Sampling, choose
 from prefine.generation.slot_writer import SlotWriter
-from prefine.generation.writer import Generated, Request, Writer
+from prefine.generation.writer import Generated, OnToken, Request, Writer
 from prefine.models.forward import attention, fused
 from prefine.models.forward.packed import PackedModel, standard_attention
 from prefine.models.forward.path_probe import settle_path, take_padded_path
@@ -67,10 +67,11 @@ def request(
     prompt: Sequence[int],
     tokens: int = 8,
     stop_ids: frozenset[int] = frozenset(),
-    on_token: Callable[[int, float], None] | None = None,
+    on_token: OnToken | None = None,
+    top_logprobs: int = 0,
     **sampling: Any,
 ) -> Request:
-    return Request(prompt, Sampling(tokens, **sampling), stop_ids, on_token)
+    return Request(prompt, Sampling(tokens, **sampling), stop_ids, on_token, top_logprobs)
 
 
 def heard_enough(*_: Any) -> None:
@@ -188,6 +189,7 @@ def test_logprobs_are_the_models_own(architecture: str) -> None:
         {"min_p": 0.2, "temperature": 2.0},
         {"repetition_penalty": 1.7},
         {"temperature": 0, "repetition_penalty": 1.7},
+        {"temperature": 0, "presence_penalty": 1.7, "logit_bias": ((5, 3.0),)},
     ]
     for same in ([kind] * 3 for kind in kinds):
         requests = [request(p, 6, seed=n, **kind) for n, (p, kind) in enumerate(zip(PROMPTS, same, strict=False))]
@@ -200,14 +202,23 @@ def test_logprobs_are_the_models_own(architecture: str) -> None:
 def test_sampled_tokens_are_chosen_from_transformers_logits(architecture: str) -> None:
     """Each with its own random number, and all tokens before it, the prompt's too, for the penalty."""
     model = settled(architecture)
-    kinds: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.6}, {"temperature": 0.6, "top_p": 0.8}, {"top_k": 6}]
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"repetition_penalty": 1.6},
+        {"temperature": 0.6, "top_p": 0.8},
+        {"top_k": 6},
+        {"presence_penalty": 1.0, "frequency_penalty": 0.7, "temperature": 0.3},
+        {"logit_bias": ((7, 100.0), (8, 99.0)), "frequency_penalty": 1.0},
+    ]
     requests = [request(p, 8, seed=n, **kinds[n % len(kinds)]) for n, p in enumerate(PROMPTS)]
     for wanted, found in zip(requests, write(model, requests), strict=True):
         tokens = [*wanted.prompt, *found.tokens]
         with torch.no_grad(), standard_attention(model, "eager"):
             logits = model.causal(input_ids=torch.tensor([tokens])).logits[0, len(wanted.prompt) - 1 : -1]
         draws = Draws(wanted.sampling.seed, 8)
-        rows = [NextToken(wanted.sampling, draws[n], tokens[: len(wanted.prompt) + n]) for n in range(8)]
+        rows = [
+            NextToken(wanted.sampling, draws[n], tokens[: len(wanted.prompt) + n], found.tokens[:n]) for n in range(8)
+        ]
         assert tuple(choose(logits, rows)[0].tolist()) == found.tokens
 
 
@@ -219,6 +230,7 @@ SETTINGS = st.builds(
     top_p=st.sampled_from([1.0, 1.0, 0.6]),
     min_p=st.sampled_from([0.0, 0.0, 0.1]),
     repetition_penalty=st.sampled_from([1.0, 1.0, 1.4]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 0.6]),
     seed=st.integers(0, 5),
     stop=st.sampled_from([(), (), ("7>",)]),
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from prefine.errors import NotFiniteError
 from prefine.generation.engine import writer_for
 from prefine.generation.slot_writer import SlotWriter
-from prefine.generation.writer import Generated, Request
+from prefine.generation.writer import Generated, NewToken, Request
+from prefine.models.forward.packed import standard_attention
 from tests.generation.test_slot_writer import (
     PATHS,
     PROMPTS,
@@ -20,6 +24,7 @@ from tests.generation.test_slot_writer import (
     alone,
     assert_alone,
     assert_same,
+    assert_training_logprobs,
     heard_enough,
     kept,
     request,
@@ -33,9 +38,9 @@ from tests.models import tiny
 @pytest.mark.parametrize("architecture", PATHS)
 def test_tokens_are_told_at_once_and_in_order(architecture: str) -> None:
     """Each request's own, all of them once, with their log-probabilities."""
-    heard: list[list[tuple[int, float]]] = [[] for _ in PROMPTS]
+    heard: list[list[NewToken]] = [[] for _ in PROMPTS]
     requests = [
-        request(prompt, 4 + n, STOPS, lambda *told, n=n: heard[n].append(told), seed=n)
+        request(prompt, 4 + n, STOPS, lambda new, n=n: heard[n].append(new), top_logprobs=n % 3, seed=n)
         for n, prompt in enumerate(PROMPTS)
     ]
     writer = writer_for(kept(architecture), Numbers(), 3)
@@ -47,8 +52,12 @@ def test_tokens_are_told_at_once_and_in_order(architecture: str) -> None:
     found = steps(writer)
     for number, told in enumerate(heard):
         if number in found:  # the first step may have ended some
-            assert told == list(zip(found[number].tokens, found[number].logprobs, strict=True))
-        assert tuple(token for token, _ in told) == write(kept(architecture), [requests[number]])[0].tokens
+            assert [(new.token, new.logprob) for new in told] == list(
+                zip(found[number].tokens, found[number].logprobs, strict=True)
+            )
+            assert found[number].top_logprobs == (tuple(new.top for new in told) if number % 3 else ())
+            assert all(len(new.top) == number % 3 for new in told)
+        assert tuple(new.token for new in told) == write(kept(architecture), [requests[number]])[0].tokens
 
 
 @pytest.mark.parametrize("architecture", PATHS)
@@ -88,8 +97,8 @@ def test_cancelled_by_its_own_token(architecture: str, after: int) -> None:
     writer = writer_for(kept(architecture), Numbers(), 2)
     heard: list[int] = []
 
-    def listen(token: int, _: float) -> None:
-        heard.append(token)
+    def listen(new: NewToken) -> None:
+        heard.append(new.token)
         if len(heard) == after:
             writer.cancel(0)
 
@@ -123,8 +132,8 @@ def test_cancelled_by_another_ones_token(architecture: str) -> None:
     writer = writer_for(kept(architecture), Numbers(), 1)
     heard: list[int] = []
 
-    def listen(token: int, _: float) -> None:
-        heard.append(token)
+    def listen(new: NewToken) -> None:
+        heard.append(new.token)
         if len(heard) == 3:
             writer.cancel(1)
 
@@ -145,6 +154,66 @@ def test_cancelled_too_late(architecture: str) -> None:
     assert not writer.busy
     assert writer.step() == []
     assert_alone(architecture, request(PROMPTS[0]), first)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "bloom"])
+def test_likeliest_tokens_are_those_of_transformers(architecture: str) -> None:
+    """At every place, whatever is drawn, some requests with and some without."""
+    model = kept(architecture)
+    requests = [request(prompt, 5, seed=n, top_logprobs=n % 4, temperature=1.5) for n, prompt in enumerate(PROMPTS)]
+    for number, (wanted, found) in enumerate(zip(requests, write(model, requests, 4), strict=True)):
+        assert_same(found, write(model, [request(wanted.prompt, 5, seed=number, temperature=1.5)])[0])
+        if not number % 4:
+            assert found.top_logprobs == ()
+            continue
+        with torch.no_grad(), standard_attention(model, "eager"):
+            logits = model.causal(input_ids=torch.tensor([[*wanted.prompt, *found.tokens]])).logits[0]
+        right = torch.log_softmax(logits[len(wanted.prompt) - 1 : -1], -1).topk(number % 4)
+        ours = torch.tensor(found.top_logprobs, dtype=torch.float64)
+        assert torch.equal(ours[..., 0].long(), right.indices)
+        assert torch.allclose(ours[..., 1].float(), right.values, atol=1e-4)
+
+
+class Cycle:
+    """Allows one token after the other, again and again."""
+
+    def __init__(self, *tokens: int) -> None:
+        self._tokens = tokens
+        self.accepted: list[int] = []
+
+    def mask(self) -> Tensor:
+        return torch.arange(tiny.VOCABULARY) == self._tokens[len(self.accepted) % len(self._tokens)]
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+
+@pytest.mark.parametrize("architecture", PATHS)
+def test_a_constraint_decides_which_tokens_come(architecture: str) -> None:
+    """Of its own sequence only, whose log-probabilities stay the model's; the end's token is accepted, too."""
+    cycles = [Cycle(9, 4, 7), Cycle(5)]
+    free = [request(prompt, 6, seed=3) for prompt in PROMPTS[2:4]]
+    bound = [
+        replace(request(PROMPTS[0], 5, temperature=0), constraint=cycles[0]),
+        replace(request(PROMPTS[1], 5, frozenset({5})), constraint=cycles[1]),
+    ]
+    found = write(kept(architecture), [*bound, *free], 3)
+    assert [each.tokens for each in found[:2]] == [(9, 4, 7, 9, 4), (5,)]
+    assert [tuple(cycle.accepted) for cycle in cycles] == [(9, 4, 7, 9, 4), (5,)]
+    assert [(each.finish, each.ended) for each in found[:2]] == [("length", False), ("stop", True)]
+    assert_training_logprobs(kept(architecture), bound, found[:2])
+    for wanted, each in zip(free, found[2:], strict=True):
+        assert_alone(architecture, wanted, each)
+
+
+def test_requests_that_cannot_be_are_refused() -> None:
+    """With the field and the value; a bias for a token that the model has not, when the request is added."""
+    with pytest.raises(ValueError, match="max_new_tokens is 0; it must be at least 1 without prompt_logprobs"):
+        request(PROMPTS[0], 0)
+    with pytest.raises(ValueError, match="top_logprobs is -1"):
+        request(PROMPTS[0], top_logprobs=-1)
+    with pytest.raises(ValueError, match="logit_bias has token 96; it must be below 96"):
+        writer_for(kept("llama"), Numbers(), 1).add(request(PROMPTS[0], logit_bias=((3, 1.0), (tiny.VOCABULARY, 1.0))))
 
 
 ACTIONS = st.lists(st.one_of(REQUESTS, st.just("step"), st.just("step"), st.integers(0, 3)), min_size=8, max_size=16)
@@ -231,8 +300,8 @@ def test_a_writer_is_as_good_as_new_after_an_error(architecture: str, at: int) -
     writer = writer_for(kept(architecture), Numbers(), 3)
     heard: list[int] = []
 
-    def listen(token: int, _: float) -> None:
-        heard.append(token)
+    def listen(new: NewToken) -> None:
+        heard.append(new.token)
         if len(heard) == at:
             heard_enough()
 
