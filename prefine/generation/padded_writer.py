@@ -55,20 +55,35 @@ class PaddedWriter(Writer):
         try:
             if self._active:
                 with evaluating(self.model), _own_defaults_off(self.model.causal):
-                    self._generate()
+                    self._score_prompts()
+                    going = [writing for writing in self._active if writing.request.sampling.max_new_tokens]
+                    if going:
+                        self._generate(going)
+            for writing in self._active:
+                writing.finish = writing.finish or "length"
         finally:
             # Where a callback has raised, the batch ends as far as it was written.
             self._done += self._active
             self._active = []
 
-    def _generate(self) -> None:
+    def _score_prompts(self) -> None:
+        """Take log-probabilities of prompts where they are asked for, from a forward of each prompt alone."""
+        for writing in self._active:
+            if writing.request.prompt_logprobs:
+                ids = torch.tensor([writing.request.prompt])
+                forget_lengths(self.model)
+                with standard_attention(self.model), self.model.autocast():
+                    logits = self.model.causal(input_ids=ids.to(self.model.device), use_cache=False).logits[0]
+                writing.hear_prompt(logits[:-1], ids[0, 1:])
+
+    def _generate(self, writings: list[Writing]) -> None:
         device = self.model.device
-        prompts = [torch.tensor(writing.request.prompt) for writing in self._active]
+        prompts = [torch.tensor(writing.request.prompt) for writing in writings]
         length = max(map(len, prompts))
         ids = torch.stack([torch.nn.functional.pad(prompt, (length - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(length) >= length - len(prompt) for prompt in prompts]).long()
         forget_lengths(self.model)
-        longest = max(writing.request.sampling.max_new_tokens for writing in self._active)
+        longest = max(writing.request.sampling.max_new_tokens for writing in writings)
         with standard_attention(self.model) as generator, self.model.autocast():
             generator.generate(
                 input_ids=ids.to(device),
@@ -81,8 +96,8 @@ class PaddedWriter(Writer):
                 eos_token_id=None,
                 pad_token_id=0,
                 use_cache=True,
-                logits_processor=LogitsProcessorList([_Chooser(self._active, self._add_tokens)]),
-                stopping_criteria=StoppingCriteriaList([_Finished(self._active)]),
+                logits_processor=LogitsProcessorList([_Chooser(writings, self._add_tokens)]),
+                stopping_criteria=StoppingCriteriaList([_Finished(writings)]),
             )
 
 

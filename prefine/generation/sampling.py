@@ -252,7 +252,7 @@ def _penalise(logits: Tensor, row: NextToken) -> None:
         penalty = sampling.repetition_penalty
         logits[seen] = torch.where(found < 0, found * penalty, found / penalty)
     if row.generated and (sampling.presence_penalty or sampling.frequency_penalty):
-        tokens, times = torch.tensor(row.generated, device=device).unique(return_counts=True)
+        tokens, times = torch.unique(torch.tensor(row.generated, device=device), return_counts=True)
         logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * times
     if sampling.logit_bias:
         tokens, biases = zip(*sampling.logit_bias, strict=True)

@@ -1,8 +1,9 @@
 """Keys and values of sequences that are being written, a slot each, and attention of new tokens to them.
 
-Both layouts here go to the layers in the place of a packed row's segments (models/forward/attention.py): `Prefill` is
-a packed row of whole prompts whose keys and values are kept, `Decode` a row of one new token a sequence. So every
-model that takes packed rows also decodes here, with its own code, and needs no cache of transformers'.
+The layouts here go to the layers in the place of a packed row's segments (models/forward/attention.py): `Prefill` is
+a packed row of whole prompts whose keys and values are kept, `Extend` a row of several new tokens a sequence, `Decode`
+a row of one new token a sequence. So every model that takes packed rows also decodes here, with its own code, and needs
+no cache of transformers'.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefine.data.tokens.trees import Segment
+from prefine.generation.prefix_cache import LayerStates
 from prefine.models.forward.attention import CachedRow, packed_kernel
-from prefine.models.forward.blockwise import ScoreRule
+from prefine.models.forward.blockwise import ScoreRule, causal_bias
+
+# Rows of queries whose scores are held at once: memory follows it.
+_BLOCK_ROWS = 512
 
 
 class SlotCache:
@@ -53,6 +58,30 @@ class SlotCache:
         for tensors in self._layers.values():
             for each in tensors:
                 each[target] = each[source]
+
+    def empty(self, slot: int) -> None:
+        """Fill a slot with zeros: what lies behind a sequence's end is weighed with 0, which no NaN may spoil."""
+        for tensors in self._layers.values():
+            for each in tensors:
+                each[slot].zero_()
+
+    def load(self, slot: int, runs: Sequence[tuple[LayerStates, int]]) -> None:
+        """Put the first tokens of each run into a slot, end to end, and zeros behind them."""
+        self.empty(slot)
+        place = 0
+        for states, tokens in runs:
+            for layer, (key, value) in states.items():
+                keys, values = self.of(layer, key.transpose(1, 2), value)
+                keys[slot, :, :, place : place + tokens] = key[..., :tokens]
+                values[slot, :, place : place + tokens] = value[:, :tokens]
+            place += tokens
+
+    def read(self, slot: int, begin: int, end: int) -> LayerStates:
+        """A copy of what a slot holds from one place up to another."""
+        return {
+            layer: (keys[slot, :, :, begin:end].clone(), values[slot, :, begin:end].clone())
+            for layer, (keys, values) in self._layers.items()
+        }
 
     def grow(self, slots: int, capacity: int) -> None:
         """Make room for more or longer sequences; what is in it stays."""
@@ -99,6 +128,65 @@ class Prefill(CachedRow):
             values[slot, :, common : common + own] = v[:, start:stop]
             start = stop
         return packed_kernel(q, k, v, (self.tree,), rule)
+
+
+@dataclass(frozen=True)
+class Part:
+    """New tokens of one sequence: its slot, how many tokens are in it already, and how many come."""
+
+    slot: int
+    before: int
+    tokens: int
+
+
+class Extend(CachedRow):
+    """A row of new tokens that continue what is in slots, several for each.
+
+    Args:
+        cache: what was there before.
+        parts: in the order of the row; zeros lie behind what their slots hold.
+    """
+
+    def __init__(self, cache: SlotCache, parts: Sequence[Part]) -> None:
+        self._cache = cache
+        self._parts = parts
+        self._biases: dict[tuple[int, int, int, torch.dtype], Tensor] = {}
+
+    def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule) -> Tensor:
+        """Attention of each part to its own slot: q (H, T, D), k and v (K, T, D) -> (H, T, D)."""
+        keys, values = self._cache.of(layer, k, v)
+        out = v.new_empty(q.shape[1], q.shape[0], v.shape[2]).transpose(0, 1)  # as the layer wants it: tokens first
+        start = 0
+        for part in self._parts:
+            end, length = start + part.tokens, part.before + part.tokens
+            keys[part.slot, :, :, part.before : length] = k[:, start:end].transpose(1, 2)
+            values[part.slot, :, part.before : length] = v[:, start:end]
+            for first in range(0, part.tokens, _BLOCK_ROWS):
+                rows = q[:, start + first : min(start + first + _BLOCK_ROWS, end)]
+                stop = part.before + first + rows.shape[1]
+                begin = 0 if rule.window is None else max(0, part.before + first - rule.window + 1)
+                seen = keys[part.slot, :, :, begin:stop], values[part.slot, :, begin:stop]
+                out[:, start + first : start + first + rows.shape[1]] = self._block(rows, *seen, rule)
+            start = end
+        return out
+
+    def _block(self, q: Tensor, keys: Tensor, values: Tensor, rule: ScoreRule) -> Tensor:
+        """Of the last N tokens of S to all of them: q (H, N, D), keys (K, D, S), values (K, S, D) -> (H, N, D)."""
+        heads, rows = len(keys), q.shape[1]
+        # Query heads of one key-value head are rows of one product: nothing is repeated.
+        scores = torch.bmm(q.reshape(heads, -1, q.shape[2]), keys).mul_(rule.scale).view(heads, -1, rows, keys.shape[2])
+        if rule.softcap is not None:
+            scores = torch.tanh(scores / rule.softcap) * rule.softcap
+        weights = torch.softmax(scores.add_(self._bias(rows, keys.shape[2], rule.window, q)), -1)
+        return torch.bmm(weights.flatten(1, 2), values).view(q.shape[0], rows, -1)
+
+    def _bias(self, rows: int, keys: int, window: int | None, like: Tensor) -> Tensor:
+        """(rows, keys): 0 where a token may look, -inf elsewhere; the tokens are the last `rows` of `keys`."""
+        name = (rows, keys, window or 0, like.dtype)
+        found = self._biases.get(name)
+        if found is None:
+            found = self._biases[name] = causal_bias(rows, keys, window, like.dtype, like.device)
+        return found
 
 
 class Decode(CachedRow):

@@ -1,129 +1,236 @@
 """Writes many sequences at once, in slots: a sequence that ends leaves its slot to the next one at once.
 
 New prompts are computed packed, each distinct one once (several answers to one prompt share it); then all sequences
-go on a token a step, as one row of tokens.
+go on a token a step, as one row of tokens. A prompt that is longer than what a step may compute goes on in the next
+steps, so that the others do not wait for it. What earlier requests have computed of a prompt is not computed again.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prefine.data.tokens.trees import Segment, common_beginning, token_offsets
-from prefine.generation.slot_cache import Decode, Prefill, SlotCache
+from prefine.data.tokens.trees import token_offsets
+from prefine.generation.prefix_cache import PrefixCache
+from prefine.generation.prompt_rows import Filling, NextPart, Prompt, can_be_copied, next_parts, take_prompts
+from prefine.generation.slot_cache import Part
+from prefine.generation.slot_forward import SlotForward
 from prefine.generation.writer import Writer, Writing
-from prefine.models.forward.attention import CachedRow
-from prefine.models.forward.logprobs import adjusted
+from prefine.models.forward.fused import Kept
+from prefine.models.forward.logprobs import rows_per_chunk
 from prefine.models.forward.packed import PackedModel, evaluating
 
-# Prompt tokens computed at once: memory follows it.
-_PREFILL_TOKENS = 4096
-# Rows of a step are rounded up to these: processors' libraries keep a kernel for each number of rows.
-_ROWS = (1, 2, 4, 8, 12, 16, 24, 32)
-_ROWS_APART = 16
-# A slot's room grows by at least so many tokens, and by at least an eighth: all of it is computed with.
-_ROOM_STEP = 32
+# Prompt tokens computed at once unless the caller says otherwise: memory follows it.
+PREFILL_TOKENS = 4096
 
 
 class SlotWriter(Writer):
-    """Writes in slots; for models that take packed rows."""
+    """Writes in slots; for models that take packed rows.
 
-    def __init__(self, model: PackedModel, tokenizer: Any, slots: int) -> None:
-        super().__init__(model, tokenizer, slots)
-        self._cache: SlotCache | None = None
+    Args:
+        model, tokenizer, slots, kept: see Writer.
+        prefix_tokens: at most so many tokens' keys and values are kept between requests, the least recently used go
+            first; 0 keeps none. They belong to the weights and the adapter in use: each adapter needs its own writer.
+        prefill_tokens: at most so many prompt tokens are computed in one step while sequences are being written. A
+            prompt is computed in parts only if it is longer, or while another one is.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: PackedModel,
+        tokenizer: Any,
+        slots: int,
+        *,
+        prefix_tokens: int = 0,
+        prefill_tokens: int = PREFILL_TOKENS,
+        kept: Kept | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, slots, kept)
+        for name, value, least in (("prefix_tokens", prefix_tokens, 0), ("prefill_tokens", prefill_tokens, 1)):
+            if value < least:
+                raise ValueError(f"{name} is {value}; it must be {least} or more")
+        self._forward = SlotForward(model, slots)
+        self._filling: list[Filling] = []
+        self._prefixes = PrefixCache(prefix_tokens)
+        self._prefill_tokens = prefill_tokens
+
+    def clear(self) -> None:
+        """Forget all requests, and all keys and values."""
+        super().clear()
+        self._filling = []
+        self._forward.release()
+        self.forget_prefixes()
+
+    def forget_prefixes(self) -> None:
+        """Forget the keys and values that are kept between requests."""
+        self._prefixes.clear()
+
+    @property
+    def bytes(self) -> int:
+        """Memory of keys and values."""
+        return self._forward.cache.bytes + self._prefixes.bytes
 
     def _write_on(self) -> None:
         """One token more for every sequence in a slot, after new ones have taken free slots."""
         with evaluating(self.model), self.model.autocast():
             self._release()
-            self._admit()
+            self._compute_prompts()
             self._release()
-            if self._active:
+            if len(self._active) > len(self._filling):
                 self._decode()
             self._release()
+        if not self._active:
+            self._forward.release()  # what comes next may need much less
 
     def _release(self) -> None:
         """Free the slots of finished sequences; the last sequences move into them, so that used slots come first."""
-        cache = self._cache
         for slot in reversed(range(len(self._active))):
-            if self._active[slot].finish is not None:
-                self._done.append(self._active[slot])
-                last = self._active.pop()
-                if slot < len(self._active) and cache is not None:
-                    self._active[slot] = last
-                    cache.copy(len(self._active), slot)
+            writing = self._active[slot]
+            if writing.finish is None:
+                continue
+            computed = writing.length - 1  # the last token was chosen, but not computed
+            for filling in [each for each in self._filling if each.writing is writing]:
+                computed = filling.computed
+                self._filling.remove(filling)
+            self._keep(slot, computed)
+            self._done.append(writing)
+            last = self._active.pop()
+            if slot < len(self._active):
+                self._active[slot] = last
+                self._forward.cache.copy(len(self._active), slot)
 
-    def _admit(self) -> None:
-        """Fill free slots from the queue: each distinct prompt is computed once, in packed rows."""
-        while self._queue and len(self._active) < self.slots:
-            new: dict[tuple[int, ...], list[Writing]] = {}
-            tokens, free = 0, self.slots - len(self._active)
-            while self._queue and free:
-                prompt = tuple(self._queue[0].request.prompt)
-                tokens += 0 if prompt in new else len(prompt)
-                if new and tokens > _PREFILL_TOKENS:
-                    break
-                new.setdefault(prompt, []).append(self._queue.popleft())
-                free -= 1
-            self._prefill(new)
+    def _keep(self, slot: int, computed: int) -> None:
+        """Keep the first tokens of the sequence in a slot for later ones."""
+        if self._prefixes.room:
+            writing, cache = self._active[slot], self._forward.cache
+            tokens = [*writing.request.prompt, *writing.tokens][:computed]
+            self._prefixes.add(tokens, lambda begin, end: cache.read(slot, begin, end))
 
-    def _prefill(self, new: dict[tuple[int, ...], list[Writing]]) -> None:
-        """Compute prompts as one tree: what all of them begin with (a system turn, say) once, then the rest of each."""
-        writings = [writing for same in new.values() for writing in same]
-        cache = self._room(max(map(len, new)) + 1, len(self._active) + len(writings))
-        prompts = list(new)
-        common = common_beginning(prompts)
-        rests = [prompt[common:] for prompt in prompts]
-        ids = [*prompts[0][:common], *(token for rest in rests for token in rest)]
-        positions = [*range(common), *(place for prompt in prompts for place in range(common, len(prompt)))]
-        copies = list(map(len, new.values()))
-        firsts = [len(self._active) + before for before in token_offsets(copies)[:-1]]
-        row = Prefill(cache, Segment(0, common, tuple(map(len, rests))), tuple(firsts))
-        last = [common + end - 1 for end in token_offsets(map(len, rests))[1:]]
-        logits = self._logits(ids, positions, row, last)
-        for first, count in zip(firsts, copies, strict=True):
-            for extra in range(1, count):
-                cache.copy(first, first + extra)
+    def _compute_prompts(self) -> None:
+        """Go on with prompts that are computed in parts; then fill free slots from the queue.
+
+        While there are sequences in slots, a step computes `prefill_tokens` at most. Half of them are for new prompts
+        where some wait, so that these need not wait for a long one to be ready.
+        """
+        at_once = self._prefill_tokens
+        room: float = at_once if self._active else math.inf
+        if self._filling:
+            waiting = self._queue and len(self._active) < self.slots
+            parts = next_parts(self._filling, max(1, at_once // 2) if waiting else at_once)
+            room -= sum(length for _, length in parts)
+            self._extend(parts)
+        first = True
+        while room > 0 and (free := self.slots - len(self._active)):
+            most = int(min(room, at_once))
+            may_split = first or room == math.inf
+            taken = take_prompts(self._queue, self._filling, self._prefixes, free, most, may_split=may_split)
+            if not taken.tokens:
+                break
+            if taken.whole:
+                self._prefill(taken.whole)
+            if taken.parts:
+                self._begin(taken.parts)
+            if self._filling:
+                break
+            room, first = room - taken.tokens, False
+
+    def _prefill(self, whole: dict[Prompt, list[Writing]]) -> None:
+        """Compute new prompts, each once, and copy them for all of their sequences."""
+        writings = [writing for same in whole.values() for writing in same]
+        copies = list(map(len, whole.values()))
+        slots = [len(self._active) + before for before in token_offsets(copies)[:-1]]
+        self._forward.reserve(max(map(len, whole)) + 1, len(self._active) + len(writings))
+        hidden, places = self._forward.prompts(list(whole), slots)
         self._active += writings
-        self._add_tokens(writings, logits.repeat_interleave(torch.tensor(copies, device=logits.device), 0))
+        for slot, own, same in zip(slots, places, whole.values(), strict=True):
+            for extra, writing in enumerate(same):
+                self._score_prompt(writing, hidden, own)
+                if extra:
+                    self._forward.cache.copy(slot, slot + extra)
+            self._keep(slot, len(own))
+        logits = self._forward.logits(hidden[[own[-1] for own in places]])
+        self._start(writings, logits.repeat_interleave(torch.tensor(copies, device=logits.device), 0))
+
+    def _begin(self, parts: Sequence[NextPart]) -> None:
+        """Give prompts slots with what is kept of them, and compute their first parts."""
+        longest = max(len(filling.prompt) for filling, _ in parts)
+        self._forward.reserve(longest + 1, len(self._active) + len(parts))
+        for filling, _ in parts:
+            self._forward.cache.load(len(self._active), filling.runs)
+            filling.writing.cached, filling.runs = filling.computed, []
+            self._active.append(filling.writing)
+            self._filling.append(filling)
+        self._extend(parts)
+
+    def _extend(self, parts: Sequence[NextPart]) -> None:
+        """Compute more tokens of prompts; those that are ready begin to be written, with all copies that wait."""
+        slots = [self._active.index(filling.writing) for filling, _ in parts]
+        row = [Part(slot, f.computed, length) for slot, (f, length) in zip(slots, parts, strict=True)]
+        tokens = [filling.prompt[filling.computed :][:length] for filling, length in parts]
+        hidden = self._forward.extend(tokens, row)
+        ready: list[int] = []
+        writings: list[Writing] = []
+        for slot, start, (filling, length) in zip(slots, token_offsets(map(len, tokens)), parts, strict=False):
+            self._score_prompt(filling.writing, hidden, range(start, start + length), filling.computed)
+            filling.computed += length
+            if not filling.rest:
+                self._filling.remove(filling)
+                self._keep(slot, filling.computed)
+                same = [filling.writing, *self._copies(filling, slot)]
+                ready += [start + length - 1] * len(same)
+                writings += same
+        if ready:
+            self._start(writings, self._forward.logits(hidden[ready]))
+
+    def _copies(self, filling: Filling, slot: int) -> list[Writing]:
+        """Sequences of the queue that have this prompt, copied to the slots that are free."""
+        free = self.slots - len(self._active)
+        waiting = (each for each in self._queue if can_be_copied(each) and tuple(each.request.prompt) == filling.prompt)
+        same = list(islice(waiting, free))
+        self._forward.reserve(len(filling.prompt) + 1, len(self._active) + len(same))
+        for writing in same:
+            self._queue.remove(writing)
+            self._forward.cache.copy(slot, len(self._active))
+            writing.cached = filling.writing.cached
+            self._active.append(writing)
+        return same
+
+    def _score_prompt(self, writing: Writing, hidden: Tensor, places: Sequence[int], first: int = 0) -> None:
+        """Take log-probabilities of prompt tokens where the request asks for them.
+
+        Args:
+            hidden: (T, H), of a row.
+            places: where tokens of the prompt, from its token number `first` on, are in the row.
+        """
+        if writing.request.prompt_logprobs:
+            tokens = writing.request.prompt[first + 1 : first + 1 + len(places)]
+            rows = rows_per_chunk(self._rows, hidden.device.type)
+            for begin in range(0, len(tokens), rows):
+                some = tokens[begin : begin + rows]
+                logits = self._forward.logits(hidden[list(places[begin : begin + len(some)])])
+                writing.hear_prompt(logits, torch.tensor(some))
 
     def _decode(self) -> None:
-        """One token more for every active sequence, as one row; rows beyond them compute nothing that is used."""
-        count = len(self._active)
-        cache = self._room(max(writing.length for writing in self._active), count)
-        spare = min(_rounded_up(count), cache.slots) - count
-        lengths = [writing.length - 1 for writing in self._active] + [0] * spare
-        ids = [writing.tokens[-1] for writing in self._active] + [0] * spare
-        logits = self._logits(ids, lengths, Decode(cache, lengths, self.model.device), None)
-        self._add_tokens(self._active, logits[:count])
+        """One token more for every sequence that is being written.
 
-    def _logits(self, ids: Sequence[int], positions: Sequence[int], row: CachedRow, last: list[int] | None) -> Tensor:
-        """(N, V) logits behind the places `last` of a row; of all of its tokens where that is None."""
-        device = self.model.device
-        hidden = self.model.hidden(torch.tensor([ids], device=device), torch.tensor([positions], device=device), row)
-        head = self.model.head()
-        logits = head.module(hidden if last is None else hidden[last])
-        return logits if head.scale == 1 and head.softcap is None else adjusted(logits, head)
-
-    def _room(self, longest: int, sequences: int) -> SlotCache:
-        """The cache, with room for so many sequences of so many tokens."""
-        cache = self._cache
-        slots = min(_rounded_up(sequences), self.slots)
-        if cache is None or (not self._active and (cache.capacity > 2 * longest or cache.slots > 2 * slots)):
-            cache = self._cache = SlotCache(slots, _whole_steps(longest))
-        elif cache.capacity < longest:
-            cache.grow(max(slots, cache.slots), _whole_steps(max(longest, cache.capacity * 9 // 8)))
-        elif cache.slots < slots:
-            cache.grow(slots, cache.capacity)
-        return cache
-
-
-def _whole_steps(tokens: int) -> int:
-    return -(-tokens // _ROOM_STEP) * _ROOM_STEP
-
-
-def _rounded_up(rows: int) -> int:
-    return next((size for size in _ROWS if size >= rows), -(-rows // _ROWS_APART) * _ROWS_APART)
+        Prompts that are computed in parts hold slots between the others. They get a token as well, which the next part
+        overwrites.
+        """
+        computed = {filling.writing.number: filling.computed for filling in self._filling}
+        lengths = [computed.get(writing.number, writing.length - 1) for writing in self._active]
+        ids = [writing.tokens[-1] if writing.tokens else 0 for writing in self._active]
+        self._forward.reserve(max(writing.length for writing in self._active), len(self._active))
+        logits = self._forward.decode(ids, lengths)
+        if computed:
+            going = [place for place, writing in enumerate(self._active) if writing.number not in computed]
+            self._add_tokens([self._active[place] for place in going], logits[going])
+        else:
+            self._add_tokens(self._active, logits)

@@ -19,6 +19,7 @@ from torch import Tensor
 from prefine.data.tokens.vocabulary import require_embedded
 from prefine.generation.sampling import Draws, NextToken, Sampling, choose, likeliest
 from prefine.models.forward.fused import Kept, packed_weights, unchanging_weights
+from prefine.models.forward.logprobs import logprobs_of_logits
 from prefine.models.forward.packed import PackedModel, embedding_rows
 
 # A stop text is looked for in the last tokens, so many more than it has bytes.
@@ -27,17 +28,20 @@ _STOP_MARGIN_TOKENS = 8
 # Packing weights for products of few rows takes about as long as it saves in so many steps.
 _STEPS_WORTH_PACKING = 24
 
+# The likeliest tokens at a place with their log-probabilities, likeliest first.
+Top = tuple[tuple[int, float], ...]
+
 
 class NewToken(NamedTuple):
     """A token, with log-probabilities under the model itself (before temperature, penalties and filters), nats.
 
     Attributes:
-        top: the likeliest tokens at its place with their log-probabilities, likeliest first; as many as were asked for.
+        top: the likeliest tokens at its place, as many as were asked for.
     """
 
     token: int
     logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+    top: Top = ()
 
 
 OnToken = Callable[[NewToken], None]
@@ -107,17 +111,19 @@ class Generated:
     text: str
     finish: Literal["stop", "length", "cancelled"]
     ended: bool
-    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    top_logprobs: tuple[Top, ...] = ()
     prompt_logprobs: tuple[NewToken | None, ...] = ()
     cached_tokens: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Writing:
     """A sequence while it is written.
 
     Attributes:
         ends: token ids that end it: its stop_ids, and its stop texts that are one control token.
+        heard: the prompt's tokens with their log-probabilities so far, where asked for, after its first one.
+        cached: how many of the prompt's tokens an earlier request had computed.
     """
 
     number: int
@@ -126,7 +132,9 @@ class Writing:
     ends: frozenset[int]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    tops: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    tops: list[Top] = field(default_factory=list)
+    heard: list[NewToken] = field(default_factory=list)
+    cached: int = 0
     finish: Literal["stop", "length", "cancelled"] | None = None
 
     @property
@@ -156,6 +164,13 @@ class Writing:
         elif len(self.tokens) == self.request.sampling.max_new_tokens:
             self.finish = "length"
 
+    def hear_prompt(self, logits: Tensor, tokens: Tensor) -> None:
+        """Take the next tokens of the prompt (N,) with the logits (N, V) that predict them."""
+        logprobs = logprobs_of_logits(logits, tokens.to(logits.device)).tolist()
+        count = self.request.top_logprobs
+        tops = likeliest(logits, [count] * len(tokens)) if count and len(tokens) else [()] * len(tokens)
+        self.heard += [NewToken(*each) for each in zip(tokens.tolist(), logprobs, tops, strict=True)]
+
     def _stopped_by_text(self, tokenizer: Any) -> bool:
         stops = self.request.sampling.stop
         if not stops:
@@ -177,6 +192,8 @@ class Writing:
             finish=self.finish or "cancelled",
             ended=last in self.request.stop_ids,
             top_logprobs=tuple(self.tops),
+            prompt_logprobs=(None, *self.heard) if self.request.prompt_logprobs else (),
+            cached_tokens=self.cached,
         )
 
 
@@ -187,9 +204,11 @@ class Writer(ABC):
         model: in eval mode while it writes, and as it was after each call.
         tokenizer: transformers'.
         slots: sequences at once.
+        kept: what was made of the model's weights, used and added to; for weights that never change while there are
+            writers. By default each writer makes its own, and drops it when it is idle.
     """
 
-    def __init__(self, model: PackedModel, tokenizer: Any, slots: int) -> None:
+    def __init__(self, model: PackedModel, tokenizer: Any, slots: int, kept: Kept | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.slots = slots
@@ -197,6 +216,7 @@ class Writer(ABC):
         self._active: list[Writing] = []
         self._done: list[Writing] = []
         self._count = 0
+        self._given = kept
         self._kept: Kept | None = None
         self._rows = embedding_rows(model.causal)
 
@@ -247,7 +267,7 @@ class Writer(ABC):
         this; all requests are then as if it had not raised.
         """
         if self._kept is None:
-            self._kept = self._what_is_worth_keeping()
+            self._kept = self._what_is_worth_keeping() if self._given is None else self._given
         with unchanging_weights(self._kept):
             self._write_on()
         done, self._done = self._done, []
@@ -288,6 +308,17 @@ class Writer(ABC):
             raise
         return [found[number] for number in numbers]
 
+    def _start(self, writings: Sequence[Writing], logits: Tensor) -> None:
+        """Take the first tokens of sequences whose prompts are computed; those that ask for none end here."""
+        for writing in writings:
+            if not writing.request.sampling.max_new_tokens:
+                writing.finish = writing.finish or "length"
+        going = [place for place, writing in enumerate(writings) if writing.finish is None]
+        if len(going) == len(writings):
+            self._add_tokens(writings, logits)
+        elif going:
+            self._add_tokens([writings[place] for place in going], logits[going])
+
     def _add_tokens(self, writings: Sequence[Writing], logits: Tensor) -> None:
         """Choose and take a token for each; then tell whoever listens, all of them even if one raises."""
         tokens, logprobs = choose(logits, [writing.row() for writing in writings])
@@ -301,9 +332,9 @@ class Writer(ABC):
                     calls.callback(writing.request.on_token, new)
 
 
-def _tops(writings: Sequence[Writing], logits: Tensor) -> list[tuple[tuple[int, float], ...]]:
+def _tops(writings: Sequence[Writing], logits: Tensor) -> list[Top]:
     """The likeliest tokens of each sequence that asks for them."""
-    tops: list[tuple[tuple[int, float], ...]] = [()] * len(writings)
+    tops: list[Top] = [()] * len(writings)
     asked = [place for place, writing in enumerate(writings) if writing.request.top_logprobs]
     if asked:
         counts = [writings[place].request.top_logprobs for place in asked]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prefine.errors import NotFiniteError
 from prefine.generation.engine import writer_for
+from prefine.generation.sampling import Sampling
 from prefine.generation.slot_writer import SlotWriter
 from prefine.generation.writer import Generated, NewToken, Request
 from prefine.models.forward.packed import standard_attention
@@ -172,6 +173,41 @@ def test_likeliest_tokens_are_those_of_transformers(architecture: str) -> None:
         ours = torch.tensor(found.top_logprobs, dtype=torch.float64)
         assert torch.equal(ours[..., 0].long(), right.indices)
         assert torch.allclose(ours[..., 1].float(), right.values, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "granite", "qwen2", "bloom", "gpt_oss"])
+@pytest.mark.parametrize("prefill_tokens", [4096, 7])
+def test_prompt_logprobs_are_those_of_transformers(architecture: str, prefill_tokens: int) -> None:
+    """Of all tokens but the first, which nothing predicts; alone or with an answer, whole, shared or in parts."""
+    model = kept(architecture)
+    prompts = [*PROMPTS, PROMPTS[0], [*PROMPTS[2][:12], 7]]
+    requests = [
+        Request(prompt, Sampling(n % 3, seed=n), frozenset(), top_logprobs=n % 4, prompt_logprobs=True)
+        for n, prompt in enumerate(prompts)
+    ]
+    requests += [request(prompt, 4, seed=9) for prompt in PROMPTS[:3]]
+    found = writer_for(model, Numbers(), 5, prefill_tokens=prefill_tokens).write(requests)
+    for number, (prompt, each) in enumerate(zip(prompts, found, strict=False)):
+        with torch.no_grad(), standard_attention(model, "eager"):
+            logprobs = torch.log_softmax(model.causal(input_ids=torch.tensor([prompt])).logits[0], -1)[:-1]
+        first, *others = each.prompt_logprobs
+        assert first is None
+        assert [new.token for new in others if new] == list(prompt[1:])
+        right = logprobs.gather(1, torch.tensor(prompt[1:], dtype=torch.int64)[:, None])[:, 0]
+        assert [new.logprob for new in others if new] == pytest.approx(right.tolist(), abs=1e-4)
+        for new, place in zip(others, logprobs, strict=True):
+            likeliest = place.topk(number % 4)
+            assert new is not None
+            assert [token for token, _ in new.top] == likeliest.indices.tolist()
+            assert [logprob for _, logprob in new.top] == pytest.approx(likeliest.values.tolist(), abs=1e-4)
+        wanted = number % 3
+        if not wanted:
+            assert (each.tokens, each.text, each.finish) == ((), "", "length")
+        else:
+            assert_same(each, write(model, [request(prompt, wanted, seed=number)], 1)[0])
+    for wanted_request, each in zip(requests[len(prompts) :], found[len(prompts) :], strict=True):
+        assert each.prompt_logprobs == ()
+        assert_alone(architecture, wanted_request, each)
 
 
 class Cycle:
@@ -359,12 +395,16 @@ def test_a_cache_has_slots_for_what_there_is() -> None:
     requests = [request(PROMPTS[place % len(PROMPTS)], 12, seed=place) for place in range(11)]
     writer.add(requests[0])
     found = dict(writer.step())
-    assert writer._cache is not None
-    assert writer._cache.slots == 1
+    cache = writer._forward.cache
+    assert cache.slots == 1
     for each in requests[1:]:
         writer.add(each)
+    found |= dict(writer.step())
+    assert writer._forward.cache is cache
+    assert cache.slots == 12
+    assert writer.bytes > 0
     found |= steps(writer)
-    assert writer._cache.slots == 12
+    assert writer.bytes == 0  # an idle writer holds nothing
     for number, wanted in enumerate(requests):
         assert_alone("llama", wanted, found[number])
 

@@ -87,8 +87,7 @@ def _add(total: Tensor, x: Tensor, ranges: Sequence[range]) -> None:
         total[:, each.start : each.stop] += part
 
 
-@lru_cache(maxsize=64)  # a microbatch's shapes return in every layer; more would only hold memory
-def _causal_bias(rows: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+def causal_bias(rows: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(rows, keys): 0 where a query may look, -inf elsewhere; queries are the last `rows` of `keys` positions."""
     distance = torch.arange(keys - rows, keys, device=device)[:, None] - torch.arange(keys, device=device)
     allowed = distance >= 0
@@ -97,8 +96,12 @@ def _causal_bias(rows: int, keys: int, window: int | None, dtype: torch.dtype, d
     return torch.zeros(rows, keys, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
 
 
+# A microbatch's shapes return in every layer; more would only hold memory.
+_known_bias = lru_cache(maxsize=64)(causal_bias)
+
+
 def _bias(block: Block, rule: ScoreRule, like: Tensor) -> Tensor:
-    return _causal_bias(len(block.rows), sum(map(len, block.keys)), rule.window, like.dtype, like.device)
+    return _known_bias(len(block.rows), sum(map(len, block.keys)), rule.window, like.dtype, like.device)
 
 
 class _CausalBlocks(torch.autograd.Function):

@@ -147,8 +147,8 @@ def test_causal_bias_by_hand() -> None:
     """Two queries at positions 2 and 3 of four keys; with a window of 2 each sees itself and one before."""
     no = -torch.inf
     cpu = torch.device("cpu")
-    assert blockwise._causal_bias(2, 4, None, torch.float32, cpu).tolist() == [[0, 0, 0, no], [0, 0, 0, 0]]
-    assert blockwise._causal_bias(2, 4, 2, torch.float32, cpu).tolist() == [[no, 0, 0, no], [no, no, 0, 0]]
+    assert blockwise.causal_bias(2, 4, None, torch.float32, cpu).tolist() == [[0, 0, 0, no], [0, 0, 0, 0]]
+    assert blockwise.causal_bias(2, 4, 2, torch.float32, cpu).tolist() == [[no, 0, 0, no], [no, no, 0, 0]]
 
 
 def test_runs_by_hand() -> None:

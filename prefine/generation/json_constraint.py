@@ -1,0 +1,112 @@
+"""Output that is JSON: at every place only tokens may come that a JSON schema lets follow; llguidance finds them."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from torch import Tensor
+
+from prefine.errors import ModelError, PrefineError
+
+# A small model may never stop with white space where JSON allows any.
+_WHITE_SPACE = r"[ \n\t\r]{1,40}"
+# JSON mode, as OpenAI's API has it: any object.
+_ANY_OBJECT = {"type": "object"}
+
+# What llguidance knows of a tokenizer takes about a second to make.
+_known: weakref.WeakKeyDictionary[Any, dict[tuple[int, frozenset[int]], LLTokenizer]] = weakref.WeakKeyDictionary()
+
+
+class JsonConstraint:
+    """A TokenConstraint: JSON that follows a schema, then the end of turn.
+
+    Args:
+        tokenizer: transformers', a fast one.
+        vocabulary: how many logits the model gives.
+        stop_ids: token ids that end a sequence, at least one; see Request.
+        schema: JSON schema; by default any object.
+
+    Attributes:
+        failed: why the text could not go on as the schema says, None where it could. The sequence ends there. It
+            happens only where a schema takes more work than llguidance's limits allow.
+
+    Raises:
+        ModelError: the tokenizer is not a fast one, or nothing ends a sequence.
+        PrefineError: the schema is not valid, asks for what llguidance does not know, or cannot be satisfied.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        vocabulary: int,
+        stop_ids: frozenset[int],
+        schema: Mapping[str, Any] | bool | None = None,
+    ) -> None:
+        known = _tokenizer(tokenizer, vocabulary, stop_ids)
+        grammar = _grammar(_ANY_OBJECT if schema is None else schema, known)
+        self._matcher = LLMatcher(known, grammar, log_level=0)
+        self._ends = torch.zeros(vocabulary, dtype=torch.bool)
+        self._ends[sorted(stop_ids)] = True
+        self.failed: str | None = None
+
+    def mask(self) -> Tensor:
+        """(V,) bool: the tokens that may come next; once the JSON is whole, those that end the sequence, only."""
+        if not self._matcher.is_stopped():
+            bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+            allowed = torch.from_numpy(np.unpackbits(bits, count=len(self._ends), bitorder="little")).bool()
+            if not self._matcher.is_error() and allowed.any():
+                return allowed
+        if self._matcher.is_error() and self.failed is None:
+            self.failed = _first_line(self._matcher.get_error())
+        return self._ends
+
+    def accept(self, token: int) -> None:
+        """Take note of a token that the mask allowed."""
+        if not self._matcher.is_stopped():
+            self._matcher.consume_token(token)
+
+
+def _grammar(schema: Mapping[str, Any] | bool, tokenizer: LLTokenizer) -> str:
+    try:
+        text = json.dumps(schema, allow_nan=False)
+        grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITE_SPACE})
+        problem = LLMatcher.validate_grammar(grammar, tokenizer)
+    except (TypeError, ValueError, RecursionError) as error:
+        problem = str(error)
+    if problem and not problem.startswith("WARNING"):
+        raise PrefineError(
+            f"the JSON schema cannot be used: {_first_line(problem)}",
+            "Change the schema, or ask for JSON without one.",
+            field="schema",
+        )
+    return grammar
+
+
+def _first_line(message: str) -> str:
+    """What llguidance says, without the state of its parser."""
+    return " ".join(message.split("<state>")[0].split())
+
+
+def _tokenizer(tokenizer: Any, vocabulary: int, stop_ids: frozenset[int]) -> LLTokenizer:
+    """What llguidance knows of a tokenizer, made once."""
+    if not stop_ids:
+        raise ModelError("nothing ends the model's turn, so JSON would never end", "Ask for plain text.")
+    known = _known.setdefault(tokenizer, {})
+    name = (vocabulary, stop_ids)
+    if name not in known:
+        from llguidance import hf
+
+        try:
+            # Tokens that the model has no logits for are cut off the mask.
+            known[name] = hf.from_tokenizer(tokenizer, max(vocabulary, len(tokenizer)), sorted(stop_ids))
+        except ValueError as error:
+            raise ModelError(
+                f"JSON output needs a fast tokenizer (tokenizer.json): {_first_line(str(error))}", "Ask for plain text."
+            ) from None
+    return known[name]

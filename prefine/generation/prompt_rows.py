@@ -1,0 +1,127 @@
+"""Which prompts of a queue are computed next: whole, in parts, or after a kept beginning."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from prefine.generation.prefix_cache import LayerStates, PrefixCache
+from prefine.generation.writer import Writing
+
+# A shorter kept beginning saves less than a row of its own costs.
+_LEAST_REUSED_TOKENS = 16
+
+Prompt = tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Filling:
+    """A prompt that is computed in parts, or after a kept beginning.
+
+    Attributes:
+        writing: whose prompt it is.
+        prompt: token ids.
+        runs: the kept beginning, until it is in a slot.
+        computed: how many of the prompt's tokens are, or will then be, in the slot.
+    """
+
+    writing: Writing
+    prompt: Prompt
+    runs: list[tuple[LayerStates, int]]
+    computed: int
+
+    @property
+    def rest(self) -> int:
+        """Tokens that are still to be computed."""
+        return len(self.prompt) - self.computed
+
+
+# Tokens of a prompt that are computed next.
+NextPart = tuple[Filling, int]
+
+
+@dataclass
+class Taken:
+    """Prompts that were taken from the queue.
+
+    Attributes:
+        whole: prompts that are new and computed whole, and the sequences of each.
+        parts: the others.
+    """
+
+    whole: dict[Prompt, list[Writing]] = field(default_factory=dict)
+    parts: list[NextPart] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens to compute."""
+        return sum(map(len, self.whole)) + sum(length for _, length in self.parts)
+
+
+def take_prompts(
+    queue: deque[Writing],
+    filling: Sequence[Filling],
+    prefixes: PrefixCache,
+    free: int,
+    room: int,
+    *,
+    may_split: bool,
+) -> Taken:
+    """Take up to `free` sequences with up to `room` prompt tokens from the queue, in order.
+
+    A prompt that is being computed is not taken again: it stays in the queue until it can be copied.
+
+    Args:
+        filling: what is being computed.
+        may_split: whether a part of a prompt is taken where all of it exceeds `room`; else it waits.
+    """
+    taken = Taken()
+    passed: list[Writing] = []
+    begun = {each.prompt for each in filling}
+    while queue and free:
+        writing = queue.popleft()
+        prompt = tuple(writing.request.prompt)
+        if prompt in begun and can_be_copied(writing):
+            passed.append(writing)
+            continue
+        if prompt not in taken.whole:
+            runs = _kept_beginning(prefixes, writing)
+            new = Filling(writing, prompt, runs, sum(length for _, length in runs))
+            left = room - taken.tokens
+            if new.rest > left and not (may_split and left == room):
+                passed.append(writing)
+                break
+            if runs or new.rest > left:
+                taken.parts.append((new, min(new.rest, left)))
+                begun.add(prompt)
+            else:
+                taken.whole[prompt] = []
+        if prompt in taken.whole:
+            taken.whole[prompt].append(writing)
+        free -= 1
+    queue.extendleft(reversed(passed))
+    return taken
+
+
+def next_parts(filling: Sequence[Filling], room: int) -> list[NextPart]:
+    """Up to `room` tokens of prompts that have begun, the earliest first."""
+    parts: list[NextPart] = []
+    for each in filling:
+        if room:
+            parts.append((each, min(room, each.rest)))
+            room -= parts[-1][1]
+    return parts
+
+
+def can_be_copied(writing: Writing) -> bool:
+    """Whether keys and values of the same prompt are all it needs; log-probabilities of a prompt need hidden states."""
+    return not writing.request.prompt_logprobs
+
+
+def _kept_beginning(prefixes: PrefixCache, writing: Writing) -> list[tuple[LayerStates, int]]:
+    """What is kept of a prompt, but for its last token, which is always computed."""
+    if not prefixes.room or writing.request.prompt_logprobs:
+        return []
+    runs = prefixes.find(writing.request.prompt[:-1])
+    return runs if sum(length for _, length in runs) >= _LEAST_REUSED_TOKENS else []
