@@ -199,9 +199,21 @@ def test_a_method_of_ones_own_resumes_exactly(model: Path, tmp_path: Path, monke
     assert not tiny.differences(Path(whole.run), Path(parts.run))
 
 
+def test_the_files_that_a_new_method_needs_are_where_contributing_says() -> None:
+    """As they are for DPO."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    section = text.partition("## How to add a method")[2].partition("## What a change needs")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = [name.replace("kto", "dpo") for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    assert len(named) > 15
+    around = (ROOT, ROOT / "prefine", ROOT / "tests" / "training")
+    assert not [name for name in named if not any((folder / name).is_file() for folder in around)]
+
+
 # --- All stages -------------------------------------------------------------------------------------------------------
 
-MODULES = sorted((Path(__file__).parents[3] / "prefine" / "training").rglob("*.py"))
+ROOT = Path(__file__).parents[3]
+MODULES = sorted((ROOT / "prefine" / "training").rglob("*.py"))
 
 
 def classes(*bases: str) -> dict[str, ast.ClassDef]:
