@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prefine.data.tokens.template import ChatTemplate
 from prefine.data.tokens.trees import PackedBatch
 from prefine.errors import ModelError
 from prefine.models.forward import fused
@@ -29,6 +30,7 @@ from prefine.recipe.sections import ModelSection
 
 # peft's name for the adapter that a model was loaded or made with: the policy.
 POLICY = "default"
+_REMEDY = "Train it again on this base model, or bring its files back from a copy."
 
 
 @contextmanager
@@ -136,39 +138,87 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
     Raises:
         ModelError: its files cannot be read.
     """
-    from peft import set_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = location.adapter
     assert folder is not None  # noqa: S101
-    model: Any = policy.packed.model
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        saved = load_file(folder / ADAPTER_WEIGHTS)
-        head = saved.pop(IN_ADAPTER).to(policy.packed.device, torch.float32)
-        settings = read_settings(folder, model.get_base_model())
-        settings.base_model_name_or_path = location.base  # its file has the path from its own folder
-        settings.task_type, settings.modules_to_save, settings.inference_mode = "CAUSAL_LM", None, True
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{str(folder / ADAPTER_WEIGHTS)!r} is damaged, or has no score head ({one_line(error)})",
-            "Train the reward model again, or bring the file back from a copy.",
-            field="reward.name",
-        ) from error
-    model.add_adapter(name, settings)
-    outcome = set_peft_model_state_dict(model, saved, adapter_name=name)
-    _require_complete(model, name, saved, outcome, folder)
-    _only_learn(model, learned)
-    fused.install(model)
+    saved = _saved_weights(folder, "reward.name", head=True)
+    head = saved.pop(IN_ADAPTER).to(policy.packed.device, torch.float32)
+    _add_saved(policy.packed.model, name, location, saved, "reward.name")
     scorer = SharedScorer(policy.packed, name, head)
-    template = load_tokenizer(location, ModelSection(name=location.name))
-    template.require_rows(embedding_rows(policy.packed.causal))
-    loaded = replace(policy, packed=scorer, template=template, location=location)
+    loaded = replace(policy, packed=scorer, template=_own_template(policy, location), location=location)
     return PackedReward(loaded, read_scale(folder))
 
 
-def _require_complete(model: Any, name: str, saved: dict[str, Tensor], outcome: Any, folder: Path) -> None:
+def join_adapter(host: LoadedModel, location: Location, name: str | None) -> LoadedModel:
+    """A language model on the base of another: its adapter is added to the host's model, under the given name.
+
+    The two must be on the same base. `using_adapter` switches between them.
+
+    Args:
+        host: a model with an adapter (see `has_adapter`), or any where `name` is None.
+        location: of the model that joins.
+        name: peft's name for its adapter; None where it is the base itself.
+
+    Raises:
+        ModelError: its files cannot be read, or do not fit the base.
+    """
+    if name is not None:
+        assert location.adapter is not None  # noqa: S101
+        saved = _saved_weights(location.adapter, "model.name", head=False)
+        _add_saved(host.packed.model, name, location, saved, "model.name")
+    return replace(host, template=_own_template(host, location), location=location)
+
+
+def _own_template(host: LoadedModel, location: Location) -> ChatTemplate:
+    """The tokenizer and chat template of a model that joins another one."""
+    template = load_tokenizer(location, ModelSection(name=location.name))
+    template.require_rows(embedding_rows(host.packed.causal))
+    return template
+
+
+def _saved_weights(folder: Path, field: str, *, head: bool) -> dict[str, Tensor]:
+    """An adapter's weights by name, of which one is a score head or none is."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        saved = load_file(folder / ADAPTER_WEIGHTS)
+        if head != (IN_ADAPTER in saved):
+            raise KeyError(IN_ADAPTER)
+    except (SafetensorError, OSError, KeyError) as error:
+        what = "has no score head" if head else "is a reward model's"
+        raise ModelError(
+            f"{str(folder / ADAPTER_WEIGHTS)!r} is damaged, or {what} ({one_line(error)})", _REMEDY, field=field
+        ) from error
+    return saved
+
+
+def _add_saved(model: Any, name: str, location: Location, saved: dict[str, Tensor], field: str) -> None:
+    """Put a saved adapter on a model that has others; parameters that had gradients keep them."""
+    from peft import set_peft_model_state_dict
+
+    folder = location.adapter
+    assert folder is not None  # noqa: S101
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        settings = read_settings(folder, model.get_base_model())
+        settings.base_model_name_or_path = location.base  # its file has the path from its own folder
+        if settings.is_prompt_learning:
+            raise ValueError(f"it is of type {settings.peft_type.value}, which adds tokens")
+        if field == "reward.name":
+            settings.task_type, settings.modules_to_save = "CAUSAL_LM", None  # the score head is apart
+        settings.inference_mode = True
+        model.add_adapter(name, settings)
+        outcome = set_peft_model_state_dict(model, saved, adapter_name=name)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"the adapter {str(folder)!r} could not be put on its base model ({one_line(error)})", _REMEDY, field=field
+        ) from error
+    _require_complete(model, name, saved, outcome, folder, field)
+    _only_learn(model, learned)
+    fused.install(model)
+
+
+def _require_complete(model: Any, name: str, saved: dict[str, Tensor], outcome: Any, folder: Path, field: str) -> None:
     from peft import get_peft_model_state_dict
 
     held = set(get_peft_model_state_dict(model, adapter_name=name))
@@ -176,6 +226,6 @@ def _require_complete(model: Any, name: str, saved: dict[str, Tensor], outcome: 
     if apart:
         raise ModelError(
             f"{len(apart)} weights of the adapter {str(folder)!r} and its base model do not match ({apart[0]}, …)",
-            "Train the reward model again, on the base that the policy is on.",
-            field="reward.name",
+            _REMEDY,
+            field=field,
         )
