@@ -48,6 +48,11 @@ TOPICS = {
         "vocabulary": "tokens without an embedding",
     },
     "objectives": {"bandit": "the objectives together"},
+    "serving": {
+        "access": "the key, hosts and origins of all routes",
+        "openai_client": "what OpenAI's client gets",
+        "streams": "streams on the wire, and clients that leave",
+    },
     "training": {
         "api": "the Python API, on runs",
         "damaged_runs": "lost and changed files of a run",

@@ -50,6 +50,7 @@ VERBS = {
     "chat": "prefine.cli.chat:chat",
     "export write": "prefine.cli.export:write",
     "export verify": "prefine.cli.export:verify",
+    "serve": "prefine.cli.serve:serve",
     "report": "prefine.cli.report:report",
     "runs": "prefine.cli.runs:runs",
     "feedback export": "prefine.cli.feedback:export",

@@ -1,0 +1,134 @@
+"""A server's parts, as routes find them: models, the worker, and what is between a request and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from prefine.generation.engine import writer_for
+from prefine.generation.writer import Request, Writer
+from prefine.models.forward.fused import packed_weights
+from prefine.models.forward.packed import embedding_rows
+from prefine.models.shared_base import has_adapter, using_adapter
+from prefine.serving.answering import Answers, Ask, Choice, requests_of
+from prefine.serving.limits import Limits
+from prefine.serving.metrics import ServerMetrics
+from prefine.serving.models import Models, ServedModel
+from prefine.serving.prompter import Prompter, own_tokenizer
+from prefine.serving.text_stream import TextStream
+from prefine.serving.token_texts import TokenTexts
+from prefine.serving.worker import Worker
+from prefine.web.errors import ApiError
+
+
+class AdapterSwitch:
+    """Makes one model's adapter the active one; where there is one model only, it always is."""
+
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self._models = models
+        self._needed = len(models) > 1 and any(has_adapter(each.loaded.packed.model) for each in models.values())
+        self._active = ExitStack()
+
+    def __call__(self, model: str) -> None:
+        """Make the adapter of the model with this id active, and no other."""
+        if self._needed:
+            served = self._models[model]
+            self._active.close()
+            self._active.enter_context(using_adapter(served.loaded.packed.model, served.adapter))
+
+
+class Service:
+    """What a server's routes use.
+
+    Args:
+        models: what it offers.
+        limits: see Limits.
+    """
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        self.models = models
+        self.limits = limits
+        self.metrics = ServerMetrics()
+        languages = models.languages
+        # Nothing changes weights while they are served: what is made of them once is shared by all writers.
+        self._kept = next((packed_weights(each.loaded.packed.model) for each in languages.values()), None)
+        self.worker = Worker(
+            {name: self._writer_of(served) for name, served in languages.items()}, limits, AdapterSwitch(languages)
+        )
+        self.metrics.watch(self.worker)
+        self._prompters = {name: Prompter(served.loaded.template, name) for name, served in languages.items()}
+        # The event loop's own copies: a tokenizer is used by one thread.
+        self._tokenizers = {name: own_tokenizer(served.loaded.template) for name, served in languages.items()}
+        self.token_texts = {name: TokenTexts(tokenizer) for name, tokenizer in self._tokenizers.items()}
+
+    def prompter(self, model: ServedModel) -> Prompter:
+        """What makes a model's prompts."""
+        return self._prompters[model.id]
+
+    async def answers(self, model: ServedModel, ask: Ask) -> Answers:
+        """Make the prompts and queue their sequences.
+
+        Raises:
+            ApiError: the queue is full; a prompt is too long.
+            PrefineError: a prompt cannot be made.
+        """
+        count = ask.prompt_count * ask.n
+        inbox, most = self.worker.inbox, self.limits.slots + self.limits.max_queue
+        if count > most:
+            raise ApiError(
+                400,
+                f"n: {ask.n} choices of {ask.prompt_count} prompts are {count} sequences, and this server takes "
+                f"{most} at once; send them in several requests",
+                param="n",
+            )
+        inbox.reserve(model.id, count)
+        try:
+            requests = await self.prompter(model).run(partial(self._prepared, model, ask))
+        except BaseException:
+            inbox.release(model.id, count)
+            raise
+        answers = Answers(inbox, model, self._choices(model, requests), ask.n)
+        answers.submit(requests, ask.client, streams=ask.streams)
+        return answers
+
+    def close(self) -> None:
+        """End all threads; what runs may finish within the limit."""
+        self.worker.close(self.limits.shutdown_timeout_s)
+        for prompter in self._prompters.values():
+            prompter.close()
+
+    def _prepared(self, model: ServedModel, ask: Ask, prompter: Prompter) -> list[Request]:
+        prompts = ask.prompts(prompter)
+        rows = embedding_rows(model.loaded.packed.causal)
+        biased = [token for token, _ in ask.sampling.logit_bias]
+        for param, ids in (("prompt", chain.from_iterable(prompts)), ("logit_bias", biased)):
+            if (beyond := next((token for token in ids if token >= rows), None)) is not None:
+                raise ApiError(
+                    400,
+                    f"{param}: has token id {beyond}, and the model's are below {rows}",
+                    param=param,
+                    code="invalid_value",
+                )
+        return requests_of(ask, model, prompter, prompts, self.limits.max_tokens)
+
+    def _choices(self, model: ServedModel, requests: list[Request]) -> list[Choice]:
+        tokenizer, ends = self._tokenizers[model.id], model.loaded.template.stop_ids
+        return [
+            Choice(index, request.prompt, ends, TextStream(tokenizer, ends, request.sampling.stop))
+            for index, request in enumerate(requests)
+        ]
+
+    def _writer_of(self, served: ServedModel) -> Callable[[], Writer]:
+        tokenizer: Any = own_tokenizer(served.loaded.template)
+        return partial(
+            writer_for,
+            served.loaded.packed,
+            tokenizer,
+            self.limits.slots,
+            prefix_tokens=self.limits.prefix_tokens,
+            prefill_tokens=self.limits.prefill_tokens,
+            kept=self._kept,
+        )
