@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -125,3 +126,40 @@ def test_only_the_gpu_service_asks_for_a_gpu() -> None:
     (device,) = services()["gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
     assert services()["cpu"]["build"]["args"].keys() == {"TORCH_INDEX"}
+
+
+def block(kind: str) -> str:
+    """The first code block of a language in docs/deploy.md."""
+    found = re.search(
+        rf"^```{kind}\n(.*?)^```$", (ROOT / "docs" / "deploy.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert found is not None
+    return found[1]
+
+
+def test_the_systemd_unit_runs_prefine_with_few_rights_and_stays_down_when_a_person_is_needed() -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(block("ini"))
+    service = unit["Service"]
+    assert service["ExecStart"].startswith("/srv/prefine/.venv/bin/prefine serve ")
+    assert service["User"] != "root" and service["NoNewPrivileges"] == "yes" and service["ProtectSystem"] == "strict"
+    assert service["RestartPreventExitStatus"] == "2"  # what the command line exits with for a mistake
+    assert "MemoryDenyWriteExecute" not in service  # torch compiles
+    assert service["Environment"].split() == ["HF_HUB_OFFLINE=1", "PREFINE_CACHE=/var/cache/prefine"]
+    assert service["CacheDirectory"] == "prefine"  # below /var/cache, writable under ProtectSystem=strict
+
+
+def test_the_proxy_streams_and_nginx_takes_its_configuration(tmp_path: Path) -> None:
+    text = block("nginx")
+    assert "proxy_buffering off;" in text and "proxy_set_header Host $host;" in text
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    without_tls = re.sub(r"\n\s*ssl_certificate\S*\s+\S+;", "", text).replace("443 ssl", "127.0.0.1:1443")
+    config = tmp_path / "nginx.conf"
+    config.write_text(
+        f"pid {tmp_path}/pid; error_log {tmp_path}/log; events {{}} http {{ access_log off;\n{without_tls}\n}}"
+    )
+    done = subprocess.run([nginx, "-t", "-c", str(config)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -128,6 +128,9 @@ class Format(Protocol):
 FORMATS = {
     "adapter": "prefine.export.adapter:AdapterFormat",
     "merged": "prefine.export.merged:MergedFormat",
+    "gguf": "prefine.export.gguf:GgufFormat",
+    "gptq": "prefine.export.quantized:GptqFormat",
+    "awq": "prefine.export.quantized:AwqFormat",
 }
 
 

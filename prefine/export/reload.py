@@ -144,6 +144,8 @@ LOADERS = {
     "transformers": "prefine.export.reload:load_transformers",
     "peft": "prefine.export.reload:load_peft",
     "classifier": "prefine.export.reload:load_classifier",
+    "llama.cpp": "prefine.export.llama_cpp:load_llama_cpp",
+    "auto-round": "prefine.export.quantized:load_auto_round",
 }
 
 

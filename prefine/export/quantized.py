@@ -1,0 +1,165 @@
+"""`--to gptq` and `--to awq`: 4-bit weights for GPU servers, made by auto-round and calibrated on the run's own rows.
+
+Loading such weights with transformers on a CPU takes auto-round's kernels; the proof uses them. Servers on GPUs have
+kernels of their own for the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prefine.data.tokens.store import TokenStore
+from prefine.errors import MissingDependencyError, ModelError, RecipeError
+from prefine.export.child import run_quietly
+from prefine.export.formats import Artefact, ExportOptions, Limits
+from prefine.export.gguf_convert import auto_round_installed
+from prefine.export.merged import require_room_for_merged
+from prefine.export.reload import ForeignModel, TransformersModel
+from prefine.export.source import Source
+from prefine.json_reading import read_json_object
+
+_BITS = 4
+# A group of this many weights has a scale of its own; smaller ones where a layer's inputs do not divide by it.
+_GROUP_SIZES = (128, 64, 32)
+_ROWS, _ROW_TOKENS, _FEWEST_ROWS = 128, 512, 8
+_SHORTEST_ROW = 64
+# auto-round's own default; where the processor does the work, a quarter of it.
+_ITERATIONS = 50
+_FORMATS = {"gptq": "auto_gptq", "awq": "auto_awq"}
+_SEED = 0
+_LIMITS = Limits(top1=0.80, kl_mean=0.20, kl_p99=2.0, perplexity=0.40, kept=(0.0, 2.0))
+
+
+class QuantizedFormat:
+    """See prefine.export.formats.Format."""
+
+    name: str
+    symmetric: bool
+
+    def require(self, source: Source, options: ExportOptions) -> None:
+        """See Format."""
+        if options.types:
+            raise RecipeError(
+                f"--to is {self.name}:{','.join(options.types)}, and {self.name} has no types",
+                f"Write --to {self.name}.",
+            )
+        if source.scores:
+            raise ModelError(
+                f"{source.name} is a reward model, and {self.name} files are for models that generate text",
+                "Export it with --to merged.",
+            )
+        if not auto_round_installed():
+            raise MissingDependencyError(
+                f"--to {self.name} needs auto-round, which is not installed", "Run: pip install 'prefine[quantize]'."
+            )
+        calibration_rows(source)
+        require_room_for_merged(source, options.final, "float32")
+
+    def write(self, source: Source, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """See Format."""
+        work = folder / ".work"
+        merged, made = work / "merged", work / "made"
+        merged.mkdir(parents=True)
+        rows = calibration_rows(source)
+        source.save_merged(merged, options.dtype or "float32")
+        save_file({"rows": rows}, work / "rows.safetensors")
+        job = {
+            "folder": os.fspath(merged),
+            "out": os.fspath(made),
+            "tokens": os.fspath(work / "rows.safetensors"),
+            "format": _FORMATS[self.name],
+            "symmetric": self.symmetric,
+            "group_size": group_size(read_json_object(merged / "config.json")),
+            "iterations": _ITERATIONS,
+            "seed": _SEED,
+            "threads": torch.get_num_threads(),
+        }
+        (work / "job.json").write_text(json.dumps(job), "utf-8")
+        run_quietly("prefine.export.quantise_weights", work / "job.json", f"quantising to {self.name}")
+        for path in sorted(made.rglob("*")):
+            if path.is_file():
+                shutil.move(path, folder / path.name)
+        for path in sorted(merged.iterdir()):  # tokenizer, template and ends as the run has them
+            if not path.name.startswith(("model", "config.json")):
+                shutil.copyfile(path, folder / path.name)
+        shutil.rmtree(work)
+        return [Artefact(f"{self.name} {_BITS} bits", ".", "auto-round", _LIMITS)]
+
+
+class GptqFormat(QuantizedFormat):
+    """4-bit weights as GPTQ's files hold them."""
+
+    name = "gptq"
+    symmetric = True
+
+
+class AwqFormat(QuantizedFormat):
+    """4-bit weights as AWQ's files hold them."""
+
+    name = "awq"
+    symmetric = False
+
+
+def calibration_rows(source: Source) -> Tensor:
+    """(rows, tokens) int64: prompts and first answers of the run's training rows, one after the other.
+
+    Raises:
+        ModelError: it is no run, or its rows are too few.
+    """
+    path = None if source.run is None else source.run.data / "train.arrow"
+    if path is None or not path.is_file():
+        raise ModelError(
+            f"{source.name} has no training rows to calibrate on", "Name a run of prefine, whose data/ is still there."
+        )
+    tokens: list[int] = []
+    for tree in TokenStore(path):
+        tokens += [*tree.prompt, *(tree.answers[0] if tree.answers else ())]
+        if len(tokens) >= _ROWS * _ROW_TOKENS:
+            break
+    length = min(_ROW_TOKENS, len(tokens) // _FEWEST_ROWS)
+    if length < _SHORTEST_ROW:
+        raise ModelError(
+            f"{source.name} has {len(tokens)} tokens to calibrate on, and {_FEWEST_ROWS * _SHORTEST_ROW} are needed",
+            "Train it on more rows, or export with --to gguf, which needs no calibration.",
+        )
+    rows = min(_ROWS, len(tokens) // length)
+    return torch.tensor(tokens[: rows * length], dtype=torch.int64).view(rows, length)
+
+
+def group_size(config: Mapping[str, Any]) -> int:
+    """The largest group that divides the inputs of every layer.
+
+    Raises:
+        ModelError: none does.
+    """
+    text = config.get("text_config") or config
+    inputs = [text.get("hidden_size"), text.get("intermediate_size")]
+    heads, size = text.get("num_attention_heads"), text.get("head_dim")
+    inputs += [heads * size] if heads and size else []
+    widths = [int(each) for each in inputs if each]
+    found = next((size for size in _GROUP_SIZES if all(width % size == 0 for width in widths)), None)
+    if found is None:
+        raise ModelError(
+            f"its layers have {', '.join(map(str, widths))} inputs, which {_GROUP_SIZES[-1]} does not divide",
+            "Export it with --to gguf or --to merged.",
+        )
+    return found
+
+
+def load_auto_round(path: Path, options: Mapping[str, Any]) -> ForeignModel:
+    """A loader of the proof: transformers with auto-round's kernels, which run on any processor."""
+    from transformers import AutoModelForCausalLM, AutoRoundConfig, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(
+        path, quantization_config=AutoRoundConfig(), device_map={"": "cpu"}, dtype=torch.float32, **options
+    )
+    return TransformersModel(model, AutoTokenizer.from_pretrained(path), ["torch", "transformers", "auto-round"])

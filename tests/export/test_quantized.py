@@ -1,0 +1,121 @@
+"""GPTQ and AWQ exports: what is refused, what auto-round is asked for, and what they are calibrated on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from prefine.data.tokens.store import StoreWriter
+from prefine.data.tokens.trees import TokenTree
+from prefine.errors import MissingDependencyError, ModelError, RecipeError
+from prefine.export import quantized
+from prefine.export.formats import ExportOptions
+from prefine.export.quantized import AwqFormat, GptqFormat, calibration_rows, group_size
+from prefine.export.source import BaseFacts, Source
+from prefine.models.loading.location import Location
+from prefine.runs.directory import RunDirectory
+
+
+def a_run(folder: Path, trees: int = 40, length: int = 50) -> Source:
+    """A run whose rows have `length` tokens, the row's number in each."""
+    run = RunDirectory(folder / "dpo")
+    run.data.mkdir(parents=True)
+    with StoreWriter(run.data / "train.arrow") as store:
+        for row in range(trees):
+            said = [row] * (length - 10)
+            store.add(TokenTree([row] * 10, (said, [999] * 5), (None, None), row), "{}")
+    source = Source("runs/dpo", Location("runs/dpo", str(folder), "base", None, str(folder)), run, {})
+    source.__dict__["base"] = BaseFacts(1000, "bfloat16")
+    return source
+
+
+def options(folder: Path, *types: str) -> ExportOptions:
+    return ExportOptions(types, None, folder)
+
+
+def test_rows_are_prompts_with_their_first_answers_end_to_end(tmp_path: Path) -> None:
+    rows = calibration_rows(a_run(tmp_path))
+    assert rows.shape == (8, 250)  # 2,000 tokens in the fewest rows that will do
+    assert rows.flatten().tolist() == [row for row in range(40) for _ in range(50)]
+
+
+def test_no_more_rows_than_needed_are_taken(tmp_path: Path) -> None:
+    assert calibration_rows(a_run(tmp_path, trees=700, length=200)).shape == (128, 512)
+
+
+def test_too_few_rows_and_models_that_are_no_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has 100 tokens to calibrate on, and 512 are needed"):
+        calibration_rows(a_run(tmp_path, trees=2))
+    with pytest.raises(ModelError, match="has no training rows"):
+        calibration_rows(Source("m", Location("m", "m", "m", None, "m"), None, {}))
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        ({"hidden_size": 4096, "intermediate_size": 14336}, 128),
+        ({"hidden_size": 576, "intermediate_size": 1536}, 64),
+        ({"hidden_size": 4096, "intermediate_size": 4096, "num_attention_heads": 33, "head_dim": 32}, 32),
+        ({"text_config": {"hidden_size": 2048}}, 128),
+    ],
+)
+def test_groups_divide_the_inputs_of_every_layer(config: dict[str, Any], size: int) -> None:
+    assert group_size(config) == size
+
+
+def test_layers_that_no_group_divides_are_refused() -> None:
+    with pytest.raises(ModelError, match="100 inputs, which 32 does not divide"):
+        group_size({"hidden_size": 100})
+
+
+def test_what_cannot_be_quantised_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = a_run(tmp_path)
+    GptqFormat().require(source, options(tmp_path / "out"))
+    with pytest.raises(RecipeError, match="gptq has no types"):
+        GptqFormat().require(source, options(tmp_path / "out", "q4"))
+    monkeypatch.setattr(quantized, "auto_round_installed", lambda: False)
+    with pytest.raises(MissingDependencyError, match=r"--to awq needs auto-round.*pip install 'prefine\[quantize\]'"):
+        AwqFormat().require(source, options(tmp_path / "out"))
+    source.scores = True
+    with pytest.raises(ModelError, match="is a reward model"):
+        GptqFormat().require(source, options(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "symmetric"), [(GptqFormat, "auto_gptq", True), (AwqFormat, "auto_awq", False)]
+)
+def test_auto_round_is_asked_for_the_files_that_servers_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any, kind: str, symmetric: bool
+) -> None:
+    source = a_run(tmp_path)
+    source.__dict__["loaded"] = SimpleNamespace()
+
+    def save_merged(folder: Path, dtype: str) -> None:
+        assert dtype == "float32"
+        (folder / "config.json").write_text('{"hidden_size": 576}')
+        (folder / "model.safetensors").write_text("whole")
+        (folder / "chat_template.jinja").write_text("ours")
+
+    def quantised(module: str, job: Path, what: str) -> None:
+        asked = json.loads(job.read_text())
+        assert (asked["format"], asked["symmetric"], asked["group_size"]) == (kind, symmetric, 64)
+        assert load_file(asked["tokens"])["rows"].shape == (8, 250)
+        made = Path(asked["out"]) / "nested"
+        made.mkdir(parents=True)
+        (made / "model.safetensors").write_text("four bits")
+        (made / "config.json").write_text("{}")
+        (made / "chat_template.jinja").write_text("theirs")
+
+    source.save_merged = save_merged  # type: ignore[method-assign]
+    monkeypatch.setattr(quantized, "run_quietly", quantised)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (artefact,) = form().write(source, folder, options(folder))
+    assert (artefact.loader, artefact.path) == ("auto-round", ".")
+    found = {path.name: path.read_text() for path in folder.iterdir()}
+    assert found == {"model.safetensors": "four bits", "config.json": "{}", "chat_template.jinja": "ours"}
