@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,11 @@ class LlamaCppModel:
         arguments += ["--ctx-size", str(_CONTEXT), "--parallel", "1", "--threads", str(threads)]
         arguments += ["--threads-batch", str(threads), "--no-warmup"]
         variables = {"LLAMA_ARG_OFFLINE": "1", "LLAMA_ARG_CORS_ORIGINS": "localhost"}
+        began = time.perf_counter()
         self._process = EngineProcess(Command("llama.cpp", arguments, variables), lambda line: None)
         atexit.register(self._process.stop)
         self._process.wait_until_ready("127.0.0.1", self._port, _START_S)
+        self.load_s = time.perf_counter() - began
         facts = _facts(path)
         self.dtype: str = facts["type"]
         self.stop_ids = frozenset(facts["ends"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,10 @@ def load_auto_round(path: Path, options: Mapping[str, Any]) -> ForeignModel:
     """A loader of the proof: transformers with auto-round's kernels, which run on any processor."""
     from transformers import AutoModelForCausalLM, AutoRoundConfig, AutoTokenizer
 
+    began = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(
         path, quantization_config=AutoRoundConfig(), device_map={"": "cpu"}, dtype=torch.float32, **options
     )
-    return TransformersModel(model, AutoTokenizer.from_pretrained(path), ["torch", "transformers", "auto-round"])
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    libraries = ["torch", "transformers", "auto-round"]
+    return TransformersModel(model.eval(), tokenizer, libraries, time.perf_counter() - began)
