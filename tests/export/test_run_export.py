@@ -23,6 +23,7 @@ from prefine.export.formats import ExportOptions
 from prefine.export.merged import MergedFormat
 from prefine.export.run_export import Exported, export_run, verify_export
 from prefine.export.source import Source
+from prefine.models.forward.packed import standard_attention
 from prefine.named_model import load
 from prefine.records import Message
 
@@ -77,7 +78,8 @@ def test_a_merged_export(dpo_copy: Path) -> None:
     run = load(dpo_copy, device="cpu", dtype="float32").language_model
     ids = run.template.prompt_ids((Message(role="user", content="Hello"),))
     with torch.no_grad():
-        ours = run.packed.model(input_ids=torch.tensor([ids])).logits
+        with standard_attention(run.packed) as ours_in_rows:
+            ours = ours_in_rows(input_ids=torch.tensor([ids])).logits
         theirs = model(input_ids=torch.tensor([ids])).logits
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert tokenizer.chat_template == run.tokenizer.chat_template
