@@ -167,7 +167,8 @@ class TransformersModel:
         self.tokenizer = tokenizer
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.libraries: Mapping[str, str] = {name: version(name) for name in libraries}
-        ends = getattr(model.generation_config, "eos_token_id", None)  # a classifier has no such config
+        # A classifier has no such config.
+        ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         self.stop_ids = frozenset(ends if isinstance(ends, list) else [ends] if ends is not None else [])
 
     def rendered_ids(self, turns: Turns) -> list[int]:

@@ -152,10 +152,13 @@ def _folders_above(final: Path) -> Iterator[None]:
 
 
 def _remedy(proven: list[Proven], dtype: str | None) -> str:
+    """What may help: where rounding can have done it, a type that rounds less."""
     keep = "--force keeps it, marked."
-    if dtype != "float32" and any("of the trained change" in text for each in proven for text in each.failures):
-        return f"Rounding may have taken the change off the weights: try --dtype float32. {keep}"
-    return f"Choose a type with less rounding, or report it as a fault of prefine if this is float32. {keep}"
+    lost = any("of the trained change" in text for each in proven for text in each.failures)
+    less = any(float(str(each.proof.get("kept") or 1)) < 1 for each in proven)
+    if lost and less and dtype != "float32":
+        return f"If rounding took the change off the weights, --dtype float32 keeps it. {keep}"
+    return f"Choose another format or type; in float32 this is a fault of prefine or of the library. {keep}"
 
 
 def _source_of(folder: Path, values: dict[str, Any], run: str | None) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -204,11 +205,17 @@ def test_a_damaged_export_is_refused(
     refused(ModelError, said, "--force", dpo_copy)
 
 
+@pytest.fixture(scope="module")
+def slight_run(trained: Callable[..., Path]) -> Path:
+    """A run that changed its model so little that KL and perplexity hardly tell it from its base."""
+    return trained("dpo", {"lora.dropout": 0.0, "training.learning_rate": 1e-3})
+
+
 @in_this_process
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("factor", [0.0, 2.0])
 def test_deltas_that_are_lost_or_added_twice_are_refused(
-    dpo_copy: Path, monkeypatch: pytest.MonkeyPatch, factor: float, dtype: str
+    slight_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, dtype: str
 ) -> None:
     rightly = merging._separate_shared
 
@@ -220,7 +227,14 @@ def test_deltas_that_are_lost_or_added_twice_are_refused(
                     weight.mul_(factor)
 
     monkeypatch.setattr(merging, "_separate_shared", scaled)
-    refused(ModelError, f"keeps {factor:.3f}"[:9], "--force", dpo_copy, dtype=dtype)
+    with pytest.raises(ModelError) as caught:
+        export_run(str(slight_run), "merged", dtype=dtype, out=tmp_path / "out")
+    kept = re.search(r"it keeps (\S+) of the trained change", caught.value.problem)
+    assert kept is not None
+    assert float(kept[1]) == pytest.approx(factor, abs=0.25)
+    hint = "--dtype float32 keeps it" if (factor, dtype) == (0.0, "bfloat16") else "Choose another format or type"
+    assert hint in caught.value.remedy
+    assert not (tmp_path / "out").exists()
 
 
 @in_this_process
