@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from prefine.cli.options import LARGEST_COUNT, MODEL_OPTIONS, Device
+from prefine.cli.serve_engine import Context, Engine, EngineArguments, StartTimeout, serve_by_engine
 from prefine.terminal import echo
 
 _API_KEY_VARIABLE = "PREFINE_API_KEY"
 
 
 def serve(
+    ctx: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -53,11 +55,16 @@ def serve(
         str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
     ] = None,
     device: Device = "auto",
+    engine: Engine = None,
+    engine_arg: EngineArguments = None,
+    context: Context = None,
+    start_timeout: StartTimeout = None,
 ) -> None:
     """Serve models over HTTP: OpenAI's API with streaming, for many clients at once. Ctrl-C ends it.
 
     Requests name a model by the last part of its path (runs/dpo is dpo). Prompts and answers are not logged.
     """
+    serve_by_engine(ctx)  # which ends the command where an engine was asked for
     from prefine.errors import about
     from prefine.recipe.sections import named_model
     from prefine.serving.app import create_app

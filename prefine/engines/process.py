@@ -27,6 +27,26 @@ _ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
+class Listening:
+    """Where an engine listens, and how much it serves.
+
+    Attributes:
+        host, port: its address.
+        api_key: what clients must send; None for none.
+        slots: answers that are generated at once; None for the engine's own choice.
+        context: the longest sequence in tokens; None for the model's own.
+        more: arguments that the user adds; they come last, so they count.
+    """
+
+    host: str
+    port: int
+    api_key: str | None = None
+    slots: int | None = None
+    context: int | None = None
+    more: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Command:
     """How an engine is started.
 
@@ -117,7 +137,7 @@ class EngineProcess:
             if waited > timeout_s:
                 raise EngineError(
                     f"{self.command.engine} did not answer within {timeout_s:.0f} seconds{self._quoted()}",
-                    "Give it longer with --start-timeout-s, or serve a smaller model.",
+                    "Give it longer with --start-timeout, or serve a smaller model.",
                 )
             progress(waited)
             time.sleep(_POLL_S)

@@ -14,11 +14,12 @@ from types import FrameType
 
 from prefine.engines.llama_cpp import SERVER, find_llama_cpp
 from prefine.engines.llama_server import llama_server_command
-from prefine.engines.process import Command, EngineProcess
+from prefine.engines.process import Command, EngineProcess, Listening
 from prefine.engines.target import Target, gguf_target, transformers_target
 from prefine.engines.vllm import find_vllm, require_instructions, vllm_command
 from prefine.errors import EngineError, RecipeError
 from prefine.terminal import echo
+from prefine.web.policy import access_policy
 
 ENGINES = ("vllm", "llama.cpp")
 _SECONDS_BETWEEN_LINES = 10.0
@@ -34,6 +35,7 @@ def run_engine(
     host: str,
     port: int,
     api_key: str | None,
+    slots: int | None = None,
     context: int | None = None,
     more: Sequence[str] = (),
     start_timeout_s: float = 900.0,
@@ -45,7 +47,9 @@ def run_engine(
     Args:
         engine: "vllm" or "llama.cpp".
         names: runs, folders or files to serve.
+        port: 0 takes a free one.
         api_key: what clients must send, None for none.
+        slots: answers that are generated at once, the engine's own choice if None.
         context: the longest sequence in tokens, the model's own if None.
         more: further arguments for the engine.
         start_timeout_s: how long loading may take.
@@ -53,12 +57,14 @@ def run_engine(
     Returns: the exit code, 0: it was asked to stop.
 
     Raises:
+        AccessError: other machines can reach the host, and there is no API key.
         EngineError: it does not start or ends by itself, or the port is taken.
         ModelError: it cannot serve that model.
         MissingDependencyError: it is not on this machine.
     """
-    command, target = engine_command(engine, names, host, port, api_key, context, more)
-    _require_free(host, port)
+    access_policy(host, api_key)
+    port = _free(host, port)
+    command, target = engine_command(engine, names, Listening(host, port, api_key, slots, context, more))
     with _stop_signals() as asked, EngineProcess(command, lambda line: _show(engine, line)) as running:
         reached = _ANY_ADDRESS.get(host, host)
         echo(f"starting {command.engine} for {target.model}", err=True)
@@ -73,20 +79,12 @@ def run_engine(
     return 0
 
 
-def engine_command(
-    engine: str,
-    names: Sequence[str],
-    host: str,
-    port: int,
-    api_key: str | None,
-    context: int | None,
-    more: Sequence[str],
-) -> tuple[Command, Target]:
+def engine_command(engine: str, names: Sequence[str], at: Listening) -> tuple[Command, Target]:
     """The command that run_engine starts, and what it serves; arguments and errors as there."""
     if engine == "llama.cpp":
         program = find_llama_cpp().require(SERVER)
         target = gguf_target(names)
-        return llama_server_command(program, target, host, port, api_key, context, more), target
+        return llama_server_command(program, target, at), target
     if engine != "vllm":
         raise RecipeError(f"{engine!r} is not an engine", f"Choose one of {', '.join(ENGINES)}.", field="--engine")
     vllm = find_vllm()
@@ -95,16 +93,18 @@ def engine_command(
 
         require_instructions(vllm, platform.machine(), cpu_instructions()[0])
     target = transformers_target(names)
-    return vllm_command(vllm, target, host, port, api_key, context, more), target
+    return vllm_command(vllm, target, at), target
 
 
-def _require_free(host: str, port: int) -> None:
-    """Refuse a port that something listens on: what answers there would be taken for the engine."""
+def _free(host: str, port: int) -> int:
+    """A port that nobody listens on: what answers there would be taken for the engine. 0 becomes a free one."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
+            found: int = probe.getsockname()[1]
+            return found
     except OSError as error:
         raise EngineError(
             f"{_in_url(host)}:{port} cannot be listened on: {error.strerror or error}",

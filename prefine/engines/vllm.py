@@ -10,11 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefine.engines.process import Command
+from prefine.engines.process import Command, Listening
 from prefine.engines.target import Target
 from prefine.errors import EngineError, MissingDependencyError
 
@@ -104,21 +104,17 @@ def require_instructions(vllm: Vllm, machine: str, vectors: str) -> None:
         )
 
 
-def vllm_command(
-    vllm: Vllm, target: Target, host: str, port: int, api_key: str | None, context: int | None, more: Sequence[str]
-) -> Command:
-    """The command that serves a model with vLLM on this address.
-
-    Args:
-        context: the longest sequence in tokens, the model's own if None.
-        more: arguments that the user adds; they come last, so they count.
-    """
-    flags = ["--host", host, "--port", str(port), "--served-model-name", target.name]
-    flags += ["--allowed-origins", json.dumps([f"http://{name}:{port}" for name in ("127.0.0.1", "localhost")])]
+def vllm_command(vllm: Vllm, target: Target, at: Listening) -> Command:
+    """The command that serves a model with vLLM."""
+    own_pages = [f"http://{name}:{at.port}" for name in ("127.0.0.1", "localhost")]
+    flags = ["--host", at.host, "--port", str(at.port), "--served-model-name", target.name]
+    flags += ["--allowed-origins", json.dumps(own_pages)]
     if target.dtype is not None:
         flags += ["--dtype", target.dtype]
-    if context is not None:
-        flags += ["--max-model-len", str(context)]
+    if at.context is not None:
+        flags += ["--max-model-len", str(at.context)]
+    if at.slots is not None:
+        flags += ["--max-num-seqs", str(at.slots)]
     if target.settings is not None:  # the base's own template and ends of turn may be others than the run's
         flags += ["--tokenizer", str(target.settings), "--generation-config", str(target.settings)]
         template = target.settings / "chat_template.jinja"
@@ -130,10 +126,12 @@ def vllm_command(
         flags += [f"{adapter.name}={adapter.folder}" for adapter in target.adapters]
     program = [str(vllm.python), "-m", "vllm.entrypoints.cli.main", "serve", target.model]
     variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    if api_key is not None:
-        variables["VLLM_API_KEY"] = api_key
-    unset = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", *(() if api_key is not None else ("VLLM_API_KEY",)))
-    return Command("vLLM", [*program, *flags, *more], variables, unset)
+    unset = ["PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"]
+    if at.api_key is None:
+        unset.append("VLLM_API_KEY")
+    else:
+        variables["VLLM_API_KEY"] = at.api_key
+    return Command("vLLM", [*program, *flags, *at.more], variables, unset)
 
 
 def _rank(rank: int) -> int:

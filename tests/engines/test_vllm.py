@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from prefine.engines.process import Listening
 from prefine.engines.target import Adapter, Target
 from prefine.engines.vllm import Vllm, find_vllm, require_instructions, vllm_command
 from prefine.errors import EngineError, MissingDependencyError
 
+LOCAL = Listening("127.0.0.1", 8000)
 VLLM = Vllm(Path("/env/bin/python"), "vllm", "0.32.0")
 
 
@@ -22,7 +24,7 @@ def test_a_run_is_served_with_its_template_ends_type_and_rank(tmp_path: Path) ->
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     adapters = (Adapter("sft", Path("/runs/sft/model"), 8), Adapter("dpo", Path("/runs/dpo/model"), 24))
     target = Target("base", "/base", adapters, "bfloat16", tmp_path)
-    command = vllm_command(VLLM, target, "127.0.0.1", 8000, None, 2048, ["--max-num-seqs", "8"])
+    command = vllm_command(VLLM, target, Listening("127.0.0.1", 8000, None, 4, 2048, ["--seed", "8"]))
     arguments = list(command.arguments)
     assert arguments[:5] == ["/env/bin/python", "-m", "vllm.entrypoints.cli.main", "serve", "/base"]
     assert after(arguments, "--dtype") == "bfloat16"
@@ -33,24 +35,25 @@ def test_a_run_is_served_with_its_template_ends_type_and_rank(tmp_path: Path) ->
     assert after(arguments, "--max-loras") == "2"
     modules = arguments.index("--lora-modules")
     assert arguments[modules + 1 : modules + 3] == ["sft=/runs/sft/model", "dpo=/runs/dpo/model"]
-    assert arguments[-2:] == ["--max-num-seqs", "8"]
+    assert after(arguments, "--max-num-seqs") == "4"
+    assert arguments[-2:] == ["--seed", "8"]
 
 
 def test_a_whole_model_needs_no_more_than_its_folder() -> None:
-    arguments = vllm_command(VLLM, Target("merged", "/merged"), "127.0.0.1", 8000, None, None, []).arguments
-    assert {"--enable-lora", "--dtype", "--max-model-len", "--chat-template"}.isdisjoint(arguments)
+    arguments = vllm_command(VLLM, Target("merged", "/merged"), LOCAL).arguments
+    assert {"--enable-lora", "--dtype", "--max-model-len", "--chat-template", "--max-num-seqs"}.isdisjoint(arguments)
 
 
 def test_the_key_is_in_the_environment_and_not_among_the_arguments() -> None:
     target = Target("m", "/m")
-    command = vllm_command(VLLM, target, "::", 8000, "secret", None, [])
+    command = vllm_command(VLLM, target, Listening("::", 8000, "secret"))
     assert command.variables["VLLM_API_KEY"] == "secret"
     assert not any("secret" in argument for argument in command.arguments)
-    assert "VLLM_API_KEY" in vllm_command(VLLM, target, "127.0.0.1", 8000, None, None, []).unset
+    assert "VLLM_API_KEY" in vllm_command(VLLM, target, LOCAL).unset
 
 
 def test_nothing_is_reported_or_fetched_and_pages_of_other_sites_get_no_answers() -> None:
-    command = vllm_command(VLLM, Target("m", "/m"), "127.0.0.1", 8123, None, None, [])
+    command = vllm_command(VLLM, Target("m", "/m"), Listening("127.0.0.1", 8123))
     assert {"VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_OFFLINE"} <= command.variables.keys()
     assert after(list(command.arguments), "--allowed-origins") == '["http://127.0.0.1:8123", "http://localhost:8123"]'
     assert "--trust-remote-code" not in command.arguments
@@ -59,7 +62,7 @@ def test_nothing_is_reported_or_fetched_and_pages_of_other_sites_get_no_answers(
 def test_a_rank_above_vllms_largest_is_refused() -> None:
     target = Target("base", "/base", (Adapter("dpo", Path("/dpo"), 1024),))
     with pytest.raises(EngineError, match="rank 1024, and vLLM's largest is 512"):
-        vllm_command(VLLM, target, "127.0.0.1", 8000, None, None, [])
+        vllm_command(VLLM, target, LOCAL)
 
 
 def test_the_cpu_build_needs_avx512_on_x86() -> None:
