@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from prefine.generation.prefix_cache import LayerStates, PrefixCache
@@ -112,6 +112,12 @@ def next_parts(filling: Sequence[Filling], room: int) -> list[NextPart]:
             parts.append((each, min(room, each.rest)))
             room -= parts[-1][1]
     return parts
+
+
+def others_wait(queue: Iterable[Writing], filling: Sequence[Filling]) -> bool:
+    """Whether prompts wait that are not being computed already."""
+    begun = {each.prompt for each in filling}
+    return any(not can_be_copied(each) or tuple(each.request.prompt) not in begun for each in queue)
 
 
 def can_be_copied(writing: Writing) -> bool:

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from prefine.data.tokens.trees import token_offsets
 from prefine.generation.prefix_cache import PrefixCache
-from prefine.generation.prompt_rows import Filling, NextPart, Prompt, can_be_copied, next_parts, take_prompts
+from prefine.generation.prompt_rows import (
+    Filling,
+    NextPart,
+    Prompt,
+    can_be_copied,
+    next_parts,
+    others_wait,
+    take_prompts,
+)
 from prefine.generation.slot_cache import Part
 from prefine.generation.slot_forward import SlotForward
 from prefine.generation.writer import Writer, Writing
@@ -123,8 +131,8 @@ class SlotWriter(Writer):
         at_once = self._prefill_tokens
         room: float = at_once if self._active else math.inf
         if self._filling:
-            waiting = self._queue and len(self._active) < self.slots
-            parts = next_parts(self._filling, max(1, at_once // 2) if waiting else at_once)
+            shared = len(self._active) < self.slots and others_wait(self._queue, self._filling)
+            parts = next_parts(self._filling, max(1, at_once // 2) if shared else at_once)
             room -= sum(length for _, length in parts)
             self._extend(parts)
         first = True

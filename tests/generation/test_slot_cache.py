@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from prefine.data.tokens.trees import Segment
-from prefine.generation.slot_cache import Decode, Prefill, SlotCache
+from prefine.generation import slot_cache
+from prefine.generation.slot_cache import Decode, Extend, Part, Prefill, SlotCache
 from prefine.models.forward.attention import ScoreRule, packed_kernel
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 8
@@ -193,3 +194,55 @@ def test_bf16_scores_are_summed_in_fp32() -> None:
     out = decode(cache, layer, [(q, k, v)], [23], rule)
     assert out.dtype == torch.bfloat16
     assert (out[:, 0] - whole(inputs, rule)[:, 23]).abs().max() <= 0.1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=5), min_size=1, max_size=3),
+    st.sampled_from(sorted(RULES)),
+    st.booleans(),
+)
+def test_part_after_part_is_the_whole_sequence(cases: list[list[int]], rule: str, used: bool) -> None:
+    """Parts of several sequences in a row, of any lengths, in blocks of rows; then token by token."""
+    cache, layer = SlotCache(len(cases), 64), nn.Identity()
+    if used:
+        fill(cache, layer, [sequence(60, 90 + slot) for slot in range(len(cases))], range(len(cases)), RULES[rule])
+    sequences = [sequence(sum(parts) + 1, slot) for slot, parts in enumerate(cases)]
+    expected = [whole(inputs, RULES[rule]) for inputs in sequences]
+    for slot in range(len(cases)):
+        cache.load(slot, [])
+    before = [0] * len(cases)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slot_cache, "_BLOCK_ROWS", 4)
+        for turn in range(5):
+            going = [slot for slot, parts in enumerate(cases) if turn < len(parts)]
+            row_parts = [Part(slot, before[slot], cases[slot][turn]) for slot in going]
+            spans = [(before[slot], before[slot] + cases[slot][turn]) for slot in going]
+            if going:
+                new = row([part(sequences[slot], *span) for slot, span in zip(going, spans, strict=True)])
+                out = Extend(cache, row_parts).attend(layer, *new, RULES[rule])
+                right = [expected[slot][:, begin:end] for slot, (begin, end) in zip(going, spans, strict=True)]
+                assert torch.allclose(out, torch.cat(right, 1), atol=1e-5)
+            for slot, (_, end) in zip(going, spans, strict=True):
+                before[slot] = end
+    out = decode(cache, layer, sequences, before, RULES[rule])
+    assert torch.allclose(out, picked(expected, before), atol=1e-5)
+
+
+def test_what_was_read_can_be_loaded_into_another_cache() -> None:
+    """Runs end to end, the first tokens of each; nothing of what was in the slot is left behind them."""
+    rule, layers = RULES["plain"], [nn.Identity(), nn.Identity()]
+    inputs = sequence(9, 1)
+    first, second = SlotCache(1, 16), SlotCache(2, 32)
+    for layer in layers:
+        fill(first, layer, [part(inputs, 0, 8)], (0,), rule)
+    runs = [(first.read(0, 0, 5), 5), (first.read(0, 5, 8), 2)]
+    for layer in layers:
+        fill(second, layer, [tuple(torch.full_like(each, torch.nan) for each in sequence(30, 2))], (1,), rule)  # type: ignore[list-item]
+    second.load(1, runs)
+    for layer in layers:
+        out = Extend(second, [Part(1, 7, 2)]).attend(layer, *part(inputs, 7, 9), rule)
+        assert torch.allclose(out, whole(inputs, rule)[:, 7:], atol=1e-5)
+        keys, values = second.of(layer, *inputs[1:])
+        assert not keys[1, ..., 9:].any()
+        assert not values[1, :, 9:].any()
