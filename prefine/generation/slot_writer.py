@@ -30,11 +30,12 @@ from prefine.generation.slot_cache import Part
 from prefine.generation.slot_forward import SlotForward
 from prefine.generation.writer import Writer, Writing
 from prefine.models.forward.fused import Kept
-from prefine.models.forward.logprobs import rows_per_chunk
 from prefine.models.forward.packed import PackedModel, evaluating
 
 # Prompt tokens computed at once unless the caller says otherwise: memory follows it.
 PREFILL_TOKENS = 4096
+# Rows of logits held at once for log-probabilities of a prompt.
+_SCORED_ROWS = 256
 
 
 class SlotWriter(Writer):
@@ -160,7 +161,7 @@ class SlotWriter(Writer):
         self._active += writings
         for slot, own, same in zip(slots, places, whole.values(), strict=True):
             for extra, writing in enumerate(same):
-                self._score_prompt(writing, hidden, own)
+                _score_prompt(self._forward, writing, hidden, own)
                 if extra:
                     self._forward.cache.copy(slot, slot + extra)
             self._keep(slot, len(own))
@@ -187,7 +188,8 @@ class SlotWriter(Writer):
         ready: list[int] = []
         writings: list[Writing] = []
         for slot, start, (filling, length) in zip(slots, token_offsets(map(len, tokens)), parts, strict=False):
-            self._score_prompt(filling.writing, hidden, range(start, start + length), filling.computed)
+            own = range(start, start + length)
+            _score_prompt(self._forward, filling.writing, hidden, own, filling.computed)
             filling.computed += length
             if not filling.rest:
                 self._filling.remove(filling)
@@ -211,21 +213,6 @@ class SlotWriter(Writer):
             self._active.append(writing)
         return same
 
-    def _score_prompt(self, writing: Writing, hidden: Tensor, places: Sequence[int], first: int = 0) -> None:
-        """Take log-probabilities of prompt tokens where the request asks for them.
-
-        Args:
-            hidden: (T, H), of a row.
-            places: where tokens of the prompt, from its token number `first` on, are in the row.
-        """
-        if writing.request.prompt_logprobs:
-            tokens = writing.request.prompt[first + 1 : first + 1 + len(places)]
-            rows = rows_per_chunk(self._rows, hidden.device.type)
-            for begin in range(0, len(tokens), rows):
-                some = tokens[begin : begin + rows]
-                logits = self._forward.logits(hidden[list(places[begin : begin + len(some)])])
-                writing.hear_prompt(logits, torch.tensor(some))
-
     def _decode(self) -> None:
         """One token more for every sequence that is being written.
 
@@ -242,3 +229,20 @@ class SlotWriter(Writer):
             self._add_tokens([self._active[place] for place in going], logits[going])
         else:
             self._add_tokens(self._active, logits)
+
+
+def _score_prompt(
+    forward: SlotForward, writing: Writing, hidden: Tensor, places: Sequence[int], first: int = 0
+) -> None:
+    """Take log-probabilities of prompt tokens where the request asks for them.
+
+    Args:
+        hidden: (T, H), of a row.
+        places: where tokens of the prompt, from its token number `first` on, are in the row.
+    """
+    if writing.request.prompt_logprobs:
+        tokens = writing.request.prompt[first + 1 : first + 1 + len(places)]
+        for begin in range(0, len(tokens), _SCORED_ROWS):
+            some = tokens[begin : begin + _SCORED_ROWS]
+            logits = forward.logits(hidden[list(places[begin : begin + len(some)])])
+            writing.hear_prompt(logits, torch.tensor(some))
