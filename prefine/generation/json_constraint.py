@@ -30,7 +30,7 @@ class JsonConstraint:
         tokenizer: transformers', a fast one.
         vocabulary: how many logits the model gives.
         stop_ids: token ids that end a sequence, at least one; see Request.
-        schema: a JSON schema that is an object; by default any JSON object is fine.
+        schema: a JSON schema; by default any JSON object is fine.
 
     Attributes:
         failed: why the text could not go on as the schema says, None where it could. The sequence ends there. It
@@ -46,7 +46,7 @@ class JsonConstraint:
         tokenizer: Any,
         vocabulary: int,
         stop_ids: frozenset[int],
-        schema: Mapping[str, Any] | None = None,
+        schema: Mapping[str, Any] | bool | None = None,
     ) -> None:
         known = _tokenizer(tokenizer, vocabulary, stop_ids)
         grammar = _grammar(_ANY_OBJECT if schema is None else schema, known)
@@ -72,8 +72,10 @@ class JsonConstraint:
             self._matcher.consume_token(token)
 
 
-def _grammar(schema: Mapping[str, Any], tokenizer: LLTokenizer) -> str:
+def _grammar(schema: Mapping[str, Any] | bool, tokenizer: LLTokenizer) -> str:
     try:
+        if isinstance(schema, bool):  # by JSON Schema's rules: any value, or none
+            schema = {} if schema else {"enum": []}
         if not isinstance(schema, Mapping):
             raise TypeError(f"it is of type {type(schema).__name__}, not an object")
         text = json.dumps(schema, allow_nan=False)

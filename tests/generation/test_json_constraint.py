@@ -43,7 +43,7 @@ def random_model(padded: bool) -> PackedModel:
 MODELS = {padded: random_model(padded) for padded in (False, True)}
 
 
-def constraint(tokenizer: Any, schema: Mapping[str, Any] | None = None) -> JsonConstraint:
+def constraint(tokenizer: Any, schema: Mapping[str, Any] | bool | None = None) -> JsonConstraint:
     return JsonConstraint(tokenizer, ROWS, frozenset({END}), schema)
 
 
@@ -174,6 +174,10 @@ def test_masks_by_hand(tokenizer: Any) -> None:
     assert bound.failed is None
 
 
+def test_the_schema_true_takes_any_value(tokenizer: Any) -> None:
+    assert set(masked(constraint(tokenizer, True), tokenizer, "").strip()) == set('"{[-0123456789tfn')
+
+
 def test_white_space_has_an_end(tokenizer: Any) -> None:
     """A model that repeats itself must come to the JSON some time."""
     bound = constraint(tokenizer)
@@ -193,7 +197,7 @@ def test_white_space_has_an_end(tokenizer: Any) -> None:
         ({"enum": [float("nan")]}, "JSON"),
         ({"enum": [object()]}, "JSON"),
         ([1], "of type list, not an object"),
-        (True, "of type bool, not an object"),
+        (False, "Unsatisfiable"),
     ],
 )
 def test_a_bad_schema_is_one_line(tokenizer: Any, schema: Any, why: str) -> None:
