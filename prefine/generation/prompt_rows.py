@@ -42,7 +42,7 @@ NextPart = tuple[Filling, int]
 
 
 @dataclass
-class Taken:
+class TakenPrompts:
     """Prompts that were taken from the queue.
 
     Attributes:
@@ -67,7 +67,7 @@ def take_prompts(
     room: int,
     *,
     may_split: bool,
-) -> Taken:
+) -> TakenPrompts:
     """Take up to `free` sequences with up to `room` prompt tokens from the queue, in order.
 
     A prompt that is being computed is not taken again: it stays in the queue until it can be copied.
@@ -76,7 +76,7 @@ def take_prompts(
         filling: what is being computed.
         may_split: whether a part of a prompt is taken where all of it exceeds `room`; else it waits.
     """
-    taken = Taken()
+    taken = TakenPrompts()
     passed: list[Writing] = []
     begun = {each.prompt for each in filling}
     while queue and free:

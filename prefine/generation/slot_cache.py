@@ -131,7 +131,7 @@ class Prefill(CachedRow):
 
 
 @dataclass(frozen=True)
-class Part:
+class SlotPart:
     """New tokens of one sequence: its slot, how many tokens are in it already, and how many come."""
 
     slot: int
@@ -147,7 +147,7 @@ class Extend(CachedRow):
         parts: in the order of the row; zeros lie behind what their slots hold.
     """
 
-    def __init__(self, cache: SlotCache, parts: Sequence[Part]) -> None:
+    def __init__(self, cache: SlotCache, parts: Sequence[SlotPart]) -> None:
         self._cache = cache
         self._parts = parts
         self._biases: dict[tuple[int, int, int, torch.dtype], Tensor] = {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prefine.data.tokens.trees import Segment, common_beginning, token_offsets
-from prefine.generation.slot_cache import Decode, Extend, Part, Prefill, SlotCache
+from prefine.generation.slot_cache import Decode, Extend, Prefill, SlotCache, SlotPart
 from prefine.models.forward.attention import CachedRow
 from prefine.models.forward.logprobs import adjusted
 from prefine.models.forward.packed import PackedModel
@@ -67,7 +67,7 @@ class SlotForward:
         ]
         return self._hidden(ids, positions, row), places
 
-    def extend(self, tokens: Sequence[Sequence[int]], parts: Sequence[Part]) -> Tensor:
+    def extend(self, tokens: Sequence[Sequence[int]], parts: Sequence[SlotPart]) -> Tensor:
         """Compute the tokens of each part; returns hidden states (T, H), part after part."""
         ids = [token for each in tokens for token in each]
         positions = [place for part in parts for place in range(part.before, part.before + part.tokens)]

@@ -26,7 +26,7 @@ from prefine.generation.prompt_rows import (
     others_wait,
     take_prompts,
 )
-from prefine.generation.slot_cache import Part
+from prefine.generation.slot_cache import SlotPart
 from prefine.generation.slot_forward import SlotForward
 from prefine.generation.writer import Writer, Writing
 from prefine.models.forward.fused import Kept
@@ -182,7 +182,7 @@ class SlotWriter(Writer):
     def _extend(self, parts: Sequence[NextPart]) -> None:
         """Compute more tokens of prompts; those that are ready begin to be written, with all copies that wait."""
         slots = [self._active.index(filling.writing) for filling, _ in parts]
-        row = [Part(slot, f.computed, length) for slot, (f, length) in zip(slots, parts, strict=True)]
+        row = [SlotPart(slot, f.computed, length) for slot, (f, length) in zip(slots, parts, strict=True)]
         tokens = [filling.prompt[filling.computed :][:length] for filling, length in parts]
         hidden = self._forward.extend(tokens, row)
         ready: list[int] = []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prefine.data.tokens.trees import Segment
 from prefine.generation import slot_cache
-from prefine.generation.slot_cache import Decode, Extend, Part, Prefill, SlotCache
+from prefine.generation.slot_cache import Decode, Extend, Prefill, SlotCache, SlotPart
 from prefine.models.forward.attention import ScoreRule, packed_kernel
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 8
@@ -216,7 +216,7 @@ def test_part_after_part_is_the_whole_sequence(cases: list[list[int]], rule: str
         patch.setattr(slot_cache, "_BLOCK_ROWS", 4)
         for turn in range(5):
             going = [slot for slot, parts in enumerate(cases) if turn < len(parts)]
-            row_parts = [Part(slot, before[slot], cases[slot][turn]) for slot in going]
+            row_parts = [SlotPart(slot, before[slot], cases[slot][turn]) for slot in going]
             spans = [(before[slot], before[slot] + cases[slot][turn]) for slot in going]
             if going:
                 new = row([part(sequences[slot], *span) for slot, span in zip(going, spans, strict=True)])
@@ -241,7 +241,7 @@ def test_what_was_read_can_be_loaded_into_another_cache() -> None:
         fill(second, layer, [tuple(torch.full_like(each, torch.nan) for each in sequence(30, 2))], (1,), rule)  # type: ignore[list-item]
     second.load(1, runs)
     for layer in layers:
-        out = Extend(second, [Part(1, 7, 2)]).attend(layer, *part(inputs, 7, 9), rule)
+        out = Extend(second, [SlotPart(1, 7, 2)]).attend(layer, *part(inputs, 7, 9), rule)
         assert torch.allclose(out, whole(inputs, rule)[:, 7:], atol=1e-5)
         keys, values = second.of(layer, *inputs[1:])
         assert not keys[1, ..., 9:].any()
