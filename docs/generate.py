@@ -22,15 +22,15 @@ HEAD = """# Recipes
 <!-- Written by docs/generate.py from the models in prefine/recipe. -->
 
 A recipe is a YAML file; every field has a default. `prefine recipe` lists the recipes that come with prefine, and
-`prefine recipe dpo > dpo.yaml` writes one down with every field and what it means. `--set section.field=value` changes
-one value, as in `--set data.train=mine.jsonl --set dpo.beta=0.3`; the value is YAML. A field that does not exist is an
+`prefine recipe dpo > dpo.yaml` writes one with every field and its meaning. `--set section.field=value` changes one
+value, as in `--set data.train=mine.jsonl --set dpo.beta=0.3`; the value is YAML. A field that does not exist is an
 error that names the nearest one; a setting of TRL, transformers, peft, LLaMA-Factory or axolotl
-(`per_device_train_batch_size`, `bf16`, `lora_r`, …) is answered with its field here, or with why there is none. All
-mistakes are shown at once, one a line. The complete recipe of a run is in its folder as `recipe.yaml`.
+(`per_device_train_batch_size`, `bf16`, `lora_r`, …) is answered with its field here, or with the reason why there is
+none. All errors are shown at once, each on a line. The complete recipe of a run is in its folder as `recipe.yaml`.
 
-`--resume` goes on with the run in the recipe's `run` folder; the recipe must be the same, but for `run`,
-`training.keep_checkpoints`, `training.trackers`, `training.tracker_project`, the `readiness` section and, where no
-guard may go back to what is saved, `training.save_every_steps`.
+`--resume` resumes the run in the recipe's `run` folder; the recipe must be the same, except for `run`,
+`training.keep_checkpoints`, `training.trackers`, `training.tracker_project`, the `readiness` section and, if no guard
+can roll back, `training.save_every_steps`.
 """
 
 
