@@ -127,7 +127,7 @@ def _print(console: Console, readiness: Readiness) -> None:
         )
     console.print(Text(visible(readiness.scope)), soft_wrap=True)
     if readiness.too_long:
-        console.print(f"{readiness.too_long} records were left out: an answer is longer than the model takes.")
+        console.print(f"{readiness.too_long} records were left out: an answer is too long for the model.")
 
 
 def _table(*columns: str) -> Table:

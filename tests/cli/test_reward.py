@@ -228,7 +228,7 @@ def test_an_answer_longer_than_the_model_takes_is_left_out(home: Home, prefine: 
         tmp_path / "a.jsonl", [*tiny.pairs(4), {"prompt": "Q", "chosen": "a" * 200, "rejected": "b"}]
     )
     _, out, _ = prefine("reward", "check", home.run, "--data", source)
-    assert "1 records were left out: an answer is longer than the model takes." in out
+    assert "1 records were left out: an answer is too long for the model." in out
 
 
 def test_nothing_in_a_file_reaches_the_terminal_as_a_command(home: Home, prefine: Prefine, tmp_path: Path) -> None:

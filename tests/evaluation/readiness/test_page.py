@@ -180,7 +180,7 @@ def test_suspects_are_shown_with_their_text_and_not_too_many() -> None:
 def test_a_suspect_that_was_trained_on_says_so() -> None:
     wrong = preference("parcel late lyon", "no idea", "parcel late lyon", id="w-1")
     page = page_of(readiness(records(20), trained_on=[(wrong, None)]))
-    assert "w-1 · trained on · the model gives the label" in page.text
+    assert "w-1 · trained on · probability of the label under the model" in page.text
     assert "1 of 21 pairs" in page.text
 
 
