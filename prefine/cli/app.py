@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except PrefineError as error:
             _end(2, "error: " + "\n".join(error.lines))
         except Stopped as stopped:
-            _end(130, f"{stopped}; to go on: {_resuming(sys.argv[1:] if arguments is None else arguments)}")
+            _end(130, f"{stopped}; to resume: {_resuming(sys.argv[1:] if arguments is None else arguments)}")
         except KeyboardInterrupt:
             _end(130, "interrupted")
         except SystemExit as leaving:

@@ -287,7 +287,7 @@ class Preparation(Generic[R]):
         if not counts.rows:
             reasons = "; ".join(f"{reason} ({count})" for reason, count in stream.counts.reasons.most_common(3))
             raise DataError(
-                "no record is left to train on once held-out prompts are set aside"
+                "no record is left to train on after held-out prompts are split off"
                 + (f"; others were refused: {reasons}" if reasons else ""),
                 "Give more data, or set data.heldout_fraction to 0.",
                 field="data.train",

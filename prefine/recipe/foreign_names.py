@@ -154,7 +154,7 @@ _ABSENT: dict[str, str] = {
     "pass --resume to the command": (
         "resume_from_checkpoint auto_resume_from_checkpoints ignore_data_skip restore_callback_states_from_checkpoint"
     ),
-    "a run needs a folder of its own, named by run": "overwrite_output_dir overwrite_cache",
+    "a run needs a separate folder, named by run": "overwrite_output_dir overwrite_cache",
     "prefine uploads nothing": (
         "push_to_hub push_dataset_to_hub hub_* hf_hub_token ms_hub_token om_hub_token hf_use_auth_token "
         "log_completions_hub_repo trackio_*"

@@ -17,8 +17,8 @@ from prefine.recipe.shipped import shipped_recipe, stage_of
 
 _COMMENT_COLUMN = 44
 _HOW_TO_READ = (
-    '## Every field is here. A line that begins with "# " has its default: to change it, take "# " away, also from the',
-    "## section that it stands in. prefine reads this file as it is; --set dpo.beta=0.3 changes one value for one run.",
+    '## All fields are here. A line that begins with "# " has the default: to change it, remove "# ", also from its',
+    "## section. prefine reads this file unchanged; --set dpo.beta=0.3 changes one value for one run.",
 )
 
 

@@ -56,7 +56,7 @@ def refuse_foreign(folder: Path, resume: bool) -> None:
     found = [path for path in found if path.name != LOCK_NAME or not path.is_file() or path.stat().st_size]
     if found:
         raise CheckpointError(
-            f"run: {folder} holds other files ({_listed(found)}), and a run needs a folder of its own",
+            f"run: {folder} holds other files ({_listed(found)}), and a run needs a separate folder",
             "Set run to the name of a new folder, for example runs/NAME.",
         )
 

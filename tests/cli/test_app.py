@@ -111,7 +111,7 @@ def test_a_stopped_run_is_130_and_its_last_line_is_the_command_that_goes_on(
     verb_that: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     verb_that(Stopped("stopped after step 3 of 9, all saved"))
-    assert left_with(capsys) == (130, "", "stopped after step 3 of 9, all saved; to go on: prefine --resume\n")
+    assert left_with(capsys) == (130, "", "stopped after step 3 of 9, all saved; to resume: prefine --resume\n")
     assert app_module._resuming(["dpo", "my recipe.yaml", "--resume"]) == "prefine dpo 'my recipe.yaml' --resume"
     assert app_module._resuming(["sft", "a.yaml", "--set", "lora=null"]).endswith("--set lora=null --resume")
 

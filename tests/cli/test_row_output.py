@@ -132,7 +132,7 @@ def test_ctrl_c_says_how_to_go_on(verb: str, run: Run, tmp_path: Path, monkeypat
     monkeypatch.setattr(RowFile, "append", interrupted)
     code, told = run(verb, *arguments)
     assert code == 130
-    assert told.startswith(f"interrupted; 6 rows done, in {tmp_path}/out.jsonl.partial; to go on: prefine {verb} ")
+    assert told.startswith(f"interrupted; 6 rows done, in {tmp_path}/out.jsonl.partial; to resume: prefine {verb} ")
     assert "--resume" in told
     assert len((tmp_path / "out.jsonl.partial").read_bytes().splitlines()) == 6
     monkeypatch.setattr(RowFile, "append", real)
@@ -218,7 +218,7 @@ def test_a_resume_that_ends_inside_the_first_block_keeps_its_rows(
     assert code == (130 if reason == "Ctrl-C" else 2)
     if reason == "Ctrl-C":
         assert said.startswith(
-            f"interrupted; the rows done before are kept in {tmp_path}/out.jsonl.partial; to go on: "
+            f"interrupted; the rows done before are kept in {tmp_path}/out.jsonl.partial; to resume: "
         )
     assert held(tmp_path) == before
     assert run("generate", *arguments, "--resume")[0] == 0

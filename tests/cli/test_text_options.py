@@ -40,7 +40,7 @@ def test_data_check_says_how_it_read_a_spreadsheet(tmp_path: Path, capsys: pytes
     assert code == 0
     assert f"{path}: is not UTF-8 and was read as Windows-1252 (cp1252)" in out
     assert f"{path}: its cells are separated by semicolons; if not, set data.delimiter" in out
-    assert "warning: 1 records have a turn or an answer that stands for a missing value, '#REF!' (1)" in out
+    assert "warning: 1 records have a turn or an answer that means a missing value, '#REF!' (1)" in out
     assert f"({path}:2)" in out
 
 

@@ -280,7 +280,7 @@ def test_an_unknown_sample_names_those_there_are(name: str) -> None:
 
 def test_nothing_left_to_train_on(prepare: Prepare, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", pairs(3))
-    with pytest.raises(DataError, match=r"data\.train: no record is left to train on once held-out prompts are set"):
+    with pytest.raises(DataError, match=r"data\.train: no record is left to train on after held-out prompts are split"):
         prepare({"train": source, "heldout": source})
     assert "train.arrow" not in files_in(tmp_path / "data")
     assert "prepared.json" not in files_in(tmp_path / "data")

@@ -29,7 +29,7 @@ LONG = {"training.epochs": 6, "training.save_every_steps": None, "training.evalu
 def going_on(output: str) -> list[str]:
     """The arguments of the command that the last line says goes on."""
     line = output.strip().splitlines()[-1]
-    program, *arguments = shlex.split(line.partition("; to go on: ")[2])
+    program, *arguments = shlex.split(line.partition("; to resume: ")[2])
     assert program == "prefine"
     assert arguments[-1] == "--resume"
     return arguments
@@ -58,7 +58,7 @@ def test_the_real_command_is_stopped_and_goes_on(make: Make, tmp_path: Path) -> 
     assert process.returncode == 130
     assert "stopping after this step" in error
     assert "Traceback" not in error
-    assert "of 50, all saved; to go on: prefine dpo" in error.splitlines()[-1]
+    assert "of 50, all saved; to resume: prefine dpo" in error.splitlines()[-1]
     assert going_on(error) == [*arguments, "--resume"]
     assert tiny.manifest(Path(cut.run))["status"] == "stopped"
     code, said = tiny.Command(*going_on(error)).end()
@@ -105,7 +105,7 @@ def test_a_second_signal_does_not_wait_for_the_step(make: Make, tmp_path: Path) 
 
     code, said = tiny.Command("sft", tiny.written(cut, tmp_path / "cut.yaml"), prepare=interrupting).end()
     assert code == 130
-    assert "interrupted; what was saved before is kept; to go on: prefine sft" in said.splitlines()[-1]
+    assert "interrupted; what was saved before is kept; to resume: prefine sft" in said.splitlines()[-1]
     assert tiny.manifest(Path(cut.run))["status"] == "stopped"
     code, said = tiny.Command(*going_on(said)).end()
     assert code == 0, said

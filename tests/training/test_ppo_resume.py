@@ -185,8 +185,8 @@ def test_ctrl_c_within_an_update(make: Make, tmp_path: Path) -> None:
     code, said = tiny.Command("ppo", tiny.written(cut, tmp_path / "cut.yaml"), prepare=interrupted).end()
     assert code == 130, said
     last = said.splitlines()[-1]
-    assert last.startswith("stopped within step 2 of 3, all saved; to go on: prefine ppo ")
-    program, *arguments = shlex.split(last.partition("to go on: ")[2])
+    assert last.startswith("stopped within step 2 of 3, all saved; to resume: prefine ppo ")
+    program, *arguments = shlex.split(last.partition("to resume: ")[2])
     code, said = tiny.Command(*arguments).end()
     assert (program, code, "resuming after step 1" in said) == ("prefine", 0, True), said
     assert not tiny.differences(Path(whole.run), Path(cut.run))

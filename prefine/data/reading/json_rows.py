@@ -203,5 +203,5 @@ def _broken_array(text: str, position: int, file: str, complaint: str) -> DataEr
     column = position - text.rfind("\n", 0, position)
     return DataError(
         f"{file}: not valid JSON at line {line}, column {column}: {complaint}",
-        "Write the array again, or save it as .jsonl, where a bad row is set aside alone.",
+        "Write the array again, or save it as .jsonl, where a bad row does not affect others.",
     )

@@ -120,7 +120,7 @@ def _western(start: bytes, note: Note) -> str | None:
         note("is not UTF-8 and was read as Windows-1252 (cp1252); if it is another encoding, set data.encoding")
         return "cp1252"
     note(
-        "is not UTF-8, and its encoding cannot be told from its bytes: rows that are not UTF-8 are set aside, unless "
+        "is not UTF-8, and its encoding cannot be detected: rows that are not UTF-8 are quarantined, unless "
         "data.encoding names it (cp1252, cp1250, …)"
     )
     return None

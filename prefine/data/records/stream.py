@@ -150,8 +150,8 @@ def remarks(counts: Mapping[str, Any]) -> list[str]:
         places = ", ".join(printable(place) for place in counts["missing_at"])
         more = ", …" if total > len(counts["missing_at"]) else ""
         told.append(
-            f"warning: {total} records have a turn or an answer that stands for a missing value, {named}; they are "
-            f"kept: remove the rows unless that is what people said ({places}{more})"
+            f"warning: {total} records have a turn or an answer that means a missing value, {named}; they are kept: "
+            f"remove the rows unless the text is intended ({places}{more})"
         )
     return told
 

@@ -152,7 +152,7 @@ def test_a_model_without_reasons_against_it_is_told_so() -> None:
     assert (found.verdict.value, found.reasons) == ("go", [])
     text = page_of(found).text
     assert "Fit for PPO, as far as these figures can tell." in text
-    assert "No finding speaks against it." in text
+    assert "No finding is against it." in text
 
 
 def test_categories_and_margins_are_on_the_page() -> None:
