@@ -181,6 +181,6 @@ def _require_quarantine_file(path: Path) -> None:
     if row is None or (isinstance(row, dict) and row.keys() == set(QUARANTINE_KEYS)):
         return
     raise RecipeError(
-        f"--quarantine: {path} exists and is not a file of refused rows from prefine",
+        f"--quarantine: {path} already exists, and is not a file of refused rows from prefine",
         "Name another file, or move that one away.",
     )

@@ -236,7 +236,7 @@ def test_other_rows(interrupted: list[str | Path], run: Run, tmp_path: Path) -> 
     source.write_text(text.replace("question 0", "question X"))
     code, said = run("generate", *interrupted, "--resume")
     assert code == 2
-    assert "--resume: the first 2 records are not those that the finished rows are of" in said
+    assert "--resume: the first 2 records differ from those of the finished rows" in said
     source.write_text(text.replace('"question 6"', '"another one"'))
     assert run("generate", *interrupted, "--resume")[0] == 0
 
@@ -255,7 +255,7 @@ def test_a_damaged_state(interrupted: list[str | Path], run: Run, tmp_path: Path
         state.write_bytes(damage)
         code, said = run("generate", *interrupted, "--resume")
         assert (code, said.count("\n")) == (2, 1)
-        assert f"--resume: {partial} has no sound out.jsonl.partial-state beside it. Delete it" in said
+        assert f"--resume: {partial} has no valid out.jsonl.partial-state beside it. Delete it" in said
 
 
 def test_a_shorter_file_and_a_lost_quarantine(

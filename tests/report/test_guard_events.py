@@ -23,6 +23,6 @@ FACTS = RunFacts("run", {}, [], [], {}, [], guard_events=EVENTS)
 def test_guards_are_told_in_words() -> None:
     warned, back = guard_events(FACTS)
     assert (warned.step, warned.did, warned.given_up) == ("1", "warned", "")
-    assert back.did == "took the run back to step 1"
+    assert back.did == "rolled the run back to step 1"
     assert "kl coefficient now 0.1" in back.changed
     assert back.given_up.count("→") == 1
