@@ -20,7 +20,7 @@ from prefine.training.loop.loop import Loop
 from prefine.training.loop.run_log import RunLog
 from prefine.training.run import report_samples as samples
 from prefine.training.run import run_stage as session
-from prefine.training.stages import dpo
+from prefine.training.stages import reference
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("warm", "real_report")
@@ -33,7 +33,7 @@ MOMENTS: dict[str, tuple[Any, str, int, int]] = {
     "rows": (Preparation, "stores", 1, 1_000),
     "manifest": (session.Session, "write_manifest", 1, 1_000),
     "samples": (samples, "write_answers", 1, 100),
-    "reference": (dpo, "reference_logprobs", 1, 60),
+    "reference": (reference, "reference_logprobs", 1, 60),
     "checkpoint": (Loop, "save", 4, 20_000),
     "metrics": (RunLog, "train", 4, 900),
     "result": (session, "save_model", 1, 10_000),

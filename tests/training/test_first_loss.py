@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prefine.errors import TrainingError
 from prefine.recipe.stage import StageRecipe
-from prefine.training.stages import dpo
+from prefine.training.stages import reference
 from prefine.training.stages.reference import reference_logprobs
 from tests.training import tiny
 
@@ -74,7 +74,7 @@ def test_a_wrong_reference_stops_the_run(make: Make, monkeypatch: pytest.MonkeyP
         logprobs[0::2] -= 0.5
         return logprobs, cached
 
-    monkeypatch.setattr(dpo, "reference_logprobs", wrong_logprobs)
+    monkeypatch.setattr(reference, "reference_logprobs", wrong_logprobs)
     wrong = make("dpo", "wrong")
     with pytest.raises(TrainingError, match=r"self-check failed: first margin: \+0\.05, but 0 ± \S+; first loss"):
         tiny.train(wrong)
