@@ -32,6 +32,7 @@ from prefine.runs.atomic import json_bytes
 _INSTALL = "Run: pip install 'prefine[quantize]' (auto-round, which brings llama.cpp's converter)."
 _WORK = ".work"
 _MODELFILE = "Modelfile"
+_F16_LIMITS = GGUF_TYPES["f16"].limits
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,9 @@ def _artefacts(kind: str, path: Path, tools: _Tools) -> list[Artefact]:
     limits = GGUF_TYPES[kind].limits
     found = [Artefact(f"gguf {kind}", ".", "transformers", limits, {"gguf_file": path.name, "dtype": "float32"})]
     if SERVER in tools.llama_cpp.programs:
-        found.append(Artefact(f"gguf {kind} in llama.cpp", path.name, "llama.cpp", limits))
+        # llama.cpp keeps keys and values in float16, whatever the weights' type.
+        in_llama_cpp = _F16_LIMITS if kind == "f32" else limits
+        found.append(Artefact(f"gguf {kind} in llama.cpp", path.name, "llama.cpp", in_llama_cpp))
     return found
 
 

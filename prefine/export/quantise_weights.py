@@ -16,7 +16,7 @@ def quantise_weights(job: dict[str, Any]) -> None:
 
     Args:
         job: `folder` (a transformers model), `out`, `format` (auto_gptq or auto_awq), `symmetric`, `group_size`,
-            `iterations` (0: rounding with scales that are searched for, no gradient), `seed`, `threads`, and `tokens`,
+            `iterations` (0: rounding with scales that are searched for, no gradient), `device`, `seed`, `threads`, and `tokens`,
             a safetensors file with `rows` (rows, tokens) int64 to calibrate on.
     """
     import torch
@@ -37,7 +37,7 @@ def quantise_weights(job: dict[str, Any]) -> None:
         batch_size=min(8, len(rows)),
         dataset=batches,
         seed=job["seed"],
-        device_map="cpu",
+        device_map=job["device"],
         enable_torch_compile=False,
     )
     rounder.quantize_and_save(job["out"], format=job["format"])

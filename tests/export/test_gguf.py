@@ -12,20 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefine.engines.llama_cpp import SERVER, find_llama_cpp
 from prefine.errors import MissingDependencyError, ModelError, PrefineError, RecipeError
 from prefine.export import gguf as gguf_export
-from prefine.export.child import run_quietly
 from prefine.export.formats import ExportOptions
 from prefine.export.gguf import GgufFormat, file_name
-from prefine.export.gguf_convert import bundled_converter
 from prefine.export.gguf_types import GGUF_TYPES, require_types
 from prefine.export.llama_cpp import load_llama_cpp
 from prefine.export.source import BaseFacts, Source
-from prefine.models.loading.embedded import embedded_folder
 from prefine.models.loading.location import Location
+from tests.export.real_gguf import make_gguf
 
 OPTIONS = ExportOptions(("q8_0", "q4_k_m"), None, Path("out"))
 
@@ -208,11 +206,14 @@ def test_where_llama_server_is_found_each_file_is_proved_by_it_too(
     fake_model(source)
     folder = tmp_path / "out"
     folder.mkdir()
-    made = GgufFormat().write(source, folder, ExportOptions(("bf16",), None, folder))
+    made = GgufFormat().write(source, folder, ExportOptions(("bf16", "f32"), None, folder))
     assert [(artefact.loader, artefact.path) for artefact in made] == [
         ("transformers", "."),
         ("llama.cpp", "dpo-bf16.gguf"),
+        ("transformers", "."),
+        ("llama.cpp", "dpo-f32.gguf"),
     ]
+    assert made[3].limits == GGUF_TYPES["f16"].limits  # in which it keeps keys and values
 
 
 def test_a_quantiser_that_fails_is_one_error_with_its_last_lines(
@@ -230,26 +231,7 @@ def test_a_quantiser_that_fails_is_one_error_with_its_last_lines(
 
 @pytest.fixture(scope="module")
 def real_file(embedded_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An f16 file of a tiny random model with the embedded model's tokenizer, beside the folder it was made of.
-
-    llama.cpp's converter takes no tokenizer that it does not know.
-    """
-    if (converter := bundled_converter()) is None:
-        pytest.skip("auto-round is not installed: pip install 'prefine[quantize]'")
-    folder = tmp_path_factory.mktemp("gguf")
-    tokenizer = AutoTokenizer.from_pretrained(embedded_folder(embedded_model))
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=128, **sizes, **ends)
-    model = LlamaForCausalLM(config)
-    merged, file = folder / "merged", folder / "tiny-f16.gguf"
-    model.save_pretrained(merged)
-    tokenizer.save_pretrained(merged)
-    job = {"folder": str(merged), "name": "tiny", "root": str(converter), "quantise": {}}
-    (folder / "job.json").write_text(json.dumps(job | {"convert": {"f16": str(file)}}))
-    run_quietly("prefine.export.gguf_convert", folder / "job.json", "the conversion")
-    return file
+    return make_gguf(tmp_path_factory.mktemp("gguf"), embedded_model)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from prefine.data.tokens.store import StoreWriter
@@ -104,6 +105,7 @@ def test_auto_round_is_asked_for_the_files_that_servers_read(
     def quantised(module: str, job: Path, what: str) -> None:
         asked = json.loads(job.read_text())
         assert (asked["format"], asked["symmetric"], asked["group_size"]) == (kind, symmetric, 64)
+        assert (asked["device"], asked["iterations"]) == (("cuda:0", 200) if torch.cuda.is_available() else ("cpu", 0))
         assert load_file(asked["tokens"])["rows"].shape == (8, 250)
         made = Path(asked["out"]) / "nested"
         made.mkdir(parents=True)
