@@ -16,8 +16,8 @@ def quantise_weights(job: dict[str, Any]) -> None:
 
     Args:
         job: `folder` (a transformers model), `out`, `format` (auto_gptq or auto_awq), `symmetric`, `group_size`,
-            `iterations` (0: rounding with scales that are searched for, no gradient), `device`, `seed`, `threads`, and `tokens`,
-            a safetensors file with `rows` (rows, tokens) int64 to calibrate on.
+            `iterations` (0: rounding with scales that are searched for, no gradient), `device`, `seed`, `threads`, and
+            `tokens`, a safetensors file with `rows` (rows, tokens) int64 to calibrate on.
     """
     import torch
     from safetensors.torch import load_file
