@@ -23,6 +23,12 @@ from prefine.models.forward.blockwise import ScoreRule, causal_bias
 
 # Rows of queries whose scores are held at once: memory follows it.
 _BLOCK_ROWS = 512
+# What products with slots cost, in tokens of slots: one that is called more, and (times) one with a part of each slot,
+# which is copied before. A plan must save this much; rollouts, whose sequences are about as long, have none.
+_COST_OF_A_PRODUCT = 1024
+_COST_OF_A_COPY = 2
+_WORTH_A_PLAN = 8192
+_LENGTH_STEP = 32
 
 
 class SlotCache:
@@ -200,6 +206,7 @@ class Decode(CachedRow):
     def __init__(self, cache: SlotCache, lengths: Sequence[int], device: torch.device) -> None:
         self._cache = cache
         self._rows = len(lengths)
+        self._longest, self._alone = _plan(lengths, cache.capacity)
         self._lengths = torch.tensor(lengths, device=device)
         self._slots = torch.arange(self._rows, device=device)
         self._biases: dict[tuple[int | None, int, torch.dtype], Tensor] = {}
@@ -209,18 +216,27 @@ class Decode(CachedRow):
         keys, values = self._cache.of(layer, k, v)
         keys[self._slots, :, :, self._lengths] = k.transpose(0, 1)
         values[self._slots, :, self._lengths] = v.transpose(0, 1)
-        heads, width = k.shape[0], v.shape[2]
-        # All of a slot, masked behind its sequence's end: a part of it would be copied before each product.
-        seen_keys, seen_values = (each[: self._rows].flatten(0, 1) for each in (keys, values))
+        heads = k.shape[0]
         # Query heads of one key-value head are rows of one product: nothing is repeated.
-        grouped = q.view(heads, -1, self._rows, q.shape[2]).permute(2, 0, 1, 3).flatten(0, 1)
+        grouped = q.view(heads, -1, self._rows, q.shape[2]).permute(2, 0, 1, 3)
         bias = self._bias(rule.window, heads, q.dtype)
-        if rule.softcap is None:
-            scores = torch.baddbmm(bias, grouped, seen_keys, alpha=rule.scale)
-        else:
-            scores = torch.tanh(torch.bmm(grouped, seen_keys) * (rule.scale / rule.softcap)) * rule.softcap + bias
-        out = torch.bmm(torch.softmax(scores, -1), seen_values)
-        return out.view(self._rows, -1, width).transpose(0, 1)
+
+        def product(slots: slice, tokens: int) -> Tensor:
+            """(N, H, D) of some slots, masked behind their sequences' ends."""
+            few = slice(slots.start * heads, slots.stop * heads)
+            queries, seen = grouped[slots].flatten(0, 1), keys[slots, :, :, :tokens].flatten(0, 1)
+            if rule.softcap is None:
+                scores = torch.baddbmm(bias[few, :, :tokens], queries, seen, alpha=rule.scale)
+            else:
+                scores = torch.tanh(torch.bmm(queries, seen) * (rule.scale / rule.softcap)) * rule.softcap
+                scores = scores + bias[few, :, :tokens]
+            out = torch.bmm(torch.softmax(scores, -1), values[slots, :, :tokens].flatten(0, 1))
+            return out.view(slots.stop - slots.start, -1, v.shape[2])
+
+        out = product(slice(0, self._rows), self._longest)
+        for slot, tokens in self._alone:
+            out[slot] = product(slice(slot, slot + 1), tokens)[0]
+        return out.transpose(0, 1)
 
     def _bias(self, window: int | None, heads: int, dtype: torch.dtype) -> Tensor:
         """(N K, 1, capacity): 0 where a token may look, -inf elsewhere."""
@@ -232,3 +248,30 @@ class Decode(CachedRow):
             found = found.masked_fill_(~allowed, float("-inf")).repeat_interleave(heads, 0)[:, None]
             self._biases[window, heads, dtype] = found
         return found
+
+
+def _plan(lengths: Sequence[int], capacity: int) -> tuple[int, list[tuple[int, int]]]:
+    """Which slots are computed with a product of their own, so that a few long sequences do not slow the short ones.
+
+    All slots are computed together up to some length; what is computed there of a longer one is not used.
+
+    Args:
+        lengths: of the sequences, tokens before the new one.
+
+    Returns: the length that is computed of all slots, and the longer slots with their own lengths.
+    """
+    rows = len(lengths)
+    whole = rows * capacity
+    if whole < _WORTH_A_PLAN:
+        return capacity, []
+    order = sorted(range(rows), key=lengths.__getitem__, reverse=True)
+    best, cost, alone = (capacity, 0), whole - _WORTH_A_PLAN, 0
+    for count, slot in enumerate(order):
+        # All but the `count` longest sequences have at most so many tokens, the new one included.
+        longest = min(-(-(lengths[slot] + 1) // _LENGTH_STEP) * _LENGTH_STEP, capacity)
+        found = alone + rows * longest * _COST_OF_A_COPY
+        if found < cost:
+            best, cost = (longest, count), found
+        alone += lengths[slot] + 1 + _COST_OF_A_PRODUCT
+    longest, count = best
+    return longest, [(slot, lengths[slot] + 1) for slot in order[:count]]

@@ -246,3 +246,34 @@ def test_what_was_read_can_be_loaded_into_another_cache() -> None:
         keys, values = second.of(layer, *inputs[1:])
         assert not keys[1, ..., 9:].any()
         assert not values[1, :, 9:].any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 90), min_size=1, max_size=6),
+    st.sampled_from(sorted(RULES)),
+    st.sampled_from([0, 40, 200]),
+)
+def test_short_sequences_beside_long_ones(lengths: list[int], rule: str, worth: int) -> None:
+    """However the slots are divided into products."""
+    cache, layer = SlotCache(len(lengths) + 1, 96), nn.Identity()
+    sequences = [sequence(n + 1, slot) for slot, n in enumerate(lengths)]
+    for slot, (inputs, n) in enumerate(zip(sequences, lengths, strict=True)):
+        fill(cache, layer, [part(inputs, 0, n)], [slot], RULES[rule])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"_WORTH_A_PLAN": worth, "_COST_OF_A_PRODUCT": 5, "_LENGTH_STEP": 8}.items():
+            patch.setattr(slot_cache, name, value)
+        out = decode(cache, layer, sequences, lengths, RULES[rule])
+    expected = [whole(inputs, RULES[rule]) for inputs in sequences]
+    assert torch.allclose(out, picked(expected, lengths), atol=1e-5)
+
+
+def test_plans_by_hand() -> None:
+    """Long sequences get products of their own where that saves enough."""
+    assert slot_cache._plan([100] * 30 + [2000], 2048) == (128, [(30, 2001)])
+    # 32 slots of 2048 tokens cost 65,536; two of 2,000 alone and 128 of each of the others, copied, 14,242.
+    assert slot_cache._plan([2000, *[100] * 30, 1999], 2048) == (128, [(0, 2001), (31, 2000)])
+    assert slot_cache._plan([1000] * 32, 2048) == (2048, [])  # copies of half of all slots save nothing
+    assert slot_cache._plan([300] * 32, 2048) == (320, [])  # a long one has gone: 20,480
+    assert slot_cache._plan([200, 400] * 16, 448) == (448, [])
+    assert slot_cache._plan([5, 2000], 2048) == (2048, [])  # 4,096 are too few
