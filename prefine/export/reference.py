@@ -16,8 +16,9 @@ from prefine.generation.answers import context_of
 from prefine.generation.engine import writer_for
 from prefine.generation.sampling import Sampling
 from prefine.generation.writer import Request
-from prefine.models.forward.packed import PackedModel, embedding_rows
-from prefine.models.shared_base import has_adapter, using_adapter
+from prefine.models.forward.active_adapter import OWN_ADAPTER
+from prefine.models.forward.packed import LogitsHead, PackedModel, embedding_rows
+from prefine.models.shared_base import has_adapter
 
 # Of so many probes the base's logits are computed, too.
 BASE_PROBES = 12
@@ -64,11 +65,10 @@ def compute_reference(source: Source, progress: Callable[[int, int], None] = lam
     asked = sorted({*range(min(SAMPLES, len(probes))), *unanswered})
     greedy = dict(zip(asked, _greedy(packed, template, [probes[i] for i in asked], tokens), strict=True))
     probes = [replace(p, answer=p.answer or tuple(greedy[i])) for i, p in enumerate(probes)]
-    logits = list(_logits(packed, probes, lambda done: progress(done, len(probes))))
+    logits = list(_logits(packed, probes, OWN_ADAPTER, lambda done: progress(done, len(probes))))
     base: list[Tensor] = []
     if has_adapter(packed.model):
-        with using_adapter(packed.model, None):
-            base = list(_logits(packed, probes[:BASE_PROBES], lambda done: None))
+        base = list(_logits(packed, probes[:BASE_PROBES], None, lambda done: None))
     samples = [greedy[i] for i in range(min(SAMPLES, len(probes)))]
     return Reference(
         probes=probes,
@@ -88,10 +88,12 @@ def _greedy(packed: PackedModel, template: ChatTemplate, probes: Sequence[Probe]
 
 
 @torch.no_grad()
-def _logits(packed: PackedModel, probes: Sequence[Probe], progress: Callable[[int], None]) -> Iterator[Tensor]:
+def _logits(
+    packed: PackedModel, probes: Sequence[Probe], adapter: str | None, progress: Callable[[int], None]
+) -> Iterator[Tensor]:
     done = 0
     for group in _groups(probes):
-        found = packed.target_logits(collate([probe.tree for probe in group]))
+        found = packed(collate([probe.tree for probe in group]), head=LogitsHead(), adapter=adapter)
         yield from torch.split(found, [len(probe.answer) for probe in group])
         done += len(group)
         progress(done)

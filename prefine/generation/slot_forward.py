@@ -85,7 +85,7 @@ class SlotForward:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, V) of hidden states (N, H)."""
-        head = self._model.head()
+        head = self._model.logits_head()
         logits: Tensor = head.module(hidden)
         return logits if head.scale == 1 and head.softcap is None else adjusted(logits, head)
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from prefine.data.tokens.trees import PackedBatch
-from prefine.models.forward.logprobs import Head, logprobs_and_entropy, selected_logprobs
-from prefine.models.forward.packed import PackedModel
-from prefine.models.shared_base import using_adapter
+from prefine.models.forward.active_adapter import using_adapter
+from prefine.models.forward.packed import LanguageHead, OutputHead, PackedModel, in_fp32
 
 
 class TokenOutputs(NamedTuple):
@@ -27,36 +25,51 @@ class TokenOutputs(NamedTuple):
     entropy: Tensor | None
 
 
-class ActorCritic(PackedModel):
-    """A policy with a linear value head.
+class ValueHead(nn.Module):
+    """A critic's linear head.
 
     Args:
-        policy: the packed model; its weights are used, not copied.
-        temperature: the sampling temperature, which log-probabilities are computed at.
-        critic: None for no critic; "shared": the value head reads the policy's last hidden states; "adapter": those
-            under the critic's own adapter, named "critic".
+        model: the model that it reads; for its width and device.
+        adapter: the critic's own adapter; None for a critic that reads the policy's hidden states.
 
     Attributes:
-        value_head: (H) -> 1, fp32, initialised to 0.
+        linear: (H) -> 1, fp32, initialised to 0.
     """
 
-    def __init__(self, policy: PackedModel, temperature: float, critic: str | None) -> None:
-        super().__init__(policy.model, policy.compute_dtype, policy.path)
-        self.temperature = temperature
-        self.critic = critic
-        width = self.causal.get_output_embeddings().in_features
-        self.value_head = nn.Linear(width, 1, device=policy.device) if critic is not None else None
-        if self.value_head is not None:
-            nn.init.zeros_(self.value_head.weight)
-            nn.init.zeros_(self.value_head.bias)
+    def __init__(self, model: PackedModel, adapter: str | None = None) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.linear = nn.Linear(model.causal.get_output_embeddings().in_features, 1, device=model.device)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
-    def tempered_head(self) -> Head:
-        """The output head at the policy's temperature."""
-        own = self.head()
-        return Head(own.module, own.scale, own.softcap, 1 / self.temperature)
+    def forward(self, model: PackedModel, batch: PackedBatch, hidden: Tensor) -> Tensor:
+        """(R,) fp32 values before the batch's targets.
 
-    def forward(  # type: ignore[override]
-        self, batch: PackedBatch, *, with_entropy: bool = False, head_only: bool = False
+        Args:
+            hidden: (R, H), the policy's `at_targets`; not read by a critic with its own adapter.
+        """
+        if self.adapter is not None:
+            with using_adapter(model.model, self.adapter):
+                hidden = model.at_targets(batch)
+        return in_fp32(self.linear, hidden)[:, 0]
+
+
+class ActorCritic(OutputHead):
+    """The heads of a policy and of its critic, if it has one.
+
+    Args:
+        language: the policy's.
+        value: the critic's; None without a critic.
+    """
+
+    def __init__(self, language: LanguageHead, value: ValueHead | None = None) -> None:
+        super().__init__()
+        self.language = language
+        self.value = value
+
+    def forward(
+        self, model: PackedModel, batch: PackedBatch, *, with_entropy: bool = False, head_only: bool = False
     ) -> TokenOutputs:
         """See TokenOutputs.
 
@@ -64,26 +77,7 @@ class ActorCritic(PackedModel):
             with_entropy: whether to give entropies.
             head_only: whether gradients of a shared critic's values stay in its head (while it warms up).
         """
-        with self.autocast():
-            hidden = self.predicting(batch)
-            logprobs, entropy = logprobs_and_entropy(
-                hidden, batch.targets, self.tempered_head(), with_entropy=with_entropy
-            )
-            return TokenOutputs(logprobs, self._values(hidden, batch, head_only), entropy)
-
-    def logprobs(self, batch: PackedBatch) -> Tensor:
-        """(R,) fp32 log-probabilities alone, under the active adapter."""
-        with self.autocast():
-            return selected_logprobs(self.predicting(batch), batch.targets, self.tempered_head())
-
-    def _values(self, hidden: Tensor, batch: PackedBatch, head_only: bool) -> Tensor | None:
-        if self.value_head is None:
-            return None
-        if self.critic == "adapter":
-            with using_adapter(self.model, "critic"):
-                hidden = self.predicting(batch)
-        elif head_only:
-            hidden = hidden.detach()
-        with torch.autocast(self.device.type, enabled=False):  # values are small differences: fp32, as scores are
-            values: Tensor = self.value_head(hidden.float())[:, 0]
-        return values
+        hidden = model.at_targets(batch)
+        logprobs, entropy = self.language.read(model, batch, hidden, with_entropy=with_entropy)
+        shared = hidden.detach() if head_only else hidden
+        return TokenOutputs(logprobs, None if self.value is None else self.value(model, batch, shared), entropy)

@@ -6,8 +6,6 @@ base model is in memory once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from prefine.data.tokens.template import ChatTemplate
-from prefine.data.tokens.trees import PackedBatch
 from prefine.errors import ModelError
 from prefine.models.forward import fused
-from prefine.models.forward.packed import PackedModel, PackedScorer, embedding_rows, evaluating
+from prefine.models.forward.active_adapter import OWN_ADAPTER
+from prefine.models.forward.packed import ScoreHead, embedding_rows
 from prefine.models.loading.adapter_settings import read_settings
 from prefine.models.loading.heads import IN_ADAPTER
 from prefine.models.loading.load import LoadedModel, load_tokenizer
@@ -28,31 +26,7 @@ from prefine.models.scoring.packed_scorer import PackedReward, read_scale
 from prefine.models.scoring.scorer import ScoreScale
 from prefine.recipe.sections import ModelSection
 
-# peft's name for the adapter that a model was loaded or made with: the policy.
-POLICY = "default"
 _REMEDY = "Train it again on this base model, or bring its files back from a copy."
-
-
-@contextmanager
-def using_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
-    """Inside, only the adapter of this name is active; with None, no adapter is.
-
-    peft's own switches also change which parameters have gradients; this one does not.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)  # low-rank layers, and modules trained whole beside them
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
-    before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
-    for layer in layers:
-        layer._disable_adapters = name is None
-        layer._active_adapter = [name] if name is not None else layer._active_adapter
-    try:
-        yield
-    finally:
-        for layer, (off, active) in zip(layers, before, strict=True):
-            layer._disable_adapters, layer._active_adapter = off, active
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -70,11 +44,11 @@ def add_copy(model: Any, name: str, *, learns: bool = False) -> dict[str, nn.Par
         learns: whether the copy has gradients. Parameters that had them keep them.
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.add_adapter(name, model.peft_config[POLICY])
+    model.add_adapter(name, model.peft_config[OWN_ADAPTER])
     named = dict(model.named_parameters())
     added = {key: parameter for key, parameter in named.items() if name in key.split(".")}
     for key, parameter in added.items():
-        parameter.copy_(named[".".join(POLICY if part == name else part for part in key.split("."))])
+        parameter.copy_(named[".".join(OWN_ADAPTER if part == name else part for part in key.split("."))])
     _only_learn(model, [*learned, *(added.values() if learns else ())])
     return added
 
@@ -83,37 +57,6 @@ def _only_learn(model: nn.Module, parameters: list[nn.Parameter]) -> None:
     model.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
-
-
-class SharedScorer(PackedScorer):
-    """A reward model that is an adapter on another model's weights, with its own score head.
-
-    Args:
-        host: the model whose weights it shares.
-        adapter: the adapter's name there.
-        head: (k, H) fp32 weights of its score head.
-    """
-
-    def __init__(self, host: PackedModel, adapter: str, head: Tensor) -> None:
-        super().__init__(host.model, host.compute_dtype, host.path)
-        self._adapter = adapter
-        self._head = nn.Linear(head.shape[1], head.shape[0], bias=False, device=head.device)
-        self._head.weight = nn.Parameter(head, requires_grad=False)
-
-    @property
-    def score_head(self) -> nn.Linear:
-        """See PackedScorer."""
-        return self._head
-
-    def train(self, mode: bool = True) -> SharedScorer:
-        """Sets its own flag only: the shared weights belong to the host."""
-        self.training = mode
-        return self
-
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """(S, k) scores, computed in eval mode whatever the host's mode."""
-        with evaluating(self.model), using_adapter(self.model, self._adapter):
-            return super().forward(batch)
 
 
 def shares_base(policy: LoadedModel, location: Location, scale: ScoreScale | None, section: ModelSection) -> str | None:
@@ -143,9 +86,10 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
     saved = _saved_weights(folder, "reward.name", head=True)
     head = saved.pop(IN_ADAPTER).to(policy.packed.device, torch.float32)
     _add_saved(policy.packed.model, name, location, saved, "reward.name")
-    scorer = SharedScorer(policy.packed, name, head)
-    loaded = replace(policy, packed=scorer, template=_own_template(policy, location), location=location)
-    return PackedReward(loaded, read_scale(folder))
+    linear = nn.Linear(head.shape[1], head.shape[0], bias=False, device=head.device)
+    linear.weight = nn.Parameter(head, requires_grad=False)
+    loaded = replace(policy, template=_own_template(policy, location), location=location)
+    return PackedReward(loaded, read_scale(folder), head=ScoreHead(linear), adapter=name)
 
 
 def join_adapter(host: LoadedModel, location: Location, name: str | None) -> LoadedModel:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefine.errors import ModelError
+from prefine.models.forward.active_adapter import OWN_ADAPTER
 from prefine.models.loading.heads import adapter_head_shape
 from prefine.models.loading.load import LoadedModel, is_classifier, load_model
 from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, base_hash, locate_model
 from prefine.models.scoring.packed_scorer import load_reward, scale_of
 from prefine.models.scoring.scorer import RewardModel
-from prefine.models.shared_base import POLICY, join_adapter, join_reward, shares_base
+from prefine.models.shared_base import join_adapter, join_reward, shares_base
 from prefine.recipe.sections import ModelSection
 from prefine.web.errors import ApiError
 
@@ -169,7 +170,7 @@ def _host(languages: Sequence[Location], section: ModelSection) -> LoadedModel |
 def _on_base(host: LoadedModel, location: Location, short: str) -> ServedModel:
     now = int(time.time())
     if location == host.location:
-        return ServedModel(short, location.name, host, None if location.adapter is None else POLICY, now)
+        return ServedModel(short, location.name, host, None if location.adapter is None else OWN_ADAPTER, now)
     _require_same_base(host, location)
     # A dot would divide the names of its parameters.
     adapter = None if location.adapter is None else "served_" + short.replace(".", "_").replace("/", "_")

@@ -10,9 +10,10 @@ from typing import Any
 
 from prefine.generation.engine import writer_for
 from prefine.generation.writer import Request, Writer
+from prefine.models.forward.active_adapter import using_adapter
 from prefine.models.forward.fused import packed_weights
 from prefine.models.forward.packed import embedding_rows
-from prefine.models.shared_base import has_adapter, using_adapter
+from prefine.models.shared_base import has_adapter
 from prefine.serving.answering import Answers, Ask, Choice, requests_of
 from prefine.serving.limits import Limits
 from prefine.serving.metrics import ServerMetrics

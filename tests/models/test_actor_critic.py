@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from prefine.models.actor_critic import ActorCritic
-from prefine.models.forward.packed import PackedModel, standard_attention, unpack
+from prefine.models.actor_critic import ActorCritic, ValueHead
+from prefine.models.forward.active_adapter import using_adapter
+from prefine.models.forward.packed import LanguageHead, PackedModel, ScoreHead, in_fp32, standard_attention, unpack
 from prefine.models.forward.path_probe import settle_path
 from prefine.models.shared_base import add_copy
 from tests.models import tiny
@@ -23,11 +24,15 @@ ARCHITECTURES = ["llama", "granite", "gemma2", "gpt2"]
 
 
 def policy(
-    architecture: str = "llama", critic: str | None = "shared", temperature: float = 0.7, lora: bool = True
-) -> ActorCritic:
+    architecture: str = "llama",
+    critic: str | None = "shared",
+    temperature: float = 0.7,
+    lora: bool = True,
+    packs: bool = True,
+) -> PackedModel:
     """A random one with random adapters and a random value head."""
     model = PackedModel(tiny.make(architecture), torch.float32)
-    assert settle_path(model) is None
+    assert (settle_path(model) is None) == packs
     if lora:
         model.model.requires_grad_(False)
         model.model = tiny.with_lora(model.model)
@@ -37,19 +42,26 @@ def policy(
         with torch.no_grad():
             for weight in added.values():
                 weight.copy_(torch.randn(weight.shape, generator=draw) * 0.2)
-    made = ActorCritic(model, temperature, critic)
-    if made.value_head is not None:
-        tiny.random_weights(made.value_head, seed=4)
-    return made.eval()
+    value = None if critic is None else ValueHead(model, "critic" if critic == "adapter" else None)
+    if value is not None:
+        tiny.random_weights(value, seed=4)
+    model.head = ActorCritic(LanguageHead(temperature), value)
+    return model.eval()
 
 
-def take_padded(made: ActorCritic) -> None:
+def value_layer(made: PackedModel) -> nn.Linear:
+    assert isinstance(made.head, ActorCritic)
+    assert made.head.value is not None
+    return made.head.value.linear
+
+
+def take_padded(made: PackedModel) -> None:
     made.path.packed = False
     made.causal.set_attn_implementation("eager")
 
 
 @torch.no_grad()
-def alone(model: ActorCritic, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def alone(model: PackedModel, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, entropies and last hidden states of BATCH's targets, each sequence by itself."""
     ids, mask, row, column = unpack(BATCH)
     logits, hidden = [], []
@@ -81,22 +93,21 @@ def test_what_it_says_of_tokens_is_what_transformers_says(architecture: str, pad
     for found, wanted in ((out.logprobs, logprobs), (out.entropy, entropy)):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
-    assert made.value_head is not None
-    torch.testing.assert_close(out.values, made.value_head(hidden)[:, 0], rtol=0, atol=1e-5)
-    torch.testing.assert_close(made.logprobs(BATCH), logprobs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.values, value_layer(made)(hidden)[:, 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(made(BATCH, head=LanguageHead(0.7)), logprobs, rtol=0, atol=1e-5)
 
 
 def test_what_is_not_asked_for_is_not_there() -> None:
     made = policy(critic=None)
     out = made(BATCH)
-    assert (out.values, out.entropy, made.value_head) == (None, None, None)
+    assert (out.values, out.entropy) == (None, None)
     torch.testing.assert_close(made(BATCH, with_entropy=True).logprobs, out.logprobs, rtol=0, atol=1e-6)
 
 
 def test_a_new_critic_expects_nothing() -> None:
     model = PackedModel(tiny.make("llama"), torch.float32)
     assert settle_path(model) is None
-    out = ActorCritic(model, 1.0, "shared")(BATCH)
+    out = model(BATCH, head=ActorCritic(LanguageHead(), ValueHead(model)))
     assert out.values is not None
     assert not out.values.any()
     assert out.values.dtype == torch.float32
@@ -105,7 +116,40 @@ def test_a_new_critic_expects_nothing() -> None:
 def test_at_temperature_1_it_is_the_model_itself() -> None:
     model = PackedModel(tiny.make("llama"), torch.float32)
     assert settle_path(model) is None
-    assert torch.equal(ActorCritic(model, 1.0, None)(BATCH).logprobs, model(BATCH))
+    assert torch.equal(model(BATCH, head=ActorCritic(LanguageHead())).logprobs, model(BATCH))
+
+
+@pytest.mark.parametrize("architecture", ["bloom", "gemma2"])
+def test_the_temperature_divides_logits_that_the_model_makes_itself(architecture: str) -> None:
+    """Where the head may not take chosen rows only."""
+    made = policy(architecture, critic=None, lora=False, packs=architecture != "bloom")
+    take_padded(made)
+    made.path.whole_logits = True
+    with torch.no_grad():
+        found = made(BATCH, head=LanguageHead(0.7))
+    torch.testing.assert_close(found, alone(made, 0.7)[0], rtol=0, atol=1e-5)
+
+
+def test_a_forward_takes_its_head_and_its_adapter_as_arguments() -> None:
+    """One trunk is the policy, its reference and a reward model; no forward changes what the next one gives."""
+    made, bare = policy(critic=None, temperature=1.0), tiny.packed("llama")
+    before = dict(add_copy(made.model, "other"))
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in before.values():
+            weight.copy_(torch.randn(weight.shape, generator=draw) * 0.2)
+        own = made(BATCH).logprobs
+        linear = nn.Linear(32, 2)
+        language, score = LanguageHead(), ScoreHead(linear)
+        reference = made(BATCH, head=language, adapter=None)
+        torch.testing.assert_close(reference, bare(BATCH), rtol=0, atol=1e-5)
+        other, scores = (made(BATCH, head=head, adapter="other") for head in (language, score))
+        with using_adapter(made.model, "other"):
+            assert torch.equal(other, made(BATCH).logprobs)
+            assert torch.equal(scores, in_fp32(linear, made.at_ends(BATCH)))
+        assert torch.equal(made(BATCH).logprobs, own)
+    assert scores.shape == (BATCH.sequences, 2)
+    assert all((one - two).abs().max() > 1e-3 for one, two in ((own, reference), (own, other), (other, reference)))
 
 
 def test_values_are_fp32_whatever_the_trunk_computes_in() -> None:
@@ -121,19 +165,19 @@ def test_values_are_fp32_whatever_the_trunk_computes_in() -> None:
 # --- Gradients -------------------------------------------------------------------------------------------------------
 
 
-def reached(made: ActorCritic, loss: Tensor) -> set[str]:
+def reached(made: PackedModel, loss: Tensor) -> set[str]:
     """What a loss gives a gradient to: policy, critic's adapter, head or base."""
     made.zero_grad(set_to_none=True)
     loss.backward()
     found = set()
     for name, weight in made.named_parameters():
         if weight.grad is not None and weight.grad.any():
-            kinds = (("value_head", "head"), (".critic.", "critic"), (".default.", "policy"))
+            kinds = (("head.value", "head"), (".critic.", "critic"), (".default.", "policy"))
             found.add(next((kind for part, kind in kinds if part in name), "base"))
     return found
 
 
-def losses(made: ActorCritic, *, head_only: bool = False) -> tuple[Tensor, Tensor]:
+def losses(made: PackedModel, *, head_only: bool = False) -> tuple[Tensor, Tensor]:
     """Something of the policy's, something of the critic's, in which each target counts differently."""
     out = made(BATCH, head_only=head_only)
     assert out.values is not None

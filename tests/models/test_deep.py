@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from prefine.data.tokens.trees import collate
-from prefine.models.actor_critic import ActorCritic
+from prefine.models.actor_critic import ActorCritic, ValueHead
 from prefine.models.forward.fused import unchanging_weights
-from prefine.models.forward.packed import evaluating
+from prefine.models.forward.packed import LanguageHead, evaluating
 from prefine.models.loading.load import load_model
 from prefine.recipe.sections import LoraSection, ModelSection
 from tests.models import tiny
@@ -55,9 +55,9 @@ def test_what_ppo_measures_has_the_bits_of_what_it_trains_on(deep_model: Path, d
         for name, weight in loaded.trainable().items():
             if "lora_B" in name:
                 weight.normal_(std=0.02)
-    policy = ActorCritic(loaded.packed, 0.7, "shared")
-    assert policy.value_head is not None
-    policy.value_head.weight.data.normal_()
+    policy, value = loaded.packed, ValueHead(loaded.packed)
+    value.linear.weight.data.normal_()
+    policy.head = ActorCritic(LanguageHead(0.7), value)
     batch = collate([tiny.tree(n, 30, vocabulary=DEEP_VOCABULARY) for n in (9, 21, 40)])
     with torch.no_grad(), evaluating(policy), unchanging_weights():
         measured = policy(batch, with_entropy=True)

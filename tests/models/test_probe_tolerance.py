@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from prefine.data.tokens.trees import PackedBatch
 from prefine.models.forward import attention
-from prefine.models.forward.packed import PackedModel, PackedScorer
+from prefine.models.forward.packed import PackedModel, ScoreHead
 from prefine.models.forward.path_probe import _apart, probe, probe_batch, settle_path, take_padded_path
 from tests.models import tiny
 
@@ -56,7 +56,7 @@ def test_deep_reward_models_are_packed(dtype: torch.dtype) -> None:
     model = AutoModelForSequenceClassification.from_config(config)
     tiny.random_weights(model)
     model.score.weight.data.mul_(100)
-    scorer = PackedScorer(model.to(dtype).eval(), dtype)
+    scorer = PackedModel(model.to(dtype).eval(), dtype, ScoreHead())
     model.score.float()
     assert settle_path(scorer) is None
 

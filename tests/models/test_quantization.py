@@ -110,7 +110,7 @@ def test_base_weights_are_really_quantised(quantization: str, bytes_per_weight: 
     stored = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
     weights = sum(layer.in_features * layer.out_features for layer in layers)
     assert stored == bytes_per_weight * weights
-    assert type(loaded.packed.head().module) is torch.nn.Linear
+    assert type(loaded.packed.logits_head().module) is torch.nn.Linear
     assert loaded.describe()["parameters"] == load(folder, "none").describe()["parameters"]
     if quantization == "nf4":
         states = [layer.weight.quant_state for layer in layers]

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from prefine.data.tokens.trees import PackedBatch, TokenTree, collate
 from prefine.models.forward import attention
-from prefine.models.forward.packed import PackedScorer, standard_attention, unpack
+from prefine.models.forward.packed import PackedModel, ScoreHead, in_fp32, standard_attention, unpack
 from prefine.models.forward.path_probe import probe, settle_path, take_padded_path
 from tests.models import tiny
 from tests.models.tiny import BATCH, assert_same_gradients, tree
@@ -37,13 +37,13 @@ def classifier(architecture: str, heads: int = 1, **overrides: Any) -> Any:
     return model.eval()
 
 
-def packed(architecture: str, heads: int = 1, **overrides: Any) -> PackedScorer:
-    scorer = PackedScorer(classifier(architecture, heads, **overrides), torch.float32)
+def packed(architecture: str, heads: int = 1, **overrides: Any) -> PackedModel:
+    scorer = PackedModel(classifier(architecture, heads, **overrides), torch.float32, ScoreHead())
     assert settle_path(scorer) is None
     return scorer
 
 
-def alone(scorer: PackedScorer, batch: PackedBatch = BATCH) -> Tensor:
+def alone(scorer: PackedModel, batch: PackedBatch = BATCH) -> Tensor:
     """(S, k) what transformers says of each sequence by itself."""
     ids, mask, *_ = unpack(batch)
     with standard_attention(scorer, "eager"):
@@ -51,7 +51,7 @@ def alone(scorer: PackedScorer, batch: PackedBatch = BATCH) -> Tensor:
     return torch.stack(rows)
 
 
-def gradients(scorer: PackedScorer, scores: Tensor) -> dict[str, Tensor]:
+def gradients(scorer: PackedModel, scores: Tensor) -> dict[str, Tensor]:
     """Gradients of all trainable weights for a loss in which each score counts differently."""
     named = {name: weight for name, weight in scorer.named_parameters() if weight.requires_grad}
     loss = (scores * torch.linspace(-1.0, 2.0, scores.numel()).view_as(scores)).sum()
@@ -87,7 +87,7 @@ def test_each_head_gives_a_column_of_its_own(architecture: str) -> None:
     assert (ours - by_hand).abs().max() <= 1e-5
 
 
-def alone_hidden(scorer: PackedScorer, row: int) -> Tensor:
+def alone_hidden(scorer: PackedModel, row: int) -> Tensor:
     """(H,) the trunk's output at the last token of one sequence by itself."""
     ids, mask, *_ = unpack(BATCH)
     with standard_attention(scorer, "eager"):
@@ -112,7 +112,7 @@ def test_adapter_and_head_gradients_are_those_alone(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", UNPACKABLE)
 def test_what_cannot_be_packed_is_padded(architecture: str) -> None:
     """The probe says why; padded rows give each sequence's own scores and gradients."""
-    scorer = PackedScorer(classifier(architecture, heads=2), torch.float32)
+    scorer = PackedModel(classifier(architecture, heads=2), torch.float32, ScoreHead())
     reason = settle_path(scorer)
     assert reason is not None
     assert tiny.UNPACKABLE[architecture][1] in reason
@@ -128,7 +128,7 @@ def test_what_cannot_be_packed_is_padded(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "gpt2", "opt"])
 def test_the_padded_path_is_right_for_what_can_be_packed(architecture: str) -> None:
     """For who asks for sdpa or eager."""
-    scorer = PackedScorer(classifier(architecture, heads=2), torch.float32)
+    scorer = PackedModel(classifier(architecture, heads=2), torch.float32, ScoreHead())
     take_padded_path(scorer)
     assert not scorer.path.packed
     assert (scorer(BATCH) - alone(scorer)).abs().max() <= 1e-5
@@ -161,7 +161,7 @@ def test_large_scores_are_packed_too(size: float, monkeypatch: pytest.MonkeyPatc
     """A head a thousand times as large rounds a thousand times as coarsely, and is as right; or as wrong."""
     from transformers import AttentionInterface
 
-    scorer = PackedScorer(classifier("llama"), torch.float32)
+    scorer = PackedModel(classifier("llama"), torch.float32, ScoreHead())
     with torch.no_grad():
         scorer.causal.score.weight.mul_(size)
     assert settle_path(scorer) is None
@@ -172,7 +172,7 @@ def test_large_scores_are_packed_too(size: float, monkeypatch: pytest.MonkeyPatc
 # --- Where a score is read (pitfall 9) -------------------------------------------------------------------------------
 
 
-def scores_of(scorer: PackedScorer, *trees: TokenTree) -> Tensor:
+def scores_of(scorer: PackedModel, *trees: TokenTree) -> Tensor:
     with torch.no_grad():
         scores: Tensor = scorer(collate(list(trees)))
     return scores
@@ -199,7 +199,7 @@ def test_a_score_does_not_change_with_company(architecture: str) -> None:
 
 
 @contextmanager
-def path(scorer: PackedScorer, packing: bool) -> Iterator[None]:
+def path(scorer: PackedModel, packing: bool) -> Iterator[None]:
     """Inside, the scorer takes the packed path or the padded one."""
     scorer.path.packed = packing
     with nullcontext() if packing else standard_attention(scorer):
@@ -218,7 +218,7 @@ def test_a_score_does_not_change_with_the_padding_token(pad: int | None, packing
         assert (scores_of(scorer, *trees) - expected).abs().max() <= 1e-5
 
 
-def padded_by_transformers(scorer: PackedScorer, trees: list[TokenTree], side: str, amount: int, pad: int) -> Tensor:
+def padded_by_transformers(scorer: PackedModel, trees: list[TokenTree], side: str, amount: int, pad: int) -> Tensor:
     """(S, k) transformers' scores of rows padded to their longest and `amount` further tokens."""
     rows = [[*tree.prompt, *answer] for tree in trees for answer in tree.answers]
     length = max(map(len, rows)) + amount
@@ -299,10 +299,10 @@ def test_masks_of_supervision_do_not_move_a_score() -> None:
 def test_the_head_computes_in_fp32_whatever_the_trunk_does() -> None:
     """bf16 scores have three digits; here equal hidden states give scores exact to fp32."""
     scorer = packed("llama", heads=2)
-    rounded = PackedScorer(scorer.model, torch.bfloat16)
+    rounded = PackedModel(scorer.model, torch.bfloat16, ScoreHead())
     hidden = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), rounded.autocast():
-        scores = rounded._scores(hidden)
+        scores = in_fp32(rounded.causal.score, hidden)
     assert scores.dtype == torch.float32
     assert (scores - hidden @ scorer.causal.score.weight.T).abs().max() <= 1e-5
     with torch.no_grad():

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from prefine.data.tokens.trees import TokenTree, collate
 from prefine.errors import ModelError
+from prefine.models.forward.active_adapter import using_adapter
 from prefine.models.loading.heads import IN_ADAPTER
 from prefine.models.loading.load import LoadedModel, load_model, save_model
 from prefine.models.loading.location import ADAPTER_WEIGHTS, ORIGIN, locate_model
 from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import load_reward, read_scale
 from prefine.models.scoring.scorer import Question, ScoreScale
-from prefine.models.shared_base import add_copy, has_adapter, join_reward, shares_base, using_adapter
+from prefine.models.shared_base import add_copy, has_adapter, join_reward, shares_base
 from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.records import Message
 from tests.models import tiny
@@ -217,7 +218,7 @@ def test_its_gradients_reach_nobody(base: Path, tmp_path: Path) -> None:
     joined = join_reward(loaded, locate_model(str(saved_reward(tmp_path / "reward", base))), "reward-0")
     tree = joined.trees(QUESTIONS[0])
     assert tree
-    score = joined.loaded.packed(collate(tree))
+    score = joined.loaded.packed(collate(tree), head=joined._head, adapter=joined._adapter)
     assert not score.requires_grad
 
 

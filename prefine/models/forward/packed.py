@@ -1,8 +1,9 @@
 """The one forward pass of every stage: a PackedBatch in, fp32 log-probabilities of its targets, or scores, out.
 
-The packed path runs the model's trunk once over the row (see data/tokens/trees.py). A model that does not route its
-attention through transformers' AttentionInterface takes the padded path instead: each answer a row of its own behind
-its own copy of the prompt. A probe decides which, and says so.
+A model is a trunk, which gives hidden states, and a head, which reads them. The packed path runs the trunk once over
+the row (see data/tokens/trees.py). A model that does not route its attention through transformers' AttentionInterface
+takes the padded path instead: each answer is a row of its own after its own copy of the prompt. A probe decides which,
+and says so.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from prefine.data.tokens.trees import PackedBatch, Segment
 from prefine.models.forward import attention
+from prefine.models.forward.active_adapter import OWN_ADAPTER, using_adapter
 from prefine.models.forward.attention import CachedRow
-from prefine.models.forward.logprobs import Head, adjusted, logprobs_of_logits, selected_logprobs
+from prefine.models.forward.logprobs import Head, adjusted, logprobs_and_entropy, logprobs_of_logits
 from prefine.models.forward.rotary import forget_lengths, length_rule
 
 # Part of the key of cached log-probabilities: raise it whenever the forward's numbers change.
@@ -27,7 +29,7 @@ FORWARD_VERSION = 4
 
 @dataclass
 class ForwardPath:
-    """How a trunk is run. Models that share their weights share it, as they share the attention implementation.
+    """How a trunk is run.
 
     Attributes:
         packed: whether to take the packed path; `settle_path` finds out.
@@ -40,27 +42,36 @@ class ForwardPath:
     whole_logits: bool = True
     decodes: bool = True
 
+    @property
+    def hidden_states(self) -> bool:
+        """Whether a head may read the trunk's hidden states, and need not leave its logits to the model itself."""
+        return self.packed or not self.whole_logits
+
 
 class PackedModel(nn.Module):
-    """A trunk with the language head: a causal language model (bare, or wrapped by peft) behind the packed forward.
+    """A trunk and a head: a transformers model, bare or wrapped by peft, behind the packed forward.
+
+    Policy, reference, critic and reward models can share a trunk. They differ in their head and in the adapter that is
+    active, and a forward takes both as arguments.
 
     Args:
-        model: transformers' causal LM, or a PeftModel around one.
+        model: transformers' causal LM or sequence classifier, or a PeftModel around one.
         compute_dtype: type of the matrix products; others are autocast to it.
-        path: that of another model on the same weights; a new one by default.
+        head: what a forward computes unless it is given another head; log-probabilities by default.
 
     Attributes:
+        head: as the argument. A head that trains must be this one, so that its weights are parameters of the model.
+        path: how the trunk is run.
         lengths: how rotary frequencies follow the length of a sequence; None where they do not. Sequences that would
             change each other's numbers are computed apart.
-
-    Calling it with a PackedBatch of R targets gives their log-probabilities, (R,) fp32.
     """
 
-    def __init__(self, model: nn.Module, compute_dtype: torch.dtype, path: ForwardPath | None = None) -> None:
+    def __init__(self, model: nn.Module, compute_dtype: torch.dtype, head: OutputHead | None = None) -> None:
         super().__init__()
         self.model = model
         self.compute_dtype = compute_dtype
-        self.path = path or ForwardPath()
+        self.head = LanguageHead() if head is None else head
+        self.path = ForwardPath()
         self.lengths = length_rule(self.causal.config)
 
     @property
@@ -74,39 +85,68 @@ class PackedModel(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def head(self) -> Head:
-        """The output head with the model's own treatment of logits."""
-        config = self.causal.config.get_text_config()
-        scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-        return Head(self.causal.get_output_embeddings(), scale, getattr(config, "final_logit_softcapping", None))
+    def forward(
+        self, batch: PackedBatch, *, head: OutputHead | None = None, adapter: str | None = OWN_ADAPTER, **options: Any
+    ) -> Any:
+        """What a head reads off the batch: see the heads.
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Log-probabilities of the batch's targets: (R,) fp32."""
-        with self.autocast():
-            return self._packed(batch) if self.path.packed else self._padded(batch)
-
-    def owners(self, batch: PackedBatch) -> Tensor:
-        """(R,) int64: the answer that each number of the forward's output belongs to."""
-        return batch.sequence
+        Args:
+            head: another head than the model's own.
+            adapter: the adapter that is active; None for none. OWN_ADAPTER changes nothing.
+            options: of the head.
+        """
+        other = contextlib.nullcontext() if adapter == OWN_ADAPTER else using_adapter(self.model, adapter)
+        with self.autocast(), other:
+            return (self.head if head is None else head)(self, batch, **options)
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, segments: Sequence[Segment] | CachedRow) -> Tensor:
         """(T, H) hidden states of a packed row of T tokens, both tensors (1, T) int64."""
         out = self.causal.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, segments=segments)
         return cast(Tensor, out.last_hidden_state[0])
 
+    def at_targets(self, batch: PackedBatch) -> Tensor:
+        """(R, H) hidden states that the targets are predicted from, on either path."""
+        return self._by_length(batch, self._at_targets, of_targets=True)
+
+    def at_ends(self, batch: PackedBatch) -> Tensor:
+        """(S, H) hidden states at the last token of each answer, on either path."""
+        return self._by_length(batch, self._at_ends, of_targets=False)
+
+    def own_logits(self, batch: PackedBatch) -> Tensor:
+        """(R, V) logits of the targets as the model itself makes them, on padded rows."""
+
+        def logits(part: PackedBatch) -> Tensor:
+            ids, mask, row, column = unpack(part)
+            out = self.causal(input_ids=ids, attention_mask=mask, use_cache=False)
+            return cast(Tensor, out.logits[row, column])
+
+        return self._by_length(batch, logits, of_targets=True)
+
+    def logits_head(self, temperature: float = 1.0) -> Head:
+        """The layer from hidden states to logits, with the model's own treatment of logits, at a temperature."""
+        config = self.causal.config.get_text_config()
+        scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+        softcap = getattr(config, "final_logit_softcapping", None)
+        return Head(self.causal.get_output_embeddings(), scale, softcap, 1 / temperature)
+
     def _trunk(self, batch: PackedBatch) -> Tensor:
         return self.hidden(batch.input_ids, batch.position_ids, batch.segments)
 
-    def predicting(self, batch: PackedBatch) -> Tensor:
-        """(R, H) hidden states that the targets are predicted from, on either path."""
-        return self._by_length(batch, self._predicting, of_targets=True)
-
-    def _predicting(self, batch: PackedBatch) -> Tensor:
+    def _at_targets(self, batch: PackedBatch) -> Tensor:
         if self.path.packed:
             return self._trunk(batch)[batch.predict_from]
         ids, mask, row, column = unpack(batch)
+        return self._padded_trunk(ids, mask)[row, column]
+
+    def _at_ends(self, batch: PackedBatch) -> Tensor:
+        if self.path.packed:
+            return self._trunk(batch)[batch.last_tokens()]
+        ids, mask, *_ = unpack(batch)
+        return self._padded_trunk(ids, mask)[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
+
+    def _padded_trunk(self, ids: Tensor, mask: Tensor) -> Tensor:
         out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return cast(Tensor, out.last_hidden_state[row, column])
+        return cast(Tensor, out.last_hidden_state)
 
     def _by_length(self, batch: PackedBatch, states: Callable[[PackedBatch], Tensor], *, of_targets: bool) -> Tensor:
         """What `states` gives for a batch, a row for each target or each answer, where answers that would change each
@@ -126,28 +166,6 @@ class PackedModel(nn.Module):
             places.append(targets if of_targets else torch.tensor(group, device=targets.device))
         return torch.cat(found)[torch.argsort(torch.cat(places))]
 
-    def _packed(self, batch: PackedBatch) -> Tensor:
-        return selected_logprobs(self.predicting(batch), batch.targets, self.head())
-
-    def _padded(self, batch: PackedBatch) -> Tensor:
-        if not self.path.whole_logits:
-            return selected_logprobs(self.predicting(batch), batch.targets, self.head())
-        return logprobs_of_logits(self._by_length(batch, self._own_logits, of_targets=True), batch.targets)
-
-    def _own_logits(self, batch: PackedBatch) -> Tensor:
-        """(R, V) logits of the targets as the model itself makes them."""
-        ids, mask, row, column = unpack(batch)
-        out = self.causal(input_ids=ids, attention_mask=mask, use_cache=False)
-        return cast(Tensor, out.logits[row, column])
-
-    def target_logits(self, batch: PackedBatch) -> Tensor:
-        """(R, V) fp32 logits that the batch's targets are predicted from, all of them in memory at once."""
-        with self.autocast():
-            if not self.path.packed and self.path.whole_logits:
-                return self._by_length(batch, self._own_logits, of_targets=True).float()
-            head = self.head()
-            return adjusted(head.module(self.predicting(batch)), head)
-
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Casts matrix products to the compute type inside; nothing where that is fp32."""
         if self.compute_dtype == torch.float32:
@@ -155,44 +173,89 @@ class PackedModel(nn.Module):
         return torch.autocast(self.device.type, self.compute_dtype)
 
 
-class PackedScorer(PackedModel):
-    """A sequence classifier with a linear score head behind the packed forward: a reward model.
+class OutputHead(nn.Module):
+    """Reads the hidden states of a trunk: called with a PackedModel and a batch, under the model's autocast."""
+
+    def owners(self, batch: PackedBatch) -> Tensor:
+        """int64: the answer that each row of the head's output belongs to."""
+        return batch.sequence
+
+
+class LanguageHead(OutputHead):
+    """The language model's own output layer: (R,) fp32 log-probabilities of the batch's targets.
+
+    Args:
+        temperature: the sampling temperature that log-probabilities are computed at.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, model: PackedModel, batch: PackedBatch) -> Tensor:
+        """See the class."""
+        if model.path.hidden_states:
+            return self.read(model, batch, model.at_targets(batch), with_entropy=False)[0]
+        logits = model.own_logits(batch)
+        return logprobs_of_logits(logits if self.temperature == 1 else logits.float() / self.temperature, batch.targets)
+
+    def read(
+        self, model: PackedModel, batch: PackedBatch, hidden: Tensor, *, with_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the targets, and the entropies of their distributions (nats) if asked for.
+
+        Args:
+            hidden: (R, H), the model's `at_targets`.
+        """
+        return logprobs_and_entropy(
+            hidden, batch.targets, model.logits_head(self.temperature), with_entropy=with_entropy
+        )
+
+
+class LogitsHead(OutputHead):
+    """The language model's own output layer: (R, V) fp32 logits of the batch's targets, all in memory at once."""
+
+    def forward(self, model: PackedModel, batch: PackedBatch) -> Tensor:
+        """See the class."""
+        if model.path.hidden_states:
+            head = model.logits_head()
+            return adjusted(head.module(model.at_targets(batch)), head)
+        return model.own_logits(batch).float()
+
+
+class ScoreHead(OutputHead):
+    """A reward model's linear score head: (S, k) fp32, k raw scores of each answer.
 
     A score is read at an answer's last token, its end of turn, where the model has seen all of it. The place comes from
     lengths: padding, and a padding token that is also the end of turn, cannot move it.
 
-    Calling it with a PackedBatch of S answers gives (S, k) fp32, a raw score of each head for each answer.
+    Args:
+        linear: hidden states (N, H) to scores (N, k), fp32; None for the sequence classifier's own, `score`.
     """
+
+    def __init__(self, linear: nn.Linear | None = None) -> None:
+        super().__init__()
+        self.linear = linear
 
     def owners(self, batch: PackedBatch) -> Tensor:
         """(S,) int64: each answer itself."""
         return torch.arange(batch.sequences, device=batch.input_ids.device)
 
-    def _packed(self, batch: PackedBatch) -> Tensor:
-        return self._scores(self._by_length(batch, self._last_packed, of_targets=False))
-
-    def _last_packed(self, batch: PackedBatch) -> Tensor:
-        return self._trunk(batch)[batch.last_tokens()]
-
-    def _padded(self, batch: PackedBatch) -> Tensor:
+    def forward(self, model: PackedModel, batch: PackedBatch) -> Tensor:
+        """See the class."""
+        linear = cast(nn.Linear, model.causal.score) if self.linear is None else self.linear
         if not batch.sequences:
-            return self._scores(torch.zeros(0, self.score_head.in_features, device=self.device))
-        return self._scores(self._by_length(batch, self._last_padded, of_targets=False))
+            return torch.zeros(0, linear.out_features, device=model.device)
+        return in_fp32(linear, model.at_ends(batch))
 
-    def _last_padded(self, batch: PackedBatch) -> Tensor:
-        ids, mask, *_ = unpack(batch)
-        out = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return cast(Tensor, out.last_hidden_state[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1])
 
-    def _scores(self, hidden: Tensor) -> Tensor:
-        # In fp32 whatever the trunk computes in: a bf16 score has three digits, and PPO's rewards are differences.
-        with torch.autocast(self.device.type, enabled=False):
-            return cast(Tensor, self.score_head(hidden.float()))
+def in_fp32(linear: nn.Module, hidden: Tensor) -> Tensor:
+    """(N, k) fp32: what a linear head makes of hidden states (N, H), whatever type the trunk computes in.
 
-    @property
-    def score_head(self) -> nn.Linear:
-        """Hidden states (N, H) to scores (N, k), fp32."""
-        return cast(nn.Linear, self.causal.score)
+    A bf16 score has three digits, and advantages and PPO's rewards are differences of scores and values.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return cast(Tensor, linear(hidden.float()))
 
 
 @contextlib.contextmanager

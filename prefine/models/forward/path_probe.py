@@ -57,7 +57,7 @@ def take_padded_path(model: PackedModel) -> None:
         model.path.whole_logits = False
         apart = (model(batch) - theirs).abs().max().item()
         with model.autocast():
-            logits = model._own_logits(batch)
+            logits = model.own_logits(batch)
         # Rounding of logits of this size, and of sums over the width in float32.
         width = model.causal.get_output_embeddings().weight.shape[-1]
         unit = torch.finfo(model.compute_dtype).eps + torch.finfo(torch.float32).eps * width**0.5
@@ -137,7 +137,7 @@ def _packed_with_leaks(model: PackedModel, batch: PackedBatch) -> tuple[Tensor, 
     _common, *spans = runs(batch.segments)
     for sequence in (1, 2):  # one behind its sibling, one behind another tree; both before others
         own, context = spans[sequence]
-        answer = ours[model.owners(batch) == sequence].sum()
+        answer = ours[model.head.owners(batch) == sequence].sum()
         (gradient,) = torch.autograd.grad(answer, embedded[0], retain_graph=True)
         for seen in (own, *context):
             gradient[0, seen.start : seen.stop] = 0

@@ -20,7 +20,8 @@ from prefine.data.tokens.template import ChatTemplate
 from prefine.data.tokens.template_source import choose_template
 from prefine.errors import MissingDependencyError, ModelError
 from prefine.models.forward import attention, fused
-from prefine.models.forward.packed import PackedModel, PackedScorer, embedding_rows
+from prefine.models.forward.active_adapter import OWN_ADAPTER
+from prefine.models.forward.packed import PackedModel, ScoreHead, embedding_rows
 from prefine.models.forward.path_probe import settle_path, take_padded_path
 from prefine.models.loading.adapters import put_adapter
 from prefine.models.loading.card import Base, Story, describe_result
@@ -169,7 +170,7 @@ def load_model(
         model.requires_grad_(False)
     if section.gradient_checkpointing and trainable:
         _checkpoint_layers(model, location)
-    packed = PackedModel(model, dtype) if heads is None else PackedScorer(model, dtype)
+    packed = PackedModel(model, dtype, None if heads is None else ScoreHead())
     fallback = _settle_path(packed, section)
     return LoadedModel(packed, template, location, reason, fallback, identity, fused.install(model))
 
@@ -268,7 +269,7 @@ def _settle_head(model: Any, location: Location, heads: int, missing: set[str], 
                 field="model.name",
             )
         init_score_head(head)
-    head.float()  # whatever the trunk's type: see PackedScorer
+    head.float()  # whatever the trunk's type: see in_fp32
 
 
 def is_classifier(config: Any) -> bool:
@@ -382,14 +383,14 @@ def save_model(
         model: Any = loaded.packed.model
         # Others on the same base (a reference, a reward model) are not the result.
         model.save_pretrained(
-            temporary, **({"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {})
+            temporary, **({"selected_adapters": [OWN_ADAPTER]} if hasattr(model, "peft_config") else {})
         )
         loaded.tokenizer.save_pretrained(temporary)
         for name, value in (beside or {}).items():
             (temporary / name).write_bytes(json_bytes(value, indent=2))
         if hasattr(model, "peft_config"):
             save_ends(loaded.packed.causal, temporary)
-        heads = loaded.packed.score_head.out_features if isinstance(loaded.packed, PackedScorer) else None
+        heads = loaded.packed.causal.score.out_features if isinstance(loaded.packed.head, ScoreHead) else None
         base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
         describe_result(temporary, folder, base, heads, story)
 

@@ -23,7 +23,8 @@ from prefine.data.reading.rows import Problem
 from prefine.data.tokens.fitting import fit_answers
 from prefine.data.tokens.trees import TokenTree, collate, microbatches, parts_of
 from prefine.errors import ModelError, TemplateError
-from prefine.models.forward.packed import standard_attention
+from prefine.models.forward.active_adapter import OWN_ADAPTER
+from prefine.models.forward.packed import ScoreHead, evaluating, standard_attention
 from prefine.models.loading.heads import adapter_head_shape
 from prefine.models.loading.load import LoadedModel, is_classifier, load_model
 from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, locate_model, one_line
@@ -41,15 +42,24 @@ class PackedReward(RewardModel):
     """A reward model on a decoder, behind the packed forward.
 
     Args:
-        loaded: with a PackedScorer.
+        loaded: its trunk and tokenizer.
         scale: None for a model that others trained.
         closed: whether what a template writes behind the end of turn is read, too. prefine's own models are read at the
             end of turn; others were trained on whole rendered conversations.
         max_tokens: packed tokens computed at once.
+        head: its score head; None for that of `loaded`.
+        adapter: its adapter on a trunk that it shares.
     """
 
     def __init__(
-        self, loaded: LoadedModel, scale: ScoreScale | None, *, closed: bool = False, max_tokens: int = _MAX_TOKENS
+        self,
+        loaded: LoadedModel,
+        scale: ScoreScale | None,
+        *,
+        closed: bool = False,
+        max_tokens: int = _MAX_TOKENS,
+        head: ScoreHead | None = None,
+        adapter: str = OWN_ADAPTER,
     ) -> None:
         self.name = loaded.location.name
         self.loaded = loaded
@@ -57,6 +67,8 @@ class PackedReward(RewardModel):
         self.tokenizer = loaded.tokenizer
         self._closed = closed
         self._max_tokens = max_tokens
+        self._head = head
+        self._adapter = adapter
         self._told = False
         context = getattr(loaded.packed.causal.config.get_text_config(), "max_position_embeddings", None)
         self._max_length = scale.max_length_tokens if scale is not None else context or _MAX_TOKENS
@@ -125,13 +137,9 @@ class PackedReward(RewardModel):
     def raw(self, trees: Sequence[TokenTree]) -> Tensor:
         """(answers, k) fp32 raw scores on the CPU of trees computed together."""
         packed = self.loaded.packed
-        training = packed.training
-        packed.eval()
-        try:
-            scores: Tensor = packed(collate(trees).to(packed.device))
-            return scores.cpu()
-        finally:
-            packed.train(training)
+        with evaluating(packed):
+            scores: Tensor = packed(collate(trees).to(packed.device), head=self._head, adapter=self._adapter)
+        return scores.cpu()
 
     def _scored(self, questions: Sequence[list[TokenTree] | None]) -> Iterator[list[Score] | None]:
         fitting = [tree for trees in questions for tree in trees or ()]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefine.data.tokens.trees import TokenTree
-from prefine.models.actor_critic import ActorCritic
 from prefine.runs.atomic import JSON
 from prefine.training.loop.processes import Processes
 from prefine.training.rl.measure import repeatability
+from prefine.training.rl.policy import Policy
 from prefine.training.run.checks import check_first_ratio, require
 
 
@@ -29,7 +29,7 @@ class FirstRatio:
         self._repeated = 0.0
         self.done = False
 
-    def prepare(self, policy: ActorCritic, trees: Sequence[TokenTree], max_tokens: int) -> None:
+    def prepare(self, policy: Policy, trees: Sequence[TokenTree], max_tokens: int) -> None:
         """Measure by how much repeating a computation changes a log-probability: ratios may differ from 1 by as much.
 
         Args:

@@ -7,17 +7,16 @@ training differ because of the policy alone. They do not touch the random number
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prefine.data.tokens.trees import PackedBatch, TokenTree
+from prefine.data.tokens.trees import TokenTree
 from prefine.degeneration import look_at
 from prefine.intervals import evenly_chosen, mean_change, median_change
-from prefine.models.actor_critic import ActorCritic
 from prefine.objectives import kl
 from prefine.recipe.rl import PpoRecipe, RewardSource
 from prefine.report.facts import by_prompt
@@ -27,6 +26,7 @@ from prefine.training.rl.heldout_pairs import pair_accuracy, read_pairs
 from prefine.training.rl.load_rewards import JUDGE, load_source
 from prefine.training.rl.measure import measure
 from prefine.training.rl.metrics import text_metrics
+from prefine.training.rl.policy import Policy
 from prefine.training.rl.reward_sources import ModelSource, RunningScale, Scaling
 from prefine.training.rl.rewards import Rewards, shape, source_metrics
 from prefine.training.rl.rollouts import (
@@ -51,21 +51,13 @@ class HeldoutAnswers:
         session: the opened run.
         policy: the policy in training.
         rewards: the optimised rewards.
-        reference: gives the reference's log-probabilities of a batch.
     """
 
-    def __init__(
-        self,
-        session: Session[PpoRecipe],
-        policy: ActorCritic,
-        rewards: Rewards,
-        reference: Callable[[PackedBatch], Tensor],
-    ) -> None:
+    def __init__(self, session: Session[PpoRecipe], policy: Policy, rewards: Rewards) -> None:
         self._session = session
         self._recipe = session.recipe
         self._policy = policy
         self._rewards = rewards
-        self._reference = reference
         heldout = session.prepared.heldout
         chosen = evenly_chosen(len(heldout), self._recipe.rollout.heldout_prompts) if len(heldout) else []
         self._trees: list[TokenTree] = [heldout[row] for row in chosen]
@@ -117,7 +109,7 @@ class HeldoutAnswers:
         """Answers, and their scores by source; the judge's are under JUDGE."""
         recipe = self._recipe
         answers = generate_answers(
-            self._policy,
+            self._policy.model,
             self._session.loaded.template,
             recipe,
             self._trees,
@@ -209,7 +201,7 @@ class HeldoutAnswers:
 
     def _measure(self, answers: Generations) -> dict[str, Tensor]:
         limit = self._recipe.training.max_tokens_per_microbatch
-        found = measure(self._policy, self._reference, [answers.trees], limit)
+        found = measure(self._policy.model, self._policy.reference_logprobs, [answers.trees], limit)
         return {
             name: torch.cat([found[tree.row][name] for tree in answers.trees])
             for name in ("logprobs", "reference", "entropy")

@@ -16,10 +16,10 @@ from prefine.data.tokens.template import ChatTemplate
 from prefine.data.tokens.trees import TokenTree, collate, microbatches
 from prefine.errors import DataError, TemplateError
 from prefine.intervals import evenly_chosen
-from prefine.models.actor_critic import ActorCritic
 from prefine.objectives.masked import paired, per_sequence
 from prefine.recipe.rl import PpoRecipe
 from prefine.records import Preference
+from prefine.training.rl.policy import Policy
 
 _MOST_PAIRS = 200
 
@@ -56,12 +56,12 @@ def read_pairs(recipe: PpoRecipe, template: ChatTemplate) -> list[TokenTree]:
 
 
 @torch.no_grad()
-def pair_accuracy(policy: ActorCritic, pairs: Sequence[TokenTree], max_tokens: int) -> float:
+def pair_accuracy(policy: Policy, pairs: Sequence[TokenTree], max_tokens: int) -> float:
     """Share of pairs whose preferred answer is the more likely one under the policy, by the mean log-probability of
     its tokens."""
     right = 0
     for run in microbatches(pairs, max_tokens):
-        batch = collate(run).to(policy.device)
+        batch = collate(run).to(policy.model.device)
         sums = per_sequence(policy.logprobs(batch), batch.sequence, batch.sequences)
         means = paired(sums / batch.sequence_lengths())
         right += int((means.chosen > means.rejected).sum())

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from prefine.data.tokens.trees import PackedBatch, TokenTree, collate, microbatches
-from prefine.models.actor_critic import ActorCritic
 from prefine.models.forward.fused import unchanging_weights
-from prefine.models.forward.packed import evaluating
+from prefine.models.forward.packed import PackedModel, evaluating
+from prefine.training.rl.policy import Policy
 
 
 @torch.no_grad()
 def measure(
-    policy: ActorCritic,
+    policy: PackedModel,
     reference: Callable[[PackedBatch], Tensor],
     groups: Iterable[Sequence[TokenTree]],
     max_tokens: int,
@@ -23,6 +23,7 @@ def measure(
     """Log-probabilities, the reference's, entropies and values of trees' tokens, by the training forward.
 
     Args:
+        policy: with the heads of an ActorCritic.
         reference: gives the reference's log-probabilities of a batch.
         groups: trees that will be trained on together: in the same microbatches their products are rounded alike, so
             that the first ratios are 1 and not nearly 1.
@@ -39,15 +40,15 @@ def measure(
 
 
 @torch.no_grad()
-def repeatability(policy: ActorCritic, trees: Sequence[TokenTree], max_tokens: int) -> float:
+def repeatability(policy: Policy, trees: Sequence[TokenTree], max_tokens: int) -> float:
     """Largest difference of a log-probability between two computations of the trees' first microbatch, nats."""
-    batch = collate(next(microbatches(trees, max_tokens))).to(policy.device)
-    with evaluating(policy):
+    batch = collate(next(microbatches(trees, max_tokens))).to(policy.model.device)
+    with evaluating(policy.model):
         return float((policy.logprobs(batch) - policy.logprobs(batch)).abs().max())
 
 
 def _measured(
-    policy: ActorCritic, reference: Callable[[PackedBatch], Tensor], run: Sequence[TokenTree]
+    policy: PackedModel, reference: Callable[[PackedBatch], Tensor], run: Sequence[TokenTree]
 ) -> list[tuple[int, dict[str, Tensor]]]:
     """The row and the columns of each tree, which may be a part of its row's."""
     batch = collate(run).to(policy.device)

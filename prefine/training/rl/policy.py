@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from prefine.data.tokens.trees import PackedBatch
 from prefine.errors import ModelError, RecipeError
-from prefine.models.actor_critic import ActorCritic
+from prefine.models.actor_critic import ActorCritic, ValueHead
+from prefine.models.forward.packed import LanguageHead, PackedModel
 from prefine.models.loading.load import LoadedModel
-from prefine.models.shared_base import add_copy, has_adapter, using_adapter
+from prefine.models.shared_base import add_copy, has_adapter
 from prefine.recipe.rl import PpoRecipe
 
 REFERENCE, CRITIC = "reference", "critic"
@@ -24,12 +25,12 @@ class Policy:
     adapter, or of all weights if the policy has no adapter.
 
     Args:
-        loaded: the model; its `packed` becomes `model`.
+        loaded: the model; its `packed` gets the heads of policy and critic.
         recipe: the run's.
         with_critic: whether there is a critic.
 
     Attributes:
-        model: policy and critic, the module that learns.
+        model: policy and critic, the module that learns: see ActorCritic for what it computes.
 
     Raises:
         ModelError: a critic cannot read the model's hidden states.
@@ -38,14 +39,15 @@ class Policy:
 
     def __init__(self, loaded: LoadedModel, recipe: PpoRecipe, *, with_critic: bool) -> None:
         _require_context(loaded, recipe)
-        if loaded.packed.path.whole_logits and not loaded.packed.path.packed:
+        if not loaded.packed.path.hidden_states:
             raise ModelError(
                 f"{recipe.model.name!r} is of an architecture whose hidden states a critic cannot read",
                 "Use sft or dpo for it, or a model of another architecture.",
                 field="model.name",
             )
         self._loaded = loaded
-        self._twin = self._frozen_twin(recipe.rollout.temperature)
+        self.model = loaded.packed
+        self._reference = self._reference_model()
         self._reference_adapter = None if loaded.location.adapter is None else REFERENCE
         critic = recipe.ppo.critic if with_critic else None
         if critic == "adapter":
@@ -55,27 +57,36 @@ class Policy:
         for module in loaded.packed.model.modules():  # dropout would make every ratio pi / pi_old noisy
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        self.model = ActorCritic(loaded.packed, recipe.rollout.temperature, critic)
-        loaded.packed = self.model
+        self._language = LanguageHead(recipe.rollout.temperature)
+        self._value = None if critic is None else ValueHead(self.model, CRITIC if critic == "adapter" else None)
+        self.model.head = ActorCritic(self._language, self._value)
 
-    def _frozen_twin(self, temperature: float) -> ActorCritic | None:
+    def _reference_model(self) -> PackedModel:
         """Copy a policy without an adapter as a whole; copy the adapter that a policy was loaded with beside it."""
-        if not has_adapter(self._loaded.packed.model):
-            return ActorCritic(copy.deepcopy(self._loaded.packed).requires_grad_(False), temperature, None)
+        if not has_adapter(self.model.model):
+            return copy.deepcopy(self.model).requires_grad_(False)
         if self._loaded.location.adapter is not None:
-            add_copy(self._loaded.packed.model, REFERENCE)
-        return None
+            add_copy(self.model.model, REFERENCE)
+        return self.model
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether there is a critic."""
+        return self._value is not None
+
+    def logprobs(self, batch: PackedBatch) -> Tensor:
+        """(R,) fp32 log-probabilities of a batch's targets under the policy."""
+        found: Tensor = self.model(batch, head=self._language)
+        return found
 
     def reference_logprobs(self, batch: PackedBatch) -> Tensor:
         """(R,) fp32 log-probabilities of a batch's targets under the reference."""
-        if self._twin is not None:
-            return self._twin.logprobs(batch)
-        with using_adapter(self.model.model, self._reference_adapter):
-            return self.model.logprobs(batch)
+        found: Tensor = self._reference(batch, head=self._language, adapter=self._reference_adapter)
+        return found
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What learns, by name: the policy's weights and the critic's."""
-        head = self.model.value_head
+        head = None if self._value is None else self._value.linear
         named = {} if head is None else {f"{_VALUE_HEAD}{name}": p for name, p in head.named_parameters()}
         return {**self._loaded.trainable(), **named}
 

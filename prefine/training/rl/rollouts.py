@@ -18,7 +18,7 @@ from prefine.data.tokens.trees import TokenTree, epoch_order, even_part, token_o
 from prefine.generation.engine import writer_for
 from prefine.generation.sampling import Sampling
 from prefine.generation.writer import Generated, Request
-from prefine.models.actor_critic import ActorCritic
+from prefine.models.forward.packed import PackedModel
 from prefine.objectives import kl
 from prefine.recipe.rl import PpoRecipe
 from prefine.records import Conversation, Message
@@ -176,7 +176,7 @@ def seed_of(*parts: int | str) -> int:
 
 
 def generate_answers(
-    policy: ActorCritic,
+    policy: PackedModel,
     template: Any,
     recipe: PpoRecipe,
     prompts: Sequence[TokenTree],

@@ -130,7 +130,7 @@ class PpoObjective(Objective[PpoRecipe]):
         recipe = session.recipe
         self.policy = policy
         self.rewards = rewards
-        self._heldout = HeldoutAnswers(session, policy.model, rewards, policy.reference_logprobs)
+        self._heldout = HeldoutAnswers(session, policy, rewards)
         self.before: Before = self._heldout.before
         self._log = RolloutLog(session)
         self._kl = kl.KlController(recipe.kl.coefficient, recipe.kl.controller, recipe.kl.target, recipe.kl.horizon)

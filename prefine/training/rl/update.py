@@ -106,8 +106,7 @@ class Update:
         self._parts = parts
         self._recipe = parts.session.recipe
         self._targets: Targets | None = None
-        has_critic = parts.policy.model.value_head is not None
-        self.critic_only = has_critic and number < self._recipe.ppo.value_warmup_updates
+        self.critic_only = parts.policy.has_critic and number < self._recipe.ppo.value_warmup_updates
 
     def run(self, steps: Steps, prompts: Sequence[TokenTree]) -> dict[str, float]:
         """Do what is left of the update; returns its metrics.
@@ -181,7 +180,7 @@ class Update:
             for part in [*self._minibatches(trained, 0), left_out]
         ]
         with self.progress.timings.of("measure"):
-            parts.first_ratio.prepare(parts.policy.model, groups[0], limit)
+            parts.first_ratio.prepare(parts.policy, groups[0], limit)
             own = measure(parts.policy.model, parts.policy.reference_logprobs, groups, limit)
             measured = parts.session.processes.gather_by_row(own)
         columns = {

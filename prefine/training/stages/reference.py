@@ -10,7 +10,6 @@ this module knows of it or not.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from prefine.data.tokens.store import TokenStore
 from prefine.data.tokens.trees import TokenTree, collate, microbatches
+from prefine.models.forward.active_adapter import OWN_ADAPTER
 from prefine.models.forward.packed import FORWARD_VERSION, evaluating
 from prefine.models.loading.load import LoadedModel
 from prefine.objectives.masked import per_sequence
@@ -121,13 +121,10 @@ def _bits_of_some_rows(loaded: LoadedModel, store: Sequence[TokenTree], max_toke
 def _sums(loaded: LoadedModel, trees: Sequence[TokenTree], max_tokens: int) -> Iterator[tuple[int, Tensor]]:
     """By microbatch: trees done so far, and the summed log-probability of each answer under the reference."""
     model = loaded.packed
-    fresh = loaded.location.adapter is None and hasattr(model.model, "disable_adapter")
-    off: contextlib.AbstractContextManager[Any] = (
-        model.model.disable_adapter() if fresh else contextlib.nullcontext()  # type: ignore[operator]
-    )
+    adapter = None if loaded.location.adapter is None else OWN_ADAPTER
     done = 0
-    with off, evaluating(model):
+    with evaluating(model):
         for run in microbatches(trees, max_tokens):
             batch = collate(run).to(model.device)
             done += len(run)
-            yield done, per_sequence(model(batch), batch.sequence, batch.sequences).float().cpu()
+            yield done, per_sequence(model(batch, adapter=adapter), batch.sequence, batch.sequences).float().cpu()

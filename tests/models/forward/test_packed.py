@@ -333,8 +333,8 @@ def test_full_fine_tuning_reaches_tied_weights() -> None:
     (name,) = [name for name, weight in model.named_parameters() if weight is table]
     unseen = sorted(set(range(tiny.VOCABULARY)) - set(BATCH.input_ids[0].tolist()) - set(BATCH.targets.tolist()))
     assert found[name][unseen].abs().sum() > 0  # as head every row counts, also of tokens that are not there
-    assert {type(model.head().module)} == {nn.Linear}
-    assert not model.head().plain_and_frozen
+    assert {type(model.logits_head().module)} == {nn.Linear}
+    assert not model.logits_head().plain_and_frozen
 
 
 def test_full_fine_tuning_in_bf16_products() -> None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prefine.data.tokens.trees import PackedBatch, collate
-from prefine.models.actor_critic import ActorCritic
-from prefine.models.forward.packed import PackedModel, PackedScorer, unpack
+from prefine.models.actor_critic import ActorCritic, ValueHead
+from prefine.models.forward.packed import LanguageHead, PackedModel, ScoreHead, unpack
 from prefine.models.forward.path_probe import settle_path, take_padded_path
 from prefine.models.forward.rotary import LengthRule, forget_lengths, length_rule
 from tests.models import tiny
@@ -52,7 +52,7 @@ BATCHES = {
 
 def make(rotary: str, *, is_packed: bool, scores: bool = False) -> PackedModel:
     if scores:
-        model: PackedModel = PackedScorer(classifier("llama", **ROTARIES[rotary]), torch.float32)
+        model = PackedModel(classifier("llama", **ROTARIES[rotary]), torch.float32, ScoreHead())
     else:
         model = PackedModel(tiny.make("llama", **ROTARIES[rotary]), torch.float32)
     if is_packed:
@@ -84,8 +84,8 @@ def test_every_answer_has_the_numbers_that_it_has_alone(rotary: str, is_packed: 
         with torch.no_grad():
             assert (model(batch) - right).abs().max() <= 1e-5
             assert (model(batch) - right).abs().max() <= 1e-5  # after longer sequences
-            policy = ActorCritic(model, 1.0, "shared")
-            assert (policy(batch).logprobs - right).abs().max() <= 1e-5
+            policy = ActorCritic(LanguageHead(), ValueHead(model))
+            assert (model(batch, head=policy).logprobs - right).abs().max() <= 1e-5
     assert_it_matters(rotary)
 
 

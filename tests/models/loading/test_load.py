@@ -343,7 +343,7 @@ def test_an_adapter_on_the_head(tmp_path: Path) -> None:
     base = tiny.save_folder(tmp_path / "base")
     loaded = load_model(section(base), LoraSection(r=4, targets=["q_proj", "lm_head"]))
     train_a_step(loaded)
-    assert not loaded.packed.head().plain_and_frozen
+    assert not loaded.packed.logits_head().plain_and_frozen
     ours, theirs = (tiny_gradients(loaded, f(BATCH)) for f in (loaded.packed, lambda b: alone(loaded.packed, b)))
     assert any("lm_head" in name for name in ours)
     tiny.assert_same_gradients(ours, theirs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -20,6 +21,7 @@ from prefine.errors import CheckpointError, DataError, PrefineError, Stopped, Tr
 from prefine.recipe.stage import StageRecipe
 from prefine.training.loop.loop import Loop
 from prefine.training.loop.processes import Processes
+from prefine.training.rl.heldout import HeldoutAnswers
 from prefine.training.stages import sft
 from tests.training import tiny
 
@@ -144,6 +146,30 @@ def test_two_processes_stop_within_an_update(make: Make) -> None:
     assert together(stopping) == [0, 0]
     assert together(lambda rank: tiny.train(cut, resume=True)) == [0, 0]
     assert not tiny.differences(Path(whole.run), Path(cut.run))
+
+
+def test_both_evaluate_a_run_that_is_resumed_after_its_last_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation exchanges values: the main process, which writes the results, cannot make it alone."""
+    made = make("ppo", changes={**tiny.UNGUARDED, "training.max_steps": 1, "rollout.heldout_prompts": 2})
+
+    def stopped(loop: Loop) -> None:
+        raise Stopped("before the results are written")
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped, match="before the results"):
+        patched.setattr(Loop, "_end", stopped)
+        tiny.train(made)
+    reported = tiny.metrics(Path(made.run))
+
+    def counting(rank: int) -> None:
+        real, calls = HeldoutAnswers.evaluate, []
+        HeldoutAnswers.evaluate = lambda held: calls.append(rank) or real(held)  # type: ignore[func-returns-value, method-assign]
+        tiny.train(made, resume=True)
+        assert calls == [rank]
+
+    assert together(counting) == [0, 0]
+    assert tiny.metrics(Path(made.run)) == reported
+    evaluation = json.loads((Path(made.run) / "evaluation.json").read_text())
+    assert len(evaluation["heldout"]["responses"]) == 2
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -20,6 +20,7 @@ from prefine.data.tokens.store import StoreWriter, TokenStore
 from prefine.data.tokens.trees import TokenTree, collate, parts_of
 from prefine.generation import writer as writer_module
 from prefine.models.actor_critic import ActorCritic
+from prefine.models.forward.packed import LanguageHead, PackedModel
 from prefine.models.loading.load import LoadedModel, load_model
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sections import ModelSection
@@ -181,6 +182,11 @@ def loaded(model: Path) -> LoadedModel:
     return load_model(ModelSection(name=str(model), dtype="float32", device="cpu"), None, trainable=False)
 
 
+def policy_of(loaded: LoadedModel, temperature: float) -> PackedModel:
+    loaded.packed.head = ActorCritic(LanguageHead(temperature))
+    return loaded.packed
+
+
 def prompts(count: int) -> list[TokenTree]:
     """Of uneven lengths."""
     words = tiny.make_tokenizer()
@@ -196,7 +202,7 @@ def recipe(make: Make, changes: dict[str, Any] | None = None) -> PpoRecipe:
 @pytest.mark.parametrize("slots", [1, 3, 64])
 def test_what_is_written_depends_on_prompt_and_seed_alone(slots: int, make: Make, loaded: LoadedModel) -> None:
     """Not on how many are written at once, nor on what else is."""
-    policy = ActorCritic(loaded.packed, 0.7, None)
+    policy = policy_of(loaded, 0.7)
 
     def write(trees: Sequence[TokenTree], made: PpoRecipe) -> Generations:
         seeds = {tree.row: i for i, tree in enumerate(prompts(5))}
@@ -232,7 +238,7 @@ def by_transformers(loaded: LoadedModel, tree: TokenTree, temperature: float) ->
 
 def test_measured_are_the_temperatures_own_logprobs_and_entropies(loaded: LoadedModel) -> None:
     """Against transformers on one answer at a time, whatever they are computed together with."""
-    policy = ActorCritic(loaded.packed, 0.7, None)
+    policy = policy_of(loaded, 0.7)
     trees = [
         TokenTree(t.prompt, ([5, 6, STOP], [9] * (1 + i)), (None,) * 2, t.row, apart=True)
         for i, t in enumerate(prompts(4))
@@ -252,12 +258,12 @@ def test_measured_are_the_temperatures_own_logprobs_and_entropies(loaded: Loaded
 
 def test_tokens_are_drawn_from_the_distribution_that_is_measured(make: Make, loaded: LoadedModel) -> None:
     """At the temperature, so that the mean of -log p is the entropy: of 600 draws, to four standard errors."""
-    policy = ActorCritic(loaded.packed, 0.3, None)
+    policy = policy_of(loaded, 0.3)
     made = recipe(make, {"rollout.temperature": 0.3, "rollout.max_new_tokens": 1})
     written = rollout.generate_answers(
         policy, loaded.template, made, prompts(1), lambda _, sample: seed_of(sample), 600
     )
-    (found,) = measure(policy, policy.logprobs, [written.trees], 10_000).values()
+    (found,) = measure(policy, lambda batch: policy(batch).logprobs, [written.trees], 10_000).values()
     surprise = -found["logprobs"]
     error = float(surprise.std()) / math.sqrt(len(surprise))
     assert error < 0.1

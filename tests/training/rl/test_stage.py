@@ -21,7 +21,7 @@ from prefine.data.tokens.store import TokenStore
 from prefine.data.tokens.trees import PackedBatch, TokenTree, collate
 from prefine.errors import TrainingError
 from prefine.generation.answers import write_answers
-from prefine.models.actor_critic import ActorCritic
+from prefine.models.forward.packed import LanguageHead
 from prefine.models.loading.load import load_model
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sections import ModelSection
@@ -36,6 +36,10 @@ from tests.training import tiny
 Make = Callable[..., StageRecipe]
 QUICK = {**tiny.UNGUARDED, "report.samples": 0, "training.save_every_steps": None, "ppo.max_kl": None}
 QUICK |= {"training.evaluate_every_steps": None, "training.sample_every_steps": None, "rollout.heldout_prompts": 2}
+
+
+# The critic's linear layer among the parameters of the model.
+VALUE_HEAD = "head.value.linear"
 
 
 @dataclass
@@ -77,7 +81,7 @@ def watched(made: StageRecipe, monkeypatch: pytest.MonkeyPatch) -> Watched:
         (found,) = started
         named, update = dict(found.objective.policy.model.named_parameters()), found.objective._update
         assert update is not None
-        warming = {name for name in found.learning if ".critic." in name or name.startswith("value_head.")}
+        warming = {name for name in found.learning if ".critic." in name or name.startswith(VALUE_HEAD)}
         learning = warming if update.critic_only else found.learning
         assert {name for name, p in named.items() if p.grad is not None} == learning
         return real_clip(self)
@@ -212,7 +216,7 @@ def as_loaded(made: StageRecipe) -> Tensor:
     assert isinstance(made, PpoRecipe)
     alone = load_model(made.model, None, trainable=False)
     alone.packed.eval()
-    logprobs = ActorCritic(alone.packed, made.rollout.temperature, None).logprobs(some_batch())
+    logprobs: Tensor = alone.packed(some_batch(), head=LanguageHead(made.rollout.temperature))
     assert logprobs.std() > 0
     return logprobs
 
@@ -246,10 +250,10 @@ def test_the_reference_is_the_policy_as_it_was_loaded_and_stays_so(
     torch.testing.assert_close(run.reference, as_loaded(made), rtol=0, atol=1e-5)
     assert run.moved == run.learning
     with torch.no_grad():
-        assert (run.objective.policy.model.logprobs(some_batch()) - run.reference).abs().max() > 1e-2
+        assert (run.objective.policy.logprobs(some_batch()) - run.reference).abs().max() > 1e-2
     adapters = {"default", "critic"} if "critic" in policy else {"default"}
     for name in run.learning if "lora" not in changes else ():
-        assert name.startswith("value_head.") or any(f".{adapter}." in name for adapter in adapters)
+        assert name.startswith(VALUE_HEAD) or any(f".{adapter}." in name for adapter in adapters)
     learned = [name for name in run.learning if ".default." in name or "lora" in changes]
     assert all(name in run.moved for name in learned)
     assert learned
@@ -270,7 +274,7 @@ def test_the_reference_of_any_adapter_is_that_adapter(targets: list[str], critic
     policy = PpoStage(made).load(made.model).policy
     policy.model.eval()
     with torch.no_grad():
-        torch.testing.assert_close(policy.model.logprobs(some_batch()), as_loaded(made), rtol=0, atol=1e-5)
+        torch.testing.assert_close(policy.logprobs(some_batch()), as_loaded(made), rtol=0, atol=1e-5)
     torch.testing.assert_close(by_reference(policy), as_loaded(made), rtol=0, atol=1e-5)
 
 
@@ -289,9 +293,9 @@ def test_a_critic_that_warms_up_leaves_the_policy_as_it_is(
     """Bit for bit, while its head moves; after the warm-up all of it does."""
     changes = {**QUICK, "ppo.value_warmup_updates": 2, "training.weight_decay": 0.5, **WARMING[kind]}
     warm = watched(make("ppo", "warm", {**changes, "training.max_steps": 2}), monkeypatch)
-    policy = {name for name in warm.learning if ".critic." not in name and not name.startswith("value_head.")}
+    policy = {name for name in warm.learning if ".critic." not in name and not name.startswith(VALUE_HEAD)}
     assert not warm.moved & policy
-    assert {"value_head.weight", "value_head.bias"} <= warm.moved
+    assert {f"{VALUE_HEAD}.weight", f"{VALUE_HEAD}.bias"} <= warm.moved
     after = watched(make("ppo", "after", {**changes, "training.max_steps": 4}), monkeypatch)
     assert after.moved == after.learning
 
