@@ -55,7 +55,7 @@ class AdapterFormat:
         describe_result(folder, options.final, base, None, Story())
         computed = source.reference_dtype if source.quantization != "none" else stored_dtype(source)
         loading = {"dtype": computed, "quantization": None if source.quantization == "none" else source.quantization}
-        limits = limits_of(computed, options.dtype or "float32", source.reference_dtype)
+        limits = limits_of(computed, options.dtype or "float32", *source.roundings)
         return [Artefact(self.name, ".", "peft", limits, loading)]
 
 

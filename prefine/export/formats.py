@@ -52,11 +52,13 @@ class Limits:
     stops: Literal["all", "turn_end"] = "all"
 
 
-# Of models whose weights are stored, and computed with, in a type of 16 bits or more.
+# Of models whose weights are stored, and computed with, in a type of 16 bits or more. A run on an int8 base rounds
+# activations, too, to 8 bits of the largest in their row.
 ROUNDING_LIMITS = {
     "float32": Limits(top1=0.995, kl_mean=1e-6, kl_p99=1e-5, perplexity=1e-4, kept=(0.99, 1.01)),
     "float16": Limits(top1=0.98, kl_mean=1e-4, kl_p99=1e-3, perplexity=0.005, kept=(0.9, 1.1)),
     "bfloat16": Limits(top1=0.95, kl_mean=5e-3, kl_p99=5e-2, perplexity=0.02, kept=(0.8, 1.2)),
+    "int8": Limits(top1=0.95, kl_mean=5e-3, kl_p99=5e-2, perplexity=0.02, kept=(0.8, 1.2)),
 }
 
 

@@ -27,7 +27,7 @@ class MergedFormat:
         """See Format."""
         dtype = merged_dtype(source, options)
         source.save_merged(folder, dtype)
-        return [Artefact(f"{self.name} {dtype}", ".", "transformers", limits_of(dtype, source.reference_dtype))]
+        return [Artefact(f"{self.name} {dtype}", ".", "transformers", limits_of(dtype, *source.roundings))]
 
 
 def merged_dtype(source: Source, options: ExportOptions) -> str:

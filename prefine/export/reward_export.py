@@ -15,7 +15,6 @@ from prefine.export.formats import ROUNDING_LIMITS, Artefact, ExportOptions, For
 from prefine.export.fresh_process import reload_in_fresh_process
 from prefine.export.reload import ProbeInput, ReloadSpec
 from prefine.export.reward_model import (
-    TOLERANCE,
     ProbeScores,
     probe_scores,
     require_known_dtype,
@@ -102,7 +101,7 @@ class RewardExport:
         one_by_one = probes.apart(torch.cat([each[0] for each in found.logits]))
         padded = probes.apart(scores_by_transformers(folder / artefact.path, probes.trees))
         apart = max(one_by_one, padded) if one_by_one == one_by_one else one_by_one  # NaN stays
-        limit = TOLERANCE[artefact.name.split()[-1]]
+        limit = probes.tolerance(artefact.name.split()[-1])
         failures = []
         if not apart <= limit:
             failures.append(f"scores are {apart:.2g} standard deviations from the run's, over {limit:g}")

@@ -27,6 +27,8 @@ from prefine.runs.atomic import atomic_write, json_bytes
 
 # In standard deviations of the scores; a merge in fp32 moves them by rounding alone, one into bf16 by its three digits.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+# Products with int8 weights round their inputs, too, to 8 bits of the largest in a row.
+_INT8_TOLERANCE = 0.1
 _PROBES = (
     ("What is the capital of France?", ("The capital of France is Paris.", "I don't know.", "")),
     ("My parcel is late. What now?", ("Send me the order number and I will ask the carrier today.", "Wait.")),
@@ -42,12 +44,18 @@ class ProbeScores:
         turns: of each tree's prompt.
         scores: (answers,) fp32, in the trees' order.
         std: of the run's held-out scores.
+        quantization: of the run's base.
     """
 
     trees: list[TokenTree]
     turns: list[tuple[Message, ...]]
     scores: Tensor
     std: float
+    quantization: str
+
+    def tolerance(self, dtype: str) -> float:
+        """How far scores of the model merged in `dtype` may be from these."""
+        return max(TOLERANCE[dtype], _INT8_TOLERANCE if self.quantization == "int8" else 0.0)
 
     def apart(self, found: Tensor) -> float:
         """How far other scores of the same answers are at most, in standard deviations."""
@@ -74,7 +82,7 @@ def merge_reward(name: str, folder: Path, dtype: str = "float32") -> float:
     with atomic_write(folder) as temporary:
         probes = write_merged_reward(name, temporary, folder, dtype)
         apart = probes.apart(scores_by_transformers(temporary, probes.trees))
-        if not apart <= TOLERANCE[dtype]:
+        if not apart <= probes.tolerance(dtype):
             raise CheckpointError(
                 f"{folder}: the merged model's scores are {apart:.2g} standard deviations from those of {name}",
                 "Merge in float32.",
@@ -145,7 +153,7 @@ def _probe_scores(reward: PackedReward, scale: ScoreScale) -> ProbeScores:
     ]
     trees = [tree for _, found in asked for tree in found]
     turns = [question for question, found in asked for _ in found]
-    return ProbeScores(trees, turns, reward.raw(trees).mean(1), scale.std)
+    return ProbeScores(trees, turns, reward.raw(trees).mean(1), scale.std, scale.quantization)
 
 
 def _story(name: str, heads: int, dtype: str) -> Story:

@@ -113,6 +113,11 @@ class Source:
             return "float32"
         return str(self.manifest.get("model", {}).get("compute_dtype", "float32"))
 
+    @property
+    def roundings(self) -> tuple[str, ...]:
+        """What the run's own figures are rounded by: keys of ROUNDING_LIMITS."""
+        return (self.reference_dtype, *(("int8",) if self.quantization == "int8" else ()))
+
     @cached_property
     def base(self) -> BaseFacts | None:
         """Facts of the base's weights; None where a hub's model has not been fetched yet."""
