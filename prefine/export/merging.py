@@ -48,7 +48,7 @@ def dense(quantised: LoadedModel, section: ModelSection, heads: int | None = Non
 
 def dequantised(module: nn.Module) -> Tensor | None:
     """The fp32 weight that a quantised layer of bitsandbytes computes with; None for any other module."""
-    weight: Any = getattr(module, "weight", None)
+    weight: Any = module._parameters.get("weight")  # peft's layers have a `weight` that is their base's
     if type(weight).__name__ == "Params4bit":
         import bitsandbytes
 

@@ -157,6 +157,24 @@ def test_a_reward_run_becomes_a_classifier(trained: Callable[..., Path], tmp_pat
 
 
 @in_this_process
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_run_on_a_quantised_base(trained: Callable[..., Path], tmp_path: Path, quantization: str) -> None:
+    """Merged, it computes what it computed in training; as an adapter, on the base quantised again."""
+    pytest.importorskip("bitsandbytes")
+    run = trained("sft", {"model.quantization": quantization})
+    exported = export_run(str(run), "merged", dtype="float32", out=tmp_path / "merged")
+    (proof,) = exported.values["proof"]
+    if quantization == "nf4":
+        assert proof["kl_mean"] < 1e-8
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert verify_export(tmp_path / "merged").failures == []
+    adapter = export_run(str(run), "adapter", out=tmp_path / "adapter")
+    assert adapter.failures == []
+    assert adapter.values["artefacts"][0]["options"]["quantization"] == quantization
+
+
+@in_this_process
 def test_all_weights_are_exported_merged(trained: Callable[..., Path], tmp_path: Path) -> None:
     run = trained("sft", {"lora": None})
     exported = export_run(str(run), "merged", dtype="float16", out=tmp_path / "out")
