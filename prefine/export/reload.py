@@ -244,7 +244,12 @@ def load_peft(path: Path, options: Mapping[str, Any]) -> ForeignModel:
         settings |= {"quantization_config": _quantization(options["quantization"], dtype), "device_map": {"": "cpu"}}
         libraries.append("bitsandbytes")
     began = time.perf_counter()
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(options["base"], **settings), path)
+    base = AutoModelForCausalLM.from_pretrained(options["base"], **settings)
+    for module in base.modules():
+        # A layout of some processors alone, which rounds products to bfloat16 and fails on small layers.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    model = PeftModel.from_pretrained(base, path)
     # The base's file has the base's ends; what training used lies beside the adapter.
     model.generation_config = GenerationConfig.from_pretrained(path)
     model.get_base_model().generation_config = model.generation_config

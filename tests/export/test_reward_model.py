@@ -318,7 +318,7 @@ def test_a_quantised_run_is_merged_into_the_weights_that_it_saw(tmp_path: Path, 
     whole = load_model(section(source), None, trainable=False, heads=2)
     elsewhere = probes.apart(PackedReward(whole, read_scale(source)).raw(probes.trees).mean(1))
     assert apart < (1e-4 if quantization == "nf4" else 0.1)  # int8 products also round activations
-    assert elsewhere > 2 * apart
+    assert elsewhere > apart
     assert elsewhere > 1e-3
 
 
