@@ -50,7 +50,9 @@ TOPICS = {
     "objectives": {"bandit": "the objectives together"},
     "serving": {
         "access": "the key, hosts and origins of all routes",
+        "any_request": "no request fails the server",
         "openai_client": "what OpenAI's client gets",
+        "other_clients": "LangChain and lm-eval",
         "streams": "streams on the wire, and clients that leave",
     },
     "training": {

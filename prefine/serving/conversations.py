@@ -43,16 +43,15 @@ def prompt_of(
         offered = tools_of({"tools": list(tools)}) if tool_choice != "none" else ()
         return Prompt(prompt=tuple(turns), tools=offered)
     except RowError as error:
-        raise refused_row(error) from None
+        raise _refused(error) from None
     except ValidationError as error:
-        raise refused_row(row_error(error, names={"prompt": "messages"})) from None
+        raise _refused(row_error(error, names={"prompt": "messages"})) from None
 
 
-def refused_row(error: RowError) -> ApiError:
-    """400 that names the field."""
-    return ApiError(
-        400, f"{error.problem.field}: {error.problem.reason}", param=error.problem.field, code="invalid_value"
-    )
+def _refused(error: RowError) -> ApiError:
+    """400 that names the field; what is wrong with the turns as a whole is about the messages."""
+    field = error.problem.field or "messages"
+    return ApiError(400, f"{field}: {error.problem.reason}", param=field, code="invalid_value")
 
 
 def _joined(turns: Sequence[Message]) -> list[Message]:
