@@ -51,6 +51,7 @@ TOPICS = {
     "serving": {
         "access": "the key, hosts and origins of all routes",
         "any_request": "no request fails the server",
+        "load": "many clients, most of them ill-behaved",
         "openai_client": "what OpenAI's client gets",
         "other_clients": "LangChain and lm-eval",
         "streams": "streams on the wire, and clients that leave",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -75,6 +76,8 @@ def run_server(app: FastAPI, service: Service, sock: socket.socket, ready: Calla
     Args:
         ready: called when requests are answered.
     """
+    # It warns of every connection that does not speak HTTP; whoever scans the network could fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     timeout = service.limits.shutdown_timeout_s
     config = uvicorn.Config(
         app,
