@@ -7,7 +7,7 @@ from typing import Any
 from prefine.generation.padded_writer import PaddedWriter
 from prefine.generation.slot_writer import PREFILL_TOKENS, SlotWriter
 from prefine.generation.writer import Writer
-from prefine.models.forward.fused import Kept
+from prefine.models.forward.fused import WeightCache
 from prefine.models.forward.packed import PackedModel
 
 
@@ -18,7 +18,7 @@ def writer_for(
     *,
     prefix_tokens: int = 0,
     prefill_tokens: int = PREFILL_TOKENS,
-    kept: Kept | None = None,
+    kept: WeightCache | None = None,
 ) -> Writer:
     """The writer of a model: in slots, or in padded batches where it takes no packed rows.
 

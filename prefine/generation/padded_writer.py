@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from prefine.generation.writer import Writer, Writing
+from prefine.generation.writer import ActiveSequence, Writer
 from prefine.models.forward.packed import evaluating, standard_attention
 from prefine.models.forward.rotary import forget_lengths
 
@@ -21,7 +21,9 @@ from prefine.models.forward.rotary import forget_lengths
 class _Chooser(LogitsProcessor):  # type: ignore[misc]
     """Leaves of each row's logits the one token that was chosen, so that transformers takes it."""
 
-    def __init__(self, writings: list[Writing], add_tokens: Callable[[list[Writing], Tensor], None]) -> None:
+    def __init__(
+        self, writings: list[ActiveSequence], add_tokens: Callable[[list[ActiveSequence], Tensor], None]
+    ) -> None:
         self._writings = writings
         self._add_tokens = add_tokens
 
@@ -38,7 +40,7 @@ class _Chooser(LogitsProcessor):  # type: ignore[misc]
 class _Finished(StoppingCriteria):  # type: ignore[misc]
     """Stops each row where its sequence has ended."""
 
-    def __init__(self, writings: list[Writing]) -> None:
+    def __init__(self, writings: list[ActiveSequence]) -> None:
         self._writings = writings
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
@@ -76,7 +78,7 @@ class PaddedWriter(Writer):
                     logits = self.model.causal(input_ids=ids.to(self.model.device), use_cache=False).logits[0]
                 writing.hear_prompt(logits[:-1], ids[0, 1:])
 
-    def _generate(self, writings: list[Writing]) -> None:
+    def _generate(self, writings: list[ActiveSequence]) -> None:
         device = self.model.device
         prompts = [torch.tensor(writing.request.prompt) for writing in writings]
         length = max(map(len, prompts))

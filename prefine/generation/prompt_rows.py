@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from prefine.generation.prefix_cache import LayerStates, PrefixCache
-from prefine.generation.writer import Writing
+from prefine.generation.writer import ActiveSequence
 
 # A shorter kept beginning saves less than a row of its own costs.
 _LEAST_REUSED_TOKENS = 16
@@ -26,7 +26,7 @@ class Filling:
         computed: how many of the prompt's tokens are, or will then be, in the slot.
     """
 
-    writing: Writing
+    writing: ActiveSequence
     prompt: Prompt
     runs: list[tuple[LayerStates, int]]
     computed: int
@@ -50,7 +50,7 @@ class TakenPrompts:
         parts: the others.
     """
 
-    whole: dict[Prompt, list[Writing]] = field(default_factory=dict)
+    whole: dict[Prompt, list[ActiveSequence]] = field(default_factory=dict)
     parts: list[NextPart] = field(default_factory=list)
 
     @property
@@ -60,7 +60,7 @@ class TakenPrompts:
 
 
 def take_prompts(
-    queue: deque[Writing],
+    queue: deque[ActiveSequence],
     filling: Sequence[Filling],
     prefixes: PrefixCache,
     free: int,
@@ -77,7 +77,7 @@ def take_prompts(
         may_split: whether a part of a prompt is taken where all of it exceeds `room`; else it waits.
     """
     taken = TakenPrompts()
-    passed: list[Writing] = []
+    passed: list[ActiveSequence] = []
     begun = {each.prompt for each in filling}
     while queue and free:
         writing = queue.popleft()
@@ -114,18 +114,18 @@ def next_parts(filling: Sequence[Filling], room: int) -> list[NextPart]:
     return parts
 
 
-def others_wait(queue: Iterable[Writing], filling: Sequence[Filling]) -> bool:
+def others_wait(queue: Iterable[ActiveSequence], filling: Sequence[Filling]) -> bool:
     """Whether prompts wait that are not being computed already."""
     begun = {each.prompt for each in filling}
     return any(not can_be_copied(each) or tuple(each.request.prompt) not in begun for each in queue)
 
 
-def can_be_copied(writing: Writing) -> bool:
+def can_be_copied(writing: ActiveSequence) -> bool:
     """Whether keys and values of the same prompt are all it needs; log-probabilities of a prompt need hidden states."""
     return not writing.request.prompt_logprobs
 
 
-def _kept_beginning(prefixes: PrefixCache, writing: Writing) -> list[tuple[LayerStates, int]]:
+def _kept_beginning(prefixes: PrefixCache, writing: ActiveSequence) -> list[tuple[LayerStates, int]]:
     """What is kept of a prompt, but for its last token, which is always computed."""
     if not prefixes.room or writing.request.prompt_logprobs:
         return []

@@ -28,8 +28,8 @@ from prefine.generation.prompt_rows import (
 )
 from prefine.generation.slot_cache import SlotPart
 from prefine.generation.slot_forward import SlotForward
-from prefine.generation.writer import Writer, Writing
-from prefine.models.forward.fused import Kept
+from prefine.generation.writer import ActiveSequence, Writer
+from prefine.models.forward.fused import WeightCache
 from prefine.models.forward.packed import PackedModel, evaluating
 
 # Prompt tokens computed at once unless the caller says otherwise: memory follows it.
@@ -60,7 +60,7 @@ class SlotWriter(Writer):
         *,
         prefix_tokens: int = 0,
         prefill_tokens: int = PREFILL_TOKENS,
-        kept: Kept | None = None,
+        kept: WeightCache | None = None,
     ) -> None:
         super().__init__(model, tokenizer, slots, kept)
         for name, value, least in (("prefix_tokens", prefix_tokens, 0), ("prefill_tokens", prefill_tokens, 1)):
@@ -151,7 +151,7 @@ class SlotWriter(Writer):
                 break
             room, first = room - taken.tokens, False
 
-    def _prefill(self, whole: dict[Prompt, list[Writing]]) -> None:
+    def _prefill(self, whole: dict[Prompt, list[ActiveSequence]]) -> None:
         """Compute new prompts, each once, and copy them for all of their sequences."""
         writings = [writing for same in whole.values() for writing in same]
         copies = list(map(len, whole.values()))
@@ -186,7 +186,7 @@ class SlotWriter(Writer):
         tokens = [filling.prompt[filling.computed :][:length] for filling, length in parts]
         hidden = self._forward.extend(tokens, row)
         ready: list[int] = []
-        writings: list[Writing] = []
+        writings: list[ActiveSequence] = []
         for slot, start, (filling, length) in zip(slots, token_offsets(map(len, tokens)), parts, strict=False):
             own = range(start, start + length)
             _score_prompt(self._forward, filling.writing, hidden, own, filling.computed)
@@ -200,7 +200,7 @@ class SlotWriter(Writer):
         if ready:
             self._start(writings, self._forward.logits(hidden[ready]))
 
-    def _copies(self, filling: Filling, slot: int) -> list[Writing]:
+    def _copies(self, filling: Filling, slot: int) -> list[ActiveSequence]:
         """Sequences of the queue that have this prompt, copied to the slots that are free."""
         free = self.slots - len(self._active)
         waiting = (each for each in self._queue if can_be_copied(each) and tuple(each.request.prompt) == filling.prompt)
@@ -232,7 +232,7 @@ class SlotWriter(Writer):
 
 
 def _score_prompt(
-    forward: SlotForward, writing: Writing, hidden: Tensor, places: Sequence[int], first: int = 0
+    forward: SlotForward, writing: ActiveSequence, hidden: Tensor, places: Sequence[int], first: int = 0
 ) -> None:
     """Take log-probabilities of prompt tokens where the request asks for them.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prefine.data.tokens.vocabulary import require_embedded
 from prefine.generation.sampling import Draws, NextToken, Sampling, choose, likeliest
-from prefine.models.forward.fused import Kept, packed_weights, unchanging_weights
+from prefine.models.forward.fused import WeightCache, packed_weights, unchanging_weights
 from prefine.models.forward.logprobs import logprobs_of_logits
 from prefine.models.forward.packed import PackedModel, embedding_rows
 
@@ -117,7 +117,7 @@ class Generated:
 
 
 @dataclass(eq=False)
-class Writing:
+class ActiveSequence:
     """A sequence while it is written.
 
     Attributes:
@@ -208,16 +208,16 @@ class Writer(ABC):
             writers. By default each writer makes its own, and drops it when it is idle.
     """
 
-    def __init__(self, model: PackedModel, tokenizer: Any, slots: int, kept: Kept | None = None) -> None:
+    def __init__(self, model: PackedModel, tokenizer: Any, slots: int, kept: WeightCache | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.slots = slots
-        self._queue: deque[Writing] = deque()
-        self._active: list[Writing] = []
-        self._done: list[Writing] = []
+        self._queue: deque[ActiveSequence] = deque()
+        self._active: list[ActiveSequence] = []
+        self._done: list[ActiveSequence] = []
         self._count = 0
         self._given = kept
-        self._kept: Kept | None = None
+        self._kept: WeightCache | None = None
         self._rows = embedding_rows(model.causal)
 
     def add(self, request: Request) -> int:
@@ -235,7 +235,7 @@ class Writer(ABC):
         if beyond:
             raise ValueError(f"logit_bias has token {beyond[0]}; it must be below {self._rows}, the model's vocabulary")
         ends = request.stop_ids | _control_ids(sampling.stop, self.tokenizer)
-        writing = Writing(self._count, request, Draws(sampling.seed, sampling.max_new_tokens), ends)
+        writing = ActiveSequence(self._count, request, Draws(sampling.seed, sampling.max_new_tokens), ends)
         self._queue.append(writing)
         self._count += 1
         return writing.number
@@ -267,7 +267,7 @@ class Writer(ABC):
         this; all requests are then as if it had not raised.
         """
         if self._kept is None:
-            self._kept = self._what_is_worth_keeping() if self._given is None else self._given
+            self._kept = self._weight_cache() if self._given is None else self._given
         with unchanging_weights(self._kept):
             self._write_on()
         done, self._done = self._done, []
@@ -279,11 +279,11 @@ class Writer(ABC):
     def _write_on(self) -> None:
         """Write a little; what has ended goes from `_active` to `_done`."""
 
-    def _what_is_worth_keeping(self) -> Kept:
+    def _weight_cache(self) -> WeightCache:
         """Packed weights where much is to be written: packing takes as long as it saves in some steps."""
         tokens = sum(writing.request.sampling.max_new_tokens for writing in self._queue)
         much = tokens >= _STEPS_WORTH_PACKING * min(self.slots, max(1, len(self._queue)))
-        return packed_weights(self.model) if much else Kept()
+        return packed_weights(self.model) if much else WeightCache()
 
     def write(
         self, requests: Iterable[Request], progress: Callable[[int], None] = lambda done: None
@@ -308,7 +308,7 @@ class Writer(ABC):
             raise
         return [found[number] for number in numbers]
 
-    def _start(self, writings: Sequence[Writing], logits: Tensor) -> None:
+    def _start(self, writings: Sequence[ActiveSequence], logits: Tensor) -> None:
         """Take the first tokens of sequences whose prompts are computed; those that ask for none end here."""
         for writing in writings:
             if not writing.request.sampling.max_new_tokens:
@@ -319,7 +319,7 @@ class Writer(ABC):
         elif going:
             self._add_tokens([writings[place] for place in going], logits[going])
 
-    def _add_tokens(self, writings: Sequence[Writing], logits: Tensor) -> None:
+    def _add_tokens(self, writings: Sequence[ActiveSequence], logits: Tensor) -> None:
         """Choose and take a token for each; then tell whoever listens, all of them even if one raises."""
         tokens, logprobs = choose(logits, [writing.row() for writing in writings])
         tops = _tops(writings, logits)
@@ -332,7 +332,7 @@ class Writer(ABC):
                     calls.callback(writing.request.on_token, new)
 
 
-def _tops(writings: Sequence[Writing], logits: Tensor) -> list[Top]:
+def _tops(writings: Sequence[ActiveSequence], logits: Tensor) -> list[Top]:
     """The likeliest tokens of each sequence that asks for them."""
     tops: list[Top] = [()] * len(writings)
     asked = [place for place, writing in enumerate(writings) if writing.request.top_logprobs]

@@ -15,7 +15,7 @@ from prefine.data.reading.quarantine import Quarantine
 from prefine.generation.answer_rows import GeneratedRows
 from prefine.generation.sampling import Sampling
 from prefine.generation.slot_writer import SlotWriter
-from prefine.generation.writer import Writing
+from prefine.generation.writer import ActiveSequence
 from prefine.models.loading import load
 from prefine.recipe.sections import ModelSection
 from tests.training import tiny
@@ -153,9 +153,9 @@ def test_slots_stay_full_while_an_early_answer_is_long(
         real(self)
 
     monkeypatch.setattr(SlotWriter, "_decode", shorter)
-    monkeypatch.setattr(Writing, "add", lambda self, token, logprob, tokenizer: told(self, token, logprob))
+    monkeypatch.setattr(ActiveSequence, "add", lambda self, token, logprob, tokenizer: told(self, token, logprob))
 
-    def told(writing: Writing, token: int, logprob: float) -> None:
+    def told(writing: ActiveSequence, token: int, logprob: float) -> None:
         writing.tokens.append(token)
         writing.logprobs.append(logprob)
         if len(writing.tokens) == (40 if writing.number == 0 else 3):

@@ -17,7 +17,7 @@ from prefine.generation.prefix_cache import PrefixCache
 from prefine.generation.prompt_rows import Filling, next_parts, take_prompts
 from prefine.generation.sampling import Draws, Sampling
 from prefine.generation.slot_writer import SlotWriter
-from prefine.generation.writer import Generated, NewToken, Request, Writing
+from prefine.generation.writer import ActiveSequence, Generated, NewToken, Request
 from tests.generation.test_slot_writer import (
     Numbers,
     assert_same,
@@ -266,14 +266,14 @@ def test_a_seeded_request_does_not_depend_on_load(temperature: float) -> None:
     assert_same(found[number], right)
 
 
-def queue(*prompts: Sequence[int], **settings: Any) -> deque[Writing]:
+def queue(*prompts: Sequence[int], **settings: Any) -> deque[ActiveSequence]:
     return deque(
-        Writing(n, Request(prompt, Sampling(4), frozenset(), **settings), Draws(0, 4), frozenset())
+        ActiveSequence(n, Request(prompt, Sampling(4), frozenset(), **settings), Draws(0, 4), frozenset())
         for n, prompt in enumerate(prompts)
     )
 
 
-def taken(waiting: deque[Writing], filling: Sequence[Filling], room: int, free: int = 9, **more: Any) -> Any:
+def taken(waiting: deque[ActiveSequence], filling: Sequence[Filling], room: int, free: int = 9, **more: Any) -> Any:
     found = take_prompts(waiting, filling, PrefixCache(0), free, room, **{"may_split": True} | more)
     whole = {prompt: [writing.number for writing in same] for prompt, same in found.whole.items()}
     return whole, [(part.writing.number, length) for part, length in found.parts], [each.number for each in waiting]

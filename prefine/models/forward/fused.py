@@ -136,7 +136,7 @@ def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @dataclass
-class Kept:
+class WeightCache:
     """What is made once of weights while nothing changes them.
 
     Attributes:
@@ -148,24 +148,24 @@ class Kept:
     packed: dict[int, Tensor] | None = None
 
 
-_kept: list[Kept] = []
+_kept: list[WeightCache] = []
 
 
 @contextmanager
-def unchanging_weights(kept: Kept | None = None) -> Iterator[None]:
+def unchanging_weights(kept: WeightCache | None = None) -> Iterator[None]:
     """Inside, no weights change: what is computed without gradients casts each adapter only once.
 
     Args:
         kept: what earlier stretches have made of these very weights, to be used and added to.
     """
-    _kept.append(Kept() if kept is None else kept)
+    _kept.append(WeightCache() if kept is None else kept)
     try:
         yield
     finally:
         _kept.pop()
 
 
-def packed_weights(model: nn.Module) -> Kept:
+def packed_weights(model: nn.Module) -> WeightCache:
     """Keeps weights laid out for oneDNN, where the processor has products of bf16 and memory is free for a second copy.
 
     The frozen bf16 maps of `model` are laid out as they are used: some 90 ms for 0.3 GB. Products of few rows then take
@@ -174,7 +174,9 @@ def packed_weights(model: nn.Module) -> Kept:
     weights = [module.weight for module in model.modules() if type(module) is nn.Linear]
     sizes = [w.nbytes for w in weights if w.dtype == torch.bfloat16 and w.device.type == "cpu" and not w.requires_grad]
     helps = bool(sizes) and _has_bf16_products()
-    return Kept(packed={} if helps and sum(sizes) < psutil.virtual_memory().available * _SHARE_FOR_PACKING else None)
+    return WeightCache(
+        packed={} if helps and sum(sizes) < psutil.virtual_memory().available * _SHARE_FOR_PACKING else None
+    )
 
 
 @lru_cache(maxsize=1)
