@@ -35,6 +35,7 @@ TOPICS = {
         "spreadsheets": "CSV as spreadsheets export it",
         "what_is_learned": "which tokens of which rows are supervised",
     },
+    "engines": {"real_engines": "vLLM and llama.cpp themselves"},
     "models": {
         "bad_models": "refusals of damaged model folders",
         "deep": "a real vocabulary and depth",

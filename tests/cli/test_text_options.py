@@ -50,9 +50,9 @@ def test_data_check_says_how_it_read_a_spreadsheet(tmp_path: Path, capsys: pytes
         (
             "ab",
             None,
-            "--delimiter is 'ab', which is not one character that can stand between cells. Write ',', ';', '|'",
+            "--delimiter is 'ab', which is not a character that can separate cells. Write ',', ';', '|'",
         ),
-        (None, "klingon", "--encoding is 'klingon', which is no text encoding. Write for example utf-8"),
+        (None, "klingon", "--encoding is 'klingon', which is not a text encoding. Write for example utf-8"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(delimiter: str | None, encoding: str | None, told: str) -> None:

@@ -362,7 +362,8 @@ def test_changed_settings_data_or_template_refuse_to_go_on(
     ]
     for change in changes:
         with pytest.raises(
-            CheckpointError, match=r"the data, the tokenizer or the data settings differ from those this run began"
+            CheckpointError,
+            match=r"the data, the tokenizer or the data settings differ from those that this run started",
         ):
             prepare(**change)
     moved = tmp_path / "moved.jsonl"
@@ -411,7 +412,9 @@ def test_stores_that_were_lost_whole_are_made_again_aloud(prepare: Prepare, tmp_
     again = prepare(section, began_with=began_with)
     assert (again.made_again, again.digests) == ("its files were deleted", first.digests)
     shutil.rmtree(tmp_path / "data")
-    with pytest.raises(CheckpointError, match=r"not those this run began with \(its files were deleted\)"):
+    with pytest.raises(
+        CheckpointError, match=r"differ from those that this run started with \(its files were deleted\)"
+    ):
         prepare(section, began_with=began_with | {"digests": {}})
 
 

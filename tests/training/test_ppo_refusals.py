@@ -1,4 +1,4 @@
-"""What PPO reads, and what it refuses: prompts, lengths and settings that do not go together."""
+"""What PPO reads, and what it refuses: prompts, lengths and settings that cannot be combined."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "layers computed again with another adapter": (
         {"ppo.critic": "adapter", "model.gradient_checkpointing": True},
-        "ppo.critic adapter and model.gradient_checkpointing do not go together",
+        "ppo.critic adapter and model.gradient_checkpointing cannot be combined",
     ),
     "a guard on a gap that nothing tells of": (
         {"guards.proxy_gap": {"action": "roll_back"}, "training.evaluate_every_steps": None},

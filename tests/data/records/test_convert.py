@@ -583,7 +583,7 @@ def test_a_rank_that_is_nan_costs_no_question_of_a_tree() -> None:
 def test_a_demonstration_of_very_many_turns_is_refused() -> None:
     turns = [user("q"), said("a")] * 500
     assert len(records_of({"messages": turns}, Demonstration)) == 1
-    with pytest.raises(RowError, match="1,000 at most"):
+    with pytest.raises(RowError, match="at most 1,000"):
         records_of({"messages": [*turns, *turns[:2]]}, Demonstration)
 
 

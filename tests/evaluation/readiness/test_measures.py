@@ -545,8 +545,8 @@ def test_the_scope_says_what_was_scored_and_which_setting_asks_for_more() -> Non
     spoilt = "4 preferred answers corrupted in 5 ways"
     assert found == [
         f"Scored for this report: 4 held-out rows and {spoilt}.",
-        f"Scored for this report: 4 held-out rows, 1 row learned from and {spoilt}.",
-        "Scored for this report: 4 of 40 held-out rows (readiness.heldout_pairs), 1 of 5,000 rows learned from "
+        f"Scored for this report: 4 held-out rows, 1 training row and {spoilt}.",
+        "Scored for this report: 4 of 40 held-out rows (readiness.heldout_pairs), 1 of 5,000 training rows "
         f"(readiness.trained_pairs) and {spoilt}.",
     ]
 

@@ -136,7 +136,7 @@ def test_a_model_that_never_reads_the_prompt_is_told_of_swapped_answers() -> Non
 
 def test_a_sensible_model_passes_every_probe() -> None:
     found = told(Fake(sensible))
-    probed = [each for name, each in found.items() if name.startswith(("spoilt", "score changes"))]
+    probed = [each for name, each in found.items() if name.startswith(("corrupted", "score changes"))]
     assert len(probed) == 5 + 3
     assert {each.level for each in probed} == {Level.GO}
     assert all(each.mean_change < 0 for each in spoilt(Fake(sensible)).values())
