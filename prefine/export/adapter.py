@@ -21,6 +21,7 @@ class AdapterFormat:
     """See prefine.export.formats.Format."""
 
     name = "adapter"
+    library: str | None = None
     usage = (
         "",
         "vLLM serves it on its base: `vllm serve BASE --enable-lora --lora-modules NAME=FOLDER`, with "

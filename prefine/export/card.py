@@ -42,6 +42,7 @@ def write_card(
         lines=tuple(_lines(source, values, proof)),
         header=tuple(_header(source, form.name)),
         loading=form.usage,
+        library=form.library,
     )
     base, heads = portable_name(source.location, final), 1 if source.scores else None
     card = Card(base, str(values["lineage"]["base_sha256"]), form.name == "adapter", heads, story)

@@ -107,10 +107,13 @@ class Format(Protocol):
     Attributes:
         name: a key of FORMATS.
         usage: Markdown for README.md on how to load it, besides what it says of transformers and peft.
+        library: the hub's name of the library that loads it, where these do not load it as they are; README.md then
+            says `usage` alone.
     """
 
     name: str
     usage: tuple[str, ...]
+    library: str | None
 
     def require(self, source: Source, options: ExportOptions) -> None:
         """Check before any work what can be checked: the types, optional packages, disk space and memory.

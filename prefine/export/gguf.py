@@ -54,6 +54,17 @@ class GgufFormat:
     """See prefine.export.formats.Format."""
 
     name = "gguf"
+    library: str | None = "gguf"
+    usage = (
+        "With llama.cpp, or with Ollama by the Modelfile, in this folder:",
+        "",
+        "```sh",
+        "llama-server --model FILE.gguf --jinja",
+        "ollama create NAME -f Modelfile && ollama run NAME",
+        "```",
+        "",
+        'transformers reads a file as whole weights: `AutoModelForCausalLM.from_pretrained(".", gguf_file="FILE.gguf")`.',
+    )
 
     def require(self, source: Source, options: ExportOptions) -> None:
         """See Format."""
@@ -82,6 +93,7 @@ class GgufFormat:
         template = source.loaded.template
         turns = _pieces(template)
         source.save_merged(merged, _dtype(options))
+        source.release()
         _name_end(merged, template)
         files = {kind: folder / f"{name}-{kind}.gguf" for kind in types}
         _convert(tools, merged, work, name, files)

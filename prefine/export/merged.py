@@ -16,6 +16,7 @@ class MergedFormat:
     """See prefine.export.formats.Format."""
 
     name = "merged"
+    library: str | None = None
     usage = ("", "Servers take the folder as it is: `vllm serve FOLDER`, `prefine serve FOLDER`.")
 
     def require(self, source: Source, options: ExportOptions) -> None:

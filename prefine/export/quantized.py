@@ -46,6 +46,18 @@ class QuantizedFormat:
     """See prefine.export.formats.Format."""
 
     name: str
+    library: str | None = "transformers"
+    usage = (
+        "On a GPU, vLLM takes the folder as it is (`vllm serve .`), and transformers loads it with gptqmodel. On any",
+        "processor, transformers loads it with the kernels of auto-round:",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoRoundConfig, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained(".", quantization_config=AutoRoundConfig(), device_map="cpu")',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        "```",
+    )
     symmetric: bool
 
     def require(self, source: Source, options: ExportOptions) -> None:
@@ -74,6 +86,7 @@ class QuantizedFormat:
         merged.mkdir(parents=True)
         rows = calibration_rows(source)
         source.save_merged(merged, options.dtype or "float32")
+        source.release()
         save_file({"rows": rows}, work / "rows.safetensors")
         device = choose_device("auto")
         job = {

@@ -21,7 +21,9 @@ from prefine.export.formats import ExportOptions
 from prefine.export.gguf import GgufFormat, file_name
 from prefine.export.gguf_types import GGUF_TYPES, require_types
 from prefine.export.llama_cpp import load_llama_cpp
+from prefine.export.quantized import GptqFormat
 from prefine.export.source import BaseFacts, Source
+from prefine.models.loading.card import Card, Story
 from prefine.models.loading.location import Location
 from tests.export.real_gguf import make_gguf
 
@@ -227,6 +229,14 @@ def test_a_quantiser_that_fails_is_one_error_with_its_last_lines(
     folder.mkdir()
     with pytest.raises(ModelError, match=r"llama-quantize failed \(main: failed to quantize\)"):
         GgufFormat().write(source, folder, ExportOptions(("q4_k_m",), None, folder))
+
+
+@pytest.mark.parametrize(("form", "library"), [(GgufFormat, "gguf"), (GptqFormat, "transformers")])
+def test_the_card_says_how_these_files_are_loaded_and_nothing_else(form: Any, library: str) -> None:
+    text = Card("base", "", False, None, Story(loading=form.usage, library=form.library)).text()
+    assert f"library_name: {library}" in text
+    loading = text.partition("## How to load it\n\n")[2]
+    assert loading == "\n".join(form.usage) + "\n"
 
 
 @pytest.fixture(scope="module")

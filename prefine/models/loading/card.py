@@ -28,12 +28,15 @@ class Story:
         lines: Markdown.
         header: more lines of the hub's YAML header.
         loading: Markdown on how to load it, after what is said of prefine and transformers.
+        library: the hub's name of the library that loads it, where that is not transformers or peft as they are;
+            `loading` is then all that is said.
     """
 
     tags: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
     loading: tuple[str, ...] = ()
+    library: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Card:
             *([""] if self.story.lines else []),
             "## How to load it",
             "",
-            *self._loading(),
+            *(self._loading() if self.story.library is None else self.story.loading),
         ]
         return "\n".join(lines) + "\n"
 
@@ -116,7 +119,7 @@ class Card:
         if hub is not None:
             yield f"base_model: {json.dumps(hub)}"
         yield from self.story.header
-        yield f"library_name: {'peft' if self.adapter else 'transformers'}"
+        yield f"library_name: {self.story.library or ('peft' if self.adapter else 'transformers')}"
         yield f"pipeline_tag: {'text-generation' if self.heads is None else 'text-classification'}"
         yield "tags:"
         for tag in ("prefine", *self.story.tags, *(("lora",) if self.adapter else ())):
