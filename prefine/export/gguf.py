@@ -63,7 +63,8 @@ class GgufFormat:
         "ollama create NAME -f Modelfile && ollama run NAME",
         "```",
         "",
-        'transformers reads a file as whole weights: `AutoModelForCausalLM.from_pretrained(".", gguf_file="FILE.gguf")`.',
+        "transformers reads a file as whole weights: "
+        '`AutoModelForCausalLM.from_pretrained(".", gguf_file="FILE.gguf")`.',
     )
 
     def require(self, source: Source, options: ExportOptions) -> None:

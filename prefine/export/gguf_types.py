@@ -41,14 +41,14 @@ GGUF_TYPES = {
     "f32": GgufType(32, _rounded("float32"), k_quant=False),
     "f16": GgufType(16, _rounded("float16"), k_quant=False),
     "bf16": GgufType(16, _rounded("bfloat16"), k_quant=False),
-    "q8_0": GgufType(8.5, _limits(0.95, 0.01, 0.1, 0.03, 0.3), k_quant=False),
-    "q6_k": GgufType(6.6, _limits(0.93, 0.02, 0.2, 0.05, 0.5)),
-    "q5_k_m": GgufType(5.7, _limits(0.90, 0.04, 0.4, 0.08, 0.7)),
-    "q5_k_s": GgufType(5.6, _limits(0.90, 0.05, 0.5, 0.10, 0.7)),
-    "q4_k_m": GgufType(4.9, _limits(0.85, 0.10, 1.0, 0.20, 1.0)),
-    "q4_k_s": GgufType(4.7, _limits(0.85, 0.12, 1.2, 0.25, 1.0)),
-    "q4_0": GgufType(4.6, _limits(0.80, 0.20, 2.0, 0.40, 1.0)),
-    "q3_k_m": GgufType(4.0, _limits(0.70, 0.50, 4.0, 1.00, 1.0)),
+    "q8_0": GgufType(8.5, _limits(0.95, 0.01, 0.1, 0.03, 0.1), k_quant=False),
+    "q6_k": GgufType(6.6, _limits(0.92, 0.02, 0.2, 0.05, 0.15)),
+    "q5_k_m": GgufType(5.7, _limits(0.85, 0.08, 0.8, 0.10, 0.25)),
+    "q5_k_s": GgufType(5.6, _limits(0.85, 0.08, 0.8, 0.10, 0.25)),
+    "q4_k_m": GgufType(4.9, _limits(0.80, 0.15, 1.5, 0.20, 0.3)),
+    "q4_k_s": GgufType(4.7, _limits(0.80, 0.15, 1.5, 0.20, 0.3)),
+    "q4_0": GgufType(4.6, _limits(0.65, 0.40, 4.0, 0.50, 0.4)),
+    "q3_k_m": GgufType(4.0, _limits(0.60, 0.60, 6.0, 0.80, 0.5)),
 }
 
 
