@@ -64,7 +64,7 @@ def reuse(loaded: Any, tokens: int) -> dict[str, float]:
     return found | {"sooner": found["first_token_s"] / found["first_token_again_s"]}
 
 
-def gaps(loaded: Any, tokens: int, prefill_tokens: int) -> tuple[float, float, float]:
+def gaps(loaded: Any, tokens: int, prefill_tokens: int | None) -> tuple[float, float, float]:
     """Longest time between tokens while a long prompt comes in; median times before it and beside it."""
     writer = writer_for(
         loaded.packed, loaded.tokenizer, _RUNNING + 1, prefill_tokens=prefill_tokens, kept=packed_weights(loaded.packed)
@@ -94,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     loaded = load_model(ModelSection(dtype=dtype_name(args.dtype)), None, trainable=False)
     gap, step, beside = gaps(loaded, args.prefix, _PREFILL_TOKENS)
-    whole, *_ = gaps(loaded, args.prefix, 1 << 30)
+    whole, *_ = gaps(loaded, args.prefix, None)
     waits = {"gap_s": gap, "gap_whole_s": whole, "step_s": step, "step_beside_s": beside}
     tell(reuse(loaded, args.prefix) | waits)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefine.generation.padded_writer import PaddedWriter
-from prefine.generation.slot_writer import PREFILL_TOKENS, SlotWriter
+from prefine.generation.slot_writer import SlotWriter
 from prefine.generation.writer import Writer
 from prefine.models.forward.fused import WeightCache
 from prefine.models.forward.packed import PackedModel
@@ -17,7 +17,7 @@ def writer_for(
     slots: int,
     *,
     prefix_tokens: int = 0,
-    prefill_tokens: int = PREFILL_TOKENS,
+    prefill_tokens: int | None = None,
     kept: WeightCache | None = None,
 ) -> Writer:
     """The writer of a model: in slots, or in padded batches where it takes no packed rows.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from prefine.generation.prefix_cache import LayerStates, PrefixCache
 from prefine.generation.writer import ActiveSequence
@@ -13,6 +14,7 @@ from prefine.generation.writer import ActiveSequence
 _LEAST_REUSED_TOKENS = 16
 
 Prompt = tuple[int, ...]
+Oversize = Literal["split", "whole", "wait"]
 
 
 @dataclass(eq=False)
@@ -65,8 +67,7 @@ def take_prompts(
     prefixes: PrefixCache,
     free: int,
     room: int,
-    *,
-    may_split: bool,
+    oversize: Oversize,
 ) -> TakenPrompts:
     """Take up to `free` sequences with up to `room` prompt tokens from the queue, in order.
 
@@ -74,7 +75,7 @@ def take_prompts(
 
     Args:
         filling: what is being computed.
-        may_split: whether a part of a prompt is taken where all of it exceeds `room`; else it waits.
+        oversize: what becomes of a first prompt that exceeds `room`: a part of it is taken, or all of it, or none.
     """
     taken = TakenPrompts()
     passed: list[ActiveSequence] = []
@@ -89,11 +90,12 @@ def take_prompts(
             runs = _kept_beginning(prefixes, writing)
             new = Filling(writing, prompt, runs, sum(length for _, length in runs))
             left = room - taken.tokens
-            if new.rest > left and not (may_split and left == room):
+            if new.rest > left and (left < room or oversize == "wait"):
                 passed.append(writing)
                 break
-            if runs or new.rest > left:
-                taken.parts.append((new, min(new.rest, left)))
+            length = min(new.rest, left) if oversize == "split" else new.rest
+            if length < len(prompt):
+                taken.parts.append((new, length))
                 begun.add(prompt)
             else:
                 taken.whole[prompt] = []

@@ -20,6 +20,7 @@ from prefine.generation.prefix_cache import PrefixCache
 from prefine.generation.prompt_rows import (
     Filling,
     NextPart,
+    Oversize,
     Prompt,
     can_be_copied,
     next_parts,
@@ -32,8 +33,8 @@ from prefine.generation.writer import ActiveSequence, Writer
 from prefine.models.forward.fused import WeightCache
 from prefine.models.forward.packed import PackedModel, evaluating
 
-# Prompt tokens computed at once unless the caller says otherwise: memory follows it.
-PREFILL_TOKENS = 4096
+# Prompt tokens in one row: memory follows it.
+_ROW_TOKENS = 4096
 # Rows of logits held at once for log-probabilities of a prompt.
 _SCORED_ROWS = 256
 
@@ -45,8 +46,9 @@ class SlotWriter(Writer):
         model, tokenizer, slots, kept: see Writer.
         prefix_tokens: at most so many tokens' keys and values are kept between requests, the least recently used go
             first; 0 keeps none. They belong to the weights and the adapter in use: each adapter needs its own writer.
-        prefill_tokens: at most so many prompt tokens are computed in one step while sequences are being written. A
-            prompt is computed in parts only if it is longer, or while another one is.
+        prefill_tokens: at most so many prompt tokens are computed in one step, so that sequences that are being written
+            go on. A prompt is computed in parts only if it is longer, or while another one is. By default each step
+            fills all free slots, and prompts are computed whole.
 
     Raises:
         ValueError: a number is out of its range.
@@ -59,12 +61,12 @@ class SlotWriter(Writer):
         slots: int,
         *,
         prefix_tokens: int = 0,
-        prefill_tokens: int = PREFILL_TOKENS,
+        prefill_tokens: int | None = None,
         kept: WeightCache | None = None,
     ) -> None:
         super().__init__(model, tokenizer, slots, kept)
         for name, value, least in (("prefix_tokens", prefix_tokens, 0), ("prefill_tokens", prefill_tokens, 1)):
-            if value < least:
+            if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be {least} or more")
         self._forward = SlotForward(model, slots)
         self._filling: list[Filling] = []
@@ -126,30 +128,28 @@ class SlotWriter(Writer):
     def _compute_prompts(self) -> None:
         """Go on with prompts that are computed in parts; then fill free slots from the queue.
 
-        While there are sequences in slots, a step computes `prefill_tokens` at most. Half of them are for new prompts
-        where some wait, so that these need not wait for a long one to be ready.
+        Half of what a step may compute is for new prompts where some wait, so that these need not wait for a long one
+        to be ready.
         """
-        at_once = self._prefill_tokens
-        room: float = at_once if self._active else math.inf
-        if self._filling:
+        limit = self._prefill_tokens
+        room = math.inf if limit is None else limit
+        if limit is not None and self._filling:
             shared = len(self._active) < self.slots and others_wait(self._queue, self._filling)
-            parts = next_parts(self._filling, max(1, at_once // 2) if shared else at_once)
+            parts = next_parts(self._filling, max(1, limit // 2) if shared else limit)
             room -= sum(length for _, length in parts)
             self._extend(parts)
-        first = True
+        oversize: Oversize = "whole" if limit is None else "split"
         while room > 0 and (free := self.slots - len(self._active)):
-            most = int(min(room, at_once))
-            may_split = first or room == math.inf
-            taken = take_prompts(self._queue, self._filling, self._prefixes, free, most, may_split=may_split)
+            most = int(min(room, _ROW_TOKENS))
+            taken = take_prompts(self._queue, self._filling, self._prefixes, free, most, oversize)
             if not taken.tokens:
                 break
             if taken.whole:
                 self._prefill(taken.whole)
             if taken.parts:
                 self._begin(taken.parts)
-            if self._filling:
-                break
-            room, first = room - taken.tokens, False
+            room -= taken.tokens
+            oversize = "whole" if limit is None else "wait"
 
     def _prefill(self, whole: dict[Prompt, list[ActiveSequence]]) -> None:
         """Compute new prompts, each once, and copy them for all of their sequences."""

@@ -46,7 +46,7 @@ REQUESTS = st.builds(
 
 
 def writer(
-    architecture: str = "llama", slots: int = 3, *, prefix_tokens: int = 0, prefill_tokens: int = 4096
+    architecture: str = "llama", slots: int = 3, *, prefix_tokens: int = 0, prefill_tokens: int | None = None
 ) -> SlotWriter:
     made = writer_for(kept(architecture), Numbers(), slots, prefix_tokens=prefix_tokens, prefill_tokens=prefill_tokens)
     assert isinstance(made, SlotWriter)
@@ -68,11 +68,11 @@ def alone(architecture: str, wanted: Request) -> Generated:
 @given(
     cases=st.lists(st.tuples(REQUESTS, st.sampled_from([0, 0, 1, 3])), min_size=1, max_size=9),
     slots=st.integers(1, 5),
-    prefill_tokens=st.sampled_from([1, 2, 5, 16, 50, 4096]),
+    prefill_tokens=st.sampled_from([1, 2, 5, 16, 50, 4096, None]),
     prefix_tokens=st.sampled_from([0, 45, 1000]),
 )
 def test_parts_and_kept_beginnings_change_nothing(
-    architecture: str, cases: list[tuple[Request, int]], slots: int, prefill_tokens: int, prefix_tokens: int
+    architecture: str, cases: list[tuple[Request, int]], slots: int, prefill_tokens: int | None, prefix_tokens: int
 ) -> None:
     """Greedy and sampled tokens are those of the sequence alone, whatever runs beside it and came before."""
     made = writer(architecture, slots, prefix_tokens=prefix_tokens, prefill_tokens=prefill_tokens)
@@ -170,6 +170,24 @@ def test_a_step_computes_no_more_than_it_may() -> None:
     # Two tokens in the step that computes a prompt's end: the first one, and the next at once.
     assert [when for who, when in heard if who == 0] == [0, 0, 1, 2, 3, 4, 5]
     assert [when for who, when in heard if who == 1] == [4, 4, 5]
+
+
+def test_a_burst_is_spread_over_steps() -> None:
+    """The first sequences go on while the others' prompts are computed; by default all are computed at once."""
+    wanted = [request([5 + n] * 9, 4, seed=n) for n in range(6)]
+    for prefill_tokens, prompts in ((20, [18, 18, 18]), (None, [54])):
+        made = writer(slots=6, prefill_tokens=prefill_tokens)
+        for each in wanted:
+            made.add(each)
+        found: dict[int, Generated] = {}
+        for right in prompts:
+            with counted(kept("llama")) as rows:
+                found |= dict(made.step())
+            assert rows[0] == right
+            assert len(rows) == 2  # one of prompts, one of new tokens
+        found |= steps(made)
+        for number, each in enumerate(wanted):
+            assert_same(found[number], alone("llama", each))
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
@@ -274,7 +292,7 @@ def queue(*prompts: Sequence[int], **settings: Any) -> deque[ActiveSequence]:
 
 
 def taken(waiting: deque[ActiveSequence], filling: Sequence[Filling], room: int, free: int = 9, **more: Any) -> Any:
-    found = take_prompts(waiting, filling, PrefixCache(0), free, room, **{"may_split": True} | more)
+    found = take_prompts(waiting, filling, PrefixCache(0), free, room, **{"oversize": "split"} | more)
     whole = {prompt: [writing.number for writing in same] for prompt, same in found.whole.items()}
     return whole, [(part.writing.number, length) for part, length in found.parts], [each.number for each in waiting]
 
@@ -286,7 +304,9 @@ def test_which_prompts_are_taken_by_hand() -> None:
     assert taken(queue(a, b, a, c), (), 6) == ({a: [0]}, [], [1, 2, 3])
     assert taken(queue(a, b, a, c), (), 100, free=2) == ({a: [0], b: [1]}, [], [2, 3])
     assert taken(queue(c, a), (), 8) == ({}, [(0, 8)], [1])
-    assert taken(queue(c, a), (), 8, may_split=False) == ({}, [], [0, 1])
+    assert taken(queue(c, a), (), 8, oversize="wait") == ({}, [], [0, 1])
+    assert taken(queue(c, a), (), 8, oversize="whole") == ({c: [0]}, [], [1])
+    assert taken(queue(a, c), (), 8, oversize="whole") == ({a: [0]}, [], [1])
     assert taken(queue(), (), 8) == ({}, [], [])
     begun = Filling(queue(c)[0], c, [], 2)
     assert taken(queue(c, a, c), (begun,), 8) == ({a: [1]}, [], [0, 2])
