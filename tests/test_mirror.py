@@ -49,6 +49,10 @@ TOPICS = {
         "vocabulary": "tokens without an embedding",
     },
     "objectives": {"bandit": "the objectives together"},
+    "serving/page": {
+        "chat_page": "the chat page in a browser",
+        "page_safety": "what a model writes stays text on the page",
+    },
     "serving": {
         "access": "the key, hosts and origins of all routes",
         "any_request": "no request fails the server",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +13,26 @@ from prefine.cli.options import LARGEST_COUNT, MODEL_OPTIONS, Device
 from prefine.cli.serve_engine import Context, Engine, EngineArguments, StartTimeout, serve_by_engine
 from prefine.terminal import echo
 
+if TYPE_CHECKING:
+    from prefine.feedback.store import FeedbackSettings, FeedbackStore
+
 _API_KEY_VARIABLE = "PREFINE_API_KEY"
+
+FeedbackFile = Annotated[Path, typer.Option(metavar="FILE", help="Where thumbs and corrections are kept.")]
+NoFeedback = Annotated[bool, typer.Option("--no-feedback", help="Take no feedback and keep nothing.")]
+StorePrompts = Annotated[
+    bool, typer.Option("--store-prompts", help="Keep conversations and answers, too: feedback needs them to train.")
+]
+RetentionDays = Annotated[
+    float | None, typer.Option(min=0.001, max=100_000, help="Delete what is kept after so many days.")
+]
+Redact = Annotated[
+    bool, typer.Option(help="Remove e-mail addresses, telephone and card numbers from texts that are kept.")
+]
+RedactPatterns = Annotated[
+    list[str] | None,
+    typer.Option("--redact-pattern", metavar="REGEX", help="Remove what this matches from them, too; repeat it."),
+]
 
 
 def serve(
@@ -51,6 +73,12 @@ def serve(
         int, typer.Option(min=16, max=LARGEST_COUNT, help="Prompt tokens of a step; the others wait so long at most.")
     ] = 512,
     max_body_mib: Annotated[float, typer.Option(min=0.01, max=1024, help="The largest request.")] = 4,
+    feedback: FeedbackFile = Path("feedback.db"),
+    no_feedback: NoFeedback = False,
+    store_prompts: StorePrompts = False,
+    retention_days: RetentionDays = None,
+    redact: Redact = True,
+    redact_pattern: RedactPatterns = None,
     chat_template: Annotated[
         str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
     ] = None,
@@ -62,14 +90,18 @@ def serve(
 ) -> None:
     """Serve models over HTTP: OpenAI's API with streaming, for many clients at once. Ctrl-C ends it.
 
-    Requests name a model by the last part of its path (runs/dpo is dpo). Prompts and answers are not logged.
+    Requests name a model by the last part of its path (runs/dpo is dpo). A chat page is at /. Prompts and answers are
+    not logged, and kept only with --store-prompts.
     """
     serve_by_engine(ctx)  # which ends the command where an engine was asked for
     from prefine.errors import about
+    from prefine.feedback.store import FeedbackSettings
     from prefine.recipe.sections import named_model
     from prefine.serving.app import create_app
     from prefine.serving.limits import Limits
     from prefine.serving.models import load_models
+    from prefine.serving.page.router import page_router
+    from prefine.serving.routes.feedback import feedback_router
     from prefine.serving.server import address_of, listening_socket, run_server
     from prefine.serving.service import Service
     from prefine.web.policy import access_policy
@@ -78,18 +110,37 @@ def serve(
     policy = access_policy(
         host, api_key or None, other_names=allow_host or (), max_body_bytes=round(max_body_mib * 1024**2)
     )
-    with listening_socket(host, port) as sock:  # first: that an address is taken shows before a model is loaded
+    settings = FeedbackSettings(store_prompts, retention_days, redact, tuple(redact_pattern or ()))
+    # First: that an address is taken, or a file is not ours, shows before a model is loaded.
+    with listening_socket(host, port) as sock, _feedback_store(None if no_feedback else feedback, settings) as store:
         with about(None, {"model.chat_template": MODEL_OPTIONS["chat_template"]}):
             section = named_model(models[0], device=device, chat_template=chat_template)
             loaded = load_models(models, section)
-        service = Service(loaded, limits)
-        address = address_of(sock)
+        names, generates = [model.id for model in loaded.all()], bool(loaded.languages)
+        greeting = [*_greeting(address_of(sock), names, generates, api_key), *_about_feedback(store)]
+        service = Service(loaded, limits, store)
+        app = create_app(service, policy, [feedback_router(store), page_router()])
+        run_server(app, service, sock, lambda: echo("\n".join(greeting), err=True))
 
-        def ready() -> None:
-            for line in _greeting(address, [model.id for model in loaded.all()], bool(loaded.languages), api_key):
-                echo(line, err=True)
 
-        run_server(create_app(service, policy), service, sock, ready)
+@contextmanager
+def _feedback_store(path: Path | None, settings: FeedbackSettings) -> Iterator[FeedbackStore | None]:
+    from prefine.feedback.store import FeedbackStore
+
+    if path is None:
+        yield None
+        return
+    with FeedbackStore(path, settings) as store:
+        yield store
+
+
+def _about_feedback(store: FeedbackStore | None) -> Iterator[str]:
+    if store is None:
+        return
+    what = "conversations and feedback on them" if store.settings.store_texts else "feedback without texts"
+    days = "" if store.settings.retention_days is None else f" for {store.settings.retention_days:g} days"
+    hint = "" if store.settings.store_texts else "; nothing can be trained on it without --store-prompts"
+    yield f"Keeping {what} in {store.path}{days}{hint}"
 
 
 def _greeting(address: str, names: list[str], generates: bool, api_key: str | None) -> list[str]:
@@ -104,6 +155,6 @@ def _greeting(address: str, names: list[str], generates: bool, api_key: str | No
         turns = '"messages": [{"role": "user", "content": "Hello"}], "completions": ["Hi!"]'
         path, body = "score", f'{{"model": "{names[0]}", {turns}}}'
     return [
-        f"Serving {', '.join(names)} at {address}/v1 (Ctrl-C ends it)",
+        f"Serving {', '.join(names)} at {address}/v1, with a chat page at {address} (Ctrl-C ends it)",
         f"Try: curl {address}/v1/{path} {json}{key} \\\n  -d '{body}'",
     ]

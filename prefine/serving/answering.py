@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -138,11 +138,16 @@ class Piece:
 
 
 class Answers:
-    """The choices of one request, being generated."""
+    """The choices of one request, being generated.
+
+    Attributes:
+        on_end: awaited with each choice that has ended, before its last piece is handed on.
+    """
 
     def __init__(self, inbox: Inbox, model: ServedModel, choices: Sequence[Choice], n: int) -> None:
         self.model = model
         self.choices = choices
+        self.on_end: Callable[[Choice], Awaitable[None]] | None = None
         self._inbox = inbox
         self._n = n
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
@@ -170,6 +175,8 @@ class Answers:
                 self._require_form(index)
             piece = self.choices[index].take(event)
             going -= piece.last
+            if piece.last and self.on_end is not None:
+                await self.on_end(piece.choice)
             yield piece
 
     def _require_form(self, index: int) -> None:

@@ -8,17 +8,20 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from prefine.feedback.store import FeedbackStore
 from prefine.generation.engine import writer_for
 from prefine.generation.writer import Request, Writer
 from prefine.models.forward.active_adapter import using_adapter
 from prefine.models.forward.fused import packed_weights
 from prefine.models.forward.packed import embedding_rows
 from prefine.models.shared_base import has_adapter
+from prefine.records import Prompt
 from prefine.serving.answering import Answers, Ask, Choice, requests_of
 from prefine.serving.limits import Limits
 from prefine.serving.metrics import ServerMetrics
 from prefine.serving.models import Models, ServedModel
 from prefine.serving.prompter import Prompter, own_tokenizer
+from prefine.serving.registration import Registration
 from prefine.serving.text_stream import TextStream
 from prefine.serving.token_texts import TokenTexts
 from prefine.serving.worker import Worker
@@ -47,12 +50,14 @@ class Service:
     Args:
         models: what it offers.
         limits: see Limits.
+        feedback: where answers are registered, so that people can say what they think of them; None: nowhere.
     """
 
-    def __init__(self, models: Models, limits: Limits) -> None:
+    def __init__(self, models: Models, limits: Limits, feedback: FeedbackStore | None = None) -> None:
         self.models = models
         self.limits = limits
         self.metrics = ServerMetrics()
+        self._registration = None if feedback is None else Registration(feedback, models.languages.values())
         languages = models.languages
         # Nothing changes weights while they are served: what is made of them once is shared by all writers.
         self._kept = next((packed_weights(each.loaded.packed.model) for each in languages.values()), None)
@@ -94,6 +99,17 @@ class Service:
         answers = Answers(inbox, model, self._choices(model, requests), ask.n)
         answers.submit(requests, ask.client, streams=ask.streams)
         return answers
+
+    def register(self, identifier: str, answers: Answers, prompt: Prompt | None) -> None:
+        """Let feedback on these answers be taken under the completion's id.
+
+        Args:
+            identifier: as clients get it.
+            answers: not begun yet.
+            prompt: the conversation; None for a text completion.
+        """
+        if self._registration is not None:
+            answers.on_end = self._registration.of(identifier, answers.model, prompt)
 
     def close(self) -> None:
         """End all threads; what runs may finish within the limit."""

@@ -14,6 +14,7 @@ import httpx
 import uvicorn
 from fastapi import APIRouter
 
+from prefine.feedback.store import FeedbackStore
 from prefine.recipe.sections import named_model
 from prefine.serving.app import create_app
 from prefine.serving.limits import Limits
@@ -43,11 +44,11 @@ class Live:
         return self.post("/v1/chat/completions", fields)
 
 
-def make_service(names: Sequence[Path | str], **limits: Any) -> Service:
+def make_service(names: Sequence[Path | str], feedback: FeedbackStore | None = None, **limits: Any) -> Service:
     """The service of these models, in float32 on the CPU."""
     paths = [str(name) for name in names]
     section = named_model(paths[0], device="cpu", dtype="float32")
-    return Service(load_models(paths, section), Limits(**limits))
+    return Service(load_models(paths, section), Limits(**limits), feedback)
 
 
 @contextmanager

@@ -47,6 +47,7 @@ def chat_router(service: Service) -> APIRouter:
         answers = await service.answers(model, ask)
         texts = service.token_texts[model.id] if body.logprobs else None
         shape = ChatShape(answers, texts, body)
+        service.register(shape.id, answers, prompt)
         return await reply(request, answers, shape.whole, shape.frames if body.stream else None)
 
     return router
@@ -83,8 +84,9 @@ class ChatShape:
         self._answers = answers
         self._texts = texts
         self._body = body
+        self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self._about = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "id": self.id,
             "created": int(time.time()),
             "model": answers.model.id,
             "system_fingerprint": answers.model.fingerprint,

@@ -49,6 +49,8 @@ def completions_router(service: Service) -> APIRouter:
         )
         answers = await service.answers(model, ask)
         shape = CompletionShape(answers, service.token_texts[model.id], body)
+        if body.max_tokens:
+            service.register(shape.id, answers, None)
         return await reply(request, answers, shape.whole, shape.frames if body.stream else None)
 
     return router
@@ -77,8 +79,9 @@ class CompletionShape:
         self._body = body
         # Of each choice that has begun: where the next token's text begins.
         self._places: dict[int, TextPlace] = {}
+        self.id = f"cmpl-{secrets.token_hex(12)}"
         self._about = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
+            "id": self.id,
             "object": "text_completion",
             "created": int(time.time()),
             "model": answers.model.id,

@@ -44,6 +44,7 @@ def responses_router(service: Service) -> APIRouter:
         )
         answers = await service.answers(model, ask)
         shape = ResponseShape(answers, body)
+        service.register(shape.id, answers, prompt)
         return await reply(request, answers, shape.whole, shape.frames if body.stream else None, shape.error_frame)
 
     return router
@@ -86,7 +87,7 @@ class ResponseShape:
     def __init__(self, answers: Answers, body: ResponsesBody) -> None:
         self._answers = answers
         self._body = body
-        self._id = f"resp_{secrets.token_hex(16)}"
+        self.id = f"resp_{secrets.token_hex(16)}"
         self._message_id = f"msg_{secrets.token_hex(16)}"
         self._created = int(time.time())
         self._number = 0
@@ -136,7 +137,7 @@ class ResponseShape:
         body = self._body
         output = [] if going else [self._item(status, [self._text(self._answers.choices[0].text)])]
         return {
-            "id": self._id,
+            "id": self.id,
             "object": "response",
             "created_at": self._created,
             "status": status,
