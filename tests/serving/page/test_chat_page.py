@@ -6,8 +6,6 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from prefine.feedback.training_rows import feedback_rows
 from tests.serving.page.conftest import PHONE, Open, database_of
 from tests.serving.page.page_server import PageServer, page_server
@@ -73,23 +71,20 @@ def test_a_message_is_sent_with_the_settings_and_the_answer_streams_in(page: Any
     ]
 
 
-@pytest.mark.parametrize("key", [True, False])
-def test_an_answer_is_stopped_by_esc_or_the_button_and_the_server_learns_of_it(
-    key: bool, page: Any, server: PageServer
-) -> None:
-    page.fill("#question", "for ever")
-    page.keyboard.press("Enter")
-    page.get_by_text("word 5 ").wait_for()  # it streams
-    page.keyboard.press("Escape") if key else page.click("#stop")
-    page.get_by_text("Stopped.").wait_for()
-    page.wait_for_selector("#send", state="visible")
-    assert page.locator(GOOD).count() == 0  # the server knows no id for it
-    for _ in range(200):
-        if server.left:
-            break
-        page.wait_for_timeout(10)
-    assert server.left == 1
-    ask(page, "say on")
+def test_an_answer_is_stopped_by_esc_or_the_button_and_the_server_learns_of_it(page: Any, server: PageServer) -> None:
+    for stopped in (1, 2):
+        page.fill("#question", "for ever")
+        page.keyboard.press("Enter")
+        page.locator(".turn:last-child").get_by_text("word 5 ").wait_for()  # it streams
+        page.keyboard.press("Escape") if stopped == 1 else page.click("#stop")
+        page.locator(".turn:last-child").get_by_text("Stopped.").wait_for()
+        page.wait_for_selector("#send", state="visible")
+        assert page.locator(GOOD).count() == 0  # the server knows no id for it
+        for _ in range(200):
+            if server.left == stopped:
+                break
+            page.wait_for_timeout(10)
+        assert server.left == stopped
     said = server.asked[1]["messages"][1]
     assert said["role"] == "assistant" and said["content"].startswith("word 0 word 1")
 
@@ -182,18 +177,16 @@ def test_the_conversation_outlives_a_reload_and_not_the_tab(page: Any, server: P
     assert page.locator(".turn").count() == 0
 
 
-@pytest.mark.parametrize(
-    ("question", "told"),
-    [
+def test_what_went_wrong_is_said(page: Any) -> None:
+    for question, told in (
         ("busy", "too many requests wait Try again in 7 s."),
         ("break", "The model failed."),
         ("cut", "Cut at the longest answer allowed."),
         ("empty", "The answer is empty."),
-    ],
-)
-def test_what_went_wrong_is_said(question: str, told: str, page: Any) -> None:
-    ask(page, question)
-    page.get_by_text(told).wait_for()
+    ):
+        page.click("#new-chat")
+        ask(page, question)
+        page.get_by_text(told).wait_for()
 
 
 def test_a_conversation_without_an_answer_does_not_go_on(page: Any, server: PageServer) -> None:
