@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from prefine.feedback.store import (
+    EventKind,
     FeedbackRefusedError,
     FeedbackStore,
     NewEvent,
@@ -66,14 +67,24 @@ class FeedbackBody(BaseModel):
     @property
     def event(self) -> NewEvent:
         """What the store records."""
-        about = {"choice": self.choice, "key": self.key or ""}
+        other = self.preferred_over or self.regenerates
+        return NewEvent(
+            self.completion_id,
+            self._kind,
+            choice=self.choice,
+            text=self.correction,
+            other_id=other,
+            other_choice=self.other_choice,
+            key=self.key or "",
+        )
+
+    @property
+    def _kind(self) -> EventKind:
         if self.thumb is not None:
-            return NewEvent(self.completion_id, self.thumb, **about)
+            return self.thumb
         if self.correction is not None:
-            return NewEvent(self.completion_id, "correction", text=self.correction, **about)
-        other = {"other_id": self.preferred_over or self.regenerates, "other_choice": self.other_choice}
-        kind = "preferred" if self.preferred_over is not None else "regenerated"
-        return NewEvent(self.completion_id, kind, **other, **about)
+            return "correction"
+        return "preferred" if self.preferred_over is not None else "regenerated"
 
 
 def feedback_router(store: FeedbackStore | None) -> APIRouter:
