@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 _API_KEY_VARIABLE = "PREFINE_API_KEY"
 
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar=_API_KEY_VARIABLE, help="What clients must send; the variable keeps it out of the list of processes."
+    ),
+]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option("--allow-host", metavar="NAME", help="Another name that clients call this machine by; repeat it."),
+]
 FeedbackFile = Annotated[Path, typer.Option(metavar="FILE", help="Where thumbs and corrections are kept.")]
 NoFeedback = Annotated[bool, typer.Option("--no-feedback", help="Take no feedback and keep nothing.")]
 StorePrompts = Annotated[
@@ -47,16 +57,8 @@ def serve(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar=_API_KEY_VARIABLE, help="What clients must send; the variable keeps it out of the list of processes."
-        ),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Another name that clients call this machine by; repeat it."),
-    ] = None,
+    api_key: ApiKey = None,
+    allow_host: AllowedHosts = None,
     slots: Annotated[int, typer.Option(min=1, max=4096, help="Answers generated at once, by each model.")] = 32,
     max_queue: Annotated[
         int, typer.Option(min=0, max=100_000, help="Answers that may wait; more get status 429.")
