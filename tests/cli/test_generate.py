@@ -153,7 +153,7 @@ def test_slots_stay_full_while_an_early_answer_is_long(
         real(self)
 
     monkeypatch.setattr(SlotWriter, "_decode", shorter)
-    monkeypatch.setattr(ActiveSequence, "add", lambda self, token, logprob, tokenizer: told(self, token, logprob))
+    monkeypatch.setattr(ActiveSequence, "add", lambda self, new, tokenizer: told(self, new.token, new.logprob))
 
     def told(writing: ActiveSequence, token: int, logprob: float) -> None:
         writing.tokens.append(token)
