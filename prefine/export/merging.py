@@ -77,7 +77,7 @@ def merge(model: Any, dtype: torch.dtype, name: str) -> Any:
     if hasattr(model, "merge_and_unload"):
         _separate_shared(model)
         model = model.merge_and_unload()
-    _settle_ties(model)
+    _record_ties(model)
     model = model.to(dtype)
     for key, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
@@ -109,7 +109,7 @@ def _separate_shared(model: nn.Module) -> None:
             base.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
 
 
-def _settle_ties(model: Any) -> None:
+def _record_ties(model: Any) -> None:
     """Say in the config whether input and output embeddings are one weight, as they are after a merge.
 
     Where the config calls them tied and they differ, a loader would tie them, and lose what was trained.

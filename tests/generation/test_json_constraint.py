@@ -18,7 +18,7 @@ from prefine.generation.json_constraint import JsonConstraint
 from prefine.generation.sampling import Sampling
 from prefine.generation.writer import Generated, Request
 from prefine.models.forward.packed import PackedModel
-from prefine.models.forward.path_probe import settle_path, take_padded_path
+from prefine.models.forward.path_probe import choose_path, take_padded_path
 from tests.models import tiny
 
 END, ROWS = 257, 264  # the model has more rows than the tokenizer has tokens
@@ -36,7 +36,7 @@ def random_model(padded: bool) -> PackedModel:
     if padded:
         take_padded_path(model)
     else:
-        assert settle_path(model) is None
+        assert choose_path(model) is None
     return model
 
 

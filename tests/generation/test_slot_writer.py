@@ -25,7 +25,7 @@ from prefine.generation.slot_writer import SlotWriter
 from prefine.generation.writer import Generated, OnToken, Request, Writer
 from prefine.models.forward import attention, fused
 from prefine.models.forward.packed import PackedModel, standard_attention
-from prefine.models.forward.path_probe import settle_path, take_padded_path
+from prefine.models.forward.path_probe import choose_path, take_padded_path
 from tests.models import tiny
 
 # One token, longer than every window of tiny models, one of them twice.
@@ -59,7 +59,7 @@ def settled(architecture: str, padded: bool = False, **overrides: Any) -> Packed
     if padded:
         take_padded_path(model)
     else:
-        settle_path(model)
+        choose_path(model)
     return model
 
 
@@ -345,7 +345,7 @@ def reciting(text: list[int], padded: bool = False, then: int = END) -> PackedMo
     if padded:
         take_padded_path(packed)
     else:
-        assert settle_path(packed) is None
+        assert choose_path(packed) is None
     return packed
 
 
@@ -444,7 +444,7 @@ def test_adapters(architecture: str, fast: bool) -> None:
 def test_adapters_in_bf16(architecture: str, fast: bool) -> None:
     """Their fp32 weights are rounded anew in every write, also after an error in one."""
     model = PackedModel(tiny.make(architecture).bfloat16(), torch.bfloat16).eval()
-    settle_path(model)
+    choose_path(model)
     model.model = tiny.with_lora(model.model).eval()
     if fast:
         fused.install(model.model)
@@ -466,7 +466,7 @@ def test_in_bf16(architecture: str, mixed: bool) -> None:
     """Weights in fp32 with products in bf16, and all in bf16: near what the training forward says."""
     causal = tiny.make(architecture)
     model = PackedModel(causal if mixed else causal.bfloat16(), torch.bfloat16).eval()
-    settle_path(model)
+    choose_path(model)
     assert model.path.packed == (architecture != "bloom")
     requests = [request(prompt, 10, STOPS, seed=n, temperature=0.8) for n, prompt in enumerate(PROMPTS)]
     types: set[torch.dtype] = set()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prefine.models.actor_critic import ActorCritic, ValueHead
 from prefine.models.forward.active_adapter import using_adapter
 from prefine.models.forward.packed import LanguageHead, PackedModel, ScoreHead, in_fp32, standard_attention, unpack
-from prefine.models.forward.path_probe import settle_path
+from prefine.models.forward.path_probe import choose_path
 from prefine.models.shared_base import add_copy
 from tests.models import tiny
 from tests.models.tiny import BATCH
@@ -32,7 +32,7 @@ def policy(
 ) -> PackedModel:
     """A random one with random adapters and a random value head."""
     model = PackedModel(tiny.make(architecture), torch.float32)
-    assert (settle_path(model) is None) == packs
+    assert (choose_path(model) is None) == packs
     if lora:
         model.model.requires_grad_(False)
         model.model = tiny.with_lora(model.model)
@@ -106,7 +106,7 @@ def test_what_is_not_asked_for_is_not_there() -> None:
 
 def test_a_new_critic_expects_nothing() -> None:
     model = PackedModel(tiny.make("llama"), torch.float32)
-    assert settle_path(model) is None
+    assert choose_path(model) is None
     out = model(BATCH, head=ActorCritic(LanguageHead(), ValueHead(model)))
     assert out.values is not None
     assert not out.values.any()
@@ -115,7 +115,7 @@ def test_a_new_critic_expects_nothing() -> None:
 
 def test_at_temperature_1_it_is_the_model_itself() -> None:
     model = PackedModel(tiny.make("llama"), torch.float32)
-    assert settle_path(model) is None
+    assert choose_path(model) is None
     assert torch.equal(model(BATCH, head=ActorCritic(LanguageHead())).logprobs, model(BATCH))
 
 

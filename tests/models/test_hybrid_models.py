@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from prefine.models.forward import fused
 from prefine.models.forward.packed import PackedModel
-from prefine.models.forward.path_probe import settle_path
+from prefine.models.forward.path_probe import choose_path
 from tests.models import tiny
 
 _LAYERS = {"layer_types": ["linear_attention", "full_attention"]}
@@ -58,7 +58,7 @@ def test_faster_modules_change_no_number_of_a_hybrid_model(architecture: str, mo
     """Log-probabilities and the gradients of an adapter are as they were; gated norms keep their own forward."""
     monkeypatch.setitem(tiny.ARCHITECTURES, architecture, HYBRIDS[architecture])
     model = PackedModel(tiny.make(architecture), torch.float32)
-    settle_path(model)  # most take the padded path: their recurrent layers know no segments
+    choose_path(model)  # most take the padded path: their recurrent layers know no segments
     targets = ["q_proj", "o_proj", "in_proj", "in_proj_qkv", "in_proj_qkvz"]
     names = {name.rsplit(".", 1)[-1] for name, part in model.model.named_modules() if isinstance(part, torch.nn.Linear)}
     model.model = tiny.with_lora(model.model, target_modules=[name for name in targets if name in names])

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from prefine.data.tokens.trees import PackedBatch
 from prefine.models.forward import attention
 from prefine.models.forward.packed import PackedModel, ScoreHead
-from prefine.models.forward.path_probe import _apart, probe, probe_batch, settle_path, take_padded_path
+from prefine.models.forward.path_probe import _apart, choose_path, probe, probe_batch, take_padded_path
 from tests.models import tiny
 
 VOCABULARY = 49_152
@@ -37,7 +37,7 @@ def causal(layers: int, dtype: torch.dtype, architecture: str = "llama", gain: f
 
 def packed(layers: int, dtype: torch.dtype, *args: Any, **settings: Any) -> PackedModel:
     model = PackedModel(causal(layers, dtype, *args, **settings), dtype)
-    assert settle_path(model) is None
+    assert choose_path(model) is None
     return model
 
 
@@ -58,7 +58,7 @@ def test_deep_reward_models_are_packed(dtype: torch.dtype) -> None:
     model.score.weight.data.mul_(100)
     scorer = PackedModel(model.to(dtype).eval(), dtype, ScoreHead())
     model.score.float()
-    assert settle_path(scorer) is None
+    assert choose_path(scorer) is None
 
 
 @pytest.mark.parametrize("dtype", TYPES)

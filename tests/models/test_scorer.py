@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from prefine.data.tokens.trees import PackedBatch, TokenTree, collate
 from prefine.models.forward import attention
 from prefine.models.forward.packed import PackedModel, ScoreHead, in_fp32, standard_attention, unpack
-from prefine.models.forward.path_probe import probe, settle_path, take_padded_path
+from prefine.models.forward.path_probe import choose_path, probe, take_padded_path
 from tests.models import tiny
 from tests.models.tiny import BATCH, assert_same_gradients, tree
 
@@ -39,7 +39,7 @@ def classifier(architecture: str, heads: int = 1, **overrides: Any) -> Any:
 
 def packed(architecture: str, heads: int = 1, **overrides: Any) -> PackedModel:
     scorer = PackedModel(classifier(architecture, heads, **overrides), torch.float32, ScoreHead())
-    assert settle_path(scorer) is None
+    assert choose_path(scorer) is None
     return scorer
 
 
@@ -113,7 +113,7 @@ def test_adapter_and_head_gradients_are_those_alone(architecture: str) -> None:
 def test_what_cannot_be_packed_is_padded(architecture: str) -> None:
     """The probe says why; padded rows give each sequence's own scores and gradients."""
     scorer = PackedModel(classifier(architecture, heads=2), torch.float32, ScoreHead())
-    reason = settle_path(scorer)
+    reason = choose_path(scorer)
     assert reason is not None
     assert tiny.UNPACKABLE[architecture][1] in reason
     assert not scorer.path.packed
@@ -164,7 +164,7 @@ def test_large_scores_are_packed_too(size: float, monkeypatch: pytest.MonkeyPatc
     scorer = PackedModel(classifier("llama"), torch.float32, ScoreHead())
     with torch.no_grad():
         scorer.causal.score.weight.mul_(size)
-    assert settle_path(scorer) is None
+    assert choose_path(scorer) is None
     monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, skewed)
     assert "differ by" in str(probe(scorer))
 

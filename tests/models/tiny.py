@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from prefine.data.tokens.trees import PackedBatch, TokenTree, collate
 from prefine.models.forward import attention
 from prefine.models.forward.packed import PackedModel, standard_attention, unpack
-from prefine.models.forward.path_probe import settle_path
+from prefine.models.forward.path_probe import choose_path
 from tests.tiny import CHATML, byte_letters, byte_tokenizer
 
 VOCABULARY = 96
@@ -112,7 +112,7 @@ def make(architecture: str, **overrides: Any) -> Any:
 def packed(architecture: str, **overrides: Any) -> PackedModel:
     """A random fp32 model behind the packed forward."""
     model = PackedModel(make(architecture, **overrides), torch.float32)
-    assert settle_path(model) is None
+    assert choose_path(model) is None
     return model
 
 

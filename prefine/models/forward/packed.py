@@ -32,7 +32,7 @@ class ForwardPath:
     """How a trunk is run.
 
     Attributes:
-        packed: whether to take the packed path; `settle_path` finds out.
+        packed: whether to take the packed path; `choose_path` finds out.
         whole_logits: on the padded path, let the model compute all its logits; `take_padded_path` finds out whether it
             must.
         decodes: on the packed path, whether the model can also generate token by token; the probe finds out.

@@ -24,7 +24,7 @@ _MOVES = 2
 _PROBE_FORWARDS = 1
 
 
-def settle_path(model: PackedModel) -> str | None:
+def choose_path(model: PackedModel) -> str | None:
     """Give the model packed attention if that is right for it; else leave it as it was, on the padded path.
 
     Returns why not, or None where it is packed.

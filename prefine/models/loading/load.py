@@ -22,7 +22,7 @@ from prefine.errors import MissingDependencyError, ModelError
 from prefine.models.forward import attention, fused
 from prefine.models.forward.active_adapter import OWN_ADAPTER
 from prefine.models.forward.packed import PackedModel, ScoreHead, embedding_rows
-from prefine.models.forward.path_probe import settle_path, take_padded_path
+from prefine.models.forward.path_probe import choose_path, take_padded_path
 from prefine.models.loading.adapters import put_adapter
 from prefine.models.loading.card import Base, Story, describe_result
 from prefine.models.loading.device import bound_kernel_caches, choose_device, choose_dtype
@@ -171,7 +171,7 @@ def load_model(
     if section.gradient_checkpointing and trainable:
         _checkpoint_layers(model, location)
     packed = PackedModel(model, dtype, None if heads is None else ScoreHead())
-    fallback = _settle_path(packed, section)
+    fallback = _choose_path(packed, section)
     return LoadedModel(packed, template, location, reason, fallback, identity, fused.install(model))
 
 
@@ -231,7 +231,7 @@ def _load_base(
     missing = set(info["missing_keys"])
     if heads is not None:
         fresh = not is_classifier(config) and (fresh_head or location.adapter is not None)
-        _settle_head(model, location, heads, missing, fresh)
+        _check_head(model, location, heads, missing, fresh)
         missing.discard(SCORE_WEIGHT)
         info["unexpected_keys"] = {key for key in info["unexpected_keys"] if not key.startswith("lm_head.")}
     for keys, what in ((missing, "lacks {}"), (mismatched, "has other shapes for {}")):
@@ -246,7 +246,7 @@ def _load_base(
     return model
 
 
-def _settle_head(model: Any, location: Location, heads: int, missing: set[str], fresh: bool) -> None:
+def _check_head(model: Any, location: Location, heads: int, missing: set[str], fresh: bool) -> None:
     """Draw a head that the files lack, where one may be `fresh`; see that it is one that prefine can read and train."""
     head = getattr(model, SCORE, None)
     if not isinstance(head, nn.Linear):
@@ -353,12 +353,12 @@ def _keep_layout(base: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _settle_path(packed: PackedModel, section: ModelSection) -> str | None:
+def _choose_path(packed: PackedModel, section: ModelSection) -> str | None:
     """Packed or padded; says aloud where it is padded though nobody asked for that."""
     if section.attn_implementation in ("sdpa", "eager"):
         take_padded_path(packed)
         return f"model.attn_implementation is {section.attn_implementation}"
-    reason = settle_path(packed)
+    reason = choose_path(packed)
     if reason is not None:
         log.warning("this model takes the padded path, which is slower: %s", reason)
     return reason

@@ -16,7 +16,7 @@ from prefine.data.tokens.trees import Segment, TokenTree, collate
 from prefine.models.forward import attention, blockwise
 from prefine.models.forward.attention import Traffic
 from prefine.models.forward.packed import PackedModel, standard_attention, unpack
-from prefine.models.forward.path_probe import probe, settle_path, take_padded_path
+from prefine.models.forward.path_probe import choose_path, probe, take_padded_path
 from tests.models import tiny
 from tests.models.tiny import BATCH, BATCH_THAT_BEGINS_ALIKE, alone, assert_same_gradients, gradients, tree
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_packed_is_padded(architecture: str) -> None:
     """The probe says why; the padded path gives each sequence's own log-probabilities and gradients."""
     model = PackedModel(tiny.make(architecture), torch.float32)
     attention_before = model.causal.config._attn_implementation
-    reason = settle_path(model)
+    reason = choose_path(model)
     assert reason is not None
     assert tiny.UNPACKABLE[architecture][1] in reason
     assert "\n" not in reason
@@ -174,7 +174,7 @@ def test_a_head_with_a_secret_makes_whole_logits() -> None:
         return out
 
     model.causal.forward = doubled
-    assert settle_path(model) is not None
+    assert choose_path(model) is not None
     assert model.path.whole_logits
     model.eval()
     assert (model(BATCH) - alone(model)).abs().max() <= 1e-5

@@ -17,7 +17,7 @@ from torch import Tensor
 from prefine.data.tokens.trees import PackedBatch, collate
 from prefine.models.actor_critic import ActorCritic, ValueHead
 from prefine.models.forward.packed import LanguageHead, PackedModel, ScoreHead, unpack
-from prefine.models.forward.path_probe import settle_path, take_padded_path
+from prefine.models.forward.path_probe import choose_path, take_padded_path
 from prefine.models.forward.rotary import LengthRule, forget_lengths, length_rule
 from tests.models import tiny
 from tests.models.test_scorer import classifier
@@ -56,7 +56,7 @@ def make(rotary: str, *, is_packed: bool, scores: bool = False) -> PackedModel:
     else:
         model = PackedModel(tiny.make("llama", **ROTARIES[rotary]), torch.float32)
     if is_packed:
-        assert settle_path(model) is None
+        assert choose_path(model) is None
     else:
         take_padded_path(model)
     return model
