@@ -27,6 +27,7 @@ from prefine.export.source import Source
 from prefine.models.forward.packed import standard_attention
 from prefine.named_model import load
 from prefine.records import Message
+from prefine.run import Run
 
 WEIGHTS = "model.safetensors"
 in_this_process = pytest.mark.usefixtures("in_this_process")
@@ -124,6 +125,11 @@ def test_the_card_has_the_hubs_header(dpo_copy: Path) -> None:
     assert "base_model" not in values  # a folder is nothing that the hub has
     for part in ("## Where it comes from", "## Held-out figures", "## Proof", "## How to load it", "of 32 prompts"):
         assert part in text
+
+
+@in_this_process
+def test_a_run_exports_itself(dpo_copy: Path) -> None:
+    assert Run(dpo_copy).export("merged", dtype="bf16", out=str(dpo_copy.parent / "mine")) == dpo_copy.parent / "mine"
 
 
 @in_this_process
