@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefine.data.reading.memory_rows import held_source
@@ -114,6 +115,30 @@ class Model:
             return Rows()
         with _read("rows", rows) as (source, refused):
             return Rows(ScoredRows([source], refused).by(self.reward_model))
+
+    def export(
+        self,
+        to: str,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        dtype: str | None = None,
+        force: bool = False,
+    ) -> Path:
+        """Write it in a format that others load, and prove that it is what was trained; returns the folder.
+
+        Args:
+            to: see docs/export.md; "merged" or "adapter", say.
+            out: a new folder; None for export/FORMAT in the folder of the run that it is the result of.
+            dtype: of the weights; None for the format's default.
+            force: keep an export that passes a limit of its proof, marked as such.
+
+        Raises:
+            PrefineError: the run is not finished, there is no room, or the export is not what was trained.
+        """
+        from prefine.export.run_export import export_run
+
+        path = None if out is None else Path(out)
+        return export_run(self.name, to, out=path, dtype=dtype, force=force).folder
 
     @cached_property
     def language_model(self) -> LoadedModel:

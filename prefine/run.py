@@ -90,30 +90,6 @@ class Run(os.PathLike[str]):
 
         return load(self.path)
 
-    def export(
-        self,
-        to: str,
-        *,
-        out: str | os.PathLike[str] | None = None,
-        dtype: str | None = None,
-        force: bool = False,
-    ) -> Path:
-        """Write the model in a format that others load, and prove that it is what was trained; returns the folder.
-
-        Args:
-            to: see docs/export.md; "merged" or "adapter", say.
-            out: a new folder; None for export/FORMAT in the run's.
-            dtype: of the weights; None for the format's default.
-            force: keep an export that passes a limit of its proof, marked as such.
-
-        Raises:
-            PrefineError: the run is not finished, there is no room, or the export is not what was trained.
-        """
-        from prefine.export.run_export import export_run
-
-        path = None if out is None else Path(out)
-        return export_run(str(self.path), to, out=path, dtype=dtype, force=force).folder
-
     @property
     def result(self) -> str:
         """The main result in a sentence."""

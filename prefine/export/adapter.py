@@ -11,7 +11,7 @@ from prefine.errors import ModelError, RecipeError
 from prefine.export.formats import Artefact, ExportOptions, limits_of
 from prefine.export.merging import peft_warnings_off
 from prefine.export.room import require_disk, require_memory
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.models.loading.card import Base, Story, describe_result
 from prefine.models.loading.quiet import known_noise_off
 from prefine.models.loading.stops import save_ends
@@ -28,7 +28,7 @@ class AdapterFormat:
         "`--max-lora-rank` where the rank is over 16.",
     )
 
-    def require(self, source: Source, options: ExportOptions) -> None:
+    def require(self, source: ExportSource, options: ExportOptions) -> None:
         """See Format."""
         refuse_types(self.name, options)
         if not source.has_adapter:
@@ -39,7 +39,7 @@ class AdapterFormat:
             require_memory(reference_bytes(source), f"comparing {source.name} with its export")
         require_disk(options.final, adapter_bytes(source))
 
-    def write(self, source: Source, folder: Path, options: ExportOptions) -> list[Artefact]:
+    def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
         """See Format."""
         loaded = source.loaded
         model: Any = loaded.packed.model
@@ -66,17 +66,17 @@ def refuse_types(name: str, options: ExportOptions) -> None:
         raise RecipeError(f"--to is {name}:{','.join(options.types)}, and {name} has no types", f"Write --to {name}.")
 
 
-def stored_dtype(source: Source) -> str:
+def stored_dtype(source: ExportSource) -> str:
     """The type that the base's weights are stored in, as torch calls it."""
     return "float32" if source.base is None else source.base.stored_dtype
 
 
-def adapter_bytes(source: Source) -> int:
+def adapter_bytes(source: ExportSource) -> int:
     """Bytes of an adapter's files."""
     folder = source.location.adapter
     return 0 if folder is None else sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
-def reference_bytes(source: Source) -> int:
+def reference_bytes(source: ExportSource) -> int:
     """Bytes of memory that the run takes in float32, or in the type of its computing where it is quantised."""
     return 0 if source.base is None else 4 * source.base.parameters

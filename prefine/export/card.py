@@ -11,7 +11,7 @@ from typing import Any
 from prefine.data.reading.sources import locate
 from prefine.errors import DataError
 from prefine.export.formats import Format
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.json_reading import JsonError, read_json_object
 from prefine.models.loading.card import Card, Story, code, hub_name, plain
 from prefine.models.loading.embedded import PREFIX
@@ -24,7 +24,7 @@ _HEADER_LICENSE = re.compile(r"^license:\s*([\w.-]+)\s*$", re.MULTILINE)
 
 
 def write_card(
-    folder: Path, final: Path, source: Source, form: Format, values: Mapping[str, Any], proof: Sequence[str]
+    folder: Path, final: Path, source: ExportSource, form: Format, values: Mapping[str, Any], proof: Sequence[str]
 ) -> None:
     """Write README.md.
 
@@ -49,7 +49,7 @@ def write_card(
     (folder / "README.md").write_text(card.text(), encoding="utf-8", newline="\n")
 
 
-def _header(source: Source, name: str) -> Iterator[str]:
+def _header(source: ExportSource, name: str) -> Iterator[str]:
     if hub_name(source.location.base_name) is not None:
         yield f"base_model_relation: {_RELATIONS.get(name, 'quantized')}"
     license_name = base_license(source)
@@ -60,7 +60,7 @@ def _header(source: Source, name: str) -> Iterator[str]:
         yield from (f"- {json.dumps(each)}" for each in datasets)
 
 
-def base_license(source: Source) -> str | None:
+def base_license(source: ExportSource) -> str | None:
     """The license that the base's own card names; None where it names none."""
     if source.location.base_name.startswith(PREFIX):
         return _EMBEDDED_LICENSE
@@ -74,7 +74,7 @@ def base_license(source: Source) -> str | None:
     return found[1] if found else None
 
 
-def _hub_datasets(source: Source) -> set[str]:
+def _hub_datasets(source: ExportSource) -> set[str]:
     named = source.manifest.get("recipe", {}).get("data", {}).get("train") or []
     found = set()
     for each in [named] if isinstance(named, str) else named:
@@ -86,7 +86,7 @@ def _hub_datasets(source: Source) -> set[str]:
     return found
 
 
-def _lines(source: Source, values: Mapping[str, Any], proof: Sequence[str]) -> Iterator[str]:
+def _lines(source: ExportSource, values: Mapping[str, Any], proof: Sequence[str]) -> Iterator[str]:
     if values["forced"]:
         yield "> **Kept with `--force` although it is not what was trained:**"
         for failures in values["failures"]:
@@ -100,7 +100,7 @@ def _lines(source: Source, values: Mapping[str, Any], proof: Sequence[str]) -> I
     yield from ("## Proof", "", *proof, "")
 
 
-def _lineage(source: Source, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _lineage(source: ExportSource, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     line, recipe = values["lineage"], source.manifest.get("recipe", {})
     yield "exported from", f"{code(line['model'])} by prefine {plain(values['prefine'])}, {plain(values['created'])}"
     if source.run is None:
@@ -122,7 +122,7 @@ def _lineage(source: Source, values: Mapping[str, Any]) -> Iterator[tuple[str, s
     yield "license", "that of the base model" + (f", {license_name}" if license_name else "; its files name none")
 
 
-def _heldout(source: Source) -> Iterator[str]:
+def _heldout(source: ExportSource) -> Iterator[str]:
     if source.run is None:
         return
     try:

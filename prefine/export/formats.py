@@ -16,7 +16,7 @@ from prefine.errors import RecipeError
 from prefine.runs.atomic import JSON
 
 if TYPE_CHECKING:
-    from prefine.export.source import Source
+    from prefine.export.source import ExportSource
 
 # What users write for --dtype, and torch's name of it.
 DTYPES = {
@@ -32,7 +32,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProofLimits:
     """How far an artefact may be from the run (docs/export.md derives the figures).
 
     Attributes:
@@ -55,14 +55,14 @@ class Limits:
 # Of models whose weights are stored, and computed with, in a type of 16 bits or more. A run on an int8 base rounds
 # activations, too, to 8 bits of the largest in their row.
 ROUNDING_LIMITS = {
-    "float32": Limits(top1=0.995, kl_mean=1e-6, kl_p99=1e-5, perplexity=1e-4, kept=(0.99, 1.01)),
-    "float16": Limits(top1=0.98, kl_mean=1e-4, kl_p99=1e-3, perplexity=0.005, kept=(0.9, 1.1)),
-    "bfloat16": Limits(top1=0.95, kl_mean=5e-3, kl_p99=5e-2, perplexity=0.02, kept=(0.8, 1.2)),
-    "int8": Limits(top1=0.95, kl_mean=5e-3, kl_p99=5e-2, perplexity=0.02, kept=(0.8, 1.2)),
+    "float32": ProofLimits(top1=0.995, kl_mean=1e-6, kl_p99=1e-5, perplexity=1e-4, kept=(0.99, 1.01)),
+    "float16": ProofLimits(top1=0.98, kl_mean=1e-4, kl_p99=1e-3, perplexity=0.005, kept=(0.9, 1.1)),
+    "bfloat16": ProofLimits(top1=0.95, kl_mean=5e-3, kl_p99=5e-2, perplexity=0.02, kept=(0.8, 1.2)),
+    "int8": ProofLimits(top1=0.95, kl_mean=5e-3, kl_p99=5e-2, perplexity=0.02, kept=(0.8, 1.2)),
 }
 
 
-def limits_of(*dtypes: str) -> Limits:
+def limits_of(*dtypes: str) -> ProofLimits:
     """The limits of the coarsest of these types, in which weights are stored or computed with on either side."""
     return max((ROUNDING_LIMITS[dtype] for dtype in dtypes), key=lambda limits: limits.kl_mean)
 
@@ -82,7 +82,7 @@ class Artefact:
     name: str
     path: str
     loader: str
-    limits: Limits
+    limits: ProofLimits
     options: Mapping[str, JSON] = field(default_factory=dict)
 
 
@@ -115,14 +115,14 @@ class Format(Protocol):
     usage: tuple[str, ...]
     library: str | None
 
-    def require(self, source: Source, options: ExportOptions) -> None:
+    def require(self, source: ExportSource, options: ExportOptions) -> None:
         """Check before any work what can be checked: the types, optional packages, disk space and memory.
 
         Raises:
             PrefineError: with the exact remedy.
         """
 
-    def write(self, source: Source, folder: Path, options: ExportOptions) -> list[Artefact]:
+    def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
         """Fill `folder`, which exists and is empty, and say what is in it, in the order of the proof's table.
 
         Tokenizer, template and generation settings belong to it. export.json and README.md are not its concern.

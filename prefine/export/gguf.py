@@ -24,7 +24,7 @@ from prefine.export.gguf_types import GGUF_TYPES, require_types
 from prefine.export.merged import require_room_for_merged
 from prefine.export.modelfile import Pieces, modelfile, pieces_of
 from prefine.export.room import require_disk
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.json_reading import read_json_object
 from prefine.models.loading.stops import GENERATION_CONFIG
 from prefine.runs.atomic import json_bytes
@@ -67,7 +67,7 @@ class GgufFormat:
         '`AutoModelForCausalLM.from_pretrained(".", gguf_file="FILE.gguf")`.',
     )
 
-    def require(self, source: Source, options: ExportOptions) -> None:
+    def require(self, source: ExportSource, options: ExportOptions) -> None:
         """See Format."""
         types = require_types(options.types)
         if source.scores:
@@ -83,7 +83,7 @@ class GgufFormat:
             written = sum(GGUF_TYPES[name].bits / 8 for name in types)
             require_disk(options.final, int((widest * copies + written) * source.base.parameters))
 
-    def write(self, source: Source, folder: Path, options: ExportOptions) -> list[Artefact]:
+    def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
         """See Format."""
         types = require_types(options.types)
         tools = _tools(types)
@@ -133,7 +133,7 @@ def _is_k(kind: str) -> bool:
     return GGUF_TYPES[kind].k_quant
 
 
-def _require_known(source: Source, tools: _Tools) -> None:
+def _require_known(source: ExportSource, tools: _Tools) -> None:
     """Refuse an architecture that llama.cpp's converter does not know, before the model is loaded."""
     from prefine.models.loading.location import local_folder
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefine.errors import RecipeError
-from prefine.export.formats import ROUNDING_LIMITS, Limits
+from prefine.export.formats import ROUNDING_LIMITS, ProofLimits
 
 # q8_0 changes answers least among the quantised types; a model of less than a billion parameters notices q4.
 DEFAULT_TYPE = "q8_0"
@@ -23,18 +23,18 @@ class GgufType:
     """
 
     bits: float
-    limits: Limits
+    limits: ProofLimits
     k_quant: bool = True
 
 
-def _limits(top1: float, kl_mean: float, kl_p99: float, perplexity: float, kept: float) -> Limits:
+def _limits(top1: float, kl_mean: float, kl_p99: float, perplexity: float, kept: float) -> ProofLimits:
     """Limits of a quantised type. `kept` is how far the trained change may be from its own size."""
-    return Limits(top1, kl_mean, kl_p99, perplexity, (1 - kept, 1 + kept), stops="turn_end")
+    return ProofLimits(top1, kl_mean, kl_p99, perplexity, (1 - kept, 1 + kept), stops="turn_end")
 
 
-def _rounded(dtype: str) -> Limits:
+def _rounded(dtype: str) -> ProofLimits:
     limits = ROUNDING_LIMITS[dtype]
-    return Limits(limits.top1, limits.kl_mean, limits.kl_p99, limits.perplexity, limits.kept, stops="turn_end")
+    return ProofLimits(limits.top1, limits.kl_mean, limits.kl_p99, limits.perplexity, limits.kept, stops="turn_end")
 
 
 GGUF_TYPES = {

@@ -12,7 +12,7 @@ from prefine.export.fresh_process import reload_in_fresh_process
 from prefine.export.proof import GreedySample, Proof, compare, proof_rows
 from prefine.export.reference import Reference, compute_reference
 from prefine.export.reload import ReloadSpec
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.models.loading.card import plain
 
 _SAMPLE_CHARACTERS = 300
@@ -26,7 +26,7 @@ class LanguageExport:
         reload: loads an artefact; in a fresh process, but in tests.
     """
 
-    def __init__(self, source: Source, reload: Reload = reload_in_fresh_process) -> None:
+    def __init__(self, source: ExportSource, reload: Reload = reload_in_fresh_process) -> None:
         self._source = source
         self._reload = reload
 

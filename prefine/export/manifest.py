@@ -11,8 +11,8 @@ from typing import Any
 from prefine import __version__
 from prefine.errors import CheckpointError
 from prefine.export.exporter import Proven
-from prefine.export.formats import Artefact, Limits
-from prefine.export.source import Source
+from prefine.export.formats import Artefact, ProofLimits
+from prefine.export.source import ExportSource
 from prefine.json_reading import JsonError, read_json_object
 from prefine.models.loading.identity import identity_of, tokenizer_hash
 from prefine.models.loading.location import portable_name, portable_path
@@ -24,7 +24,7 @@ VERSION = 1
 _README = "README.md"
 
 
-def lineage(source: Source, final: Path) -> dict[str, JSON]:
+def lineage(source: ExportSource, final: Path) -> dict[str, JSON]:
     """What an export was made from. Paths are relative to its folder.
 
     Args:
@@ -133,6 +133,6 @@ def _flaws(folder: Path, files: Mapping[str, Any]) -> list[str]:
 def artefacts_of(values: Mapping[str, Any]) -> list[Artefact]:
     """The artefacts that export.json lists, with the limits they were exported under."""
     return [
-        Artefact(**each | {"limits": Limits(**each["limits"] | {"kept": tuple(each["limits"]["kept"])})})
+        Artefact(**each | {"limits": ProofLimits(**each["limits"] | {"kept": tuple(each["limits"]["kept"])})})
         for each in values["artefacts"]
     ]

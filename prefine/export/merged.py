@@ -7,7 +7,7 @@ from pathlib import Path
 from prefine.export.adapter import reference_bytes, refuse_types, stored_dtype
 from prefine.export.formats import Artefact, ExportOptions, limits_of
 from prefine.export.room import require_disk, require_memory
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -19,24 +19,24 @@ class MergedFormat:
     library: str | None = None
     usage = ("", "Servers take the folder as it is: `vllm serve FOLDER`, `prefine serve FOLDER`.")
 
-    def require(self, source: Source, options: ExportOptions) -> None:
+    def require(self, source: ExportSource, options: ExportOptions) -> None:
         """See Format."""
         refuse_types(self.name, options)
         require_room_for_merged(source, options.final, merged_dtype(source, options))
 
-    def write(self, source: Source, folder: Path, options: ExportOptions) -> list[Artefact]:
+    def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
         """See Format."""
         dtype = merged_dtype(source, options)
         source.save_merged(folder, dtype)
         return [Artefact(f"{self.name} {dtype}", ".", "transformers", limits_of(dtype, *source.roundings))]
 
 
-def merged_dtype(source: Source, options: ExportOptions) -> str:
+def merged_dtype(source: ExportSource, options: ExportOptions) -> str:
     """The type that merged weights are saved in: what was asked for, else that of the base's stored weights."""
     return options.dtype or stored_dtype(source)
 
 
-def require_room_for_merged(source: Source, folder: Path, dtype: str) -> None:
+def require_room_for_merged(source: ExportSource, folder: Path, dtype: str) -> None:
     """Refuse a merge that disk or memory has no room for; where a hub's base is not fetched yet, nothing is known.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prefine.data.tokens.template import ChatTemplate
-from prefine.export.formats import Limits
+from prefine.export.formats import ProofLimits
 from prefine.export.reference import Reference
 from prefine.export.reload import Reloaded
 from prefine.formatting import figure
@@ -87,11 +87,11 @@ class Proof:
         """Relative to the run's."""
         return self.perplexity_export / self.perplexity_run - 1
 
-    def failures(self, limits: Limits) -> list[str]:
+    def failures(self, limits: ProofLimits) -> list[str]:
         """Which limits it passes, in words; none if it is proven."""
         return [text for kept, text in self._checks(limits) if not kept]
 
-    def _checks(self, limits: Limits) -> Iterator[tuple[bool, str]]:
+    def _checks(self, limits: ProofLimits) -> Iterator[tuple[bool, str]]:
         # A comparison with NaN is false, so that figures that are no numbers fail.
         unequal = self.prompts - self.prompts_equal
         yield unequal == 0, f"{unequal} of {self.prompts} prompts are rendered to other token ids"

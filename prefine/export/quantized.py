@@ -21,11 +21,11 @@ from torch import Tensor
 from prefine.data.tokens.store import TokenStore
 from prefine.errors import MissingDependencyError, ModelError, RecipeError
 from prefine.export.child import run_quietly
-from prefine.export.formats import Artefact, ExportOptions, Limits
+from prefine.export.formats import Artefact, ExportOptions, ProofLimits
 from prefine.export.gguf_convert import auto_round_installed
 from prefine.export.merged import require_room_for_merged
 from prefine.export.reload import ForeignModel, TransformersModel
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.json_reading import read_json_object
 from prefine.models.loading.device import choose_device
 
@@ -39,7 +39,7 @@ _SHORTEST_ROW = 64
 _ITERATIONS = {"cuda": 200, "cpu": 0}
 _FORMATS = {"gptq": "auto_gptq", "awq": "auto_awq"}
 _SEED = 0
-_LIMITS = Limits(top1=0.80, kl_mean=0.20, kl_p99=2.0, perplexity=0.40, kept=(0.0, 2.0))
+_LIMITS = ProofLimits(top1=0.80, kl_mean=0.20, kl_p99=2.0, perplexity=0.40, kept=(0.0, 2.0))
 
 
 class QuantizedFormat:
@@ -60,7 +60,7 @@ class QuantizedFormat:
     )
     symmetric: bool
 
-    def require(self, source: Source, options: ExportOptions) -> None:
+    def require(self, source: ExportSource, options: ExportOptions) -> None:
         """See Format."""
         if options.types:
             raise RecipeError(
@@ -79,7 +79,7 @@ class QuantizedFormat:
         calibration_rows(source)
         require_room_for_merged(source, options.final, "float32")
 
-    def write(self, source: Source, folder: Path, options: ExportOptions) -> list[Artefact]:
+    def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
         """See Format."""
         work = folder / ".work"
         merged, made = work / "merged", work / "made"
@@ -127,7 +127,7 @@ class AwqFormat(QuantizedFormat):
     symmetric = False
 
 
-def calibration_rows(source: Source) -> Tensor:
+def calibration_rows(source: ExportSource) -> Tensor:
     """(rows, tokens) int64: prompts and first answers of the run's training rows, one after the other.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import Tensor
 from prefine.data.tokens.template import ChatTemplate
 from prefine.data.tokens.trees import collate
 from prefine.export.probes import Probe, answer_length, probes_of
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.generation.answers import context_of
 from prefine.generation.engine import writer_for
 from prefine.generation.sampling import Sampling
@@ -51,7 +51,9 @@ class Reference:
     dtype: str
 
 
-def compute_reference(source: Source, progress: Callable[[int, int], None] = lambda done, total: None) -> Reference:
+def compute_reference(
+    source: ExportSource, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Reference:
     """Compute a run's own logits and greedy answers.
 
     Args:

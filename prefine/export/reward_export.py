@@ -21,7 +21,7 @@ from prefine.export.reward_model import (
     scores_by_transformers,
     write_merged_reward,
 )
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.formatting import figure
 from prefine.models.loading.card import plain
 from prefine.runs.atomic import JSON
@@ -37,7 +37,7 @@ class RewardExport:
         reload: loads an artefact; in a fresh process, but in tests.
     """
 
-    def __init__(self, source: Source, reload: Reload = reload_in_fresh_process) -> None:
+    def __init__(self, source: ExportSource, reload: Reload = reload_in_fresh_process) -> None:
         self._source = source
         self._reload = reload
 

@@ -16,7 +16,7 @@ from prefine.export.exporter import Exporter, Progress, Proven
 from prefine.export.formats import ExportOptions, dtype_named, format_named
 from prefine.export.language_export import LanguageExport
 from prefine.export.reward_export import RewardExport
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.json_reading import read_json_object
 from prefine.models.loading.location import portable_path
 from prefine.runs.atomic import atomic_write, require_writable, sha256_of_file, storage_errors, write_json
@@ -74,7 +74,7 @@ def export_run(
     asked = dtype_named(dtype)
     if out is not None:
         _require_free(out)
-    source = Source.open(name)
+    source = ExportSource.open(name)
     final = out or _default_folder(source, form.name, asked)
     _require_free(final)
     options = ExportOptions(types, asked, final)
@@ -119,7 +119,7 @@ def verify_export(folder: Path, run: str | None = None, progress: Progress = _si
     return Exported(folder, values, exporter.table(values["proof"]), failures)
 
 
-def _exporter(source: Source) -> Exporter:
+def _exporter(source: ExportSource) -> Exporter:
     return RewardExport(source) if source.scores else LanguageExport(source)
 
 
@@ -130,7 +130,7 @@ def _require_free(final: Path) -> None:
     require_writable(final, folder_is_made=True)
 
 
-def _default_folder(source: Source, name: str, dtype: str | None) -> Path:
+def _default_folder(source: ExportSource, name: str, dtype: str | None) -> Path:
     if source.run is None:
         raise RecipeError(f"--out is missing, and {source.name} is no run", "Name a new folder with --out.")
     return source.run.exports / (name if dtype is None else f"{name}-{dtype}")
@@ -161,11 +161,11 @@ def _remedy(proven: list[Proven], dtype: str | None) -> str:
     return f"Choose another format or type; in float32 this is a fault of prefine or of the library. {keep}"
 
 
-def _source_of(folder: Path, values: dict[str, Any], run: str | None) -> Source:
+def _source_of(folder: Path, values: dict[str, Any], run: str | None) -> ExportSource:
     line = values["lineage"]
     name = run or _found_from(folder, str(line["model"]))
     try:
-        source = Source.open(name)
+        source = ExportSource.open(name)
         now = manifests.lineage(source, folder)
     except PrefineError as error:
         raise CheckpointError(
@@ -192,7 +192,7 @@ def _found_from(folder: Path, name: str) -> str:
     return str(beside) if beside.exists() else name
 
 
-def _note_in_run(source: Source, final: Path, values: dict[str, Any]) -> None:
+def _note_in_run(source: ExportSource, final: Path, values: dict[str, Any]) -> None:
     """List the export in its run's manifest; where that cannot be written, the export says where it comes from."""
     if source.run is None:
         return

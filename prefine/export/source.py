@@ -45,8 +45,8 @@ class BaseFacts:
     stored_dtype: str
 
 
-class Source:
-    """A model to export. `Source.open` finds and checks it; weights are loaded when they are first asked for.
+class ExportSource:
+    """A model to export. `ExportSource.open` finds and checks it; weights are loaded when they are first asked for.
 
     Attributes:
         name: as the user gave it.
@@ -69,7 +69,7 @@ class Source:
         self._merged = False
 
     @classmethod
-    def open(cls, name: str) -> Source:
+    def open(cls, name: str) -> ExportSource:
         """Find a model by its name: a run's folder, a folder, a hub id or embedded:….
 
         Raises:

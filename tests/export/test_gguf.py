@@ -22,7 +22,7 @@ from prefine.export.gguf import GgufFormat, file_name
 from prefine.export.gguf_types import GGUF_TYPES, require_types
 from prefine.export.llama_cpp import load_llama_cpp
 from prefine.export.quantized import GptqFormat
-from prefine.export.source import BaseFacts, Source
+from prefine.export.source import BaseFacts, ExportSource
 from prefine.models.loading.card import Card, Story
 from prefine.models.loading.location import Location
 from tests.export.real_gguf import make_gguf
@@ -30,9 +30,9 @@ from tests.export.real_gguf import make_gguf
 OPTIONS = ExportOptions(("q8_0", "q4_k_m"), None, Path("out"))
 
 
-def a_source(folder: Path, architecture: str = "LlamaForCausalLM") -> Source:
+def a_source(folder: Path, architecture: str = "LlamaForCausalLM") -> ExportSource:
     (folder / "config.json").write_text(json.dumps({"architectures": [architecture]}))
-    source = Source("runs/dpo", Location("runs/dpo", str(folder), "base", None, str(folder)), None, {})
+    source = ExportSource("runs/dpo", Location("runs/dpo", str(folder), "base", None, str(folder)), None, {})
     source.__dict__["base"] = BaseFacts(1000, "bfloat16")
     return source
 
@@ -139,7 +139,7 @@ class Tokens:
         return "".join(f"<{turn['role']}>{turn['content']}<|im_end|>" for turn in turns) + "<assistant>"
 
 
-def fake_model(source: Source) -> None:
+def fake_model(source: ExportSource) -> None:
     """Let a source hold a model whose merge is three small files."""
     template = SimpleNamespace(tokenizer=Tokens(), turn_end=2, stop_ids=frozenset({1, 2}))
     source.__dict__["loaded"] = SimpleNamespace(template=template)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from prefine.errors import ModelError
 from prefine.export import source as sources
 from prefine.export.merging import dequantised
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.models.loading.load import LoadedModel, load_model, save_model
 from prefine.recipe.sections import LoraSection, named_model
 from tests.models import tiny
@@ -48,7 +48,7 @@ def delta(folder: Path, module: str) -> Tensor:
 
 def merged(name: Path, out: Path, dtype: str) -> dict[str, Tensor]:
     out.mkdir()
-    Source.open(str(name)).save_merged(out, dtype)
+    ExportSource.open(str(name)).save_merged(out, dtype)
     return load_file(out / WEIGHTS)
 
 
@@ -79,7 +79,7 @@ def test_a_tiny_delta_survives_a_quantised_base(tmp_path: Path) -> None:
     loaded = adapter(tmp_path / "adapter", base, scale=1e-3, quantization="nf4")
     seen = {name: dequantised(m) for name, m in loaded.packed.model.named_modules() if dequantised(m) is not None}
     name = "base_model.model.model.layers.0.self_attn.q_proj.base_layer"
-    source = Source.open(str(tmp_path / "adapter"))
+    source = ExportSource.open(str(tmp_path / "adapter"))
     source.quantization = "nf4"  # as a run's recipe says
     (tmp_path / "out").mkdir()
     source.save_merged(tmp_path / "out", "float32")
@@ -137,11 +137,11 @@ def test_weights_beyond_the_range_of_a_type_are_refused(tmp_path: Path) -> None:
     adapter(tmp_path / "adapter", base, scale=300.0)
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match=r"is not finite in float16.*--dtype float32 or bfloat16"):
-        Source.open(str(tmp_path / "adapter")).save_merged(tmp_path / "out", "float16")
+        ExportSource.open(str(tmp_path / "adapter")).save_merged(tmp_path / "out", "float16")
 
 
 def test_the_source_stays_whole_until_it_is_merged(tmp_path: Path) -> None:
     """The reference is computed from the adapter on its base, not from what is written."""
     adapter(tmp_path / "adapter", tiny.save_folder(tmp_path / "base"))
-    source = sources.Source.open(str(tmp_path / "adapter"))
+    source = sources.ExportSource.open(str(tmp_path / "adapter"))
     assert any("lora_A" in name for name, _ in source.loaded.packed.model.named_parameters())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prefine.export.formats import ROUNDING_LIMITS, Limits, limits_of
+from prefine.export.formats import ROUNDING_LIMITS, ProofLimits, limits_of
 from prefine.export.probes import Probe
 from prefine.export.proof import Proof, compare, proof_rows
 from prefine.export.reference import Reference
@@ -18,7 +18,7 @@ from prefine.export.reload import Reloaded
 from prefine.records import Message
 
 TURNS = (Message(role="user", content="Q"),)
-LIMITS = Limits(top1=0.9, kl_mean=0.01, kl_p99=0.1, perplexity=0.02, kept=(0.8, 1.2))
+LIMITS = ProofLimits(top1=0.9, kl_mean=0.01, kl_p99=0.1, perplexity=0.02, kept=(0.8, 1.2))
 
 
 class Words:

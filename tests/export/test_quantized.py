@@ -17,12 +17,12 @@ from prefine.errors import MissingDependencyError, ModelError, RecipeError
 from prefine.export import quantized
 from prefine.export.formats import ExportOptions
 from prefine.export.quantized import AwqFormat, GptqFormat, calibration_rows, group_size
-from prefine.export.source import BaseFacts, Source
+from prefine.export.source import BaseFacts, ExportSource
 from prefine.models.loading.location import Location
 from prefine.runs.directory import RunDirectory
 
 
-def a_run(folder: Path, trees: int = 40, length: int = 50) -> Source:
+def a_run(folder: Path, trees: int = 40, length: int = 50) -> ExportSource:
     """A run whose rows have `length` tokens, the row's number in each."""
     run = RunDirectory(folder / "dpo")
     run.data.mkdir(parents=True)
@@ -30,7 +30,7 @@ def a_run(folder: Path, trees: int = 40, length: int = 50) -> Source:
         for row in range(trees):
             said = [row] * (length - 10)
             store.add(TokenTree([row] * 10, (said, [999] * 5), (None, None), row), "{}")
-    source = Source("runs/dpo", Location("runs/dpo", str(folder), "base", None, str(folder)), run, {})
+    source = ExportSource("runs/dpo", Location("runs/dpo", str(folder), "base", None, str(folder)), run, {})
     source.__dict__["base"] = BaseFacts(1000, "bfloat16")
     return source
 
@@ -53,7 +53,7 @@ def test_too_few_rows_and_models_that_are_no_run_are_refused(tmp_path: Path) -> 
     with pytest.raises(ModelError, match="has 100 tokens to calibrate on, and 512 are needed"):
         calibration_rows(a_run(tmp_path, trees=2))
     with pytest.raises(ModelError, match="has no training rows"):
-        calibration_rows(Source("m", Location("m", "m", "m", None, "m"), None, {}))
+        calibration_rows(ExportSource("m", Location("m", "m", "m", None, "m"), None, {}))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from prefine.export import merging
 from prefine.export.formats import ExportOptions
 from prefine.export.merged import MergedFormat
 from prefine.export.run_export import Exported, export_run, verify_export
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from prefine.models.forward.packed import standard_attention
 from prefine.named_model import load
 from prefine.records import Message
@@ -57,7 +57,7 @@ def damaged(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], objec
     rightly = MergedFormat.write
 
     def set_change(change: Callable[[Path], object]) -> None:
-        def write(self: MergedFormat, source: Source, folder: Path, options: ExportOptions) -> Any:
+        def write(self: MergedFormat, source: ExportSource, folder: Path, options: ExportOptions) -> Any:
             artefacts = rightly(self, source, folder, options)
             change(folder)
             return artefacts
@@ -110,7 +110,7 @@ def test_an_export_is_listed_in_its_run(dpo_copy: Path) -> None:
     assert [each["path"] for each in manifest["exports"]] == ["export/merged-bfloat16", "export/adapter"]
     assert all(each["proven"] and each["proof"][0]["kl_mean"] < 0.005 for each in manifest["exports"])
     assert manifest["status"] == "finished"
-    Source.open(str(dpo_copy))
+    ExportSource.open(str(dpo_copy))
 
 
 @in_this_process
@@ -128,8 +128,11 @@ def test_the_card_has_the_hubs_header(dpo_copy: Path) -> None:
 
 
 @in_this_process
-def test_a_run_exports_itself(dpo_copy: Path) -> None:
-    assert Run(dpo_copy).export("merged", dtype="bf16", out=str(dpo_copy.parent / "mine")) == dpo_copy.parent / "mine"
+def test_a_model_is_exported_from_python(dpo_copy: Path) -> None:
+    assert (
+        Run(dpo_copy).model.export("merged", dtype="bf16", out=str(dpo_copy.parent / "mine"))
+        == dpo_copy.parent / "mine"
+    )
 
 
 @in_this_process

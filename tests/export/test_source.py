@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prefine.errors import CheckpointError, ModelError, PrefineError
-from prefine.export.source import Source
+from prefine.export.source import ExportSource
 from tests.training import tiny
 
 
 def refused(kind: type[PrefineError], name: Path | str, problem: str, remedy: str, *, load: bool = False) -> None:
     with pytest.raises(kind) as caught:
-        found = Source.open(str(name))
+        found = ExportSource.open(str(name))
         assert load
         _ = found.loaded
     assert problem in caught.value.problem
@@ -36,7 +36,7 @@ def change(path: Path, update: Callable[[dict[str, Any]], object]) -> None:
 
 def test_a_finished_run_and_its_result_are_the_same_source(dpo_run: Path) -> None:
     for name in (dpo_run, dpo_run / "model"):
-        source = Source.open(str(name))
+        source = ExportSource.open(str(name))
         assert source.run is not None
         assert source.run.path == dpo_run
         assert (source.has_adapter, source.scores, source.quantization) == (True, False, "none")
@@ -49,7 +49,7 @@ def test_a_finished_run_and_its_result_are_the_same_source(dpo_run: Path) -> Non
 
 
 def test_a_folder_is_a_source_without_a_run(base: Path) -> None:
-    source = Source.open(str(base))
+    source = ExportSource.open(str(base))
     assert (source.run, source.has_adapter, dict(source.manifest)) == (None, False, {})
 
 
@@ -112,7 +112,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 
 def test_a_model_is_merged_once(base: Path, tmp_path: Path) -> None:
     """`loaded` is the merged model afterwards: to merge it again would be a mistake of the caller's."""
-    source = Source.open(str(base))
+    source = ExportSource.open(str(base))
     source.save_merged(tmp_path, "float32")
     with pytest.raises(RuntimeError, match="merged before"):
         source.save_merged(tmp_path, "float32")
