@@ -292,7 +292,11 @@ def test_prompts_are_checked_before_a_model_is_loaded(trained: prefine.Run, monk
         (lambda run, reward: run.model.generate("a"), DataError, "prompts is of type str, not a list"),
         (lambda run, reward: run.model.generate(["a", " "]), DataError, "1 of 2 prompts cannot be used; prompts[1]: "),
         (lambda run, reward: run.model.generate(["a"], top_p=2), RecipeError, "top_p is 2; it must be"),
-        (lambda run, reward: run.model.generate(["a"], max_new_tokens=0), RecipeError, "max_new_tokens is 0; it must be"),
+        (
+            lambda run, reward: run.model.generate(["a"], max_new_tokens=0),
+            RecipeError,
+            "max_new_tokens is 0; it must be",
+        ),
         (lambda run, reward: run.model.generate(["a"], samples=0), RecipeError, "samples is 0"),
         (lambda run, reward: prefine.load(reward).score([{"prompt": "a"}]), DataError, "rows"),
         (
