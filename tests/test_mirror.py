@@ -65,6 +65,7 @@ TOPICS = {
         "api": "the Python API, on runs",
         "damaged_runs": "lost and changed files of a run",
         "disk_full": "a full disk",
+        "feedback_runs": "runs on feedback.db",
         "first_loss": "DPO before its first step",
         "golden": "recorded steps of each stage",
         "gradients": "a step depends on its rows alone",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,8 @@ from prefine.cli.serve_engine import Context, Engine, EngineArguments, StartTime
 from prefine.terminal import echo
 
 if TYPE_CHECKING:
-    from prefine.feedback.store import FeedbackSettings, FeedbackStore
+    from prefine.feedback.store import FeedbackStore
+    from prefine.serving.models import Models
 
 _API_KEY_VARIABLE = "PREFINE_API_KEY"
 
@@ -97,7 +98,8 @@ def serve(
     """
     serve_by_engine(ctx)  # which ends the command where an engine was asked for
     from prefine.errors import about
-    from prefine.feedback.store import FeedbackSettings
+    from prefine.feedback.database import require_usable
+    from prefine.feedback.store import FeedbackSettings, FeedbackStore
     from prefine.recipe.sections import named_model
     from prefine.serving.app import create_app
     from prefine.serving.limits import Limits
@@ -109,31 +111,21 @@ def serve(
     from prefine.web.policy import access_policy
 
     limits = Limits(slots, max_queue, max_tokens, request_timeout, shutdown_timeout, prefix_tokens, prefill_tokens)
-    policy = access_policy(
-        host, api_key or None, other_names=allow_host or (), max_body_bytes=round(max_body_mib * 1024**2)
-    )
+    most_bytes = round(max_body_mib * 1024**2)
+    policy = access_policy(host, api_key or None, other_names=allow_host or (), max_body_bytes=most_bytes)
     settings = FeedbackSettings(store_prompts, retention_days, redact, tuple(redact_pattern or ()))
-    # First: that an address is taken, or a file is not ours, shows before a model is loaded.
-    with listening_socket(host, port) as sock, _feedback_store(None if no_feedback else feedback, settings) as store:
+    # First: that an address is taken, or that a file is not ours, shows before a model is loaded.
+    with listening_socket(host, port) as sock, ExitStack() as stack:
+        if not no_feedback:
+            require_usable(feedback)
         with about(None, {"model.chat_template": MODEL_OPTIONS["chat_template"]}):
             section = named_model(models[0], device=device, chat_template=chat_template)
             loaded = load_models(models, section)
-        names, generates = [model.id for model in loaded.all()], bool(loaded.languages)
-        greeting = [*_greeting(address_of(sock), names, generates, api_key), *_about_feedback(store)]
+        store = None if no_feedback else stack.enter_context(FeedbackStore(feedback, settings))
+        greeting = [*_greeting(address_of(sock), loaded, api_key), *_about_feedback(store)]
         service = Service(loaded, limits, store)
         app = create_app(service, policy, [feedback_router(store), page_router()])
         run_server(app, service, sock, lambda: echo("\n".join(greeting), err=True))
-
-
-@contextmanager
-def _feedback_store(path: Path | None, settings: FeedbackSettings) -> Iterator[FeedbackStore | None]:
-    from prefine.feedback.store import FeedbackStore
-
-    if path is None:
-        yield None
-        return
-    with FeedbackStore(path, settings) as store:
-        yield store
 
 
 def _about_feedback(store: FeedbackStore | None) -> Iterator[str]:
@@ -145,10 +137,11 @@ def _about_feedback(store: FeedbackStore | None) -> Iterator[str]:
     yield f"Keeping {what} in {store.path}{days}{hint}"
 
 
-def _greeting(address: str, names: list[str], generates: bool, api_key: str | None) -> list[str]:
+def _greeting(address: str, loaded: Models, api_key: str | None) -> list[str]:
+    names = [model.id for model in loaded.all()]
     key = " \\\n  -H 'Authorization: Bearer '\"$" + _API_KEY_VARIABLE + '"' if api_key else ""
     json = "-H 'Content-Type: application/json'"
-    if generates:
+    if loaded.languages:
         path, body = (
             "chat/completions",
             f'{{"model": "{names[0]}", "messages": [{{"role": "user", "content": "Hello"}}]}}',

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prefine.errors import DataError
-from prefine.runs.atomic import storage_errors
+from prefine.runs.atomic import require_writable, storage_errors
 
 APPLICATION_ID = 0x70726662  # "prfb"
 _HEADER = b"SQLite format 3\0"
@@ -67,7 +67,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         DataError: a file of that name is something else, or was written by a later release.
         CheckpointError: it cannot be written.
     """
-    there = path.exists() and path.stat().st_size > 0
+    there = _is_there(path)
     if there:
         require_feedback(path)
     with storage_errors(path), database_errors(path):
@@ -99,11 +99,24 @@ def opened_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?{_mode(path)}", uri=True, isolation_level=None)
         try:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+            connection.execute("PRAGMA query_only = ON")
             connection.execute("BEGIN")
             _require_version(connection.execute("PRAGMA user_version").fetchone()[0], path)
             yield connection
         finally:
             connection.close()
+
+
+def require_usable(path: Path) -> None:
+    """Find out whether a store can be opened at `path`; nothing is made there.
+
+    Raises:
+        DataError: a file of that name is something else.
+        CheckpointError: it cannot be written.
+    """
+    require_writable(path)
+    if _is_there(path):
+        require_feedback(path)
 
 
 def require_feedback(path: Path) -> None:
@@ -146,10 +159,19 @@ def database_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _is_there(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
 def _mode(path: Path) -> str:
-    """How to open a file for reading only. A log that must be read needs write access to its folder."""
-    writable = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)
-    return "mode=ro" if writable or path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    """How to open a file that nothing is written into.
+
+    The log needs write access to its folder, and the last one that closes the database removes the log; where that is
+    not allowed and there is no log, nobody writes.
+    """
+    if os.access(path.parent, os.W_OK) and os.access(path, os.W_OK):
+        return "mode=rw"
+    return "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from prefine.errors import CheckpointError, DataError
 from prefine.feedback import database
-from prefine.feedback.database import is_feedback, open_for_writing, opened_for_reading
+from prefine.feedback.database import is_feedback, open_for_writing, opened_for_reading, require_usable
 from prefine.feedback.store import FeedbackStore, NewEvent
 from prefine.feedback.training_rows import feedback_rows
 from tests.feedback.feedback_store import register
@@ -101,6 +101,38 @@ def test_readers_see_one_moment_and_do_not_wait(tmp_path: Path) -> None:
             assert connection.execute(count).fetchone() == (1,)
             with pytest.raises(sqlite3.OperationalError):
                 connection.execute("DELETE FROM events")
+
+
+def test_a_reader_leaves_no_files_behind_and_needs_none(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path) as store:
+        store.record(NewEvent(register(store, "a", ""), "up"))
+    for mode in (0o755, 0o555):
+        tmp_path.chmod(mode)
+        with opened_for_reading(path) as connection:
+            assert connection.execute("SELECT kind FROM events").fetchall() == [("up",)]
+        tmp_path.chmod(0o755)
+        assert [each.name for each in tmp_path.iterdir()] == ["feedback.db"]
+
+
+def test_the_log_of_a_server_that_was_killed_is_read(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path / "feedback.db")
+    store.record(NewEvent(register(store, "a", ""), "up"))
+    (tmp_path / "copy").mkdir()
+    for each in tmp_path.glob("feedback.db*"):
+        (tmp_path / "copy" / each.name).write_bytes(each.read_bytes())
+    store.close()
+    with opened_for_reading(tmp_path / "copy" / "feedback.db") as connection:
+        assert connection.execute("SELECT kind FROM events").fetchall() == [("up",)]
+
+
+def test_a_place_for_a_store_is_looked_at_and_left_as_it_is(tmp_path: Path) -> None:
+    require_usable(tmp_path / "feedback.db")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match="not one with feedback"):
+        require_usable(other_database(tmp_path / "other.db"))
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        require_usable(tmp_path / "none" / "feedback.db")
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

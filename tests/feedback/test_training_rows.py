@@ -216,7 +216,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(events=EVENTS, without=st.sampled_from(["", "c"]))
 def test_every_event_is_in_a_row_or_has_a_reason(
     events: list[tuple[str, Any, str]], without: str, tmp_path_factory: pytest.TempPathFactory

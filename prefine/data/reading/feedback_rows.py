@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prefine.data.reading.rows import Problem, Row
+from prefine.errors import DataError
 from prefine.feedback.database import is_feedback, require_feedback
 from prefine.feedback.training_rows import Wanted, content_digest, feedback_rows
 
@@ -23,8 +24,11 @@ def read_feedback(path: Path, wanted: Wanted | None, *, file: str) -> Iterator[R
         file: how rows refer to it.
 
     Raises:
-        DataError: it is not a feedback database, or cannot be read.
+        DataError: it is not a feedback database, or cannot be read; nothing is in it.
     """
+    row = None
     for row in feedback_rows(path, wanted):
         left_out = None if row.unused is None else Problem(*row.unused)
         yield Row(file, row.number, row.value, left_out=left_out)
+    if row is None:
+        raise DataError(f"{file}: has no feedback yet", "Give thumbs or corrections at prefine serve first.")

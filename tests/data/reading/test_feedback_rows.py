@@ -74,6 +74,12 @@ def test_a_database_without_texts_says_why_nothing_can_be_learned(tmp_path: Path
         list(read_records(str(tmp_path / "feedback.db"), Vote, quarantine=Quarantine()))
 
 
+def test_a_database_without_feedback_says_so(tmp_path: Path) -> None:
+    FeedbackStore(tmp_path / "feedback.db").close()
+    with pytest.raises(DataError, match="has no feedback yet"):
+        kind_of_sources([str(tmp_path / "feedback.db")])
+
+
 def test_another_database_is_refused_by_name_and_passed_over_in_a_folder(database: Path) -> None:
     other = database.with_name("cache.db")
     connection = sqlite3.connect(other)
