@@ -291,7 +291,12 @@ def main(arguments: Sequence[str]) -> None:
     """Reload as SPEC.json says, write OUT.safetensors, and print a line for each probe that is done."""
     spec = ReloadSpec.read(Path(arguments[0]))
     torch.set_num_threads(spec.threads)
-    reload(spec, lambda done: print(done, flush=True)).write(Path(arguments[1]))
+    reload(spec, _print_number).write(Path(arguments[1]))
+
+
+def _print_number(done: int) -> None:
+    sys.stdout.write(f"{done}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
