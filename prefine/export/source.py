@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -172,6 +173,7 @@ class ExportSource:
     def release(self) -> None:
         """Forget the weights, so that another process has room for its own."""
         self.__dict__.pop("loaded", None)
+        gc.collect()  # modules and their hooks refer to each other
 
     def _refuse_value_head(self) -> None:
         folders = [self.location.adapter, local_folder(self.location.base, self.revision)]

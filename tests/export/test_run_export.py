@@ -28,6 +28,7 @@ from prefine.models.forward.packed import standard_attention
 from prefine.named_model import load
 from prefine.records import Message
 from prefine.run import Run
+from tests.training import tiny
 
 WEIGHTS = "model.safetensors"
 in_this_process = pytest.mark.usefixtures("in_this_process")
@@ -181,6 +182,24 @@ def test_a_run_on_a_quantised_base(trained: Callable[..., Path], tmp_path: Path,
     adapter = export_run(str(run), "adapter", out=tmp_path / "adapter")
     assert adapter.failures == []
     assert adapter.values["artefacts"][0]["options"]["quantization"] == quantization
+
+
+@in_this_process
+def test_a_run_without_answers_is_compared_on_its_own(trained: Callable[..., Path], tmp_path: Path) -> None:
+    """PPO's rows are prompts."""
+    run = trained("ppo", {"training.max_steps": 1, **tiny.UNGUARDED})
+    (proof,) = export_run(str(run), "merged", out=tmp_path / "merged").values["proof"]
+    assert proof["heldout"] >= 8
+    assert proof["positions"] >= 8 * proof["prompts"]
+
+
+@in_this_process
+def test_a_model_without_a_run_is_found_again(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its path from the export's folder, whatever the working directory was."""
+    monkeypatch.chdir(base.parent)
+    folder = export_run("base", "merged", out=tmp_path / "merged").folder
+    monkeypatch.chdir(tmp_path)
+    assert verify_export(folder).failures == []
 
 
 @in_this_process
