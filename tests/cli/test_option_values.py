@@ -50,6 +50,8 @@ def places() -> Iterator[Place]:
         found: list[tuple[str, bool, type]] = []
         for parameter in inspect.signature(function).parameters.values():
             hint = hints[parameter.name]
+            if not hasattr(hint, "__metadata__"):  # typer's context
+                continue
             info = next(each for each in hint.__metadata__ if isinstance(each, OptionInfo | ArgumentInfo))
             # Without a default of its own, what is said first of an option is taken for one.
             said = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
