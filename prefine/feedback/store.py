@@ -64,6 +64,9 @@ class FeedbackSettings:
         retention_days: completions and their events are deleted so long after the answer; None keeps them.
         redact: whether e-mail addresses, telephone numbers and card numbers are replaced in stored texts.
         patterns: regular expressions whose matches are replaced, too.
+
+    Raises:
+        RecipeError: a retention time that cannot be, or a pattern that is not a regular expression.
     """
 
     store_texts: bool = False
@@ -77,6 +80,11 @@ class FeedbackSettings:
                 f"--retention-days is {self.retention_days}, which is not above 0 and below 1,000,000",
                 "Give a number of days, or leave it out to keep everything.",
             )
+        self.redactor()
+
+    def redactor(self) -> Redactor:
+        """What removes from texts that are stored what must not be."""
+        return Redactor(builtin=self.redact, patterns=self.patterns)
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,7 @@ class FeedbackStore:
     def __init__(self, path: Path, settings: FeedbackSettings | None = None) -> None:
         self.path = path
         self.settings = settings or FeedbackSettings()
-        self._redactor = Redactor(builtin=self.settings.redact, patterns=self.settings.patterns)
+        self._redactor = self.settings.redactor()
         self._lock = threading.Lock()
         self._connection = open_for_writing(path)
         self._purged_at = float("-inf")

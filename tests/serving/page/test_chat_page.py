@@ -168,7 +168,7 @@ def test_the_conversation_outlives_a_reload_and_not_the_tab(page: Any, server: P
     page.wait_for_selector(f"{GOOD}[aria-pressed=true]")
     assert texts(page, ".text") == ["stay"]
     other = open_page(server.address)
-    other.get_by_text("The conversation stays in this tab").wait_for()
+    other.get_by_text("This page keeps the conversation in this tab").wait_for()
     assert other.locator(".turn").count() == 0
     page.click("#new-chat")
     assert page.locator(".turn").count() == 0

@@ -100,7 +100,7 @@ export function showPrivacy(feedback) {
   const stored = feedback.stores_texts
     ? `This server stores what is asked and answered${days ? ` for ${days} days` : ""}, to learn from your feedback.`
     : "The server stores no texts.";
-  at("privacy").textContent = `The conversation stays in this tab and is gone when you close it. ${stored}`;
+  at("privacy").textContent = `This page keeps the conversation in this tab until you close it. ${stored}`;
   at("settings-privacy").textContent = feedback.enabled
     ? `Thumbs are stored at the server. ${stored}`
     : `This server takes no feedback. ${stored}`;
