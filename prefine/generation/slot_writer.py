@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
@@ -144,10 +145,11 @@ class SlotWriter(Writer):
             taken = take_prompts(self._queue, self._filling, self._prefixes, free, most, oversize)
             if not taken.tokens:
                 break
-            if taken.whole:
-                self._prefill(taken.whole)
-            if taken.parts:
-                self._begin(taken.parts)
+            with ExitStack() as calls:  # the second is called, too, if who listens to the first raises
+                if taken.parts:
+                    calls.callback(self._begin, taken.parts)
+                if taken.whole:
+                    calls.callback(self._prefill, taken.whole)
             room -= taken.tokens
             oversize = "whole" if limit is None else "wait"
 

@@ -23,6 +23,7 @@ from tests.generation.test_slot_writer import (
     assert_same,
     by_transformers,
     counted,
+    heard_enough,
     kept,
     request,
     settled,
@@ -208,6 +209,26 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     assert first[0] <= 15
     assert all(first[who] == who for who in range(1, first[0]))
     assert not made.busy
+
+
+@pytest.mark.parametrize("loud", [0, 1, 2])
+def test_nothing_is_lost_when_a_callback_raises(loud: int) -> None:
+    """In a step that computes whole prompts, and others after a kept beginning or in parts."""
+    made = writer(slots=3, prefix_tokens=500, prefill_tokens=30)
+    made.write([request(LONG, 1)])
+    prompts = [[*LONG, 5], [4, 4], [9] * 50]
+    for place, prompt in enumerate(prompts):
+        made.add(request(prompt, 3, on_token=heard_enough if place == loud else None))
+    found: dict[int, Generated] = {}
+    raised = 0
+    while made.busy:
+        try:
+            found |= dict(made.step())
+        except RuntimeError:
+            raised += 1
+    assert raised == 3
+    for place, prompt in enumerate(prompts):
+        assert_same(found[1 + place], alone("llama", request(prompt, 3)))
 
 
 def test_copies_of_a_long_prompt_are_computed_once() -> None:
