@@ -28,6 +28,7 @@ from prefine.models.forward.packed import standard_attention
 from prefine.named_model import load
 from prefine.records import Message
 from prefine.run import Run
+from tests.export.here import PROBES
 from tests.training import tiny
 
 WEIGHTS = "model.safetensors"
@@ -91,7 +92,7 @@ def test_a_merged_export(dpo_copy: Path) -> None:
     (proof,) = values["proof"]
     assert values["proven"] is True
     assert values["forced"] is False
-    assert (proof["heldout"], proof["prompts"], proof["prompts_equal"]) == (proof["heldout"], 32, 32)
+    assert (proof["prompts"], proof["prompts_equal"]) == (PROBES, PROBES)
     assert proof["heldout"] >= 8
     assert proof["kl_mean"] < 1e-6
     assert proof["kept"] == pytest.approx(1, abs=1e-3)
@@ -124,7 +125,13 @@ def test_the_card_has_the_hubs_header(dpo_copy: Path) -> None:
     assert values["library_name"] == "transformers"
     assert values["tags"] == ["prefine", "dpo"]
     assert "base_model" not in values  # a folder is nothing that the hub has
-    for part in ("## Where it comes from", "## Held-out figures", "## Proof", "## How to load it", "of 32 prompts"):
+    for part in (
+        "## Where it comes from",
+        "## Held-out figures",
+        "## Proof",
+        "## How to load it",
+        f"of {PROBES} prompts",
+    ):
         assert part in text
 
 
@@ -236,7 +243,7 @@ def other_base(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (wrong_template, "32 of 32 prompts are rendered to other token ids"),
+        (wrong_template, f"{PROBES} of {PROBES} prompts are rendered to other token ids"),
         (lost_ends, "generation does not end at token"),
         (other_base, "mean KL"),
     ],
