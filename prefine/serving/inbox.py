@@ -117,12 +117,14 @@ class Inbox:
         """Run a function on the worker's thread, between two steps.
 
         Raises:
-            ApiError: the server is shutting down.
+            ApiError: 429 where as many jobs wait as sequences may, 503 where the server is shutting down.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._stop_at is not None:
                 raise shutting_down()
+            if len(self._jobs) > self._limits.max_queue:
+                raise overloaded(len(self._jobs), _LONGEST_RETRY_S)
             self._jobs.append(Job(job, future))
             self._changed.notify()
         return future

@@ -50,7 +50,7 @@ def overloaded(waiting: int, retry_after_s: int) -> ApiError:
     """429: the queue is full."""
     return ApiError(
         429,
-        f"{waiting} sequences wait already, which is as many as this server lets wait; try again in {retry_after_s} s",
+        f"{waiting} wait already, which is as many as this server lets wait; try again in {retry_after_s} s",
         kind="rate_limit_error",
         code="queue_full",
         headers={"Retry-After": str(retry_after_s)},

@@ -145,6 +145,9 @@ def test_a_reward_model_scores_beside_the_model_whose_base_it_shares(
         assert found.status_code == 200, found.text
         assert [each["score"] for each in found.json()["data"]] == pytest.approx(expected, abs=1e-5)
         assert answer(live, "policy", 1) == before
+        many = live.post("/v1/score", body | {"completions": ["good answer yes", "bad"] * 5}).json()["data"]
+        assert [each["score"] for each in many] == pytest.approx(expected * 5, abs=1e-5)
+        assert [each["index"] for each in many] == list(range(10))
         long = live.post("/v1/score", body | {"completions": ["x" * 600]})
         assert (long.status_code, long.json()["error"]["param"]) == (400, "completions")
         wrong = live.post("/v1/score", body | {"model": "policy"})

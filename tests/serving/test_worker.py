@@ -342,3 +342,15 @@ def test_a_worker_that_breaks_ends_all_requests(bench: Callable[..., Bench], mon
     assert not here.worker.state()["healthy"]
     with pytest.raises(ApiError):
         here.submit(ask(2))
+
+
+def test_no_more_jobs_wait_than_may(bench: Callable[..., Bench]) -> None:
+    here = bench(max_queue=2)
+    here.submit(ask(1, tokens=50))
+    until(lambda: bool(here.worker.state()["running"]))
+    for _ in range(3):
+        here.worker.inbox.call(lambda: None)
+    with pytest.raises(ApiError) as refused:
+        here.worker.inbox.call(lambda: None)
+    assert refused.value.status == 429
+    here.run_out()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,7 +15,11 @@ from prefine.serving.conversations import prompt_of
 from prefine.serving.models import ServedReward
 from prefine.serving.schema import ScoreBody
 from prefine.serving.service import Service
+from prefine.serving.sse import ClientGoneError, while_connected
 from prefine.web.errors import ApiError, json_response
+
+# Scored at once, while generation waits.
+_ANSWERS_A_JOB = 4
 
 
 def score_router(service: Service) -> APIRouter:
@@ -26,8 +32,12 @@ def score_router(service: Service) -> APIRouter:
         body.require_supported()
         model = service.models.reward(body.model)
         prompt = prompt_of(body.messages, body.tools)
-        question = Question(prompt.prompt, tuple(body.completions), prompt.tools)
-        scores = await asyncio.wrap_future(service.worker.inbox.call(lambda: _scored(model, question)))
+        answers = [body.completions[at : at + _ANSWERS_A_JOB] for at in range(0, len(body.completions), _ANSWERS_A_JOB)]
+        questions = [Question(prompt.prompt, tuple(some), prompt.tools) for some in answers]
+        try:
+            scores = await while_connected(_in_turn(service, model, questions), request.receive)
+        except ClientGoneError:
+            return Response(status_code=499)
         data = [
             {
                 "object": "score",
@@ -41,6 +51,15 @@ def score_router(service: Service) -> APIRouter:
         return json_response({"object": "list", "model": model.id, "data": data})
 
     return router
+
+
+async def _in_turn(service: Service, model: ServedReward, questions: Sequence[Question]) -> list[Score]:
+    """The scores of all answers; between two questions others have their turn."""
+    scores: list[Score] = []
+    for question in questions:
+        job = service.worker.inbox.call(partial(_scored, model, question))
+        scores += await asyncio.wrap_future(job)
+    return scores
 
 
 def _scored(model: ServedReward, question: Question) -> list[Score]:
