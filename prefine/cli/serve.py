@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from prefine.serving.models import Models
 
 _API_KEY_VARIABLE = "PREFINE_API_KEY"
+_MODEL_FIELDS = {
+    "model.chat_template": MODEL_OPTIONS["chat_template"],
+    "model.device": "--device",
+    "model.dtype": "--dtype",
+}
 
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the products; auto measures which is faster.")
+]
 ApiKey = Annotated[
     str | None,
     typer.Option(
@@ -86,6 +94,7 @@ def serve(
         str | None, typer.Option(help="For a tokenizer without one: plain, or a Jinja file; as in a recipe.")
     ] = None,
     device: Device = "auto",
+    dtype: Dtype = "auto",
     engine: Engine = None,
     engine_arg: EngineArguments = None,
     context: Context = None,
@@ -118,8 +127,8 @@ def serve(
     with listening_socket(host, port) as sock, ExitStack() as stack:
         if not no_feedback:
             require_usable(feedback)
-        with about(None, {"model.chat_template": MODEL_OPTIONS["chat_template"]}):
-            section = named_model(models[0], device=device, chat_template=chat_template)
+        with about(None, _MODEL_FIELDS):
+            section = named_model(models[0], device=device, dtype=dtype, chat_template=chat_template)
             loaded = load_models(models, section)
         store = None if no_feedback else stack.enter_context(FeedbackStore(feedback, settings))
         greeting = [*_greeting(address_of(sock), loaded, api_key), *_about_feedback(store)]
