@@ -58,7 +58,8 @@ async def _in_turn(service: Service, model: ServedReward, questions: Sequence[Qu
     scores: list[Score] = []
     for question in questions:
         job = service.worker.inbox.call(partial(_scored, model, question))
-        scores += await asyncio.wrap_future(job)
+        found: list[Score] = await asyncio.wrap_future(job)
+        scores += found
     return scores
 
 
