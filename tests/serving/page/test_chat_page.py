@@ -179,7 +179,7 @@ def test_the_conversation_outlives_a_reload_and_not_the_tab(page: Any, server: P
 
 def test_what_went_wrong_is_said(page: Any) -> None:
     for question, told in (
-        ("busy", "too many requests wait Try again in 7 s."),
+        ("busy", "too many requests wait. Try again in 7 s."),
         ("break", "The model failed."),
         ("cut", "Cut at the longest answer allowed."),
         ("empty", "The answer is empty."),

@@ -72,7 +72,7 @@ async function problemOf(response) {
     // Not our JSON: the status has to do.
   }
   const wait = response.headers.get("Retry-After");
-  const later = response.status === 429 && wait ? ` Try again in ${wait} s.` : "";
+  const later = response.status === 429 && wait ? `. Try again in ${wait} s.` : "";
   return new ApiProblem(`${said.message ?? `The server answered ${response.status}.`}${later}`, response.status, said.code);
 }
 

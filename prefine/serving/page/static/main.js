@@ -20,6 +20,7 @@ let follows = true; // whether the page scrolls along with what is written
 const askedModels = () => (settings.compare ? [at("model").value, at("second-model").value] : [at("model").value]);
 
 function ask(question) {
+  at("alert").hidden = true;
   const turn = newTurn(question, askedModels());
   const before = turns[turns.length - 1];
   turns.push(turn);
