@@ -12,8 +12,6 @@ import pytest
 from prefine.feedback.store import FeedbackSettings
 from tests.serving.page.page_server import PageServer, page_server
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, PHONE = (1280, 800), (390, 844)
 WAIT_MS = 20_000
@@ -24,6 +22,7 @@ Open = Callable[..., Any]
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip("no Chromium is installed (as in: apt-get install chromium)")
