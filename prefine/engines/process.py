@@ -181,7 +181,8 @@ class EngineProcess:
             return
         with suppress(ValueError, OSError):
             while line := stream.readline(_LONGEST_LINE):
-                text = visible(line.decode("utf-8", "replace").rstrip())
+                shown = line.decode("utf-8", "replace").rstrip().rpartition("\r")[2]  # of a progress bar, its end
+                text = visible(shown.rstrip())
                 if text:
                     self._last.append(text)
                     self._say(text)

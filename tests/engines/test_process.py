@@ -127,6 +127,15 @@ def test_an_engine_ends_when_we_are_killed(tmp_path: Path) -> None:
     assert gone(pid)
 
 
+def test_of_a_progress_bar_the_end_is_forwarded_and_empty_lines_are_not() -> None:
+    lines: list[str] = []
+    code = r"print('\rloading 10%\rloading 100%\n\n  \ndone', end='')"
+    command = Command("fake", [sys.executable, "-c", code])
+    with EngineProcess(command, lines.append) as engine, pytest.raises(EngineError, match=r"loading 100% \| done"):
+        engine.wait_until_ready("127.0.0.1", free_port(), 20)
+    assert lines == ["loading 100%", "done"]
+
+
 def test_variables_reach_the_engine_and_unset_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OF_ANOTHER", "x")
     lines: list[str] = []
