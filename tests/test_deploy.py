@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from prefine.cli.serve import serve
+from prefine.web.policy import API_KEY_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -126,6 +131,27 @@ def test_only_the_gpu_service_asks_for_a_gpu() -> None:
     (device,) = services()["gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
     assert services()["cpu"]["build"]["args"].keys() == {"TORCH_INDEX"}
+
+
+def options_of_serve() -> set[str]:
+    return {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+
+
+def test_what_compose_and_systemd_run_are_options_of_prefine_serve() -> None:
+    unit = re.search(r"^ExecStart=(.*)$", block("ini"), re.MULTILINE)
+    assert unit is not None
+    for command in (services()["cpu"]["command"], shlex.split(unit[1])):
+        assert {each for each in command if each.startswith("--")} <= options_of_serve()
+    assert API_KEY_VARIABLE in services()["cpu"]["environment"]
+
+
+def test_the_container_writes_to_volumes_alone() -> None:
+    service = services()["cpu"]
+    targets = [volume.split(":")[1] for volume in service["volumes"] if not volume.endswith(":ro")]
+    assert targets == ["/data/cache", "/data/feedback"]
+    assert service["command"][-1].startswith("/data/feedback/")
+    made = next(rest for name, rest in instructions() if name == "RUN" and "mkdir" in rest)
+    assert all(target in made for target in targets)  # so that a new volume belongs to the container's user
 
 
 def block(kind: str) -> str:
