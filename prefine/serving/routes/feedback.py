@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
+from prefine.errors import DataError
 from prefine.feedback.store import (
     EventKind,
     FeedbackRefusedError,
@@ -109,6 +110,8 @@ def feedback_router(store: FeedbackStore | None) -> APIRouter:
                 type(error), (400, "invalid_request_error", "completion_id", "invalid_value")
             )
             raise ApiError(status, error.lines[0], kind=kind, param=param, code=code) from None
+        except DataError as error:  # a full disk, a damaged file: nothing that the client did
+            raise ApiError(503, error.lines[0], kind="server_error", code="feedback_unavailable") from None
         return json_response(
             {
                 "object": "feedback.event",

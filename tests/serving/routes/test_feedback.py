@@ -116,6 +116,16 @@ def test_half_a_character_is_refused(client: TestClient) -> None:
     assert answer.status_code == 400
 
 
+def test_a_store_that_cannot_be_written_is_the_servers_fault(client: TestClient, store: FeedbackStore) -> None:
+    """And what was not recorded is not acknowledged."""
+    store._connection.execute("PRAGMA max_page_count = 1")  # as a full disk
+    said = {"completion_id": "a", "correction": "x" * 100_000}
+    answer = client.post(PATH, json=said)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "feedback_unavailable")
+    store._connection.execute("PRAGMA max_page_count = 1000000")
+    assert client.post(PATH, json=said).json()["number"] == 1
+
+
 def test_a_key_used_for_another_event_is_a_conflict(client: TestClient) -> None:
     client.post(PATH, json={"completion_id": "a", "thumb": "up", "key": "k"})
     answer = client.post(PATH, json={"completion_id": "a", "thumb": "down", "key": "k"})
