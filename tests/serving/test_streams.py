@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from tests.models.tiny import save_folder
 from tests.serving.live import Live, make_service, running, until
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Say something."}], "max_tokens": 6, "stream": True}
@@ -192,3 +194,25 @@ def test_a_half_sent_request_holds_up_nobody(live: Live) -> None:
     assert live.chat().status_code == 200
     for connection in half:
         connection.close()
+
+
+def test_a_model_that_writes_padded_batches_streams_and_is_left_as_others_are(
+    tmp_path: Path, no_cache_outside: None
+) -> None:
+    folder = save_folder(tmp_path / "bloom", "bloom", n_layer=2, n_head=4, hidden_size=32, seq_length=512)
+    service = make_service([folder], max_tokens=400)
+    assert not service.models.language(None).loaded.packed.path.packed
+    with running(service) as live:
+        body = {"prompt": "hi", "max_tokens": 390, "logit_bias": {"257": -100}, "stream": True}
+        whole = chunks(live.post("/v1/completions", {**body, "max_tokens": 20}))
+        assert len(whole) > 2  # not all at the end of the batch
+        connection = sent(live, "/v1/completions", body)
+        assert connection.recv(100)
+        begun = time.monotonic()
+        connection.close()
+        until(lambda: live.service.worker.inbox.outstanding == 0)
+        until(lambda: live.service.worker.state()["running"] == 0)
+        left_after = time.monotonic() - begun
+        begun = time.monotonic()
+        live.post("/v1/completions", {**body, "stream": False})
+        assert left_after < (time.monotonic() - begun) / 2
