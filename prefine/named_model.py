@@ -130,7 +130,7 @@ class Model:
             to: see docs/export.md; "merged" or "adapter", say.
             out: a new folder; None for export/FORMAT in the folder of the run that it is the result of.
             dtype: of the weights; None for the format's default.
-            force: keep an export that passes a limit of its proof, marked as such.
+            force: keep an export that exceeds a limit of its proof, marked as such.
 
         Raises:
             PrefineError: the run is not finished, there is no room, or the export is not what was trained.

@@ -25,7 +25,7 @@ class Proven:
     Attributes:
         artefact: what users load.
         proof: figures, for export.json.
-        failures: the limits that it passes, in words; none if it is what was trained.
+        failures: the limits that it exceeds, in words; none if it is what was trained.
     """
 
     artefact: Artefact

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from prefine.errors import ModelError
+from prefine.errors import CheckpointError, ModelError
 from prefine.export.reload import Reloaded, ReloadSpec
 from prefine.models.loading.embedded import not_launched
 from prefine.runs.atomic import storage_errors
@@ -57,12 +57,11 @@ def _raise(spec: ReloadSpec, code: int, said: str) -> None:
     last = next((line for line in reversed(said.strip().splitlines()) if line.strip()), f"exit code {code}")
     if code < 0:
         last = f"it was ended by signal {-code}; was memory short?"
-    with storage_errors(Path(spec.path)):  # a full disk reaches us as text only
-        try:
-            raise RuntimeError(last)
-        except RuntimeError:
-            if "os error 28" in last or "Errno 28" in last:
-                raise
+    if "os error 28" in last or "Errno 28" in last:
+        raise CheckpointError(
+            f"the comparison's figures do not fit into {tempfile.gettempdir()}: the disk is full",
+            "Free some space there, or name a folder on another disk in the environment variable TMPDIR.",
+        )
     raise ModelError(
         f"{spec.loader} could not load or run the export ({last.strip()[:300]})",
         "If the message names a package, install it; otherwise the format does not suit this model: choose another.",

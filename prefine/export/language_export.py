@@ -79,6 +79,9 @@ class LanguageExport:
             yield from ("", *_sample(number, sample))
 
     def _reference(self, progress: Progress) -> Reference:
+        progress("loading the model", 0, 1)
+        _ = self._source.loaded
+        progress("loading the model", 1, 1)
         what = "computing the run's figures"
         return compute_reference(self._source, lambda done, total: progress(what, done, total))
 

@@ -1,4 +1,4 @@
-"""The comparison of an export with the run: figures, and which limits they pass."""
+"""The comparison of an export with the run: figures, and which limits they exceed."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Proof:
         return self.perplexity_export / self.perplexity_run - 1
 
     def failures(self, limits: ProofLimits) -> list[str]:
-        """Which limits it passes, in words; none if it is proven."""
+        """Which limits it exceeds, in words; none if it is proven."""
         return [text for kept, text in self._checks(limits) if not kept]
 
     def _checks(self, limits: ProofLimits) -> Iterator[tuple[bool, str]]:

@@ -33,7 +33,7 @@ class Exported:
         folder: where it is.
         values: of its export.json; after `verify_export`, with the new proof.
         table: the proof as text: a header, then a row for each artefact.
-        failures: the limits that it passes, in words; none if it is proven.
+        failures: the limits that it exceeds, in words; none if it is proven.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ def export_run(
         to: the format, as in "merged" or "gguf:q4_k_m,q8_0".
         out: the folder to write; by default export/FORMAT in the run's folder.
         dtype: type of the weights; None for the format's default.
-        force: keep an export that passes a limit of its proof, marked as such.
+        force: keep an export that exceeds a limit of its proof, marked as such.
         progress: see Progress.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The figures of a proof, by hand, and the limits that each of them passes."""
+"""The figures of a proof, by hand, and the limits that each of them exceeds."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_padding_of_the_vocabulary_does_not_count() -> None:
     assert proof([logits], [padded]).kl_mean < 1e-12
 
 
-def test_each_limit_is_passed_alone() -> None:
+def test_each_limit_is_exceeded_alone() -> None:
     logits = [torch.randn(4, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     good = proof(logits, logits)
     assert good.failures(LIMITS) == []
