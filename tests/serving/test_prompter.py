@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from prefine.data.tokens import rendering_budget
 from tests.models.tiny import save_folder
 from tests.serving.live import Live, make_service, running
 
@@ -51,10 +52,13 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, no_cache_outside: None) ->
         yield live
 
 
-def test_a_template_that_loops_or_grows_costs_its_own_request_only(hostile: Live) -> None:
+def test_a_template_that_loops_or_grows_costs_its_own_request_only(
+    hostile: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering_budget, "_MAX_SECONDS", 0.5)
     with ThreadPoolExecutor(4) as threads:
         bad = threads.submit(hostile.chat, "loop")
-        time.sleep(0.1)
+        time.sleep(0.05)
         waits = []
         while not bad.done():
             begun = time.monotonic()
