@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from prefine.cli.app import VERBS, main
 from prefine.export.run_export import export_run
 from prefine.feedback.store import FeedbackStore, NewEvent
+from prefine.serving.service import Service
 from tests.export.here import reload_here
 from tests.feedback.feedback_store import WITH_TEXTS, register
 from tests.training import tiny
@@ -50,6 +52,7 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "recipe": lambda: ["dpo"],
         "export write": lambda: [str(sft_run), "--to", "adapter", "--out", str(folder / "exported")],
         "export verify": lambda: [str(export_run(str(sft_run), "merged", out=folder / "exported").folder)],
+        "serve": lambda: [str(sft_run), "--port", "0", "--feedback", str(folder / "feedback.db")],
         "report": lambda: [str(sft_run)],
         "runs": lambda: [str(sft_run.parent)],
         "feedback export": lambda: [feedback(), "--to", "votes"],
@@ -66,7 +69,11 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
 
     def refuse(name: str) -> Callable[..., Any]:
+        known = getattr(socket, name, None)
+
         def refused(*given: object, **options: object) -> Any:
+            if name == "getaddrinfo" and given[0] == "127.0.0.1" and known is not None:
+                return known(*given, **options)  # no name is looked up: serve listens there
             seen.append(f"{name} {given[-2:]}")
             raise OSError(f"{name} was called")
 
@@ -89,6 +96,15 @@ def run(*words: str) -> object:
     return leaving.value.code
 
 
+def answer_once(app: Any, service: Service, sock: socket.socket, ready: Callable[[], None]) -> None:
+    """Instead of serving until a signal comes."""
+    ready()
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        assert client.get("/").status_code == 200
+
+
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.usefixtures("real_report")
 @pytest.mark.filterwarnings("error:Could not find a config file")  # peft's, where it would ask the hub for a folder
@@ -104,6 +120,7 @@ def test_no_connection_is_tried(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    monkeypatch.setattr("prefine.serving.server.run_server", answer_once)
     reload_here(monkeypatch)  # in a process of its own nothing would be seen
     code = run(*verb.split(), *arguments(verb, tmp_path, model, data, sft_run, reward_run))
     assert (code, tried) == (0, []), capsys.readouterr()
