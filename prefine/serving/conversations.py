@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,10 +12,45 @@ from prefine.data.reading.rows import RowError
 from prefine.data.records.tool_calls import tools_of
 from prefine.data.records.turns import chat_turns, row_error
 from prefine.records import Message, Prompt
+from prefine.serving.prompter import Prompter
 from prefine.web.errors import ApiError
 
 # Turns of these roles that follow each other are one turn: clients send them so, and chat templates do not.
 _JOINED = ("system", "user")
+
+
+class Conversation:
+    """A conversation that waits for an answer; a long one takes a while to read, which is the prompter's thread's work.
+
+    Args:
+        messages, tools, tool_choice: see `prompt_of`.
+    """
+
+    def __init__(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), tool_choice: Any = "auto"
+    ) -> None:
+        self._parts = messages, tools, tool_choice
+        self._prompt: Prompt | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """What was read.
+
+        Raises:
+            ApiError: see `prompt_of`.
+        """
+        if self._prompt is None:
+            self._prompt = prompt_of(*self._parts)
+        return self._prompt
+
+    def ids(self, prompter: Prompter) -> list[int]:
+        """Ids up to where the answer begins.
+
+        Raises:
+            ApiError: see `prompt_of`.
+            TemplateError: the chat template refuses the conversation.
+        """
+        return prompter.conversation_ids(self.prompt)
 
 
 def prompt_of(
@@ -56,9 +92,9 @@ def _refused(error: RowError) -> ApiError:
 
 def _joined(turns: Sequence[Message]) -> list[Message]:
     joined: list[Message] = []
-    for turn in turns:
-        if joined and turn.role in _JOINED and joined[-1].role == turn.role:
-            joined[-1] = Message(role=turn.role, content=f"{joined[-1].content}\n\n{turn.content}")
-        else:
-            joined.append(turn)
+    for role, run in groupby(turns, key=lambda turn: turn.role):
+        same = list(run)
+        if role in _JOINED and len(same) > 1:
+            same = [Message(role=role, content="\n\n".join(turn.content for turn in same))]
+        joined += same
     return joined

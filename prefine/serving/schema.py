@@ -18,16 +18,42 @@ from prefine.web.errors import ApiError
 
 MOST_TOP_LOGPROBS = 20
 MOST_STOPS = 16
+MOST_MESSAGES = 4096
+_MOST_TOOLS = 128
+_MOST_PROMPT_IDS = 2**18
+_MOST_METADATA = 16
+_LONGEST_NAME = 100
 _LONGEST_STOP = 256
 _MOST_BIASES = 1024
 _MOST_SCORED = 64
 _INT32 = 2**31 - 1
+_INT32_DIGITS = 10
 
 Count = Annotated[int, Field(ge=1, le=_INT32)]
 StopText = Annotated[Text, Field(min_length=1, max_length=_LONGEST_STOP)]
 TokenId = Annotated[int, Field(ge=0, le=_INT32)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Bias = Annotated[Number, Field(ge=-100, le=100)]
+# A list is refused at its first element that is wrong, or at the first one too many: pydantic would describe every
+# wrong one of a million, while nobody else is answered.
+Messages = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
+Tools = Annotated[list[dict[str, Any]], Field(max_length=_MOST_TOOLS, fail_fast=True)]
+PromptIds = Annotated[list[TokenId], Field(fail_fast=True)]
+
+
+def _at_most(most: int) -> BeforeValidator:
+    """Counts an object's entries before any of them is read, as `fail_fast` is for lists only."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise ValueError(f"has {len(value):,} entries, and at most {most:,} are taken")
+        return value
+
+    return BeforeValidator(check)
+
+
+Biases = Annotated[dict[str, Bias], Field(max_length=_MOST_BIASES), _at_most(_MOST_BIASES)]
+Metadata = Annotated[dict[str, Text], Field(max_length=_MOST_METADATA), _at_most(_MOST_METADATA)]
 
 
 def _as_list(value: Any) -> Any:
@@ -38,18 +64,23 @@ def _as_prompts(value: Any) -> Any:
     """A list of prompts: one text, or one prompt's ids, is a list of one."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, list) and value and all(type(each) is int for each in value):
-        return [value]
     kinds = {type(each) for each in value} if isinstance(value, list) else set()
+    if kinds == {int}:
+        value, kinds = [value], {list}
+    count = sum(map(len, value)) if kinds == {list} else 0
+    if count > _MOST_PROMPT_IDS:
+        raise ValueError(f"has {count:,} token ids, and at most {_MOST_PROMPT_IDS:,} are taken")
     if kinds not in ({str}, {list}):
         raise ValueError("must be a text, a list of texts, the token ids of one prompt, or a list of such lists")
     return value
 
 
 def _token_numbers(value: dict[str, float]) -> dict[str, float]:
+    """Refuse keys that are not token ids as JSON writes numbers: "05" would be token 5 a second time."""
     for token in value:
-        if not (token.isascii() and token.isdigit() and int(token[:20]) <= _INT32):
-            raise ValueError(f"{token[:40]!r} is no token id")
+        short = len(token) <= _INT32_DIGITS and token.isascii() and token.isdigit()
+        if not (short and int(token) <= _INT32 and str(int(token)) == token):
+            raise ValueError(f"has the key {token[:40]!r}, which is not a token id")
     return value
 
 
@@ -91,9 +122,9 @@ class Body(BaseModel):
                 if value in neutral:
                     continue
                 raise ApiError(400, f"{name}: is not supported; {remedy}", param=name, code="unsupported_parameter")
-            near = get_close_matches(name, [*type(self).model_fields, *self.ignored], n=1)
+            short = name[:_LONGEST_NAME]
+            near = get_close_matches(short, [*type(self).model_fields, *self.ignored], n=1)
             hint = f"did you mean {near[0]}?" if near else "remove it"
-            short = name[:100]
             raise ApiError(400, f"{short}: there is no such field; {hint}", param=short, code="unknown_parameter")
 
 
@@ -107,10 +138,8 @@ class SamplingBody(Body):
     repetition_penalty: Annotated[Number, Field(ge=0.1, le=10)] = 1.0
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] = 0.0
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=_MOST_BIASES), AfterValidator(_token_numbers)] = Field(
-        default_factory=dict
-    )
-    stop: Annotated[list[StopText], BeforeValidator(_as_list), Field(max_length=MOST_STOPS)] = Field(
+    logit_bias: Annotated[Biases, AfterValidator(_token_numbers)] = Field(default_factory=dict)
+    stop: Annotated[list[StopText], Field(max_length=MOST_STOPS, fail_fast=True), BeforeValidator(_as_list)] = Field(
         default_factory=list
     )
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
@@ -144,7 +173,7 @@ class ChatBody(SamplingBody):
         "audio": ((), "this server gives text only"),
         "web_search_options": ((), "this server has no network"),
     }
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Messages
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     stream: bool = False
@@ -152,7 +181,7 @@ class ChatBody(SamplingBody):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     response_format: dict[str, Any] = Field(default_factory=dict)
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tools: Tools = Field(default_factory=list)
     tool_choice: Any = "auto"
 
 
@@ -164,7 +193,11 @@ class CompletionBody(SamplingBody):
         "suffix": (("",), "this server's models write at the end only"),
         "best_of": ((1,), "ask for n and choose among them"),
     }
-    prompt: Annotated[list[Text] | list[list[TokenId]], BeforeValidator(_as_prompts), Field(max_length=MOST_CHOICES)]
+    prompt: Annotated[
+        Annotated[list[Text], Field(max_length=MOST_CHOICES, fail_fast=True)]
+        | Annotated[list[PromptIds], Field(max_length=MOST_CHOICES, fail_fast=True)],
+        BeforeValidator(_as_prompts),
+    ]
     max_tokens: Annotated[int, Field(ge=0, le=_INT32)] = 16
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -176,7 +209,9 @@ class CompletionBody(SamplingBody):
 class ResponsesBody(Body):
     """POST /v1/responses: text in, text out."""
 
-    ignored = frozenset({*_HARMLESS, "include", "truncation", "stream_options", "reasoning", "max_tool_calls"})
+    ignored = frozenset(
+        {*(_HARMLESS - {"metadata"}), "include", "truncation", "stream_options", "reasoning", "max_tool_calls"}
+    )
     refused: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {
         "previous_response_id": ((), "this server stores no responses; send the whole conversation as input"),
         "conversation": ((), "this server stores no conversations; send the whole conversation as input"),
@@ -185,13 +220,14 @@ class ResponsesBody(Body):
         "tools": (([],), "send them to /v1/chat/completions"),
         "tool_choice": (("auto", "none"), "send tools to /v1/chat/completions"),
     }
-    input: str | list[dict[str, Any]]
+    input: str | Messages
     instructions: Text | None = None
     max_output_tokens: Count | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[Number, Field(ge=0, le=1)] = 1.0
     top_logprobs: Literal[0] = 0
     text: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     stream: bool = False
     user: Text | None = None
 
@@ -206,9 +242,9 @@ class GenerateBody(SamplingBody):
 class ScoreBody(Body):
     """POST /v1/score: answers to one conversation, each with its score."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    completions: Annotated[list[Text], Field(min_length=1, max_length=_MOST_SCORED)]
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    messages: Messages
+    completions: Annotated[list[Text], Field(min_length=1, max_length=_MOST_SCORED, fail_fast=True)]
+    tools: Tools = Field(default_factory=list)
     user: Text | None = None
 
 
@@ -216,6 +252,6 @@ class TokenizeBody(Body):
     """POST /tokenize: the ids of a text, or of a conversation as the chat template writes it."""
 
     prompt: Text | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    messages: Messages | None = None
+    tools: Tools = Field(default_factory=list)
     add_special_tokens: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import FastAPI
@@ -43,7 +44,8 @@ def _handler(convert: Any) -> Any:
 def invalid_request(error: RequestValidationError) -> ApiError:
     """400 with the first field that is not valid: OpenAI's clients read nothing else as "your request is wrong"."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
+    # A part may be a key of the client's.
+    place = [str(part)[:_LONGEST_QUOTE] for part in first["loc"] if part != "body"]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
     rule = first["msg"].removeprefix("Value error, ")
@@ -51,9 +53,20 @@ def invalid_request(error: RequestValidationError) -> ApiError:
     begin = f"{field}: " if field else ""
     if first["type"] == "missing":
         return ApiError(400, f"{begin}is missing", param=field or None, code="missing_required_parameter")
-    quoted = repr(first.get("input"))
-    quoted = quoted if len(quoted) <= _LONGEST_QUOTE else quoted[:_LONGEST_QUOTE] + "…"
-    return ApiError(400, f"{begin}{rule} (it is {quoted})", param=field or None, code="invalid_value")
+    return ApiError(
+        400, f"{begin}{rule} (it is {_quoted(first.get('input'))})", param=field or None, code="invalid_value"
+    )
+
+
+def _quoted(value: Any) -> str:
+    """The beginning of a value. No more of it is written than is shown, as the value may be a whole body."""
+    quoted = ""
+    short = value[: _LONGEST_QUOTE + 1] if isinstance(value, str) else value
+    for piece in json.JSONEncoder(default=repr).iterencode(short):
+        quoted += piece
+        if len(quoted) > _LONGEST_QUOTE:
+            return quoted[:_LONGEST_QUOTE] + "…"
+    return quoted
 
 
 def refused_request(error: PrefineError) -> ApiError:

@@ -74,6 +74,9 @@ ODD: list[Any] = [
     b'{"schema": {"type": "string", "pattern": "(a+)+$"}}}, "max_tokens": 5}',
     b'{"input": "x", "text": {"format": {"type": "json_schema", "schema": 3}}}',
     b'{"input": "x", "text": {"format": 3}}',
+    b'{"input": "x", "metadata": {"a": NaN}, "prompt": "x", "tools": [{"function": {"name": "f", "a": NaN}}]}',
+    b'{"input": "x", "text": {"format": {"type": "text", "a": 1e999}}}',
+    b'{"prompt": "x", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"' + b"0" * 5000 + b'": 1}}',
 ]
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/score", "/generate", "/tokenize")
 

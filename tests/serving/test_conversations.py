@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from prefine.records import Message
+from prefine.serving import conversations
 from prefine.serving.conversations import prompt_of
 from prefine.web.errors import ApiError
 
@@ -30,6 +32,20 @@ def test_turns_of_one_speaker_in_a_row_are_one_turn() -> None:
         {"role": "user", "content": "Well?"},
     )
     assert found == [("system", "A\n\nB"), ("user", "Hello\n\nWell?")]
+
+
+def test_a_run_of_turns_is_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joined one by one, the text so far would be copied at every turn."""
+    made: list[str] = []
+
+    def message(**fields: Any) -> Message:
+        made.append(fields["content"])
+        return Message(**fields)
+
+    monkeypatch.setattr(conversations, "Message", message)
+    letters = "abc" * 100
+    prompt_of([{"role": "user", "content": letter} for letter in letters], ())
+    assert made == ["\n\n".join(letters)]
 
 
 def test_results_of_several_calls_stay_apart() -> None:

@@ -10,7 +10,8 @@ from openai.types.chat import completion_create_params as chat
 from openai.types.responses import response_create_params as responses
 from pydantic import ValidationError
 
-from prefine.serving.schema import Body, ChatBody, CompletionBody, ResponsesBody
+from prefine.serving import schema
+from prefine.serving.schema import Body, ChatBody, CompletionBody, ResponsesBody, ScoreBody, TokenizeBody
 from prefine.web.errors import ApiError
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
@@ -84,7 +85,10 @@ def test_prompts_are_texts_or_token_ids(given: Any, taken: Any) -> None:
         *({"temperature": value} for value in (-0.1, 2.1, float("nan"), "1", True)),
         *({"n": value} for value in (0, 129, 1.5, True)),
         *({"stop": value} for value in ("", [""], ["x"] * 17, "x" * 257, "\ud800", 3)),
-        *({"logit_bias": value} for value in ({"a": 1}, {"-1": 1}, {"1": 101}, {"9" * 30: 1}, [1])),
+        *(
+            {"logit_bias": value}
+            for value in ({"a": 1}, {"-1": 1}, {"1": 101}, {"9" * 30: 1}, {"0" * 5000: 1}, {"5": 1, "05": 1}, [1])
+        ),
         *({"seed": value} for value in (2**63, 1.5)),
         {"max_tokens": 0},
         {"top_logprobs": 21},
@@ -94,3 +98,45 @@ def test_prompts_are_texts_or_token_ids(given: Any, taken: Any) -> None:
 def test_values_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ChatBody.model_validate(CHAT | changes)
+
+
+USER = {"role": "user", "content": "x"}
+MANY = 100_000
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "errors"),
+    [
+        (ChatBody, {"messages": [1] * MANY}, 1),
+        (ChatBody, {"messages": [USER] * MANY}, 1),
+        (ChatBody, CHAT | {"tools": [1] * MANY}, 1),
+        (ChatBody, CHAT | {"stop": [1] * MANY}, 1),
+        (ChatBody, CHAT | {"logit_bias": dict.fromkeys(map(str, range(MANY)), "x")}, 1),
+        # One for each of the two kinds of lists that a prompt may be.
+        (CompletionBody, {"prompt": [-1] * MANY}, 2),
+        (CompletionBody, {"prompt": [[-1]] * MANY}, 2),
+        (CompletionBody, {"prompt": ["\ud800"] * MANY}, 2),
+        (CompletionBody, {"prompt": [1] * 2 * 2**18}, 1),
+        (ResponsesBody, {"input": [1] * MANY}, 2),
+        (ResponsesBody, {"input": "x", "metadata": dict.fromkeys(map(str, range(MANY)), 1)}, 1),
+        (ScoreBody, CHAT | {"completions": [1] * MANY}, 1),
+        (TokenizeBody, {"messages": [1] * MANY}, 1),
+    ],
+)
+def test_a_list_is_refused_at_its_first_fault(body: type[Body], fields: dict[str, Any], errors: int) -> None:
+    with pytest.raises(ValidationError) as refused:
+        body.model_validate(fields)
+    assert refused.value.error_count() == errors
+
+
+def test_metadata_is_text() -> None:
+    with pytest.raises(ValidationError):
+        ResponsesBody.model_validate({"input": "x", "metadata": {"a": float("nan")}})
+
+
+def test_the_name_of_a_long_unknown_field_is_cut_before_it_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    monkeypatch.setattr(schema, "get_close_matches", lambda name, known, n: compared.append(name) or [])
+    with pytest.raises(ApiError) as refused:
+        ChatBody.model_validate(CHAT | {"x" * MANY: 1}).require_supported()
+    assert compared == [refused.value.param] == ["x" * 100]

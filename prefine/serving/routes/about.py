@@ -13,11 +13,12 @@ from prefine.generation.answers import context_of
 from prefine.serving.models import ServedModel, ServedReward
 from prefine.serving.service import Service
 from prefine.web.errors import ApiError, json_response
+from prefine.web.json_body import JsonRoute
 
 
 def about_router(service: Service) -> APIRouter:
     """The routes."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     @router.get("/health")
     async def health() -> Response:

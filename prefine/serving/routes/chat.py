@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from prefine.generation.writer import NewToken
 from prefine.serving.answering import Answers, Ask, Choice, Piece, sampling_of
-from prefine.serving.conversations import prompt_of
+from prefine.serving.conversations import Conversation
 from prefine.serving.forms import constraint_of
 from prefine.serving.routes.replies import client_of, reply
 from prefine.serving.schema import ChatBody
@@ -20,20 +20,21 @@ from prefine.serving.service import Service
 from prefine.serving.sse import DONE, frame
 from prefine.serving.token_texts import TokenTexts
 from prefine.web.errors import ApiError
+from prefine.web.json_body import JsonRoute
 
 
 def chat_router(service: Service) -> APIRouter:
     """The route."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     @router.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: ChatBody) -> Response:
         """Answer a conversation."""
         body.require_supported()
         model = service.models.language(body.model)
-        prompt = prompt_of(body.messages, body.tools, body.tool_choice)
+        conversation = Conversation(body.messages, body.tools, body.tool_choice)
         ask = Ask(
-            prompts=lambda prompter: [prompter.conversation_ids(prompt)],
+            prompts=lambda prompter: [conversation.ids(prompter)],
             prompt_count=1,
             sampling=sampling_of(body),
             n=body.n,
@@ -47,7 +48,7 @@ def chat_router(service: Service) -> APIRouter:
         answers = await service.answers(model, ask)
         texts = service.token_texts[model.id] if body.logprobs else None
         shape = ChatShape(answers, texts, body)
-        service.register(shape.id, answers, prompt)
+        service.register(shape.id, answers, conversation.prompt)
         return await reply(request, answers, shape.whole, shape.frames if body.stream else None)
 
     return router

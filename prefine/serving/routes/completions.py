@@ -18,11 +18,12 @@ from prefine.serving.service import Service
 from prefine.serving.sse import DONE, frame
 from prefine.serving.token_texts import TextPlace, TokenTexts
 from prefine.web.errors import ApiError
+from prefine.web.json_body import JsonRoute
 
 
 def completions_router(service: Service) -> APIRouter:
     """The route."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     @router.post("/v1/completions")
     async def completions(request: Request, body: CompletionBody) -> Response:

@@ -20,6 +20,7 @@ from prefine.feedback.store import (
 )
 from prefine.records import SaidText
 from prefine.web.errors import ApiError, json_response
+from prefine.web.json_body import JsonRoute
 
 _LONGEST_CORRECTION = 256 * 1024
 # An id or a key is printable ASCII, as the server and every client make them.
@@ -90,7 +91,7 @@ class FeedbackBody(BaseModel):
 
 def feedback_router(store: FeedbackStore | None) -> APIRouter:
     """The routes; with no store feedback is off."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     # Not async: the store waits for the disk, and a route that is not runs in a thread of its own.
     @router.post("/v1/feedback")

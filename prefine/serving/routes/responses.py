@@ -12,27 +12,28 @@ from starlette.responses import Response
 
 from prefine.generation.sampling import Sampling
 from prefine.serving.answering import Answers, Ask, least_top_p
-from prefine.serving.conversations import prompt_of
+from prefine.serving.conversations import Conversation
 from prefine.serving.forms import constraint_of
 from prefine.serving.routes.replies import client_of, reply
 from prefine.serving.schema import ResponsesBody
 from prefine.serving.service import Service
 from prefine.serving.sse import frame
 from prefine.web.errors import ApiError
+from prefine.web.json_body import JsonRoute
 
 
 def responses_router(service: Service) -> APIRouter:
     """The route."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     @router.post("/v1/responses")
     async def responses(request: Request, body: ResponsesBody) -> Response:
         """Answer a conversation."""
         body.require_supported()
         model = service.models.language(body.model)
-        prompt = prompt_of(_messages(body), ())
+        conversation = Conversation(_messages(body))
         ask = Ask(
-            prompts=lambda prompter: [prompter.conversation_ids(prompt)],
+            prompts=lambda prompter: [conversation.ids(prompter)],
             prompt_count=1,
             sampling=Sampling(1, body.temperature, top_p=least_top_p(body.top_p)),
             n=1,
@@ -44,7 +45,7 @@ def responses_router(service: Service) -> APIRouter:
         )
         answers = await service.answers(model, ask)
         shape = ResponseShape(answers, body)
-        service.register(shape.id, answers, prompt)
+        service.register(shape.id, answers, conversation.prompt)
         return await reply(request, answers, shape.whole, shape.frames if body.stream else None, shape.error_frame)
 
     return router
@@ -155,7 +156,7 @@ class ResponseShape:
             "tool_choice": "auto",
             "tools": [],
             "top_p": body.top_p,
-            "metadata": (body.model_extra or {}).get("metadata") or {},
+            "metadata": body.metadata,
             "usage": None if going else self._usage(),
         }
 

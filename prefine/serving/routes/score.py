@@ -17,6 +17,7 @@ from prefine.serving.schema import ScoreBody
 from prefine.serving.service import Service
 from prefine.serving.sse import ClientGoneError, while_connected
 from prefine.web.errors import ApiError, json_response
+from prefine.web.json_body import JsonRoute
 
 # Scored at once, while generation waits.
 _ANSWERS_A_JOB = 4
@@ -24,14 +25,14 @@ _ANSWERS_A_JOB = 4
 
 def score_router(service: Service) -> APIRouter:
     """The route."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     @router.post("/v1/score")
     async def score(request: Request, body: ScoreBody) -> Response:
         """Score answers to one conversation."""
         body.require_supported()
         model = service.models.reward(body.model)
-        prompt = prompt_of(body.messages, body.tools)
+        prompt = await asyncio.to_thread(prompt_of, body.messages, body.tools)
         answers = [body.completions[at : at + _ANSWERS_A_JOB] for at in range(0, len(body.completions), _ANSWERS_A_JOB)]
         questions = [Question(prompt.prompt, tuple(some), prompt.tools) for some in answers]
         try:

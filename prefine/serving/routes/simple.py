@@ -10,17 +10,18 @@ from starlette.responses import Response
 from prefine.generation.answers import context_of
 from prefine.records import Message, Prompt
 from prefine.serving.answering import Ask, sampling_of
-from prefine.serving.conversations import prompt_of
+from prefine.serving.conversations import Conversation
 from prefine.serving.prompter import Prompter
 from prefine.serving.routes.replies import client_of, reply
 from prefine.serving.schema import GenerateBody, TokenizeBody
 from prefine.serving.service import Service
 from prefine.web.errors import ApiError, json_response
+from prefine.web.json_body import JsonRoute
 
 
 def simple_router(service: Service) -> APIRouter:
     """The routes."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     @router.post("/generate")
     async def generate(request: Request, body: GenerateBody) -> Response:
@@ -60,11 +61,10 @@ def simple_router(service: Service) -> APIRouter:
         model = service.models.language(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "prompt: send either prompt or messages", param="prompt", code="invalid_value")
-        prompt = None if body.messages is None else prompt_of(body.messages, body.tools)
 
         def ids(prompter: Prompter) -> list[int]:
-            if prompt is not None:
-                return prompter.conversation_ids(prompt)
+            if body.messages is not None:
+                return Conversation(body.messages, body.tools).ids(prompter)
             return prompter.text_ids(body.prompt or "", add_special_tokens=body.add_special_tokens)
 
         found = await service.prompter(model).run(ids)
