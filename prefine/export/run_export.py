@@ -19,7 +19,14 @@ from prefine.export.reward_export import RewardExport
 from prefine.export.source import ExportSource
 from prefine.json_reading import read_json_object
 from prefine.models.loading.location import portable_path
-from prefine.runs.atomic import atomic_write, require_writable, sha256_of_file, storage_errors, write_json
+from prefine.runs.atomic import (
+    atomic_write,
+    require_writable,
+    sha256_of_file,
+    storage_errors,
+    sweep_temporaries,
+    write_json,
+)
 from prefine.runs.directory import RunDirectory
 
 log = logging.getLogger("prefine")
@@ -81,6 +88,8 @@ def export_run(
     exporter = _exporter(source)
     exporter.require(form, options)
     line = manifests.lineage(source, final)
+    if source.run is not None:
+        sweep_temporaries(source.run.exports)  # what killed exports left takes as much room as a model
     with _folders_above(final), atomic_write(final) as folder:
         folder.mkdir()
         proven = exporter.make(form, folder, options, progress)

@@ -136,6 +136,15 @@ def test_the_card_has_the_hubs_header(dpo_copy: Path) -> None:
 
 
 @in_this_process
+def test_what_a_killed_export_left_is_removed(dpo_copy: Path) -> None:
+    left = dpo_copy / "export" / f".merged.{2**22 + 1}-0123abcd.tmp"  # no process has such a number
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    export_run(str(dpo_copy), "merged")
+    assert [path.name for path in (dpo_copy / "export").iterdir()] == ["merged"]
+
+
+@in_this_process
 def test_a_model_is_exported_from_python(dpo_copy: Path) -> None:
     assert (
         Run(dpo_copy).model.export("merged", dtype="bf16", out=str(dpo_copy.parent / "mine"))
