@@ -96,6 +96,9 @@ class Inbox:
             client: clients take turns.
             listener: hears of each ticket's events; the last one is no NewToken.
             wants_tokens: whether it is to hear of every token.
+
+        Raises:
+            ApiError: 503 where the server began to shut down meanwhile: nobody would take them out any more.
         """
         deadline = time.monotonic() + self._limits.request_timeout_s
         tickets = [
@@ -103,6 +106,8 @@ class Inbox:
             for index, request in enumerate(requests)
         ]
         with self._changed:
+            if self._stop_at is not None:
+                raise shutting_down()
             self._new += tickets
             self._changed.notify()
         return tickets

@@ -23,6 +23,8 @@ MOST_CONNECTIONS = 1024
 _IDLE_S = 15.0
 # What the kernel has sent and a client does not take is given up after so long.
 _UNREAD_MS = 60_000
+# The same for what the kernel has not taken, in looks at the connection.
+_UNREAD_LOOKS = 4
 # Beyond the time that running requests have, for their last words.
 _LAST_WORDS_S = 5
 
@@ -100,7 +102,8 @@ class BoundedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
         super().connection_made(transport)
-        self._was_idle = False
+        self._seen: Any = None
+        self._unchanged = 0
         self._look = self.loop.call_later(_IDLE_S, self._look_again)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -109,11 +112,15 @@ class BoundedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def _look_again(self) -> None:
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and self._was_idle:
+        """Two looks at a busy connection may both fall between requests; each request has a cycle of its own."""
+        unread = self.transport.get_write_buffer_size()
+        seen = (self.cycle, unread)
+        answered = self.cycle is None or self.cycle.response_complete
+        self._unchanged = self._unchanged + 1 if answered and seen == self._seen else 0
+        if self._unchanged >= (_UNREAD_LOOKS if unread else 1):
             self.transport.abort()  # not close(), which waits for what is unread
             return
-        self._was_idle = idle
+        self._seen = seen
         self._look = self.loop.call_later(_IDLE_S, self._look_again)
 
 

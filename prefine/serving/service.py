@@ -78,7 +78,7 @@ class Service:
         """Make the prompts and queue their sequences.
 
         Raises:
-            ApiError: the queue is full; a prompt is too long.
+            ApiError: the queue is full; a prompt is too long; the server shuts down.
             PrefineError: a prompt cannot be made.
         """
         count = ask.prompt_count * ask.n
@@ -93,11 +93,11 @@ class Service:
         inbox.reserve(model.id, count)
         try:
             requests = await self.prompter(model).run(partial(self._prepared, model, ask))
+            answers = Answers(inbox, model, self._choices(model, requests), ask.n)
+            answers.submit(requests, ask.client, streams=ask.streams)
         except BaseException:
             inbox.release(model.id, count)
             raise
-        answers = Answers(inbox, model, self._choices(model, requests), ask.n)
-        answers.submit(requests, ask.client, streams=ask.streams)
         return answers
 
     def register(self, identifier: str, answers: Answers, prompt: Prompt | None) -> None:

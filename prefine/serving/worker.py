@@ -96,7 +96,8 @@ class Worker:
             self._attend(wait=False)
         self._flush()
         while (job := self.inbox.next_job()) is not None:
-            job.result.set_exception(shutting_down())
+            if job.result.set_running_or_notify_cancel():
+                job.result.set_exception(shutting_down())
 
     def _work(self) -> None:
         while self._attend(wait=True):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ import pytest
 
 from prefine.serving import server
 from prefine.serving.app import create_app
-from prefine.serving.server import ServerError, address_of, listening_socket, run_server
+from prefine.serving.server import BoundedConnection, ServerError, address_of, listening_socket, run_server
 from prefine.web.policy import access_policy
 from tests.serving.live import Live, make_service, until
 
@@ -129,3 +130,34 @@ def test_connections_that_ask_for_nothing_are_closed(live: Live, monkeypatch: py
     for connection in opened:
         with connection, suppress(ConnectionResetError):
             assert connection.recv(1) == b""
+
+
+def test_a_connection_with_a_request_between_two_looks_is_not_idle() -> None:
+    class Transport:
+        unread = 0
+        aborted = False
+
+        def get_write_buffer_size(self) -> int:
+            return self.unread
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    def cut(looks: list[tuple[Any, int]]) -> list[bool]:
+        connection: Any = object.__new__(BoundedConnection)
+        connection.loop = SimpleNamespace(call_later=lambda *_: None)
+        connection.transport = transport = Transport()
+        connection._seen, connection._unchanged = None, 0
+        seen = []
+        for cycle, unread in looks:
+            connection.cycle, transport.unread = cycle, unread
+            connection._look_again()
+            seen.append(transport.aborted)
+        return seen
+
+    ended, other, running = (SimpleNamespace(response_complete=done, name=n) for n, done in enumerate((1, 1, 0)))
+    assert cut([(ended, 0), (other, 0), (ended, 0)]) == [False] * 3
+    assert cut([(running, 0)] * 9) == [False] * 9
+    assert cut([(None, 0), (None, 0)]) == cut([(ended, 0), (ended, 0)]) == [False, True]
+    assert cut([(ended, size) for size in (9, 8, 7, 6, 5, 4, 3, 2, 1)]) == [False] * 9  # it reads slowly
+    assert cut([(ended, 9)] * 5) == [False] * 4 + [True]

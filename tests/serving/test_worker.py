@@ -354,3 +354,26 @@ def test_no_more_jobs_wait_than_may(bench: Callable[..., Bench]) -> None:
         here.worker.inbox.call(lambda: None)
     assert refused.value.status == 429
     here.run_out()
+
+
+def test_what_was_prepared_while_the_end_came_is_refused(bench: Callable[..., Bench]) -> None:
+    here = bench()
+    inbox = here.worker.inbox
+    inbox.reserve("0", 1)
+    here.worker.close(0)
+    with pytest.raises(ApiError, match="shutting down"):
+        inbox.submit("0", [ask(1)], "a", here.heard, wants_tokens=True)
+    inbox.release("0", 1)
+    assert inbox.outstanding == 0
+
+
+def test_a_job_that_was_given_up_does_not_disturb_the_end(bench: Callable[..., Bench]) -> None:
+    here = bench()
+    here.submit(ask(1, tokens=10_000))
+    until(lambda: bool(here.worker.state()["running"]))
+    jobs = [here.worker.inbox.call(lambda: None) for _ in range(4)]
+    jobs[2].cancel()
+    here.worker.inbox.begin_stop(0)
+    here.steps(1)
+    here.worker.close(0)
+    assert all(job.done() for job in jobs)
