@@ -16,8 +16,9 @@ def quantise_weights(job: dict[str, Any]) -> None:
 
     Args:
         job: `folder` (a transformers model), `out`, `format` (auto_gptq or auto_awq), `symmetric`, `group_size`,
-            `iterations` (0: rounding with scales that are searched for, no gradient), `device`, `seed`, `threads`, and
-            `tokens`, a safetensors file with `rows` (rows, tokens) int64 to calibrate on.
+            `algorithms` (auto-round's names, its own if empty), `iterations` (of its own algorithm; 0: it searches for the
+            scales alone), `device`, `seed`, `threads`, and `tokens`, a safetensors file with `rows` (rows, tokens) int64
+            to calibrate on.
     """
     import torch
     from safetensors.torch import load_file
@@ -31,7 +32,7 @@ def quantise_weights(job: dict[str, Any]) -> None:
         scheme="W4A16",
         sym=job["symmetric"],
         group_size=job["group_size"],
-        iters=job["iterations"],
+        **({"alg_configs": job["algorithms"]} if job["algorithms"] else {"iters": job["iterations"]}),
         nsamples=len(rows),
         seqlen=rows.shape[1],
         batch_size=min(8, len(rows)),

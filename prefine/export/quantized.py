@@ -30,6 +30,8 @@ from prefine.json_reading import read_json_object
 from prefine.models.loading.device import choose_device
 
 _BITS = 4
+# Of what is not quantised (embeddings, norms); GPUs' kernels for these files compute in it.
+_DTYPE = "float16"
 # A group of this many weights has a scale of its own; smaller ones where a layer's inputs do not divide by it.
 _GROUP_SIZES = (128, 64, 32)
 _ROWS, _ROW_TOKENS, _FEWEST_ROWS = 128, 512, 8
@@ -59,6 +61,7 @@ class QuantizedFormat:
         "```",
     )
     symmetric: bool
+    algorithms: tuple[str, ...]
 
     def require(self, source: ExportSource, options: ExportOptions) -> None:
         """See Format."""
@@ -77,7 +80,7 @@ class QuantizedFormat:
                 f"--to {self.name} needs auto-round, which is not installed", "Run: pip install 'prefine[quantize]'."
             )
         calibration_rows(source)
-        require_room_for_merged(source, options.final, "float32")
+        require_room_for_merged(source, options.final, options.dtype or _DTYPE)
 
     def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
         """See Format."""
@@ -85,7 +88,7 @@ class QuantizedFormat:
         merged, made = work / "merged", work / "made"
         merged.mkdir(parents=True)
         rows = calibration_rows(source)
-        source.save_merged(merged, options.dtype or "float32")
+        source.save_merged(merged, options.dtype or _DTYPE)
         source.release()
         save_file({"rows": rows}, work / "rows.safetensors")
         device = choose_device("auto")
@@ -95,6 +98,7 @@ class QuantizedFormat:
             "tokens": os.fspath(work / "rows.safetensors"),
             "format": _FORMATS[self.name],
             "symmetric": self.symmetric,
+            "algorithms": self.algorithms,
             "group_size": group_size(read_json_object(merged / "config.json")),
             "iterations": _ITERATIONS.get(device.type, 0),
             "device": str(device) if device.type in _ITERATIONS else "cpu",
@@ -118,6 +122,7 @@ class GptqFormat(QuantizedFormat):
 
     name = "gptq"
     symmetric = True
+    algorithms = ()  # auto-round's own, which GPTQ's file format holds as well
 
 
 class AwqFormat(QuantizedFormat):
@@ -125,6 +130,7 @@ class AwqFormat(QuantizedFormat):
 
     name = "awq"
     symmetric = False
+    algorithms = ("awq", "rtn")  # AWQ's own: channels scaled by their activations, then rounded
 
 
 def calibration_rows(source: ExportSource) -> Tensor:

@@ -97,7 +97,7 @@ def test_auto_round_is_asked_for_the_files_that_servers_read(
     source.__dict__["loaded"] = SimpleNamespace()
 
     def save_merged(folder: Path, dtype: str) -> None:
-        assert dtype == "float32"
+        assert dtype == "float16"
         (folder / "config.json").write_text('{"hidden_size": 576}')
         (folder / "model.safetensors").write_text("whole")
         (folder / "chat_template.jinja").write_text("ours")
@@ -105,6 +105,7 @@ def test_auto_round_is_asked_for_the_files_that_servers_read(
     def quantised(module: str, job: Path, what: str) -> None:
         asked = json.loads(job.read_text())
         assert (asked["format"], asked["symmetric"], asked["group_size"]) == (kind, symmetric, 64)
+        assert asked["algorithms"] == ([] if symmetric else ["awq", "rtn"])
         assert (asked["device"], asked["iterations"]) == (("cuda:0", 200) if torch.cuda.is_available() else ("cpu", 0))
         assert load_file(asked["tokens"])["rows"].shape == (8, 250)
         made = Path(asked["out"]) / "nested"
