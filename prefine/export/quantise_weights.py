@@ -16,9 +16,9 @@ def quantise_weights(job: dict[str, Any]) -> None:
 
     Args:
         job: `folder` (a transformers model), `out`, `format` (auto_gptq or auto_awq), `symmetric`, `group_size`,
-            `algorithms` (auto-round's names, its own if empty), `iterations` (of its own algorithm; 0: it searches for the
-            scales alone), `device`, `seed`, `threads`, and `tokens`, a safetensors file with `rows` (rows, tokens) int64
-            to calibrate on.
+            `algorithms` (auto-round's names, its own if empty), `iterations` (of its own algorithm; 0: it searches for
+            the scales alone), `device`, `seed`, `threads`, and `tokens`, a safetensors file with `rows` (rows, tokens)
+            int64 to calibrate on.
     """
     import torch
     from safetensors.torch import load_file
