@@ -6,8 +6,10 @@ the file's header says that the file is ours, `user_version` which migrations it
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,8 @@ from prefine.runs.atomic import require_writable, storage_errors
 APPLICATION_ID = 0x70726662  # "prfb"
 _HEADER = b"SQLite format 3\0"
 _APPLICATION_ID_AT = 68  # https://www.sqlite.org/fileformat.html, "Application ID"
-_BUSY_TIMEOUT_MS = 5_000
+BUSY_TIMEOUT_MS = 5_000
+DAY_S = 86_400.0
 _ANOTHER_FILE = "Name a database that prefine serve has written, or move that file away."
 
 # MIGRATIONS[n] brings version n to n + 1. One that was released never changes.
@@ -56,8 +59,10 @@ MIGRATIONS = (
     CREATE TRIGGER events_are_append_only BEFORE UPDATE ON events
         BEGIN SELECT RAISE (ABORT, 'events are append-only'); END;
     """,
+    "CREATE TABLE retention (days REAL);",
 )
 VERSION = len(MIGRATIONS)
+_VERSION_WITH_RETENTION = 2
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
@@ -76,7 +81,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA secure_delete = ON")  # what retention deletes is overwritten in the file
             _migrate(connection, path)
@@ -98,13 +103,30 @@ def opened_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
     with database_errors(path):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?{_mode(path)}", uri=True, isolation_level=None)
         try:
-            connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.execute("PRAGMA query_only = ON")
             connection.execute("BEGIN")
             _require_version(connection.execute("PRAGMA user_version").fetchone()[0], path)
             yield connection
         finally:
             connection.close()
+
+
+def set_retention(connection: sqlite3.Connection, days: float | None) -> None:
+    """Write down how long completions are kept, for those that read the database. In a transaction of the caller's."""
+    connection.execute("DELETE FROM retention")
+    connection.execute("INSERT INTO retention VALUES (?)", (days,))
+
+
+def kept_since(connection: sqlite3.Connection) -> float:
+    """The Unix time of the oldest completion that may still be used; minus infinity where all are kept.
+
+    Deleting takes a server that runs, so a reader leaves out by itself what is past its time.
+    """
+    if connection.execute("PRAGMA user_version").fetchone()[0] < _VERSION_WITH_RETENTION:
+        return -math.inf
+    (days,) = connection.execute("SELECT days FROM retention").fetchone() or (None,)
+    return -math.inf if days is None else time.time() - days * DAY_S
 
 
 def require_usable(path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from prefine.feedback.database import kept_since
 from prefine.feedback.store import NO_CONVERSATION, NOT_ASKED, NOT_REDACTED, EventKind
 
 _COMPLETE = "stop"
@@ -92,7 +93,7 @@ class Judgements:
         connection: of a feedback database, in a transaction.
 
     Attributes:
-        completions: by number, in order.
+        completions: by number, in order; those past the retention time are left out, with their events.
         events: all, in order.
         comparisons: events that say one completion is better than another one.
         regenerations: events that say a completion was asked for in the place of another one.
@@ -100,9 +101,12 @@ class Judgements:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.completions: dict[int, Answered] = {}
+        since = kept_since(connection)
         continued: set[tuple[bytes, bytes]] = set()
         for number, without, reason, messages, tools, answer in connection.execute(
-            "SELECT number, without_texts, finish_reason, messages, tools, answer FROM completions ORDER BY number"
+            "SELECT number, without_texts, finish_reason, messages, tools, answer FROM completions WHERE at >= ?"
+            " ORDER BY number",
+            (since,),
         ):
             found = Answered(number, without, reason == _COMPLETE)
             if without is None:
@@ -116,6 +120,7 @@ class Judgements:
         self.events = [
             Event(*row)
             for row in connection.execute("SELECT number, completion, kind, text, other FROM events ORDER BY number")
+            if row[1] in self.completions and (row[4] is None or row[4] in self.completions)
         ]
         self.comparisons = [event for event in self.events if event.kind == "preferred"]
         self.regenerations = [event for event in self.events if event.kind == "regenerated"]

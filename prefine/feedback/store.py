@@ -11,6 +11,7 @@ covers those before it, and a process that is killed loses neither.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import sqlite3
 import threading
@@ -22,9 +23,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
 
-from prefine.errors import PrefineError, RecipeError
-from prefine.feedback.database import database_errors, open_for_writing
+from prefine.errors import DataError, PrefineError, RecipeError
+from prefine.feedback.database import (
+    BUSY_TIMEOUT_MS,
+    DAY_S,
+    database_errors,
+    kept_since,
+    open_for_writing,
+    set_retention,
+)
 from prefine.feedback.redaction import RedactionTimeoutError, Redactor
+
+log = logging.getLogger("prefine")
 
 EventKind: TypeAlias = Literal["up", "down", "withdrawn", "correction", "preferred", "regenerated"]
 EVENT_KINDS = get_args(EventKind)
@@ -34,8 +44,9 @@ NOT_ASKED = "not asked"
 NOT_REDACTED = "not redacted"
 NO_CONVERSATION = "no conversation"
 
-_DAY_S = 86_400.0
 _BETWEEN_PURGES_S = 3_600.0
+# Until the log is tried again that a reader kept from being emptied.
+_BETWEEN_TRIES_S = 60.0
 _CHECKPOINTED = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
@@ -163,8 +174,15 @@ class FeedbackStore:
         self._redactor = self.settings.redactor()
         self._lock = threading.Lock()
         self._connection = open_for_writing(path)
-        self._purged_at = float("-inf")
-        self._purge_when_due()
+        with self._transaction(durable=True) as connection:
+            set_retention(connection, self.settings.retention_days)
+        # Whether what was deleted may still be in the log.
+        self._log_is_stale = False
+        self._closing = threading.Event()
+        self._purging = threading.Thread(target=self._purge_again_and_again, name="prefine-retention", daemon=True)
+        self.purge()
+        if self.settings.retention_days is not None:
+            self._purging.start()
 
     def __enter__(self) -> Self:
         return self
@@ -176,6 +194,9 @@ class FeedbackStore:
 
     def close(self) -> None:
         """Write the log into the database file and let it go."""
+        self._closing.set()
+        if self._purging.ident is not None:
+            self._purging.join()
         with self._lock:
             self._connection.close()
 
@@ -197,7 +218,6 @@ class FeedbackStore:
                     *(without, messages, tools, answer),
                 ),
             )
-        self._purge_when_due()
 
     def record(self, event: NewEvent) -> Recorded:
         """Append an event; when this returns it is on the disk.
@@ -239,20 +259,30 @@ class FeedbackStore:
         """
         if self.settings.retention_days is None:
             return 0
-        before = (time.time() if now is None else now) - self.settings.retention_days * _DAY_S
+        before = (time.time() if now is None else now) - self.settings.retention_days * DAY_S
         with self._transaction(durable=True) as connection:
             deleted = connection.execute("DELETE FROM completions WHERE at < ?", (before,)).rowcount
-        if deleted:
-            with self._lock, database_errors(self.path):
-                # Deleted texts would stay in the log until other pages take their place.
-                self._connection.execute(_CHECKPOINTED).fetchone()
+        self._log_is_stale |= deleted > 0
+        if self._log_is_stale:
+            self._empty_log()
         return deleted
 
-    def _purge_when_due(self) -> None:
-        now = time.monotonic()
-        if self.settings.retention_days is not None and now - self._purged_at > _BETWEEN_PURGES_S:
-            self._purged_at = now
-            self.purge()
+    def _empty_log(self) -> None:
+        """Deleted texts stay in the log until it is emptied, which waits for those that read the database."""
+        with self._lock, database_errors(self.path):
+            self._connection.execute("PRAGMA busy_timeout = 0")  # answers are registered meanwhile
+            try:
+                (busy, *_) = self._connection.execute(_CHECKPOINTED).fetchone()
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        self._log_is_stale = bool(busy)
+
+    def _purge_again_and_again(self) -> None:
+        while not self._closing.wait(_BETWEEN_TRIES_S if self._log_is_stale else _BETWEEN_PURGES_S):
+            try:
+                self.purge()
+            except DataError as error:
+                log.warning("feedback past its retention time is not deleted yet: %s", error)
 
     @contextmanager
     def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
@@ -302,7 +332,8 @@ def _require_texts(connection: sqlite3.Connection, number: int) -> None:
 
 def _number_of(connection: sqlite3.Connection, identifier: str, choice: int) -> int:
     found = connection.execute(
-        "SELECT number FROM completions WHERE id = ? AND choice = ?", (identifier, choice)
+        "SELECT number FROM completions WHERE id = ? AND choice = ? AND at >= ?",
+        (identifier, choice, kept_since(connection)),
     ).fetchone()
     if found is None:
         raise UnknownCompletionError(

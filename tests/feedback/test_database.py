@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from pathlib import Path
 
@@ -138,3 +139,11 @@ def test_a_place_for_a_store_is_looked_at_and_left_as_it_is(tmp_path: Path) -> N
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="its folder does not exist"):
         open_for_writing(tmp_path / "none" / "feedback.db")
+
+
+def test_a_file_of_the_first_version_keeps_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:1])
+    monkeypatch.setattr(database, "VERSION", 1)
+    database.open_for_writing(tmp_path / "feedback.db").close()
+    with database.opened_for_reading(tmp_path / "feedback.db") as connection:
+        assert database.kept_since(connection) == -math.inf

@@ -163,6 +163,49 @@ def test_retention_deletes_old_answers_with_their_events_and_texts(tmp_path: Pat
         assert rows(path, "SELECT * FROM completions") == []
 
 
+def aged(path: Path, days: int) -> None:
+    """Make all that is stored so much older."""
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("UPDATE completions SET at = at - ? * 86400", (days,))
+    connection.close()
+
+
+def test_retention_needs_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefine.feedback.store._BETWEEN_PURGES_S", 0.01)
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path, FeedbackSettings(retention_days=30)) as store:
+        register(store, "old", "")
+        aged(path, 31)
+        end = time.monotonic() + 10
+        while rows(path, "SELECT * FROM completions"):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_what_is_past_its_time_takes_no_events_before_it_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path, FeedbackSettings(retention_days=30)) as store:
+        register(store, "old", "")
+        aged(path, 31)
+        with pytest.raises(UnknownCompletionError, match="retention"):
+            store.record(NewEvent("old", "up"))
+
+
+def test_a_log_that_a_reader_holds_is_emptied_later(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path, FeedbackSettings(store_texts=True, retention_days=30)) as store:
+        register(store, "old", "Please wait.")
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM completions").fetchall()
+        assert store.purge(time.time() + 31 * 86_400) == 1
+        assert b"Please wait" in all_bytes(path)
+        reader.close()
+        assert store.purge(time.time() + 31 * 86_400) == 0
+        assert b"Please wait" not in all_bytes(path)
+
+
 @pytest.mark.parametrize("days", [0, -1, 1e9, float("nan")])
 def test_a_retention_that_cannot_be_is_refused(days: float) -> None:
     with pytest.raises(RecipeError, match="--retention-days is"):

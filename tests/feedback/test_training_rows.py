@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,18 @@ def test_every_event_is_in_a_row_or_has_a_reason(
     assert {row.number for row in rows if row.unused} == made.unused.keys()
     assert all((row.value is None) != (row.unused is None) for row in rows)
     json.dumps([row.value for row in rows])
+
+
+def test_what_is_past_the_retention_time_is_not_read_even_if_no_server_deletes_it(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path, FeedbackSettings(store_texts=True, retention_days=30)) as store:
+        for name in ("old", "new"):
+            store.record(NewEvent(register(store, name, name), "up"))
+        store.record(NewEvent("new", "preferred", other_id="old"))
+    assert [len(list(feedback_rows(path, wanted))) for wanted in ("votes", "preferences")] == [3, 3]
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("UPDATE completions SET at = at - 31 * 86400 WHERE id = 'old'")
+    connection.close()
+    assert [row.value["id"] for row in feedback_rows(path, "votes") if row.value is not None] == ["new"]
+    assert [row.value for row in feedback_rows(path, "preferences")] == [None]
