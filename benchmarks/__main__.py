@@ -40,6 +40,7 @@ class Size:
     sequences: int = 64
     slots: tuple[int, ...] = (1, 8, 16, 32, 64, 128)
     tail: tuple[int, int] = (128, 32)
+    clients: tuple[int, ...] = (1, 8, 32)
     updates: int = 2
     steps: tuple[int, ...] = (1, 2, 4)
 
@@ -116,6 +117,25 @@ def writing(size: Size) -> dict[str, Any]:
     }
 
 
+def serving(size: Size) -> dict[str, Any]:
+    """prefine's server, its bare writer and other servers in turns: transformers, and those that the environment names.
+
+    vLLM where PREFINE_VLLM is set; llama.cpp where PREFINE_LLAMA_CPP and PREFINE_GGUF, a file of the embedded model, are.
+    """
+    who: dict[str, tuple[str, ...]] = {"ours": (), "bare": (), "transformers": ()}
+    if "PREFINE_VLLM" in os.environ:
+        who["vllm"] = ()
+    if {"PREFINE_LLAMA_CPP", "PREFINE_GGUF"} <= os.environ.keys():
+        who["llama.cpp"] = ("--gguf", os.environ["PREFINE_GGUF"])
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in who}
+    clients = ",".join(map(str, size.clients))
+    for _ in range(size.rounds):
+        for name, more in who.items():
+            asked = ("--requests", size.sequences, "--clients", clients, "--dtype", size.dtype, *more)
+            found[name].append(run("benchmarks.serving", name, *asked))
+    return {"requests": size.sequences, "clients": size.clients, "servers": found}
+
+
 def ppo(size: Size) -> dict[str, Any] | None:
     """prefine's updates and those of TRL 1.10 in turns, and DPO's memory on the same token budget.
 
@@ -163,6 +183,7 @@ PARTS: dict[str, Callable[[Size], Any]] = {
     "reward": lambda size: versus("reward", size),
     "score": scoring,
     "generation": writing,
+    "serving": serving,
     "ppo": ppo,
     "scaling": scaling,
     "waits": waits,
@@ -195,7 +216,7 @@ def main() -> None:
     args = parser.parse_args()
     size = Size(dtype_name(args.dtype), args.rounds, args.pairs)
     if args.quick:
-        size = Size(size.dtype, 1, 8, 4, 4, slots=(1, 4), tail=(8, 4), updates=1, steps=(1,))
+        size = Size(size.dtype, 1, 8, 4, 4, slots=(1, 4), tail=(8, 4), clients=(1,), updates=1, steps=(1,))
     embedded_folder("embedded:smollm2-135m")  # converted before anything is timed
     results: dict[str, Any] = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -16,7 +16,7 @@ def mean(results: list[dict[str, float]], name: str) -> float:
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """What a person reads: a table for each kind of measurement that `results` has."""
-    kinds = (_machine, _against_peers, _phases, _products, _by_slots, _by_tokens, _waits)
+    kinds = (_machine, _against_peers, _phases, _products, _by_slots, _by_tokens, _serving, _waits)
     return [table for table in (kind(results) for kind in kinds) if table.row_count]
 
 
@@ -127,6 +127,21 @@ def _by_slots(results: dict[str, Any]) -> Table:
     table = Table("slots", "tokens/s", title="generation by slots")
     for count, row in (results.get("generation") or {"by_slots": {}})["by_slots"].items():
         table.add_row(str(count), f"{row['tokens_per_s']:.0f}")
+    return table
+
+
+def _serving(results: dict[str, Any]) -> Table:
+    r = results.get("serving") or {"requests": 0, "clients": (), "servers": {}}
+    waits = [f"{what}, {count} clients" for count in r["clients"] for what in ("first token", "between tokens")]
+    title = f"servers: {r['requests']} requests of 64 tokens at once; waits in seconds, median"
+    table = Table("server", "tokens/s", *waits, "long prefix, first and again", title=title)
+    for who, found in r["servers"].items():
+        row = [f"{mean(found, 'tokens_per_s'):.0f}"]
+        if who != "bare":
+            for count in r["clients"]:
+                row += [f"{mean(found, f'{name}_s_{count}'):.2f}" for name in ("first_token", "between_tokens")]
+            row.append(f"{mean(found, 'prefix_first_s'):.2f}, {mean(found, 'prefix_second_s'):.2f}")
+        table.add_row(who, *row)
     return table
 
 
