@@ -120,7 +120,7 @@ def writing(size: Size) -> dict[str, Any]:
 def serving(size: Size) -> dict[str, Any]:
     """prefine's server, its bare writer and other servers in turns: transformers, and those that the environment names.
 
-    vLLM where PREFINE_VLLM is set; llama.cpp where PREFINE_LLAMA_CPP and PREFINE_GGUF, a file of the embedded model, are.
+    vLLM where PREFINE_VLLM is set; llama.cpp where PREFINE_LLAMA_CPP and PREFINE_GGUF, a file of that model, are.
     """
     who: dict[str, tuple[str, ...]] = {"ours": (), "bare": (), "transformers": ()}
     if "PREFINE_VLLM" in os.environ:
