@@ -196,4 +196,4 @@ def test_a_single_token_is_room_enough(make: Make) -> None:
 
 def test_critics_of_their_own_adapter_need_one(make: Make) -> None:
     said = refused(make("ppo", changes={"ppo.critic": "adapter", "lora": None}))
-    assert said == "RecipeError: ppo.critic: adapter needs lora, and the recipe trains all weights. Set shared."
+    assert said == "RecipeError: ppo.critic: adapter needs lora, but the recipe trains all weights. Set shared."

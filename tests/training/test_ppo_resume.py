@@ -209,10 +209,10 @@ def other_ends(model: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "change", "named"),
     [
-        ("reward.name", other_weights, "the files"),
-        ("reward.name", other_template, "the files"),
-        ("model.name", other_weights, "the adapter"),
-        ("model.name", other_ends, "the generation settings or token ids"),
+        ("reward.name", other_weights, ""),
+        ("reward.name", other_template, ""),
+        ("model.name", other_weights, ": the adapter"),
+        ("model.name", other_ends, ": the generation settings or token ids"),
     ],
 )
 def test_other_files_under_the_same_name_are_refused(
@@ -233,7 +233,7 @@ def test_other_files_under_the_same_name_are_refused(
         with pytest.raises(Stopped):
             tiny.train(made)
     change(copied / "model")
-    with pytest.raises(CheckpointError, match=rf"{named} of {copied} are not what they were when this run began"):
+    with pytest.raises(CheckpointError, match=rf"files of {copied} have changed since this run began{named}"):
         tiny.train(made, resume=True)
 
 

@@ -98,7 +98,7 @@ def test_a_changed_template_or_base_model_is_refused(cut: Callable[..., StageRec
     tiny.save_model(model, template=tiny.CHATML.replace("\\n", " "))
     assert "the data, the tokenizer or the data settings differ from those that this run started with" in refusal(made)
     tiny.save_model(model, seed=8)
-    assert f"--resume: the base's weights of {model} are not what they were when this run began" in refusal(made)
+    assert f"--resume: files of {model} have changed since this run began: the base's weights" in refusal(made)
     tiny.save_model(model)
     config = json.loads((model / "config.json").read_text())
     for file, changed, told in (
@@ -112,7 +112,7 @@ def test_a_changed_template_or_base_model_is_refused(cut: Callable[..., StageRec
     ):
         kept = (model / file).read_text()
         (model / file).write_text(json.dumps(changed))
-        assert f"--resume: {told} of {model} are not what they were" in refusal(made)
+        assert f"--resume: files of {model} have changed since this run began: {told}" in refusal(made)
         (model / file).write_text(kept)
     (model / "config.json").write_text(json.dumps({**config, "transformers_version": "0", "use_cache": False}))
     tiny.train(made, resume=True)

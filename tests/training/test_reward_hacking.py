@@ -56,7 +56,7 @@ def test_a_hacked_reward_is_caught_and_without_guards_it_is_not(make: Make) -> N
     number = r"[\d.]+"
     assert all(
         re.fullmatch(
-            rf"kl_k3 is {number}, above 0\.200 for 2 steps: the policy has gone far from what it was", event["words"]
+            rf"kl_k3 is {number}, above 0\.200 for 2 steps: the policy has moved far from its reference", event["words"]
         )
         for event in found
     )
@@ -81,7 +81,7 @@ def test_a_reward_that_rises_while_its_judge_falls_is_told_at_that_evaluation(ma
     assert first > 2, "an evaluation before was good, or the test shows nothing"
     event = events(made)[0]
     assert (event["guard"], event["action"], event["at_step"]) == ("proxy_gap", "warn", first)
-    assert event["words"].endswith("above 1.000: the reward rises, what it stands for falls")
+    assert event["words"].endswith("above 1.000: the reward rises, but what it stands for falls")
     assert f"warning at step {first}: {event['words']}" in said
 
 

@@ -1,6 +1,6 @@
-"""Algorithms of reinforcement learning: how an update's rewards become targets of its tokens, and the loss on them.
+"""Reinforcement learning algorithms: from an update's rewards to advantages and returns, and the loss.
 
-To add one, write a class and name it in `ALGORITHMS`, as the recipe's `advantage` names it.
+To add one, write a class and add it to `ALGORITHMS` under the name that the recipe's `advantage` uses.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from prefine.training.rl.rollouts import Rollouts
 
 @dataclass(frozen=True)
 class Targets:
-    """What T tokens of an update learn from, (T,) fp32 each.
+    """Training targets of an update's T tokens, (T,) fp32 each.
 
     Attributes:
         advantages: how much better each token was than expected.
-        returns: what the critic should have expected; zeros without a critic.
+        returns: the critic's targets; zeros without a critic.
     """
 
     advantages: Tensor
@@ -36,12 +36,12 @@ class Targets:
 
 @dataclass(frozen=True)
 class KnownTokens:
-    """What is known of R tokens before the update's first optimiser step, (R,) fp32 each, on the model's device.
+    """Values of R tokens from before the update's first optimiser step, (R,) fp32 each, on the model's device.
 
     Attributes:
         logprobs: under the policy that generated them.
         reference: under the reference.
-        values: what the critic expected; zeros without a critic.
+        values: the critic's predictions; zeros without a critic.
         advantages: see Targets.
         returns: see Targets.
     """
@@ -54,7 +54,7 @@ class KnownTokens:
 
     @staticmethod
     def of(batch: PackedBatch, rollouts: Rollouts, targets: Targets) -> KnownTokens:
-        """Those of a batch's R targets."""
+        """The values of a batch's R targets."""
         places = rollouts.places(batch.answers_of_rows)
         columns = (rollouts.logprobs, rollouts.reference, rollouts.values, targets.advantages, targets.returns)
         return KnownTokens(*(column[places].to(batch.targets.device) for column in columns))
@@ -64,7 +64,7 @@ class Algorithm(ABC):
     """Policy gradients with a clipped ratio; subclasses say how advantages are estimated.
 
     Attributes:
-        has_critic: whether a critic learns beside the policy.
+        has_critic: whether a critic is trained with the policy.
         kl_in_loss: whether the KL penalty is part of the loss; otherwise it is part of the token rewards.
     """
 
@@ -87,19 +87,19 @@ class Algorithm(ABC):
         """Targets of all tokens.
 
         Args:
-            rewards: (T,) as `token_rewards` gives them.
+            rewards: (T,) as `token_rewards` returns them.
         """
 
     def trained_prompts(self, scored: Scored) -> list[int]:
-        """Places of the P prompts whose answers the update trains on, in order: all of them."""
+        """Indices of the prompts whose answers the update trains on, in order. By default all P."""
         return list(range(len(scored.shaped) // self._recipe.samples_per_prompt))
 
     def compared(self, answers: int) -> int:
-        """How many of this many answers are compared with each other: all of them."""
+        """How many of `answers` answers are compared with each other. By default all."""
         return answers
 
     def metrics(self, scored: Scored) -> dict[str, float]:
-        """Figures of an update that only this algorithm has."""
+        """Metrics of an update that only this algorithm has."""
         return {}
 
     def loss(
@@ -108,9 +108,9 @@ class Algorithm(ABC):
         """The sum of the loss over R tokens, and its parts and diagnostics by name, (R,) each.
 
         Args:
-            out: of the model as it is now.
-            kl_coefficient: of the KL penalty, where it is in the loss.
-            critic_only: the policy's parts get weight 0 (a critic that warms up).
+            out: outputs of the current model.
+            kl_coefficient: weight of the KL penalty, if it is in the loss.
+            critic_only: give the policy's terms weight 0, while the critic warms up.
         """
         section = self._recipe.ppo
         policy_weight = 0.0 if critic_only else 1.0
@@ -138,7 +138,7 @@ class Algorithm(ABC):
 
 
 class Gae(Algorithm):
-    """PPO: a critic, and generalised advantage estimates of single tokens (Schulman et al. 2015, arXiv 1506.02438)."""
+    """PPO: generalised advantage estimates per token, with a critic (Schulman et al. 2015, arXiv 1506.02438)."""
 
     has_critic = True
 
@@ -153,11 +153,11 @@ class Gae(Algorithm):
 
 
 class GroupAlgorithm(Algorithm):
-    """Without a critic: the n answers to one prompt are compared. Each token has the advantage of its answer."""
+    """No critic: compares the n answers to each prompt. Each token gets the advantage of its answer."""
 
     @abstractmethod
     def advantages(self, rewards: Tensor) -> Tensor:
-        """(P, n) advantages of answers from their rewards, (P, n)."""
+        """(P, n) advantages of the answers, from their (P, n) rewards."""
 
     def targets(self, rollouts: Rollouts, rewards: Tensor) -> Targets:
         """See `advantages`."""
@@ -170,13 +170,13 @@ class GroupAlgorithm(Algorithm):
         return advantage.without_signal(self._groups(scored.shaped))
 
     def trained_prompts(self, scored: Scored) -> list[int]:
-        """All; with rollout.drop_equal_groups those with a signal."""
+        """All prompts; with rollout.drop_equal_groups only those with a signal."""
         if not self._recipe.rollout.drop_equal_groups:
             return super().trained_prompts(scored)
         return [place for place, silent in enumerate(self.without_signal(scored).tolist()) if not silent]
 
     def compared(self, answers: int) -> int:
-        """The answers to one prompt."""
+        """The number of answers to one prompt."""
         return self._recipe.samples_per_prompt
 
     def metrics(self, scored: Scored) -> dict[str, float]:
@@ -184,7 +184,7 @@ class GroupAlgorithm(Algorithm):
         return {"groups_without_signal": float(self.without_signal(scored).float().mean())}
 
     def _groups(self, of_answers: Tensor) -> Tensor:
-        """(P, n) from (P n,)."""
+        """Reshape (P n,) to (P, n)."""
         return of_answers.view(-1, self._recipe.samples_per_prompt)
 
 
@@ -199,8 +199,8 @@ class Rloo(GroupAlgorithm):
 class Grpo(GroupAlgorithm):
     """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300).
 
-    Rewards are divided by the standard deviation of their group, so they go without the KL penalty, which is part of
-    the loss (objectives.kl.kl_loss).
+    Rewards are divided by their group's standard deviation. So they exclude the KL penalty, which is part of the loss
+    (objectives.kl.kl_loss).
     """
 
     kl_in_loss = True

@@ -1,4 +1,4 @@
-"""The self-check of a run's first optimiser step: the policy that is trained is the one that was measured."""
+"""The self-check of a run's first optimiser step: the trained policy is the one that was measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefine.training.run.checks import check_first_ratio, require
 
 
 class FirstRatio:
-    """Once a run: before the first optimiser step changes a weight, pi / pi_old of each of its tokens is 1.
+    """Checks once per run that pi / pi_old is 1 for every token of the first optimiser step.
 
     Args:
         processes: the processes that train together.
@@ -30,10 +30,10 @@ class FirstRatio:
         self.done = False
 
     def prepare(self, policy: Policy, trees: Sequence[TokenTree], max_tokens: int) -> None:
-        """Measure by how much repeating a computation changes a log-probability: ratios may differ from 1 by as much.
+        """Measure how much a log-probability changes when it is computed again: ratios may differ from 1 by that much.
 
         Args:
-            trees: what this process does of the first minibatch; may be empty.
+            trees: this process's part of the first minibatch; may be empty.
         """
         if self.done or not self._enabled:
             return
@@ -41,10 +41,12 @@ class FirstRatio:
         self._repeated = max(self._processes.gather(own))
 
     def check(self, ratios: tuple[float, float]) -> list[dict[str, JSON]]:
-        """After an optimiser step: the check's row for the manifest if it was the first, else nothing.
+        """Check the ratios of the first optimiser step; later calls check nothing.
 
         Args:
             ratios: smallest and largest of all tokens, over all processes.
+
+        Returns: the check's row for the manifest; empty after the first step.
 
         Raises:
             TrainingError: a ratio is too far from 1.

@@ -1,7 +1,7 @@
 """Held-out answers: several to each held-out prompt, generated and scored at every evaluation.
 
-An answer's random numbers depend on the recipe's seed, its prompt and its number only, so that answers before and after
-training differ because of the policy alone. They do not touch the random numbers of training.
+An answer's random numbers depend only on the recipe's seed, its prompt and its number. So answers before and after
+training differ only because of the policy, and the random numbers of training are not affected.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from prefine.training.run.session import Session
 
 # Columns of a held-out answer that are recorded before and after.
 _KEPT = ("text", "score", "tokens", "ended", "degenerate", "judge")
-# A tenth of the pairs weighs as much as one of the judge's standard deviations.
+# A fall of the pair accuracy by 0.1 counts as much as a fall of the judge's score by one standard deviation.
 _PAIRS_FACTOR = 10.0
 
 
@@ -50,7 +50,7 @@ class HeldoutAnswers:
     Args:
         session: the opened run.
         policy: the policy in training.
-        rewards: the optimised rewards.
+        rewards: the rewards that are optimised.
     """
 
     def __init__(self, session: Session[PpoRecipe], policy: Policy, rewards: Rewards) -> None:
@@ -73,7 +73,7 @@ class HeldoutAnswers:
         self._pairs = read_pairs(self._recipe, session.loaded.template)
 
     def fingerprints(self) -> dict[str, str]:
-        """The hash of the judge's weights, as Rewards.fingerprints gives those of the rewards."""
+        """The hash of the judge's weights: see Rewards.fingerprints."""
         return {JUDGE: self._judge.fingerprint} if isinstance(self._judge, ModelSource) else {}
 
     def evaluate(self) -> dict[str, float]:
@@ -122,7 +122,7 @@ class HeldoutAnswers:
         return answers, {**self._rewards.score(questions), **judged}
 
     def _gap(self, now: Mapping[str, float]) -> dict[str, float]:
-        """By how much the judge's score or the pair accuracy has fallen since the start while the reward has risen."""
+        """How far the judge's score or the pair accuracy has fallen since the start while the reward has risen."""
         rows = rows_of_kind(self._session.run.metrics, "heldout")
         if not rows or not {"judge", "pair_accuracy"} & now.keys():
             return {}
@@ -157,7 +157,7 @@ class HeldoutAnswers:
         }
 
     def _response_rows(self, answers: Generations, scores: dict[str, list[float]]) -> list[dict[str, Any]]:
-        """What is recorded of each answer."""
+        """The row that is recorded for each answer."""
         scalings = self._scalings(scores)
         weighted = {
             source.section.name: scalings[source.section.name].weighted(

@@ -1,4 +1,4 @@
-"""Held-out preference pairs that are never optimised: does the policy still order answers as people did?"""
+"""Held-out preference pairs that are never optimised: does the policy still rank answers as people did?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("prefine")
 
 
 def read_pairs(recipe: PpoRecipe, template: ChatTemplate) -> list[TokenTree]:
-    """Some of the recipe's held-out pairs, evenly chosen, ties left out; none if it names no source.
+    """A sample of the recipe's held-out pairs, evenly spaced and without ties; empty if the recipe names no source.
 
     Raises:
         DataError: no pair fits into data.max_length_tokens.

@@ -30,8 +30,8 @@ def load_rewards(recipe: PpoRecipe, policy: LoadedModel, display: Display) -> Re
     """Load every source of a recipe, sharing the policy's weights where that is possible.
 
     Raises:
-        ModelError: a reward model that cannot be loaded.
-        RecipeError: a function that cannot be imported; scale std without a recorded standard deviation.
+        ModelError: a reward model cannot be loaded.
+        RecipeError: a function cannot be imported; a scale is std without a recorded standard deviation.
     """
     found = [
         load_source(field, section, recipe, policy, f"reward-{place}", display)
@@ -46,8 +46,8 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list
     Returns: a warning for each reward model that is used although its readiness report says no-go.
 
     Raises:
-        ModelError: a reward model that is not there, or is not ready for PPO, unless `force`.
-        RecipeError: a function that cannot be imported; a name that comes twice.
+        ModelError: a reward model does not exist, or is not ready for PPO and `force` is False.
+        RecipeError: a function cannot be imported; a name is used twice.
     """
     sections = _optimised(recipe)
     names = [section.name for section in sections.values()]
@@ -77,7 +77,7 @@ def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list
 
 
 def reward_functions(recipe: PpoRecipe) -> list[UserFunction]:
-    """The functions among a recipe's sources and its judge, which `require_rewards` has found."""
+    """The functions among a recipe's reward sources and its judge. Call `require_rewards` first."""
     names = {field: section.name for field, section in _optimised(recipe).items()}
     if recipe.reward.judge is not None:
         names[JUDGE] = recipe.reward.judge
@@ -89,7 +89,7 @@ def reward_functions(recipe: PpoRecipe) -> list[UserFunction]:
 
 
 def _optimised(recipe: PpoRecipe) -> dict[str, RewardSource]:
-    """Sections of all optimised sources, by the recipe's field that names each."""
+    """Sections of all optimised sources, by the recipe field that names each."""
     more = {f"reward.more[{place}].name": section for place, section in enumerate(recipe.reward.more)}
     return {"reward.name": recipe.reward, **more}
 
@@ -138,7 +138,7 @@ def _reward_model(name: str, recipe: PpoRecipe, policy: LoadedModel, adapter: st
         display.say(f"reward {name}: an adapter on the policy's base model, which is loaded once")
     else:
         model = load_reward(ModelSection(name=name, device=recipe.model.device))
-        display.say(f"reward {name}: loaded as a model of its own ({objection})")
+        display.say(f"reward {name}: loaded as a separate model ({objection})")
     theirs, ours = model.tokenizer, policy.tokenizer
     if theirs.get_vocab() != ours.get_vocab() or theirs.chat_template != ours.chat_template:
         display.say(
@@ -167,20 +167,20 @@ def require_ready(name: str, display: Display, *, force: bool) -> list[str]:
         reasons = [f"{found['name']}: {found['found']}" for found in report["findings"] if found["level"] == verdict]
     except (ValueError, KeyError, TypeError):
         raise ModelError(
-            f"{path} cannot be understood", f"Run: prefine reward check {name}", field="reward.name"
+            f"{path} is not a valid readiness report", f"Run: prefine reward check {name}", field="reward.name"
         ) from None
-    told = "; ".join(reasons)
+    details = "; ".join(reasons)
     if verdict is Level.NO_GO and not force:
         raise ModelError(
-            f"{name} is not fit for PPO according to its readiness report ({told})",
-            f"Look at {path.with_suffix('.html')} and train a better one, or add --force to go on regardless.",
+            f"{name} is not fit for PPO according to its readiness report ({details})",
+            f"See {path.with_suffix('.html')} and train a better one, or add --force to use it anyway.",
             field="reward.name",
         )
-    said = f"readiness {verdict.value}" + (f" ({told})" if verdict is not Level.GO else "")
-    display.say(f"reward {name}: {said}" + (", going on by --force" if verdict is Level.NO_GO else ""))
+    line = f"readiness {verdict.value}" + (f" ({details})" if verdict is not Level.GO else "")
+    display.say(f"reward {name}: {line}" + (", used because of --force" if verdict is Level.NO_GO else ""))
     if verdict is not Level.NO_GO:
         return []
     return [
-        f"The reward model {name} is not fit for PPO according to its readiness report ({told}). "
-        "It was used by --force."
+        f"The reward model {name} is not fit for PPO according to its readiness report ({details}). "
+        "It was used because of --force."
     ]

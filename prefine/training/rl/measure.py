@@ -1,4 +1,4 @@
-"""What an update must know of its answers' tokens before its first step, computed by the training forward."""
+"""Measures the tokens of an update's answers before its first optimiser step, by the training forward."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def measure(
     groups: Iterable[Sequence[TokenTree]],
     max_tokens: int,
 ) -> dict[int, dict[str, Tensor]]:
-    """Log-probabilities, the reference's, entropies and values of trees' tokens, by the training forward.
+    """Log-probabilities under policy and reference, entropies and values of trees' tokens, by the training forward.
 
     Args:
         policy: with the heads of an ActorCritic.
-        reference: gives the reference's log-probabilities of a batch.
-        groups: trees that will be trained on together: in the same microbatches their products are rounded alike, so
-            that the first ratios are 1 and not nearly 1.
+        reference: returns the reference's log-probabilities of a batch.
+        groups: trees that are trained on together. In the same microbatches their matrix products round the same way,
+            so the first ratios are exactly 1.
 
     Returns: by tree row, each (tokens of the tree,) fp32 on the CPU.
     """
@@ -41,7 +41,7 @@ def measure(
 
 @torch.no_grad()
 def repeatability(policy: Policy, trees: Sequence[TokenTree], max_tokens: int) -> float:
-    """Largest difference of a log-probability between two computations of the trees' first microbatch, nats."""
+    """Largest difference in a log-probability between two computations of the trees' first microbatch, nats."""
     batch = collate(next(microbatches(trees, max_tokens))).to(policy.model.device)
     with evaluating(policy.model):
         return float((policy.logprobs(batch) - policy.logprobs(batch)).abs().max())
@@ -50,7 +50,7 @@ def repeatability(policy: Policy, trees: Sequence[TokenTree], max_tokens: int) -
 def _measured(
     policy: PackedModel, reference: Callable[[PackedBatch], Tensor], run: Sequence[TokenTree]
 ) -> list[tuple[int, dict[str, Tensor]]]:
-    """The row and the columns of each tree, which may be a part of its row's."""
+    """The row number and the columns of each tree; a tree may be a part of its row's."""
     batch = collate(run).to(policy.device)
     out = policy(batch, with_entropy=True)
     columns = {

@@ -13,7 +13,7 @@ from prefine.objectives.masked import padded
 from prefine.training.rl.algorithms import Targets
 from prefine.training.rl.rollouts import Rollouts, Timings
 
-# Of an update that took no step.
+# Metrics of an update that took no optimiser step.
 _NO_STEP = dict.fromkeys(("loss", "grad_norm", "policy_loss", "approx_kl", "clip_fraction"), 0.0)
 
 
@@ -28,9 +28,9 @@ def update_metrics(
     """Metrics of one update.
 
     Args:
-        rows: of its optimiser steps; there may be none.
+        rows: metrics of its optimiser steps; may be empty.
         ratios: smallest and largest ratio pi / pi_old of its tokens.
-        kl_coefficient: that its rewards were shaped with.
+        kl_coefficient: the one that its rewards were shaped with.
     """
     scored, k1, k3 = rollouts.scored, rollouts.kl, kl.k3(rollouts.logprobs, rollouts.reference)
     of_answers = padded(k1, rollouts.lengths)[0].sum(1)
@@ -69,7 +69,7 @@ def extremes(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 
 def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequence[bool]) -> dict[str, float]:
-    """Length, share that ends, share that is degenerate, and diversity of answers."""
+    """Mean length, share that ended, share that is degenerate, and diversity of answers."""
     answers = [list(answer) for tree in trees for answer in tree.answers]
     looks = [look_at(text, answer) for text, answer in zip(texts, answers, strict=True)]
     count = len(answers)

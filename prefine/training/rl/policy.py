@@ -19,7 +19,7 @@ _VALUE_HEAD = "value_head."
 
 
 class Policy:
-    """A loaded model as policy, with a critic and a reference beside it.
+    """A loaded model as the policy, with its critic and its reference.
 
     The reference is the policy as it was loaded: the base model if its adapter is new, otherwise a frozen copy of that
     adapter, or of all weights if the policy has no adapter.
@@ -30,7 +30,7 @@ class Policy:
         with_critic: whether there is a critic.
 
     Attributes:
-        model: policy and critic, the module that learns: see ActorCritic for what it computes.
+        model: the module that is trained, policy and critic; see ActorCritic for its outputs.
 
     Raises:
         ModelError: a critic cannot read the model's hidden states.
@@ -52,7 +52,7 @@ class Policy:
         critic = recipe.ppo.critic if with_critic else None
         if critic == "adapter":
             if not has_adapter(loaded.packed.model):
-                raise RecipeError("ppo.critic: adapter needs lora, and the recipe trains all weights", "Set shared.")
+                raise RecipeError("ppo.critic: adapter needs lora, but the recipe trains all weights", "Set shared.")
             add_copy(loaded.packed.model, CRITIC, learns=True)
         for module in loaded.packed.model.modules():  # dropout would make every ratio pi / pi_old noisy
             if isinstance(module, nn.Dropout):
@@ -62,7 +62,7 @@ class Policy:
         self.model.head = ActorCritic(self._language, self._value)
 
     def _reference_model(self) -> PackedModel:
-        """Copy a policy without an adapter as a whole; copy the adapter that a policy was loaded with beside it."""
+        """Copy the whole model if it has no adapter; if it was loaded with one, add a copy of that adapter."""
         if not has_adapter(self.model.model):
             return copy.deepcopy(self.model).requires_grad_(False)
         if self._loaded.location.adapter is not None:
@@ -85,13 +85,13 @@ class Policy:
         return found
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What learns, by name: the policy's weights and the critic's."""
+        """Trainable parameters by name: the policy's and the critic's."""
         head = None if self._value is None else self._value.linear
         named = {} if head is None else {f"{_VALUE_HEAD}{name}": p for name, p in head.named_parameters()}
         return {**self._loaded.trainable(), **named}
 
     def critic_parameters(self) -> list[str]:
-        """Names of those that only the critic has."""
+        """Names of the parameters that only the critic has."""
         return [name for name in self.parameters() if is_critic(name)]
 
 

@@ -25,7 +25,7 @@ from prefine.records import Conversation
 from prefine.training.rl.user_code import Call, UserCodeError, is_async, preserved
 from prefine.training.run.user_functions import GIVEN, found_function
 
-# Scores are computed with in fp32.
+# Scores are used in fp32.
 _LARGEST = torch.finfo(torch.float32).max
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -35,7 +35,7 @@ class PromptAnswers:
     """A prompt and the answers generated for it.
 
     Attributes:
-        columns: JSON of the other columns of the prompt's row of data.
+        columns: JSON of the other columns of the prompt's data row.
         tools: definitions of the tools that the assistant may call.
     """
 
@@ -45,7 +45,7 @@ class PromptAnswers:
     tools: tuple[dict[str, Any], ...] = ()
 
     def other_columns(self) -> dict[str, Any]:
-        """The other columns, a copy at every call."""
+        """A fresh copy of the other columns."""
         found: dict[str, Any] = json.loads(self.columns)
         return found
 
@@ -58,7 +58,7 @@ class Scaling:
     std: float = 1.0
 
     def weighted(self, scores: Sequence[float], weight: float) -> Tensor:
-        """(S,) fp32 scores, centred, scaled and weighted; in float64 until then, as a mean may be large."""
+        """(S,) fp32 scores, centred, scaled and weighted; computed in float64, as a mean may be large."""
         return ((torch.tensor(scores, dtype=torch.float64) - self.mean) * (weight / self.std)).float()
 
 
@@ -91,10 +91,10 @@ class RunningScale:
 
 
 class Source(ABC):
-    """One thing that scores answers.
+    """Scores answers: a reward model or a function.
 
     Attributes:
-        section: what the recipe says of it.
+        section: its settings in the recipe.
         running: statistics of its scores so far.
     """
 
@@ -104,14 +104,14 @@ class Source(ABC):
 
     @abstractmethod
     def score(self, questions: Sequence[PromptAnswers]) -> list[float]:
-        """A score for every answer, in order, as the source itself gives them.
+        """The source's own score of every answer, in order.
 
         Raises:
-            RewardError: it fails, or gives anything but finite numbers, one an answer.
+            RewardError: it fails, or does not return one finite number per answer.
         """
 
     def begin(self, questions: Sequence[PromptAnswers]) -> Callable[[], list[float]]:
-        """Start scoring, in the background if the source can; calling the result waits for the scores."""
+        """Start scoring, in the background if the source can. The returned function waits for the scores."""
         return lambda: self.score(questions)
 
     @property
@@ -119,7 +119,7 @@ class Source(ABC):
         """How its scores are centred and scaled now."""
         if self.scale == "running":
             return self.running.scaling
-        # A reward model with a recorded standard deviation subtracts the mean recorded with it by itself.
+        # A reward model with a recorded standard deviation already subtracts its recorded mean.
         return Scaling(0.0, (self.recorded_std or 1.0) if self.scale == "std" else 1.0)
 
     @property
@@ -142,7 +142,7 @@ class ModelSource(Source):
     """A reward model.
 
     Attributes:
-        fingerprint: hash of its files at the time it was loaded, "" if they are not local.
+        fingerprint: hash of its files when it was loaded; "" if they are not local.
     """
 
     def __init__(self, section: RewardSource, model: RewardModel, fingerprint: str) -> None:
@@ -151,7 +151,7 @@ class ModelSource(Source):
         self.fingerprint = fingerprint
 
     def score(self, questions: Sequence[PromptAnswers]) -> list[float]:
-        """See Source. Text goes to the model's own tokenizer, whatever wrote it."""
+        """See Source. The model's own tokenizer encodes the text, whichever model generated it."""
         found = []
         try:
             told = list(self.model.score(Question(each.prompt, each.answers, each.tools) for each in questions))
@@ -163,7 +163,7 @@ class ModelSource(Source):
                 raise RewardError(
                     f"reward: {self.section.name} cannot score an answer of {max(map(len, each.answers))} characters: "
                     f"{problem.field} {problem.reason}",
-                    "Start a run of another name whose rollout.max_new_tokens and prompts fit the reward model.",
+                    "Start a run under another name whose rollout.max_new_tokens and prompts fit the reward model.",
                 )
             found += [score.score for score in scores]
         return found
@@ -177,7 +177,7 @@ class ModelSource(Source):
 class FunctionSource(Source):
     """A user's function, plain or async: takes a list of rows and returns a number for each.
 
-    A row holds the prompt's messages, the response, and all other columns of the prompt's row of data.
+    A row holds the prompt's messages, the response, and all other columns of the prompt's data row.
     """
 
     def __init__(self, section: RewardSource, function: Callable[[list[dict[str, Any]]], Any]) -> None:
@@ -192,7 +192,7 @@ class FunctionSource(Source):
     def begin(self, questions: Sequence[PromptAnswers]) -> Callable[[], list[float]]:
         """See Source. A coroutine runs while other sources score."""
         rows = [_row(each, answer) for each in questions for answer in each.answers]
-        count = len(rows)  # the list is the function's: it may empty it
+        count = len(rows)  # counted first: the function may empty its list
         if not is_async(self._function):
             return lambda: self._numbers(Call(self._function, rows, self.section.timeout_s), count)
         call = Call(self._function, rows, self.section.timeout_s)
@@ -209,7 +209,7 @@ class FunctionSource(Source):
 
 
 def _row(each: PromptAnswers, answer: str) -> dict[str, Any]:
-    """A fresh row, which the function may change."""
+    """A new row, which the function may change."""
     own: dict[str, Any] = {"prompt": [message.model_dump() for message in each.prompt], "response": answer}
     own |= {"tools": copy.deepcopy(list(each.tools))} if each.tools else {}
     return {**{f"source_{name}" if name in own else name: value for name, value in each.other_columns().items()}, **own}
@@ -217,15 +217,13 @@ def _row(each: PromptAnswers, answer: str) -> dict[str, Any]:
 
 def _numbers(found: Any, count: int, name: str) -> list[float]:
     if not isinstance(found, list):
-        raise _failed(name, f"returned {type(found).__name__} and not a list of numbers")
+        raise _failed(name, f"returned {type(found).__name__}, not a list of numbers")
     try:
         numbers = [float(value) for value in found if not isinstance(value, str)]
     except (TypeError, ValueError, OverflowError) as error:
-        raise _failed(
-            name, f"returned a list of something else ({one_line(error)}), and not a list of numbers"
-        ) from None
+        raise _failed(name, f"returned a list of other values ({one_line(error)}), not a list of numbers") from None
     if len(numbers) != len(found):
-        raise _failed(name, "returned a list with text in it, and not a list of numbers")
+        raise _failed(name, "returned a list that contains text, not a list of numbers")
     if len(numbers) != count:
         raise _failed(name, f"returned {len(numbers)} numbers for {count} answers")
     bad = [place for place, number in enumerate(numbers) if not abs(number) <= _LARGEST]
@@ -236,7 +234,7 @@ def _numbers(found: Any, count: int, name: str) -> list[float]:
 
 def _failed(name: str, what: str) -> RewardError:
     return RewardError(
-        f"reward: {name} {what}", "Correct it, then go on with --resume: all before this update is saved."
+        f"reward: {name} {what}", "Correct it, then continue with --resume: everything before this update is saved."
     )
 
 
@@ -246,16 +244,16 @@ def is_function(name: str) -> bool:
 
 
 def function_of(name: str) -> Callable[[list[dict[str, Any]]], Any]:
-    """Import `module:function`, the working directory included, as `python -m` does.
+    """Import `module:function`; the working directory is searched, too, as with `python -m`.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: it cannot be imported, or is not a function.
     """
     if (given := found_function(name)) is not None:
         return given
     if name.startswith(GIVEN):
         raise RecipeError(
-            f"{name} was given from Python, and this process does not have it",
+            f"{name} was passed from Python, and this process does not have it",
             "Pass the same function again: prefine.ppo(recipe, reward=function).",
             field="reward.name",
         )
@@ -276,7 +274,7 @@ def function_of(name: str) -> Callable[[list[dict[str, Any]]], Any]:
         ) from error
     if not callable(function):
         raise RecipeError(
-            f"{name} is no function", "Name one that takes a list and returns numbers.", field="reward.name"
+            f"{name} is not a function", "Name one that takes a list and returns numbers.", field="reward.name"
         )
     found: Callable[[list[dict[str, Any]]], Any] = function
     return found

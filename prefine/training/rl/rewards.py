@@ -32,12 +32,12 @@ class Scored:
     scores: dict[str, list[float]]
 
     def state(self) -> dict[str, Any]:
-        """As JSON, without `scores`."""
+        """JSON, without `scores`."""
         return {"proxy": self.proxy.tolist(), "shaped": self.shaped.tolist(), "shares": self.shares}
 
     @staticmethod
     def from_state(state: Mapping[str, Any], scores: dict[str, list[float]]) -> Scored:
-        """From what `state` gave, and `scores`."""
+        """Rebuild from the value of `state`, and `scores`."""
         return Scored(torch.tensor(state["proxy"]), torch.tensor(state["shaped"]), dict(state["shares"]), scores)
 
 
@@ -96,7 +96,7 @@ class Rewards:
         return {s.section.name: s.fingerprint for s in self.sources if isinstance(s, ModelSource)}
 
     def load_state(self, state: Sequence[dict[str, Any]]) -> None:
-        """Return to what `state` gave."""
+        """Restore the value of `state`."""
         for source, found in zip(self.sources, state, strict=True):
             source.running = RunningScale(**found)
 
@@ -118,7 +118,7 @@ def shape(proxy: Tensor, lengths: Tensor, ended: Tensor, section: PpoRewardSecti
     """(S,) clip the sum of scores, then subtract the length penalty and the penalty of answers that do not end.
 
     An answer without its end of turn has missing_eos_value subtracted (penalty), or scores -missing_eos_value (replace;
-    detail 3 of Huang et al. 2024, arXiv 2403.17031). Only the answer is looked at, never the prompt.
+    detail 3 of Huang et al. 2024, arXiv 2403.17031). Only the answer counts, never the prompt.
     """
     shaped = proxy if section.clip is None else proxy.clamp(-section.clip, section.clip)
     shaped = shaped - section.length_penalty * lengths / 100

@@ -13,11 +13,10 @@ _KEPT_ANSWERS = 8
 
 
 class RolloutLog:
-    """Records some answers of every so many updates.
+    """Records some answers of every n-th update.
 
     Args:
-        session: the opened run. Its training.sample_every_steps says how many updates lie between two that are
-            recorded; None records nothing.
+        session: the opened run. n is training.sample_every_steps of its recipe; None records nothing.
     """
 
     def __init__(self, session: Session[PpoRecipe]) -> None:
@@ -25,7 +24,7 @@ class RolloutLog:
         self._every_steps = session.recipe.training.sample_every_steps
 
     def record(self, rollouts: Rollouts, step: int) -> None:
-        """Record some answers of the update, if its turn has come; they replace what a resumed run wrote from there on.
+        """Record some answers of the update if it is an n-th one. Rows of this step and later ones are replaced.
 
         Args:
             step: number of the update, from 1.

@@ -1,4 +1,4 @@
-"""Rollouts: the answers of an update, and what was measured of their tokens."""
+"""Rollouts: the answers of an update, and measurements of their tokens."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Rollouts:
 
     @staticmethod
     def from_state(tensors: Mapping[str, Tensor], state: Mapping[str, Any], scored: Mapping[str, Any]) -> Rollouts:
-        """From what `tensors`, `state` and `scored.state` gave."""
+        """Rebuild from the values of `tensors`, `state` and `scored.state`."""
         rest = dict(tensors)
         tokens = iter(rest.pop("tokens").tolist())
 
@@ -132,7 +132,7 @@ class Generations:
         return [len(answer) for tree in self.trees for answer in tree.answers]
 
     def by_prompt(self, samples: int) -> list[Generations]:
-        """Those of each prompt by themselves.
+        """The answers to each prompt separately.
 
         Args:
             samples: n.
@@ -145,7 +145,7 @@ class Generations:
 
     @staticmethod
     def joined(parts: Iterable[Generations]) -> Generations:
-        """Those of several prompts, in order."""
+        """The answers to several prompts together, in order."""
         whole = Generations([], [], [])
         for part in parts:
             whole.trees += part.trees

@@ -1,4 +1,4 @@
-"""The stage of reinforcement learning: PPO, RLOO and GRPO. A step of its run is an update (update.py)."""
+"""The reinforcement learning stage: PPO, RLOO and GRPO. One step of a run is one update (update.py)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from prefine.training.run.session import Session
 from prefine.training.run.stage import Objective, Stage
 from prefine.training.run.user_functions import UserFunction
 
-# A recipe cannot change it: a negative estimate shows a fault, as sampling and training see different policies.
+# Not a setting: estimates that stay negative show a fault, as sampling and training then use different policies.
 _NEGATIVE_KL = GuardSection(limit=-0.05, patience=5, action="warn")
 
 
@@ -45,10 +45,10 @@ def run_ppo(recipe: PpoRecipe, resume: bool, display: Display | Console, *, forc
     """Optimise a reward as the recipe says; returns the run's folder.
 
     Args:
-        force: go on with a reward model whose readiness report says no-go.
+        force: use a reward model even if its readiness report says no-go.
 
     Raises:
-        PrefineError: whatever cannot go on; what was saved before can be resumed.
+        PrefineError: the run cannot go on. It can be resumed from what was saved.
     """
     return run_stage(PpoStage(recipe, force=force), resume, display)
 
@@ -61,11 +61,11 @@ class LoadedPolicy(LoadedModel):
 
 
 class PpoStage(Stage[PpoRecipe, Prompt]):
-    """Trains a policy to generate what is rewarded.
+    """Trains a policy on the rewards of its answers.
 
     Args:
         recipe: the whole recipe.
-        force: go on with a reward model whose readiness report says no-go.
+        force: use a reward model even if its readiness report says no-go.
     """
 
     name = "ppo"
@@ -81,7 +81,7 @@ class PpoStage(Stage[PpoRecipe, Prompt]):
         return require_rewards(self.recipe, display, force=self._force)
 
     def functions(self) -> Sequence[UserFunction]:
-        """Functions that are rewards. One that failed may be corrected, so they may change."""
+        """The reward functions. They may change on a resume, so that one that failed can be corrected."""
         return reward_functions(self.recipe)
 
     def load(self, section: ModelSection) -> LoadedPolicy:
@@ -94,14 +94,20 @@ class PpoStage(Stage[PpoRecipe, Prompt]):
         """See docs/ppo.md."""
         found = self.recipe.guards
         return (
-            Limit("kl", "kl_k3", found.kl, "the policy has gone far from what it was"),
-            Limit("entropy", "entropy", found.entropy, "the policy writes the same thing over and over", below=True),
-            Limit("degenerate", "degenerate", found.degenerate, "answers are blank, stuck or loop", from_start=True),
-            Limit("value_loss", "value_loss", found.value_loss, "the critic no longer follows"),
-            Limit("reward_spread", "reward_std", found.reward_spread, "all answers are rewarded alike", below=True),
+            Limit("kl", "kl_k3", found.kl, "the policy has moved far from its reference"),
+            Limit(
+                "entropy", "entropy", found.entropy, "the policy generates nearly the same text every time", below=True
+            ),
+            Limit("degenerate", "degenerate", found.degenerate, "answers are blank, stuck or looping", from_start=True),
+            Limit("value_loss", "value_loss", found.value_loss, "the critic no longer predicts the returns"),
+            Limit("reward_spread", "reward_std", found.reward_spread, "all answers get the same reward", below=True),
             Limit("reward_clipped", "reward_clipped", found.reward_clipped, "reward.clip is too small for the scores"),
             Limit(
-                "proxy_gap", "proxy_gap", found.proxy_gap, "the reward rises, what it stands for falls", heldout=True
+                "proxy_gap",
+                "proxy_gap",
+                found.proxy_gap,
+                "the reward rises, but what it stands for falls",
+                heldout=True,
             ),
             Limit("kl_negative", "kl_k1", _NEGATIVE_KL, "estimates of the KL should not stay negative", below=True),
         )
@@ -109,7 +115,7 @@ class PpoStage(Stage[PpoRecipe, Prompt]):
     def start(self, session: Session[PpoRecipe]) -> PpoObjective:
         """Load the rewards."""
         loaded = session.loaded
-        assert isinstance(loaded, LoadedPolicy)  # noqa: S101 - as `load` gave it
+        assert isinstance(loaded, LoadedPolicy)  # noqa: S101 - `load` returned it
         return PpoObjective(session, loaded.policy, load_rewards(self.recipe, loaded, session.display))
 
 
@@ -118,8 +124,8 @@ class PpoObjective(Objective[PpoRecipe]):
 
     Args:
         session: the opened run.
-        policy: what learns.
-        rewards: what is optimised.
+        policy: the policy to train.
+        rewards: the rewards to optimise.
 
     Attributes:
         policy, rewards: see above.
@@ -144,18 +150,18 @@ class PpoObjective(Objective[PpoRecipe]):
         return self.policy.parameters()
 
     def learning_rate(self, parameter: str) -> float | None:
-        """The critic has its own."""
+        """The critic has its own learning rate."""
         return self._session.recipe.ppo.critic_learning_rate if is_critic(parameter) else None
 
     def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
-        """The update's: see Update.loss."""
+        """The loss of the update in progress: see Update.loss."""
         assert self._update is not None  # noqa: S101 - optimiser steps are taken within an update
         return self._update.loss(model, batch)
 
     # --- One update --------------------------------------------------------------------------------------------------
 
     def step(self, steps: Steps, trees: Sequence[TokenTree]) -> dict[str, float]:
-        """One update on these prompts, from where a checkpoint left it."""
+        """Do one update on these prompts; one that was interrupted continues from its checkpoint."""
         self._update = update = Update(steps.number, self._progress, self._parts)
         metrics = update.run(steps, trees)
         rollouts = self._progress.rollouts
@@ -180,21 +186,21 @@ class PpoObjective(Objective[PpoRecipe]):
         return State(progress.tensors, json)
 
     def _fingerprints(self) -> dict[str, str]:
-        """Hashes of what a run depends on besides its policy, as they were when loaded."""
+        """Hashes of the reward models and the judge, as they were loaded."""
         return {**self.rewards.fingerprints(), **self._heldout.fingerprints()}
 
     def load_state(self, state: State) -> None:
-        """Return to a state that `state` gave.
+        """Restore a value of `state`.
 
         Raises:
-            CheckpointError: files of a reward model or judge are others than when the run began.
+            CheckpointError: files of a reward model or the judge have changed since the run began.
         """
         json = state.json
         now = self._fingerprints()
         if changed := [name for name in now if json["weights"].get(name) != now[name]]:
             raise CheckpointError(
-                f"--resume: the files of {listing(changed)} are not what they were when this run began",
-                "Bring the files back, or start a run of another name.",
+                f"--resume: files of {listing(changed)} have changed since this run began",
+                "Restore the files, or start a run under another name.",
             )
         self._kl.coefficient = json["kl_coefficient"]
         self.rewards.load_state(json["rewards"])
@@ -202,7 +208,7 @@ class PpoObjective(Objective[PpoRecipe]):
         self._progress = Progress.from_state(state)
 
     def rolled_back(self) -> dict[str, float]:
-        """Pull harder towards the reference from now on."""
+        """Raise the KL coefficient from now on."""
         self._kl.coefficient *= self._session.recipe.guards.kl_factor
         return {"kl_coefficient": self._kl.coefficient} if self._kl.coefficient else {}
 

@@ -36,7 +36,7 @@ V = TypeVar("V")
 
 @dataclass
 class Progress:
-    """How far an update is: what a checkpoint between its optimiser steps holds. Made anew for each update.
+    """Progress of one update: what a checkpoint between its optimiser steps stores.
 
     Attributes:
         rollouts: None until the answers have been generated, scored and measured.
@@ -65,7 +65,7 @@ class Progress:
 
     @staticmethod
     def from_state(state: State) -> Progress:
-        """The progress that `state` was of."""
+        """Rebuild from the value of `state`."""
         tensors, json = state
         kept = json["rollouts"]
         rollouts = None if kept is None else Rollouts.from_state(tensors["rollouts"], kept, json["scored"])
@@ -75,7 +75,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Components:
-    """What lives as long as the run and what all of its updates work with.
+    """Objects that all updates of a run share.
 
     Attributes:
         first_ratio: the self-check of the first optimiser step.
@@ -93,11 +93,11 @@ class Update:
     """One update.
 
     Args:
-        number: of the update in the run, from 0.
-        progress: empty, or as a checkpoint holds it: the update goes on from there.
+        number: number of the update in the run, from 0.
+        progress: empty, or loaded from a checkpoint: the update continues from there.
 
     Attributes:
-        critic_only: whether the critic alone learns, while it warms up.
+        critic_only: whether only the critic is trained, while it warms up.
     """
 
     def __init__(self, number: int, progress: Progress, parts: Components) -> None:
@@ -109,13 +109,13 @@ class Update:
         self.critic_only = parts.policy.has_critic and number < self._recipe.ppo.value_warmup_updates
 
     def run(self, steps: Steps, prompts: Sequence[TokenTree]) -> dict[str, float]:
-        """Do what is left of the update; returns its metrics.
+        """Do the rest of the update; returns its metrics.
 
         Args:
             prompts: trees without answers.
 
         Raises:
-            RewardError: a reward fails; no weight has been changed.
+            RewardError: a reward source failed; no weight was changed.
             Stopped: the run was asked to stop between two optimiser steps; `progress` is saved.
         """
         algorithm, coefficient = self._parts.algorithm, self._parts.kl.coefficient
@@ -132,7 +132,7 @@ class Update:
     # --- Answers -----------------------------------------------------------------------------------------------------
 
     def generate(self, prompts: Sequence[TokenTree]) -> Generations:
-        """Let the policy answer all prompts; each process answers its share and all get everything."""
+        """Let the policy answer all prompts; each process generates its share, and all get every answer."""
         parts, recipe = self._parts, self._recipe
         own = parts.session.processes.share(prompts)
         with self.progress.timings.of("generate"):
@@ -166,10 +166,10 @@ class Update:
         return parts.rewards.combined(scores, torch.tensor(answers.lengths), torch.tensor(answers.ended))
 
     def measure(self, answers: Generations, scored: Scored) -> Rollouts:
-        """Log-probabilities, the reference's, values and entropies of all answers' tokens.
+        """Log-probabilities under policy and reference, values and entropies of all answers' tokens.
 
-        They are computed as the first epoch will train on them, in the same minibatches and microbatches, so that the
-        first ratios are exactly 1; prompts that are not trained on go by themselves.
+        They are computed in the minibatches and microbatches of the first epoch, so that the first ratios are exactly
+        1. Prompts that are not trained on are measured separately.
         """
         parts, limit = self._parts, self._recipe.training.max_tokens_per_microbatch
         trees = tuple(replace(tree, row=place, apart=True) for place, tree in enumerate(answers.trees))
@@ -195,9 +195,9 @@ class Update:
     # --- Optimiser steps ---------------------------------------------------------------------------------------------
 
     def learn(self, steps: Steps, rollouts: Rollouts) -> None:
-        """Take what is left of the optimiser steps: epochs over minibatches, until the policy has moved by ppo.max_kl.
+        """Take the remaining optimiser steps: epochs over minibatches, until the policy has moved by ppo.max_kl.
 
-        Between two steps is a safe point, where the run can stop and go on.
+        Between two steps is a safe point, where the run can stop and be resumed.
         """
         section, parts, progress = self._recipe.ppo, self._parts, self.progress
         trained = parts.algorithm.trained_prompts(rollouts.scored)
@@ -246,13 +246,13 @@ class Update:
     # --- Shares ------------------------------------------------------------------------------------------------------
 
     def _minibatches(self, trained: Sequence[int], epoch: int) -> list[list[int]]:
-        """These places of the update's prompts as the minibatches of one of its epochs."""
+        """Split the trained prompts, given as indices, into the minibatches of one epoch."""
         section = self._recipe.ppo
         parts = minibatches(len(trained), section.minibatches, self._recipe.training.seed, self.number, epoch)
         return [[trained[place] for place in part] for part in parts]
 
     def _gathered(self, own: Sequence[V], count: int) -> list[V]:
-        """All `count` values in order, from what each process made of its share."""
+        """Gather all `count` values in order; `own` are those of this process's share."""
         processes = self._parts.session.processes
         found = processes.gather_by_row(dict(zip(processes.share(range(count)), own, strict=True)))
         return [found[place] for place in range(count)]

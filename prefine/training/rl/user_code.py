@@ -1,4 +1,4 @@
-"""Runs code of the user's so that what it does to the process does not outlive it: exits, folders, standard streams."""
+"""Runs user code so that its exits, directory changes and closed streams do not affect the process."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from typing import Any
 from prefine.models.loading.location import one_line
 
 Outcome = tuple[Any, BaseException | None]
-# Beyond a call's own limit: for the result of one that ended in time to arrive.
+# Extra wait after a call's time limit, so that a result computed just in time still arrives.
 _GRACE_S = 0.5
 
 
 class UserCodeError(Exception):
-    """What the user's code did instead of returning, in words that follow its name."""
+    """User code failed. The message is a predicate that follows the function's name: "raised ValueError: …"."""
 
 
 class Call:
-    """A call that goes on in another thread.
+    """A call that runs in another thread.
 
-    A plain function has a thread of its own, as a call that hangs can be left behind there, but not stopped. Coroutines
-    share one event loop for the whole process: they wait together, and what a module keeps for a loop stays of use.
+    A plain function gets its own thread, because a call that hangs can be abandoned but not stopped. Coroutines share
+    one event loop per process: they wait concurrently, and objects that a module binds to the loop can be reused.
 
     Args:
         function: called with `argument`.
-        timeout_s: of the call.
+        timeout_s: time limit of the call.
     """
 
     def __init__(self, function: Callable[[Any], Any], argument: Any, timeout_s: float) -> None:
@@ -46,10 +46,10 @@ class Call:
             threading.Thread(target=self._run, args=(function, argument), daemon=True).start()
 
     def result(self) -> Any:
-        """What it returned; iterables as lists.
+        """The return value; iterables as lists.
 
         Raises:
-            UserCodeError: it raised, left or took too long.
+            UserCodeError: the function raised an exception, exited or took too long.
         """
         left = max(0.0, self._deadline - time.monotonic())
         try:
@@ -60,7 +60,7 @@ class Call:
         except concurrent.futures.CancelledError as cancelled:
             found, error = None, cancelled
         if isinstance(error, _OutOfTimeError):
-            raise UserCodeError(f"has not answered within {self._timeout_s:g} s")
+            raise UserCodeError(f"did not return within {self._timeout_s:g} s")
         if error is not None:
             raise UserCodeError(f"raised {one_line(error)}") from error
         return found
@@ -74,7 +74,7 @@ class Call:
                 outcome = _listed(found), None
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises, exits included
             outcome = None, error
-        with contextlib.suppress(concurrent.futures.InvalidStateError):  # it ran out of time, and nobody waits
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # it timed out: nobody waits for it
             self._future.set_result(outcome)
 
 
@@ -83,7 +83,7 @@ class _OutOfTimeError(Exception):
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call gives a coroutine."""
+    """Whether calling the function returns a coroutine."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
@@ -104,7 +104,7 @@ async def _value_of(awaitable: Any) -> Outcome:
 
 
 def _listed(found: Any) -> Any:
-    """What a function returned as a list, if it is one of something; arrays and tensors are."""
+    """A returned array, tensor or other iterable as a list; texts, mappings and single values as they are."""
     if hasattr(found, "tolist"):
         return found.tolist()
     return list(found) if isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping) else found
@@ -114,7 +114,7 @@ _loops: dict[int, asyncio.AbstractEventLoop] = {}
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """This process's event loop for user code; a forked copy has its own, as threads do not survive a fork."""
+    """This process's event loop for user code. A forked process gets its own: threads do not survive a fork."""
     if os.getpid() not in _loops:
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, daemon=True).start()
@@ -124,7 +124,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """The working directory and the standard streams are afterwards as they were, whatever is done within."""
+    """Restore the working directory and the standard streams afterwards, whatever the block does."""
     folder, streams = _folder(), (sys.stdout, sys.stderr)
     copies = [_duplicate(number) for number in (1, 2)]
     sys.stdout, sys.stderr = (stream and _Shielded(stream) for stream in streams)
@@ -147,7 +147,7 @@ class _Shielded:
         self._stream = stream
 
     def close(self) -> None:
-        """Flush: whoever owns the stream closes it."""
+        """Only flush: the stream's owner closes it."""
         self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -157,19 +157,19 @@ class _Shielded:
 def _folder() -> str | None:
     try:
         return str(Path.cwd())
-    except OSError:  # somebody removed it
+    except OSError:  # it was removed
         return None
 
 
 def _duplicate(number: int) -> int | None:
     try:
         return os.dup(number)
-    except OSError:  # this process was begun without it
+    except OSError:  # the process was started without this descriptor
         return None
 
 
 def _put_back(number: int, copy: int | None) -> None:
-    """Open a descriptor again from its duplicate, if it was closed, and close the duplicate."""
+    """Reopen a descriptor from its duplicate if it was closed; close the duplicate."""
     if copy is None:
         return
     try:
@@ -180,7 +180,7 @@ def _put_back(number: int, copy: int | None) -> None:
 
 
 def _opened(stream: Any, number: int) -> Any:
-    """The stream, or another on its descriptor where it was closed."""
+    """The stream, or a new one on its descriptor if it was closed."""
     if not getattr(stream, "closed", False):
         return stream
     return open(number, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)

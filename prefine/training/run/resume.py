@@ -99,8 +99,8 @@ def require_same_model(manifest: Mapping[str, Any], now: Identity, name: str) ->
     """Raise CheckpointError if files that the model's outputs depend on have changed since the run began."""
     if changed := now.differences(manifest["model"]["identity"]):
         raise CheckpointError(
-            f"--resume: {' and '.join(changed)} of {name} are not what they were when this run began",
-            "Bring the files back, or start a run of another name.",
+            f"--resume: files of {name} have changed since this run began: {', '.join(changed)}",
+            "Restore the files, or start a run under another name.",
         )
 
 

@@ -104,7 +104,8 @@ def test_each_source_is_told_with_its_score_and_share() -> None:
     before, after = BEFORE | parts[0], AFTER | parts[0] | parts[1]
     facts = dataclasses.replace(
         FACTS,
-        manifest=FACTS.manifest | {"recipe": {"reward": reward}, "overridden": ["Not fit. It was used by --force."]},
+        manifest=FACTS.manifest
+        | {"recipe": {"reward": reward}, "overridden": ["Not fit. It was used because of --force."]},
         evaluation={"heldout": FACTS.evaluation["heldout"] | {"before": before, "after": after}},
         rollouts=[{"step": 1, "score": 0.5, "scores": {"runs/rm": 1.0, "m:f": 2.0}}],
     )
@@ -118,7 +119,7 @@ def test_each_source_is_told_with_its_score_and_share() -> None:
     assert kept.scores == "runs/rm 1.00, m:f 2.00"
     page = render(build_context(facts))
     assert "What was rewarded" in page and "runs/rm 1.00, m:f 2.00" in page
-    assert page.index("It was used by --force.") < page.index("What was rewarded")
+    assert page.index("It was used because of --force.") < page.index("What was rewarded")
 
 
 def test_tiles_and_charts_are_of_what_is_known() -> None:

@@ -168,7 +168,7 @@ def test_rewards_that_are_all_alike_are_warned_of(make: Make, monkeypatch: pytes
     on = {"training.max_steps": 2, "guards.reward_spread.action": "warn"}
     made = make("ppo", changes={**QUICK, **on, "reward.missing_eos": "none"})
     said = tiny.train(made)
-    assert "warning at step 2: reward_std is 0.000, below 1e-6 for 2 steps: all answers are rewarded alike" in said
+    assert "warning at step 2: reward_std is 0.000, below 1e-6 for 2 steps: all answers get the same reward" in said
     assert "reward_clipped is 1.000, above 0.500 for 2 steps: reward.clip is too small for the scores" in said
     centred = make("ppo", "centred", {**QUICK, **on, "reward.scale": "running"})
     assert "warning at step" not in tiny.train(centred)

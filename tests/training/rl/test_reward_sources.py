@@ -289,16 +289,16 @@ BROKEN: dict[str, tuple[Callable[[int], Any], str]] = {
     "too few": (lambda n: [0.0] * (n - 1), "returned 3 numbers for 4 answers"),
     "too many": (lambda n: [0.0] * (n + 1), "returned 5 numbers for 4 answers"),
     "none": (lambda n: [], "returned 0 numbers for 4 answers"),
-    "strings": (lambda n: ["good"] * n, "and not a list of numbers"),
-    "Nones": (lambda n: [None] * n, "and not a list of numbers"),
-    "None": (lambda n: None, "returned NoneType and not a list of numbers"),
-    "one number": (lambda n: 0.5, "returned float and not a list of numbers"),
-    "one tensor": (lambda n: torch.tensor(0.5), "and not a list of numbers"),
-    "a column": (lambda n: np.zeros((n, 1)), "and not a list of numbers"),
+    "strings": (lambda n: ["good"] * n, "not a list of numbers"),
+    "Nones": (lambda n: [None] * n, "not a list of numbers"),
+    "None": (lambda n: None, "returned NoneType, not a list of numbers"),
+    "one number": (lambda n: 0.5, "returned float, not a list of numbers"),
+    "one tensor": (lambda n: torch.tensor(0.5), "not a list of numbers"),
+    "a column": (lambda n: np.zeros((n, 1)), "not a list of numbers"),
     "a late error": (lambda n: (1 / (i - 2) for i in range(n)), "division by zero"),
     "a huge number": (lambda n: [10**400] * n, "mine"),
-    "a text of digits": (lambda n: "1" * n, "returned str and not a list of numbers"),
-    "names with numbers": (lambda n: dict.fromkeys(range(n), 0.0), "returned dict and not a list of numbers"),
+    "a text of digits": (lambda n: "1" * n, "returned str, not a list of numbers"),
+    "names with numbers": (lambda n: dict.fromkeys(range(n), 0.0), "returned dict, not a list of numbers"),
     "more than fp32 holds": (lambda n: [1e39] * n, "returned 1e+39"),
 }
 
@@ -313,7 +313,7 @@ def test_a_function_that_fails_is_named_with_what_it_did(kind: str) -> None:
         )
     assert str(raised.value).startswith("reward: mine:score ")
     assert told.replace("mine", "mine:score") in str(raised.value)
-    assert str(raised.value).endswith("go on with --resume: all before this update is saved.")
+    assert str(raised.value).endswith("continue with --resume: everything before this update is saved.")
     assert "\n" not in str(raised.value)
 
 
@@ -419,7 +419,7 @@ def test_a_function_that_hangs_is_left_behind(make: Make, monkeypatch: pytest.Mo
         patched.setattr(tiny, "letters", lambda rows: (next(calls) == 2 and waiting.wait(60)) or real(rows))
         said = refused(made)
     waiting.set()
-    assert said.startswith("RewardError: reward: tests.training.tiny:letters has not answered within 0.7 s. ")
+    assert said.startswith("RewardError: reward: tests.training.tiny:letters did not return within 0.7 s. ")
     assert tiny.manifest(Path(made.run))["status"] == "failed"
     tiny.train(made, resume=True)
     assert not tiny.differences(Path(whole.run), Path(made.run))
@@ -432,7 +432,7 @@ def test_all_before_the_update_is_saved(make: Make, monkeypatch: pytest.MonkeyPa
         patched.setattr(tiny, "letters", lambda rows: real(rows) if next(calls) != 2 else None)
         said = refused(made)
     resumed = tiny.train(made, resume=True)
-    assert "all before this update is saved" not in said or "resuming after step 1\n" in resumed
+    assert "everything before this update is saved" not in said or "resuming after step 1\n" in resumed
 
 
 MODULES: dict[str, tuple[str, str, str]] = {
@@ -471,7 +471,7 @@ def test_a_function_that_cannot_be_imported(kind: str, make: Make, module: Calla
 def test_what_cannot_be_called(make: Make, module: Callable[[str, str], str]) -> None:
     name = module("mine_{n}:score", "score = [1, 2]")
     assert refused(make("ppo", changes={"reward.name": name})) == (
-        f"RecipeError: reward.name: {name} is no function. Name one that takes a list and returns numbers."
+        f"RecipeError: reward.name: {name} is not a function. Name one that takes a list and returns numbers."
     )
 
 
@@ -533,7 +533,7 @@ def test_a_policy_on_its_reward_models_base_trains_as_with_the_model_beside_it(
     beside = make("ppo", "beside", {**QUICK, "reward.name": str(copied)})
     trained(shared)
     _, said = trained(beside)
-    assert "loaded as a model of its own (it was trained on another base model)" in said
+    assert "loaded as a separate model (it was trained on another base model)" in said
     mine, theirs = tiny.weights(Path(shared.run)), tiny.weights(Path(beside.run))
     assert all(torch.equal(weight, theirs[name]) for name, weight in mine.items())
 
@@ -564,7 +564,7 @@ def test_a_reward_model_that_cannot_join_is_loaded_beside(
 ) -> None:
     name, why = others[kind]
     objective, said = trained(make("ppo", changes={**QUICK, "reward.name": str(name), "reward.scale": "std"}))
-    assert f"reward {name}: loaded as a model of its own ({why})\n" in said
+    assert f"reward {name}: loaded as a separate model ({why})\n" in said
     if kind != "another type":
         assert objective.rewards.sources[0].score(ASKED) == alone(name)
     told = f"reward {name}: its tokenizer or template differs from the policy's; answers are passed to it as text\n"
@@ -574,7 +574,7 @@ def test_a_reward_model_that_cannot_join_is_loaded_beside(
 def test_beside_a_policy_that_trains_all_its_weights(make: Make, reward_run: Path) -> None:
     """Its base does not stay what the reward model knew."""
     objective, said = trained(make("ppo", changes={**QUICK, "reward.name": str(reward_run), "lora": None}))
-    assert f"reward {reward_run}: loaded as a model of its own (the policy trains all its weights, so that its " in said
+    assert f"reward {reward_run}: loaded as a separate model (the policy trains all its weights, so that its " in said
     assert objective.rewards.sources[0].score(ASKED) == alone(reward_run)
 
 
@@ -664,14 +664,14 @@ def test_a_model_that_is_not_fit_is_refused_and_forced(make: Make, judged: Calla
     run = judged("no-go")
     changes = {**QUICK, "reward.name": str(run)}
     assert refused(make("ppo", changes=changes)) == (
-        f"ModelError: reward.name: {run} is not fit for PPO according to its readiness report ({REASONS}). Look at "
-        f"{run}/readiness.html and train a better one, or add --force to go on regardless."
+        f"ModelError: reward.name: {run} is not fit for PPO according to its readiness report ({REASONS}). See "
+        f"{run}/readiness.html and train a better one, or add --force to use it anyway."
     )
     forced = make("ppo", "forced", changes)
     _, said = trained(forced, force=True)
-    assert f"reward {run}: readiness no-go ({REASONS}), going on by --force\n" in said
+    assert f"reward {run}: readiness no-go ({REASONS}), used because of --force\n" in said
     warning = f"The reward model {run} is not fit for PPO according to its readiness report ({REASONS}). "
-    warning += "It was used by --force."
+    warning += "It was used because of --force."
     manifest = tiny.manifest(Path(forced.run))
     assert (manifest["warnings"], manifest["overridden"]) == ([warning], [warning])
 
@@ -705,7 +705,7 @@ def test_force_on_the_command_line(make: Make, judged: Callable[[Any], Path], tm
         Loop.__post_init__ = asked_to  # type: ignore[method-assign]
 
     code, said = tiny.Command("ppo", file, "--force", prepare=stopping).end()
-    assert (code, "going on by --force" in said) == (130, True), said
+    assert (code, "used because of --force" in said) == (130, True), said
     code, said = tiny.Command("ppo", file, "--force", "--resume").end()
     assert (code, "resuming after step 1" in said) == (0, True), said
 
@@ -735,7 +735,8 @@ def test_what_else_the_report_says_is_said(make: Make, judged: Callable[[Any], P
 def test_a_damaged_report_is_an_error(text: str, make: Make, judged: Callable[[Any], Path]) -> None:
     run = judged(text)
     assert refused(make("ppo", changes={"reward.name": str(run)})) == (
-        f"ModelError: reward.name: {run}/readiness.json cannot be understood. Run: prefine reward check {run}"
+        f"ModelError: reward.name: {run}/readiness.json is not a valid readiness report. "
+        f"Run: prefine reward check {run}"
     )
 
 

@@ -153,10 +153,10 @@ async def _late(rows: list[dict[str, Any]]) -> list[float]:
 
 
 ASYNC = {
-    _sleeping: r"mine:score has not answered within 0\.2 s",
+    _sleeping: r"mine:score did not return within 0\.2 s",
     _leaving: "mine:score raised SystemExit: 0",
     _late: "mine:score raised TimeoutError: theirs",
-    _blocking: r"mine:score has not answered within 0\.2 s",
+    _blocking: r"mine:score did not return within 0\.2 s",
 }
 
 
@@ -292,7 +292,7 @@ def test_a_child_of_a_killed_run_does_not_keep_its_lock(tmp_path: Path) -> None:
 
 
 def test_a_call_that_is_left_behind_is_told_by_its_limit() -> None:
-    with pytest.raises(UserCodeError, match=r"has not answered within 0\.1 s"):
+    with pytest.raises(UserCodeError, match=r"did not return within 0\.1 s"):
         Call(lambda _: time.sleep(2), None, 0.1).result()
 
 

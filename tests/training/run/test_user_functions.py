@@ -158,7 +158,7 @@ def test_several_rewards_may_be_functions(make: Make) -> None:
 
 
 def test_another_process_does_not_have_the_function(make: Make) -> None:
-    with pytest.raises(RecipeError, match=r"^reward.name: python:nobody was given from Python"):
+    with pytest.raises(RecipeError, match=r"^reward.name: python:nobody was passed from Python"):
         prefine.ppo(make("ppo"), reward={"name": "python:nobody"}, display=False)
 
 
