@@ -220,8 +220,8 @@ def test_a_finished_run_is_compared_before_it_is_called_finished(
     made = copy("finished", changes)
     with pytest.raises(CheckpointError) as raised:
         tiny.train(made, resume=True)
-    assert f"{made.run} is finished, and the recipe is not the one it was trained with ({told})" in str(raised.value)
-    assert f"--set run=NEW); to train this run's result further, also name it: --set model.name={made.run}" in str(
+    assert f"{made.run} is finished, and was trained with another recipe ({told})" in str(raised.value)
+    assert f"--set run=NEW); to train this run's result further, also add --set model.name={made.run}" in str(
         raised.value
     )
 
@@ -263,11 +263,11 @@ def test_a_finished_run_without_its_model_makes_it_again(copy: Callable[..., Sta
 @pytest.mark.parametrize(
     ("damage", "name", "how"),
     [
-        (flip, "adapter_model.safetensors", "was changed since"),
+        (flip, "adapter_model.safetensors", "has changed"),
         (lose, "adapter_model.safetensors", "is missing"),
         (lose, "adapter_config.json", "is missing"),
         (lose, "tokenizer.json", "is missing"),
-        (empty, "generation_config.json", "was changed since"),
+        (empty, "generation_config.json", "has changed"),
     ],
 )
 def test_a_finished_run_with_other_files_says_so(
@@ -278,7 +278,7 @@ def test_a_finished_run_with_other_files_says_so(
     (Path(made.run) / "model" / "notes.txt").write_text("added")
     assert "is finished already" in tiny.train(made, resume=True)
     damage(Path(made.run) / "model" / name)
-    with pytest.raises(CheckpointError, match=rf"model does not hold what this run ended with: {name} {how}\. Bring"):
+    with pytest.raises(CheckpointError, match=rf"model is not as this run saved it: {name} {how}\. Restore"):
         tiny.train(made, resume=True)
 
 

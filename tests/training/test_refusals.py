@@ -65,9 +65,9 @@ def test_another_recipe_is_refused_with_the_fields_that_differ(
         ({"data.heldout_fraction": 0.3}, "(data.heldout_fraction was 0.2 and is 0.3)"),
     ):
         said = refusal(make("dpo", "cut", changes))
-        assert said.startswith("CheckpointError: --resume: the recipe is not the one this run began with (")
+        assert said.startswith("CheckpointError: --resume: the recipe differs from the one this run began with (")
         assert told in said
-        assert said.endswith("Resume with the same recipe and --set, or start a run of another name.")
+        assert said.endswith("Resume with the same recipe and --set, or start a run under another name.")
 
 
 def test_what_does_not_change_the_result_may_differ(cut: Callable[..., StageRecipe], make: Make) -> None:

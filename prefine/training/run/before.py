@@ -1,7 +1,7 @@
-"""What the model said of held-out rows before its first step, kept in a file that proves to be whole.
+"""Held-out results from before a run's first step, kept in a file with a hash.
 
-Every later part of a run compares with it. A file that is lost or damaged must not be replaced by what a half-trained
-model says: it is measured again with the weights as they were loaded.
+Every later part of a run compares with them. A lost or damaged file must not be replaced by results of a half-trained
+model: the model is measured again with the weights as they were loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Before:
     """One run's file, read once and then held in memory.
 
     Attributes:
-        value: what was kept; None where there is nothing yet, or not what was written.
+        value: the results; None if there are none yet, or the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class Before:
                 self.value = kept.get("value")
 
     def keep(self, value: JSON, *, write: bool) -> None:
-        """Keep the first value, and write it down in the process that writes; later ones are ignored."""
+        """Keep the first value, and write the file if `write` is set; later values are ignored."""
         if self.value is not None:
             return
         self.value = value

@@ -1,4 +1,4 @@
-"""What a model's README.md says of the run that made it."""
+"""The part of a model's README.md that describes the run that trained it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_SHOWN = ("seconds",)
 
 
 def about_run(session: Session[StageRecipe]) -> Story:
-    """The stage, the recipe's main settings, the data's counts and the held-out figures so far."""
+    """The stage, the recipe's main settings, the row counts of the data and the held-out figures so far."""
     return Story((session.stage,), tuple(_lines(session)))
 
 
@@ -37,11 +37,11 @@ def _lines(session: Session[StageRecipe]) -> Iterator[str]:
     for name, counts in session.prepared.counts.items():
         yield f"- rows, {plain(name)}: {counts['rows']}"
     yield ""
-    yield "The whole recipe is in `recipe.yaml` of the run, and what happened in its `manifest.json`."
+    yield "The whole recipe is in the run's `recipe.yaml`; its `manifest.json` records what happened."
     if rows_of_kind(session.run.metrics, "heldout"):
         figures = session.before_and_after()
         yield from ("", "## Held-out figures", "")
-        yield "`report.html` of the run has the intervals and says which of these changes are more than chance."
+        yield "The run's `report.html` has the intervals and says which of these changes are more than chance."
         yield from ("", "| metric | before | after |", "|---|---:|---:|")
         for name, after in figures["after"].items():
             before = figures["before"].get(name)

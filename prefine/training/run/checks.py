@@ -1,4 +1,4 @@
-"""Cheap checks at the start of every run: what goes wrong silently in other pipelines stops here, with its name."""
+"""Cheap checks at the start of every run, against errors that would otherwise go unnoticed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from prefine.errors import TrainingError
 from prefine.records import Message
 from prefine.runs.atomic import JSON
 
-# Rows looked at: enough to find a systematic fault, few enough to cost no time on a large data set.
+# Rows that are checked: enough to find a systematic fault, few enough to cost no time on a large data set.
 _ROWS = 2000
-# A figure may differ by so many times what rounding is seen to move it: a maximum is compared with few others.
+# Tolerance, as a multiple of the measured effect of rounding: a maximum is compared with few others.
 _ROUNDINGS = 4
 _FP32_EPSILON = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """One check: what was looked at, what was found, what must hold, and whether it does."""
+    """One check: its name, the value found, the rule, and whether the value passes."""
 
     name: str
     value: str
@@ -37,9 +37,9 @@ class SelfCheck:
 
 
 def check_tokens(template: ChatTemplate, train: TokenStore, *, answered: bool = True) -> list[SelfCheck]:
-    """Checks on the training rows' tokens: something to learn, the end of turn among it, at most one BOS.
+    """Checks of the training rows' tokens: something to learn, with the end of turn, and at most one BOS.
 
-    Rows that are prompts alone (`answered` False) have nothing yet to learn.
+    Rows without answers (`answered` False) have nothing to learn yet.
     """
     bare = unended = doubled = looked = 0
     for tree in _first_trees(train):
@@ -95,13 +95,13 @@ def record_prompt(record: dict[str, Any]) -> list[dict[str, str]]:
 def check_first_loss(loss: float, margin: float, *, repeated: float, largest: float) -> list[SelfCheck]:
     """DPO before the first step: policy and reference agree, so the margin is 0 and the loss ln 2.
 
-    Both come from one function and the same microbatch. So the margin may only move by what differs between two
-    computations of one batch, and by the order of a sum in fp32.
+    Both come from one function and the same microbatch. So the margin may differ from 0 only by the difference between
+    two computations of one batch, and by the order of a sum in fp32.
 
     Args:
         loss, margin: means over a batch computed with the cached reference; nats.
-        repeated: the largest difference of a pair's margin between two computations of the batch, nats.
-        largest: the largest size of an answer's summed log-probability, nats.
+        repeated: the largest difference in a pair's margin between two computations of the batch, nats.
+        largest: the largest absolute value of an answer's summed log-probability, nats.
     """
     wanted = math.log(2)
     tolerance = _ROUNDINGS * (repeated + _FP32_EPSILON * max(1.0, largest))
@@ -118,8 +118,8 @@ def check_scores(alone: Tensor, together: Tensor, rounding: float) -> SelfCheck:
 
     Args:
         alone, together: raw scores of the same answers, each computed by itself and all at once.
-        rounding: how far rounding moves such scores: the root mean square of what a step of one unit in every embedded
-            number does to them.
+        rounding: how far rounding moves such scores: the root mean square change when every embedded number moves by
+            one unit of rounding.
     """
     difference, spread = float((alone - together).abs().max()), float(together.std())
     tolerance = _ROUNDINGS * (rounding + _FP32_EPSILON * float(together.abs().max()))
@@ -132,14 +132,14 @@ def check_scores(alone: Tensor, together: Tensor, rounding: float) -> SelfCheck:
 
 
 def check_first_ratio(difference: float, repeated: float) -> SelfCheck:
-    """Policy and rollouts agree before the first update: every ratio pi / pi_old is 1.
+    """Policy and rollouts agree before the first optimiser step: every ratio pi / pi_old is 1.
 
-    Both log-probabilities come from one function and the same microbatches, so their bits are the same wherever a
-    computation can be repeated.
+    Both log-probabilities come from one function and the same microbatches, so they are bit-identical wherever a
+    computation is repeatable.
 
     Args:
         difference: the largest |ratio - 1| of the first minibatch.
-        repeated: the largest difference of a log-probability between two computations of one microbatch, nats.
+        repeated: the largest difference in a log-probability between two computations of one microbatch, nats.
     """
     tolerance = _ROUNDINGS * (repeated + _FP32_EPSILON)
     return SelfCheck(
@@ -157,6 +157,6 @@ def require(checks: list[SelfCheck]) -> list[dict[str, JSON]]:
     if failed:
         raise TrainingError(
             f"self-check failed: {'; '.join(failed)}",
-            "Look at a decoded example with 'prefine data check'; training.self_checks: false goes on regardless.",
+            "Look at a decoded example with 'prefine data check'; training.self_checks: false turns the checks off.",
         )
     return [asdict(c) for c in checks]

@@ -16,11 +16,11 @@ _SECONDS_OF_ONE_CTRL_C = 1.0
 
 @contextmanager
 def stop_on_signal(display: Display) -> Iterator[dict[str, bool]]:
-    """In this context the first Ctrl-C, SIGTERM or SIGHUP asks the loop to stop after its step; a second interrupts.
+    """Inside, the first Ctrl-C, SIGTERM or SIGHUP asks the loop to stop after its step; a second one interrupts.
 
     Yields a dictionary whose "stop" becomes True. SIGHUP stays ignored if it was, as under nohup. In a launch of
-    several processes each Ctrl-C reaches a process twice, from the terminal and from the launcher: there another signal
-    counts only after a second.
+    several processes each Ctrl-C reaches a process twice, from the terminal and from the launcher: there a further
+    signal counts only after one second.
     """
     asked = {"stop": False}
     counts_from = 0.0

@@ -1,4 +1,4 @@
-"""A run's data, from its recipe to the token stores in its folder."""
+"""Prepares a run's data: from its recipe to the token stores in its folder."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def prepare(
     previous: dict[str, Any] | None,
     is_main_process: bool,
 ) -> Prepared:
-    """The run's token stores, made where they are not there or not whole.
+    """The run's token stores; made if they are missing or damaged.
 
     Args:
-        previous: the manifest of a run that goes on; None begins anew.
+        previous: the manifest of a run that is resumed; None for a new run.
 
     Raises:
         PrefineError: see Preparation.stores.
     """
-    if is_main_process and previous is None:  # left by a preparation that was cut short or refused
+    if is_main_process and previous is None:  # left by a preparation that was interrupted or refused
         for path in (*(run.data / name for name in PREPARED_FILES), run.quarantine):
             path.unlink(missing_ok=True)
     with Quarantine(run.quarantine) as quarantine:
@@ -41,7 +41,7 @@ def prepare(
 def preparation(
     stage: Stage[Recipe, Record], run: RunDirectory, template: ChatTemplate, quarantine: Quarantine
 ) -> Preparation[Record]:
-    """How the stage makes its token stores of its recipe's data."""
+    """How the stage makes token stores from its recipe's data."""
     return Preparation(
         run.data,
         stage.recipe.data,
@@ -55,10 +55,10 @@ def preparation(
 
 
 def say_data(session: Session[StageRecipe], answer_tokens: int) -> None:
-    """Say what became of the rows.
+    """Show how many rows were read, left out and cut.
 
     Args:
-        answer_tokens: what answers that are still to be written add to a row.
+        answer_tokens: tokens that answers still to be generated add to a row.
     """
     run, prepared, display = session.run, session.prepared, session.display
     budget = session.recipe.training.max_tokens_per_microbatch
@@ -66,39 +66,39 @@ def say_data(session: Session[StageRecipe], answer_tokens: int) -> None:
         display.say(f"warning: {run.data}: {prepared.made_again}; its rows were prepared again from their sources")
     if prefill := session.loaded.template.traits.prefill:
         display.say(
-            f"the chat template opens answers with {prefill!r} and writes those of the data without it: they are "
-            "learned as they stand in a conversation"
+            f"the chat template begins a new answer with {prefill!r}, but renders answers in the data without it: they "
+            "are learned as they appear in a conversation"
         )
     for name, counts in prepared.counts.items():
-        told = ", ".join(
+        details = ", ".join(
             f"{counts[key]} {text}"
             for key, text in (
                 ("rows_in", "rows read"),
                 ("quarantined", "quarantined"),
-                ("left_out", "valid and left out"),
+                ("left_out", "valid, but left out"),
                 ("duplicates", "duplicates"),
-                ("leaks_removed", "left out as their prompt is held out"),
+                ("leaks_removed", "left out because their prompt is held out"),
                 ("dropped_too_long", "too long"),
                 ("dropped_identical", "identical after tokenization"),
-                ("dropped_unusable", "of no use to this stage"),
+                ("dropped_unusable", "not usable by this stage"),
             )
             if counts.get(key)
         )
-        display.say(f"{name}: {counts['rows']} rows" + (f" ({told})" if told else ""))
+        display.say(f"{name}: {counts['rows']} rows" + (f" ({details})" if details else ""))
         for line in [*_about_turns(counts), *remarks(counts)]:
             display.say(f"{name}: {line}")
         longest = counts.get("longest_row_tokens", 0) + answer_tokens
         if longest > budget:
             display.say(
                 f"{name}: the longest row has up to {longest} tokens, more than training.max_tokens_per_microbatch "
-                f"({budget}): it is computed alone, and memory follows it"
+                f"({budget}): it is computed alone and needs more memory"
             )
     if any(counts.get("quarantined") for counts in prepared.counts.values()):
         display.say(f"quarantined rows, with line and reason, are in {run.quarantine}")
 
 
 def _about_turns(counts: dict[str, Any]) -> list[str]:
-    """What was cut, and what is not learned; counts of an earlier release have neither."""
+    """Lines on cut rows and on turns that are not learned; counts of earlier releases have neither."""
     said = []
     if cut := counts.get("rows_cut"):
         turns, texts = counts["turns_dropped"], counts["texts_cut"]
@@ -107,7 +107,7 @@ def _about_turns(counts: dict[str, Any]) -> list[str]:
         said.append(f"{cut} rows cut to data.max_length_tokens: {', '.join(what)}")
     if turns := counts.get("turns_not_learned"):
         said.append(
-            f"{turns} assistant turns are context and not learned, as the chat template writes them otherwise once "
-            "later turns follow"
+            f"{turns} assistant turns are context and not learned, because the chat template renders them differently "
+            "once later turns follow"
         )
     return said

@@ -27,7 +27,7 @@ from prefine.training.run.checks import record_prompt
 class Samples:
     """Side-by-side samples of one run.
 
-    The answers before are written to samples.jsonl at once, so that a resumed run still has them.
+    The answers from before the run are written to samples.jsonl at once, so that a resumed run has them.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Samples:
         self._display = display
 
     def before(self, known: str | None = None) -> str | None:
-        """Sample from the model as loaded, unless an earlier part of this run has, and its answers are still whole.
+        """Sample from the model as loaded, unless an earlier part of this run has done so and its answers are intact.
 
         Args:
-            known: the hash that an earlier part of this run got from here.
+            known: the hash that this method returned in an earlier part of the run.
 
-        Returns: a hash of the answers, for the manifest; None where no samples are asked for.
+        Returns: a hash of the answers, for the manifest; None if no samples are requested.
         """
         if not self._section.samples:
             return None
@@ -53,14 +53,14 @@ class Samples:
         if rows is not None and known is not None and _hash(rows) == known:
             return known
         if known is not None:
-            self._display.say(f"warning: {self._run.samples} was lost or changed: its answers are written again")
+            self._display.say(f"warning: {self._run.samples} was lost or changed: its answers are generated again")
         rows = self._prompts()
         rows = [row | _told("before", a) for row, a in zip(rows, self._answers(rows), strict=True)]
         self._write(rows)
         return _hash(rows)
 
     def after(self) -> dict[str, Any] | None:
-        """Sample from the model as trained; returns the summary of lengths, None where no samples are asked for."""
+        """Sample from the trained model; returns a summary of the lengths, None if no samples are requested."""
         rows = self._kept() if self._section.samples else None
         if rows is None:
             return None
@@ -69,7 +69,7 @@ class Samples:
         return {when: _summary(rows, when) for when in ("before", "after")} if rows else None
 
     def _kept(self) -> list[dict[str, Any]] | None:
-        """The rows of samples.jsonl; None where it is not there or damaged."""
+        """The rows of samples.jsonl; None if it is missing or damaged."""
         try:
             return read_metrics(self._run.samples) if self._run.samples.exists() else None
         except (OSError, CheckpointError):
@@ -89,7 +89,7 @@ class Samples:
             )
 
     def _prompts(self) -> list[dict[str, Any]]:
-        """Prompts from the recipe's source, else held-out ones; at most `samples`, at even distances."""
+        """Prompts from the recipe's source, else held-out ones; at most `samples`, evenly spaced."""
         found = self._own_prompts() if self._section.prompts is not None else self._heldout_prompts()
         chosen = [found[place] for place in evenly_chosen(len(found), self._section.samples)]
         return [row for row in chosen if self._is_rendered(row)]
@@ -98,12 +98,14 @@ class Samples:
         try:
             self._prompt_ids(row)
         except TemplateError as error:
-            self._display.say(f"warning: {row['id']} is no sample, as the chat template refuses it: {error}")
+            self._display.say(
+                f"warning: {row['id']} is left out of the samples, as the chat template refuses it: {error}"
+            )
             return False
         return True
 
     def _prompt_ids(self, row: dict[str, Any]) -> list[int]:
-        """Of a sample's prompt, cut where it leaves no room for an answer in the model's context."""
+        """Token ids of a sample's prompt, cut if it leaves no room for an answer in the model's context."""
         template, room = self._loaded.template, room_for_samples(self._loaded.packed, self._section.max_new_tokens)
         messages = tuple(Message.model_validate(m) for m in row["prompt"])
         tools = tuple(row.get("tools", ()))
@@ -146,7 +148,7 @@ class Samples:
 
 
 def _hash(rows: list[dict[str, Any]]) -> str:
-    """Of what rows said before training, whatever was added after."""
+    """A hash of what the rows held before training, without what was added after it."""
     kept = [{name: value for name, value in row.items() if not name.startswith("after")} for row in rows]
     return hashlib.sha256(json_bytes(kept)).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Checks before a run is resumed: its recipe, model and results are those that it had."""
+"""Checks before a run is resumed: its recipe, model and results are unchanged."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from prefine.runs.atomic import JSON, sha256_of_file
 from prefine.runs.directory import RunDirectory
 from prefine.training.loop.checkpoint import newest_valid
 
-# Fields of a recipe that may change when a run is resumed, as they do not change its result; so may the thresholds of
-# readiness.
+# Fields of a recipe that may change when a run is resumed, as they do not affect its result. The thresholds of
+# readiness may change, too.
 _FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers", "training.tracker_project")
-# And this one, unless guards may go back to a checkpoint.
+# So may this one, unless guards may roll back to a checkpoint.
 _FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
 # Fields of a manifest that a resumed run needs, and their types.
 _NEEDED = {"stage": str, "status": str, "run_id": str, "recipe": dict, "model": dict, "prepared": dict}
@@ -32,14 +32,14 @@ def new_run_id() -> str:
 
 
 def read_manifest(run: RunDirectory) -> dict[str, Any] | None:
-    """The manifest of a run to resume; None if the run has none, as it ended before its first step.
+    """The manifest of a run to resume; None if the run ended before it was written, before its first step.
 
     Raises:
-        CheckpointError: it is damaged. (A folder that lost it is not opened: prefine.runs.ownership.refuse_additions.)
+        CheckpointError: it is damaged. A folder that lost it is not opened: prefine.runs.ownership.refuse_additions.
     """
     if not run.manifest.exists():
         return None
-    remedy = "Bring the file back from a copy, or start a run of another name."
+    remedy = "Restore the file from a copy, or start a run under another name."
     try:
         manifest = read_json_object(run.manifest)
     except (OSError, JsonError) as error:
@@ -49,7 +49,7 @@ def read_manifest(run: RunDirectory) -> dict[str, Any] | None:
     lacking += [] if lacking else _lacking(manifest["prepared"], _NEEDED_OF_DATA, "prepared.")
     if lacking:
         raise CheckpointError(
-            f"{run.manifest} lacks {lacking[0]}: it is damaged, or of another version of prefine", remedy
+            f"{run.manifest} lacks {lacking[0]}: it is damaged, or from another version of prefine", remedy
         )
     return manifest
 
@@ -59,12 +59,12 @@ def _lacking(values: Mapping[str, Any], needed: Mapping[str, type], prefix: str 
 
 
 def require_same_recipe(manifest: Mapping[str, Any], stage: str, recipe: StageRecipe) -> None:
-    """Raise CheckpointError if the run was of another stage, or a field that decides its result has changed."""
+    """Raise CheckpointError if the run is of another stage, or a field that affects its result has changed."""
     finished = manifest["status"] == "finished"
-    remedy = "Resume with the same recipe and --set, or start a run of another name."
+    remedy = "Resume with the same recipe and --set, or start a run under another name."
     if finished:
         remedy = (
-            "Start a run of another name (--set run=NEW); to train this run's result further, also name it: "
+            "Start a run under another name (--set run=NEW); to train this run's result further, also add "
             f"--set model.name={recipe.run}."
         )
     if manifest["stage"] != stage:
@@ -72,9 +72,10 @@ def require_same_recipe(manifest: Mapping[str, Any], stage: str, recipe: StageRe
     free = _FREE_FIELDS if recipe.guards.may_go_back else _FREE_FIELDS + _FREE_WITHOUT_GUARDS
     differing = _differences(manifest["recipe"], recipe.model_dump(mode="json"), free)
     if differing:
-        known = "is finished, and the recipe is not the one it was trained with" if finished else ""
         problem = (
-            f"--resume: {recipe.run} {known}" if finished else "--resume: the recipe is not the one this run began with"
+            f"--resume: {recipe.run} is finished, and was trained with another recipe"
+            if finished
+            else "--resume: the recipe differs from the one this run began with"
         )
         raise CheckpointError(f"{problem} ({', '.join(differing[:3])})", remedy)
 
@@ -114,27 +115,27 @@ def result_hashes(run: RunDirectory) -> dict[str, JSON]:
 
 
 def _require_same_files(model: Path, expected: object) -> None:
-    """Raise CheckpointError if files of a finished run's model were lost or changed. Other files may be added."""
-    flaws = [] if isinstance(expected, dict) and expected else ["manifest.json does not say what that was"]
+    """Raise CheckpointError if files of a finished run's model are missing or changed. Other files may be added."""
+    flaws = [] if isinstance(expected, dict) and expected else ["manifest.json does not list its files"]
     for name, sha256 in expected.items() if isinstance(expected, dict) else ():
         file = model / name
         if not file.is_file():
             flaws.append(f"{name} is missing")
         elif sha256_of_file(file) != sha256:
-            flaws.append(f"{name} was changed since")
+            flaws.append(f"{name} has changed")
     if flaws:
         raise CheckpointError(
-            f"{model} does not hold what this run ended with: {', '.join(flaws)}",
-            f"Bring it back from a copy; or delete {model}, and --resume makes it again.",
+            f"{model} is not as this run saved it: {', '.join(flaws)}",
+            f"Restore it from a copy; or delete {model}, and --resume makes it again.",
         )
 
 
 def is_whole(run: RunDirectory, manifest: Mapping[str, Any]) -> bool:
-    """Whether all results of a finished run are there.
+    """Whether all results of a finished run exist.
 
     Raises:
-        CheckpointError: files of the model were lost or changed; or results are missing, and no checkpoint is there to
-            make them again.
+        CheckpointError: files of the model are missing or have changed; or results are missing, and there is no
+            checkpoint to make them from.
     """
     result = manifest["result"] if isinstance(manifest.get("result"), dict) else {}
     if run.model.is_dir():
@@ -146,6 +147,6 @@ def is_whole(run: RunDirectory, manifest: Mapping[str, Any]) -> bool:
         lost = run.evaluation.name if run.model.is_dir() else run.model.name
         raise CheckpointError(
             f"{run.path} is finished, but its {lost} is missing or damaged, and it holds no valid checkpoint",
-            "Bring it back from a copy, or start a run of another name.",
+            "Restore it from a copy, or start a run under another name.",
         )
     return False

@@ -68,10 +68,10 @@ _NOTHING_YET = " before a step was saved; the run begins at its first step"
 def run_stage(stage: Stage[Recipe, Record], resume: bool, display: Display | Console) -> Path:
     """Run a stage from its recipe to its report; returns the run's folder.
 
-    Under `accelerate launch` every process calls this; the main one alone writes.
+    In a launch of several processes every process calls this; only the main one writes files.
 
     Raises:
-        PrefineError: whatever cannot go on; what was saved before can be resumed.
+        PrefineError: the run cannot go on. It can be resumed from what was saved.
         Stopped: Ctrl-C or SIGTERM; the run can be resumed.
     """
     began = time.perf_counter()
@@ -79,7 +79,7 @@ def run_stage(stage: Stage[Recipe, Record], resume: bool, display: Display | Con
     if not resume:
         require_sources(recipe.data)
     require_trackers(recipe)
-    # Joined before anything is loaded, so that each process loads to its own device.
+    # Joined first, so that each process loads to its own device.
     processes = Processes.start(cpu=choose_device(recipe.model.device).type == "cpu")
     forget_peak_memory(processes.device)
     display = display if isinstance(display, Display) else Display(display)
@@ -116,7 +116,7 @@ def run_stage(stage: Stage[Recipe, Record], resume: bool, display: Display | Con
 
 @contextmanager
 def _run_directory(path: Path, resume: bool, processes: Processes) -> Iterator[RunDirectory]:
-    """The run's folder. The main process opens it for all, as its lock excludes others; all are refused together."""
+    """The run's folder. Only the main process opens and locks it; a refusal is raised in all processes."""
     opened = processes.all_or_raise(lambda: RunDirectory.create(path, resume) if processes.is_main else None)
     with opened or RunDirectory(path) as run:
         yield run
@@ -130,15 +130,15 @@ def _open(
     display: Display,
     overridden: Sequence[str],
 ) -> Session[Recipe]:
-    """Load the model and the data; a resumed run must be of the same recipe, and computes in the same type."""
+    """Load the model and the data. A resumed run must have the same recipe; it computes in the same number type."""
     recipe = stage.recipe
     section = recipe.model
     code, changed = continued_code(previous, stage.functions())
     if previous is not None:
         require_same_recipe(previous, stage.name, recipe)
-        # A measured type is settled once a run: measuring again could choose another, and the result would differ.
+        # A measured type is chosen once per run: measuring again could choose another one and change the result.
         section = section.model_copy(update={"dtype": previous["model"]["compute_dtype"]})
-    torch.manual_seed(recipe.training.seed)  # every process begins with the same adapter
+    torch.manual_seed(recipe.training.seed)  # every process starts with the same adapter
     loaded = stage.load(section)
     if previous is not None:
         require_same_model(previous, loaded.identity, section.name)
@@ -166,7 +166,7 @@ def _open(
         "samples_before": None if previous is None else previous.get("samples_before"),
     }
     session = Session(stage.name, recipe, run, display, processes, loaded, prepared, manifest)
-    if previous is not None:  # some checks are made once a run
+    if previous is not None:  # some checks are made once per run
         session.record_checks(previous.get("self_checks", []))
     session.override(*changed)
     for line in changed:
@@ -187,10 +187,10 @@ def _open(
 
 
 def _require_same_beginning(stage: Stage[Recipe, Record], run: RunDirectory, previous: dict[str, Any]) -> None:
-    """Raise if a finished run had another recipe, model or data than those given now.
+    """Raise if a finished run had another recipe, other data or another model than those given now.
 
     Raises:
-        PrefineError: it had, or the model or the data are not there to compare.
+        PrefineError: it had, or the model or the data are missing, so that they cannot be compared.
     """
     recipe = stage.recipe
     require_same_recipe(previous, stage.name, recipe)
@@ -215,11 +215,11 @@ def _train(stage: Stage[Recipe, Record], session: Session[Recipe], began: float,
         if fresh and objective is None and isinstance(error, RecipeError | DataError | ModelError):
             if session.processes.is_main:
                 for path in (session.run.manifest, session.run.recipe):
-                    path.unlink(missing_ok=True)  # nothing was learned: once corrected, the recipe begins anew
+                    path.unlink(missing_ok=True)  # nothing was learned: a corrected recipe starts from the beginning
             raise
         _note_end(session, "failed" if isinstance(error, PrefineError) else "stopped", str(error) or "interrupted")
         raise
-    except Exception as error:  # a callback's, or a fault of prefine
+    except Exception as error:  # from a callback, or a bug in prefine
         _note_end(session, "failed", f"{type(error).__name__}: {error}")
         raise
     session.processes.end()
@@ -235,12 +235,12 @@ def _train(stage: Stage[Recipe, Record], session: Session[Recipe], began: float,
 
 def _note_end(session: Session[StageRecipe], status: str, reason: str) -> None:
     session.manifest["ended_by"] = reason
-    with suppress(CheckpointError):  # on a full disk, what ended the run is worth more than that nobody noted it
+    with suppress(CheckpointError):  # on a full disk, the error that ended the run matters more
         session.write_manifest(status)
 
 
 def _trackers(session: Session[StageRecipe], fresh: bool) -> Trackers:
-    """The recipe's trackers; none in other processes than the main one."""
+    """The recipe's trackers; none outside the main process."""
     if not session.processes.is_main:
         return Trackers()
     return start_trackers(session.recipe, session.stage, session.manifest["run_id"], not fresh, session.display)
@@ -301,7 +301,7 @@ def _measure_again(before: Before | None, session: Session[StageRecipe], loop: L
     """Evaluate the model as loaded again, if a resumed run has lost its evaluation before the first step."""
     lost = before is not None and before.value is None and len(session.prepared.heldout)
     if lost and any(session.run.checkpoints.glob("*")):
-        session.display.say(f"warning: {session.run.heldout_before} was lost or damaged: its rows are measured again")
+        session.display.say(f"warning: {session.run.heldout_before} was lost or damaged: it is measured again")
         loop.evaluation.remember()
 
 
@@ -317,7 +317,7 @@ def _write_results(objective: Objective[StageRecipe], session: Session[StageReci
 
 
 def _samples(session: Session[StageRecipe]) -> Samples | None:
-    """None if the stage's model generates no text, and in other processes than the main one."""
+    """None if the stage's model generates no text, and outside the main process."""
     recipe = session.recipe
     if not isinstance(recipe, WritingRecipe) or not session.processes.is_main:
         return None
@@ -326,7 +326,7 @@ def _samples(session: Session[StageRecipe]) -> Samples | None:
 
 def _save_result(objective: Objective[StageRecipe], session: Session[StageRecipe]) -> None:
     """Save the model, then read it back and compare it with the one in memory."""
-    if not session.run.model.exists():  # it is there where a run was killed between saving and finishing
+    if not session.run.model.exists():  # it exists if the run was killed between saving and finishing
         save_model(session.loaded, session.run.model, objective.extra_files(), about_run(session))
     from peft import PeftModel, get_peft_model_state_dict
 
@@ -334,14 +334,14 @@ def _save_result(objective: Objective[StageRecipe], session: Session[StageRecipe
     adapter = isinstance(model, PeftModel)
     held = get_peft_model_state_dict(model) if adapter else model.state_dict()
     saved = saved_weights(session.run.model)
-    # A whole model's file leaves out tied weights, and names a few architectures' weights otherwise than memory does.
+    # The file of a whole model leaves out tied weights; for a few architectures its names differ from those in memory.
     compared = held.keys() & saved.keys()
     complete = held.keys() == saved.keys() if adapter else bool(compared)
     passed = complete and all(torch.equal(saved[name], held[name].cpu()) for name in compared)
     row = {"name": "saved model", "value": f"{len(compared)} tensors read back", "rule": "equal to those in memory"}
     session.record_checks([{**row, "passed": passed}])
     if not passed:
-        raise CheckpointError(f"{session.run.model}: reads back otherwise than it was saved", "Check the disk.")
+        raise CheckpointError(f"{session.run.model}: the file differs from what was saved", "Check the disk.")
 
 
 def _about(loaded: LoadedModel) -> list[str]:

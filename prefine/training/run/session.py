@@ -1,4 +1,4 @@
-"""A run in progress: its folder, its model, its data, and what its manifest will say."""
+"""A run in progress: its folder, its model, its data, and the contents of its manifest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Session(Generic[R_co]):
         processes: the processes that train together.
         loaded: what the stage's `load` returned.
         prepared: the token stores of training and held-out rows.
-        manifest: what manifest.json holds besides checks and warnings.
+        manifest: contents of manifest.json besides checks and warnings.
         checks: results of the self-checks so far.
         warnings: for the top of the report.
     """
@@ -46,7 +46,7 @@ class Session(Generic[R_co]):
     warnings: list[str] = field(default_factory=list)
 
     def write_manifest(self, status: str) -> None:
-        """Write manifest.json with all that is known by now; does nothing in other processes than the main one."""
+        """Write manifest.json with all that is known so far. Does nothing outside the main process."""
         if not self.processes.is_main:
             return
         self.run.require_here()
@@ -54,19 +54,19 @@ class Session(Generic[R_co]):
         write_json(self.run.manifest, self.manifest)
 
     def record_checks(self, rows: Sequence[dict[str, JSON]]) -> None:
-        """Keep results of self-checks; they take the place of earlier ones of the same name, as after a resume."""
+        """Keep results of self-checks. They replace earlier ones of the same name, as after a resume."""
         names = [row["name"] for row in rows]
         self.checks[:] = [*(row for row in self.checks if row["name"] not in names), *rows]
 
     def override(self, *warnings: str) -> None:
-        """Record that the user overrode checks, if there are warnings of any; the report says so at its top, too."""
+        """Record warnings of checks that the user overrode; the report shows them at its top, too."""
         if not warnings:
             return
         self.warnings += warnings
         self.manifest["overridden"] = [*self.manifest.get("overridden", []), *warnings]
 
     def before_and_after(self) -> dict[str, dict[str, float]]:
-        """The first held-out evaluation in the run's metrics, and the one of the weights that are kept."""
+        """The first held-out evaluation in the run's metrics, and that of the weights that are kept."""
         rows = rows_of_kind(self.run.metrics, "heldout")
         kept = next((row for row in rows if row["step"] == self.manifest.get("kept_step")), rows[-1])
         told = [{k: v for k, v in row.items() if k not in ("kind", "step")} for row in (rows[0], kept)]

@@ -26,9 +26,9 @@ Record = TypeVar("Record", bound=Prompt | Demonstration)
 
 
 class Objective(ABC, Generic[R_co]):
-    """What one run optimises: made by `Stage.start`, used by the loop (see LoopObjective) and for the run's results.
+    """What one run optimises. `Stage.start` makes it; the loop (see LoopObjective) and the run's results use it.
 
-    A constructor sets all fields of a subclass.
+    The constructor of a subclass sets all of its fields.
 
     Args:
         session: the opened run.
@@ -59,19 +59,19 @@ class Objective(ABC, Generic[R_co]):
         return steps.optimise(trees)
 
     def state(self) -> State:
-        """What the next step depends on besides the model: see LoopObjective."""
+        """All that the next step depends on besides the model: see LoopObjective."""
         return State({}, {})
 
     def load_state(self, state: State) -> None:
-        """Return to a state that `state` gave."""
+        """Restore a value of `state`."""
 
     def rolled_back(self) -> dict[str, float]:
-        """Go on more carefully after a roll-back; returns what was changed besides the learning rate, by name."""
+        """Adapt to a roll-back, for more careful steps; returns what changed besides the learning rate, by name."""
         return {}
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Mean held-out metrics of the present model, `loss` among them."""
+        """Mean held-out metrics of the current model, including `loss`."""
 
     def extra_files(self) -> dict[str, JSON]:
         """JSON files to save beside the trained model, by name."""
@@ -83,14 +83,14 @@ class Objective(ABC, Generic[R_co]):
 
 
 class Stage(ABC, Generic[Recipe, Record]):
-    """One training method with its recipe. Nothing here changes the stage, and only `start` knows the opened run.
+    """One training method with its recipe. No method changes the stage, and only `start` gets the opened run.
 
     Args:
         recipe: the whole recipe of the run.
 
     Attributes:
         name: as in manifests.
-        record_type: the record type that it learns from.
+        record_type: the type of records that it learns from.
         answer_tokens: tokens of data.max_length_tokens that rows leave free for generated answers.
     """
 
@@ -102,21 +102,21 @@ class Stage(ABC, Generic[Recipe, Record]):
         self.recipe = recipe
 
     def require(self, display: Display) -> list[str]:
-        """Check for what the stage needs besides data and a model; called before the run's folder is made.
+        """Check what the stage needs besides data and a model. Called before the run's folder is created.
 
         Returns: a warning for each check whose result the user has overridden.
 
         Raises:
-            PrefineError: something is missing or not fit.
+            PrefineError: something is missing or unsuitable.
         """
         return []
 
     def functions(self) -> Sequence[UserFunction]:
-        """The user's functions that decide the run's result."""
+        """User functions that affect the run's result."""
         return ()
 
     def load(self, section: ModelSection) -> LoadedModel:
-        """The model to be trained: a language model, unless a stage says otherwise.
+        """Load the model to train: a language model, unless a stage overrides this.
 
         Args:
             section: the recipe's, with the number type that a resumed run began with.
@@ -128,12 +128,12 @@ class Stage(ABC, Generic[Recipe, Record]):
         return True
 
     def guards(self) -> Sequence[Limit]:
-        """What guards check in the metrics of each step and evaluation."""
+        """Limits that guards check on the metrics of each step and evaluation."""
         return ()
 
     @abstractmethod
     def start(self, session: Session[Recipe]) -> Objective[Recipe]:
-        """Check what can only be checked on the opened run, and make the objective.
+        """Check what needs the opened run, and make the objective.
 
         Called before any step and before a checkpoint is loaded.
         """

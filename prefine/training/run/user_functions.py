@@ -1,4 +1,4 @@
-"""Functions of the user's that a run depends on: their names in recipes, and how a resumed run knows them again."""
+"""User functions that a run depends on: their names in recipes, and how a resumed run recognises them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _given: dict[str, Callable[..., Any]] = {}
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A function that decides a run's result.
+    """A user function that affects a run's result.
 
     Attributes:
-        field: what it was given as.
+        field: the recipe field or argument that it was passed as.
         name: see `function_name`.
         sha256: see `function_hash`.
-        may_change: whether a run may go on with a changed one; then it warns.
+        may_change: whether a run may be resumed with a changed one; it then warns.
     """
 
     field: str
@@ -38,7 +38,7 @@ class UserFunction:
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """`module:function`, by which any process finds it, or `python:NAME` where only this process has it."""
+    """`module:function` if any process can import it, or `python:NAME` if only this process has it."""
     name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", None) or ""
     if module != "__main__" and name.isidentifier() and getattr(sys.modules.get(module), name, None) is function:
         return f"{module}:{name}"
@@ -48,9 +48,9 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def given_function(function: Callable[..., Any]) -> str:
-    """The name of a function, under which this process finds it from now on; the latest of that name holds.
+    """Register a function and return its name. A later function of the same name replaces it in this process.
 
-    A function of a module is found there, as it is then: the module may be reloaded meanwhile.
+    A function of a module is looked up there when it is used, so that a reloaded module counts.
     """
     name = function_name(function)
     if name.startswith(GIVEN):
@@ -59,14 +59,14 @@ def given_function(function: Callable[..., Any]) -> str:
 
 
 def found_function(name: str) -> Callable[..., Any] | None:
-    """The function that was given under a name; None if there is none."""
+    """The function that was registered under a name; None if there is none."""
     return _given.get(name)
 
 
 def function_hash(function: Callable[..., Any]) -> str:
-    """SHA-256 of a function's source; of its bytecode where no source is its own: a lambda's is the line around it.
+    """SHA-256 of a function's source, or of its bytecode if it has no source of its own, as a lambda.
 
-    What it calls, and the variables around it, are no part of that.
+    Functions that it calls and variables around it are not included.
     """
     if isinstance(function, functools.partial):
         bound = [*function.args, *(part for item in sorted(function.keywords.items()) for part in item)]
@@ -90,7 +90,7 @@ def _bytecode(code: CodeType | None) -> str:
 
 
 def _said(value: object) -> str:
-    """A value as text that is the same in every process: without addresses, and sets in order."""
+    """A value as text that is the same in every process: without addresses, and with sorted sets."""
     if isinstance(value, CodeType):
         return _bytecode(value)
     if isinstance(value, set | frozenset):
@@ -103,14 +103,14 @@ def _said(value: object) -> str:
 def continued_code(
     manifest: Mapping[str, Any] | None, functions: Sequence[UserFunction]
 ) -> tuple[dict[str, JSON], list[str]]:
-    """What a run's manifest says of the user's functions, and a warning for each that was changed in between.
+    """The manifest's entry for the user functions, and a warning for each that changed while the run was stopped.
 
     Args:
-        manifest: of the run that goes on; None for a new one.
-        functions: those that it is given now.
+        manifest: manifest of the run that is resumed; None for a new run.
+        functions: the functions that are passed now.
 
     Raises:
-        CheckpointError: one that may not change has changed, or is missing.
+        CheckpointError: a function that may not change has changed or is missing.
     """
     before: Mapping[str, Any] = (manifest or {}).get("code") or {}
     code: dict[str, JSON] = {}
@@ -120,13 +120,13 @@ def continued_code(
         if known and known[-1] != function.sha256 and not function.may_change:
             raise CheckpointError(
                 f"--resume: {function.field}: {function.name} is not the function that this run began with",
-                "Pass the function as it was, or start a run of another name.",
+                "Pass the original function, or start a run under another name.",
             )
         hashes = [*known, *([function.sha256] if known[-1:] != [function.sha256] else [])]
         if len(hashes) > 1:
             warnings.append(
-                f"{function.field}: {function.name} was changed while this run was stopped: steps before that were "
-                "taken with another function of this name."
+                f"{function.field}: {function.name} was changed while this run was stopped: earlier steps used "
+                "another version of it."
             )
         code[function.field] = {"name": function.name, "sha256": hashes}
     return code, warnings
