@@ -191,7 +191,7 @@ def test_a_checkpoint_of_another_run_is_passed_over(
     shutil.rmtree(foreign)
     shutil.copytree(Path(other.run) / "checkpoints" / foreign.name, foreign.with_name("step-00000099"))
     shutil.copytree(Path(other.run) / "checkpoints" / foreign.name, foreign.with_name("step-00000003.replaced"))
-    assert "step-00000099 is passed over: it belongs to another run" in tiny.train(made, resume=True)
+    assert "step-00000099 is skipped: it belongs to another run" in tiny.train(made, resume=True)
     assert not tiny.differences(runs["finished"], Path(made.run))
     assert foreign.with_name("step-00000099").is_dir()
 

@@ -170,7 +170,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(cut: Callable[..., Sta
     newest = Path(made.run) / "checkpoints" / "step-00000002" / "weights.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     said = tiny.train(made, resume=True)
-    assert f"warning: {newest.parent} is passed over: weights.safetensors has" in said
+    assert f"warning: {newest.parent} is skipped: weights.safetensors has" in said
     assert "resuming after step 1\n" in said
     whole = make("dpo", "whole")
     tiny.train(whole)

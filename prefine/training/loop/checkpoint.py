@@ -1,12 +1,12 @@
-"""Checkpoints that a kill at any moment does not damage, and that load bit for bit.
+"""Checkpoints that survive a kill at any moment and load bit for bit.
 
     checkpoints/step-00000042/
-      <group>.safetensors    one per group of tensors, as the caller names them: weights, optimizer, rng.0
+      <group>.safetensors    one per group of tensors, named by the caller: weights, optimizer, rng.0
       state.json             everything that is not a tensor
       manifest.json          written last: run, step, format, size and SHA-256 of each file
 
-A checkpoint appears under its name in one rename, and older ones are removed only after that. A resumed run takes the
-newest one whose files all match their hashes. Nothing here depends on what is being trained.
+A checkpoint gets its name by one rename, and older ones are removed only after that. A resumed run takes the newest one
+whose files all match their hashes. Nothing here depends on what is being trained.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ FORMAT = 1
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
 _GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-# While a checkpoint is replaced by another of the same step, the old one has the second name.
+# The second name is for the old checkpoint while another one of the same step replaces it.
 _DIRECTORY_NAME = re.compile(r"step-(?P<step>[0-9]{8,})(?P<aside>\.replaced)?")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint found valid.
+    """A valid checkpoint.
 
     Attributes:
         path: its directory.
@@ -64,20 +64,20 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Save one checkpoint, then keep only the newest `keep_last` of the directory, and those of the steps `keep`.
 
-    Checkpoints of later steps are removed, too: a roll-back has given them up.
+    Checkpoints of later steps are removed, too: a roll-back has discarded them.
 
     Args:
-        directory: the run's checkpoint folder; made if missing.
+        directory: the run's checkpoint folder; created if missing.
         step: optimiser steps done; a checkpoint of the same step is replaced.
         tensors: groups of tensors by name; on any device, with any strides, sharing memory or not.
-        state: what JSON represents exactly (string keys, no tuples); NaN and infinities are allowed.
+        state: values that JSON represents exactly (string keys, no tuples); NaN and infinities are allowed.
         keep_last: how many valid checkpoints stay, this one included; at least 1.
         keep: steps whose checkpoints stay in any case; None is ignored.
         run_id: the run that it belongs to. Checkpoints of other runs are neither counted nor removed.
 
     Raises:
-        CheckpointError: the disk is full or not writable, or a checkpoint of another run has its name. What was valid
-            before still is.
+        CheckpointError: the disk is full or not writable, or a checkpoint of another run has the same name. Valid
+            checkpoints stay valid.
         ValueError: a group name that is not lower-case letters, digits, `_`, `.` and `-`; a step below 0.
     """
     if keep_last < 1 or step < 0:
@@ -88,7 +88,7 @@ def save_checkpoint(
     path = directory / f"step-{step:08d}"
     aside = path.with_name(path.name + ".replaced")
     with storage_errors(directory):
-        directory.mkdir(exist_ok=True)  # not its parents: a run's folder that was deleted must not come back empty
+        directory.mkdir(exist_ok=True)  # not its parents: a deleted run folder must not come back empty
         if path.exists():
             if _is_foreign(path, run_id):
                 raise CheckpointError(f"{path} is a checkpoint of another run", "Move it away.")
@@ -102,25 +102,25 @@ def save_checkpoint(
 
 
 def newest_valid(directory: Path, run_id: str | None = None) -> Checkpoint | None:
-    """The newest checkpoint whose every file matches its manifest, None if there is none.
+    """The newest checkpoint whose files all match its manifest; None if there is none.
 
     Args:
         run_id: the run that it must belong to; None for any.
 
-    Newer ones that are not valid are logged as warnings, and listed in the result's `skipped`.
+    Newer ones that are not valid are logged as warnings and listed in the result's `skipped`.
     """
     skipped: list[str] = []
     for step, path in _candidates(directory):
         reason = _flaw(path, step, run_id, read_contents=True)
         if reason is None:
             return Checkpoint(path, step, tuple(skipped))
-        skipped.append(f"{path} is passed over: {reason}")
+        skipped.append(f"{path} is skipped: {reason}")
         logger.warning("%s", skipped[-1])
     return None
 
 
 def load_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """The groups of tensors, on the CPU and in memory of their own, and the JSON state.
+    """The groups of tensors, as copies on the CPU, and the JSON state.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -128,7 +128,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, torch.T
     try:
         files = read_json_object(checkpoint.path / _MANIFEST)["files"]
         groups = [name.removesuffix(".safetensors") for name in files if name != _STATE]
-        # load_file maps the file; a copy lets rotation delete it, on every system, while the tensors live on.
+        # load_file maps the file into memory. Copies let rotation delete it on every system.
         tensors = {
             group: {name: tensor.clone() for name, tensor in load_file(_group_path(checkpoint.path, group)).items()}
             for group in groups
@@ -136,7 +136,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, torch.T
         return tensors, read_json_object(checkpoint.path / _STATE)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
-            f"{checkpoint.path} cannot be read: {error}", "Delete that folder and resume from the one before it."
+            f"{checkpoint.path} cannot be read: {error}", "Delete that folder and resume from the checkpoint before it."
         ) from error
 
 
@@ -154,7 +154,7 @@ def _write_contents(
     directory.mkdir()
     for group, members in tensors.items():
         save_file(_storable(members), _group_path(directory, group), metadata={"format": "pt"})
-    # Python's JSON writes NaN and infinities as bare words, and every finite float exactly.
+    # Python's JSON has words for NaN and infinities, and represents every finite float exactly.
     (directory / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     files: dict[str, JSON] = {
         file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
@@ -165,7 +165,7 @@ def _write_contents(
 
 
 def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors as safetensors takes them: contiguous and on the CPU; none shares memory with another."""
+    """Tensors as safetensors accepts them: contiguous, on the CPU, none sharing memory with another."""
     seen: set[int] = set()
     storable = {}
     for name, tensor in tensors.items():
@@ -179,7 +179,7 @@ def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _candidates(directory: Path) -> Iterator[tuple[int, Path]]:
-    """(step, path) of everything that is named as a checkpoint, newest first."""
+    """(step, path) of every folder with a checkpoint's name, newest first."""
     found = []
     for path in directory.iterdir() if directory.is_dir() else ():
         if name := _DIRECTORY_NAME.fullmatch(path.name):
@@ -193,7 +193,7 @@ def _flaw(path: Path, step: int, run_id: str | None, *, read_contents: bool) -> 
     try:
         manifest = read_json_object(path / _MANIFEST)
         if manifest["format"] != FORMAT:
-            return f"its format is {manifest['format']!r}, this prefine reads {FORMAT}"
+            return f"its format is {manifest['format']!r}; this version of prefine reads {FORMAT}"
         if run_id is not None and manifest["run_id"] != run_id:
             return "it belongs to another run"
         if manifest["step"] != step or _STATE not in manifest["files"]:
@@ -227,19 +227,19 @@ def checkpoint_of(directory: Path, step: int, run_id: str | None = None) -> Chec
     """The checkpoint of one step.
 
     Raises:
-        CheckpointError: it is not there, or not valid.
+        CheckpointError: it is missing or not valid.
     """
     found = next((path for candidate, path in _candidates(directory) if candidate == step), None)
-    reason = "it is not there" if found is None else _flaw(found, step, run_id, read_contents=True)
+    reason = "it is missing" if found is None else _flaw(found, step, run_id, read_contents=True)
     if found is None or reason is not None:
         raise CheckpointError(
-            f"{directory}: the checkpoint of step {step} cannot be used: {reason}", "Bring it back from a copy."
+            f"{directory}: the checkpoint of step {step} cannot be used: {reason}", "Restore it from a copy."
         )
     return Checkpoint(found, step)
 
 
 def discard_after(directory: Path, step: int, run_id: str | None = None) -> None:
-    """Remove the run's checkpoints of all later steps."""
+    """Remove the run's checkpoints of later steps."""
     for found, path in _candidates(directory):
         if found > step and not _is_foreign(path, run_id):
             discard(path)
@@ -248,7 +248,7 @@ def discard_after(directory: Path, step: int, run_id: str | None = None) -> None
 def _rotate(directory: Path, newest: int, keep_last: int, keep: Collection[int | None], run_id: str | None) -> None:
     """Remove checkpoints after step `newest`, and all but the last `keep_last` valid ones and those of steps `keep`.
 
-    Whether old ones are valid is judged by their sizes: reading gigabytes again at each save would take minutes.
+    The validity of old ones is checked by file sizes only: reading gigabytes at each save would take minutes.
     """
     kept: list[int] = []
     for step, path in _candidates(directory):

@@ -1,4 +1,4 @@
-"""When a run saves what: checkpoints of its training state, and the metrics that go with them."""
+"""Saves and loads checkpoints of a run's training state, with a hash of its metrics."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Checkpointer:
     """Saves a run's training state in its folder, and loads it again.
 
     Attributes:
-        state: what is saved.
+        state: the state to save.
         run: the run's folder.
         log: the metrics; a checkpoint stores a hash of them.
         keep_last: how many checkpoints stay.
-        resumed: whether the run goes on from a checkpoint of an earlier process.
+        resumed: whether the run continues from a checkpoint of an earlier process.
     """
 
     state: TrainingState
@@ -44,8 +44,8 @@ class Checkpointer:
         """Save a checkpoint. The main process writes; the others wait for it.
 
         Args:
-            within_step: save it beside the checkpoints between steps, which guards may go back to.
-            provable: whether guards may go back to it; false for a checkpoint that an uninterrupted run would not have.
+            within_step: save it separately from the checkpoints between steps, which guards may roll back to.
+            provable: whether guards may roll back to it; False for one that an uninterrupted run would not have.
         """
         guards, step = self.state.guards, self.state.position.step
         if provable and not within_step:
@@ -69,10 +69,10 @@ class Checkpointer:
         self.state.processes.wait()
 
     def resume(self) -> Checkpoint | None:
-        """Go on from the newest valid checkpoint, if there is one. Metrics of later steps are dropped.
+        """Load the newest valid checkpoint, if there is one, and drop the metrics of later steps.
 
         Raises:
-            CheckpointError: it holds other weights than this run trains; or there are checkpoints, but none is valid.
+            CheckpointError: it holds other weights than this run trains, or there are checkpoints but none is valid.
         """
         checkpoint = checkpoint_to_resume(self.run)
         if checkpoint is None:
@@ -86,15 +86,15 @@ class Checkpointer:
         return checkpoint
 
     def load_step(self, step: int) -> None:
-        """Go back to the checkpoint of a step. The later ones stay.
+        """Load the checkpoint of a step. Later ones are not removed.
 
         Raises:
-            CheckpointError: it is not there, or not valid.
+            CheckpointError: it is missing or not valid.
         """
         self._load(checkpoint_of(self.run.checkpoints, step, self.run.run_id))
 
     def discard_after(self, step: int) -> None:
-        """Remove the checkpoints of all later steps."""
+        """Remove the checkpoints of later steps."""
         if self.state.processes.is_main:
             discard_after(self.run.checkpoints, step, self.run.run_id)
             self._discard_within_step()
@@ -104,31 +104,31 @@ class Checkpointer:
             discard(_within_step(self.run))
 
     def _load(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Load the state; gives the checkpoint's JSON. Raises CheckpointError."""
+        """Load the state; returns the checkpoint's JSON. Raises CheckpointError."""
         tensors, json = load_checkpoint(checkpoint)
         try:
             if set(tensors["weights"]) != set(self.state.parameters):
                 raise CheckpointError(
                     f"{checkpoint.path} holds other weights than this recipe trains",
-                    "Resume with the recipe and model the run began with.",
+                    "Resume with the recipe and the model that the run began with.",
                 )
             self.state.load_state(State(tensors, json))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(
                 f"{checkpoint.path} does not hold what this run saves ({type(error).__name__}: {error})",
-                "It is of another version of prefine, or of other libraries: go on with those, or start a new run.",
+                "Another version of prefine or of its libraries saved it: resume with those, or start a new run.",
             ) from error
         saved, now = len(json["rng"]), self.state.processes.count
         if saved != now:
             self.log.say(
-                f"warning: {saved} processes saved the checkpoint and {now} go on: the result will not be "
-                "equal to that of an uninterrupted run"
+                f"warning: {saved} processes saved the checkpoint and {now} resume it: the result will differ from "
+                "that of an uninterrupted run"
             )
         return json
 
 
 def checkpoint_to_resume(run: RunDirectory) -> Checkpoint | None:
-    """The newest valid checkpoint of the run, between its steps or within one; None if it has none.
+    """The newest valid checkpoint of the run, between steps or within one; None if there is none.
 
     Raises:
         CheckpointError: there are some, but none is valid.
@@ -140,11 +140,11 @@ def checkpoint_to_resume(run: RunDirectory) -> Checkpoint | None:
     if checkpoint is None and any(any(folder.glob("step-*")) for folder in folders):
         raise CheckpointError(
             f"{run.checkpoints} holds checkpoints, but none is valid (see the warnings above)",
-            "Bring one back from a copy, or delete that folder to begin again from the first step.",
+            "Restore one from a copy, or delete that folder to start again from the first step.",
         )
     return checkpoint
 
 
 def _within_step(run: RunDirectory) -> Path:
-    """Where the checkpoint of a run is that was stopped within a step."""
+    """The folder for the checkpoint of a run that was stopped within a step."""
     return run.checkpoints / "within-step"

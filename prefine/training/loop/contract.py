@@ -1,4 +1,4 @@
-"""Protocols between the training loop and an objective: what each may ask of the other."""
+"""Protocols between the training loop and an objective."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Sums:
     """A loss and other figures, summed over one microbatch.
 
     The loop turns sums into means: it divides by the number of units in the whole optimiser step, over all
-    microbatches and processes, so that the step does not depend on how its rows are split.
+    microbatches and processes. So the step does not depend on how its rows are split.
 
     Attributes:
         loss: scalar, with gradient.
@@ -39,11 +39,11 @@ class Loss(Protocol):
 
 
 class State(NamedTuple):
-    """What a checkpoint stores of one object.
+    """The state of one object, as a checkpoint stores it.
 
     Attributes:
         tensors: groups of tensors; a group becomes one file.
-        json: what JSON represents exactly: string keys, no tuples.
+        json: values that JSON represents exactly: string keys, no tuples.
     """
 
     tensors: dict[str, dict[str, Tensor]]
@@ -51,39 +51,39 @@ class State(NamedTuple):
 
 
 class Stateful(Protocol):
-    """An object whose state belongs to a checkpoint."""
+    """An object whose state is part of a checkpoint."""
 
     def state(self) -> State:
-        """The current state. Tensors may be the object's own: store them before the next step."""
+        """The current state. Its tensors may be the object's own: save them before the next step."""
 
     def load_state(self, state: State) -> None:
-        """Return to a state that `state` gave."""
+        """Restore a value of `state`."""
 
 
 class Steps(Protocol):
-    """What an objective may ask of the loop while it takes a step."""
+    """The loop, as an objective uses it while it takes a step."""
 
     @property
     def number(self) -> int:
-        """Number of the step that is being taken, from 0."""
+        """Number of the current step, from 0."""
 
     @property
     def processes(self) -> Processes:
-        """The processes that take it together."""
+        """The processes that take the step together."""
 
     def optimise(self, trees: Sequence[TokenTree], learning: Collection[str] | None = None) -> dict[str, float]:
-        """Take one optimiser step on these trees; gives means by name. See OptimiserStep."""
+        """Take one optimiser step on these trees; returns means by name. See OptimiserStep."""
 
     def safe_point(self) -> None:
-        """Called between the optimiser steps of one step: save and stop here if the run was asked to stop.
+        """Save and stop here if that was requested. Called between the optimiser steps of one step.
 
         Raises:
-            Stopped: the run was asked to stop.
+            Stopped: a stop was requested.
         """
 
 
 class LoopObjective(Stateful, Protocol):
-    """What the loop asks of an objective. Its state is all that its next step depends on besides the model."""
+    """An objective, as the loop uses it. Its state is all that its next step depends on besides the model."""
 
     def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
         """See Loss."""
@@ -92,7 +92,7 @@ class LoopObjective(Stateful, Protocol):
         """Take one step on these trees with `steps.optimise`; returns the step's metrics."""
 
     def rolled_back(self) -> dict[str, float]:
-        """Go on more carefully after a guard's roll-back; returns the new values of what was changed, by name."""
+        """Adapt to a guard's roll-back, for more careful steps; returns the new values of what changed, by name."""
 
     def evaluate(self) -> dict[str, float]:
-        """Mean held-out metrics of the present model, `loss` among them; called in eval mode."""
+        """Mean held-out metrics of the current model, including `loss`; called in eval mode."""

@@ -1,4 +1,4 @@
-"""Early stopping on the held-out loss, and the best weights (Prechelt 1998)."""
+"""Early stopping on the held-out loss, which keeps the best weights (Prechelt 1998)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prefine.recipe.sections import TrainingSection
 from prefine.training.loop.contract import State
 
-# Name of the best weights' group of tensors in a checkpoint.
+# Name of the tensor group with the best weights in a checkpoint.
 _BEST = "best"
 
 
@@ -42,7 +42,7 @@ class EarlyStopping:
         return self._patience is not None and self.worse >= self._patience
 
     def update(self, step: int, loss: float, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Take in one evaluation. An equal loss is no improvement."""
+        """Record one evaluation. An equal loss is not an improvement."""
         if loss < self.best_loss:
             self.best_step, self.best_loss, self.worse = step, loss, 0
             if self._keeps:
@@ -52,7 +52,7 @@ class EarlyStopping:
 
     @torch.no_grad()
     def load_best(self, step: int, parameters: Mapping[str, nn.Parameter]) -> bool:
-        """Set the parameters to their best values, if those are kept and are not the ones of `step`; whether it did."""
+        """Set the parameters to their best values, if kept and not those of `step`; returns whether it did."""
         if not self.best_weights or self.best_step == step:
             return False
         for name, parameter in parameters.items():

@@ -1,8 +1,8 @@
-"""Guards: limits on a run's figures, and what follows when one is broken: warn, stop, or roll back.
+"""Guards: limits on a run's metrics, and the action when one is exceeded: warn, stop, or roll back.
 
-A guard checks one figure of every step. A step's figures are measured on the weights it began with, so a good step
-proves the checkpoint before it. If guards on held-out figures may roll a run back, a checkpoint is healthy once a good
-evaluation has followed as well. Everything here is a function of the figures, and is saved with a checkpoint.
+A guard checks one metric of every step. A step's metrics are measured on the weights it began with, so a good step
+proves the checkpoint before it. If guards on held-out metrics may roll a run back, a checkpoint is healthy only after a
+good evaluation as well. The state depends on the metrics alone, and is saved with a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Limit:
 
     Attributes:
         name: as in a recipe.
-        figure: the figure it checks; steps without it are skipped.
+        figure: the metric it checks; steps without it are skipped.
         section: its limit, patience and action.
-        means: what a broken limit means, for the user.
-        below: whether the figure must not fall below the limit, rather than not rise above it.
+        means: what exceeding the limit means, for the user.
+        below: whether the limit is a lower one.
         from_start: whether the limit is on the change since the first step.
-        heldout: whether the figure is one of evaluations, and not of steps.
+        heldout: whether the metric belongs to evaluations, not to steps.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Limit:
     heldout: bool = False
 
     def broken(self, value: float, first: float) -> bool:
-        """Whether a figure is beyond the limit. NaN is."""
+        """Whether a value is beyond the limit; NaN is."""
         limit = self.section.limit + (first if self.from_start else 0.0)
         within = value >= limit if self.below else value <= limit
         return not within
@@ -51,10 +51,10 @@ class Limit:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A guard whose limit was broken for as many steps as its patience.
+    """A guard whose limit was exceeded for as many steps as its patience.
 
     Attributes:
-        words: what happened, for the user.
+        words: description for the user.
     """
 
     guard: str
@@ -68,19 +68,19 @@ class Guards:
     """All guards of a run.
 
     Args:
-        rules: what is checked.
-        max_rollbacks: after so many roll-backs, roll_back means stop.
+        rules: the limits to check.
+        max_rollbacks: after this many roll-backs, roll_back means stop.
 
     Attributes:
-        events: what has happened, for metrics and the report.
+        events: all alarms so far, for metrics and the report.
         rollbacks: roll-backs so far.
-        healthy_step: the newest checkpoint that a guard may go back to, None before the first.
+        healthy_step: the newest checkpoint that a guard may roll back to; None before the first.
         proven_step: the newest checkpoint that a good step has proven; an evaluation may still have to.
         evaluated_step: the last step whose evaluation was good.
         saved_step: the newest checkpoint, proven or not.
-        history: figures since the healthy step, for an event to keep when they are given up.
-        ended: a guard has ended the run.
-        others: alarms of the last figures besides the worst.
+        history: metrics since the healthy step, which an event records when a roll-back discards them.
+        ended: whether a guard has ended the run.
+        others: alarms of the last check besides the worst.
     """
 
     rules: Sequence[Limit]
@@ -98,7 +98,7 @@ class Guards:
     _first: dict[str, float] = field(default_factory=dict)
 
     def check(self, step: int, row: Mapping[str, float], *, heldout: bool = False) -> Alarm | None:
-        """Check one step's figures, or with `heldout` an evaluation's; the worst alarm, if any. See `others`.
+        """Check one step's metrics, or with `heldout` an evaluation's; returns the worst alarm, if any. See `others`.
 
         All steps and evaluations must be checked, in order.
         """
@@ -122,12 +122,12 @@ class Guards:
         return alarms[0] if alarms else None
 
     def _update_healthy(self, step: int, heldout: bool) -> None:
-        """Update which checkpoints are proven and healthy, after the figures of `step`."""
+        """Update which checkpoints are proven and healthy, after the metrics of `step`."""
         acting = [rule for rule in self.rules if rule.section.action in ("stop", "roll_back")]
         broken = any(self._streaks.get(rule.name) for rule in acting if rule.heldout is heldout)
         if heldout and not broken:
             self.evaluated_step = step
-        # A step's figures are of the weights it began with: those of the checkpoint saved before it, if one was.
+        # A step's metrics belong to the weights it began with: those of the checkpoint saved before it, if any.
         elif not heldout and not broken and self.saved_step == step - 1:
             self.proven_step = self.saved_step
         evaluated = self.evaluated_step if any(rule.heldout for rule in acting) else step
@@ -136,7 +136,7 @@ class Guards:
             self.history = [row for row in self.history if row["step"] > self.healthy_step]
 
     def check_last(self, step: int, row: Mapping[str, float]) -> list[Alarm]:
-        """Guards of steps that the evaluation of a run's last weights breaks: no step will measure those weights."""
+        """Alarms from the evaluation of a run's last weights, for guards on steps: no step measures those weights."""
         return [
             self._alarm(rule, step, row[rule.figure], self._first.get(rule.name, 0.0), when=" in the last evaluation")
             for rule in self.rules
@@ -182,7 +182,7 @@ class Guards:
         self._streaks, self._first = dict(json["streaks"]), dict(json["first"])
 
     def after_rollback(self, before: State) -> None:
-        """Correct the state that a roll-back has loaded: what happened since the checkpoint is still known.
+        """Correct the state that a roll-back has loaded: events since the checkpoint are not forgotten.
 
         Args:
             before: `state()` when the alarm was handled.

@@ -15,17 +15,17 @@ from prefine.training.loop.state import TrainingState
 
 @dataclass
 class HeldoutEvaluation:
-    """Evaluates the model as it is.
+    """Evaluates the current model.
 
     Args:
         model: the packed model, as accelerate prepared it.
-        metrics: the objective's held-out metrics, `loss` among them; called with the model in eval mode. None if no
-            rows are held out.
+        metrics: returns the objective's held-out metrics, including `loss`; called with the model in eval mode. None
+            if no rows are held out.
         state: the run's training state.
         log: where metrics are reported.
 
     Attributes:
-        done: whether this process has evaluated, so that the objective remembers figures of held-out rows.
+        done: whether this process has evaluated, so that the objective holds its results of held-out rows.
     """
 
     model: nn.Module
@@ -54,14 +54,14 @@ class HeldoutEvaluation:
                 f"held-out metrics are not finite after step {step}: {row}",
                 "Look for extreme held-out rows, lower training.learning_rate, or set model.dtype to float32.",
             )
-        # Each process evaluates by itself. Their last bits may differ, and decisions must not.
+        # Each process evaluates by itself. The last bits may differ between them, but decisions must not.
         row = self.state.processes.from_main(row)
         self.state.early_stopping.update(step, row["loss"], self.state.parameters)
         self.log.heldout(step, row)
         return row
 
     def remember(self) -> None:
-        """Evaluate without a report: what the objective remembers of held-out rows is then that of the present weights.
+        """Evaluate without reporting, so that the objective holds results of the current weights.
 
         All processes must call it: an evaluation may gather from all of them.
         """
@@ -72,7 +72,7 @@ class HeldoutEvaluation:
 
     @property
     def missing(self) -> bool:
-        """Whether the metrics of the present step have not been reported. All processes must ask."""
+        """Whether the metrics of the current step have not been reported yet. All processes must call it."""
         if self.metrics is None:
             return False
         return self.state.processes.from_main(not self.log.has_evaluation(self.state.position.step))

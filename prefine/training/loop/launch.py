@@ -1,4 +1,4 @@
-"""Launches of several processes: whether all of them run, and which one prints why they end."""
+"""Launches of several processes: whether all of them take part, and which one reports an error."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def fewer_processes(running: int, environment: Mapping[str, str] = os.environ) -
     sizes = [int(environment[name]) for name in _SIZES if environment.get(name, "").isdigit()]
     if sizes and sizes[0] > running:
         return f"{sizes[0]} processes were launched, but {running} of them train together. {_use_torchrun(sizes[0])}"
-    # `accelerate launch --cpu --num_processes 2` starts one process unless it is given an MPI host file. It gives that
-    # process a port at which to meet the others.
+    # `accelerate launch --cpu --num_processes 2` starts one process unless it gets an MPI host file. That process gets
+    # a port for the connection to the others.
     if not sizes and "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment:
         return f"accelerate launch was asked for several processes and started one. {_use_torchrun('N')}"
     return None
@@ -41,7 +41,7 @@ def _use_torchrun(processes: int | str) -> str:
 
 @contextmanager
 def lost_processes(processes: int) -> Iterator[None]:
-    """Turn the errors of communication with a process that has ended into one line.
+    """Turn errors of communication with a process that has ended into a one-line TrainingError.
 
     Raises:
         TrainingError: another process of the launch has ended.
@@ -53,8 +53,8 @@ def lost_processes(processes: int) -> Iterator[None]:
             raise
         raise TrainingError(
             "another process of this launch has ended, so this one ends, too",
-            "Its own message says why; without one it was killed, often for lack of memory. "
-            "What was saved is kept: add --resume to the same launch.",
+            "Its own message says why; without one it was killed, often because memory ran out. "
+            "Checkpoints are kept: add --resume to the same launch.",
         ) from error
 
 
@@ -64,7 +64,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def first_to_say(environment: Mapping[str, str] = os.environ) -> bool:
-    """True for the first process of a launch, on this machine, that asks; and always where no launcher is known."""
+    """True for the first process of a launch on this machine that calls it, and always without a known launcher."""
     if not launched(environment) or not environment.get(_ERROR_FILE):
         return True
     try:

@@ -1,7 +1,7 @@
 """The only training loop: take steps, log, check guards, evaluate, save, stop.
 
-An objective brings the loss. A step is one optimiser step (training/loop/optimiser_step.py) unless the objective makes
-more of it: an update of PPO takes many.
+An objective provides the loss. A step is one optimiser step (training/loop/optimiser_step.py) unless the objective
+takes several: an update of PPO takes many.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _STEPS_BETWEEN_TRIMS = 4
 
 @dataclass
 class Loop:
-    """A run of steps over a sequence of trees; an objective sees it as Steps.
+    """Takes the steps of a run over a sequence of trees; implements Steps for an objective.
 
     Args:
         state: everything that the rest of the run depends on.
         trees: training rows.
         section: the recipe's training section.
         optimiser_step: takes one optimiser step.
-        evaluation: of held-out rows.
+        evaluation: evaluates on held-out rows.
         checkpoints: saves the state.
         rollback: handles guards' alarms.
-        log: reports figures.
+        log: reports metrics.
         stop_requested: called after every step; True in any process saves and raises Stopped in all.
     """
 
@@ -68,7 +68,7 @@ class Loop:
 
     @property
     def position(self) -> Position:
-        """How far the run is."""
+        """The position of the run."""
         return self.state.position
 
     @property
@@ -82,13 +82,13 @@ class Loop:
         return self.state.processes
 
     def run_to_end(self) -> None:
-        """Train from the current position to the last step, saving on the way and at the end.
+        """Train from the current position to the last step; save on the way and at the end.
 
         The last step is the recipe's, or the one after which early stopping or a guard ends the run. If the best
-        weights are kept, the model has them at the end.
+        weights are kept, the model ends with them.
 
         Raises:
-            TrainingError: a loss or gradient is not finite; the batch is written to a file, no checkpoint is replaced.
+            TrainingError: a loss or gradient is not finite. The batch is written to a file; no checkpoint is replaced.
             Stopped: stop_requested returned True; a checkpoint is saved.
         """
         self.optimiser_step.model.train()
@@ -100,7 +100,7 @@ class Loop:
                 self.state.guards.healthy_step = 0
                 self.save()
         elif due and not self.state.guards.ended and self.evaluation.missing:
-            self._after_step()  # the checkpoint was saved because its evaluation failed
+            self._after_step()  # the checkpoint was saved when its evaluation failed
         with self.log.display.progress(self.total_steps, self.position.step):
             while not self._finished:
                 row = self._guarded_step()
@@ -118,7 +118,7 @@ class Loop:
         return self.position.step >= self.total_steps or state.early_stopping.exhausted or state.guards.ended
 
     def _due(self, every: int | None) -> bool:
-        """Whether something that is done every so many steps, and after the last one, is due now."""
+        """Whether an action that is due every `every` steps, and after the last one, is due now."""
         step = self.position.step
         return step == self.total_steps or (every is not None and step % every == 0)
 
@@ -148,20 +148,20 @@ class Loop:
         self.checkpoints.save(within_step=within_step, provable=provable)
 
     def _guarded_step(self) -> dict[str, float] | None:
-        """Take one step; its metrics, or None if a guard then took the run back or ended it."""
+        """Take one step; returns its metrics, or None if a guard then rolled the run back or ended it."""
         step = self.position.step + 1
         try:
             row = self._timed_step()
         except NotFiniteError as error:
             self.rollback.handle_non_finite(error, step)
             return None
-        except RewardError:  # nothing has been learned since the last step, and all of that is kept
+        except RewardError:  # no weight has changed since the last step, so its state can be saved
             self.save(provable=False)
             raise
         return row if self.rollback.handle(self.state.guards.check(step, row)) else None
 
     def _timed_step(self) -> dict[str, float]:
-        """Take one step; its metrics, learning rate, time and memory."""
+        """Take one step; returns its metrics, learning rate, time and memory."""
         began = time.perf_counter()
         trees = [self.trees[row] for row in rows_of_step(self.position.step, len(self.trees), self.section)]
         rate = float(self.state.scheduler.get_last_lr()[0])
@@ -187,7 +187,7 @@ class Loop:
         return self.optimiser_step(trees, self.position.step + 1, learning)
 
     def _evaluate(self, *, guarded: bool = True) -> bool:
-        """Evaluate on held-out rows; whether the run goes on from where it is, and no guard took it back."""
+        """Evaluate on held-out rows; returns False if a guard rolled the run back or ended it."""
         step = self.position.step
         try:
             row = self.evaluation.run()
@@ -195,7 +195,7 @@ class Loop:
             self.rollback.handle_non_finite(error, step)
             return False
         except RewardError:
-            if step > 0:  # what was learned is kept; --resume evaluates it first
+            if step > 0:  # the steps so far are kept; --resume evaluates first
                 self.save(provable=False)
             raise
         if row is None or not guarded:
@@ -207,7 +207,7 @@ class Loop:
         return True
 
     def _end(self) -> None:
-        """Say why the run ended early, if it did, and give the model its best weights, if they are kept."""
+        """Report why the run ended early, if it did; load the best weights, if they are kept."""
         step, early_stopping = self.position.step, self.state.early_stopping
         best = early_stopping.best_step
         if self.state.guards.ended:
@@ -251,13 +251,13 @@ def new_loop(
         optimizer: as accelerate prepared it.
         trees: training rows.
         section: the recipe's training section.
-        objective: gives the loss, takes a step, evaluates, and has a state of its own.
+        objective: computes the loss, takes a step, evaluates, and has its own state.
         guard_section: the recipe's guards section.
-        rules: what the guards check.
+        rules: the limits that guards check.
         evaluates: whether rows are held out to evaluate on.
         run: where checkpoints and metrics go.
-        display: what the user sees.
-        trackers: get the figures, too; None, and in all processes but the main one, for none.
+        display: shows progress to the user.
+        trackers: experiment trackers; None for none, and outside the main process.
         stop_requested: see Loop.
         began: when this process began the run, by time.perf_counter.
     """

@@ -91,12 +91,12 @@ class OptimiserStep:
         """Take one step on these trees.
 
         Args:
-            number: number of the run's step that this is a part of, from 1; for messages.
+            number: number of the run's step that this belongs to, from 1; for messages.
             learning: names of the parameters to update; None for all. The optimiser skips the others: their weights,
                 moments and step counts stay as they are.
 
-        Returns: the means of the loss and of what it logs, over all processes and microbatches; the norm of the
-            gradients before clipping; the tokens of the trees.
+        Returns: the means of the loss and its logged values over all processes and microbatches, the gradient norm
+            before clipping, and the number of tokens in the trees.
 
         Raises:
             NotFiniteError: the loss or the gradient norm is not finite; no weight was changed.
@@ -126,14 +126,14 @@ class OptimiserStep:
         )
 
     def _accumulate(self, trees: Sequence[TokenTree]) -> tuple[dict[str, float], list[PackedBatch]]:
-        """Compute one step's gradients, and leave them in the parameters.
+        """Compute one step's gradients and leave them in the parameters.
 
-        Returns: means of what the loss gives, over all microbatches and processes; this process's batches with a
-            non-finite loss, or all of its batches if there is none.
+        Returns: means of the loss and its logged values over all microbatches and processes; this process's batches
+            with a non-finite loss, or all of its batches if there are none.
         """
         processes = self.processes
         own = processes.share(trees)
-        # With fewer trees than processes, one recomputes the first at weight 0: all must enter the backward pass.
+        # With fewer trees than processes, the others recompute the first tree at weight 0: all must enter the backward.
         weight = 1.0 if own else 0.0
         batches = [collate(run) for run in microbatches(own or trees[:1], self.section.max_tokens_per_microbatch)]
         totals: dict[str, float] = {}
@@ -144,7 +144,7 @@ class OptimiserStep:
                 sums = self.loss(self.model, batch.to(processes.device))
                 units = _units(trees, sums.per)
                 share = sums.loss / units
-                # accelerate averages gradients over processes; the gradient of the step's mean is their sum.
+                # accelerate averages gradients over processes, but the gradient of the step's mean is their sum.
                 processes.accelerator.backward(share * (weight * processes.count))
             value = float(share.detach())
             suspects += [] if math.isfinite(value) else [batch]
@@ -168,11 +168,11 @@ class OptimiserStep:
         self.optimizer.zero_grad(set_to_none=True)
         raise NotFiniteError(
             f"the {what} became {value} at step {number}; its batch is in {path}",
-            "Look at those rows, lower training.learning_rate, or set model.dtype to float32; --resume goes on from "
+            "Check those rows, lower training.learning_rate, or set model.dtype to float32; --resume continues from "
             "the last checkpoint.",
         )
 
 
 def _units(trees: Sequence[TokenTree], unit: Unit) -> int:
-    """How many units a step's trees hold."""
+    """The number of units in a step's trees."""
     return len(trees) if unit == "trees" else sum(tree.supervised_tokens for tree in trees)

@@ -1,4 +1,4 @@
-"""The processes of a run and what they exchange. No other module talks to accelerate or torch.distributed."""
+"""Communication between the processes of a run. No other module calls accelerate or torch.distributed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from prefine.training.loop.launch import launched
 T = TypeVar("T")
 
 # gloo's thread needs Python's lock to release the last message, and destroying the group joins that thread while
-# holding the lock: if the thread was not done, a process sometimes hung for ever.
+# holding the lock: if the thread was not done, a process sometimes hung forever.
 _SECONDS_FOR_LAST_MESSAGE = 0.3
 
 
 class Processes:
-    """The processes that train together, each on a device of its own.
+    """The processes that train together, each on its own device.
 
     Every method but `share` is collective: all processes must call it, in the same order. A single process
     exchanges nothing.
@@ -77,11 +77,11 @@ class Processes:
         return found
 
     def gather_by_row(self, own: Mapping[int, T]) -> dict[int, T]:
-        """The rows of all processes, by row number."""
+        """The values of all processes, by row number."""
         return {row: value for part in self.gather(own) for row, value in part.items()}
 
     def from_main(self, own: T) -> T:
-        """The main process's value, in every process."""
+        """The main process's value, returned in every process."""
         if self.count == 1:
             return own
         values = [own]
@@ -89,7 +89,7 @@ class Processes:
         return values[0]
 
     def all_or_raise(self, compute: Callable[[], T]) -> T:
-        """The result of `compute`, or in every process the PrefineError that it raised in one of them.
+        """The result of `compute`; if it raises a PrefineError in one process, every process raises it.
 
         Raises:
             PrefineError: the error of the process with the lowest rank that failed.
@@ -107,16 +107,16 @@ class Processes:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Let the main process run the block before the others do, so that they find what it has cached."""
+        """Let the main process run the block first, so that the others find what it cached."""
         with self.accelerator.main_process_first():
             yield
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         self.accelerator.wait_for_everyone()
 
     def end(self) -> None:
-        """Leave the others."""
+        """Leave the process group."""
         self.wait()
         if self.count > 1:
             time.sleep(_SECONDS_FOR_LAST_MESSAGE)

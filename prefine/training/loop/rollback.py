@@ -1,4 +1,4 @@
-"""What follows from a guard's alarm: a warning, the end of the run, or a roll-back to its last healthy checkpoint."""
+"""Handles a guard's alarm: a warning, the end of the run, or a roll-back to its last healthy checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Rollback:
     Args:
         section: the recipe's guards section.
         state: the run's training state.
-        checkpoints: where it goes back to.
+        checkpoints: the checkpoints to roll back to.
         log: where events are reported.
     """
 
@@ -31,12 +31,12 @@ class Rollback:
 
     @property
     def possible(self) -> bool:
-        """Whether a guard can ever go back to a checkpoint, so that one of the weights as loaded is needed."""
+        """Whether a guard can roll back at all, so that a checkpoint of the weights as loaded is needed."""
         actions = {str(rule.section.action) for rule in self.state.guards.rules}
         return bool(actions & {"stop", "roll_back"}) or self.section.non_finite.action == "roll_back"
 
     def handle(self, alarm: Alarm | None) -> bool:
-        """Apply the worst alarm and warn of the others; whether the run goes on from where it is."""
+        """Apply the worst alarm and warn of the others; returns whether the run continues from its current position."""
         for other in self.state.guards.others:
             self.warn(other)
         return alarm is None or self._apply(alarm)
@@ -53,13 +53,13 @@ class Rollback:
         self._apply(self.state.guards.non_finite(step, action, error.problem))
 
     def warn(self, alarm: Alarm) -> None:
-        """Report an alarm and do nothing else, whatever its action."""
+        """Report an alarm without its action."""
         self.log.say(f"warning at step {alarm.step}: {alarm.words}")
         event = self.state.guards.record(replace(alarm, action="warn"))
         self.log.guard(self.state.position.step, event)
 
     def _apply(self, alarm: Alarm) -> bool:
-        """Do what the alarm asks for; whether the run goes on from where it is."""
+        """Take the alarm's action; returns whether the run continues from its current position."""
         guards = self.state.guards
         healthy = guards.healthy_step
         if alarm.action == "warn" or healthy is None:
@@ -78,7 +78,7 @@ class Rollback:
                 "learning_rate": slow_down(self.state.scheduler, self.state.optimizer, factor),
                 **self.state.objective.rolled_back(),
             }
-        # Before anything is saved: a run killed in between must not find what is given up.
+        # Before anything is saved: a run killed in between must not find discarded checkpoints.
         self.checkpoints.discard_after(healthy)
         outcome = "the run ends on the weights of" if guards.ended else "the run goes back to"
         self.log.say(f"guard {alarm.guard} at step {alarm.step}: {alarm.words}; {outcome} step {healthy}")

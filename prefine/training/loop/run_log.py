@@ -1,4 +1,4 @@
-"""Where the figures of a run go: metrics.jsonl, the display and experiment trackers."""
+"""Reports a run's metrics: to metrics.jsonl, the display and experiment trackers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from prefine.training.tracking import Trackers
 
 
 class RunLog:
-    """Reports the figures of a run.
+    """Reports the metrics of a run.
 
     Args:
         run: the run's folder.
-        display: what the user sees.
+        display: shows them to the user.
         trackers: experiment trackers; empty in all processes but the main one.
         is_main: whether this process writes metrics.jsonl.
 
@@ -28,7 +28,7 @@ class RunLog:
         self._run = run
         self.display = display
         self._trackers = trackers
-        # One writer: a second process that cut the file back on resuming would leave this one writing to a lost file.
+        # One writer only: a second process that truncates the file on resuming would leave this one with a lost file.
         self._metrics = MetricsLog(run.metrics) if is_main else None
 
     def say(self, text: str) -> None:
@@ -36,20 +36,20 @@ class RunLog:
         self.display.say(text)
 
     def train(self, step: int, epoch: float, row: Mapping[str, float]) -> None:
-        """Report a step's figures."""
+        """Report a step's metrics."""
         figures = {"epoch": epoch, **row}
         self._append("train", step, figures)
         self.display.step(step, figures)
         self._trackers.log(row, step)
 
     def heldout(self, step: int, row: Mapping[str, float]) -> None:
-        """Report an evaluation's figures."""
+        """Report an evaluation's metrics."""
         self._append("heldout", step, row)
         self.display.heldout(step, row)
         self._trackers.log({f"heldout/{name}": value for name, value in row.items()}, step)
 
     def guard(self, step: int, event: Mapping[str, Any]) -> None:
-        """Write an event of a guard; what the user sees of it is said elsewhere."""
+        """Write a guard's event to metrics.jsonl; Rollback shows it to the user."""
         self._append("guard", step, event)
 
     def has_evaluation(self, step: int) -> bool:
@@ -57,21 +57,21 @@ class RunLog:
         return step in [row["step"] for row in rows_of_kind(self._run.metrics, "heldout")]
 
     def seal(self, step: int) -> dict[str, JSON]:
-        """Flush the metrics to the disk; gives their hash up to a step, for its checkpoint. Main process only."""
+        """Flush the metrics to disk; returns their hash up to a step, for its checkpoint. Main process only."""
         assert self._metrics is not None  # noqa: S101
         self._metrics.sync()
         return self._metrics.seal(step)
 
     def mend(self, seal: Mapping[str, Any]) -> None:
-        """Warn if lines that a checkpoint sealed were lost or changed, and bring its held-out figures back."""
+        """Warn if lines covered by a checkpoint's hash were lost or changed; restore its held-out metrics."""
         if self._metrics is not None and self._metrics.mend(seal):
             self.say(
-                f"warning: {self._run.metrics} lost lines or was changed: held-out figures are as the checkpoint holds "
-                "them, and figures of steps that were lost stay lost"
+                f"warning: {self._run.metrics} lost lines or was changed: held-out metrics are restored from the "
+                "checkpoint, lost metrics of steps are not"
             )
 
     def cut_after(self, step: int, events: Sequence[Mapping[str, Any]]) -> None:
-        """Drop the rows of later steps, which will be taken again.
+        """Drop the rows of later steps, which will be repeated.
 
         Args:
             events: all events of guards so far; those whose rows were dropped are written again.

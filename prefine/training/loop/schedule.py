@@ -14,16 +14,16 @@ from prefine.recipe.sections import TrainingSection
 
 
 def total_steps(rows: int, section: TrainingSection) -> int:
-    """Steps of a whole run over so many training rows; at least 1."""
+    """The number of steps of a whole run over `rows` training rows; at least 1."""
     steps = math.ceil(round(section.epochs * steps_per_epoch(rows, section.batch_size), 6))  # 1.1 * 10 is above 11
     return max(1, steps if section.max_steps is None else min(steps, section.max_steps))
 
 
 def rows_of_step(step: int, rows: int, section: TrainingSection) -> list[int]:
-    """Row indices of step `step` (from 0): a function of its arguments alone, so a resumed run agrees.
+    """Row indices of step `step` (from 0). They depend on the arguments alone, so a resumed run gets the same.
 
-    An epoch's steps have equally many rows, or one less: a step on the few rows that batches of full size leave over
-    would move the weights as far as any other.
+    An epoch's steps have equally many rows, or one less. Otherwise a last step on the few remaining rows would move the
+    weights as far as any other.
     """
     steps = steps_per_epoch(rows, section.batch_size)
     epoch, within = divmod(step, steps)
@@ -51,7 +51,7 @@ def new_scheduler(
 
 
 def advance(scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
-    """Go on to the next step's learning rate, also after an update without an optimiser step: it counts, too."""
+    """Set the next step's learning rate. An update without an optimiser step counts, too."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
         scheduler.step()
@@ -60,7 +60,7 @@ def advance(scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
 def slow_down(
     scheduler: torch.optim.lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, factor: float
 ) -> float:
-    """Multiply all learning rates from now on, in the scheduler and the optimiser; gives the new peak of the first."""
+    """Multiply all learning rates from now on, in scheduler and optimiser; returns the new peak of the first one."""
     state: Any = scheduler.state_dict()
     state["base_lrs"] = [rate * factor for rate in state["base_lrs"]]
     state["_last_lr"] = [rate * factor for rate in state["_last_lr"]]

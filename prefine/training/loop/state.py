@@ -21,12 +21,12 @@ _OBJECTIVE = "stage."
 
 @dataclass
 class Position:
-    """How far a run is.
+    """The position of a run.
 
     Attributes:
         step: steps done.
         tokens: tokens of all rows so far; a prompt counts once, however many answers it has.
-        seconds: time spent in steps so far.
+        seconds: time spent in steps so far, s.
     """
 
     step: int = 0
@@ -36,18 +36,18 @@ class Position:
 
 @dataclass
 class TrainingState:
-    """Stateful: what a checkpoint stores of a run, the random generators of every process included.
+    """The state of a run that a checkpoint stores, including the random generators of every process. Stateful.
 
     Attributes:
         parameters: trainable parameters by name.
         optimizer: as accelerate prepared it.
-        scheduler: of the learning rates.
+        scheduler: the learning-rate schedule.
         early_stopping: the best held-out loss so far.
-        guards: what they have counted.
-        objective: its own state.
+        guards: the guards with their counts.
+        objective: the objective, which has its own state.
         processes: the processes that train together.
         began: when this process began the run, by time.perf_counter.
-        position: how far the run is.
+        position: the position of the run.
         seconds_before: wall-clock time of the parts of the run before this process, s.
     """
 
@@ -64,7 +64,7 @@ class TrainingState:
 
     @property
     def wall_seconds(self) -> float:
-        """Wall-clock time of the run, s, its earlier parts included up to the checkpoint that was resumed."""
+        """Wall-clock time of the run, s, including earlier parts up to the resumed checkpoint."""
         return self.seconds_before + time.perf_counter() - self.began
 
     def state(self) -> State:
@@ -94,11 +94,11 @@ class TrainingState:
         )
 
     def load_state(self, state: State) -> None:
-        """See Stateful. The clock goes on: `seconds_before` is the resuming run's to set.
+        """See Stateful. `seconds_before` is not loaded: the caller sets it.
 
         Raises:
-            CheckpointError: the optimiser or the objective's files are not those of the saved run.
-            KeyError, TypeError, ValueError, IndexError: the state is not what `state` gives.
+            CheckpointError: the optimiser or the objective's files differ from those of the saved run.
+            KeyError, TypeError, ValueError, IndexError: the value does not have the form of `state`.
         """
         tensors, json = state
         restore_optimizer(self.optimizer, tensors["optimizer"], json["optimizer"])  # first: it checks all shapes
@@ -110,7 +110,7 @@ class TrainingState:
         self.guards.load_state(State({}, json["guards"]))
         own = {name.removeprefix(_OBJECTIVE): g for name, g in tensors.items() if name.startswith(_OBJECTIVE)}
         self.objective.load_state(State(own, json["stage"]))
-        # If other processes saved it, two may draw the same numbers: Checkpointer warns about that.
+        # If another number of processes saved it, two may draw the same numbers: Checkpointer warns about that.
         rank = self.processes.rank % len(json["rng"])
         restore_rng(tensors[f"rng.{rank}"], json["rng"][rank])
         self.position = Position(**json["position"])

@@ -1,7 +1,7 @@
 """Optimisers and random generators as tensors and JSON, bit for bit and without pickle.
 
 A checkpoint needs both besides weights, so that a resumed run equals an uninterrupted one. The pairs
-`optimizer_tensors` / `restore_optimizer` and `rng_tensors` / `restore_rng` give and take the two parts that
+`optimizer_tensors` / `restore_optimizer` and `rng_tensors` / `restore_rng` return and accept the two parts that
 `save_checkpoint` stores: a group of tensors, and a JSON value.
 """
 
@@ -51,7 +51,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]
 ) -> None:
-    """Load what `optimizer_tensors` gave into an optimiser that was built as the saved one was.
+    """Load the values of `optimizer_tensors` into an optimiser that was built like the saved one.
 
     Raises:
         CheckpointError: the saved optimiser is of another kind, or its parameter groups have other sizes or shapes.
@@ -61,7 +61,7 @@ def restore_optimizer(
         raise CheckpointError(f"The checkpoint holds the state of {state['kind']}, not of {kind}", _SAME_RECIPE)
     if state["parameters"] != _parameter_shapes(optimizer):
         raise CheckpointError(
-            "The checkpoint's optimiser has other parameters, or other groups of them, than this run's",
+            "The checkpoint's optimiser has other parameters or parameter groups than this run's",
             "Resume with the recipe and the release of prefine that started the run.",
         )
     entries: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in state["state"].items()}
@@ -69,7 +69,7 @@ def restore_optimizer(
     for key, tensor in tensors.items():
         section, number, name = key.split(".", 2)
         owner = entries[int(number)] if section == "state" else groups[int(number)]
-        owner[name] = tensor.clone()  # load_state_dict keeps the tensors it is given
+        owner[name] = tensor.clone()  # load_state_dict keeps the tensors that it gets
     current = optimizer.state_dict()
     for group, present in zip(groups, current["param_groups"], strict=True):
         group["params"] = present["params"]
@@ -108,7 +108,7 @@ def _parameter_shapes(optimizer: torch.optim.Optimizer) -> list[list[list[int]]]
 
 
 def _undo_casts(optimizer: torch.optim.Optimizer, entries: Mapping[int, Mapping[str, Any]]) -> None:
-    """Return to the saved dtypes: when loading, torch casts floating-point state to the dtype of its parameter."""
+    """Restore the saved dtypes: on loading, torch casts floating-point state to the dtype of its parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in entries.items():
         loaded = optimizer.state[parameters[index]]
@@ -120,7 +120,7 @@ def _undo_casts(optimizer: torch.optim.Optimizer, entries: Mapping[int, Mapping[
 def rng_tensors() -> tuple[dict[str, torch.Tensor], dict[str, JSON]]:
     """The state of every global random generator: torch's on each device in use, NumPy's and Python's."""
     tensors = {"cpu": torch.get_rng_state()}
-    # Unused CUDA devices have drawn nothing, and asking them for their state would take memory on every GPU.
+    # Unused CUDA devices have drawn nothing, and reading their state would take memory on every GPU.
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         tensors |= {f"cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
     if torch.backends.mps.is_available():
@@ -134,7 +134,7 @@ def rng_tensors() -> tuple[dict[str, torch.Tensor], dict[str, JSON]]:
 
 
 def restore_rng(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Set every generator to the state that `rng_tensors` gave.
+    """Set every generator to the values of `rng_tensors`.
 
     A device that this machine does not have is named in a warning: its generator's draws cannot be repeated here.
     """

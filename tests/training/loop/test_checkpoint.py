@@ -208,7 +208,7 @@ def test_a_checkpoint_that_was_about_to_be_replaced_is_still_that_of_its_step(tm
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: None, "the checkpoint of step 7 cannot be used: it is not there"),
+        (lambda path: None, "the checkpoint of step 7 cannot be used: it is missing"),
         (lambda path: _flip(path / "weights.safetensors"), "weights.safetensors was changed after it was saved"),
         (lambda path: _truncate(path / "state.json"), r"state.json has \d+ bytes instead of \d+"),
         (lambda path: (path / "manifest.json").unlink(), "manifest.json: No such file or directory"),
@@ -222,7 +222,7 @@ def test_a_checkpoint_that_is_gone_or_damaged_is_refused_with_a_remedy(
         save(tmp_path, step)
     damage(tmp_path / "step-00000002")
     asked = 7 if "7" in reason else 2
-    with pytest.raises(CheckpointError, match=rf"{reason}. Bring it back from a copy\."):
+    with pytest.raises(CheckpointError, match=rf"{reason}. Restore it from a copy\."):
         checkpoint_of(tmp_path, asked)
 
 
@@ -287,7 +287,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     check_contents(found)
     assert found.step == 1
     assert len(found.skipped) == 1
-    assert found.skipped[0].startswith(f"{tmp_path / 'step-00000002'} is passed over: ")
+    assert found.skipped[0].startswith(f"{tmp_path / 'step-00000002'} is skipped: ")
     assert caplog.messages == [found.skipped[0]]
 
 

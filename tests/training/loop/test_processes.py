@@ -227,7 +227,7 @@ def test_fewer_processes_go_on_with_a_warning(make: Make) -> None:
 
     assert together(stopping) == [0, 0]
     said = tiny.train(made, resume=True)
-    assert "warning: 2 processes saved the checkpoint and 1 go on" in said
+    assert "warning: 2 processes saved the checkpoint and 1 resume it" in said
     assert tiny.manifest(Path(made.run))["status"] == "finished"
 
 
