@@ -1,4 +1,4 @@
-"""What a training run shows while it runs: a progress bar on a terminal, plain lines in a log."""
+"""Shows a run's progress: a progress bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from prefine.rounding import two_digits
 from prefine.terminal import visible
 from prefine.training.pace import BarLine, Pace, clock_time
 
-# In a log file a line every step is noise; this many lines show a run, and a slow one says something now and then.
+# In a log file a line for every step is noise: this many lines show a run, and a slow one shows a line now and then.
 _LINES_IN_A_LOG = 20
 _SECONDS_BETWEEN_LINES = 120.0
-# What the pass of optimiser steps is called.
+# Name of the pass of optimiser steps.
 TRAINING = "training"
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -34,11 +34,11 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 def peak_memory_gb(device: torch.device) -> float:
     """The most memory in use at any moment so far, GB (10^9 bytes): resident on a CPU, the allocator's on a GPU.
 
-    Memory in use now would be no figure to plan with: what a step frees is returned only every few steps.
+    The memory in use now is no guide: what a step frees is returned to the system only every few steps.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    # Linux counts it for each program; its getrusage includes what the process was before it started this program.
+    # Linux counts it per program; getrusage would include what the process used before it started this program.
     if _STATUS.exists() and (found := re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)):
         return int(found[1]) * 1024 / 1e9
     info = psutil.Process().memory_info()
@@ -46,15 +46,15 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Count the peak from now on, where the system allows it: a process may have had other runs before."""
+    """Reset the peak if the system allows it: the process may have had other runs before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):  # not Linux, or not allowed
-        _CLEAR_REFS.write_text("5")  # sets VmHWM to what is resident now (proc(5))
+        _CLEAR_REFS.write_text("5")  # sets VmHWM to the current resident size (proc(5))
 
 
 def _peak_by_getrusage() -> int:
-    """Bytes, as macOS counts them; 0 where there is no such call."""
+    """Bytes, as macOS counts them; 0 if the system has no such call."""
     try:
         import resource
     except ImportError:
@@ -63,9 +63,9 @@ def _peak_by_getrusage() -> int:
 
 
 class _Unfailing:
-    """A text stream whose writes never raise: a console that is full, closed or gone must not end a run.
+    """A text stream whose writes never raise: a console that is full, closed or lost must not end a run.
 
-    The metrics are on disk all the same. Characters that the console's encoding lacks are shown as escapes.
+    The metrics are on disk in any case. Characters that the console's encoding lacks are shown as escapes.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -98,7 +98,7 @@ def _nothing(step: int, metrics: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Functions of the user's, called with a step's number and its metrics when these are logged, in the main process.
+    """User functions, called in the main process with a step's number and metrics when these are logged.
 
     Attributes:
         on_step: after an optimiser step (an update of PPO) whose metrics are logged.
@@ -110,13 +110,13 @@ class Callbacks:
 
 
 class Display:
-    """Tells one run's story. Silent on all processes but the main one.
+    """Shows one run's progress and messages. Silent outside the main process.
 
     Args:
-        console: where to; from here on its file takes everything and never raises.
-        enabled: False says nothing.
+        console: where to write; writes to its file no longer raise from now on.
+        enabled: False shows nothing.
         clock: seconds, monotonic.
-        callbacks: called whether it is enabled or not.
+        callbacks: called even if it is not enabled.
     """
 
     def __init__(
@@ -139,26 +139,26 @@ class Display:
         self._latest_line = clock()
 
     def leave_to_main_process(self) -> None:
-        """Say nothing and call nothing from here on: this is another process than the main one."""
+        """Show nothing and call nothing from now on: this is not the main process."""
         self._enabled, self._callbacks = False, Callbacks()
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Show one line."""
         if self._enabled:
-            # As it is: rich would break long lines in a log and read [brackets] in a path as its markup.
+            # Unformatted: rich would break long lines in a log and read [brackets] in a path as markup.
             self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def say_from_signal(self, text: str) -> None:
-        """One line to standard error, past all buffers: a signal's handler may interrupt one that is being written."""
+        """Write one line to standard error without buffers: a signal handler may interrupt another write."""
         if self._enabled:
             with contextlib.suppress(OSError):
                 os.write(2, f"{text}\n".encode())
 
     @contextlib.contextmanager
     def progress(self, total: int, done: int, what: str = TRAINING) -> Iterator[None]:
-        """Show progress over `total` steps, or rows of another pass, `done` of them done before.
+        """Show progress over `total` steps, or rows of another pass; `done` of them are already done.
 
-        A log gets a line where another pass than training begins.
+        A log gets a line at the start of a pass other than training.
         """
         self._what, self._pace, self._latest_line = what, Pace(total, done, self._clock), self._clock()
         if not self._enabled:
@@ -176,7 +176,7 @@ class Display:
                     self._bar = None
 
     def step(self, step: int, row: Mapping[str, float]) -> None:
-        """After an optimiser step."""
+        """Show an optimiser step."""
         self._pace.reached(step)
         total = self._pace.total
         if self._bar is not None:
@@ -191,7 +191,7 @@ class Display:
         self._callbacks.on_step(step, dict(row))
 
     def advance(self, done: int) -> None:
-        """After part of some other long work."""
+        """Show progress of a pass other than training."""
         self._pace.reached(done)
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
@@ -210,15 +210,15 @@ class Display:
         return f"left {clock_time(self._pace.seconds_left())}"
 
     def heldout(self, step: int, row: Mapping[str, float]) -> None:
-        """After an evaluation."""
+        """Show an evaluation."""
         kept = {name: value for name, value in row.items() if name != "seconds" and "/" not in name}
-        told = "  ".join([*(f"{name} {value:.4g}" for name, value in kept.items()), *_sources(row)])
-        self.say(f"held-out at step {step}:  {told}")
+        metrics = "  ".join([*(f"{name} {value:.4g}" for name, value in kept.items()), *_sources(row)])
+        self.say(f"held-out at step {step}:  {metrics}")
         self._callbacks.on_evaluation(step, dict(row))
 
 
 def _sources(row: Mapping[str, float]) -> list[str]:
-    """Each reward source's own mean score and its share of the sum, where these tell more than the sum does."""
+    """Each reward source's mean score and its share of the sum, if these say more than the sum."""
     names = [name.removeprefix("score/") for name in row if name.startswith("score/")]
     if len(names) == 1 and math.isclose(row[f"score/{names[0]}"], row["score"], rel_tol=1e-5, abs_tol=1e-9):
         return []
@@ -226,15 +226,15 @@ def _sources(row: Mapping[str, float]) -> list[str]:
 
 
 def facts_of(row: Mapping[str, float]) -> list[str]:
-    """What a step's figures say, the most important first."""
-    told = [f"loss {row['loss']:.4f}"]
+    """A step's metrics as texts, the most important first."""
+    facts = [f"loss {row['loss']:.4f}"]
     if "accuracy" in row:
-        told.append(f"accuracy {row['accuracy']:.2f}")
+        facts.append(f"accuracy {row['accuracy']:.2f}")
     if "kl_k3" in row:
-        told = [
+        facts = [
             f"score {row['score']:.3f}",
             *_sources(row),
             f"KL {row['kl_k3']:.3f}",
             f"answer {row['response_tokens']:.0f} tokens",
         ]
-    return [*told, f"{two_digits(row['tokens_per_s'])} tokens/s", f"{row['peak_memory_gb']:.1f} GB peak"]
+    return [*facts, f"{two_digits(row['tokens_per_s'])} tokens/s", f"{row['peak_memory_gb']:.1f} GB peak"]

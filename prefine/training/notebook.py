@@ -1,6 +1,6 @@
-"""What a run shows in a notebook: one output that is updated in place, with a bar and the latest lines.
+"""Shows a run's progress in a notebook: one output that is updated in place, with a bar and the latest lines.
 
-It is made with IPython's own display, so that it needs no widgets, works in every front end, and is there when the
+It uses IPython's own display, so that it needs no widgets, works in every front end, and is still there when the
 notebook is opened again.
 """
 
@@ -26,14 +26,14 @@ _MOST_LINES = 40
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
+    """Whether this process is a notebook's kernel."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return getattr(shell, "kernel", None) is not None
 
 
 class NotebookDisplay(Display):
-    """Tells one run's story in a notebook's cell.
+    """Shows one run's progress and messages in a notebook cell.
 
     Args:
         callbacks: see Display.

@@ -1,4 +1,4 @@
-"""How long a pass still takes, and the line that shows it on a terminal of any width."""
+"""The remaining time of a pass, and the line that shows it on a terminal of any width."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-# The mean over the last moments: early steps are slower (compilation, allocation), and answers of PPO grow.
+# The mean over recent steps only: early ones are slower (compilation, allocation), and PPO's answers get longer.
 _MOMENTS = 30
 _LEAST_BAR, _WIDEST_BAR = 6, 30
 _GAP = "  "
 
 
 class Pace:
-    """Predicts when a pass ends from how fast it has gone lately.
+    """Predicts when a pass ends from its recent speed.
 
     Args:
         total: units of the whole pass.
-        done: units that are done already; they say nothing about how fast this process is.
+        done: units that were done before; they do not count for the speed.
         clock: seconds, monotonic.
     """
 
@@ -32,7 +32,7 @@ class Pace:
         self._moments: deque[tuple[float, int]] = deque([(clock(), done)], maxlen=_MOMENTS)
 
     def reached(self, done: int) -> None:
-        """So many units are done; fewer than before where a guard took the run back."""
+        """Record that `done` units are done; fewer than before after a guard's roll-back."""
         if done < self._moments[-1][1]:
             self._moments.clear()
         self._moments.append((self._clock(), done))
@@ -47,7 +47,7 @@ class Pace:
 
 
 def clock_time(seconds: float | None) -> str:
-    """1:02:03; dashes where nothing is known."""
+    """As 1:02:03; dashes if unknown."""
     if seconds is None:
         return "-:--:--"
     whole = round(seconds)
@@ -55,7 +55,7 @@ def clock_time(seconds: float | None) -> str:
 
 
 class BarLine(ProgressColumn):
-    """One line that never exceeds the terminal: name, step, first fact, time left; then a bar and what else fits.
+    """One line that never exceeds the terminal: name, step, first fact, time left; then a bar and whatever else fits.
 
     A task's field `facts` holds the facts, the most important first, and `pace` its Pace.
     """
@@ -72,7 +72,7 @@ class BarLine(ProgressColumn):
         head = _GAP.join([task.description, f"{task.completed:,.0f}/{task.total:,.0f}", *first, f"left {left}"])
         room = self._width() - len(head) - len(_GAP)
         told = ""
-        # Facts before a long bar, as a step says more than its share of all steps; but a short bar before facts.
+        # A short bar comes before further facts, but facts come before a long bar.
         for fact in rest:
             if len(told) + len(_GAP) + len(fact) + _LEAST_BAR + len(_GAP) <= room:
                 told += _GAP + fact

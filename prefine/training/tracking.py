@@ -1,6 +1,6 @@
-"""What a run tells trackers (wandb, tensorboard, trackio, mlflow), besides its own metrics.jsonl.
+"""Reports a run to experiment trackers (wandb, tensorboard, trackio, mlflow), besides its own metrics.jsonl.
 
-A tracker is only an onlooker: one that fails is left out from then on, and the run goes on.
+A tracker that fails is left out from then on; the run continues.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from prefine.runs.ownership import TRACKERS_NAME
 from prefine.training.display import Display
 
 _OFFLINE = {"wandb": "Run wandb login, or set WANDB_MODE=offline, which needs no account"}
-_MLFLOW_BATCH = 100  # parameters that it takes at once
-_NOT_OF_MLFLOW = re.compile(r"[^\w\-. /]")  # what names of its metrics may not have, on every system
-# What evaluation.json has of each held-out row: of DPO, SFT and PPO.
+_MLFLOW_BATCH = 100  # the most parameters that it accepts at once
+_NOT_OF_MLFLOW = re.compile(r"[^\w\-. /]")  # characters that its metric names may not have on every system
+# Names of the per-row results in evaluation.json, for DPO, SFT and PPO.
 _ROWS_OF_STAGES = ("pairs", "rows", "responses")
 
 Table = Sequence[Mapping[str, Any]]
@@ -52,15 +52,15 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Figures of a step. Steps may come again, lower ones after a guard took the run back."""
+        """Log metrics of a step. Steps may repeat, and go back after a guard's roll-back."""
 
     @abstractmethod
     def show(self, name: str, rows: Table, step: int) -> None:
-        """Rows, and how their numbers are spread."""
+        """Show rows, and the distribution of their numbers."""
 
     @abstractmethod
     def close(self) -> None:
-        """Nothing more will come."""
+        """Finish: nothing more will be logged."""
 
 
 class Trackers:
@@ -68,7 +68,7 @@ class Trackers:
 
     Args:
         trackers: by name.
-        display: where a tracker that fails is told of.
+        display: shows a warning if a tracker fails.
     """
 
     def __init__(self, trackers: Mapping[str, Tracker] | None = None, display: Display | None = None) -> None:
@@ -93,9 +93,9 @@ class Trackers:
         for name, tracker in list(self._trackers.items()):
             try:
                 do(tracker)
-            except Exception as error:  # noqa: BLE001 - a library of others, whose failure is not the run's
+            except Exception as error:  # noqa: BLE001 - a tracker's failure must not end the run
                 del self._trackers[name]
-                with suppress(Exception):  # or the next run of this process goes on with what this one began
+                with suppress(Exception):  # otherwise the next run of this process would continue this one's
                     tracker.close()
                 if self._display is not None:
                     self._display.say(f"warning: {name} failed and is left out from now on: {_in_words(error)}")
@@ -122,7 +122,7 @@ def start_trackers(recipe: StageRecipe, stage: str, run_id: str, resumed: bool, 
 
 
 def show_results(run: RunDirectory, trackers: Trackers, step: int) -> None:
-    """A finished run's samples before and after, and its figures of each held-out row, as far as its stage has them."""
+    """Show a finished run's samples before and after, and its results per held-out row, if its stage has them."""
     if run.samples.exists():
         trackers.show("samples", read_metrics(run.samples), step)
     heldout = read_json_object(run.evaluation).get("heldout") or {}
@@ -135,7 +135,7 @@ def _in_words(error: Exception) -> str:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted names; lists and nulls as JSON, for trackers whose filters know only single values."""
+    """Nested fields by dotted names; lists and nulls as JSON, for trackers that only filter by single values."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -150,7 +150,7 @@ def _configuration(recipe: StageRecipe, stage: str) -> dict[str, Any]:
 
 
 def _numbers(rows: Table) -> dict[str, list[float]]:
-    """The columns of numbers; what is missing in a row is left out."""
+    """The numeric columns, without missing values."""
     columns: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.items():
@@ -160,7 +160,7 @@ def _numbers(rows: Table) -> dict[str, list[float]]:
 
 
 def _text(value: Any) -> str:
-    """A cell in words: of a conversation its turns."""
+    """A cell as text: a conversation as its turns."""
     if isinstance(value, list) and all(isinstance(turn, dict) and "content" in turn for turn in value):
         return "\n".join(f"{turn.get('role')}: {turn['content']}" for turn in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -170,7 +170,7 @@ class Wandb(Tracker):
     """Weights & Biases; the recipe is its nested configuration, samples are tables, their numbers histograms."""
 
     def __init__(self, recipe: StageRecipe, stage: str, run_id: str, resumed: bool) -> None:
-        # Its reports of its own errors go to its makers, also offline; whoever wants to send them sets this to true.
+        # wandb reports its own errors to its vendor, even offline; users who want that can set this to true.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
@@ -185,9 +185,9 @@ class Wandb(Tracker):
             job_type=stage,
             config=_configuration(recipe, stage),
             dir=str(folder),
-            settings=wandb.Settings(console="off"),  # a run says what it has to say to one console
+            settings=wandb.Settings(console="off"),  # a run has one console output, its display
         )
-        # By a metric of our own: wandb's own step must not go back, which a guard or a resume may.
+        # Our own step metric: wandb's step cannot go back, but a guard or a resume may go back.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
 
@@ -221,7 +221,7 @@ class Tensorboard(Tracker):
         library: Any = tensorboard  # it has no types
         writer = library.SummaryWriter(str(Path(recipe.run) / TRACKERS_NAME))
         fields = flat(_configuration(recipe, stage))
-        # The metric is only named here; its values are the scalars of this name.
+        # The metric is only named here; its values are the scalars with this name.
         for summary in library.summary.hparams(fields, {"heldout/loss": 0.0}):
             writer.file_writer.add_summary(summary)
         self._writer = writer
@@ -249,7 +249,7 @@ class Tensorboard(Tracker):
 
 
 def _as_code(text: str) -> str:
-    """Text in Markdown that is shown as it is."""
+    """Text as a Markdown code block."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
@@ -260,7 +260,7 @@ def _array(values: Sequence[float]) -> Any:
 
 
 class Trackio(Tracker):
-    """trackio; gets figures, with the recipe as its nested configuration."""
+    """trackio; gets metrics, with the recipe as its nested configuration."""
 
     def __init__(self, recipe: StageRecipe, stage: str, run_id: str, resumed: bool) -> None:
         library: Any = importlib.import_module("trackio")
@@ -276,7 +276,7 @@ class Trackio(Tracker):
         self._run.log(dict(values), step=step)
 
     def show(self, name: str, rows: Table, step: int) -> None:
-        """Has no place for them."""
+        """Does nothing: trackio has no tables."""
 
     def close(self) -> None:
         """See Tracker."""

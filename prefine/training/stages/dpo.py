@@ -1,4 +1,4 @@
-"""Direct preference optimisation on pairs: a step reads policy log-probs, reference log-probs, losses, mean."""
+"""Direct preference optimisation on pairs: policy log-probs, reference log-probs, losses, mean."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def run_dpo(
     """Optimise preferences as the recipe says; returns the run's folder. Raises PrefineError.
 
     Args:
-        objective: the losses of pairs, where dpo.loss is function.
+        objective: computes the losses of pairs, if dpo.loss is function.
     """
     return run_stage(DpoStage(recipe, objective), resume, display)
 
 
 @dataclass(frozen=True)
 class PairOutcome:
-    """One value a pair, (B,) fp32 each.
+    """One value per pair, (B,) fp32 each.
 
     Attributes:
-        loss: the objective.
-        margin: beta-scaled reward margin, nats; above 0 the pair is ordered as people ordered it.
+        loss: the loss.
+        margin: beta-scaled reward margin, nats; above 0 if the pair is ranked as labelled.
         policy: summed log-probabilities under the policy.
         tokens: answer lengths.
-        chosen_fall: how much less likely the chosen answer is than under the reference, nats; None without one.
+        chosen_fall: fall of the chosen answer's log-probability below the reference's, nats; None without a reference.
     """
 
     loss: Tensor
@@ -74,10 +74,10 @@ def pair_outcome(
     tokens: Paired,
     objective: PairLosses | None = None,
 ) -> PairOutcome:
-    """Losses and reward margins of pairs; `reference` is None for SimPO alone, which has none.
+    """Losses and reward margins of pairs; `reference` is None only for SimPO, which has none.
 
     Args:
-        objective: gives the losses where the section's loss is function.
+        objective: computes the losses if the section's loss is function.
     """
     means = Paired(policy.chosen / tokens.chosen, policy.rejected / tokens.rejected)
     beta, smoothing = section.beta, section.label_smoothing
@@ -110,7 +110,7 @@ class DpoStage(Stage[DpoRecipe, Preference]):
     """Learns which of two answers people prefer.
 
     Args:
-        given: a function that is the objective, where dpo.loss is function.
+        given: the function that is the objective, if dpo.loss is function.
     """
 
     name = "dpo"
@@ -121,12 +121,12 @@ class DpoStage(Stage[DpoRecipe, Preference]):
         self._given = given
 
     def require(self, display: Display) -> list[str]:
-        """Refuse a recipe for a function without one, and the other way round."""
+        """Refuse dpo.loss function without a function, and a function with another dpo.loss."""
         require_objective(self.recipe.dpo, self._given)
         return []
 
     def functions(self) -> Sequence[UserFunction]:
-        """The objective, if it is one: a run ends with the one that it began with."""
+        """The objective, if it is a user function. It may not change on a resume."""
         given = self._given
         if given is None:
             return ()
@@ -137,8 +137,8 @@ class DpoStage(Stage[DpoRecipe, Preference]):
         return not record.tie
 
     def guards(self) -> Sequence[Limit]:
-        """The chosen answers' log-probability must not fall away with the rejected ones'."""
-        means = "the chosen answers become unlikely, too; dpo.nll_weight or a smaller rate holds them up"
+        """The chosen answers' log-probability must not fall together with the rejected ones'."""
+        means = "the chosen answers become unlikely, too; dpo.nll_weight or a lower learning rate prevents that"
         return (Limit("chosen_fall", "chosen_fall", self.recipe.guards.chosen_fall, means),)
 
     def start(self, session: Session[DpoRecipe]) -> DpoObjective:
@@ -171,7 +171,7 @@ class DpoObjective(Objective[DpoRecipe]):
 
     Args:
         session: the opened run.
-        references: of the run's rows.
+        references: log-probabilities of the run's rows under the reference.
         given: see DpoStage.
     """
 
@@ -185,13 +185,13 @@ class DpoObjective(Objective[DpoRecipe]):
         self.before: Before = Before(session.run.heldout_before)
 
     def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
-        """Of a microbatch of training pairs, with the figures that are logged."""
+        """The loss of a microbatch of training pairs, with logged metrics."""
         pairs = self._outcome(model, batch, self._references.train)
         return Sums(pairs.loss.sum(), "trees", {name: float(v.sum()) for name, v in _logged(pairs).items()})
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Means over held-out pairs; each pair's values are kept for `finish`."""
+        """Means over held-out pairs. Each pair's values are kept for `finish`."""
         parts: dict[str, list[Tensor]] = {}
         for run in microbatches(self._session.prepared.heldout, self._max_tokens):
             pairs = self._outcome(self._session.loaded.packed, collate(run), self._references.heldout)
@@ -203,7 +203,7 @@ class DpoObjective(Objective[DpoRecipe]):
         return {name: float(tensor.mean()) for name, tensor in joined.items() if not name.endswith("_tokens")}
 
     def finish(self) -> dict[str, JSON]:
-        """Held-out metrics and each pair before and after; warns where the chosen answers became less likely."""
+        """Held-out metrics and each pair, before and after; warns if the chosen answers became less likely."""
         if not self._pairs:  # resumed after the last step: no step of this process has evaluated
             self.evaluate()
         before = self.before.value
@@ -228,7 +228,7 @@ class DpoObjective(Objective[DpoRecipe]):
         if change is not None and certain and change.value < -_CHOSEN_FALL_NATS:
             self._session.warnings.append(
                 f"The chosen answers became less likely: their mean log-probability fell by {-change.value:.1f} nats. "
-                "To hold it up, set dpo.nll_weight (1.0, for example) or lower training.learning_rate."
+                "To prevent that, set dpo.nll_weight (1.0, for example) or lower training.learning_rate."
             )
         return {**told, "count": len(heldout), "pairs": pairs}
 
@@ -246,10 +246,10 @@ class DpoObjective(Objective[DpoRecipe]):
 
     @torch.no_grad()
     def first_loss_checks(self) -> list[SelfCheck]:
-        """On the reference's own first microbatch, in eval mode.
+        """Checks on the reference's own first microbatch, in eval mode.
 
-        The same rows share the same matrix products then, so nothing but a wrong reference can move the margin from 0;
-        dropout could, and could hide one.
+        The same rows share the same matrix products then, so only a wrong reference can move the margin from 0.
+        Dropout could move it as well, and hide a wrong reference.
         """
         model = self._session.loaded.packed
         rows = next(microbatches(self._session.prepared.train, self._max_tokens))
@@ -278,7 +278,7 @@ def _logged(pairs: PairOutcome) -> dict[str, Tensor]:
 
 
 def _judged(pairs: PairOutcome) -> dict[str, Tensor]:
-    """What only an evaluation tells: whether the policy alone, per token, prefers the chosen answer; lengths."""
+    """Metrics of evaluations only: whether the policy alone, per token, prefers the chosen answer; lengths."""
     mean_chosen = pairs.policy.chosen / pairs.tokens.chosen
     mean_rejected = pairs.policy.rejected / pairs.tokens.rejected
     return {

@@ -1,4 +1,4 @@
-"""A preference objective that a user gives as a function: called, and what it returns checked."""
+"""A preference objective that is a user function: calls it and checks its result."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ PairLosses = Callable[[PairLogprobs], Tensor]
 
 
 def require_objective(section: DpoSection, objective: PairLosses | None) -> None:
-    """Refuse a recipe for a function without one, and the other way round.
+    """Refuse dpo.loss function without a function, and a function with another dpo.loss.
 
     Raises:
-        RecipeError: dpo.loss says otherwise.
+        RecipeError: the two do not match.
     """
     if objective is None and section.loss == "function":
-        raise RecipeError("dpo.loss is function, and none is given", "Call prefine.dpo(recipe, objective=function).")
+        raise RecipeError(
+            "dpo.loss is function, but no function was passed", "Call prefine.dpo(recipe, objective=function)."
+        )
     if objective is not None and section.loss != "function":
         raise RecipeError(
-            f"dpo.loss {section.loss} has no effect, as a function is the objective", "Leave it out, or the function."
+            f"dpo.loss {section.loss} has no effect, as a function is the objective", "Leave out one of the two."
         )
 
 
@@ -36,7 +38,7 @@ def losses_of(objective: PairLosses, pairs: PairLogprobs) -> Tensor:
     """(B,) fp32 losses of B pairs.
 
     Raises:
-        RecipeError: it raises, or returns something else than one loss a pair that depends on the policy.
+        RecipeError: it raises, or does not return one loss per pair that depends on the policy.
     """
     name, count = function_name(objective), len(pairs.policy.chosen)
     try:
@@ -44,7 +46,7 @@ def losses_of(objective: PairLosses, pairs: PairLogprobs) -> Tensor:
     except Exception as error:  # whatever the user's code raises
         raise _refusal(f"{name} raised {one_line(error)}") from error
     if not isinstance(found, Tensor):
-        raise _refusal(f"{name} returned {type(found).__name__} and not a tensor")
+        raise _refusal(f"{name} returned {type(found).__name__}, not a tensor")
     if found.shape != (count,):
         raise _refusal(f"{name} returned a tensor of shape {tuple(found.shape)} for {count} pairs")
     if torch.is_grad_enabled() and not found.requires_grad:
@@ -53,7 +55,7 @@ def losses_of(objective: PairLosses, pairs: PairLogprobs) -> Tensor:
 
 
 def check_objective(objective: PairLosses, pairs: PairLogprobs) -> SelfCheck:
-    """A function gives one finite loss a pair, and a gradient for the policy, before the first step."""
+    """Before the first step, the function returns one finite loss per pair, with a gradient for the policy."""
     leaves = Paired(*(values.detach().clone().requires_grad_() for values in pairs.policy))
     with torch.enable_grad():
         losses = losses_of(objective, PairLogprobs(leaves, pairs.reference, pairs.tokens, pairs.beta))
@@ -70,4 +72,4 @@ def check_objective(objective: PairLosses, pairs: PairLogprobs) -> SelfCheck:
 
 
 def _refusal(what: str) -> RecipeError:
-    return RecipeError(what, "Return a tensor with one loss a pair, computed from pairs.policy.", field="objective")
+    return RecipeError(what, "Return a tensor with one loss per pair, computed from pairs.policy.", field="objective")

@@ -1,11 +1,10 @@
-"""Reference log-probabilities: the policy as it was loaded, before any step, computed once and kept on disk.
+"""Reference log-probabilities, of the policy as it was loaded: computed once, before any step, and cached on disk.
 
-For a fresh adapter that is the base model; for an adapter that goes on being trained, that adapter's own beginning.
-Nothing of it has to stay in memory, and later epochs and later runs read it from the cache.
+With a new adapter the reference is the base model; with an adapter that is trained further, that adapter as loaded. No
+second model stays in memory, and later epochs and runs read the cache.
 
-A few rows are computed at every start, and the bits of their log-probabilities are part of the entry's name. So
-whatever changes a number (weights, config, number types, threads, kernels, releases) leads to another entry, whether
-this module knows of it or not.
+A few rows are computed at every start, and the bits of their log-probabilities are part of the cache key. So
+everything that changes a number (weights, config, number types, threads, kernels, releases) leads to another entry.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ _PROBED_ROWS = 4
 
 
 def reference_of_rows(session: Session[StageRecipe], part: str) -> Tensor:
-    """Summed log-probabilities of all answers of a run's rows, in the rows' order: (answers,) fp32 on the CPU.
+    """Summed log-probabilities of all answers in a run's rows, in order: (answers,) fp32 on the CPU.
 
-    Call it when an objective is started: `loaded` must still be the model as it was loaded.
+    Call it when an objective is started, while the model is as it was loaded.
 
     Args:
         part: train or heldout.
@@ -67,7 +66,7 @@ def reference_logprobs(
         loaded: the policy as loaded.
         store: pairs.
         digest: hash of the store's token ids.
-        max_tokens: tokens a microbatch.
+        max_tokens: tokens per microbatch.
 
     Raises:
         CheckpointError: the cache cannot be written.
@@ -92,9 +91,9 @@ def reference_logprobs(
 
 
 def cache_key(loaded: LoadedModel, store: Sequence[TokenTree], digest: str, max_tokens: int) -> str:
-    """Hash of the rows, the model's files and config, and the log-probabilities of a few rows down to the last bit.
+    """Hash of the rows, the model's files and config, and the exact log-probabilities of a few rows.
 
-    Another rounding would be no error, but DPO's first loss could no longer be checked to three digits.
+    Other rounding would not be an error, but DPO's first loss could no longer be checked to three digits.
     """
     packed = loaded.packed
     decides: list[Any] = [
@@ -110,7 +109,7 @@ def cache_key(loaded: LoadedModel, store: Sequence[TokenTree], digest: str, max_
 
 
 def _bits_of_some_rows(loaded: LoadedModel, store: Sequence[TokenTree], max_tokens: int) -> str:
-    """The log-probabilities of _PROBED_ROWS rows, spread evenly from the first to the last, as hexadecimal bytes."""
+    """The log-probabilities of _PROBED_ROWS evenly spaced rows, as hexadecimal bytes."""
     last = len(store) - 1
     places = sorted({last * part // (_PROBED_ROWS - 1) for part in range(_PROBED_ROWS)})
     sums = torch.cat([part for _, part in _sums(loaded, [store[place] for place in places], max_tokens)])
@@ -119,7 +118,7 @@ def _bits_of_some_rows(loaded: LoadedModel, store: Sequence[TokenTree], max_toke
 
 @torch.no_grad()
 def _sums(loaded: LoadedModel, trees: Sequence[TokenTree], max_tokens: int) -> Iterator[tuple[int, Tensor]]:
-    """By microbatch: trees done so far, and the summed log-probability of each answer under the reference."""
+    """For each microbatch: the trees done so far, and the summed log-probability of each of its answers."""
     model = loaded.packed
     adapter = None if loaded.location.adapter is None else OWN_ADAPTER
     done = 0

@@ -1,4 +1,4 @@
-"""Reward modelling on pairs, or on single answers with votes: a step reads scores, margins, losses, mean."""
+"""Reward modelling on pairs, or on single answers with votes: scores, margins, losses, mean."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from prefine.training.run.run_stage import run_stage
 from prefine.training.run.session import Session
 from prefine.training.run.stage import Objective, Stage
 
-# Answers scored alone and together at the start.
+# Answers that are scored alone and together at the start.
 _CHECKED_ROWS = 4
 
 
@@ -50,10 +50,10 @@ def run_reward(recipe: RewardRecipe, resume: bool, display: Display | Console) -
 
 
 def _record_type(data: DataSection) -> type[Preference] | type[Vote]:
-    """What a recipe's data holds.
+    """The type of a recipe's records.
 
     Raises:
-        DataError: neither preferences nor votes; or it cannot be found or read.
+        DataError: the data are neither preferences nor votes, or cannot be found or read.
     """
     kind = kind_of_sources(source_names(data.train), split=data.split, text=data.text_form, rules=data.row_rules)
     found = KINDS[kind]
@@ -68,12 +68,12 @@ def _record_type(data: DataSection) -> type[Preference] | type[Vote]:
 
 @dataclass(frozen=True)
 class Labels:
-    """What people said of B rows.
+    """Labels of B rows.
 
     Attributes:
         right: (B,) of pairs, the probability that the label is right: 1, or 1/2 for a tie; of votes, 1 for up, 0 for
             down.
-        wanted: (B,) margin that the data asks for, nats; 0 where it says nothing.
+        wanted: (B,) margin that the data asks for, nats; 0 if none.
     """
 
     right: Tensor
@@ -81,15 +81,15 @@ class Labels:
 
     @property
     def decided(self) -> Tensor:
-        """(B,) bool: no tie."""
+        """(B,) bool: not a tie."""
         return self.right != 0.5
 
     @staticmethod
     def of(records: Sequence[dict[str, Any]], section: RewardSection, mean_difference: float = 1.0) -> Labels:
-        """Read them from stored records.
+        """Read the labels from stored records.
 
         Args:
-            mean_difference: of the scores of the pairs learned from, in the unit of the data's scores.
+            mean_difference: mean score difference of the training pairs, in the unit of the data's scores.
         """
         if "label" in records[0]:
             up = torch.tensor([float(record["label"]) for record in records])
@@ -102,8 +102,8 @@ class Labels:
 def _wanted(pair: dict[str, Any], section: RewardSection, mean_difference: float) -> float:
     """The margin that a stored pair asks for, nats (Touvron et al. 2023, arXiv 2307.09288, eq. 2).
 
-    A column `margin` is taken as it is written. Scores may have any scale (8.5 against 3 out of 10, or 0.9 against
-    0.2), so their differences are divided by the mean difference: an average pair asks for `margin_scale`.
+    A column `margin` is used as it is. Scores may have any scale (8.5 against 3 out of 10, or 0.9 against 0.2), so
+    their differences are divided by the mean difference: an average pair asks for `margin_scale`.
     """
     if pair["tie"] or section.margins == "none":
         return 0.0
@@ -114,7 +114,7 @@ def _wanted(pair: dict[str, Any], section: RewardSection, mean_difference: float
 
 
 def mean_score_difference(pairs: Iterable[dict[str, Any]]) -> float | None:
-    """Of the stored pairs that have scores and no margin of their own, ties left out; None if there are none."""
+    """Mean over the stored pairs with scores and without a margin of their own, except ties; None if there are none."""
     differences = [
         pair["score_difference"]
         for pair in pairs
@@ -138,7 +138,7 @@ def row_losses(raw: Tensor, labels: Labels, section: RewardSection) -> Tensor:
 
 
 def margins(raw: Tensor, labels: Labels) -> Tensor:
-    """(B,) r(chosen) - r(rejected), or a vote's score signed as the vote; above 0 as labelled. Mean of the heads."""
+    """(B,) r(chosen) - r(rejected), or the score with the vote's sign; above 0 as labelled. Mean of the heads."""
     mean = raw.detach().mean(-1)
     if mean.shape[1] == 1:
         return mean[:, 0] * (2 * labels.right - 1)
@@ -146,10 +146,10 @@ def margins(raw: Tensor, labels: Labels) -> Tensor:
 
 
 class RewardStage(Stage[RewardRecipe, Preference | Vote]):
-    """Learns what people prefer, as a number, from what the recipe's data holds: preferences or votes.
+    """Trains a model that scores answers, on preferences or votes, whichever the recipe's data holds.
 
     Raises:
-        DataError: it holds something else, or cannot be found or read.
+        DataError: the data hold other records, or cannot be found or read.
     """
 
     name = "reward"
@@ -159,11 +159,11 @@ class RewardStage(Stage[RewardRecipe, Preference | Vote]):
         self.record_type = _record_type(recipe.data)
 
     def load(self, section: ModelSection) -> LoadedModel:
-        """The model with score heads in the place of its language head."""
+        """Load the model with score heads instead of its language head."""
         return load_model(section, self.recipe.lora, heads=self.recipe.reward.heads)
 
     def start(self, session: Session[RewardRecipe]) -> RewardObjective:
-        """Check that there is something to learn from and to judge by."""
+        """Check that there are rows to train on and to evaluate on."""
         train, heldout = session.prepared.train, session.prepared.heldout
         _require_heldout(heldout)
         mean_difference = 1.0
@@ -182,7 +182,7 @@ class RewardObjective(Objective[RewardRecipe]):
 
     Args:
         session: the opened run.
-        record_type: what its rows are.
+        record_type: the type of its rows.
         mean_difference: see Labels.of.
     """
 
@@ -199,7 +199,7 @@ class RewardObjective(Objective[RewardRecipe]):
         self._decided = 0
 
     def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
-        """Of a microbatch of training rows, with accuracy and margin; each head leaves out a part of its own."""
+        """The loss of a microbatch of training rows, with accuracy and margin; each head leaves out its own part."""
         labels, count = self._labels(self._session.prepared.train, batch.rows), self._section.heads
         raw = _by_row(model(batch), len(batch.rows)).to(labels.right.device)
         losses = row_losses(raw, labels, self._section)
@@ -213,7 +213,7 @@ class RewardObjective(Objective[RewardRecipe]):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Held-out log-loss (nats; ln 2 is a coin's), accuracy over decided rows, mean margin and scores."""
+        """Held-out log-loss (nats; chance is ln 2), accuracy over decided rows, mean margin and scores."""
         model, heldout = self._session.loaded.packed, self._session.prepared.heldout
         limit = self._session.recipe.training.max_tokens_per_microbatch
         batches = (collate(run) for run in microbatches(heldout, limit))
@@ -221,7 +221,7 @@ class RewardObjective(Objective[RewardRecipe]):
         raw, labels = _by_row(self._raw, len(heldout)), self._labels(heldout, range(len(heldout)))
         margin, decided = margins(raw, labels), labels.decided
         self._decided = int(decided.sum())
-        # Of the label as it is, whatever the objective trains on, so that runs can be compared.
+        # On the plain label, whatever the objective trains on, so that runs can be compared.
         sure = torch.where(decided, 1.0, 0.5)
         told = {
             "loss": float(reward.bradley_terry(margin, sure).mean()),
@@ -238,10 +238,10 @@ class RewardObjective(Objective[RewardRecipe]):
         return {SCALE_FILE: self._scale().as_json()}
 
     def finish(self) -> dict[str, JSON]:
-        """Held-out metrics before and after; writes the readiness report and says its verdict aloud."""
+        """Held-out metrics before and after; writes the readiness report and shows its verdict."""
         session = self._session
         reward_model = PackedReward(session.loaded, read_scale(session.run.model))
-        reward_model.name = str(session.run.path)  # by which it will be known, not the model it began with
+        reward_model.name = str(session.run.path)  # the run, not the model that it began with
         train, heldout, limits = session.prepared.train, session.prepared.heldout, session.recipe.readiness
         total = work(min(len(heldout), limits.heldout_pairs), min(len(train), limits.trained_pairs))
         with session.display.progress(total, 0, "readiness report"):
@@ -255,7 +255,7 @@ class RewardObjective(Objective[RewardRecipe]):
         session.display.say(f"readiness for PPO: {readiness.verdict.value}, see {page}")
         for reason in readiness.reasons:
             session.display.say(f"  {reason.level.value}: {reason.name}: {reason.found}. {reason.meaning}")
-        # Ties are not ranked: accuracy rests on the others.
+        # Ties have no right order: accuracy is over the other rows.
         unit = "vote" if self._record_type is Vote else "pair"
         return {**session.before_and_after(), "count": self._decided, "unit": unit}
 
@@ -283,7 +283,7 @@ def _unit_of_scores(session: Session[RewardRecipe]) -> float:
             "Add the two columns, or set reward.margins to column or none.",
         )
     session.display.say(
-        f"margins: scores that differ by {mean:.3g}, as they do on average, ask for "
+        f"margins: a score difference of {mean:.3g}, the average, asks for a margin of "
         f"{session.recipe.reward.margin_scale:g} nats"
     )
     return mean or 1.0
@@ -315,8 +315,8 @@ def _by_row(raw: Tensor, rows: int) -> Tensor:
 def _require_heldout(heldout: TokenStore) -> None:
     if len(heldout) < 2:
         raise DataError(
-            f"data: {len(heldout)} rows are held out, and a reward model must be judged on pairs it has not seen (all "
-            "rows of one prompt stay together)",
+            f"data: {len(heldout)} rows are held out, but a reward model must be evaluated on pairs it has not seen "
+            "(all rows of one prompt stay together)",
             "Give rows with more prompts, raise data.heldout_fraction, or name data.heldout.",
         )
 
@@ -329,6 +329,6 @@ def _require_both_votes(train: TokenStore) -> None:
             return
     raise DataError(
         f"all {len(train)} votes are {'up' if seen == {True} else 'down'}",
-        "A reward model learns from differences: give votes of both kinds, or preference pairs.",
+        "A reward model learns from differences: add votes of the other kind, or use preference pairs.",
         field="data.train",
     )

@@ -49,12 +49,12 @@ class SftObjective(Objective[SftRecipe]):
         self._answers: list[dict[str, JSON]] = []
 
     def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
-        """A mean over tokens."""
+        """The loss of a microbatch; its mean is over tokens."""
         return Sums(token_nll(model(batch)).sum(), "tokens")
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Held-out loss (nats a token) and perplexity."""
+        """Held-out loss (nats per token) and perplexity."""
         model, recipe = self._session.loaded.packed, self._session.recipe
         total, tokens = 0.0, 0
         self._answers = []
@@ -72,7 +72,7 @@ class SftObjective(Objective[SftRecipe]):
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
     def finish(self) -> dict[str, JSON]:
-        """Held-out metrics before and after, and each answer's loss, nats per token; rows are in the held-out order."""
+        """Held-out metrics before and after, and each answer's loss, nats per token, in the held-out rows' order."""
         if not self._answers:  # resumed after the last step: no step of this process has evaluated
             with torch.no_grad():
                 self.evaluate()

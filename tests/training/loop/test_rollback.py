@@ -634,7 +634,7 @@ def test_a_fall_of_the_chosen_answers_warns_or_ends_on_healthy_weights(
     assert healthy < first - 2
     assert all(fall[step] <= 5 for step in range(1, healthy + 2)), "what was kept was measured, and had not fallen so"
     assert_result_is(made["stop"], saved_at(made["off"], healthy)[0]["weights"])
-    assert "the chosen answers become unlikely, too; dpo.nll_weight or a smaller rate holds them up" in said
+    assert "the chosen answers become unlikely, too; dpo.nll_weight or a lower learning rate prevents that" in said
 
 
 # --- Two processes ---------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_nll_weight_is_added_to_an_objective(make: Make) -> None:
 @pytest.mark.parametrize(
     ("objective", "problem"),
     [
-        (lambda pairs: 1.0, "objective: python:lambda returned float and not a tensor"),
+        (lambda pairs: 1.0, "objective: python:lambda returned float, not a tensor"),
         (
             lambda pairs: the_same(pairs).mean(),
             r"objective: python:lambda returned a tensor of shape \(\) for \d pairs",

@@ -95,7 +95,7 @@ def test_scores_are_told_and_used_only_where_the_recipe_says_so(make: Make, tmp_
     said = tiny.train(make("reward", "without", once))
     assert "40 pairs have scores; their differences are used as margins only with reward.margins" in said
     said = tiny.train(make("reward", "with", {**once, "reward.margins": "scores"}))
-    assert "margins: scores that differ by 5.5, as they do on average, ask for 1 nats" in said
+    assert "margins: a score difference of 5.5, the average, asks for a margin of 1 nats" in said
     with pytest.raises(DataError, match=r"reward\.margins is scores, but no pair of data\.train has scores"):
         tiny.train(make("reward", "none", {"reward.margins": "scores"}))
 
