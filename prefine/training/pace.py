@@ -71,17 +71,17 @@ class BarLine(ProgressColumn):
         left = clock_time(task.fields["pace"].seconds_left())
         head = _GAP.join([task.description, f"{task.completed:,.0f}/{task.total:,.0f}", *first, f"left {left}"])
         room = self._width() - len(head) - len(_GAP)
-        told = ""
+        shown = ""
         # A short bar comes before further facts, but facts come before a long bar.
         for fact in rest:
-            if len(told) + len(_GAP) + len(fact) + _LEAST_BAR + len(_GAP) <= room:
-                told += _GAP + fact
+            if len(shown) + len(_GAP) + len(fact) + _LEAST_BAR + len(_GAP) <= room:
+                shown += _GAP + fact
         line = Table.grid(padding=(0, len(_GAP), 0, 0))
         parts: list[Text | ProgressBar] = [Text(head, no_wrap=True, overflow="ellipsis")]
-        bar = min(_WIDEST_BAR, room - len(told))
+        bar = min(_WIDEST_BAR, room - len(shown))
         if bar >= _LEAST_BAR:
             parts.append(ProgressBar(total=task.total, completed=task.completed, width=bar))
-        if told:
-            parts.append(Text(told.strip(), no_wrap=True))
+        if shown:
+            parts.append(Text(shown.strip(), no_wrap=True))
         line.add_row(*parts)
         return line

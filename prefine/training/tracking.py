@@ -237,8 +237,8 @@ class Tensorboard(Tracker):
         """See Tracker."""
         for number, row in enumerate(rows, start=1):
             texts = {column: _text(value) for column, value in row.items() if isinstance(value, str | list)}
-            told = "\n\n".join(f"**{column}**\n\n{_as_code(text)}" for column, text in texts.items())
-            self._writer.add_text(f"{name}/{number}", told, step)
+            page = "\n\n".join(f"**{column}**\n\n{_as_code(text)}" for column, text in texts.items())
+            self._writer.add_text(f"{name}/{number}", page, step)
         for column, values in _numbers(rows).items():
             self._writer.add_histogram(f"{name}/{column}", _array(values), step)
         self._writer.flush()

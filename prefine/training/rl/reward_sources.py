@@ -154,10 +154,10 @@ class ModelSource(Source):
         """See Source. The model's own tokenizer encodes the text, whichever model generated it."""
         found = []
         try:
-            told = list(self.model.score(Question(each.prompt, each.answers, each.tools) for each in questions))
+            scored = list(self.model.score(Question(each.prompt, each.answers, each.tools) for each in questions))
         except ModelError as error:  # its scores are not finite
             raise RewardError(f"reward: {self.section.name}: {error.problem}", error.remedy) from error
-        for each, scores in zip(questions, told, strict=True):
+        for each, scores in zip(questions, scored, strict=True):
             if scores is None:
                 problem = self.model.problem(Question(each.prompt, each.answers, each.tools))
                 raise RewardError(

@@ -99,15 +99,15 @@ def say_data(session: Session[StageRecipe], answer_tokens: int) -> None:
 
 def _about_turns(counts: dict[str, Any]) -> list[str]:
     """Lines on cut rows and on turns that are not learned; counts of earlier releases have neither."""
-    said = []
+    lines = []
     if cut := counts.get("rows_cut"):
         turns, texts = counts["turns_dropped"], counts["texts_cut"]
         what = [f"{turns} turns left out, the oldest first"] if turns else []
         what += [f"{texts} user turns shortened at their start"] if texts else []
-        said.append(f"{cut} rows cut to data.max_length_tokens: {', '.join(what)}")
+        lines.append(f"{cut} rows cut to data.max_length_tokens: {', '.join(what)}")
     if turns := counts.get("turns_not_learned"):
-        said.append(
+        lines.append(
             f"{turns} assistant turns are context and not learned, because the chat template renders them differently "
             "once later turns follow"
         )
-    return said
+    return lines

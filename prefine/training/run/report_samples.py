@@ -55,7 +55,7 @@ class Samples:
         if known is not None:
             self._display.say(f"warning: {self._run.samples} was lost or changed: its answers are generated again")
         rows = self._prompts()
-        rows = [row | _told("before", a) for row, a in zip(rows, self._answers(rows), strict=True)]
+        rows = [row | _answer_row("before", a) for row, a in zip(rows, self._answers(rows), strict=True)]
         self._write(rows)
         return _hash(rows)
 
@@ -64,7 +64,7 @@ class Samples:
         rows = self._kept() if self._section.samples else None
         if rows is None:
             return None
-        rows = [row | _told("after", a) for row, a in zip(rows, self._answers(rows), strict=True)]
+        rows = [row | _answer_row("after", a) for row, a in zip(rows, self._answers(rows), strict=True)]
         self._write(rows)
         return {when: _summary(rows, when) for when in ("before", "after")} if rows else None
 
@@ -129,8 +129,8 @@ class Samples:
         rows = []
         for index in range(len(self._prepared.heldout)):
             record = json.loads(self._prepared.heldout.record_json(index))
-            said = record.get("messages")
-            reference = record.get("chosen") or (said[-1]["content"] if said else None)
+            messages = record.get("messages")
+            reference = record.get("chosen") or (messages[-1]["content"] if messages else None)
             rows.append(
                 {
                     "id": record.get("id") or f"held-out-{index + 1}",
@@ -153,7 +153,7 @@ def _hash(rows: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json_bytes(kept)).hexdigest()
 
 
-def _told(when: str, answer: Answer) -> dict[str, Any]:
+def _answer_row(when: str, answer: Answer) -> dict[str, Any]:
     return {
         when: answer.text,
         f"{when}_tokens": answer.tokens,

@@ -69,5 +69,5 @@ class Session(Generic[R_co]):
         """The first held-out evaluation in the run's metrics, and that of the weights that are kept."""
         rows = rows_of_kind(self.run.metrics, "heldout")
         kept = next((row for row in rows if row["step"] == self.manifest.get("kept_step")), rows[-1])
-        told = [{k: v for k, v in row.items() if k not in ("kind", "step")} for row in (rows[0], kept)]
-        return {"before": told[0], "after": told[1]}
+        evaluations = [{k: v for k, v in row.items() if k not in ("kind", "step")} for row in (rows[0], kept)]
+        return {"before": evaluations[0], "after": evaluations[1]}

@@ -70,31 +70,31 @@ def function_hash(function: Callable[..., Any]) -> str:
     """
     if isinstance(function, functools.partial):
         bound = [*function.args, *(part for item in sorted(function.keywords.items()) for part in item)]
-        said = " ".join([function_hash(function.func), *map(_said, bound)])
-        return hashlib.sha256(said.encode()).hexdigest()
+        source = " ".join([function_hash(function.func), *map(_value_text, bound)])
+        return hashlib.sha256(source.encode()).hexdigest()
     whole = inspect.unwrap(function)
     if not (inspect.isroutine(whole) or inspect.isclass(whole)):
         whole = type(whole)  # an object with __call__
     try:
-        said = "" if getattr(whole, "__name__", "") == "<lambda>" else textwrap.dedent(inspect.getsource(whole))
+        source = "" if getattr(whole, "__name__", "") == "<lambda>" else textwrap.dedent(inspect.getsource(whole))
     except (OSError, TypeError):
-        said = ""
-    said = said or _bytecode(getattr(whole, "__code__", None))
-    return hashlib.sha256(said.encode()).hexdigest()
+        source = ""
+    source = source or _bytecode(getattr(whole, "__code__", None))
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _bytecode(code: CodeType | None) -> str:
     if code is None:
         return ""
-    return repr((code.co_code.hex(), code.co_names, code.co_varnames, [_said(each) for each in code.co_consts]))
+    return repr((code.co_code.hex(), code.co_names, code.co_varnames, [_value_text(each) for each in code.co_consts]))
 
 
-def _said(value: object) -> str:
+def _value_text(value: object) -> str:
     """A value as text that is the same in every process: without addresses, and with sorted sets."""
     if isinstance(value, CodeType):
         return _bytecode(value)
     if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(map(_said, value)))}}}"
+        return f"{{{', '.join(sorted(map(_value_text, value)))}}}"
     if callable(value):
         return function_hash(value)
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -207,7 +207,7 @@ class DpoObjective(Objective[DpoRecipe]):
         if not self._pairs:  # resumed after the last step: no step of this process has evaluated
             self.evaluate()
         before = self.before.value
-        told = self._session.before_and_after()
+        metrics = self._session.before_and_after()
         heldout = self._session.prepared.heldout
         pairs = [
             {
@@ -230,7 +230,7 @@ class DpoObjective(Objective[DpoRecipe]):
                 f"The chosen answers became less likely: their mean log-probability fell by {-change.value:.1f} nats. "
                 "To prevent that, set dpo.nll_weight (1.0, for example) or lower training.learning_rate."
             )
-        return {**told, "count": len(heldout), "pairs": pairs}
+        return {**metrics, "count": len(heldout), "pairs": pairs}
 
     def _outcome(self, model: nn.Module, batch: PackedBatch, reference: Tensor | None) -> PairOutcome:
         batch = batch.to(self._session.loaded.packed.device)

@@ -223,15 +223,15 @@ class RewardObjective(Objective[RewardRecipe]):
         self._decided = int(decided.sum())
         # On the plain label, whatever the objective trains on, so that runs can be compared.
         sure = torch.where(decided, 1.0, 0.5)
-        told = {
+        metrics = {
             "loss": float(reward.bradley_terry(margin, sure).mean()),
             "accuracy": float((margin > 0)[decided].float().mean()) if decided.any() else 0.5,
             "margin": float(margin.mean()),
         }
         mean = raw.mean(-1)
         if mean.shape[1] == 2:
-            told |= {"score_chosen": float(mean[:, 0].mean()), "score_rejected": float(mean[:, 1].mean())}
-        return told
+            metrics |= {"score_chosen": float(mean[:, 0].mean()), "score_rejected": float(mean[:, 1].mean())}
+        return metrics
 
     def extra_files(self) -> dict[str, JSON]:
         """The scale of the scores, measured on the held-out answers."""
