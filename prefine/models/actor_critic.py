@@ -29,7 +29,7 @@ class ValueHead(nn.Module):
     """A critic's linear head.
 
     Args:
-        model: the model that it reads; for its width and device.
+        model: the model whose hidden states it reads; gives its width and device.
         adapter: the critic's own adapter; None for a critic that reads the policy's hidden states.
 
     Attributes:
@@ -56,11 +56,11 @@ class ValueHead(nn.Module):
 
 
 class ActorCritic(OutputHead):
-    """The heads of a policy and of its critic, if it has one.
+    """The heads of a policy and its critic, if there is one.
 
     Args:
-        language: the policy's.
-        value: the critic's; None without a critic.
+        language: the policy's head.
+        value: the critic's head; None without a critic.
     """
 
     def __init__(self, language: LanguageHead, value: ValueHead | None = None) -> None:
@@ -74,8 +74,8 @@ class ActorCritic(OutputHead):
         """See TokenOutputs.
 
         Args:
-            with_entropy: whether to give entropies.
-            head_only: whether gradients of a shared critic's values stay in its head (while it warms up).
+            with_entropy: whether to compute entropies.
+            head_only: whether gradients of a shared critic's values stop at its head, while the critic warms up.
         """
         hidden = model.at_targets(batch)
         logprobs, entropy = self.language.read(model, batch, hidden, with_entropy=with_entropy)

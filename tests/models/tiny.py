@@ -72,15 +72,15 @@ UNPACKABLE: dict[str, tuple[dict[str, Any], str]] = {
         "do not use transformers' AttentionInterface",
     ),
     "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}, "AttentionInterface"),
-    "stablelm": ({}, "do not hand segments down"),
+    "stablelm": ({}, "do not pass segments"),
     "gpt_oss": (
         {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW},
-        "does not know s_aux",
+        "does not support s_aux",
     ),
     "lfm2": ({"layer_types": ["conv", "full_attention"]}, "tokens of another sequence"),
     "mamba": ({"state_size": 4}, "do not call the registered attention"),
     # Longer than the probe's sequences: only what the layers are told can give it away.
-    "phimoe": ({"sliding_window": 40, "num_local_experts": 4}, "do not tell the attention of their window of 40"),
+    "phimoe": ({"sliding_window": 40, "num_local_experts": 4}, "do not pass their window of 40"),
 }
 
 

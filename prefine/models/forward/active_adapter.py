@@ -14,14 +14,14 @@ OWN_ADAPTER = "default"
 
 @contextmanager
 def using_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
-    """Inside, only the adapter of this name is active; with None, no adapter is.
+    """Inside, only the adapter of this name is active; with None, no adapter.
 
     peft's own switches also change which parameters have gradients; this one does not.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)  # low-rank layers, and modules trained whole beside them
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)  # low-rank layers, and modules that are trained as a whole
     layers: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
     before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
     for layer in layers:

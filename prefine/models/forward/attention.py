@@ -1,12 +1,12 @@
 """Packed, prompt-sharing attention, registered with transformers under the name "prefine".
 
-transformers hands our keyword argument `segments` (see data/tokens/trees.py) down to the registered function. Every
+transformers passes our keyword argument `segments` (see data/tokens/trees.py) down to the registered function. Every
 answer's queries are the last rows of a run of keys with contiguous positions (prompt, then the answer itself), so each
 attention call here is one causal block: `rows` queries over `keys` keys, aligned at the bottom right.
 
-CPU and MPS run block after block with two matrix products (models/forward/blockwise.py); measured on AVX512-BF16 this
-takes a third of scaled_dot_product_attention's time (benchmarks/). CUDA uses FlashAttention's variable-length kernel
-where it is installed, else FlexAttention with a block mask.
+CPU and MPS compute block after block with two matrix products (models/forward/blockwise.py); on AVX512-BF16 this took a
+third of scaled_dot_product_attention's time (benchmarks/). CUDA uses FlashAttention's variable-length kernel if it is
+installed, otherwise FlexAttention with a block mask.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: S
 
 @lru_cache(maxsize=4)
 def _flex_mask(segments: tuple[Segment, ...], window: int | None, device: torch.device) -> Any:
-    """A FlexAttention block mask: a query sees what is not later in the common beginning, its prompt and its answer."""
+    """A FlexAttention block mask: a query sees no later tokens, in the common prefix, its prompt and its answer."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     tree: list[int] = []
@@ -142,13 +142,13 @@ def flash_attention_installed() -> bool:
 
 @dataclass(slots=True)
 class Traffic:
-    """What reached this module while the probe watched.
+    """Attention calls recorded while the probe runs a model.
 
     Attributes:
-        calls: of the registered attention.
-        layers: calls of each layer, by its identity.
+        calls: number of calls of the registered attention.
+        layers: calls per layer, by identity.
         windows_asked: sliding windows and chunk sizes that the model asked of its masks.
-        windows_told: those that its layers handed to the attention, which has no mask and so must be told.
+        windows_told: those that its layers passed to the attention, which gets no mask.
     """
 
     calls: int = 0
@@ -162,7 +162,7 @@ _watched: list[Traffic] = []
 
 @contextmanager
 def watched() -> Iterator[Traffic]:
-    """Count inside what models ask of the registered attention."""
+    """Inside, record the calls of the registered attention."""
     traffic = Traffic()
     _watched.append(traffic)
     try:
@@ -172,7 +172,7 @@ def watched() -> Iterator[Traffic]:
 
 
 class CachedRow(ABC):
-    """A row of tokens that also attends to what is outside it (generation/slot_cache.py); stands for segments."""
+    """A row of tokens that also attends to cached ones (generation/slot_cache.py); used in place of segments."""
 
     @abstractmethod
     def attend(self, layer: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule) -> Tensor:
@@ -198,11 +198,11 @@ def packed_attention(
     softcap: float | None = None,
     **unsupported: Any,
 ) -> tuple[Tensor, None]:
-    """The function transformers calls in each layer. query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D).
+    """Called by transformers in each layer. query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D).
 
     Raises:
-        ValueError: where the model asks for what this attention does not know (the probe at load then chooses the
-            padded path), or was called without `segments`.
+        ValueError: the model uses an option that this attention does not support, or does not pass `segments`. The
+            probe at load then chooses the padded path.
     """
     for traffic in _watched:
         traffic.calls += 1
@@ -210,13 +210,13 @@ def packed_attention(
         if sliding_window is not None:
             traffic.windows_told.add(sliding_window)
     if segments is None:
-        raise ValueError("its layers do not hand segments down to the attention")
+        raise ValueError("its layers do not pass segments to the attention")
     extra = sorted(name for name in ("s_aux", "sinks", "position_bias") if unsupported.get(name) is not None)
     if attention_mask is not None:
         extra.append("attention_mask")
     if extra:
-        raise ValueError(f"packed attention does not know {', '.join(extra)}")
-    # Autocast leaves rotated queries in fp32 and values in bf16 for some models; one type goes into the products.
+        raise ValueError(f"packed attention does not support {', '.join(extra)}")
+    # For some models autocast leaves rotated queries in fp32 and values in bf16; the products need one type.
     dtype = value.dtype
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rule = ScoreRule(scale, sliding_window, softcap, dropout if module.training else 0.0)
@@ -229,14 +229,14 @@ def packed_attention(
 
 
 def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
-    """Segments say who sees whom; of a mask's arguments only a window matters, see `Traffic`."""
+    """No mask, as segments define what each token sees. Only the window argument is recorded, see `Traffic`."""
     for traffic in _watched:
         if local_size is not None:
             traffic.windows_asked.add(local_size)
 
 
 def register() -> None:
-    """Make `attn_implementation="prefine"` known to transformers; calling it again changes nothing."""
+    """Register `attn_implementation="prefine"` with transformers; calling it again changes nothing."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 

@@ -1,7 +1,7 @@
-"""Packed attention as matrix products, block after block: the kernel of CPU and MPS, of any type, with dropout too.
+"""Packed attention as matrix products, block after block: the kernel of CPU and MPS, for any dtype and with dropout.
 
-A block is a stretch of queries and the keys that they see. Blocks of one row share a backward pass, so that gradients
-of keys are added in place: autograd would make a row of zeros for every slice.
+A block is a range of queries and the keys that they see. Blocks of one row share a backward pass, so that gradients of
+keys are added in place: autograd would allocate a row of zeros for every slice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prefine.data.tokens.trees import Segment, runs
 
-# Above this many scores a block's probabilities are computed again in the backward pass instead of kept, so that
+# Above this many scores a block's probabilities are recomputed in the backward pass instead of kept, so that
 # memory grows linearly with tokens.
 _KEEP_PROBABILITIES_UP_TO = 1 << 21
 # Rows of queries in one block. Causal blocks skip the keys to their right, so smaller blocks waste less work on
@@ -27,7 +27,7 @@ _BLOCK_ROWS = 512
 
 @dataclass(frozen=True, slots=True)
 class ScoreRule:
-    """How scores are made: scale, sliding window (tokens, or None), soft cap of the scores, dropout rate."""
+    """How scores are computed: scale, sliding window (tokens, or None), soft cap of the scores, dropout rate."""
 
     scale: float
     window: int | None
@@ -41,14 +41,14 @@ class Block:
 
     Attributes:
         rows: the queries.
-        keys: of contiguous positions, the last of them the last query's own.
+        keys: the keys, at contiguous positions; the last one is the last query's own.
     """
 
     rows: range
     keys: tuple[range, ...]
 
 
-@lru_cache(maxsize=64)  # a microbatch's layout returns in every layer, and in the backward pass
+@lru_cache(maxsize=64)  # a microbatch's layout is the same in every layer and in the backward pass
 def _blocks(segments: tuple[Segment, ...], window: int | None, rows: int) -> tuple[Block, ...]:
     return tuple(_each_block(segments, window, rows))
 
@@ -88,7 +88,7 @@ def _add(total: Tensor, x: Tensor, ranges: Sequence[range]) -> None:
 
 
 def causal_bias(rows: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(rows, keys): 0 where a query may look, -inf elsewhere; queries are the last `rows` of `keys` positions."""
+    """(rows, keys): 0 where a query attends, -inf elsewhere; queries are the last `rows` of `keys` positions."""
     distance = torch.arange(keys - rows, keys, device=device)[:, None] - torch.arange(keys, device=device)
     allowed = distance >= 0
     if window is not None:
@@ -96,7 +96,7 @@ def causal_bias(rows: int, keys: int, window: int | None, dtype: torch.dtype, de
     return torch.zeros(rows, keys, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
 
 
-# A microbatch's shapes return in every layer; more would only hold memory.
+# A microbatch's shapes are the same in every layer; more entries would only hold memory.
 _known_bias = lru_cache(maxsize=64)(causal_bias)
 
 
@@ -113,7 +113,9 @@ class _CausalBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: tuple[Block, ...], rule: ScoreRule) -> Tensor:
         heads, groups, tokens, _ = q.shape
-        out = v.new_empty(tokens, heads, groups, v.shape[-1]).permute(1, 2, 0, 3)  # as the layer wants it: tokens first
+        out = v.new_empty(tokens, heads, groups, v.shape[-1]).permute(
+            1, 2, 0, 3
+        )  # in the layer's memory layout: tokens first
         kept: list[Tensor | None] = []
         for block in blocks:
             rows = slice(block.rows.start, block.rows.stop)
@@ -129,7 +131,7 @@ class _CausalBlocks(torch.autograd.Function):
         q, k, v, *kept = ctx.saved_tensors
         heads, scale = len(k), ctx.rule.scale
         grad_q = torch.empty_like(q)
-        # Many sequences add to what they share: in fp32, as sums in bf16 would lose the small terms.
+        # Many sequences add gradients to a shared prefix: in fp32, as sums in bf16 would lose small terms.
         wide = torch.promote_types(k.dtype, torch.float32)
         grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
         for block, known in zip(ctx.blocks, kept, strict=True):

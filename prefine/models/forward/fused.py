@@ -1,10 +1,9 @@
 """Autograd functions that compute what transformers' and peft's modules compute, in fewer passes over memory.
 
-Frozen base weights need no weight gradients, and a LoRA update needs its rank-r product only: doing the sums by hand
-avoids the casts and the kept copies that the composed modules make. `install` replaces a module's forward only after
-a probe (models/forward/module_probe.py) has shown that ours gives the same output and the same gradients as the
-module's own, so a variant (Gemma's 1 + weight, a norm with a gate) is recognised by what it computes and not by its
-name.
+Frozen base weights need no weight gradients, and a LoRA update needs only its rank-r product. Computing them by hand
+avoids the casts and stored copies of the composed modules. `install` replaces a module's forward only after a probe
+(models/forward/module_probe.py) has shown that ours gives the same output and gradients as the module's own. So a
+variant (Gemma's 1 + weight, a norm with a gate) is recognised by what it computes, not by its name.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from torch import Tensor, nn
 from prefine.models.forward.module_probe import computes_same, takes_one_tensor
 
 _GATED_PARTS = ("gate_proj", "up_proj", "down_proj")
-# For so many rows weights are packed; products of other numbers of rows read them as well.
+# Weights are packed for this many rows; products of other numbers of rows can read them as well.
 _PACKED_FOR_ROWS = 64
-# Packed weights may take this part of the memory that is free.
+# Packed weights may take this fraction of the free memory.
 _SHARE_FOR_PACKING = 0.25
 
 
 class _LoraLinear(torch.autograd.Function):
     """x W^T + bias + scale (x A^T) B^T with W and bias frozen (Hu et al. 2021, arXiv 2106.09685, eq. 3).
 
-    x (T, I) in the compute type, W (O, I) frozen, A (r, I) and B (O, r) trainable, in fp32 as a rule. `dropped` is the
-    LoRA branch's input where it has dropout, else None.
+    x (T, I) in the compute type, W (O, I) frozen, A (r, I) and B (O, r) trainable, usually in fp32. `dropped` is the
+    LoRA branch's input after dropout, None without dropout.
     """
 
     @staticmethod
@@ -108,7 +107,7 @@ class _SiluGate(torch.autograd.Function):
 
 
 def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Stands in for peft's lora.Linear.forward; anything but one plain active adapter goes to peft's own."""
+    """Replaces peft's lora.Linear.forward; anything but one plain active adapter goes to peft's own."""
     name = self.active_adapters[0] if len(self.active_adapters) == 1 else None
     weight = self.base_layer.weight
     if self.disable_adapters and not self.merged and not args and not kwargs:
@@ -137,11 +136,11 @@ def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 @dataclass
 class WeightCache:
-    """What is made once of weights while nothing changes them.
+    """Forms of the weights that are computed once while the weights do not change.
 
     Attributes:
         casts: an adapter's matrices in the compute type, by layer and name.
-        packed: weights as oneDNN's products read them, by layer; None where they are not packed.
+        packed: weights in oneDNN's layout, by layer; None if they are not packed.
     """
 
     casts: dict[tuple[int, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -153,10 +152,10 @@ _kept: list[WeightCache] = []
 
 @contextmanager
 def unchanging_weights(kept: WeightCache | None = None) -> Iterator[None]:
-    """Inside, no weights change: what is computed without gradients casts each adapter only once.
+    """Inside, no weights may change. Forwards without gradients cast each adapter only once.
 
     Args:
-        kept: what earlier stretches have made of these very weights, to be used and added to.
+        kept: a cache for exactly these weights from earlier uses; it is read and extended.
     """
     _kept.append(WeightCache() if kept is None else kept)
     try:
@@ -166,10 +165,10 @@ def unchanging_weights(kept: WeightCache | None = None) -> Iterator[None]:
 
 
 def packed_weights(model: nn.Module) -> WeightCache:
-    """Keeps weights laid out for oneDNN, where the processor has products of bf16 and memory is free for a second copy.
+    """Pack weights for oneDNN, if the processor has bf16 products and a second copy fits into free memory.
 
-    The frozen bf16 maps of `model` are laid out as they are used: some 90 ms for 0.3 GB. Products of few rows then take
-    down to half as long.
+    The frozen bf16 linear layers of `model` are packed when they are first used: some 90 ms for 0.3 GB. Products of few
+    rows then take as little as half as long.
     """
     weights = [module.weight for module in model.modules() if type(module) is nn.Linear]
     sizes = [w.nbytes for w in weights if w.dtype == torch.bfloat16 and w.device.type == "cpu" and not w.requires_grad]
@@ -185,7 +184,7 @@ def _has_bf16_products() -> bool:
 
 
 def _product(layer: nn.Linear, x: Tensor) -> Tensor:
-    """x W^T + bias, x in the weight's type; with packed weights where they are kept."""
+    """x W^T + bias, x in the weight's type; with packed weights if there are any."""
     packed = _kept[-1].packed if _kept and not torch.is_grad_enabled() else None
     weight = layer.weight
     if packed is None or weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
@@ -197,14 +196,14 @@ def _product(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _linear_forward(self: Any, x: Tensor) -> Tensor:
-    """Stands in for a frozen nn.Linear's forward."""
+    """Replaces a frozen nn.Linear's forward."""
     if not _kept or self.weight.dtype != _product_type(x):
         return F.linear(x, self.weight, self.bias)
     return _product(self, x.to(self.weight.dtype))
 
 
 def _lora_product(layer: nn.Linear, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """As _LoraLinear, of matrices in the compute type, `up` scaled; nothing is kept for a backward pass."""
+    """As _LoraLinear, with matrices in the compute type and `up` scaled; nothing is kept for a backward pass."""
     return _product(layer, x).addmm_(x @ down.T, up.T)
 
 
@@ -234,10 +233,10 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _norm_forward(self: Any, x: Tensor) -> Tensor:
-    """Stands in for a frozen RMS norm's forward; rows of another type or width than the weight's go to its own."""
+    """Replaces a frozen RMS norm's forward; rows of another type or width than the weight's go to its own."""
     if x.dtype != self.weight.dtype or x.shape[-1] != self.weight.shape[0] or self.weight.requires_grad:
         return cast(Tensor, type(self).forward(self, x))
-    if not torch.is_grad_enabled():  # an autograd function's own cost counts where rows are few
+    if not torch.is_grad_enabled():  # with few rows the overhead of an autograd function matters
         return _normed(x, self.weight, _epsilon(self))[0]
     out: Tensor = _RmsNorm.apply(x, self.weight, _epsilon(self))  # type: ignore[no-untyped-call]
     return out
@@ -272,9 +271,9 @@ def _is_gated_mlp(module: nn.Module) -> bool:
 
 
 def install(model: nn.Module) -> dict[str, int]:
-    """Give `model`'s modules the faster forwards where a probe shows that they compute the same.
+    """Give `model`'s modules the faster forwards if a probe shows that they compute the same.
 
-    What has been replaced already stays so; what others have replaced is left alone.
+    Modules that were replaced before stay replaced; forwards that others have replaced are left alone.
 
     Returns how many modules of each kind have ours: {"lora": ..., "norm": ..., "gated_mlp": ...}.
     """
@@ -287,7 +286,7 @@ def install(model: nn.Module) -> dict[str, int]:
     for module in model.modules():
         changed["lora"] += _is_lora(module) and _replace(module, _lora_forward, cast(nn.Module, module.base_layer))
         changed["norm"] += _is_frozen_norm(module) and _replace(module, _norm_forward, None)
-    for module in model.modules():  # after the projections of a gate have theirs
+    for module in model.modules():  # after the gate's projections have theirs
         if _is_gated_mlp(module):
             layer = cast(nn.Module, getattr(module.gate_proj, "base_layer", module.gate_proj))
             changed["gated_mlp"] += _replace(module, _gated_forward, layer, _GATED_PARTS)
@@ -305,10 +304,10 @@ def _is_lora(module: nn.Module) -> bool:
 def _replace(
     module: nn.Module, ours: Callable[[Any, Tensor], Tensor], layer: nn.Module | None, parts: Sequence[str] = ()
 ) -> bool:
-    """Put `ours` in the place of the module's forward if the probe finds that both compute the same; True if it is.
+    """Replace the module's forward by `ours` if the probe finds that both compute the same; returns whether it did.
 
     Args:
-        layer: what first reads the module's input: a linear map; None where it is the module's own weight.
+        layer: the linear layer that first reads the module's input; None if the module's own weight does.
     """
     present = module.__dict__.get("forward")
     if present is not None:

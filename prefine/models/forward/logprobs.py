@@ -1,7 +1,7 @@
-"""Log-probabilities of chosen tokens from hidden states, without ever holding a full matrix of logits.
+"""Log-probabilities of chosen tokens from hidden states, without a full matrix of logits in memory.
 
-Rows go through the output head in chunks; reductions are in fp32. Where the head is frozen and plain, the gradient
-with respect to the hidden state, W[target] - softmax(W h) W, is made in the forward pass, so no logits are kept.
+Rows go through the output head in chunks; reductions are in fp32. If the head is frozen and linear, the gradient with
+respect to the hidden state, W[target] - softmax(W h) W, is computed in the forward pass, so no logits are kept.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Bytes of fp32 logits in one chunk: what fits a processor's last-level cache, or keeps a GPU busy.
+# Bytes of fp32 logits in one chunk: as many as fit a processor's last-level cache, or keep a GPU busy.
 _CHUNK_BYTES = {"cpu": 48 << 20}
 _CHUNK_BYTES_ELSEWHERE = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """An output head and what its model does to the logits after it.
+    """An output head, and the transformations that its model applies to the logits.
 
     Attributes:
         module: hidden (N, H) -> logits (N, V).
         scale: logits are multiplied by this (Granite, Cohere).
-        softcap: then squashed by softcap * tanh(logits / softcap), where not None (Gemma 2).
-        sharpness: then multiplied by this, 1 / temperature: the sampling policy's own treatment.
+        softcap: then softcap * tanh(logits / softcap), if not None (Gemma 2).
+        sharpness: then multiplied by this, 1 / temperature of the sampling policy.
     """
 
     module: nn.Module
@@ -36,7 +36,7 @@ class Head:
 
     @property
     def plain_and_frozen(self) -> bool:
-        """Whether the forward-made gradient is valid: a scaled linear map, no bias, no gradient, no softcap."""
+        """Whether the gradient of the forward pass is valid: a frozen scaled linear map without bias or softcap."""
         m = self.module
         return (
             type(m) is nn.Linear
@@ -53,7 +53,7 @@ def rows_per_chunk(vocabulary: int, device_type: str) -> int:
 
 
 class _FrozenHead(torch.autograd.Function):
-    """Log-probabilities of targets and, if asked, entropies, with their gradients made in the forward pass.
+    """Log-probabilities of targets and, if requested, entropies; their gradients are computed in the forward pass.
 
     With logits l = s W h, p = softmax(l) and H the entropy: d log p(t) / dh = s (e_t - p) W and
     dH / dh = -s (p (log p + H)) W. The log-probability's bits depend on neither gradients nor entropies.
@@ -73,7 +73,7 @@ class _FrozenHead(torch.autograd.Function):
             part = slice(i, i + rows)
             target = targets[part, None]
             logits = hidden[part] @ weight.T
-            # In place: fewer passes over memory, and a matrix less where the logits are fp32 already.
+            # In place: fewer passes over memory, and one matrix less if the logits are fp32 already.
             chosen, shifted, exponentials = _exponentials(logits, target, scale, in_place=True, keep=with_entropy)
             total = exponentials.sum(-1, keepdim=True)
             logprobs[part] = (chosen - total.log())[:, 0]
@@ -84,7 +84,7 @@ class _FrozenHead(torch.autograd.Function):
                     weighted = shifted.sub_(mean).mul_(exponentials)
                     entropy_grad[part] = (weighted.to(weight.dtype) @ weight).div_(-total)
             if grad is not None:
-                # p - e_t in fp32: rounded to bf16 first, p near 1 would leave the difference to chance.
+                # p - e_t in fp32: in bf16, the difference would be rounding noise for p near 1.
                 difference = exponentials.scatter_add_(-1, target, -total)
                 grad[part] = (difference.to(weight.dtype) @ weight).div_(-total)
         ctx.save_for_backward(grad, entropy_grad)
@@ -101,7 +101,7 @@ class _FrozenHead(torch.autograd.Function):
 
 
 def adjusted(logits: Tensor, head: Head) -> Tensor:
-    """What is done to the head's output, in fp32."""
+    """The head's output after scale, soft cap and sharpness, in fp32."""
     logits = logits.float() * head.scale
     logits = logits if head.softcap is None else torch.tanh(logits / head.softcap) * head.softcap
     return logits if head.sharpness == 1.0 else logits * head.sharpness
@@ -113,7 +113,7 @@ def logprobs_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def selected_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-    """log p(target | hidden) for each row: hidden (R, H), targets (R,) int64 -> (R,) fp32, with gradient."""
+    """log p(target | hidden) of each row: hidden (R, H), targets (R,) int64 -> (R,) fp32, with gradient."""
     return logprobs_and_entropy(hidden, targets, head, with_entropy=False)[0]
 
 
@@ -122,7 +122,7 @@ def logprobs_and_entropy(
 ) -> tuple[Tensor, Tensor | None]:
     """As selected_logprobs, and the entropy of each row's whole distribution, nats: (R,) fp32 each, with gradient.
 
-    The log-probabilities have the same bits with and without entropies, and with and without gradients.
+    The log-probabilities are bit-identical with and without entropies, and with and without gradients.
     """
     if head.plain_and_frozen:
         weight = cast(nn.Linear, head.module).weight
@@ -136,12 +136,12 @@ def logprobs_and_entropy(
 def _exponentials(
     logits: Tensor, target: Tensor, scale: float, *, in_place: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What log softmax(scale * logits) is made of, in fp32, with the largest logit subtracted.
+    """The terms of log softmax(scale * logits), in fp32, with the largest logit subtracted.
 
     Args:
-        logits: (R, V); overwritten with `in_place`.
+        logits: (R, V); with `in_place`, fp32 logits are overwritten.
         target: (R, 1) int64.
-        keep: whether the shifted logits are still needed; else they and their exponentials may share memory.
+        keep: whether the shifted logits are still needed; otherwise they and their exponentials may share memory.
 
     Returns: the target's shifted logit (R, 1), all of them (R, V), and their exponentials (R, V).
     """
@@ -169,7 +169,7 @@ def _of_chunk(hidden: Tensor, targets: Tensor, head: Head, with_entropy: bool) -
 
 
 def _in_chunks(hidden: Tensor, targets: Tensor, head: Head, with_entropy: bool) -> list[tuple[Tensor, Tensor | None]]:
-    """Chunk by chunk; logits are thrown away and made again in the backward pass."""
+    """Chunk by chunk; logits are discarded and recomputed in the backward pass."""
     vocabulary = getattr(head.module, "out_features", 65_536)
     rows = rows_per_chunk(vocabulary, hidden.device.type)
     chunks = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)

@@ -1,6 +1,6 @@
-"""Whether another forward of one module computes what its own does: outputs and every gradient, to its own rounding.
+"""Checks whether another forward of a module computes the same as its own: outputs and gradients, up to rounding.
 
-A replacement is right only if this says so. What cannot be compared (another signature, any exception) is left alone.
+A replacement is used only if they agree. A module that cannot be compared (another signature, any exception) is kept.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Two ways to compute one number differ by a few roundings each.
+# Two ways to compute a number differ by a few roundings.
 _ROUNDINGS = 3
-# Rows of several sizes: activations that agree on large numbers differ on small ones.
+# Rows of several magnitudes: activation functions that agree on large numbers differ on small ones.
 _ROW_SIZES = ((1.0, 0.5), (0.25, 0.125))
 
 Forward = Callable[[Tensor], Tensor]
 
 
 def takes_one_tensor(module: nn.Module) -> bool:
-    """Whether the module is called with rows alone: no gate, mask or option beside them."""
+    """Whether the module is called with rows only: no gate, mask or option."""
     try:
         parameters = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):
@@ -34,19 +34,19 @@ def takes_one_tensor(module: nn.Module) -> bool:
 def computes_same(
     module: nn.Module, ours: Forward, width: int, dtype: torch.dtype, device: torch.device, parts: Sequence[str] = ()
 ) -> bool:
-    """Whether `ours` gives the module's own output and gradients on random rows.
+    """Whether `ours` gives the module's output and gradients on random rows.
 
-    The tolerance is measured: how far the module's own results move when its input moves by one unit of rounding, and
-    what sums of `width` terms lose in float32. The module's own mode and that of its children, except the named
-    `parts`, may make no difference; the parts must be in eval mode. No random number is drawn, no gradient is left.
+    The tolerance is measured: how far the module's results move when its input moves by one unit of rounding, plus the
+    error of sums of `width` terms in float32. Training or eval mode of the module and its children must not matter,
+    except for the named `parts`, which must be in eval mode. No global random number is drawn; no gradient is left.
 
     Args:
-        module: its own forward is `module.forward`, as it is called now.
-        ours: the replacement, of the same rows.
+        module: the module; its own forward is the current `module.forward`.
+        ours: the replacement, called with the same rows.
         width: last dimension of its input; rows are (2, 2, width).
-        dtype: of its input.
-        device: of its input.
-        parts: children that the replacement calls as they are.
+        dtype: dtype of its input.
+        device: device of its input.
+        parts: children that the replacement calls unchanged.
     """
     generator = torch.Generator().manual_seed(0)
     x, step = (torch.randn(2, 2, width, generator=generator).to(device, dtype) for _ in range(2))
@@ -59,7 +59,7 @@ def computes_same(
             replaced = _results(module, ours, x)
             with _in_training(module, parts):
                 training = _results(module, module.forward, x)
-    except Exception:  # noqa: BLE001 (whatever the code of a module of another kind raises)
+    except Exception:  # noqa: BLE001 (other kinds of modules may raise anything)
         return False
     rounding = torch.finfo(dtype).eps / 2 + torch.finfo(torch.float32).eps * width**0.5 / 2
     return all(
@@ -69,7 +69,7 @@ def computes_same(
 
 
 def _results(module: nn.Module, forward: Forward, x: Tensor) -> list[Tensor | None]:
-    """The output and its input's gradient as rows, gradients of all that learns as one row each, in float32.
+    """The output and its input's gradient as rows, and each parameter's gradient as one row, in float32.
 
     None where there is no gradient.
     """
@@ -84,7 +84,7 @@ def _results(module: nn.Module, forward: Forward, x: Tensor) -> list[Tensor | No
 
 
 def _agree(own: Tensor | None, other: Tensor | None, nearby: Tensor | None, rounding: float) -> bool:
-    """Whether each row of `other` is as near to `own` as rounding moves it, `nearby` being what it made of it."""
+    """Whether each row of `other` is as near to `own` as `nearby`, its value under rounding, is."""
     if own is None or other is None or nearby is None:
         return own is other
     if own.shape != other.shape:
@@ -95,7 +95,7 @@ def _agree(own: Tensor | None, other: Tensor | None, nearby: Tensor | None, roun
 
 @contextmanager
 def _in_training(module: nn.Module, parts: Sequence[str]) -> Iterator[None]:
-    """Inside, the module and its children are in training mode, the named parts not."""
+    """Inside, the module and its children are in training mode, except the named parts."""
     kept: list[Any] = [module, *(child for name, child in module.named_children() if name not in parts)]
     before = [each.training for each in kept]
     for each in kept:

@@ -1,9 +1,9 @@
-"""The one forward pass of every stage: a PackedBatch in, fp32 log-probabilities of its targets, or scores, out.
+"""The forward pass of all stages: from a PackedBatch to fp32 log-probabilities of its targets, or to scores.
 
-A model is a trunk, which gives hidden states, and a head, which reads them. The packed path runs the trunk once over
+A model is a trunk, which computes hidden states, and a head, which reads them. The packed path runs the trunk once over
 the row (see data/tokens/trees.py). A model that does not route its attention through transformers' AttentionInterface
-takes the padded path instead: each answer is a row of its own after its own copy of the prompt. A probe decides which,
-and says so.
+takes the padded path instead: each answer is a separate row after its own copy of the prompt. A probe decides, and the
+choice is shown.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prefine.models.forward.attention import CachedRow
 from prefine.models.forward.logprobs import Head, adjusted, logprobs_and_entropy, logprobs_of_logits
 from prefine.models.forward.rotary import forget_lengths, length_rule
 
-# Part of the key of cached log-probabilities: raise it whenever the forward's numbers change.
+# Part of the cache key of log-probabilities: increase it whenever the forward's numbers change.
 FORWARD_VERSION = 4
 
 
@@ -32,10 +32,9 @@ class ForwardPath:
     """How a trunk is run.
 
     Attributes:
-        packed: whether to take the packed path; `choose_path` finds out.
-        whole_logits: on the padded path, let the model compute all its logits; `take_padded_path` finds out whether it
-            must.
-        decodes: on the packed path, whether the model can also generate token by token; the probe finds out.
+        packed: whether to take the packed path; `choose_path` sets it.
+        whole_logits: on the padded path, whether the model must compute all its logits; `take_padded_path` sets it.
+        decodes: on the packed path, whether the model can also generate token by token; the probe sets it.
     """
 
     packed: bool = True
@@ -44,7 +43,7 @@ class ForwardPath:
 
     @property
     def hidden_states(self) -> bool:
-        """Whether a head may read the trunk's hidden states, and need not leave its logits to the model itself."""
+        """Whether a head may read the trunk's hidden states; otherwise the model itself computes its logits."""
         return self.packed or not self.whole_logits
 
 
@@ -56,14 +55,14 @@ class PackedModel(nn.Module):
 
     Args:
         model: transformers' causal LM or sequence classifier, or a PeftModel around one.
-        compute_dtype: type of the matrix products; others are autocast to it.
-        head: what a forward computes unless it is given another head; log-probabilities by default.
+        compute_dtype: dtype of the matrix products; other dtypes are autocast to it.
+        head: the head of a forward unless another one is passed; log-probabilities by default.
 
     Attributes:
-        head: as the argument. A head that trains must be this one, so that its weights are parameters of the model.
+        head: as the argument. A head that is trained must be this one, so that its weights are parameters of the model.
         path: how the trunk is run.
-        lengths: how rotary frequencies follow the length of a sequence; None where they do not. Sequences that would
-            change each other's numbers are computed apart.
+        lengths: how rotary frequencies depend on the length of a sequence; None if they do not. Sequences that would
+            change each other's numbers are computed separately.
     """
 
     def __init__(self, model: nn.Module, compute_dtype: torch.dtype, head: OutputHead | None = None) -> None:
@@ -76,7 +75,7 @@ class PackedModel(nn.Module):
 
     @property
     def causal(self) -> Any:
-        """The transformers model itself, under any adapter."""
+        """The transformers model itself, without the peft wrapper."""
         model = cast(Any, self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -88,12 +87,12 @@ class PackedModel(nn.Module):
     def forward(
         self, batch: PackedBatch, *, head: OutputHead | None = None, adapter: str | None = OWN_ADAPTER, **options: Any
     ) -> Any:
-        """What a head reads off the batch: see the heads.
+        """The head's output for the batch: see the heads.
 
         Args:
-            head: another head than the model's own.
-            adapter: the adapter that is active; None for none. OWN_ADAPTER changes nothing.
-            options: of the head.
+            head: a head to use instead of the model's own.
+            adapter: the adapter to activate; None for none. OWN_ADAPTER changes nothing.
+            options: options of the head.
         """
         other = contextlib.nullcontext() if adapter == OWN_ADAPTER else using_adapter(self.model, adapter)
         with self.autocast(), other:
@@ -113,7 +112,7 @@ class PackedModel(nn.Module):
         return self._by_length(batch, self._at_ends, of_targets=False)
 
     def own_logits(self, batch: PackedBatch) -> Tensor:
-        """(R, V) logits of the targets as the model itself makes them, on padded rows."""
+        """(R, V) logits of the targets as the model itself computes them, on padded rows."""
 
         def logits(part: PackedBatch) -> Tensor:
             ids, mask, row, column = unpack(part)
@@ -123,7 +122,7 @@ class PackedModel(nn.Module):
         return self._by_length(batch, logits, of_targets=True)
 
     def logits_head(self, temperature: float = 1.0) -> Head:
-        """The layer from hidden states to logits, with the model's own treatment of logits, at a temperature."""
+        """The layer from hidden states to logits, with the model's transformations of logits, at a temperature."""
         config = self.causal.config.get_text_config()
         scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
         softcap = getattr(config, "final_logit_softcapping", None)
@@ -149,8 +148,8 @@ class PackedModel(nn.Module):
         return cast(Tensor, out.last_hidden_state)
 
     def _by_length(self, batch: PackedBatch, states: Callable[[PackedBatch], Tensor], *, of_targets: bool) -> Tensor:
-        """What `states` gives for a batch, a row for each target or each answer, where answers that would change each
-        other's rotary frequencies are computed apart."""
+        """The rows of `states` for a batch, one per target or per answer. Answers that would change each other's rotary
+        frequencies are computed separately."""
         if self.lengths is None:
             return states(batch)
         forget_lengths(self.model)
@@ -167,7 +166,7 @@ class PackedModel(nn.Module):
         return torch.cat(found)[torch.argsort(torch.cat(places))]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Casts matrix products to the compute type inside; nothing where that is fp32."""
+        """Inside, matrix products are cast to the compute type; does nothing if that is fp32."""
         if self.compute_dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.compute_dtype)
@@ -226,11 +225,11 @@ class LogitsHead(OutputHead):
 class ScoreHead(OutputHead):
     """A reward model's linear score head: (S, k) fp32, k raw scores of each answer.
 
-    A score is read at an answer's last token, its end of turn, where the model has seen all of it. The place comes from
-    lengths: padding, and a padding token that is also the end of turn, cannot move it.
+    A score is read at an answer's last token, its end of turn, where the model has seen all of it. The position comes
+    from lengths, so padding cannot move it, even if the padding token is also the end of turn.
 
     Args:
-        linear: hidden states (N, H) to scores (N, k), fp32; None for the sequence classifier's own, `score`.
+        linear: hidden states (N, H) to scores (N, k), fp32; None for the sequence classifier's own layer, `score`.
     """
 
     def __init__(self, linear: nn.Linear | None = None) -> None:
@@ -238,7 +237,7 @@ class ScoreHead(OutputHead):
         self.linear = linear
 
     def owners(self, batch: PackedBatch) -> Tensor:
-        """(S,) int64: each answer itself."""
+        """(S,) int64: one row per answer."""
         return torch.arange(batch.sequences, device=batch.input_ids.device)
 
     def forward(self, model: PackedModel, batch: PackedBatch) -> Tensor:
@@ -250,9 +249,9 @@ class ScoreHead(OutputHead):
 
 
 def in_fp32(linear: nn.Module, hidden: Tensor) -> Tensor:
-    """(N, k) fp32: what a linear head makes of hidden states (N, H), whatever type the trunk computes in.
+    """(N, k) fp32 output of a linear head for hidden states (N, H), whatever dtype the trunk computes in.
 
-    A bf16 score has three digits, and advantages and PPO's rewards are differences of scores and values.
+    A bf16 score has only three digits, and advantages and PPO's rewards are differences of scores and values.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         return cast(Tensor, linear(hidden.float()))
@@ -260,7 +259,7 @@ def in_fp32(linear: nn.Module, hidden: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """In eval mode inside, and every part of it as it was afterwards."""
+    """Inside, the module is in eval mode; the mode of every part is restored afterwards."""
     before = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -271,7 +270,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def unpack(batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Answers as padded rows behind their own copies of the prompt.
+    """Answers as padded rows, each after its own copy of the prompt.
 
     Returns input_ids (S, L) int64 and attention_mask (S, L) int64, padded on the right with id 0 and mask 0; and for
     each target (R,) the row and column of the position that predicts it.
@@ -294,14 +293,14 @@ def unpack(batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def embedding_rows(causal: Any) -> int:
-    """How many token ids a model has an embedding for."""
+    """The number of token ids that a model has an embedding for."""
     embedding = causal.get_input_embeddings()
     return int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])
 
 
 @contextlib.contextmanager
 def standard_attention(model: PackedModel, name: str | None = None) -> Iterator[Any]:
-    """Inside, the model attends the ordinary way (generate, padded rows); yields the model to call generate on."""
+    """Inside, the model uses ordinary attention (generate, padded rows); yields the model to call generate on."""
     causal = model.causal
     before = causal.config._attn_implementation
     if before != attention.NAME:

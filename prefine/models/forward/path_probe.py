@@ -1,4 +1,4 @@
-"""Chooses a path for a model: a probe compares packed with separate sequences and looks for leaks between them."""
+"""Chooses a model's forward path: a probe compares packed with separate sequences and tests for leaks between them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from prefine.models.forward.packed import PackedModel, standard_attention
 
 log = logging.getLogger("prefine")
 
-# Two ways to compute one number may differ by so many times what rounding moves it, root mean squares over a probe.
+# Tolerance, as a multiple of the measured effect of rounding; root mean squares over a probe.
 _ROUNDINGS = 3
-# What rounding moves is seen between transformers' own two attentions, but two may agree by luck, or differ in more. A
-# step of one unit at every embedded number moves results by the same, within this factor.
+# The effect of rounding shows between transformers' own two attentions, but these may agree by chance or differ in
+# more. A step of one unit in every embedded number has the same effect, within this factor.
 _LUCK = 4
 _MOVES = 2
-# Forwards of the probe whose attention is watched.
+# Forwards of the probe whose attention calls are recorded.
 _PROBE_FORWARDS = 1
 
 
 def choose_path(model: PackedModel) -> str | None:
-    """Give the model packed attention if that is right for it; else leave it as it was, on the padded path.
+    """Give the model packed attention if the probe passes; otherwise leave it as it was, on the padded path.
 
-    Returns why not, or None where it is packed.
+    Returns the reason for the padded path, or None on the packed path.
     """
     causal = model.causal
     own = causal.config._attn_implementation
-    # Some architectures choose their attention when they are made. Told another name they would only drop their mask.
+    # Some architectures choose their attention in the constructor. With another name they would only drop their mask.
     if getattr(causal, "_can_set_attn_implementation", lambda: True)():
         causal.set_attn_implementation(attention.NAME)
         reason = probe(model)
@@ -46,7 +46,7 @@ def choose_path(model: PackedModel) -> str | None:
 
 @torch.no_grad()
 def take_padded_path(model: PackedModel) -> None:
-    """Attend the model's own way, each answer a padded row; see whether its head may still take chosen rows only."""
+    """Use the model's own attention on padded rows; find out whether its head can still compute chosen rows only."""
     batch = probe_batch(model.causal.get_input_embeddings().weight.shape[0], model.device)
     training = model.training
     model.eval()
@@ -62,40 +62,40 @@ def take_padded_path(model: PackedModel) -> None:
         width = model.causal.get_output_embeddings().weight.shape[-1]
         unit = torch.finfo(model.compute_dtype).eps + torch.finfo(torch.float32).eps * width**0.5
         model.path.whole_logits = not apart <= _ROUNDINGS * unit * logits.abs().max().item()
-    except Exception:  # noqa: BLE001 (whatever a model's own code raises where its trunk is not as others are)
+    except Exception:  # noqa: BLE001 (a model's own code may raise anything)
         model.path.whole_logits = True
     finally:
         model.train(training)
 
 
 def probe(model: PackedModel) -> str | None:
-    """Why packed rows do not work for a model whose attention is the packed one; None where they do.
+    """Why packed rows do not work for a model with packed attention; None if they do.
 
-    They work if the layers come to the registered attention and tell it every sliding window that the model asks of
-    its masks (a window is longer than the probe's sequences, so it cannot show in their numbers); if no answer depends
-    on a token outside its prompt and itself; and if packed log-probabilities equal separate ones.
+    They work if the layers call the registered attention and pass it every sliding window that the model uses in its
+    masks (a window is longer than the probe's sequences, so it cannot show in their numbers); if no answer depends on
+    a token outside its prompt and itself; and if packed log-probabilities equal separate ones.
     """
     batch = probe_batch(model.causal.get_input_embeddings().weight.shape[0], model.device)
     training, lengths = model.training, model.lengths
     model.eval()
     try:
-        # In one call, whatever rotary frequencies the longest sequence brings: leaks show in one embedding's gradient.
+        # In one call, even if rotary frequencies depend on its longest sequence: one embedding's gradient shows leaks.
         model.path.packed, model.lengths = True, None
         with attention.watched() as traffic:
             ours, leaks = _packed_with_leaks(model, batch)
-        # One that attends twice would need two places for its keys and values.
+        # A layer that attends twice would need two slots for its keys and values.
         model.path.decodes = max(traffic.layers.values(), default=0) == _PROBE_FORWARDS
         if not traffic.calls:
             return "its layers do not call the registered attention"
         if lost := traffic.windows_asked - traffic.windows_told:
-            return f"its layers do not tell the attention of their window of {lost.pop()} tokens"
+            return f"its layers do not pass their window of {lost.pop()} tokens to the attention"
         if leaks:
             return "tokens of another sequence in the row reach its log-probabilities"
         model.path.packed = False
         apart, tolerance = _apart(model, batch, ours)
         log.debug("packed and separate forwards differ by %.2g (at most %.2g)", apart, tolerance)
         return None if apart <= tolerance else f"packed and separate log-probabilities differ by {apart:.2g}"
-    except Exception as error:  # noqa: BLE001 (whatever a model's own code raises at an unknown layout)
+    except Exception as error:  # noqa: BLE001 (a model's own code may raise anything)
         return f"its forward refused the packed row ({type(error).__name__}: {error})".splitlines()[0]
     finally:
         model.path.packed, model.lengths = True, lengths
@@ -103,7 +103,7 @@ def probe(model: PackedModel) -> str | None:
 
 
 def probe_batch(vocabulary: int, device: torch.device) -> PackedBatch:
-    """Two small pairs of random tokens that begin alike."""
+    """Two small pairs of random tokens with a common prefix."""
     generator = torch.Generator().manual_seed(0)
 
     def tokens(n: int) -> list[int]:
@@ -119,8 +119,8 @@ def probe_batch(vocabulary: int, device: torch.device) -> PackedBatch:
 def _packed_with_leaks(model: PackedModel, batch: PackedBatch) -> tuple[Tensor, bool]:
     """Packed log-probabilities, and whether an answer's depend on a token outside its prompt and itself.
 
-    What an answer depends on shows in the gradient with respect to the embedded tokens: 0 exactly where attention is
-    masked, and not 0, in any number type, where a sequence leaks (by attention, a convolution, a recurrent state).
+    The gradient with respect to the embedded tokens shows what an answer depends on: it is exactly 0 where attention is
+    masked, and not 0, in any dtype, if a sequence leaks (by attention, a convolution, a recurrent state).
     """
     embedded: list[Tensor] = []
 
@@ -135,7 +135,7 @@ def _packed_with_leaks(model: PackedModel, batch: PackedBatch) -> tuple[Tensor, 
         hook.remove()
     leaks = False
     _common, *spans = runs(batch.segments)
-    for sequence in (1, 2):  # one behind its sibling, one behind another tree; both before others
+    for sequence in (1, 2):  # one after its sibling, one after another tree; both before others
         own, context = spans[sequence]
         answer = ours[model.head.owners(batch) == sequence].sum()
         (gradient,) = torch.autograd.grad(answer, embedded[0], retain_graph=True)
@@ -147,9 +147,9 @@ def _packed_with_leaks(model: PackedModel, batch: PackedBatch) -> tuple[Tensor, 
 
 @torch.no_grad()
 def _apart(model: PackedModel, batch: PackedBatch, ours: Tensor) -> tuple[float, float]:
-    """How far packed outputs are from separate ones, and how far they may be: root mean squares.
+    """The difference between packed and separate outputs, and its tolerance: root mean squares.
 
-    What they may be is measured: it follows the model's depth, width and number type.
+    The tolerance is measured: it depends on the model's depth, width and dtype.
     """
     with standard_attention(model):
         theirs = model(batch)
@@ -162,8 +162,8 @@ def _apart(model: PackedModel, batch: PackedBatch, ours: Tensor) -> tuple[float,
 
 @torch.no_grad()
 def rounding(model: PackedModel, batch: PackedBatch, outputs: Tensor) -> float:
-    """How far rounding moves a batch's `outputs`: what a step of one unit at every embedded number does, as the root
-    mean square over two draws of its signs."""
+    """How far rounding moves a batch's `outputs`: their root mean square change, over two draws of signs, when every
+    embedded number moves by one unit of rounding."""
     unit = torch.finfo(model.compute_dtype).eps
     return _size(torch.cat([_moved(model, batch, unit, seed) - outputs for seed in range(_MOVES)]))
 

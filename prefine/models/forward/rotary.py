@@ -1,8 +1,8 @@
-"""Rotary frequencies that follow the longest sequence of a call, and which sequences may therefore share one.
+"""Rotary frequencies that depend on the longest sequence of a call, and which sequences can share a call.
 
-Two kinds of transformers' do (`dynamic_rope_update`). "dynamic" (NTK scaling) has frequencies for each length beyond
-the trained one, and keeps those of the longest sequence so far. "longrope" (arXiv 2402.13753) has one set up to the
-trained length and one beyond it. All others (linear, llama3, yarn) have the same for every length.
+Two kinds in transformers do (`dynamic_rope_update`). "dynamic" (NTK scaling) has frequencies for each length beyond the
+trained one, and keeps those of the longest sequence so far. "longrope" (arXiv 2402.13753) has one set up to the trained
+length and one beyond it. All others (linear, llama3, yarn) have the same frequencies for every length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True)
 class LengthRule:
-    """How a model's frequencies follow the length of a sequence.
+    """How a model's frequencies depend on the length of a sequence.
 
     Attributes:
         kind: dynamic or longrope.
@@ -35,14 +35,17 @@ class LengthRule:
         return [found[own] for own in sorted(found)]
 
     def __str__(self) -> str:
-        return f"sequences of more than {self.limit:,} tokens apart from shorter ones ({self.kind} rotary)"
+        return f"sequences of more than {self.limit:,} tokens separate from shorter ones ({self.kind} rotary)"
 
 
 def length_rule(config: Any) -> LengthRule | None:
-    """The rule of a model's config; None where frequencies are the same for every length."""
+    """The rule of a model's config; None if frequencies are the same for every length."""
     text = config.get_text_config()
     told = getattr(text, "rope_parameters", None) or {}
-    kinds = [told, *(each for each in told.values() if isinstance(each, dict))]  # some have them by kind of layer
+    kinds = [
+        told,
+        *(each for each in told.values() if isinstance(each, dict)),
+    ]  # some configs have them per kind of layer
     rules: dict[str, int] = {}
     for each in kinds:
         kind = str(each.get("rope_type", each.get("type", "")))
@@ -50,12 +53,12 @@ def length_rule(config: Any) -> LengthRule | None:
             rules["dynamic"] = text.max_position_embeddings
         elif kind == "longrope":
             rules["longrope"] = each.get("original_max_position_embeddings") or text.max_position_embeddings
-    # Where both are, "dynamic" keeps apart all that "longrope" does.
+    # If both occur, "dynamic" separates all that "longrope" does.
     return LengthRule(min(rules), min(rules.values())) if rules else None
 
 
 def forget_lengths(model: nn.Module) -> None:
-    """Give every module the frequencies of its trained length again, whatever it has computed before."""
+    """Reset every module to the frequencies of its trained length."""
     for module in model.modules():
         trained = getattr(module, "original_max_seq_len", None)
         if trained is None:

@@ -280,9 +280,9 @@ def test_dropout_only_in_training_and_right_on_average() -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"segments": None}, "do not hand segments down"),
-        ({"s_aux": torch.zeros(6)}, "does not know s_aux"),
-        ({"attention_mask": torch.zeros(1, 1, TOKENS, TOKENS)}, "does not know attention_mask"),
+        ({"segments": None}, "do not pass segments"),
+        ({"s_aux": torch.zeros(6)}, "does not support s_aux"),
+        ({"attention_mask": torch.zeros(1, 1, TOKENS, TOKENS)}, "does not support attention_mask"),
     ],
 )
 def test_what_it_does_not_know_is_refused(extra: dict[str, Any], message: str) -> None:
