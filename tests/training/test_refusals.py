@@ -146,7 +146,7 @@ def test_a_run_without_a_valid_checkpoint_is_refused_not_begun_again(cut: Callab
         tiny.train(made, resume=True)
     said = str(raised.value)
     assert "holds checkpoints, but none is valid" in said
-    assert "delete that folder to begin again" in said
+    assert "delete that folder to start again" in said
 
 
 def test_a_damaged_checkpoint_within_a_step_is_no_reason_to_begin_again(cut: Callable[..., StageRecipe]) -> None:

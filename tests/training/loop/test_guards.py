@@ -218,11 +218,11 @@ def test_after_so_many_roll_backs_a_roll_back_means_stop(done: int) -> None:
 
 
 def test_an_alarm_says_what_was_found_on_which_side_of_what_for_how_long_and_what_it_means() -> None:
-    guards = Guards([rule(patience=2, figure="kl_k3", limit=0.2, means="the policy has gone far")])
+    guards = Guards([rule(patience=2, figure="kl_k3", limit=0.2, means="the policy has moved far")])
     guards.check(6, {"kl_k3": 0.5})
     alarm = guards.check(7, {"kl_k3": 0.41})
     assert alarm is not None
-    assert alarm.words == "kl_k3 is 0.410, above 0.200 for 2 steps: the policy has gone far"
+    assert alarm.words == "kl_k3 is 0.410, above 0.200 for 2 steps: the policy has moved far"
     low = Guards([rule(below=True, from_start=True, limit=-0.5)])
     low.check(1, {"x": 2.0})
     found = low.check(2, {"x": 1.25})

@@ -334,7 +334,7 @@ def test_a_call_that_ends_after_its_limit_says_nothing(
         ended.set()
         return [1.0]
 
-    with pytest.raises(UserCodeError, match="has not answered"):
+    with pytest.raises(UserCodeError, match="did not return"):
         Call(slow, None, 0.05).result()
     assert ended.wait(5)
     time.sleep(0.1)  # its thread then hands its result to nobody

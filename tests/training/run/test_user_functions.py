@@ -87,7 +87,7 @@ def test_an_objective_without_a_slope_fails_the_self_check(make: Make) -> None:
 def test_a_recipe_says_whether_its_objective_is_a_function(make: Make) -> None:
     with pytest.raises(RecipeError, match=r"dpo.loss ipo has no effect, as a function is the objective"):
         prefine.dpo(make("dpo"), objective=the_same, dpo={"loss": "ipo"})
-    with pytest.raises(RecipeError, match=r"dpo.loss is function, and none is given"):
+    with pytest.raises(RecipeError, match=r"dpo.loss is function, but no function was passed"):
         prefine.dpo(make("dpo"), dpo={"loss": "function"})
     with pytest.raises(RecipeError, match="length_normalized is true with loss 'function'"):
         prefine.dpo(make("dpo"), objective=the_same, dpo={"length_normalized": True})
