@@ -294,7 +294,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ('"format": 1', '"format": 2', "its format is 2, this prefine reads 1"),
+        ('"format": 1', '"format": 2', "its format is 2; this version of prefine reads 1"),
         ('"step": 1', '"step": 3', "manifest.json belongs to another checkpoint"),
         ('"weights.safetensors"', '"../../etc/passwd"', "manifest.json names '../../etc/passwd', which no"),
         ('"files": {', '"files": [{', "manifest.json is damaged"),
