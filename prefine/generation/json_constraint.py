@@ -16,6 +16,8 @@ from prefine.errors import ModelError, PrefineError
 
 # A small model may never stop with white space where JSON allows any.
 _WHITE_SPACE = r"[ \n\t\r]{1,40}"
+# Characters: compiling takes longer than in proportion.
+_LONGEST_SCHEMA = 64 * 1024
 # JSON mode, as OpenAI's API has it: any object.
 _ANY_OBJECT = {"type": "object"}
 
@@ -55,6 +57,12 @@ class JsonConstraint:
         self._ends[sorted(stop_ids)] = True
         self.failed: str | None = None
 
+    def copy(self) -> JsonConstraint:
+        """The same for another sequence, where this one is; nothing is compiled again."""
+        other = object.__new__(JsonConstraint)
+        other._matcher, other._ends, other.failed = self._matcher.deep_copy(), self._ends, self.failed
+        return other
+
     def mask(self) -> Tensor:
         """(V,) bool: the tokens that may come next; once the JSON is whole, those that end the sequence, only."""
         if not self._matcher.is_stopped():
@@ -79,6 +87,8 @@ def _grammar(schema: Mapping[str, Any] | bool, tokenizer: LLTokenizer) -> str:
         if not isinstance(schema, Mapping):
             raise TypeError(f"it is of type {type(schema).__name__}, not an object")
         text = json.dumps(schema, allow_nan=False)
+        if len(text) > _LONGEST_SCHEMA:
+            raise ValueError(f"it has {len(text):,} characters, and {_LONGEST_SCHEMA:,} are allowed")
         grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITE_SPACE})
         problem = LLMatcher.validate_grammar(grammar, tokenizer)
     except (TypeError, ValueError, RecursionError) as error:

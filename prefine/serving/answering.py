@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,7 +15,8 @@ from prefine.generation.answers import context_of
 from prefine.generation.json_constraint import JsonConstraint
 from prefine.generation.sampling import Sampling
 from prefine.generation.writer import Generated, NewToken, Request
-from prefine.serving.inbox import Inbox
+from prefine.serving.fair_queue import Client
+from prefine.serving.inbox import Inbox, Places
 from prefine.serving.models import ServedModel
 from prefine.serving.prompter import Prompter
 from prefine.serving.schema import SamplingBody
@@ -42,7 +43,7 @@ class Ask:
         streams: whether pieces are wanted as they come.
         top_logprobs: the likeliest tokens to give at each place.
         prompt_logprobs: whether the prompt's are wanted.
-        constraint: makes what holds an answer to a form, for each choice, on the prompter's thread.
+        constraint: makes what holds an answer to a form, on the prompter's thread; each choice gets a copy.
     """
 
     prompts: Callable[[Prompter], list[list[int]]]
@@ -51,7 +52,7 @@ class Ask:
     n: int
     seed: int | None
     max_tokens: int | None
-    client: Hashable
+    client: Client
     streams: bool = False
     top_logprobs: int = 0
     prompt_logprobs: bool = False
@@ -153,9 +154,9 @@ class Answers:
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._tickets: Sequence[Ticket] = ()
 
-    def submit(self, requests: Sequence[Request], client: Hashable, *, streams: bool) -> None:
-        """Queue the sequences."""
-        self._tickets = self._inbox.submit(self.model.id, requests, client, self._listen, wants_tokens=streams)
+    def submit(self, places: Places, requests: Sequence[Request], *, streams: bool) -> None:
+        """Queue the sequences in places that were reserved."""
+        self._tickets = self._inbox.submit(places, requests, self._listen, wants_tokens=streams)
 
     def _listen(self, ticket: Ticket, event: Event) -> None:
         self._events.put_nowait((ticket.index, event))
@@ -258,6 +259,7 @@ def requests_of(
         ApiError: see `checked_length`.
     """
     seed = secrets.randbits(_SEED_BITS) if ask.seed is None else ask.seed
+    form = None if ask.constraint is None else ask.constraint(prompter)
     requests = []
     for prompt in prompts:
         length = checked_length(model, prompt, ask.max_tokens, most)
@@ -269,7 +271,7 @@ def requests_of(
                     model.loaded.template.stop_ids,
                     top_logprobs=ask.top_logprobs,
                     prompt_logprobs=ask.prompt_logprobs,
-                    constraint=None if ask.constraint is None else ask.constraint(prompter),
+                    constraint=None if form is None else form.copy(),
                 )
             )
     return requests

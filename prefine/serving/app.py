@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
 
 from prefine import __version__
 from prefine.serving.metrics import CountRequests
@@ -18,6 +20,7 @@ from prefine.serving.routes.responses import responses_router
 from prefine.serving.routes.score import score_router
 from prefine.serving.routes.simple import simple_router
 from prefine.serving.service import Service
+from prefine.serving.sse import ClientGoneError
 from prefine.web.guard import Guard
 from prefine.web.handlers import install_handlers
 from prefine.web.policy import AccessPolicy
@@ -52,6 +55,11 @@ def create_app(service: Service, policy: AccessPolicy, routers: Sequence[APIRout
     for router in routers:
         app.include_router(router)
     install_handlers(app)
+    app.add_exception_handler(ClientGoneError, _nobody_reads)
     app.add_middleware(Guard, policy=replace(policy, open_paths=OPEN_PATHS))
     app.add_middleware(CountRequests, metrics=service.metrics)
     return app
+
+
+async def _nobody_reads(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)

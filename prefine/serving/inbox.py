@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from prefine.generation.writer import Request
+from prefine.serving.fair_queue import Client, FairQueue
 from prefine.serving.limits import Limits
-from prefine.serving.tickets import Event, Ticket, overloaded, shutting_down
+from prefine.serving.tickets import Event, Ticket, overloaded, shutting_down, too_many_of_one
 
 T = TypeVar("T")
 Listener = Callable[[Ticket, Event], None]
 
 _LONGEST_RETRY_S = 60
+# An address that has asked within this time counts as one that needs its share of the queue.
+_ASKS_S = 2 * _LONGEST_RETRY_S
 # Weight of a new measurement in the running mean of how long a sequence takes.
 _NEW_SHARE = 0.1
+
+
+class Places(NamedTuple):
+    """Places in a model's queue that are kept for a request.
+
+    Attributes:
+        model: its id.
+        count: sequences.
+        client: clients take turns.
+        deadline: of time.monotonic(); then the request fails. Making its prompts counts.
+    """
+
+    model: str
+    count: int
+    client: Client
+    deadline: float
 
 
 class Job(NamedTuple):
@@ -55,8 +74,11 @@ class Inbox:
         self._changed = threading.Condition()
         self._new: deque[Ticket] = deque()
         self._left: deque[Ticket] = deque()
-        self._jobs: deque[Job] = deque()
-        self._outstanding = dict.fromkeys(models, 0)
+        self._jobs: FairQueue[Job] = FairQueue()
+        # Of each model: how many sequences each address has.
+        self._held: dict[str, Counter[str]] = {model: Counter() for model in models}
+        # When each address last asked, the latest at the end.
+        self._asked: OrderedDict[str, float] = OrderedDict()
         self._mean_seconds = 1.0
         self._stop_at: float | None = None
 
@@ -64,45 +86,66 @@ class Inbox:
     def outstanding(self) -> int:
         """Sequences that were asked for and have not ended."""
         with self._changed:
-            return sum(self._outstanding.values())
+            return sum(map(Counter.total, self._held.values()))
 
-    def reserve(self, model: str, count: int) -> None:
+    def reserve(self, model: str, count: int, client: Client) -> Places:
         """Keep places in a model's queue, before a request is prepared; `submit` or `release` ends that.
 
+        While several addresses ask and half of the queue is taken, each may have its share of all places, or one
+        request: otherwise an address that asks again and again would leave none to the others.
+
         Raises:
-            ApiError: 429 where the queue is full, 503 where the server is shutting down.
+            ApiError: 429 where the queue is full, or the address has its share; 503 where the server is shutting down.
         """
-        slots = self._limits.slots
+        slots, most = self._limits.slots, self._limits.slots + self._limits.max_queue
+        now = time.monotonic()
         with self._changed:
             if self._stop_at is not None:
                 raise shutting_down()
-            taken = self._outstanding[model]
-            if taken + count > slots + self._limits.max_queue:
-                seconds = round(self._mean_seconds * taken / slots)
-                raise overloaded(max(0, taken - slots), max(1, min(_LONGEST_RETRY_S, seconds)))
-            self._outstanding[model] += count
+            share = most // self._asking(client.address, now)
+            held = self._held[model]
+            taken, own = held.total(), held[client.address]
+            seconds = max(1, min(_LONGEST_RETRY_S, round(self._mean_seconds * taken / slots)))
+            if taken + count > most:
+                raise overloaded(max(0, taken - slots), seconds)
+            if own and own + count > share and taken + count > slots + self._limits.max_queue // 2:
+                raise too_many_of_one(own, share, seconds)
+            held[client.address] += count
+        return Places(model, count, client, now + self._limits.request_timeout_s)
 
-    def release(self, model: str, count: int) -> None:
+    def _asking(self, address: str, now: float) -> int:
+        """Addresses that have asked lately, with this one."""
+        self._asked[address] = now
+        self._asked.move_to_end(address)
+        while now - next(iter(self._asked.values())) > _ASKS_S:
+            self._asked.popitem(last=False)
+        return len(self._asked)
+
+    def release(self, places: Places) -> None:
         """Give back places that were reserved and not used."""
         with self._changed:
-            self._outstanding[model] -= count
+            self._give_back(places.model, places.client.address, places.count)
+
+    def _give_back(self, model: str, address: str, count: int) -> None:
+        held = self._held[model]
+        held[address] -= count
+        if not held[address]:
+            del held[address]
 
     def submit(
-        self, model: str, requests: Sequence[Request], client: Hashable, listener: Listener, *, wants_tokens: bool
+        self, places: Places, requests: Sequence[Request], listener: Listener, *, wants_tokens: bool
     ) -> list[Ticket]:
         """Queue sequences, for which places were reserved.
 
         Args:
-            client: clients take turns.
             listener: hears of each ticket's events; the last one is no NewToken.
             wants_tokens: whether it is to hear of every token.
 
         Raises:
             ApiError: 503 where the server began to shut down meanwhile: nobody would take them out any more.
         """
-        deadline = time.monotonic() + self._limits.request_timeout_s
         tickets = [
-            Ticket(model, request, client, listener, wants_tokens, deadline, index)
+            Ticket(places.model, request, places.client, listener, wants_tokens, places.deadline, index)
             for index, request in enumerate(requests)
         ]
         with self._changed:
@@ -118,8 +161,8 @@ class Inbox:
             self._left += tickets
             self._changed.notify()
 
-    def call(self, job: Callable[[], T]) -> Future[T]:
-        """Run a function on the worker's thread, between two steps.
+    def call(self, job: Callable[[], T], client: Client) -> Future[T]:
+        """Run a function on the worker's thread, between two steps; clients take turns. A cancelled one does not run.
 
         Raises:
             ApiError: 429 where as many jobs wait as sequences may, 503 where the server is shutting down.
@@ -128,9 +171,11 @@ class Inbox:
         with self._changed:
             if self._stop_at is not None:
                 raise shutting_down()
+            for each in [each for each in self._jobs if each.result.cancelled()]:
+                self._jobs.remove(each)
             if len(self._jobs) > self._limits.max_queue:
                 raise overloaded(len(self._jobs), _LONGEST_RETRY_S)
-            self._jobs.append(Job(job, future))
+            self._jobs.add(client, Job(job, future))
             self._changed.notify()
         return future
 
@@ -158,11 +203,11 @@ class Inbox:
     def next_job(self) -> Job | None:
         """For the worker: the next job."""
         with self._changed:
-            return self._jobs.popleft() if self._jobs else None
+            return self._jobs.pop() if self._jobs else None
 
     def ended(self, ticket: Ticket) -> None:
         """For the worker: a ticket has ended."""
         with self._changed:
-            self._outstanding[ticket.model] -= 1
+            self._give_back(ticket.model, ticket.client.address, 1)
             if ticket.begun is not None:
                 self._mean_seconds += _NEW_SHARE * (time.monotonic() - ticket.begun - self._mean_seconds)

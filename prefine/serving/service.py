@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from prefine.feedback.store import FeedbackStore
+from prefine.generation.answers import context_of
 from prefine.generation.engine import writer_for
 from prefine.generation.writer import Request, Writer
 from prefine.models.forward.active_adapter import using_adapter
@@ -23,9 +25,12 @@ from prefine.serving.models import Models, ServedModel
 from prefine.serving.prompter import Prompter, own_tokenizer
 from prefine.serving.registration import Registration
 from prefine.serving.text_stream import TextStream
+from prefine.serving.tickets import timed_out
 from prefine.serving.token_texts import TokenTexts
 from prefine.serving.worker import Worker
 from prefine.web.errors import ApiError
+
+T = TypeVar("T")
 
 
 class AdapterSwitch:
@@ -65,7 +70,12 @@ class Service:
             {name: self._writer_of(served) for name, served in languages.items()}, limits, AdapterSwitch(languages)
         )
         self.metrics.watch(self.worker)
-        self._prompters = {name: Prompter(served.loaded.template, name) for name, served in languages.items()}
+        self._prompters = {
+            name: Prompter(
+                served.loaded.template, name, context_of(served.loaded.packed), limits.slots + limits.max_queue
+            )
+            for name, served in languages.items()
+        }
         # The event loop's own copies: a tokenizer is used by one thread.
         self._tokenizers = {name: own_tokenizer(served.loaded.template) for name, served in languages.items()}
         self.token_texts = {name: TokenTexts(tokenizer) for name, tokenizer in self._tokenizers.items()}
@@ -73,6 +83,18 @@ class Service:
     def prompter(self, model: ServedModel) -> Prompter:
         """What makes a model's prompts."""
         return self._prompters[model.id]
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """The result of some work, which is cancelled where it takes longer than a request may.
+
+        Raises:
+            ApiError: 504 where it did.
+        """
+        try:
+            async with asyncio.timeout(self.limits.request_timeout_s):
+                return await work
+        except TimeoutError:
+            raise timed_out(self.limits.request_timeout_s) from None
 
     async def answers(self, model: ServedModel, ask: Ask) -> Answers:
         """Make the prompts and queue their sequences.
@@ -90,13 +112,13 @@ class Service:
                 f"{most} at once; send them in several requests",
                 param="n",
             )
-        inbox.reserve(model.id, count)
+        places = inbox.reserve(model.id, count, ask.client)
         try:
-            requests = await self.prompter(model).run(partial(self._prepared, model, ask))
+            requests = await self.in_time(self.prompter(model).run(partial(self._prepared, model, ask), ask.client))
             answers = Answers(inbox, model, self._choices(model, requests), ask.n)
-            answers.submit(requests, ask.client, streams=ask.streams)
+            answers.submit(places, requests, streams=ask.streams)
         except BaseException:
-            inbox.release(model.id, count)
+            inbox.release(places)
             raise
         return answers
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prefine.generation.writer import Generated, NewToken, Request
+from prefine.serving.fair_queue import Client
 from prefine.web.errors import ApiError
 
 Event = NewToken | Generated | ApiError
@@ -33,7 +34,7 @@ class Ticket:
 
     model: str
     request: Request
-    client: Hashable
+    client: Client
     listener: Callable[[Ticket, Event], None]
     wants_tokens: bool
     deadline: float
@@ -53,6 +54,18 @@ def overloaded(waiting: int, retry_after_s: int) -> ApiError:
         f"{waiting} wait already, which is as many as this server lets wait; try again in {retry_after_s} s",
         kind="rate_limit_error",
         code="queue_full",
+        headers={"Retry-After": str(retry_after_s)},
+    )
+
+
+def too_many_of_one(own: int, share: int, retry_after_s: int) -> ApiError:
+    """429: others ask as well, and one address has its share."""
+    return ApiError(
+        429,
+        f"others ask as well, and {own} answers to you are not done; your share of a queue of this length is {share}; "
+        f"try again in {retry_after_s} s",
+        kind="rate_limit_error",
+        code="share_used",
         headers={"Retry-After": str(retry_after_s)},
     )
 

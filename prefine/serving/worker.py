@@ -104,8 +104,7 @@ class Worker:
             for model, lane in self._lanes.items():
                 if lane.busy:
                     self._step(model, lane)
-                self._do_a_job()
-            self._do_a_job()
+            self._do_a_job()  # one a round, so that jobs and steps take turns
             self._flush()
 
     def _step(self, model: str, lane: Lane) -> None:

@@ -174,6 +174,16 @@ def test_masks_by_hand(tokenizer: Any) -> None:
     assert bound.failed is None
 
 
+def test_copies_go_their_own_ways(tokenizer: Any) -> None:
+    first = constraint(tokenizer, {"enum": ["ab", "cd"]})
+    assert masked(first, tokenizer, '"') == "ac"
+    second = first.copy()
+    assert masked(first, tokenizer, "a") == "b"
+    assert masked(second, tokenizer, "c") == "d"
+    assert masked(first, tokenizer, 'b"') == "."
+    assert second.failed is None
+
+
 def test_the_schema_true_takes_any_value(tokenizer: Any) -> None:
     assert set(masked(constraint(tokenizer, True), tokenizer, "").strip()) == set('"{[-0123456789tfn')
 
@@ -198,6 +208,7 @@ def test_white_space_has_an_end(tokenizer: Any) -> None:
         ({"enum": [object()]}, "JSON"),
         ([1], "of type list, not an object"),
         (False, "Unsatisfiable"),
+        ({"enum": ["x" * 65_536]}, "characters, and 65,536 are allowed"),
     ],
 )
 def test_a_bad_schema_is_one_line(tokenizer: Any, schema: Any, why: str) -> None:

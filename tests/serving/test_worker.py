@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from prefine.errors import NotFiniteError
 from prefine.generation.sampling import Sampling
 from prefine.generation.writer import Generated, NewToken, Request
+from prefine.serving.fair_queue import Client
 from prefine.serving.limits import Limits
 from prefine.serving.tickets import Event, Ticket
 from prefine.serving.worker import Worker
@@ -116,8 +119,11 @@ class Bench:
 
     def submit(self, *requests: Request, model: str = "0", client: str = "a") -> list[Ticket]:
         inbox = self.worker.inbox
-        inbox.reserve(model, len(requests))
-        return inbox.submit(model, requests, client, self.heard, wants_tokens=True)
+        places = inbox.reserve(model, len(requests), Client(client))
+        return inbox.submit(places, requests, self.heard, wants_tokens=True)
+
+    def call(self, job: Callable[[], Any], client: str = "a") -> Future[Any]:
+        return self.worker.inbox.call(job, Client(client))
 
     def steps(self, count: int, model: int = 0) -> None:
         """Let a writer take so many steps, and wait for them."""
@@ -186,12 +192,11 @@ def test_a_full_queue_refuses_with_the_time_to_come_back(bench: Callable[..., Be
 
 def test_reserved_places_count_until_they_are_given_back(bench: Callable[..., Bench]) -> None:
     here = bench(slots=1, max_queue=0)
-    here.worker.inbox.reserve("0", 1)
-    with pytest.raises(ApiError):
-        here.worker.inbox.reserve("0", 1)
-    here.worker.inbox.release("0", 1)
-    here.worker.inbox.reserve("0", 1)
-    here.worker.inbox.release("0", 1)
+    for _ in range(2):
+        places = here.worker.inbox.reserve("0", 1, Client("a"))
+        with pytest.raises(ApiError):
+            here.worker.inbox.reserve("0", 1, Client("b"))
+        here.worker.inbox.release(places)
 
 
 def test_who_leaves_frees_a_slot_within_two_steps(bench: Callable[..., Bench]) -> None:
@@ -295,10 +300,10 @@ def test_models_take_turns_a_step_each(bench: Callable[..., Bench]) -> None:
 
 def test_a_job_runs_between_steps_and_gives_its_result_or_its_error(bench: Callable[..., Bench]) -> None:
     here = bench()
-    assert here.worker.inbox.call(lambda: threading.current_thread().name).result(5) == "prefine-worker"
+    assert here.call(lambda: threading.current_thread().name).result(5) == "prefine-worker"
     here.submit(ask(1, tokens=50))
     until(lambda: bool(here.worker.state()["running"]))
-    job = here.worker.inbox.call(lambda: 1 / 0)
+    job = here.call(lambda: 1 / 0)
     here.steps(2)
     with pytest.raises(ZeroDivisionError):
         job.result(5)
@@ -313,7 +318,7 @@ def test_the_end_lets_what_runs_finish_and_refuses_the_rest(bench: Callable[...,
     here.worker.inbox.begin_stop(30)
     here.steps(1)
     until(lambda: here.heard.errors() == [(2, 503, "shutting_down")])
-    for refused in (lambda: here.submit(ask(3)), lambda: here.worker.inbox.call(lambda: None)):
+    for refused in (lambda: here.submit(ask(3)), lambda: here.call(lambda: None)):
         with pytest.raises(ApiError, match="shutting down"):
             refused()
     assert here.worker.state()["status"] == "stopping"
@@ -349,9 +354,9 @@ def test_no_more_jobs_wait_than_may(bench: Callable[..., Bench]) -> None:
     here.submit(ask(1, tokens=50))
     until(lambda: bool(here.worker.state()["running"]))
     for _ in range(3):
-        here.worker.inbox.call(lambda: None)
+        here.call(lambda: None)
     with pytest.raises(ApiError) as refused:
-        here.worker.inbox.call(lambda: None)
+        here.call(lambda: None)
     assert refused.value.status == 429
     here.run_out()
 
@@ -359,11 +364,11 @@ def test_no_more_jobs_wait_than_may(bench: Callable[..., Bench]) -> None:
 def test_what_was_prepared_while_the_end_came_is_refused(bench: Callable[..., Bench]) -> None:
     here = bench()
     inbox = here.worker.inbox
-    inbox.reserve("0", 1)
+    places = inbox.reserve("0", 1, Client("a"))
     here.worker.close(0)
     with pytest.raises(ApiError, match="shutting down"):
-        inbox.submit("0", [ask(1)], "a", here.heard, wants_tokens=True)
-    inbox.release("0", 1)
+        inbox.submit(places, [ask(1)], here.heard, wants_tokens=True)
+    inbox.release(places)
     assert inbox.outstanding == 0
 
 
@@ -371,9 +376,60 @@ def test_a_job_that_was_given_up_does_not_disturb_the_end(bench: Callable[..., B
     here = bench()
     here.submit(ask(1, tokens=10_000))
     until(lambda: bool(here.worker.state()["running"]))
-    jobs = [here.worker.inbox.call(lambda: None) for _ in range(4)]
+    jobs = [here.call(lambda: None) for _ in range(4)]
     jobs[2].cancel()
     here.worker.inbox.begin_stop(0)
     here.steps(1)
     here.worker.close(0)
     assert all(job.done() for job in jobs)
+
+
+def test_jobs_take_turns_with_steps_and_with_each_others_clients(bench: Callable[..., Bench]) -> None:
+    here = bench()
+    here.submit(ask(1, tokens=50))
+    until(lambda: bool(here.worker.state()["running"]))
+    ran: list[tuple[str, int]] = []
+    for client in ("a", "a", "b"):
+        here.call(lambda client=client: ran.append((client, here.writers[0].taken)), client)
+    here.steps(4)
+    until(lambda: len(ran) == 3)
+    assert [client for client, _ in ran] == ["a", "b", "a"]
+    assert len({step for _, step in ran}) == 3  # a step between two jobs
+    here.run_out()
+
+
+def test_a_job_that_was_given_up_takes_no_place(bench: Callable[..., Bench]) -> None:
+    here = bench(max_queue=0)
+    here.submit(ask(1, tokens=50))
+    until(lambda: bool(here.worker.state()["running"]))
+    here.call(lambda: None).cancel()
+    here.call(lambda: None).cancel()
+    here.run_out()
+
+
+def test_an_address_leaves_places_to_others_who_ask(bench: Callable[..., Bench]) -> None:
+    inbox = bench(slots=2, max_queue=8).worker.inbox
+    held = [inbox.reserve("0", 1, Client("a", str(user))) for user in range(10)]  # alone it may have all
+    with pytest.raises(ApiError) as full:
+        inbox.reserve("0", 1, Client("b"))
+    assert full.value.code == "queue_full"
+    inbox.release(held.pop())
+    with pytest.raises(ApiError) as refused:
+        inbox.reserve("0", 1, Client("a", "yet another user"))
+    assert (refused.value.status, refused.value.code) == (429, "share_used")
+    held.append(inbox.reserve("0", 1, Client("b")))
+    for places in held[:6]:
+        inbox.release(places)
+    held = [*held[6:], inbox.reserve("0", 2, Client("a"))]  # the queue is short again
+    for places in held:
+        inbox.release(places)
+    assert inbox.outstanding == 0
+
+
+def test_the_time_of_a_request_begins_before_its_prompts_are_made(bench: Callable[..., Bench]) -> None:
+    here = bench(request_timeout_s=0.1)
+    places = here.worker.inbox.reserve("0", 1, Client("a"))
+    time.sleep(0.11)
+    here.worker.inbox.submit(places, [ask(1)], here.heard, wants_tokens=True)
+    here.writers[0].allowed.release()
+    until(lambda: here.heard.errors() == [(1, 504, "request_timeout")])

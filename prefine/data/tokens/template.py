@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,15 +157,20 @@ class ChatTemplate:
         decides = [template, special, self._encoder.vocabulary()]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
-    def prompt_ids(self, messages: Conversation, tools: Tools = ()) -> list[int]:
+    def prompt_ids(
+        self, messages: Conversation, tools: Tools = (), *, check: Callable[[str], None] | None = None
+    ) -> list[int]:
         """Token ids of a conversation up to the start of the assistant's answer.
 
         Args:
             messages: ends with a user turn or a tool's result.
             tools: definitions of tools for the assistant.
+            check: called with the whole text before it is tokenized.
         """
         asked = self._shield.conversation(messages, tools, "prompt")
         opened = self._renderer.render(asked.turns, opened=True, tools=asked.tools)
+        if check is not None:
+            check("".join(piece for piece, _ in asked.stand_ins.pieces(opened)))
         return self._encode(opened, asked.stand_ins)
 
     def answer_ids(self, prompt: Conversation, answer: str, tools: Tools = ()) -> list[int]:

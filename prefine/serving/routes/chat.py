@@ -17,7 +17,7 @@ from prefine.serving.forms import constraint_of
 from prefine.serving.routes.replies import client_of, reply
 from prefine.serving.schema import ChatBody
 from prefine.serving.service import Service
-from prefine.serving.sse import DONE, frame
+from prefine.serving.sse import DONE, frame, while_connected
 from prefine.serving.token_texts import TokenTexts
 from prefine.web.errors import ApiError
 from prefine.web.json_body import JsonRoute
@@ -45,7 +45,7 @@ def chat_router(service: Service) -> APIRouter:
             top_logprobs=_top_logprobs(body),
             constraint=constraint_of(body.response_format, model),
         )
-        answers = await service.answers(model, ask)
+        answers = await while_connected(service.answers(model, ask), request.receive)
         texts = service.token_texts[model.id] if body.logprobs else None
         shape = ChatShape(answers, texts, body)
         service.register(shape.id, answers, conversation.prompt)

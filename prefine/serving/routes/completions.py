@@ -15,7 +15,7 @@ from prefine.serving.prompter import Prompter
 from prefine.serving.routes.replies import client_of, reply
 from prefine.serving.schema import CompletionBody
 from prefine.serving.service import Service
-from prefine.serving.sse import DONE, frame
+from prefine.serving.sse import DONE, frame, while_connected
 from prefine.serving.token_texts import TextPlace, TokenTexts
 from prefine.web.errors import ApiError
 from prefine.web.json_body import JsonRoute
@@ -48,7 +48,7 @@ def completions_router(service: Service) -> APIRouter:
             top_logprobs=body.logprobs or 0,
             prompt_logprobs=body.echo and (body.logprobs is not None or body.max_tokens == 0),
         )
-        answers = await service.answers(model, ask)
+        answers = await while_connected(service.answers(model, ask), request.receive)
         shape = CompletionShape(answers, service.token_texts[model.id], body)
         if body.max_tokens:
             service.register(shape.id, answers, None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
 from prefine.serving.answering import Answers
+from prefine.serving.fair_queue import Client
 from prefine.serving.sse import ClientGoneError, EventStream, frame, while_connected
 from prefine.web.errors import ApiError, internal_error, json_response, place_of
 
@@ -55,6 +56,6 @@ async def _with_error(frames: AsyncIterator[str], error_frame: Callable[[ApiErro
         yield error_frame(internal_error())
 
 
-def client_of(request: Request, user: str | None) -> Hashable:
+def client_of(request: Request, user: str | None) -> Client:
     """Who takes turns with others: an address and, where the request names one, its user."""
-    return (request.client.host if request.client is not None else "", user)
+    return Client(request.client.host if request.client is not None else "", user)

@@ -17,7 +17,7 @@ from prefine.serving.forms import constraint_of
 from prefine.serving.routes.replies import client_of, reply
 from prefine.serving.schema import ResponsesBody
 from prefine.serving.service import Service
-from prefine.serving.sse import frame
+from prefine.serving.sse import frame, while_connected
 from prefine.web.errors import ApiError
 from prefine.web.json_body import JsonRoute
 
@@ -43,7 +43,7 @@ def responses_router(service: Service) -> APIRouter:
             streams=body.stream,
             constraint=constraint_of(_format(body), model),
         )
-        answers = await service.answers(model, ask)
+        answers = await while_connected(service.answers(model, ask), request.receive)
         shape = ResponseShape(answers, body)
         service.register(shape.id, answers, conversation.prompt)
         return await reply(request, answers, shape.whole, shape.frames if body.stream else None, shape.error_frame)

@@ -12,7 +12,9 @@ from starlette.responses import Response
 
 from prefine.models.scoring.scorer import Question, Score
 from prefine.serving.conversations import prompt_of
+from prefine.serving.fair_queue import Client
 from prefine.serving.models import ServedReward
+from prefine.serving.routes.replies import client_of
 from prefine.serving.schema import ScoreBody
 from prefine.serving.service import Service
 from prefine.serving.sse import ClientGoneError, while_connected
@@ -35,8 +37,11 @@ def score_router(service: Service) -> APIRouter:
         prompt = await asyncio.to_thread(prompt_of, body.messages, body.tools)
         answers = [body.completions[at : at + _ANSWERS_A_JOB] for at in range(0, len(body.completions), _ANSWERS_A_JOB)]
         questions = [Question(prompt.prompt, tuple(some), prompt.tools) for some in answers]
+        client = client_of(request, None)
         try:
-            scores = await while_connected(_in_turn(service, model, questions), request.receive)
+            scores = await while_connected(
+                service.in_time(_in_turn(service, model, questions, client)), request.receive
+            )
         except ClientGoneError:
             return Response(status_code=499)
         data = [
@@ -54,11 +59,11 @@ def score_router(service: Service) -> APIRouter:
     return router
 
 
-async def _in_turn(service: Service, model: ServedReward, questions: Sequence[Question]) -> list[Score]:
+async def _in_turn(service: Service, model: ServedReward, questions: Sequence[Question], client: Client) -> list[Score]:
     """The scores of all answers; between two questions others have their turn."""
     scores: list[Score] = []
     for question in questions:
-        job = service.worker.inbox.call(partial(_scored, model, question))
+        job = service.worker.inbox.call(partial(_scored, model, question), client)
         found: list[Score] = await asyncio.wrap_future(job)
         scores += found
     return scores

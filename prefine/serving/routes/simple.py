@@ -15,6 +15,7 @@ from prefine.serving.prompter import Prompter
 from prefine.serving.routes.replies import client_of, reply
 from prefine.serving.schema import GenerateBody, TokenizeBody
 from prefine.serving.service import Service
+from prefine.serving.sse import while_connected
 from prefine.web.errors import ApiError, json_response
 from prefine.web.json_body import JsonRoute
 
@@ -40,7 +41,7 @@ def simple_router(service: Service) -> APIRouter:
             max_tokens=body.max_tokens,
             client=client_of(request, body.user),
         )
-        answers = await service.answers(model, ask)
+        answers = await while_connected(service.answers(model, ask), request.receive)
 
         async def whole() -> dict[str, Any]:
             choices = await answers.whole()
@@ -55,7 +56,7 @@ def simple_router(service: Service) -> APIRouter:
         return await reply(request, answers, whole, None)
 
     @router.post("/tokenize")
-    async def tokenize(body: TokenizeBody) -> Response:
+    async def tokenize(request: Request, body: TokenizeBody) -> Response:
         """Ids of a text or a conversation."""
         body.require_supported()
         model = service.models.language(body.model)
@@ -67,7 +68,8 @@ def simple_router(service: Service) -> APIRouter:
                 return Conversation(body.messages, body.tools).ids(prompter)
             return prompter.text_ids(body.prompt or "", add_special_tokens=body.add_special_tokens)
 
-        found = await service.prompter(model).run(ids)
+        work = service.prompter(model).run(ids, client_of(request, None))
+        found = await while_connected(service.in_time(work), request.receive)
         return json_response({"count": len(found), "max_model_len": context_of(model.loaded.packed), "tokens": found})
 
     return router
