@@ -29,13 +29,13 @@ class Places(NamedTuple):
 
     Attributes:
         model: its id.
-        count: sequences.
+        sequences: how many.
         client: clients take turns.
         deadline: of time.monotonic(); then the request fails. Making its prompts counts.
     """
 
     model: str
-    count: int
+    sequences: int
     client: Client
     deadline: float
 
@@ -124,7 +124,7 @@ class Inbox:
     def release(self, places: Places) -> None:
         """Give back places that were reserved and not used."""
         with self._changed:
-            self._give_back(places.model, places.client.address, places.count)
+            self._give_back(places.model, places.client.address, places.sequences)
 
     def _give_back(self, model: str, address: str, count: int) -> None:
         held = self._held[model]
