@@ -41,7 +41,7 @@ _SHORTEST_ROW = 64
 _ITERATIONS = {"cuda": 200, "cpu": 0}
 _FORMATS = {"gptq": "auto_gptq", "awq": "auto_awq"}
 _SEED = 0
-_LIMITS = ProofLimits(top1=0.80, kl_mean=0.20, kl_p99=2.0, perplexity=0.40, kept=(0.0, 2.0))
+_LIMITS = ProofLimits(top1=0.65, kl_mean=0.40, kl_p99=4.0, perplexity=0.50, kept=(0.6, 1.4))
 
 
 class QuantizedFormat:
