@@ -18,6 +18,7 @@ from prefine.generation.writer import Generated, NewToken, Request
 from prefine.serving.fair_queue import Client
 from prefine.serving.inbox import Inbox, Places
 from prefine.serving.models import ServedModel
+from prefine.serving.parts import in_parts
 from prefine.serving.prompter import Prompter
 from prefine.serving.schema import SamplingBody
 from prefine.serving.text_stream import TextStream
@@ -26,6 +27,8 @@ from prefine.web.errors import ApiError
 
 _LEAST_TOP_P = 1e-6
 _SEED_BITS = 62
+# One of them is about a hundred bytes of JSON.
+_MOST_LOGPROBS = 2**19
 
 
 @dataclass(frozen=True)
@@ -108,20 +111,26 @@ class Choice:
             return None
         return "length" if self.generated.finish == "length" else "stop"
 
-    def take(self, event: NewToken | Generated) -> Piece:
-        """A piece of the answer: what a token adds, or all that is missing at the end."""
-        before = len(self.tokens)
-        if isinstance(event, NewToken):
-            self.tokens.append(event)
-            text = self.stream.push(event.token)
-        else:
-            self.generated = event
-            tops = event.top_logprobs or ((),) * len(event.tokens)
-            missing = [NewToken(*each) for each in zip(event.tokens, event.logprobs, tops, strict=True)][before:]
-            self.tokens += missing
-            text = "".join(self.stream.push(new.token) for new in missing) + self.stream.finish()
+    def take(self, new: NewToken) -> Piece:
+        """The piece of the answer that a token adds."""
+        self.tokens.append(new)
+        text = self.stream.push(new.token)
         self.text += text
-        return Piece(self, text, self.tokens[before:])
+        return Piece(self, text, (new,))
+
+    async def end(self, generated: Generated) -> Piece:
+        """The piece of the answer that is missing at its end: all of it, where no stream was asked for."""
+        before = len(self.tokens)
+        tops = generated.top_logprobs or ((),) * len(generated.tokens)
+        missing = [NewToken(*each) for each in zip(generated.tokens, generated.logprobs, tops, strict=True)][before:]
+        texts = []
+        async for some in in_parts(missing):
+            texts += [self.stream.push(new.token) for new in some]
+        text = "".join(texts) + self.stream.finish()
+        self.generated = generated
+        self.tokens += missing
+        self.text += text
+        return Piece(self, text, missing)
 
 
 @dataclass(frozen=True)
@@ -172,9 +181,12 @@ class Answers:
             index, event = await self._events.get()
             if isinstance(event, ApiError):
                 raise event
+            choice = self.choices[index]
             if isinstance(event, Generated):
                 self._require_form(index)
-            piece = self.choices[index].take(event)
+                piece = await choice.end(event)
+            else:
+                piece = choice.take(event)
             going -= piece.last
             if piece.last and self.on_end is not None:
                 await self.on_end(piece.choice)
@@ -274,4 +286,26 @@ def requests_of(
                     constraint=None if form is None else form.copy(),
                 )
             )
+    require_few_logprobs(requests)
     return requests
+
+
+def require_few_logprobs(requests: Sequence[Request]) -> None:
+    """Refuse to give more log-probabilities than fit a response.
+
+    Raises:
+        ApiError: there would be more.
+    """
+    count = sum(
+        (request.sampling.max_new_tokens + len(request.prompt) * request.prompt_logprobs) * (1 + request.top_logprobs)
+        for request in requests
+        if request.top_logprobs or request.prompt_logprobs
+    )
+    if count > _MOST_LOGPROBS:
+        raise ApiError(
+            400,
+            f"logprobs: there would be up to {count:,} log-probabilities in the answers, and at most "
+            f"{_MOST_LOGPROBS:,} are given; ask for fewer tokens, choices or likeliest tokens",
+            param="logprobs",
+            code="invalid_value",
+        )

@@ -19,7 +19,12 @@ HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies ar
 
 def frame(value: Any, event: str | None = None) -> str:
     """One event."""
-    return f"{'' if event is None else f'event: {event}' + chr(10)}data: {json_text(value)}\n\n"
+    return framed(json_text(value), event)
+
+
+def framed(text: str, event: str | None = None) -> str:
+    """One event, of JSON text."""
+    return f"{'' if event is None else f'event: {event}' + chr(10)}data: {text}\n\n"
 
 
 class ClientGoneError(Exception):

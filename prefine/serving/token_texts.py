@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from prefine.generation.writer import NewToken
+from prefine.serving.parts import in_parts
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # OpenAI's lowest: JSON has no minus infinity.
@@ -31,6 +32,22 @@ class TextPlace:
         self.characters += len(self._decoder.decode(raw))
 
 
+class TokenText(NamedTuple):
+    """One token: its text, its bytes, and these as numbers, for JSON."""
+
+    text: str
+    raw: bytes
+    numbers: list[int]
+
+
+class TextToken(NamedTuple):
+    """A token of a text: its id, its log-probability if it has one, and the bytes that it adds to the text."""
+
+    token: int
+    new: NewToken | None
+    added: bytes
+
+
 class TokenTexts:
     """What each token stands for.
 
@@ -43,23 +60,28 @@ class TokenTexts:
         self._added: dict[int, str] = {
             number: token.content for number, token in tokenizer.added_tokens_decoder.items()
         }
+        # Those that a decoder leaves out of a text.
+        self._control = frozenset(
+            {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+            | set(tokenizer.all_special_ids)
+        )
         self._from_letter = _letters_to_bytes() if _is_byte_level(tokenizer) else None
-        self._known: dict[int, bytes] = {}
+        self._known: dict[int, TokenText] = {}
 
     def bytes_of(self, token: int) -> bytes:
         """The bytes that a token adds to a text; of a control token its name's."""
-        found = self._known.get(token)
-        if found is None:
-            found = self._known[token] = self._bytes(token)
-        return found
+        return self._of(token).raw
 
     def text_of(self, token: int) -> str:
         """A token's text; of one that is a part of a character, its bytes written out: `bytes:\\xe2`."""
-        raw = self.bytes_of(token)
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+        return self._of(token).text
+
+    def _of(self, token: int) -> TokenText:
+        found = self._known.get(token)
+        if found is None:
+            raw = self._bytes(token)
+            found = self._known[token] = TokenText(_text(raw), raw, list(raw))
+        return found
 
     def joined(self, tokens: Iterable[int]) -> str:
         """The text of several tokens, control tokens included."""
@@ -81,25 +103,62 @@ class TokenTexts:
         top = [self._entry(token, logprob) for token, logprob in new.top]
         return {**self._entry(new.token, new.logprob), "top_logprobs": top}
 
-    def text_logprobs(self, tokens: Iterable[NewToken | None], ids: Iterable[int], place: TextPlace) -> dict[str, Any]:
+    def sent_tokens(
+        self, sent: str | Sequence[int], ids: Sequence[int], tokens: Sequence[NewToken | None]
+    ) -> list[TextToken]:
+        """An echoed prompt's.
+
+        A tokenizer adds to a text what is not in it: control tokens, and the space before a first word that
+        SentencePiece's have. Where ids were sent, all of them are the text.
+
+        Args:
+            sent: the prompt as it came.
+            ids: the prompt's.
+            tokens: its log-probabilities; None for one that nothing predicts, the first.
+        """
+        if not isinstance(sent, str):
+            return [TextToken(*each, self.bytes_of(each[0])) for each in zip(ids, tokens, strict=True)]
+        raw, at, found = sent.encode(), 0, []
+        for token, new in zip(ids, tokens, strict=True):
+            added = self.bytes_of(token)
+            if not raw.startswith(added, at):
+                if token in self._control:
+                    added = b""
+                elif added.startswith(b" ") and raw.startswith(added[1:], at):
+                    added = added[1:]
+            at += len(added)
+            found.append(TextToken(token, new, added))
+        return found
+
+    def said_tokens(self, tokens: Iterable[NewToken], ends: Collection[int]) -> list[TextToken]:
+        """An answer's; control tokens and those that end it are not in its text."""
+        return [
+            TextToken(
+                new.token, new, b"" if new.token in self._control or new.token in ends else self.bytes_of(new.token)
+            )
+            for new in tokens
+        ]
+
+    async def text_logprobs(self, tokens: Sequence[TextToken], place: TextPlace) -> dict[str, Any]:
         """Tokens as text completions give them, in four lists of one length.
 
         Args:
-            tokens: None for one that nothing predicts, the first of a prompt.
-            ids: theirs.
+            tokens: of a text, in order.
             place: of the first one in the text; it goes on to the end of the last one.
         """
         texts, logprobs, tops, offsets = [], [], [], []
-        for new, token in zip(tokens, ids, strict=True):
-            texts.append(self.text_of(token))
-            logprobs.append(None if new is None else _finite(new.logprob))
-            tops.append(None if new is None else self._top(new))
-            offsets.append(place.characters)
-            place.pass_over(self.bytes_of(token))
+        async for some in in_parts(tokens):
+            for token, new, added in some:
+                texts.append(self.text_of(token))
+                logprobs.append(None if new is None else _finite(new.logprob))
+                tops.append(None if new is None else self._top(new))
+                offsets.append(place.characters)
+                place.pass_over(added)
         return {"tokens": texts, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        return {"token": self.text_of(token), "logprob": _finite(logprob), "bytes": list(self.bytes_of(token))}
+        found = self._of(token)
+        return {"token": found.text, "logprob": _finite(logprob), "bytes": found.numbers}
 
     def _top(self, new: NewToken) -> dict[str, float]:
         """The likeliest tokens and the one that came. Of tokens with one text, the likelier one counts."""
@@ -107,6 +166,13 @@ class TokenTexts:
         for token, logprob in (*new.top, (new.token, new.logprob)):
             found.setdefault(self.text_of(token), _finite(logprob))
         return found
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def _finite(logprob: float) -> float:

@@ -14,6 +14,7 @@ from prefine.generation.writer import NewToken
 from prefine.serving.answering import Answers, Ask, Choice, Piece, sampling_of
 from prefine.serving.conversations import Conversation
 from prefine.serving.forms import constraint_of
+from prefine.serving.parts import in_parts
 from prefine.serving.routes.replies import client_of, reply
 from prefine.serving.schema import ChatBody
 from prefine.serving.service import Service
@@ -95,41 +96,43 @@ class ChatShape:
 
     async def whole(self) -> dict[str, Any]:
         """The response."""
-        choices = [self._choice(choice) for choice in await self._answers.whole()]
+        choices = [await self._choice(choice) for choice in await self._answers.whole()]
         return {**self._about, "object": "chat.completion", "choices": choices, "usage": self._answers.usage()}
 
     async def frames(self) -> AsyncIterator[str]:
         """The chunks: each choice's role, its text, its end; then usage, where asked for."""
         for choice in self._answers.choices:
-            yield self._chunk([self._delta(choice, {"role": "assistant", "content": ""})])
+            yield self._chunk([await self._delta(choice, {"role": "assistant", "content": ""})])
         async for piece in self._answers.pieces():
             if piece.text or (piece.tokens and self._texts is not None):
-                yield self._chunk([self._delta(piece.choice, {"content": piece.text}, piece)])
+                yield self._chunk([await self._delta(piece.choice, {"content": piece.text}, piece)])
             if piece.last:
-                yield self._chunk([self._delta(piece.choice, {}, finish=piece.choice.finish_reason)])
+                yield self._chunk([await self._delta(piece.choice, {}, finish=piece.choice.finish_reason)])
         if self._body.stream_options.include_usage:
             yield self._chunk([], usage=self._answers.usage())
         yield DONE
 
-    def _choice(self, choice: Choice) -> dict[str, Any]:
+    async def _choice(self, choice: Choice) -> dict[str, Any]:
         return {
             "index": choice.index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": self._logprobs(choice, choice.tokens),
+            "logprobs": await self._logprobs(choice, choice.tokens),
             "finish_reason": choice.finish_reason,
         }
 
-    def _delta(
+    async def _delta(
         self, choice: Choice, delta: dict[str, Any], piece: Piece | None = None, finish: str | None = None
     ) -> dict[str, Any]:
-        logprobs = None if piece is None else self._logprobs(choice, piece.tokens)
+        logprobs = None if piece is None else await self._logprobs(choice, piece.tokens)
         return {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
-    def _logprobs(self, choice: Choice, tokens: Sequence[NewToken]) -> dict[str, Any] | None:
+    async def _logprobs(self, choice: Choice, tokens: Sequence[NewToken]) -> dict[str, Any] | None:
         """Of all tokens but the one that ends the turn, as in OpenAI's API."""
         if self._texts is None:
             return None
-        said = [self._texts.chat_logprob(new) for new in tokens if new.token not in choice.ends]
+        said: list[dict[str, Any]] = []
+        async for some in in_parts(tokens):
+            said += [self._texts.chat_logprob(new) for new in some if new.token not in choice.ends]
         return {"content": said, "refusal": None}
 
     def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> str:

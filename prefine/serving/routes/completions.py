@@ -11,11 +11,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from prefine.serving.answering import Answers, Ask, Choice, Piece, sampling_of
+from prefine.serving.parts import json_text_in_parts
 from prefine.serving.prompter import Prompter
 from prefine.serving.routes.replies import client_of, reply
 from prefine.serving.schema import CompletionBody
 from prefine.serving.service import Service
-from prefine.serving.sse import DONE, frame, while_connected
+from prefine.serving.sse import DONE, frame, framed, while_connected
 from prefine.serving.token_texts import TextPlace, TokenTexts
 from prefine.web.errors import ApiError
 from prefine.web.json_body import JsonRoute
@@ -91,7 +92,7 @@ class CompletionShape:
 
     async def whole(self) -> dict[str, Any]:
         """The response."""
-        choices = [self._choice(choice) for choice in await self._answers.whole()]
+        choices = [await self._choice(choice) for choice in await self._answers.whole()]
         return {**self._about, "choices": choices, "usage": self._answers.usage()}
 
     async def frames(self) -> AsyncIterator[str]:
@@ -103,20 +104,22 @@ class CompletionShape:
         in_one = body.echo and body.logprobs is not None
         async for piece in self._answers.pieces():
             if in_one and piece.last:
-                yield self._chunk([self._choice(piece.choice)])
+                whole = self._chunk([await self._choice(piece.choice)])
+                yield framed(await json_text_in_parts(whole))
             elif not in_one and (piece.last or piece.text or (piece.tokens and body.logprobs is not None)):
-                yield self._chunk([self._part(piece)])
+                yield frame(self._chunk([await self._part(piece)]))
         if body.stream_options.include_usage:
-            yield self._chunk([], self._answers.usage())
+            yield frame(self._chunk([], self._answers.usage()))
         yield DONE
 
-    def _choice(self, choice: Choice) -> dict[str, Any]:
+    async def _choice(self, choice: Choice) -> dict[str, Any]:
         logprobs = None
         if self._body.logprobs is not None:
-            echoed = self._body.echo and choice.generated is not None
-            before = choice.generated.prompt_logprobs if echoed and choice.generated is not None else ()
-            ids = [*(choice.prompt if echoed else ()), *(new.token for new in choice.tokens)]
-            logprobs = self._texts.text_logprobs([*before, *choice.tokens], ids, TextPlace())
+            tokens = self._texts.said_tokens(choice.tokens, choice.ends)
+            if self._body.echo and choice.generated is not None:
+                before = choice.generated.prompt_logprobs
+                tokens = self._texts.sent_tokens(self._sent(choice), choice.prompt, before) + tokens
+            logprobs = await self._texts.text_logprobs(tokens, TextPlace())
         return {
             "index": choice.index,
             "text": self._echo(choice) + choice.text,
@@ -124,12 +127,12 @@ class CompletionShape:
             "finish_reason": choice.finish_reason,
         }
 
-    def _part(self, piece: Piece) -> dict[str, Any]:
+    async def _part(self, piece: Piece) -> dict[str, Any]:
         choice, logprobs = piece.choice, None
         echo = "" if choice.index in self._places else self._echo(choice)
         place = self._places.setdefault(choice.index, TextPlace(len(echo)))
         if self._body.logprobs is not None:
-            logprobs = self._texts.text_logprobs(piece.tokens, [new.token for new in piece.tokens], place)
+            logprobs = await self._texts.text_logprobs(self._texts.said_tokens(piece.tokens, choice.ends), place)
         return {
             "index": choice.index,
             "text": echo + piece.text,
@@ -141,11 +144,14 @@ class CompletionShape:
         """The prompt as it was sent, or its tokens' text."""
         if not self._body.echo:
             return ""
-        sent = self._body.prompt[choice.index // self._body.n]
+        sent = self._sent(choice)
         return sent if isinstance(sent, str) else self._texts.joined(sent)
 
-    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> str:
+    def _sent(self, choice: Choice) -> str | list[int]:
+        return self._body.prompt[choice.index // self._body.n]
+
+    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> dict[str, Any]:
         chunk = {**self._about, "choices": choices}
         if self._body.stream_options.include_usage:
             chunk["usage"] = usage
-        return frame(chunk)
+        return chunk

@@ -11,8 +11,9 @@ from starlette.responses import Response
 
 from prefine.serving.answering import Answers
 from prefine.serving.fair_queue import Client
+from prefine.serving.parts import json_text_in_parts
 from prefine.serving.sse import ClientGoneError, EventStream, frame, while_connected
-from prefine.web.errors import ApiError, internal_error, json_response, place_of
+from prefine.web.errors import JSON_TYPE, ApiError, internal_error, place_of
 
 log = logging.getLogger("prefine")
 
@@ -38,11 +39,15 @@ async def reply(
     if frames is not None:
         return EventStream(_with_error(frames(), error_frame), answers.cancel)
     try:
-        return json_response(await while_connected(whole(), request.receive))
+        return Response(await while_connected(_written(whole()), request.receive), media_type=JSON_TYPE)
     except ClientGoneError:
         return Response(status_code=499)
     finally:
         answers.cancel()
+
+
+async def _written(whole: Awaitable[dict[str, Any]]) -> str:
+    return await json_text_in_parts(await whole)
 
 
 async def _with_error(frames: AsyncIterator[str], error_frame: Callable[[ApiError], str]) -> AsyncIterator[str]:
