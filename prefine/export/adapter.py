@@ -54,6 +54,10 @@ class AdapterFormat:
         save_ends(loaded.packed.causal, folder)
         base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
         describe_result(folder, options.final, base, None, Story())
+        return self.artefacts(source, folder, options)
+
+    def artefacts(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """See Format."""
         computed = source.reference_dtype if source.quantization != "none" else stored_dtype(source)
         loading = {"dtype": computed, "quantization": None if source.quantization == "none" else source.quantization}
         limits = limits_of(computed, options.dtype or "float32", *source.roundings)

@@ -42,6 +42,9 @@ class Exporter(Protocol):
     def make(self, form: Format, folder: Path, options: ExportOptions, progress: Progress) -> list[Proven]:
         """Fill an empty folder, load what is in it elsewhere, and compare."""
 
+    def artefacts(self, form: Format, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """What `make` made in a folder, with the limits of this release."""
+
     def again(self, folder: Path, artefacts: Sequence[Artefact], progress: Progress) -> list[Proven]:
         """Compare artefacts that were made before."""
 

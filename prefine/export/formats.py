@@ -128,6 +128,12 @@ class Format(Protocol):
         Tokenizer, template and generation settings belong to it. export.json and README.md are not its concern.
         """
 
+    def artefacts(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """What `write` returned for a folder that it filled before, with the limits of this release.
+
+        Verifying trusts nothing else: the loader, its options and the limits in export.json may have been changed.
+        """
+
 
 # Format -> the class that writes it. Imported when it is asked for, so that optional parts may be missing.
 FORMATS = {

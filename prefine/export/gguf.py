@@ -100,7 +100,13 @@ class GgufFormat:
         _convert(tools, merged, work, name, files)
         (folder / _MODELFILE).write_text(_modelfile(merged, files, template, turns), "utf-8")
         shutil.rmtree(work)
-        return [artefact for kind, path in files.items() for artefact in _artefacts(kind, path, tools)]
+        return self.artefacts(source, folder, options)
+
+    def artefacts(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """See Format."""
+        types, programs = require_types(options.types), find_llama_cpp().programs
+        files = [(kind, path) for kind in types for path in sorted(folder.glob(f"*-{kind}.gguf"))]
+        return [artefact for kind, path in files for artefact in _artefacts(kind, path, SERVER in programs)]
 
 
 def file_name(name: str) -> str:
@@ -189,11 +195,11 @@ def _stored(merged: Path) -> str:
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
-def _artefacts(kind: str, path: Path, tools: _Tools) -> list[Artefact]:
-    """How a file is proved: by transformers' reader, and by llama.cpp itself where that is found."""
+def _artefacts(kind: str, path: Path, served: bool) -> list[Artefact]:
+    """How a file is proved: by transformers' reader, and by llama.cpp itself where it is found."""
     limits = GGUF_TYPES[kind].limits
     found = [Artefact(f"gguf {kind}", ".", "transformers", limits, {"gguf_file": path.name, "dtype": "float32"})]
-    if SERVER in tools.llama_cpp.programs:
+    if served:
         # llama.cpp keeps keys and values in float16, whatever the weights' type.
         in_llama_cpp = _F16_LIMITS if kind == "f32" else limits
         found.append(Artefact(f"gguf {kind} in llama.cpp", path.name, "llama.cpp", in_llama_cpp))

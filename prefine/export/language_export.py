@@ -44,6 +44,10 @@ class LanguageExport:
         self._source.release()
         return [self._proven(each, folder, reference, template, progress) for each in artefacts]
 
+    def artefacts(self, form: Format, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """See Exporter."""
+        return form.artefacts(self._source, folder, options)
+
     def again(self, folder: Path, artefacts: Sequence[Artefact], progress: Progress) -> list[Proven]:
         """See Exporter."""
         reference = self._reference(progress)

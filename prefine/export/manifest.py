@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from prefine import __version__
 from prefine.errors import CheckpointError
 from prefine.export.exporter import Proven
-from prefine.export.formats import Artefact, ProofLimits
+from prefine.export.formats import Artefact
 from prefine.export.source import ExportSource
 from prefine.json_reading import JsonError, read_json_object
 from prefine.models.loading.identity import identity_of, tokenizer_hash
@@ -70,15 +72,22 @@ def contents(lineage: Mapping[str, JSON], asked: Mapping[str, JSON], proven: Seq
         asked: format, types and dtype.
         proven: the artefacts.
     """
-    failed = any(each.failures for each in proven)
+    found = verdict(proven)
     return {
         "export_version": VERSION,
         **asked,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "prefine": __version__,
-        "proven": not failed,
-        "forced": failed,
+        "forced": not found["proven"],
         "lineage": lineage,
+        **found,
+    }
+
+
+def verdict(proven: Sequence[Proven]) -> dict[str, Any]:
+    """The part of export.json that a proof decides: the artefacts, their figures, and whether all are proven."""
+    return {
+        "proven": not any(each.failures for each in proven),
         "artefacts": [asdict(each.artefact) for each in proven],
         "proof": [dict(each.proof) for each in proven],
         "failures": [list(each.failures) for each in proven],
@@ -90,12 +99,42 @@ def figures_of(proof: Mapping[str, Any]) -> dict[str, JSON]:
     return {key: value for key, value in proof.items() if key != "samples"}
 
 
+class _ListedFile(BaseModel):
+    sha256: str
+    bytes: int
+
+
+class _ListedArtefact(BaseModel):
+    name: str
+
+
+class _Lineage(BaseModel):
+    model: str
+    base_sha256: str | None
+    adapter_sha256: str | None
+    tokenizer_sha256: str | None
+
+
+class ExportFile(BaseModel):
+    """What export.json must have to be verified; other keys are for people."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: str
+    types: list[str]
+    dtype: str | None
+    forced: bool
+    lineage: _Lineage
+    artefacts: list[_ListedArtefact] = Field(min_length=1)
+    files: dict[str, _ListedFile] = Field(min_length=1)
+
+
 def write_manifest(folder: Path, values: Mapping[str, JSON]) -> None:
     """Write export.json with the checksums of all other files in the folder, README.md excepted."""
     files: dict[str, JSON] = {
         file.relative_to(folder).as_posix(): {"sha256": sha256_of_file(file), "bytes": file.stat().st_size}
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name not in (NAME, _README)
+        if file.is_file() and file.relative_to(folder).as_posix() not in (NAME, _README)
     }
     (folder / NAME).write_bytes(json_bytes({**values, "files": files}, indent=2))
 
@@ -115,10 +154,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder / NAME} cannot be read ({reason})", "Name a folder that prefine export wrote."
         ) from None
-    if values.get("export_version") != VERSION or not isinstance(values.get("files"), dict):
+    if values.get("export_version") != VERSION:
         raise CheckpointError(f"{folder / NAME} is of another release, or damaged", "Export the run again.")
-    flaws = list(_flaws(folder, values["files"]))
-    if flaws:
+    try:
+        ExportFile.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{folder / NAME} is of another release, or damaged ({where}: {first['msg']})", "Export the run again."
+        ) from None
+    if flaws := [*_flaws(folder, values["files"]), *_unlisted(folder, values["files"])]:
         raise CheckpointError(
             f"{folder} is not what was exported: {', '.join(flaws)}", "Copy it again, or export the run again."
         )
@@ -137,9 +183,28 @@ def _flaws(folder: Path, files: Mapping[str, Any]) -> list[str]:
     return flaws
 
 
-def artefacts_of(values: Mapping[str, Any]) -> list[Artefact]:
-    """The artefacts that export.json lists, with the limits they were exported under."""
+def _unlisted(folder: Path, files: Mapping[str, Any]) -> list[str]:
+    """Files that loaders may find and no checksum covers. Hidden ones are a hub's, and no loader reads them."""
+    found = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if not file.is_dir())
     return [
-        Artefact(**each | {"limits": ProofLimits(**each["limits"] | {"kept": tuple(each["limits"]["kept"])})})
-        for each in values["artefacts"]
+        f"{name.as_posix()} is not of the export"
+        for name in found
+        if name.as_posix() not in files and not name.parts[0].startswith(".") and str(name) not in (NAME, _README)
     ]
+
+
+def asked_for(values: Mapping[str, Any]) -> str:
+    """The `--to` of a folder's export."""
+    types = ",".join(values["types"])
+    return f"{values['format']}:{types}" if types else str(values["format"])
+
+
+def require_same(folder: Path, values: Mapping[str, Any], artefacts: Sequence[Artefact]) -> None:
+    """Raise CheckpointError where export.json lists an artefact that is not among those that can be proven here."""
+    here = {each.name for each in artefacts}
+    if not here or (missing := [name for each in values["artefacts"] if (name := each["name"]) not in here]):
+        what = missing[0] if here else "an artefact"
+        raise CheckpointError(
+            f"{folder / NAME} lists {what!r:.80}, which --to {asked_for(values)} does not write here",
+            "Install llama.cpp if the name says so; otherwise export the run again.",
+        )

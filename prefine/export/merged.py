@@ -26,8 +26,12 @@ class MergedFormat:
 
     def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
         """See Format."""
+        source.save_merged(folder, merged_dtype(source, options))
+        return self.artefacts(source, folder, options)
+
+    def artefacts(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """See Format."""
         dtype = merged_dtype(source, options)
-        source.save_merged(folder, dtype)
         return [Artefact(f"{self.name} {dtype}", ".", "transformers", limits_of(dtype, *source.roundings))]
 
 

@@ -24,7 +24,7 @@ from prefine.export.child import run_quietly
 from prefine.export.formats import Artefact, ExportOptions, ProofLimits
 from prefine.export.gguf_convert import auto_round_installed
 from prefine.export.merged import require_room_for_merged
-from prefine.export.reload import ForeignModel, TransformersModel
+from prefine.export.reload import SAFELY, ForeignModel, TransformersModel
 from prefine.export.source import ExportSource
 from prefine.json_reading import read_json_object
 from prefine.models.loading.device import choose_device
@@ -114,6 +114,10 @@ class QuantizedFormat:
             if not path.name.startswith(("model", "config.json")):
                 shutil.copyfile(path, folder / path.name)
         shutil.rmtree(work)
+        return self.artefacts(source, folder, options)
+
+    def artefacts(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """See Format."""
         return [Artefact(f"{self.name} {_BITS} bits", ".", "auto-round", _LIMITS)]
 
 
@@ -185,8 +189,8 @@ def load_auto_round(path: Path, options: Mapping[str, Any]) -> ForeignModel:
 
     began = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(
-        path, quantization_config=AutoRoundConfig(), device_map={"": "cpu"}, dtype=torch.float32, **options
+        path, quantization_config=AutoRoundConfig(), device_map={"": "cpu"}, dtype=torch.float32, **SAFELY
     )
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     libraries = ["torch", "transformers", "auto-round"]
     return TransformersModel(model.eval(), tokenizer, libraries, time.perf_counter() - began)

@@ -22,6 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from prefine.models.loading.weights import ADAPTER_WEIGHTS
+
 Turns = list[dict[str, Any]]
 
 
@@ -139,6 +141,9 @@ class ForeignModel(Protocol):
         """The likeliest tokens after a sequence, up to an end of turn, which is included."""
 
 
+# Of every from_pretrained of an export's files: they may come from anybody, and neither Python code nor pickles count.
+SAFELY: Mapping[str, bool] = {"trust_remote_code": False, "use_safetensors": True}
+
 # Name -> a function (path, options) -> ForeignModel, imported when it is asked for.
 LOADERS = {
     "transformers": "prefine.export.reload:load_transformers",
@@ -199,12 +204,18 @@ class TransformersModel:
 
 
 def load_transformers(path: Path, options: Mapping[str, Any]) -> ForeignModel:
-    """A whole model: AutoModelForCausalLM and AutoTokenizer. `options` go to both (`gguf_file`, say)."""
+    """A whole model: AutoModelForCausalLM and AutoTokenizer.
+
+    Args:
+        path: its folder.
+        options: `gguf_file` where that is read, and `dtype` to compute in.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    wanted = {key: options[key] for key in ("gguf_file", "dtype") if key in options}
     began = time.perf_counter()
-    model = AutoModelForCausalLM.from_pretrained(path, **options)
-    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    model = AutoModelForCausalLM.from_pretrained(path, **wanted, **SAFELY)
+    tokenizer = AutoTokenizer.from_pretrained(path, gguf_file=options.get("gguf_file"), trust_remote_code=False)
     return TransformersModel(model, tokenizer, ["torch", "transformers"], time.perf_counter() - began)
 
 
@@ -221,8 +232,8 @@ def load_classifier(path: Path, options: Mapping[str, Any]) -> ForeignModel:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     began = time.perf_counter()
-    model = AutoModelForSequenceClassification.from_pretrained(path, **options)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForSequenceClassification.from_pretrained(path, **SAFELY)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     return _Classifier(model.eval(), tokenizer, ["torch", "transformers"], time.perf_counter() - began)
 
 
@@ -238,11 +249,13 @@ def load_peft(path: Path, options: Mapping[str, Any]) -> ForeignModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     dtype = getattr(torch, options["dtype"])
-    settings: dict[str, Any] = {"revision": options.get("revision"), "dtype": dtype}
+    settings: dict[str, Any] = {"revision": options.get("revision"), "dtype": dtype, **SAFELY}
     libraries = ["torch", "transformers", "peft"]
     if options.get("quantization"):
         settings |= {"quantization_config": _quantization(options["quantization"], dtype), "device_map": {"": "cpu"}}
         libraries.append("bitsandbytes")
+    if not (path / ADAPTER_WEIGHTS).is_file():  # peft would look for a pickle
+        raise FileNotFoundError(f"there is no {ADAPTER_WEIGHTS}")
     began = time.perf_counter()
     base = AutoModelForCausalLM.from_pretrained(options["base"], **settings)
     for module in base.modules():
@@ -253,7 +266,7 @@ def load_peft(path: Path, options: Mapping[str, Any]) -> ForeignModel:
     # The base's file has the base's ends; what training used lies beside the adapter.
     model.generation_config = GenerationConfig.from_pretrained(path)
     model.get_base_model().generation_config = model.generation_config
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     return TransformersModel(model.eval(), tokenizer, libraries, time.perf_counter() - began)
 
 

@@ -59,8 +59,13 @@ class RewardExport:
         progress("writing merged", 0, 1)
         probes = write_merged_reward(self._source.name, folder, options.final, dtype)
         progress("writing merged", 1, 1)
-        artefact = Artefact(f"merged {dtype}", ".", "classifier", ROUNDING_LIMITS[dtype])
-        return [self._proven(artefact, folder, probes, progress)]
+        return [self._proven(each, folder, probes, progress) for each in self.artefacts(form, folder, options)]
+
+    def artefacts(self, form: Format, folder: Path, options: ExportOptions) -> list[Artefact]:
+        """See Exporter."""
+        dtype = _asked_dtype(options)
+        require_known_dtype(dtype)
+        return [Artefact(f"{form.name} {dtype}", ".", "classifier", ROUNDING_LIMITS[dtype])]
 
     def again(self, folder: Path, artefacts: Sequence[Artefact], progress: Progress) -> list[Proven]:
         """See Exporter."""

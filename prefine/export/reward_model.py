@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prefine.data.tokens.trees import TokenTree
 from prefine.errors import CheckpointError, ModelError, about
 from prefine.export.merging import dense
+from prefine.export.reload import SAFELY
 from prefine.models.forward.packed import standard_attention
 from prefine.models.loading.card import Base, Story, code, describe_result
 from prefine.models.loading.heads import SCORE, ensure_distinct_pad_token
@@ -194,8 +195,8 @@ def scores_by_transformers(folder: Path, trees: list[TokenTree]) -> Tensor:
     """Scores (answers,) by transformers' own loading, padding and pooling, as any user of the folder gets them."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **SAFELY).eval()
     rows = [[*tree.prompt, *answer] for tree in trees for answer in tree.answers]
     if tokenizer.pad_token_id is None:  # nothing can be padding: one by one, see ensure_distinct_pad_token
         return torch.cat([model(input_ids=torch.tensor([row])).logits[:, 0] for row in rows]).float()

@@ -120,11 +120,19 @@ def verify_export(folder: Path, run: str | None = None, progress: Progress = _si
         ModelError: the run is another one now.
     """
     values = manifests.read_manifest(folder)
+    try:
+        form, types = format_named(manifests.asked_for(values))
+        asked = dtype_named(values["dtype"])
+    except RecipeError as error:
+        raise CheckpointError(f"{folder / manifests.NAME} is damaged: {error.problem}", "Export again.") from None
     source = _source_of(folder, values, run)
     exporter = _exporter(source)
-    proven = exporter.again(folder, manifests.artefacts_of(values), progress)
+    artefacts = exporter.artefacts(form, folder, ExportOptions(types, asked, folder))
+    manifests.require_same(folder, values, artefacts)
+    proven = exporter.again(folder, artefacts, progress)
     failures = [f"{each.artefact.name}: {text}" for each in proven for text in each.failures]
-    values |= {"proof": [each.proof for each in proven], "failures": [list(each.failures) for each in proven]}
+    values |= manifests.verdict(proven)
+    values["forced"] = values["forced"] and bool(failures)
     return Exported(folder, values, exporter.table(values["proof"]), failures)
 
 

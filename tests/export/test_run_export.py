@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from prefine.cli.app import main
 from prefine.errors import CheckpointError, ModelError, PrefineError, RecipeError
 from prefine.export import merging
 from prefine.export.formats import ExportOptions
+from prefine.export.manifest import write_manifest
 from prefine.export.merged import MergedFormat
 from prefine.export.run_export import Exported, export_run, verify_export
 from prefine.export.source import ExportSource
@@ -28,7 +30,7 @@ from prefine.models.forward.packed import standard_attention
 from prefine.named_model import load
 from prefine.records import Message
 from prefine.run import Run
-from tests.export.here import PROBES
+from tests.export.here import PROBES, reload_here
 from tests.training import tiny
 
 WEIGHTS = "model.safetensors"
@@ -308,15 +310,30 @@ def test_force_keeps_it_marked(dpo_copy: Path, damaged: Callable[[Callable[[Path
     assert (values["proven"], values["forced"]) == (False, True)
     assert "Kept with `--force`" in (exported.folder / "README.md").read_text()
     assert json.loads((dpo_copy / "manifest.json").read_text())["exports"][0]["proven"] is False
-    assert verify_export(exported.folder).failures == exported.failures
+    edit(exported, lambda values: values.update(proven=True, failures=[]))
+    verified = verify_export(exported.folder)
+    assert verified.failures == exported.failures
+    assert (verified.values["proven"], verified.values["forced"]) == (False, True)
 
 
 # --- Verify ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def exported_once(dpo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An export beside its run. Read only."""
+    top = tmp_path_factory.mktemp("exported") / "copy"
+    shutil.copytree(dpo_run.parent, top)
+    with pytest.MonkeyPatch.context() as patched:
+        reload_here(patched)
+        return export_run(str(top / "run"), "merged", out=top / "out")
+
+
 @pytest.fixture
-def exported(dpo_copy: Path, in_this_process: None) -> Exported:
-    return export_run(str(dpo_copy), "merged", out=dpo_copy.parent / "out")
+def exported(exported_once: Exported, in_this_process: None, tmp_path: Path) -> Exported:
+    """The same to change."""
+    shutil.copytree(exported_once.folder.parent, tmp_path / "copy")
+    return replace(exported_once, folder=tmp_path / "copy" / "out")
 
 
 def test_verify_repeats_the_proof(exported: Exported) -> None:
@@ -338,16 +355,16 @@ def test_verify_finds_changed_and_missing_files(exported: Exported) -> None:
 
 
 def test_verify_wants_the_run_that_was_exported(
-    exported: Exported, dpo_copy: Path, trained: Callable[..., Path], tmp_path: Path
+    exported: Exported, trained: Callable[..., Path], tmp_path: Path
 ) -> None:
     other = trained("sft")
     with pytest.raises(ModelError, match=r"is not what .* was exported from"):
         verify_export(exported.folder, str(other))
     moved = tmp_path / "elsewhere"
-    shutil.move(dpo_copy.parent / "out", moved)
+    shutil.move(exported.folder, moved)
     with pytest.raises(CheckpointError, match=r"files of .* are as they were exported.* Or name the run with --run"):
         verify_export(moved)
-    assert verify_export(moved, str(dpo_copy)).failures == []
+    assert verify_export(moved, str(tmp_path / "copy" / "run")).failures == []
 
 
 def test_verify_of_something_else(tmp_path: Path) -> None:
@@ -358,6 +375,62 @@ def test_verify_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text("{}")
     with pytest.raises(CheckpointError, match="is of another release, or damaged"):
         verify_export(tmp_path)
+
+
+def edit(exported: Exported, change: Callable[[dict[str, Any]], object]) -> None:
+    path = exported.folder / "export.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_verify_runs_nothing_that_export_json_says(exported: Exported, tmp_path: Path) -> None:
+    """An export may come from anybody: its loader, options, path and limits are those of this release."""
+    ran = tmp_path / "ran"
+    hostile = f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+    (exported.folder / "hostile.py").write_text(hostile + "from transformers import LlamaForCausalLM as Hostile\n")
+    config = json.loads((exported.folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "hostile.Hostile", "AutoConfig": "hostile.Hostile"}
+    (exported.folder / "config.json").write_text(json.dumps(config))
+    write_manifest(exported.folder, {k: v for k, v in exported.values.items() if k != "files"})
+
+    def change(values: dict[str, Any]) -> None:
+        values["artefacts"][0] |= {"path": "../elsewhere", "loader": "peft", "options": {"trust_remote_code": True}}
+        values["artefacts"][0]["limits"] |= {"kl_mean": 1e9, "kept": [-9, 9]}
+
+    edit(exported, change)
+    verified = verify_export(exported.folder)
+    assert not ran.exists()
+    (artefact,) = verified.values["artefacts"]
+    assert (artefact["path"], artefact["loader"], artefact["options"]) == (".", "transformers", {})
+    assert artefact["limits"] == exported.values["artefacts"][0]["limits"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda values: values.update(artefacts=[]), r"damaged \(artefacts"),
+        (lambda values: values.update(files={}), r"damaged \(files"),
+        (lambda values: values.update(files={"config.json": 3}), r"damaged \(files.config.json"),
+        (lambda values: values.pop("lineage"), r"damaged \(lineage"),
+        (lambda values: values.update(format="zip"), "there is no format 'zip'"),
+        (lambda values: values["artefacts"][0].update(name="merged int2"), "lists 'merged int2', which --to merged"),
+        (lambda values: values["files"].pop("config.json"), "config.json is not of the export"),
+    ],
+)
+def test_verify_of_an_altered_export_json(
+    exported: Exported, change: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    edit(exported, change)
+    with pytest.raises(CheckpointError, match=problem):
+        verify_export(exported.folder)
+
+
+def test_verify_flags_files_that_are_not_listed(exported: Exported) -> None:
+    (exported.folder / ".gitattributes").touch()  # which hubs add
+    (exported.folder / "model-00001-of-00001.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"exported: model-00001-of-00001.safetensors is not of the export\."):
+        verify_export(exported.folder)
 
 
 # --- Refusals --------------------------------------------------------------------------------------------------------
