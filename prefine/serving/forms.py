@@ -30,7 +30,8 @@ def constraint_of(form: Mapping[str, Any], model: ServedModel) -> Callable[[Prom
     if kind == "json_object":
         return lambda prompter: _constraint(model, prompter, None)
     if kind != "json_schema":
-        raise _refused(f"type: is {str(kind)[:40]!r}, and there are text, json_object and json_schema", "type")
+        found = repr(kind[:40]) if isinstance(kind, str) else "not a text"
+        raise _refused(f"type: is {found}, and there are text, json_object and json_schema", "type")
     described = form.get("json_schema")
     schema = described.get("schema") if isinstance(described, dict) else None
     if not isinstance(schema, dict | bool):

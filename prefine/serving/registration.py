@@ -43,9 +43,9 @@ class Registration:
             model: that answers.
             prompt: the conversation; None for a text completion.
         """
-        said = {} if prompt is None else said_of(prompt)
 
-        async def on_end(choice: Choice) -> None:
+        def register(choice: Choice) -> None:
+            said = {} if prompt is None else said_of(prompt)
             answered = AnsweredRequest(
                 id=identifier,
                 choice=choice.index,
@@ -59,8 +59,11 @@ class Registration:
                 answer=choice.text,
                 tools=said.get("tools", ()),
             )
+            self._store.register(answered)
+
+        async def on_end(choice: Choice) -> None:
             try:
-                await asyncio.to_thread(self._store.register, answered)
+                await asyncio.to_thread(register, choice)
             except PrefineError as error:
                 log.warning("feedback on %s cannot be taken: %s", identifier, error)
 

@@ -58,9 +58,10 @@ def _messages(body: ResponsesBody) -> list[dict[str, Any]]:
     for place, item in enumerate(body.input):
         kind = item.get("type", "message")
         if kind != "message":
+            found = repr(kind[:40]) if isinstance(kind, str) else "not a text"
             raise ApiError(
                 400,
-                f"input[{place}].type: is {str(kind)[:40]!r}, and this server reads messages only",
+                f"input[{place}].type: is {found}, and this server reads messages only",
                 param=f"input[{place}].type",
                 code="unsupported_parameter",
             )
