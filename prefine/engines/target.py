@@ -92,7 +92,7 @@ def transformers_target(names: Sequence[str]) -> Target:
     adapters = tuple(_adapter(each) for each in adapted)
     first = adapted[0]
     base = str(local_folder(first.base) or first.base)
-    return Target(client_name(first.base_name), base, adapters, _trained_in(first), first.adapter)
+    return Target(client_name(first.base_name), base, adapters, first.compute_dtype, first.adapter)
 
 
 def gguf_target(names: Sequence[str]) -> Target:
@@ -153,29 +153,13 @@ def _adapter(location: Location) -> Adapter:
         raise ModelError(f"{location.name} is a {config.get('peft_type')} adapter, and vLLM serves LoRA alone", merged)
     if more := [what for key, what in _NOT_PLAIN_LORA.items() if config.get(key)]:
         raise ModelError(f"{location.name} has {more[0]}, which vLLM does not serve", merged)
-    if (bits := _of_run(folder, "recipe", "model", "quantization")) not in (None, "none"):
+    if location.quantization != "none":
         raise ModelError(
-            f"{location.name} was trained on {bits} weights, and vLLM would put its adapter on others", merged
+            f"{location.name} was trained on {location.quantization} weights, and vLLM would put its adapter on others",
+            merged,
         )
     ranks = [config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]
     return Adapter(client_name(location.name), folder.resolve(), max(int(rank) for rank in ranks))
-
-
-def _trained_in(location: Location) -> str | None:
-    """The compute type of the run that an adapter lies in; None outside a run."""
-    found = None if location.adapter is None else _of_run(location.adapter, "model", "compute_dtype")
-    return found if found in ("float32", "bfloat16") else None
-
-
-def _of_run(folder: Path, *keys: str) -> str | None:
-    """A text of the manifest of the run that a model folder lies in; None where there is none."""
-    try:
-        value: Any = read_json_object(folder.parent / "manifest.json")
-        for key in keys:
-            value = value[key]
-    except (OSError, JsonError, KeyError, TypeError):
-        return None
-    return value if isinstance(value, str) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from prefine.export.formats import Artefact, ExportOptions, limits_of
 from prefine.export.merging import peft_warnings_off
 from prefine.export.room import require_disk, require_memory
 from prefine.export.source import ExportSource
-from prefine.models.loading.card import Base, Story, describe_result
+from prefine.models.loading.card import Story, describe_result
 from prefine.models.loading.quiet import known_noise_off
 from prefine.models.loading.stops import save_ends
 
@@ -52,8 +52,7 @@ class AdapterFormat:
             model.save_pretrained(folder, selected_adapters=["default"])
         loaded.tokenizer.save_pretrained(folder)
         save_ends(loaded.packed.causal, folder)
-        base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
-        describe_result(folder, options.final, base, None, Story())
+        describe_result(folder, options.final, loaded.as_base(), None, Story())
         return self.artefacts(source, folder, options)
 
     def artefacts(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:

@@ -45,7 +45,9 @@ def write_card(
         library=form.library,
     )
     base, heads = portable_name(source.location, final), 1 if source.scores else None
-    card = Card(base, str(values["lineage"]["base_sha256"]), form.name == "adapter", heads, story)
+    adapter = form.name == "adapter"
+    quantised = (source.quantization, source.reference_dtype) if adapter and source.quantization != "none" else None
+    card = Card(base, str(values["lineage"]["base_sha256"]), adapter, heads, story, quantised)
     (folder / "README.md").write_text(card.text(), encoding="utf-8", newline="\n")
 
 

@@ -15,7 +15,7 @@ from prefine.errors import CheckpointError, ModelError, about
 from prefine.export.merging import dense
 from prefine.export.reload import SAFELY
 from prefine.models.forward.packed import standard_attention
-from prefine.models.loading.card import Base, Story, code, describe_result
+from prefine.models.loading.card import Story, code, describe_result
 from prefine.models.loading.heads import SCORE, ensure_distinct_pad_token
 from prefine.models.loading.location import portable_path
 from prefine.models.loading.quiet import known_noise_off
@@ -128,8 +128,7 @@ def write_merged_reward(name: str, written: Path, folder: Path, dtype: str) -> P
         reward.tokenizer.save_pretrained(written)
     (written / SCALE_FILE).write_bytes(json_bytes(scale.model_copy(update=changes).as_json(), indent=2))
     loaded = reward.loaded
-    base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
-    describe_result(written, folder, base, 1, _story(portable_path(name, folder), heads, dtype))
+    describe_result(written, folder, loaded.as_base(), 1, _story(portable_path(name, folder), heads, dtype))
     return probes
 
 

@@ -65,7 +65,7 @@ class ExportSource:
         self.manifest = manifest
         recipe_model = manifest.get("recipe", {}).get("model", {})
         self.revision: str | None = recipe_model.get("revision")
-        self.quantization: str = recipe_model.get("quantization", "none")
+        self.quantization: str = location.quantization
         self.scores = _is_reward_model(location)
         self._merged = False
 
@@ -112,7 +112,7 @@ class ExportSource:
         """
         if self.quantization == "none":
             return "float32"
-        return str(self.manifest.get("model", {}).get("compute_dtype", "float32"))
+        return self.location.compute_dtype or "float32"
 
     @property
     def roundings(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def test_what_vllm_would_serve_wrongly_is_refused(tmp_path: Path, settings: dict
     run = adapter_run(tmp_path / "run", model_folder(tmp_path / "base"), **settings)
     with pytest.raises(ModelError, match=reason):
         transformers_target([str(run)])
+
+
+def test_an_adapter_of_quantised_weights_is_refused_outside_its_run_too(tmp_path: Path) -> None:
+    run = adapter_run(tmp_path / "run", model_folder(tmp_path / "base"))
+    (run / "manifest.json").unlink()
+    (run / "model" / "prefine.json").write_text(json.dumps({"quantization": "none", "compute_dtype": "float32"}))
+    assert transformers_target([str(run / "model")]).dtype == "float32"
+    (run / "model" / "prefine.json").write_text(json.dumps({"quantization": "int8", "compute_dtype": "float32"}))
+    with pytest.raises(ModelError, match="was trained on int8 weights"):
+        transformers_target([str(run / "model")])
 
 
 def test_a_reward_model_that_is_whole_is_refused(tmp_path: Path) -> None:

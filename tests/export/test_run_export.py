@@ -200,6 +200,9 @@ def test_a_run_on_a_quantised_base(trained: Callable[..., Path], tmp_path: Path,
     adapter = export_run(str(run), "adapter", out=tmp_path / "adapter")
     assert adapter.failures == []
     assert adapter.values["artefacts"][0]["options"]["quantization"] == quantization
+    alone = ExportSource.open(str(adapter.folder))  # a folder, whose run is no longer known
+    assert (alone.run, alone.quantization, alone.reference_dtype) == (None, quantization, "float32")
+    assert "quantization_config=quantised" in (adapter.folder / "README.md").read_text()
 
 
 @in_this_process

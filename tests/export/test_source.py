@@ -116,3 +116,15 @@ def test_a_model_is_merged_once(base: Path, tmp_path: Path) -> None:
     source.save_merged(tmp_path, "float32")
     with pytest.raises(RuntimeError, match="merged before"):
         source.save_merged(tmp_path, "float32")
+
+
+def test_the_quantisation_of_training_is_known_outside_the_run(dpo_copy: Path) -> None:
+    """Else a merge would put the adapter on weights that it was not trained on, and prove it against the same."""
+    change(dpo_copy / "model" / "prefine.json", lambda values: values.update(quantization="nf4"))
+    alone = dpo_copy.parent / "elsewhere" / "alone"
+    alone.parent.mkdir()
+    shutil.move(dpo_copy / "model", alone)
+    source = ExportSource.open(str(alone))
+    assert (source.quantization, source.reference_dtype) == ("nf4", "float32")
+    change(alone / "prefine.json", lambda values: values.update(quantization="int2"))
+    refused(ModelError, alone, "quantised as 'int2', which is not known", "newer prefine")

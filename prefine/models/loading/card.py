@@ -41,11 +41,20 @@ class Story:
 
 @dataclass(frozen=True)
 class Base:
-    """The model that training began with: where it is, and hashes of its weights and its config."""
+    """The model that training began with.
+
+    Attributes:
+        location: where it is.
+        sha256, config_sha256: hashes of its weights and its config.
+        quantization: of its weights in training: none, nf4 or int8.
+        compute_dtype: that training computed in, as torch calls it.
+    """
 
     location: Location
     sha256: str
     config_sha256: str
+    quantization: str
+    compute_dtype: str
 
 
 def describe_result(written: Path, folder: Path, base: Base, heads: int | None, story: Story) -> None:
@@ -66,11 +75,14 @@ def describe_result(written: Path, folder: Path, base: Base, heads: int | None, 
             "base": portable_path(base.location.base_name, folder),
             "base_sha256": base.sha256,
             "base_config_sha256": base.config_sha256,
+            "quantization": base.quantization,
+            "compute_dtype": base.compute_dtype,
         }
         (written / ORIGIN).write_bytes(json_bytes(origin, indent=2))
         config = read_object(written / ADAPTER_CONFIG) | {"base_model_name_or_path": name}
         (written / ADAPTER_CONFIG).write_bytes(json_bytes(config, indent=2))
-    card = Card(name, base.sha256, adapter, heads, story)
+    quantised = (base.quantization, base.compute_dtype) if adapter and base.quantization != "none" else None
+    card = Card(name, base.sha256, adapter, heads, story, quantised)
     (written / "README.md").write_text(card.text(), encoding="utf-8")  # in the place of peft's empty one
 
 
@@ -84,6 +96,7 @@ class Card:
         adapter: whether the files are an adapter on the base, or all weights.
         heads: score heads of a reward model; None for a language model.
         story: how it was made; its tags come besides prefine's own.
+        quantised: of an adapter whose base was quantised in training: how (nf4 or int8), and the compute type.
     """
 
     base: str
@@ -91,6 +104,7 @@ class Card:
     adapter: bool
     heads: int | None
     story: Story = Story()
+    quantised: tuple[str, str] | None = None
 
     def text(self) -> str:
         """The whole file."""
@@ -158,13 +172,18 @@ class Card:
                 "",
                 "```python",
                 "from peft import PeftModel",
-                f"from transformers import {auto}, AutoTokenizer",
+                f"from transformers import {auto}, AutoTokenizer{', BitsAndBytesConfig' if self.quantised else ''}",
             )
+            if self.quantised is not None:
+                yield "import torch"
             base = json.dumps(self.base)
             if self.base.startswith(PREFIX):
                 yield "from prefine.models.loading.embedded import embedded_folder"
                 base = f"embedded_folder({base})"
             yield ""
+            if self.quantised is not None:
+                yield from _quantised_loading(*self.quantised)
+                labels += f', dtype=torch.{self.quantised[1]}, quantization_config=quantised, device_map="auto"'
             yield f"base = {auto}.from_pretrained({base}{labels})"
             yield 'model = PeftModel.from_pretrained(base, ".")'
         yield 'tokenizer = AutoTokenizer.from_pretrained(".")'
@@ -172,6 +191,18 @@ class Card:
         if self.heads is not None:
             yield from ("", "A score is a logit at an answer's last token; `reward.json` holds the bias to subtract.")
         yield from self.story.loading
+
+
+def _quantised_loading(kind: str, dtype: str) -> Iterable[str]:
+    """Python that makes `quantised`, the settings that the base was quantised with in training."""
+    yield "# The adapter was trained on a quantised base, and is wrong on whole weights."
+    if kind == "int8":
+        yield "quantised = BitsAndBytesConfig(load_in_8bit=True)"
+        return
+    yield "quantised = BitsAndBytesConfig("
+    yield '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,'
+    yield f"    bnb_4bit_compute_dtype=torch.{dtype},"
+    yield ")"
 
 
 def hub_name(base: str) -> str | None:

@@ -51,6 +51,7 @@ class LoadedModel:
         fallback: why it takes the padded path; None where it is packed.
         identity: hashes of the files that decide its numbers.
         faster: modules with fused forwards, by kind.
+        quantization: of the base's weights as they are loaded: none, nf4 or int8.
     """
 
     packed: PackedModel
@@ -60,6 +61,7 @@ class LoadedModel:
     fallback: str | None
     identity: Identity
     faster: dict[str, int] = field(default_factory=dict)
+    quantization: str = "none"
 
     @property
     def base_sha256(self) -> str:
@@ -74,6 +76,16 @@ class LoadedModel:
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters with gradient by name, in the model's order."""
         return {name: p for name, p in self.packed.model.named_parameters() if p.requires_grad}
+
+    def as_base(self) -> Base:
+        """What files of an adapter that was trained on it say of it."""
+        return Base(
+            location=self.location,
+            sha256=self.base_sha256,
+            config_sha256=self.identity.config,
+            quantization=self.quantization,
+            compute_dtype=str(self.packed.compute_dtype).removeprefix("torch."),
+        )
 
     def _forward(self) -> str:
         path = "packed" if self.fallback is None else f"padded: {self.fallback}"
@@ -172,7 +184,9 @@ def load_model(
         _checkpoint_layers(model, location)
     packed = PackedModel(model, dtype, None if heads is None else ScoreHead())
     fallback = _choose_path(packed, section)
-    return LoadedModel(packed, template, location, reason, fallback, identity, fused.install(model))
+    return LoadedModel(
+        packed, template, location, reason, fallback, identity, fused.install(model), section.quantization
+    )
 
 
 def _require_own_base(location: Location, identity: Identity) -> None:
@@ -391,8 +405,7 @@ def save_model(
         if hasattr(model, "peft_config"):
             save_ends(loaded.packed.causal, temporary)
         heads = loaded.packed.causal.score.out_features if isinstance(loaded.packed.head, ScoreHead) else None
-        base = Base(loaded.location, loaded.base_sha256, loaded.identity.config)
-        describe_result(temporary, folder, base, heads, story)
+        describe_result(temporary, folder, loaded.as_base(), heads, story)
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from prefine.runs.atomic import sha256_of_file
 
 # What prefine adds beside the ecosystem's files: which base an adapter belongs to.
 ORIGIN = "prefine.json"
+QUANTIZATIONS = ("none", "nf4", "int8")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Location:
         tokenizer: folder or hub id of the tokenizer.
         base_sha256: of the base's weights as the adapter's training saw them; "" or None if unknown.
         base_config_sha256: of the base's config, likewise.
+        quantization: how the adapter's training quantised the base: none, nf4 or int8; "none" where nothing says.
+        compute_dtype: that the adapter's training computed in; None where nothing says.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Location:
     tokenizer: str
     base_sha256: str | None = None
     base_config_sha256: str | None = None
+    quantization: str = "none"
+    compute_dtype: str | None = None
 
 
 def locate_model(name: str) -> Location:
@@ -138,7 +143,29 @@ def _adapter_location(name: str, path: Path) -> Location:
         ) from None
     tokenizer = str(path) if (path / "tokenizer_config.json").is_file() else located.tokenizer
     hashes = (origin.get("base_sha256"), origin.get("base_config_sha256"))
-    return Location(name, located.base, base_name, path, tokenizer, *hashes)
+    return Location(name, located.base, base_name, path, tokenizer, *hashes, *_trained_as(path, origin))
+
+
+def _trained_as(path: Path, origin: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The quantisation and the compute type of an adapter's training: as its run notes them, else its own files.
+
+    Raises:
+        ModelError: a quantisation that this release does not know.
+    """
+    manifest = _manifest_beside(path)
+    recipe, model = manifest.get("recipe"), manifest.get("model")
+    section = recipe.get("model") if isinstance(recipe, dict) else None
+    noted = section.get("quantization") if isinstance(section, dict) else None
+    quantization = noted or origin.get("quantization") or "none"
+    computed = (model.get("compute_dtype") if isinstance(model, dict) else None) or origin.get("compute_dtype")
+    if quantization not in QUANTIZATIONS:
+        raise ModelError(
+            f"the adapter {str(path)!r} was trained on a base that was quantised as {quantization!r:.40}, which is not "
+            "known",
+            "Use a newer prefine, or fetch the adapter again.",
+            field="model.name",
+        )
+    return quantization, computed if computed in ("float32", "bfloat16") else None
 
 
 def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
@@ -180,11 +207,16 @@ def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
 
 def _noted_by_run(path: Path) -> str:
     """What the run that an adapter lies in calls its base, maybe an absolute path; "" outside a run."""
-    try:
-        model = read_json_object(path.parent / "manifest.json").get("model")
-    except (OSError, JsonError):
-        return ""
+    model = _manifest_beside(path).get("model")
     return str(model.get("base") or "") if isinstance(model, dict) else ""
+
+
+def _manifest_beside(path: Path) -> dict[str, Any]:
+    """The manifest of the run whose result a folder is; empty outside a run."""
+    try:
+        return read_json_object(path.parent / "manifest.json")
+    except (OSError, JsonError):
+        return {}
 
 
 def portable_name(location: Location, folder: Path) -> str:
