@@ -132,8 +132,7 @@ def serve(
             loaded = load_models(models, section)
         store = None if no_feedback else stack.enter_context(FeedbackStore(feedback, settings))
         greeting = [*_greeting(address_of(sock), loaded, api_key), *_about_feedback(store)]
-        service = Service(loaded, limits, store)
-        app = create_app(service, policy, [feedback_router(store), page_router()])
+        app = create_app(service := Service(loaded, limits, store), policy, [feedback_router(store), page_router()])
         run_server(app, service, sock, lambda: echo("\n".join(greeting), err=True))
 
 
