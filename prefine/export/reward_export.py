@@ -95,25 +95,33 @@ class RewardExport:
 
     def _proven(self, artefact: Artefact, folder: Path, probes: ProbeScores, progress: Progress) -> Proven:
         what, answers = f"comparing {artefact.name}", len(probes.scores)
-        inputs = [
-            ProbeInput([{"role": turn.role, "content": turn.content} for turn in turns], [*tree.prompt, *answer], 1)
+        asked = [
+            (tree.prompt, turns, answer)
             for tree, turns in zip(probes.trees, probes.turns, strict=True)
             for answer in tree.answers
+        ]
+        inputs = [
+            ProbeInput([{"role": turn.role, "content": turn.content} for turn in turns], [*prompt, *answer], 1)
+            for prompt, turns, answer in asked
         ]
         progress(what, 0, answers)
         spec = ReloadSpec(artefact.loader, str(folder / artefact.path), {}, inputs, [], 1)
         found = self._reload(spec, lambda done: progress(what, done, answers))
         one_by_one = probes.apart(torch.cat([each[0] for each in found.logits]))
         padded = probes.apart(scores_by_transformers(folder / artefact.path, probes.trees))
-        apart = max(one_by_one, padded) if one_by_one == one_by_one else one_by_one  # NaN stays
+        apart = float(torch.tensor([one_by_one, padded]).max())  # NaN if one of them is
         limit = probes.tolerance(artefact.name.split()[-1])
         failures = []
+        equal = sum(ids == list(prompt) for ids, (prompt, _, _) in zip(found.rendered, asked, strict=True))
+        if equal < answers:
+            failures.append(f"{answers - equal} of {answers} prompts have other token ids: its template is another")
         if not apart <= limit:
             failures.append(f"scores are {apart:.2g} standard deviations from the run's, over {limit:g}")
         proof: dict[str, JSON] = {
             "artefact": artefact.name,
             "loader": ", ".join(f"{name} {version}" for name, version in found.libraries.items()),
             "answers": answers,
+            "prompts_equal": equal,
             "scores_apart": apart,
             "limit": limit,
             "load_s": found.load_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -20,10 +21,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from prefine.cli.app import main
 from prefine.errors import CheckpointError, ModelError, PrefineError, RecipeError
-from prefine.export import merging
+from prefine.export import merging, reward_export
 from prefine.export.formats import ExportOptions
 from prefine.export.manifest import write_manifest
 from prefine.export.merged import MergedFormat
+from prefine.export.reload import Reloaded, ReloadSpec, reload
+from prefine.export.reward_export import RewardExport
 from prefine.export.run_export import Exported, export_run, verify_export
 from prefine.export.source import ExportSource
 from prefine.models.forward.packed import standard_attention
@@ -172,7 +175,9 @@ def test_an_adapter_export(dpo_copy: Path) -> None:
 
 
 @in_this_process
-def test_a_reward_run_becomes_a_classifier(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_reward_run_becomes_a_classifier(
+    trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = trained("reward")
     folder = tmp_path / "merged"
     exported = export_run(str(run), "merged", out=folder)
@@ -182,6 +187,20 @@ def test_a_reward_run_becomes_a_classifier(trained: Callable[..., Path], tmp_pat
     assert exported.values["proof"][0]["scores_apart"] < 1e-3
     assert verify_export(folder).failures == []
     refused(ModelError, "is a reward model", "--to merged", run, to="adapter", out=tmp_path / "no")
+
+    # Prompts as others render them count as much as the scores of given tokens, and a batch as much as one by one.
+    def other(spec: ReloadSpec, progress: Callable[[int], None]) -> Reloaded:
+        found = reload(spec, progress)
+        return replace(found, rendered=[ids[1:] for ids in found.rendered])
+
+    monkeypatch.setattr(reward_export, "scores_by_transformers", lambda folder, trees: torch.tensor([math.nan] * 5))
+    exporter = RewardExport(ExportSource.open(str(run)), other)
+    artefacts = exporter.artefacts(MergedFormat(), folder, ExportOptions((), None, folder))
+    (proven,) = exporter.again(folder, artefacts, lambda what, done, total: None)
+    assert [text.split(":")[0] for text in proven.failures] == [
+        "5 of 5 prompts have other token ids",
+        "scores are nan standard deviations from the run's, over 0.001",
+    ]
 
 
 @in_this_process
