@@ -119,7 +119,9 @@ def serve(
     from prefine.serving.service import Service
     from prefine.web.policy import access_policy
 
-    limits = Limits(slots, max_queue, max_tokens, request_timeout, shutdown_timeout, prefix_tokens, prefill_tokens)
+    limits = Limits(
+        slots, max_queue, max_tokens, request_timeout, shutdown_timeout, prefix_tokens, prefill_tokens, context
+    )
     most_bytes = round(max_body_mib * 1024**2)
     policy = access_policy(host, api_key or None, other_names=allow_host or (), max_body_bytes=most_bytes)
     settings = FeedbackSettings(store_prompts, retention_days, redact, tuple(redact_pattern or ()))

@@ -14,13 +14,13 @@ EngineArguments = Annotated[
     list[str] | None,
     typer.Option(metavar="ARGUMENT", help="A further argument for the engine (--engine-arg=--flag=value); repeat it."),
 ]
-Context = Annotated[int | None, typer.Option(min=16, help="With --engine: the longest sequence, in tokens.")]
+Context = Annotated[int | None, typer.Option(min=16, help="The longest sequence, prompt and answer, in tokens.")]
 StartTimeout = Annotated[
     float | None, typer.Option(min=1, max=86_400, help="With --engine: seconds that loading may take [default: 900].")
 ]
 
-_OF_ENGINES = ("engine_arg", "context", "start_timeout")
-_TAKEN = {"ctx", "models", "host", "port", "api_key", "slots", "engine", *_OF_ENGINES}
+_OF_ENGINES = ("engine_arg", "start_timeout")
+_TAKEN = {"ctx", "models", "host", "port", "api_key", "slots", "context", "engine", *_OF_ENGINES}
 _START_TIMEOUT_S = 900.0
 
 

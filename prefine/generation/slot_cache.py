@@ -89,8 +89,8 @@ class SlotCache:
             for layer, (keys, values) in self._layers.items()
         }
 
-    def grow(self, slots: int, capacity: int) -> None:
-        """Make room for more or longer sequences; what is in it stays."""
+    def resize(self, slots: int, capacity: int) -> None:
+        """Make room for other numbers of sequences and tokens; what is in it and fits stays."""
         more, longer = slots - self.slots, capacity - self.capacity
         for layer in list(self._layers):
             keys, values = self._layers.pop(layer)  # one layer at a time: the others are not held twice

@@ -46,9 +46,20 @@ class SlotForward:
         if not cache.slots:
             self.cache = SlotCache(slots, _whole_steps(longest))
         elif cache.capacity < longest:
-            cache.grow(max(slots, cache.slots), _whole_steps(max(longest, cache.capacity * 9 // 8)))
+            cache.resize(max(slots, cache.slots), _whole_steps(max(longest, cache.capacity * 9 // 8)))
         elif cache.slots < slots:
-            cache.grow(slots, cache.capacity)
+            cache.resize(slots, cache.capacity)
+
+    def room(self, longest: int, sequences: int) -> int:
+        """Tokens that all slots together hold, at most, while so many sequences grow to so many tokens."""
+        slots = max(self.cache.slots, min(_rounded_up(sequences), self._slots))
+        return slots * max(self.cache.capacity, _whole_steps(longest * 9 // 8))
+
+    def trim(self, longest: int, sequences: int) -> None:
+        """Give room back where the sequences in the first slots need half of it or less."""
+        cache, slots, capacity = self.cache, min(_rounded_up(sequences), self._slots), _whole_steps(longest)
+        if 2 * slots * capacity <= cache.slots * cache.capacity:
+            cache.resize(min(slots, cache.slots), min(capacity, cache.capacity))
 
     def prompts(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> tuple[Tensor, list[list[int]]]:
         """Compute prompts as one tree: what all of them begin with (a system turn, say) once, then the rest of each.

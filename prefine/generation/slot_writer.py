@@ -90,6 +90,15 @@ class SlotWriter(Writer):
         """Memory of keys and values."""
         return self._forward.cache.bytes + self._prefixes.bytes
 
+    def room(self, longest: int, sequences: int) -> int:
+        """See Writer."""
+        return self._forward.room(longest, sequences)
+
+    def trim(self) -> None:
+        """See Writer."""
+        if self._active:
+            self._forward.trim(max(writing.length for writing in self._active), len(self._active))
+
     def _write_on(self) -> None:
         """One token more for every sequence in a slot, after new ones have taken free slots."""
         with evaluating(self.model), self.model.autocast():

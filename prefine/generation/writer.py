@@ -245,6 +245,13 @@ class Writer(ABC):
         """Whether something is queued, being written, or has ended and not been returned yet."""
         return bool(self._queue or self._active or self._done)
 
+    def room(self, longest: int, sequences: int) -> int:
+        """Tokens whose keys and values are held, at most, while so many sequences grow to so many tokens."""
+        return longest * sequences
+
+    def trim(self) -> None:  # noqa: B027 - most have nothing to give back
+        """Give memory back that the sequences being written do not need; worth its time where much is too much."""
+
     def clear(self) -> None:
         """Forget all requests."""
         self._queue.clear()

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from prefine.generation.answers import context_of
 from prefine.generation.json_constraint import JsonConstraint
 from prefine.generation.sampling import Sampling
 from prefine.generation.writer import Generated, NewToken, Request
@@ -233,14 +232,13 @@ class Answers:
         }
 
 
-def checked_length(model: ServedModel, prompt: Sequence[int], asked: int | None, most: int) -> int:
+def checked_length(context: int, prompt: Sequence[int], asked: int | None, most: int) -> int:
     """How many tokens an answer may have.
 
     Raises:
-        ApiError: 400 with context_length_exceeded where prompt and answer do not fit the model's context; 400 where
+        ApiError: 400 with context_length_exceeded where prompt and answer do not fit the context; 400 where
             more is asked for than the server allows.
     """
-    context = context_of(model.loaded.packed)
     room = context - len(prompt)
     if asked is not None and asked > most:
         raise ApiError(
@@ -254,7 +252,7 @@ def checked_length(model: ServedModel, prompt: Sequence[int], asked: int | None,
         answer = "" if asked is None else f" and {asked} for the answer"
         raise ApiError(
             400,
-            f"the model's context is {context} tokens, and {len(prompt)} were sent{answer}; shorten the prompt"
+            f"the context is {context} tokens, and {len(prompt)} were sent{answer}; shorten the prompt"
             + ("" if asked is None else ", or ask for fewer tokens"),
             param="messages",
             code="context_length_exceeded",
@@ -274,7 +272,7 @@ def requests_of(
     form = None if ask.constraint is None else ask.constraint(prompter)
     requests = []
     for prompt in prompts:
-        length = checked_length(model, prompt, ask.max_tokens, most)
+        length = checked_length(prompter.context, prompt, ask.max_tokens, most)
         for choice in range(ask.n):
             requests.append(
                 Request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -21,6 +22,7 @@ class Lane:
         timeout_s: for messages; tickets have their own deadlines.
         tell: takes a ticket's event to its listener.
         after_token: called after each token, also within a step that writes many.
+        room: tokens that the running sequences may grow to, all together; one alone always runs.
 
     Attributes:
         waiting: tickets without a slot.
@@ -34,12 +36,14 @@ class Lane:
         timeout_s: float,
         tell: Callable[[Ticket, Event], None],
         after_token: Callable[[], None],
+        room: float = math.inf,
     ) -> None:
         self._make_writer = make_writer
         self._writer = make_writer()
         self._timeout_s = timeout_s
         self._tell = tell
         self._after_token = after_token
+        self._room = room
         self.waiting: FairQueue[Ticket] = FairQueue()
         self.running: dict[int, Ticket] = {}
         self.failures = 0
@@ -90,7 +94,7 @@ class Lane:
             self._finish(ticket, error)
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self._writer.slots:
+        while self.waiting and len(self.running) < self._writer.slots and self._fits(self.waiting.next()):
             ticket = self.waiting.pop()
             try:
                 ticket.number = self._writer.add(replace(ticket.request, on_token=partial(self._token, ticket)))
@@ -99,6 +103,19 @@ class Lane:
                 continue
             ticket.begun = time.monotonic()
             self.running[ticket.number] = ticket
+
+    def _fits(self, ticket: Ticket) -> bool:
+        """Whether there is memory for one more sequence, however long the running ones become.
+
+        All slots have the room of the longest sequence. One that has to wait for room stays the next one, so that it
+        gets it.
+        """
+        if not self.running or self._room == math.inf:
+            return True
+        longest = max(each.most_tokens for each in (ticket, *self.running.values()))
+        if self._writer.room(longest, len(self.running) + 1) > self._room:
+            self._writer.trim()  # of a longer sequence that has ended, perhaps
+        return self._writer.room(longest, len(self.running) + 1) <= self._room
 
     def _token(self, ticket: Ticket, new: NewToken) -> None:
         if ticket.first_token is None:

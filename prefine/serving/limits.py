@@ -20,6 +20,7 @@ class Limits:
         shutdown_timeout_s: so long running requests may go on after the server was asked to stop.
         prefix_tokens: room for the keys of earlier prompts, in tokens of each model; 0 keeps none.
         prefill_tokens: prompt tokens computed in one step, at most, so that a long prompt does not stall others.
+        context: the longest sequence, prompt and answer, in tokens; None: the model's own, where the memory holds it.
     """
 
     slots: int = 32
@@ -29,3 +30,4 @@ class Limits:
     shutdown_timeout_s: float = 30.0
     prefix_tokens: int = 16_384
     prefill_tokens: int = 512
+    context: int | None = None

@@ -40,12 +40,13 @@ class Prompter:
 
     Attributes:
         tokenizer: the template's.
+        context: as given.
     """
 
     def __init__(self, template: ChatTemplate, name: str, context: int, most_waiting: int) -> None:
         self._template = template
         self.tokenizer = template.tokenizer
-        self._context = context
+        self.context = context
         self._longest = longest_token(template.tokenizer)
         self._most_waiting = most_waiting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"prefine-prompts-{name}")
@@ -125,13 +126,13 @@ class Prompter:
 
     def _require_short(self, param: str, text: str) -> None:
         """Refuse what cannot fit, before it is tokenized: that takes seconds for a text of megabytes."""
-        if self._longest is None or len(text) <= (most := self._context * self._longest):
+        if self._longest is None or len(text) <= (most := self.context * self._longest):
             return
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         if normalizer is None or len(normalizer.normalize_str(text)) > most:
             raise ApiError(
                 400,
-                f"{param}: has {len(text):,} characters, and the model's context of {self._context:,} tokens holds no "
+                f"{param}: has {len(text):,} characters, and the model's context of {self.context:,} tokens holds no "
                 f"more than {most:,}; shorten it",
                 param=param,
                 code="context_length_exceeded",

@@ -10,7 +10,6 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from prefine.feedback.store import FeedbackStore
-from prefine.generation.answers import context_of
 from prefine.generation.engine import writer_for
 from prefine.generation.writer import Request, Writer
 from prefine.models.forward.active_adapter import using_adapter
@@ -20,6 +19,7 @@ from prefine.models.shared_base import has_adapter
 from prefine.records import Prompt
 from prefine.serving.answering import Answers, Ask, Choice, requests_of
 from prefine.serving.limits import Limits
+from prefine.serving.memory import context_within, room_of
 from prefine.serving.metrics import ServerMetrics
 from prefine.serving.models import Models, ServedModel
 from prefine.serving.prompter import Prompter, own_tokenizer
@@ -66,13 +66,19 @@ class Service:
         languages = models.languages
         # Nothing changes weights while they are served: what is made of them once is shared by all writers.
         self._kept = next((packed_weights(each.loaded.packed.model) for each in languages.values()), None)
-        self.worker = Worker(
-            {name: self._writer_of(served) for name, served in languages.items()}, limits, AdapterSwitch(languages)
-        )
+        rooms = {
+            name: room_of(served.loaded.packed, len(languages), limits.prefix_tokens)
+            for name, served in languages.items()
+        }
+        writers = {name: self._writer_of(served) for name, served in languages.items()}
+        self.worker = Worker(writers, limits, AdapterSwitch(languages), rooms)
         self.metrics.watch(self.worker)
         self._prompters = {
             name: Prompter(
-                served.loaded.template, name, context_of(served.loaded.packed), limits.slots + limits.max_queue
+                served.loaded.template,
+                name,
+                context_within(served.loaded.packed, rooms[name], limits.context),
+                limits.slots + limits.max_queue,
             )
             for name, served in languages.items()
         }

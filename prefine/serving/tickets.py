@@ -46,6 +46,11 @@ class Ticket:
     cancelled: bool = False
     ended: bool = False
 
+    @property
+    def most_tokens(self) -> int:
+        """The longest that its sequence can become, prompt included."""
+        return len(self.request.prompt) + self.request.sampling.max_new_tokens
+
 
 def overloaded(waiting: int, retry_after_s: int) -> ApiError:
     """429: the queue is full."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from prefine.generation.writer import Writer
@@ -33,6 +35,7 @@ class Worker:
         writers: for each model's id, what makes its writer.
         limits: see Limits.
         select: called with a model's id before its steps, where that is not the one of the steps before.
+        rooms: for each model's id, how many tokens its running sequences may grow to; without one there is no limit.
 
     Attributes:
         inbox: where other threads ask for something.
@@ -46,6 +49,7 @@ class Worker:
         writers: Mapping[str, Callable[[], Writer]],
         limits: Limits,
         select: Callable[[str], None] = lambda model: None,
+        rooms: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.inbox = Inbox(writers, limits)
         self.dispatch: Callable[[Callable[[], None]], Any] = lambda call: call()
@@ -53,7 +57,7 @@ class Worker:
         self._select = select
         self._selected: str | None = None
         self._lanes = {
-            model: Lane(make, limits.request_timeout_s, self._tell, self._between_tokens)
+            model: Lane(make, limits.request_timeout_s, self._tell, self._between_tokens, rooms.get(model, math.inf))
             for model, make in writers.items()
         }
         self._events: list[tuple[Ticket, Event]] = []

@@ -40,10 +40,23 @@ def serve(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, list[S
 def test_it_says_where_it_is_and_how_to_ask_it(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--slots", "3", "--max-queue", "5", "--max-tokens", "77", "--dtype", "float32", "--no-feedback")
+    options = (
+        "--slots",
+        "3",
+        "--max-queue",
+        "5",
+        "--max-tokens",
+        "77",
+        "--context",
+        "60",
+        "--dtype",
+        "float32",
+        "--no-feedback",
+    )
     code, (service,) = serve(monkeypatch, "tiny", "--port", "0", "--device", "cpu", *options)
     assert code == 0
     assert (service.limits.slots, service.limits.max_queue, service.limits.max_tokens) == (3, 5, 77)
+    assert service.prompter(service.models.language(None)).context == 60
     assert str(service.models.language(None).loaded.packed.compute_dtype) == "torch.float32"
     shown = capsys.readouterr().err
     assert "Serving tiny at http://127.0.0.1:" in shown

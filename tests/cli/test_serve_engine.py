@@ -56,7 +56,7 @@ def test_what_is_left_out_is_the_engines_own_choice(monkeypatch: pytest.MonkeyPa
     [
         (("--engine", "vllm", "--prefix-tokens", "0"), "--prefix-tokens: it is a setting of prefine's own engine"),
         (("--engine", "vllm", "--max-body-mib", "4"), "--max-body-mib: it is a setting"),  # the default, but written
-        (("--context", "2048"), "--context: there is no --engine that it is for"),
+        (("--start-timeout", "60"), "--start-timeout: there is no --engine that it is for"),
         (("--engine-arg=--seed=1",), "--engine-arg: there is no --engine"),
         (("--engine", "ollama"), "--engine: 'ollama' is not an engine. Choose one of vllm, llama.cpp"),
         (("--engine", "vllm", "--host", "0.0.0.0"), "can be reached from other machines, and there is no API key"),

@@ -150,7 +150,7 @@ def test_a_copied_slot_and_a_grown_cache_go_on_as_before() -> None:
         fill(cache, layer, [part(inputs, 0, 8)], (2,), rule)
     cache.copy(2, 0)
     before = cache.bytes
-    cache.grow(5, 12)
+    cache.resize(5, 12)
     assert (cache.slots, cache.capacity, cache.bytes) == (5, 12, before * 12 // 8 * 5 // 3)
     for layer, inputs in zip(layers, sequences, strict=True):
         expected = whole(inputs, rule)

@@ -505,3 +505,24 @@ def test_positions_that_depend_on_the_length(architecture: str, kind: dict[str, 
     model = settled(architecture, rope_parameters=rope, **lengths)
     short, long = request(PROMPTS[0], temperature=0), request(PROMPTS[2], temperature=0)
     assert_same(write(model, [short, long])[0], write(model, [short])[0])
+
+
+def test_room_of_sequences_that_have_ended_can_be_given_back() -> None:
+    model = settled("llama", max_position_embeddings=512)
+    requests = [request(list(range(2, 90)) * 3, 2), *(request(prompt, 40) for prompt in PROMPTS[:3])]
+    expected = SlotWriter(model, Numbers(), 8).write(requests)
+    writer = SlotWriter(model, Numbers(), 8)
+    assert writer.room(100, 3) == 4 * 128  # rounded up: slots, and an eighth to grow by in steps of 32
+    done: dict[int, Generated] = {}
+    for each in requests:
+        writer.add(each)
+    while not done:
+        done |= dict(writer.step())
+    before = writer.bytes
+    writer.trim()
+    assert writer.bytes <= before // 4
+    assert writer.room(30, 3) == 4 * 32
+    while writer.busy:
+        done |= dict(writer.step())
+        writer.trim()
+    assert [done[n].tokens for n in range(4)] == [each.tokens for each in expected]

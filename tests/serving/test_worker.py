@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ class Steps:
         self.taken = 0
         self.error: Exception | None = None
         self.order: list[int] = []
+        self.stale = 0
         self._going: dict[int, tuple[Request, int]] = {}
         self._cancelled: set[int] = set()
         self._count = 0
@@ -48,6 +50,12 @@ class Steps:
 
     def clear(self) -> None:
         self._going, self._cancelled = {}, set()
+
+    def room(self, longest: int, sequences: int) -> int:
+        return max(longest, self.stale) * sequences
+
+    def trim(self) -> None:
+        self.stale = 0
 
     @property
     def busy(self) -> bool:
@@ -97,7 +105,7 @@ def ask(who: int, tokens: int = 3) -> Request:
 class Bench:
     """A worker with one writer a model."""
 
-    def __init__(self, models: int = 1, slots: int = 2, **limits: Any) -> None:
+    def __init__(self, models: int = 1, slots: int = 2, room: float = math.inf, **limits: Any) -> None:
         self.writers = [Steps(slots) for _ in range(models)]
         self.made: list[int] = []
         self.selected: list[str] = []
@@ -105,6 +113,7 @@ class Bench:
             {str(place): self._maker(place) for place in range(models)},
             Limits(slots=slots, **{"max_queue": 10, **limits}),
             self.selected.append,
+            {"0": room},
         )
         self.heard = Heard()
         self.worker.start()
@@ -433,3 +442,31 @@ def test_the_time_of_a_request_begins_before_its_prompts_are_made(bench: Callabl
     here.worker.inbox.submit(places, [ask(1)], here.heard, wants_tokens=True)
     here.writers[0].allowed.release()
     until(lambda: here.heard.errors() == [(1, 504, "request_timeout")])
+
+
+def test_a_sequence_waits_for_room_and_is_not_overtaken(bench: Callable[..., Bench]) -> None:
+    here = bench(slots=4, room=40)
+    here.submit(ask(1, tokens=9), ask(2, tokens=9))  # 10 tokens each with the prompt
+    here.submit(ask(3, tokens=19), ask(4, tokens=1))  # three of 20 are too many
+    until(lambda: here.writers[0].order == [1, 2])
+    here.steps(9)
+    until(lambda: here.writers[0].order == [1, 2, 3, 4])  # 1 and 2 have ended
+    here.run_out()
+    until(lambda: sorted(here.heard.ends()) == [1, 2, 3, 4])
+
+
+def test_room_that_a_longer_sequence_left_is_given_back(bench: Callable[..., Bench]) -> None:
+    here = bench(slots=4, room=40)
+    here.writers[0].stale = 1000
+    here.submit(ask(1, tokens=9), ask(2, tokens=9))
+    until(lambda: here.writers[0].order == [1, 2])
+    assert here.writers[0].stale == 0
+    here.run_out()
+
+
+def test_one_alone_runs_however_long_it_is(bench: Callable[..., Bench]) -> None:
+    here = bench(room=5)
+    here.submit(ask(1, tokens=9), ask(2, tokens=9))
+    until(lambda: here.writers[0].order == [1])
+    here.run_out()
+    assert here.writers[0].order == [1, 2]

@@ -9,7 +9,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from prefine import __version__
-from prefine.generation.answers import context_of
 from prefine.serving.models import ServedModel, ServedReward
 from prefine.serving.service import Service
 from prefine.web.errors import ApiError, json_response
@@ -35,7 +34,7 @@ def about_router(service: Service) -> APIRouter:
     @router.get("/v1/models")
     async def models() -> Response:
         """What clients may put into `model`."""
-        return json_response({"object": "list", "data": [_about(model) for model in service.models.all()]})
+        return json_response({"object": "list", "data": [_about(service, model) for model in service.models.all()]})
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
@@ -45,13 +44,13 @@ def about_router(service: Service) -> APIRouter:
             raise ApiError(
                 404, f"there is no model {name[:100]!r}", kind="not_found_error", param="model", code="model_not_found"
             )
-        return json_response(_about(found))
+        return json_response(_about(service, found))
 
     return router
 
 
-def _about(model: ServedModel | ServedReward) -> dict[str, Any]:
+def _about(service: Service, model: ServedModel | ServedReward) -> dict[str, Any]:
     about = {"id": model.id, "object": "model", "created": model.created, "owned_by": "prefine"}
     if isinstance(model, ServedReward):
         return {**about, "kind": "reward"}
-    return {**about, "kind": "language", "max_model_len": context_of(model.loaded.packed)}
+    return {**about, "kind": "language", "max_model_len": service.prompter(model).context}

@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from prefine.generation.answers import context_of
 from prefine.records import Message, Prompt
 from prefine.serving.answering import Ask, sampling_of
 from prefine.serving.conversations import Conversation
@@ -70,6 +69,6 @@ def simple_router(service: Service) -> APIRouter:
 
         work = service.prompter(model).run(ids, client_of(request, None))
         found = await while_connected(service.in_time(work), request.receive)
-        return json_response({"count": len(found), "max_model_len": context_of(model.loaded.packed), "tokens": found})
+        return json_response({"count": len(found), "max_model_len": service.prompter(model).context, "tokens": found})
 
     return router
