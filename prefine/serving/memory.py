@@ -32,7 +32,7 @@ def room_of(model: PackedModel, models: int, prefix_tokens: int) -> int:
         models: that share the memory.
         prefix_tokens: kept by each between requests.
     """
-    free = _SHARE * device_report(model.device).memory_free_gb * 1e9 / models
+    free = _SHARE * device_report(model.device)["memory_free_gb"] * 1e9 / models
     return max(2 * _STEP, round(free / token_bytes(model)) - prefix_tokens)
 
 

@@ -36,7 +36,7 @@ def test_a_token_takes_what_is_counted(model: PackedModel) -> None:
 
 def test_room_is_a_share_of_free_memory(model: PackedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     free = 1_000_000 * token_bytes(model) / 1e9
-    monkeypatch.setattr(memory, "device_report", lambda device: SimpleNamespace(memory_free_gb=free))
+    monkeypatch.setattr(memory, "device_report", lambda device: {"memory_free_gb": free})
     assert room_of(model, 1, 0) == 750_000
     assert room_of(model, 2, 5_000) == 370_000
     assert room_of(model, 2, 500_000) == 64
