@@ -521,7 +521,7 @@ def test_room_of_sequences_that_have_ended_can_be_given_back() -> None:
     before = writer.bytes
     writer.trim()
     assert writer.bytes <= before // 4
-    assert writer.room(30, 3) == 4 * 32
+    assert writer.room(28, 3) == 4 * 32
     while writer.busy:
         done |= dict(writer.step())
         writer.trim()
