@@ -35,8 +35,7 @@ class AdapterFormat:
             raise ModelError(
                 f"{source.name} holds all weights of a model, and no adapter", "Export it with --to merged."
             )
-        if source.base is not None:
-            require_memory(reference_bytes(source), f"comparing {source.name} with its export")
+        require_memory(reference_bytes(source), f"comparing {source.name} with its export")
         require_disk(options.final, adapter_bytes(source))
 
     def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
@@ -71,7 +70,7 @@ def refuse_types(name: str, options: ExportOptions) -> None:
 
 def stored_dtype(source: ExportSource) -> str:
     """The type that the base's weights are stored in, as torch calls it."""
-    return "float32" if source.base is None else source.base.stored_dtype
+    return source.base.stored_dtype
 
 
 def adapter_bytes(source: ExportSource) -> int:
@@ -82,4 +81,4 @@ def adapter_bytes(source: ExportSource) -> int:
 
 def reference_bytes(source: ExportSource) -> int:
     """Bytes of memory that the run takes in float32, or in the type of its computing where it is quantised."""
-    return 0 if source.base is None else 4 * source.base.parameters
+    return 4 * source.base.parameters

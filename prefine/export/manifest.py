@@ -43,7 +43,7 @@ def lineage(source: ExportSource, final: Path) -> dict[str, JSON]:
         "model": portable_path(_absolute(source.name if run is None else str(run.path)), final),
         "run_id": manifest.get("run_id"),
         "stage": manifest.get("stage"),
-        "began_with": None if began is None else portable_path(began, final),
+        "began_with": None if began is None else portable_path(_absolute(began), final),
         "base": portable_name(source.location, final),
         "base_revision": source.revision,
         "base_sha256": identity.weights,

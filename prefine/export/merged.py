@@ -41,13 +41,11 @@ def merged_dtype(source: ExportSource, options: ExportOptions) -> str:
 
 
 def require_room_for_merged(source: ExportSource, folder: Path, dtype: str) -> None:
-    """Refuse a merge that disk or memory has no room for; where a hub's base is not fetched yet, nothing is known.
+    """Refuse a merge that disk or memory has no room for.
 
     Raises:
         CheckpointError, ModelError: see room.py.
     """
-    if source.base is None:
-        return
     require_disk(folder, _BYTES[dtype] * source.base.parameters)
     copies = 1 if source.quantization == "none" else 2
     require_memory(copies * reference_bytes(source), f"merging {source.name}")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from prefine.errors import CheckpointError, ModelError, about
 from prefine.export.merging import dense, merge, peft_warnings_off
@@ -21,7 +20,14 @@ from prefine.models.loading.heads import IN_ADAPTER
 from prefine.models.loading.load import LoadedModel, load_model
 from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, local_folder, locate_model
 from prefine.models.loading.quiet import known_noise_off
-from prefine.models.loading.weights import CONFIG, SCALE_FILE, read_object, weight_files
+from prefine.models.loading.weights import (
+    CONFIG,
+    SCALE_FILE,
+    fetched_whole,
+    opened_weights,
+    read_object,
+    weight_files,
+)
 from prefine.paths import expanded
 from prefine.recipe.sections import ModelSection, named_model
 from prefine.runs.atomic import sha256_of_file
@@ -54,6 +60,7 @@ class ExportSource:
         location: where its parts are.
         run: the run that made it; None for a folder or a hub id.
         manifest: of that run; empty without one.
+        revision: of the base, where that is a hub's: its commit.
         quantization: of the base in training: none, nf4 or int8.
         scores: whether it is a reward model, which gives scores and generates no text.
     """
@@ -63,8 +70,7 @@ class ExportSource:
         self.location = location
         self.run = run
         self.manifest = manifest
-        recipe_model = manifest.get("recipe", {}).get("model", {})
-        self.revision: str | None = recipe_model.get("revision")
+        self.revision = _revision_of(manifest)
         self.quantization: str = location.quantization
         self.scores = _is_reward_model(location)
         self._merged = False
@@ -83,12 +89,15 @@ class ExportSource:
             manifest = {} if run is None else _finished_manifest(run)
             _refuse_checkpoint(path)
             location = locate_model(name)
+            folder = fetched_whole(location.base, _revision_of(manifest))  # before anything is read of it
             if manifest.get("recipe", {}).get("model", {}).get("trust_remote_code"):
                 raise ModelError(
                     f"{name} was trained with model.trust_remote_code, and exports run no code that comes with a model",
                     "Copy the run's model/ folder, and the base's code, by hand.",
                 )
             source = cls(name, location, run, manifest)
+            if not Path(location.base).is_dir():
+                source.revision = folder.name  # the commit: a branch may be another one tomorrow
             source._refuse_value_head()
         return source
 
@@ -120,10 +129,9 @@ class ExportSource:
         return (self.reference_dtype, *(("int8",) if self.quantization == "int8" else ()))
 
     @cached_property
-    def base(self) -> BaseFacts | None:
-        """Facts of the base's weights; None where a hub's model has not been fetched yet."""
-        folder = local_folder(self.location.base, self.revision)
-        return None if folder is None else _facts_of(folder)
+    def base(self) -> BaseFacts:
+        """Facts of the base's weights. Raises ModelError: they cannot be read."""
+        return _facts_of(fetched_whole(self.location.base, self.revision))
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -180,7 +188,7 @@ class ExportSource:
         for folder in folders:
             files = [] if folder is None else weight_files(folder)
             for file in files:
-                with safe_open(file, "pt") as opened:
+                with opened_weights(file) as opened:
                     names = [key for key in opened.keys() if any(part in key for part in _VALUE_HEADS)]  # noqa: SIM118
                 if names:
                     raise ModelError(
@@ -188,6 +196,11 @@ class ExportSource:
                         "which no library serves",
                         "Export the policy: the run's folder, or a model saved without that head.",
                     )
+
+
+def _revision_of(manifest: Mapping[str, Any]) -> str | None:
+    revision: str | None = manifest.get("recipe", {}).get("model", {}).get("revision")
+    return revision
 
 
 def _run_of(path: Path) -> RunDirectory | None:
@@ -232,7 +245,7 @@ def _is_reward_model(location: Location) -> bool:
     if (own / SCALE_FILE).is_file():
         return True
     if location.adapter is not None:
-        with safe_open(location.adapter / ADAPTER_WEIGHTS, "pt") as opened:
+        with opened_weights(location.adapter / ADAPTER_WEIGHTS) as opened:
             return IN_ADAPTER in opened.keys()  # noqa: SIM118
     config = read_object(own / CONFIG) if (own / CONFIG).is_file() else {}
     return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
@@ -241,7 +254,7 @@ def _is_reward_model(location: Location) -> bool:
 def _facts_of(folder: Path) -> BaseFacts:
     found: dict[str, int] = {}
     for file in weight_files(folder):
-        with safe_open(file, "pt") as opened:
+        with opened_weights(file) as opened:
             for key in opened.keys():  # noqa: SIM118 - not a mapping
                 part = opened.get_slice(key)
                 count = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prefine.errors import CheckpointError, ModelError, PrefineError
+from prefine.export.manifest import lineage
 from prefine.export.source import ExportSource
 from tests.training import tiny
 
@@ -128,3 +129,63 @@ def test_the_quantisation_of_training_is_known_outside_the_run(dpo_copy: Path) -
     assert (source.quantization, source.reference_dtype) == ("nf4", "float32")
     change(alone / "prefine.json", lambda values: values.update(quantization="int2"))
     refused(ModelError, alone, "quantised as 'int2', which is not known", "newer prefine")
+
+
+@pytest.fixture
+def hub(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub with the model some/tiny, which is T, and a cache that is empty at first: its folder."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    cache = tmp_path / "snapshots" / "c0ffee"
+
+    def download(name: str, file: str, revision: str | None = None) -> str:
+        if name != "some/tiny" or not (base / file).is_file():
+            raise LocalEntryNotFoundError("no such file")
+        cache.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(base / file, cache / file)
+        return str(cache / file)
+
+    def snapshot(
+        name: str, revision: str | None = None, local_files_only: bool = False, allow_patterns: Sequence[str] = ()
+    ) -> str:
+        if not cache.is_dir():
+            raise LocalEntryNotFoundError("not in the cache")
+        if not local_files_only:
+            assert revision == "c0ffee"
+            for file in {file for pattern in allow_patterns for file in base.glob(pattern)}:
+                shutil.copyfile(file, cache / file.name)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    return cache
+
+
+def test_a_model_of_the_hub_is_fetched_before_it_is_looked_at(hub: Path, base: Path, tmp_path: Path) -> None:
+    """Else its type would be guessed, and the hashes that verifying compares would be empty."""
+    source = ExportSource.open("some/tiny")
+    assert (source.revision, source.base) == ("c0ffee", ExportSource.open(str(base)).base)
+    found, same = lineage(source, tmp_path / "out"), lineage(ExportSource.open(str(base)), tmp_path / "out")
+    assert found["base_revision"] == "c0ffee"
+    for key in ("base_sha256", "base_config_sha256", "tokenizer_sha256", "identity"):
+        assert found[key], key
+        assert found[key] == same[key]
+
+
+def test_a_model_that_cannot_be_fetched(hub: Path) -> None:
+    refused(ModelError, "some/other", "'some/other' is not on this machine and could not be fetched", "the network")
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", None])
+def test_weights_that_are_not_whole(base: Path, dpo_copy: Path, tmp_path: Path, content: bytes | None) -> None:
+    """The pointer that Git LFS leaves, and a download that was cut off."""
+    shutil.copytree(base, tmp_path / "model")
+    shutil.copytree(dpo_copy / "model", dpo_copy.parent / "elsewhere" / "alone")
+    for folder, name in (
+        (tmp_path / "model", "model.safetensors"),
+        (dpo_copy.parent / "elsewhere" / "alone", "adapter_model.safetensors"),
+    ):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(content or whole[: len(whole) // 2])
+        refused(ModelError, folder, f"{name}' is no whole safetensors file", "git lfs pull")

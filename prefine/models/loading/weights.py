@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -24,6 +24,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SCALE_FILE = "reward.json"
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+# What of a hub's model counts besides weights: settings, tokenizers, templates, and the card for its license.
+_BESIDE_WEIGHTS = ["*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 
 # Counts in a config for which lists are made, or modules, before their weights are looked for.
 _COUNTED = re.compile(r"num_labels|n_layers?|n_heads?|(\w+_)?num_\w*(layers|heads|experts|blocks)|\w*_layers")
@@ -98,6 +100,51 @@ def fetched(base: str, revision: str | None) -> Path | None:
     for file in weight_files(folder):
         _fetch(base, str(file.relative_to(folder).as_posix()), revision)
     return folder
+
+
+def fetched_whole(base: str, revision: str | None) -> Path:
+    """The folder of a base with all that belongs to it: itself, or a hub model's in the hub's cache, after fetching.
+
+    Raises:
+        ModelError: a hub's model could not be fetched; see weight_files.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    folder = fetched(base, revision)
+    files = [] if folder is None else weight_files(folder)
+    if folder is None or not files or not all(file.is_file() for file in files):
+        at = "" if revision is None else f" at revision {revision!r}"
+        raise ModelError(
+            f"{base!r}{at} is not on this machine and could not be fetched, or has no safetensors weights",
+            "Check the name and the network, and HF_HUB_OFFLINE.",
+            field="model.name",
+        )
+    if not Path(base).is_dir():
+        with suppress(HfHubHTTPError, HFValidationError, OSError):  # offline: what is in the cache must do
+            # Of the same commit as the weights, though a branch may have moved on since.
+            snapshot_download(base, revision=folder.name, allow_patterns=_BESIDE_WEIGHTS)
+    return folder
+
+
+@contextmanager
+def opened_weights(file: Path) -> Iterator[Any]:
+    """safetensors' handle of a weight file.
+
+    Raises:
+        ModelError: it is damaged, cut off, or the pointer that Git LFS leaves in a file's place.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            yield opened
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{str(file)!r} is no whole safetensors file ({error})",
+            "Fetch it again; in a Git repository with LFS: git lfs pull.",
+            field="model.name",
+        ) from None
 
 
 def require_plausible_config(base: str, revision: str | None = None) -> None:
