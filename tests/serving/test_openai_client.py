@@ -186,7 +186,7 @@ def test_responses(client: OpenAI) -> None:
         {"role": "assistant", "content": [{"type": "output_text", "text": "Hi."}]},
         {"role": "user", "content": "And?"},
     ]
-    events = list(client.responses.create(model="tiny", input=turns, max_output_tokens=20, stream=True))
+    events = list(client.responses.create(model="tiny", input=turns, max_output_tokens=20, temperature=0, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     kinds = [event.type for event in events]
     assert kinds[:4] == [
