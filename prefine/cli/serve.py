@@ -37,6 +37,7 @@ AllowedHosts = Annotated[
     list[str] | None,
     typer.Option("--allow-host", metavar="NAME", help="Another name that clients call this machine by; repeat it."),
 ]
+MaxQueue = Annotated[int, typer.Option(min=0, max=100_000, help="Answers that may wait; more get status 429.")]
 FeedbackFile = Annotated[Path, typer.Option(metavar="FILE", help="Where thumbs and corrections are kept.")]
 NoFeedback = Annotated[bool, typer.Option("--no-feedback", help="Take no feedback and keep nothing.")]
 StorePrompts = Annotated[
@@ -69,9 +70,7 @@ def serve(
     api_key: ApiKey = None,
     allow_host: AllowedHosts = None,
     slots: Annotated[int, typer.Option(min=1, max=4096, help="Answers generated at once, by each model.")] = 32,
-    max_queue: Annotated[
-        int, typer.Option(min=0, max=100_000, help="Answers that may wait; more get status 429.")
-    ] = 256,
+    max_queue: MaxQueue = 256,
     max_tokens: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="The longest answer, in tokens.")] = 4096,
     request_timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds; waiting counts.")] = 600,
     shutdown_timeout: Annotated[
