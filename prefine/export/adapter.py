@@ -80,5 +80,5 @@ def adapter_bytes(source: ExportSource) -> int:
 
 
 def reference_bytes(source: ExportSource) -> int:
-    """Bytes of memory that the run takes in float32, or in the type of its computing where it is quantised."""
+    """Bytes of memory that the run takes in float32; a quantised base takes less."""
     return 4 * source.base.parameters

@@ -47,5 +47,6 @@ def require_room_for_merged(source: ExportSource, folder: Path, dtype: str) -> N
         CheckpointError, ModelError: see room.py.
     """
     require_disk(folder, _BYTES[dtype] * source.base.parameters)
-    copies = 1 if source.quantization == "none" else 2
-    require_memory(copies * reference_bytes(source), f"merging {source.name}")
+    # A quantised base is in memory beside the whole weights that are made of it, most of it in 4 or 8 bits.
+    more = 0 if source.quantization == "none" else source.base.parameters
+    require_memory(reference_bytes(source) + more, f"merging {source.name}")

@@ -25,11 +25,15 @@ from prefine.export.formats import Artefact, ExportOptions, ProofLimits
 from prefine.export.gguf_convert import auto_round_installed
 from prefine.export.merged import require_room_for_merged
 from prefine.export.reload import SAFELY, ForeignModel, TransformersModel
+from prefine.export.room import require_disk
 from prefine.export.source import ExportSource
 from prefine.json_reading import read_json_object
 from prefine.models.loading.device import choose_device
+from prefine.models.loading.weights import fetched_whole
 
 _BITS = 4
+# Of a weight in the files at most, on average, with scales and with embeddings that are not quantised.
+_MOST_BYTES = 1
 # Of what is not quantised (embeddings, norms); GPUs' kernels for these files compute in it.
 _DTYPE = "float16"
 # A group of this many weights has a scale of its own; smaller ones where a layer's inputs do not divide by it.
@@ -80,7 +84,11 @@ class QuantizedFormat:
                 f"--to {self.name} needs auto-round, which is not installed", "Run: pip install 'prefine[quantize]'."
             )
         calibration_rows(source)
+        group_size(read_json_object(fetched_whole(source.location.base, source.revision) / "config.json"))
         require_room_for_merged(source, options.final, options.dtype or _DTYPE)
+        # The merged model and the quantised one are there at the same time.
+        width = 4 if options.dtype == "float32" else 2
+        require_disk(options.final, (width + _MOST_BYTES) * source.base.parameters)
 
     def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
         """See Format."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -25,12 +26,37 @@ def require_disk(folder: Path, needed: int) -> None:
 
 def require_memory(needed: int, what: str) -> None:
     """Raise ModelError unless so many bytes of memory are available."""
-    available = psutil.virtual_memory().available
+    available = available_memory()
     if available < needed:
         raise ModelError(
             f"{what} needs {_gigabytes(needed)} of memory, and {_gigabytes(available)} are available",
             "Close other programs, or export on a machine with more memory.",
         )
+
+
+def available_memory(control_groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of memory that this process can still take: what the machine has free, and a container's limit leaves.
+
+    Args:
+        control_groups: where Linux shows the limits of control groups (version 2).
+        own: the file that names this process's group. Without these files there is no limit.
+    """
+    available = [int(psutil.virtual_memory().available)]
+    with suppress(OSError):
+        path = next((line[3:] for line in own.read_text("utf-8").splitlines() if line.startswith("0::")), "/")
+        group = control_groups / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(control_groups):
+                with suppress(OSError, ValueError):  # no limit ("max"), or the root, which has none
+                    limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+                    available.append(max(0, limit - used + _cached(folder)))
+    return min(available)
+
+
+def _cached(group: Path) -> int:
+    """Bytes of a group that are copies of files, which the system gives up when memory is asked for."""
+    lines = (group / "memory.stat").read_text("utf-8").splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def _gigabytes(count: int) -> str:

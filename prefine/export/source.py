@@ -131,7 +131,8 @@ class ExportSource:
     @cached_property
     def base(self) -> BaseFacts:
         """Facts of the base's weights. Raises ModelError: they cannot be read."""
-        return _facts_of(fetched_whole(self.location.base, self.revision))
+        with about(None):
+            return _facts_of(fetched_whole(self.location.base, self.revision))
 
     @cached_property
     def loaded(self) -> LoadedModel:

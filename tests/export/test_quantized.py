@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from prefine.data.tokens.store import StoreWriter
 from prefine.data.tokens.trees import TokenTree
@@ -30,6 +30,8 @@ def a_run(folder: Path, trees: int = 40, length: int = 50) -> ExportSource:
         for row in range(trees):
             said = [row] * (length - 10)
             store.add(TokenTree([row] * 10, (said, [999] * 5), (None, None), row), "{}")
+    (folder / "config.json").write_text('{"hidden_size": 64}')
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
     source = ExportSource("runs/dpo", Location("runs/dpo", str(folder), "base", None, str(folder)), run, {})
     source.__dict__["base"] = BaseFacts(1000, "bfloat16")
     return source
@@ -67,6 +69,24 @@ def test_too_few_rows_and_models_that_are_no_run_are_refused(tmp_path: Path) -> 
 )
 def test_groups_divide_the_inputs_of_every_layer(config: dict[str, Any], size: int) -> None:
     assert group_size(config) == size
+
+
+def test_what_quantising_would_fail_for_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "auto_round_installed", lambda: True)
+    source = a_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"hidden_size": 100}')
+    with pytest.raises(ModelError, match="100 inputs, which 32 does not divide"):
+        GptqFormat().require(source, options(tmp_path))
+    (tmp_path / "config.json").write_text('{"hidden_size": 64}')
+    source.__dict__["base"] = BaseFacts(10**9, "bfloat16")
+    monkeypatch.setattr("prefine.export.room.available_memory", lambda: 10**10)
+    asked = []  # room for the merged model in 16 bits would be 2 GB
+    monkeypatch.setattr(quantized, "require_disk", lambda folder, needed: asked.append(needed))
+    monkeypatch.setattr("prefine.export.merged.require_disk", lambda folder, needed: None)
+    GptqFormat().require(source, options(tmp_path))
+    assert asked == [3 * 10**9]
 
 
 def test_layers_that_no_group_divides_are_refused() -> None:
