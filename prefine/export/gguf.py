@@ -77,11 +77,10 @@ class GgufFormat:
         tools = _tools(types)
         _require_known(source, tools)
         require_room_for_merged(source, options.final, _dtype(options))
-        if source.base is not None:
-            widest = 4 if _dtype(options) == "float32" else 2
-            copies = 2 if any(GGUF_TYPES[name].k_quant for name in types) and tools.quantise else 1
-            written = sum(GGUF_TYPES[name].bits / 8 for name in types)
-            require_disk(options.final, int((widest * copies + written) * source.base.parameters))
+        widest = 4 if _dtype(options) == "float32" else 2
+        copies = 2 if any(GGUF_TYPES[name].k_quant for name in types) and tools.quantise else 1
+        written = sum(GGUF_TYPES[name].bits / 8 for name in types)
+        require_disk(options.final, int((widest * copies + written) * source.base.parameters))
 
     def write(self, source: ExportSource, folder: Path, options: ExportOptions) -> list[Artefact]:
         """See Format."""

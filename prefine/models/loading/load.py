@@ -79,13 +79,8 @@ class LoadedModel:
 
     def as_base(self) -> Base:
         """What files of an adapter that was trained on it say of it."""
-        return Base(
-            location=self.location,
-            sha256=self.base_sha256,
-            config_sha256=self.identity.config,
-            quantization=self.quantization,
-            compute_dtype=str(self.packed.compute_dtype).removeprefix("torch."),
-        )
+        dtype = str(self.packed.compute_dtype).removeprefix("torch.")
+        return Base(self.location, self.base_sha256, self.identity.config, self.quantization, dtype)
 
     def _forward(self) -> str:
         path = "packed" if self.fallback is None else f"padded: {self.fallback}"
@@ -396,9 +391,8 @@ def save_model(
     with atomic_write(folder) as temporary, known_noise_off():
         model: Any = loaded.packed.model
         # Others on the same base (a reference, a reward model) are not the result.
-        model.save_pretrained(
-            temporary, **({"selected_adapters": [OWN_ADAPTER]} if hasattr(model, "peft_config") else {})
-        )
+        own = {"selected_adapters": [OWN_ADAPTER]} if hasattr(model, "peft_config") else {}
+        model.save_pretrained(temporary, **own)
         loaded.tokenizer.save_pretrained(temporary)
         for name, value in (beside or {}).items():
             (temporary / name).write_bytes(json_bytes(value, indent=2))
