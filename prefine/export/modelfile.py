@@ -159,7 +159,8 @@ def modelfile(
         )
     else:
         lines.append(f'TEMPLATE """{template}"""')
-    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops]
+    # One that ends Ollama's quotes would write lines of its own: a tokenizer may come from anybody.
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if '"""' not in stop and not stop.endswith('"')]
     # Ollama's own defaults (temperature 0.8, a repetition penalty) are not what the model was trained with.
     lines.append(f"PARAMETER temperature {generation.get('temperature') or 1.0}")
     lines += [f"PARAMETER {name} {generation[name]}" for name in ("top_p", "top_k") if generation.get(name)]
