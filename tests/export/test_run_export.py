@@ -204,7 +204,7 @@ def test_a_reward_run_becomes_a_classifier(
 
 
 @in_this_process
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("quantization", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_run_on_a_quantised_base(trained: Callable[..., Path], tmp_path: Path, quantization: str) -> None:
     """Merged, it computes what it computed in training; as an adapter, on the base quantised again."""
     pytest.importorskip("bitsandbytes")
