@@ -1,4 +1,4 @@
-"""Answers of a model to prompts, in one call."""
+"""A model's answers to prompts, in one call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Answer:
     Attributes:
         text: decoded, without control tokens.
         tokens: generated tokens, the end of turn included.
-        ended: whether the model ended its turn itself; False where max_new_tokens cut it.
+        ended: whether the model ended its turn itself; False if max_new_tokens cut it.
         looks: whether it is blank, stuck or looping.
     """
 
@@ -39,7 +39,7 @@ def context_of(model: PackedModel) -> int:
 
 
 def room_for_prompts(model: PackedModel, max_new_tokens: int) -> int:
-    """The longest prompt, in tokens, that leaves room for this many new tokens.
+    """The length of the longest prompt, in tokens, that leaves room for `max_new_tokens`.
 
     Raises:
         RecipeError: there is no room for a prompt.
@@ -48,13 +48,13 @@ def room_for_prompts(model: PackedModel, max_new_tokens: int) -> int:
     if max_new_tokens >= context:
         raise RecipeError(
             f"max_new_tokens is {max_new_tokens}, but the model's context is {context} tokens, prompt included",
-            f"Ask for fewer than {context}.",
+            f"Set it to less than {context}.",
         )
     return context - max_new_tokens
 
 
 def room_for_samples(model: PackedModel, max_new_tokens: int) -> int:
-    """The longest prompt, in tokens; answers are shorter than requested if the context is too small."""
+    """The length of the longest prompt, in tokens. In a small context, answers are shorter than requested."""
     context = context_of(model)
     return context - min(max_new_tokens, context - 1)
 
@@ -68,10 +68,10 @@ def write_answers(
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Answer]:
-    """One answer for each prompt, in order.
+    """One answer per prompt, in order.
 
-    A prompt that leaves no room for the answer in the model's context is cut from the left, as in training. The answers
-    have their own random numbers, so that samples do not change training.
+    A prompt that leaves no room for its answer in the model's context is cut from the left, as in training. The answers
+    use their own random numbers, so that samples do not change training.
     """
     limit = context_of(model)
     max_new_tokens = min(max_new_tokens, limit - 1)

@@ -1,4 +1,4 @@
-"""A conversation with a model, with streamed answers."""
+"""A chat with a model, with streamed answers."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _INCOMPLETE = "\ufffd"
 
 
 class Talk:
-    """Keeps the turns of one conversation.
+    """One conversation with a model.
 
-    If the model's context is full, it answers without the oldest turns, which are kept.
+    If the model's context is full, the model answers without the oldest turns; they stay in the conversation.
 
     Args:
         loaded: the model.
         system: the first system turn, or None.
-        sampling: settings; the seed is that of the first answer, each further answer has the next number.
+        sampling: settings; the first answer uses the seed, each further answer the next number.
 
     Attributes:
         sampling: settings of the next answer; max_new_tokens is fixed.
-        unseen: how many of the oldest turns did not fit into the context of the latest answer.
-        cut: whether the latest answer ended because it reached max_new_tokens.
+        unseen: number of the oldest turns that did not fit into the context of the latest answer.
+        cut: whether the latest answer reached max_new_tokens.
 
     Raises:
-        RecipeError: max_new_tokens fills the model's context.
+        RecipeError: max_new_tokens leaves no room in the model's context.
     """
 
     def __init__(self, loaded: LoadedModel, system: str | None, sampling: Sampling) -> None:
@@ -57,11 +57,11 @@ class Talk:
 
     @property
     def system(self) -> str | None:
-        """The system turn's text."""
+        """The system turn's text; None without one."""
         return self._opening[0].content if self._opening else None
 
     def set_system(self, system: str | None) -> None:
-        """Set the system turn for further answers; None removes it.
+        """Set the system turn for the next answers; None removes it.
 
         Raises:
             DataError: it is not valid text.
@@ -81,16 +81,16 @@ class Talk:
         self.unseen = 0
         return bool(taken)
 
-    def answer(self, said: str) -> Generator[str, None, None]:
-        """Add a user turn; yields a piece of the answer, often empty, after every step of the model.
+    def answer(self, question: str) -> Generator[str, None, None]:
+        """Add a user turn; yields a piece of the answer, often empty, after every generated token.
 
-        An answer cut by the token limit is kept, as is one whose iterator is closed early.
+        An answer is kept if the token limit cuts it or its iterator is closed early.
 
         Raises:
             DataError: the turn is not valid text, or does not fit into the model's context.
             TemplateError: the chat template refuses the conversation. After any error, no turn is kept.
         """
-        asked = (*self._turns, _turn("user", said))
+        asked = (*self._turns, _turn("user", question))
         ids = self._prompt(asked)
         text = ""
         try:
@@ -106,11 +106,11 @@ class Talk:
     def _keep(self, asked: Conversation, answer: str) -> None:
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         answer = answer.strip()
-        if answer:  # a blank answer is not kept, as templates do not accept blank turns
+        if answer:  # a blank answer is not kept, as templates refuse blank turns
             self._turns = (*asked, Message(role="assistant", content=answer))
 
     def _written(self, ids: list[int]) -> Generator[str, None, None]:
-        """The answer so far, up to its last complete character, after every step."""
+        """Yields the answer so far, up to its last complete character, after every step."""
         tokens: list[int] = []
         stops = self._loaded.template.stop_ids
         number = self._writer.add(Request(ids, self.sampling, stops, lambda new: tokens.append(new.token)))
@@ -125,20 +125,20 @@ class Talk:
                     text = whole
                 yield text
         finally:
-            self._writer.cancel(number)  # the consumer may have closed it
+            self._writer.cancel(number)  # the caller may have closed the iterator
             while self._writer.busy:
                 self._writer.step()
 
     def _prompt(self, turns: Conversation) -> list[int]:
-        """The prompt's token ids, without the oldest turns if the context is full."""
+        """The prompt's token ids; without the oldest turns if the context is full."""
         while True:
             ids = self._loaded.template.prompt_ids((*self._opening, *turns[self.unseen :]))
             if len(ids) <= self._room:
                 return ids
             if len(turns) - self.unseen < 3:
                 raise DataError(
-                    f"the prompt has {len(ids):,} tokens, but the model's context leaves {self._room:,} for it beside "
-                    "the answer",
+                    f"the prompt has {len(ids):,} tokens, but the model's context has room for {self._room:,} "
+                    "besides the answer",
                     "Shorten it, or start prefine chat with a smaller --max-new-tokens.",
                 )
             self.unseen += 2
@@ -149,4 +149,4 @@ def _turn(role: Role, content: str) -> Message:
         return Message(role=role, content=content)
     except ValidationError as error:
         rule = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise DataError(f"the {role} turn {rule}", "Write it as text.") from None
+        raise DataError(f"the {role} turn {rule}", "Give it as text.") from None

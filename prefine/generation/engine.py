@@ -1,4 +1,4 @@
-"""Picks the way that a model generates text: the only module that knows both writers."""
+"""Picks a model's writer. No other module knows both kinds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ def writer_for(
     prefill_tokens: int | None = None,
     kept: WeightCache | None = None,
 ) -> Writer:
-    """The writer of a model: in slots, or in padded batches where it takes no packed rows.
+    """A model's writer: in slots, or in padded batches if the model does not take packed rows.
 
-    Both take the same settings and random numbers and give the same results. Padded batches compute every prompt whole
-    and keep nothing of it, so that prefix_tokens and prefill_tokens mean nothing to them. See SlotWriter for all
-    arguments.
+    Both use the same settings and random numbers and give the same results. Padded batches compute every prompt as a
+    whole and keep nothing of it, so prefix_tokens and prefill_tokens have no effect. See SlotWriter for all arguments.
     """
     if model.path.packed and model.path.decodes and model.lengths is None:
         return SlotWriter(

@@ -1,4 +1,4 @@
-"""Output that is JSON: at every place only tokens may come that a JSON schema lets follow; llguidance finds them."""
+"""JSON output: at every position only tokens that a JSON schema allows can be generated; llguidance finds them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from prefine.errors import ModelError, PrefineError
 
-# A small model may never stop with white space where JSON allows any.
+# With unlimited white space, as in JSON, a small model may never stop generating it.
 _WHITE_SPACE = r"[ \n\t\r]{1,40}"
-# Characters: compiling takes longer than in proportion.
+# Characters: compile time grows faster than the length.
 _LONGEST_SCHEMA = 64 * 1024
-# JSON mode, as OpenAI's API has it: any object.
+# JSON mode of OpenAI's API: any object.
 _ANY_OBJECT = {"type": "object"}
 
-# What llguidance knows of a tokenizer takes about a second to make.
+# llguidance's tables of a tokenizer take about a second to build.
 _known: weakref.WeakKeyDictionary[Any, dict[tuple[int, frozenset[int]], LLTokenizer]] = weakref.WeakKeyDictionary()
 
 
@@ -30,17 +30,17 @@ class JsonConstraint:
 
     Args:
         tokenizer: transformers', a fast one.
-        vocabulary: how many logits the model gives.
+        vocabulary: number of the model's logits.
         stop_ids: token ids that end a sequence, at least one; see Request.
-        schema: a JSON schema; by default any JSON object is fine.
+        schema: a JSON schema; by default any JSON object is allowed.
 
     Attributes:
-        failed: why the text could not go on as the schema says, None where it could. The sequence ends there. It
-            happens only where a schema takes more work than llguidance's limits allow.
+        failed: why the text could not continue according to the schema; None if it could. The sequence ends there.
+            This happens only if a schema exceeds llguidance's limits.
 
     Raises:
-        ModelError: the tokenizer is not a fast one, or nothing ends a sequence.
-        PrefineError: the schema is not valid, asks for what llguidance does not know, or cannot be satisfied.
+        ModelError: the tokenizer is not a fast one, or there are no stop_ids.
+        PrefineError: the schema is not valid, uses something that llguidance does not support, or cannot be satisfied.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class JsonConstraint:
         self.failed: str | None = None
 
     def copy(self) -> JsonConstraint:
-        """The same for another sequence, where this one is; nothing is compiled again."""
+        """A copy in the current state, for another sequence; nothing is compiled again."""
         other = object.__new__(JsonConstraint)
         other._matcher, other._ends, other.failed = self._matcher.deep_copy(), self._ends, self.failed
         return other
 
     def mask(self) -> Tensor:
-        """(V,) bool: the tokens that may come next; once the JSON is whole, those that end the sequence, only."""
+        """(V,) bool: the tokens that may come next; after complete JSON, only those that end the sequence."""
         if not self._matcher.is_stopped():
             bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
             allowed = torch.from_numpy(np.unpackbits(bits, count=len(self._ends), bitorder="little")).bool()
@@ -75,14 +75,14 @@ class JsonConstraint:
         return self._ends
 
     def accept(self, token: int) -> None:
-        """Take note of a token that the mask allowed."""
+        """Record the next token, one that the mask allowed."""
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)
 
 
 def _grammar(schema: Mapping[str, Any] | bool, tokenizer: LLTokenizer) -> str:
     try:
-        if isinstance(schema, bool):  # by JSON Schema's rules: any value, or none
+        if isinstance(schema, bool):  # in JSON Schema: any value, or none
             schema = {} if schema else {"enum": []}
         if not isinstance(schema, Mapping):
             raise TypeError(f"it is of type {type(schema).__name__}, not an object")
@@ -96,31 +96,31 @@ def _grammar(schema: Mapping[str, Any] | bool, tokenizer: LLTokenizer) -> str:
     if problem and not problem.startswith("WARNING"):
         raise PrefineError(
             f"the JSON schema cannot be used: {_first_line(problem)}",
-            "Change the schema, or ask for JSON without one.",
+            "Change the schema, or request JSON without one.",
             field="schema",
         )
     return grammar
 
 
 def _first_line(message: str) -> str:
-    """What llguidance says, without the state of its parser."""
+    """llguidance's message, without the state of its parser."""
     return " ".join(message.split("<state>")[0].split())
 
 
 def _tokenizer(tokenizer: Any, vocabulary: int, stop_ids: frozenset[int]) -> LLTokenizer:
-    """What llguidance knows of a tokenizer, made once."""
+    """llguidance's tables of a tokenizer, cached."""
     if not stop_ids:
-        raise ModelError("nothing ends the model's turn, so JSON would never end", "Ask for plain text.")
+        raise ModelError("no token ends the model's turn, so JSON would never end", "Request plain text.")
     known = _known.setdefault(tokenizer, {})
     name = (vocabulary, stop_ids)
     if name not in known:
         from llguidance import hf
 
         try:
-            # Tokens that the model has no logits for are cut off the mask.
+            # The mask is cut to the tokens that the model has logits for.
             known[name] = hf.from_tokenizer(tokenizer, max(vocabulary, len(tokenizer)), sorted(stop_ids))
         except ValueError as error:
             raise ModelError(
-                f"JSON output needs a fast tokenizer (tokenizer.json): {_first_line(str(error))}", "Ask for plain text."
+                f"JSON output needs a fast tokenizer (tokenizer.json): {_first_line(str(error))}", "Request plain text."
             ) from None
     return known[name]

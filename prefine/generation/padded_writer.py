@@ -1,6 +1,6 @@
-"""Writes through transformers' generate, batch after batch, for models that take no packed rows.
+"""Generates with transformers' generate, batch after batch, for models that do not take packed rows.
 
-Tokens are chosen by generation/sampling.py, so that settings, random numbers and results are those of the slots.
+generation/sampling.py chooses the tokens, so settings, random numbers and results are the same as with slots.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prefine.models.forward.rotary import forget_lengths
 
 
 class _Chooser(LogitsProcessor):  # type: ignore[misc]
-    """Leaves of each row's logits the one token that was chosen, so that transformers takes it."""
+    """Masks each row's logits except the chosen token, so that transformers takes that one."""
 
     def __init__(
         self, writings: list[ActiveSequence], add_tokens: Callable[[list[ActiveSequence], Tensor], None]
@@ -38,7 +38,7 @@ class _Chooser(LogitsProcessor):  # type: ignore[misc]
 
 
 class _Finished(StoppingCriteria):  # type: ignore[misc]
-    """Stops each row where its sequence has ended."""
+    """Stops each row when its sequence has ended."""
 
     def __init__(self, writings: list[ActiveSequence]) -> None:
         self._writings = writings
@@ -49,10 +49,10 @@ class _Finished(StoppingCriteria):  # type: ignore[misc]
 
 
 class PaddedWriter(Writer):
-    """Writes a batch at a time; a cancelled request ends with its batch's next token."""
+    """Generates one batch at a time; a cancelled request ends with its batch's next token."""
 
     def _write_on(self) -> None:
-        """Write one batch to its end."""
+        """Generate one batch to its end."""
         self._active = [self._queue.popleft() for _ in range(min(self.slots, len(self._queue)))]
         try:
             if self._active:
@@ -64,12 +64,12 @@ class PaddedWriter(Writer):
             for writing in self._active:
                 writing.finish = writing.finish or "length"
         finally:
-            # Where a callback has raised, the batch ends as far as it was written.
+            # If a callback raised, the batch ends with the tokens so far.
             self._done += self._active
             self._active = []
 
     def _score_prompts(self) -> None:
-        """Take log-probabilities of prompts where they are asked for, from a forward of each prompt alone."""
+        """Compute log-probabilities of prompts where requested, with a forward of each prompt alone."""
         for writing in self._active:
             if writing.request.prompt_logprobs:
                 ids = torch.tensor([writing.request.prompt])
@@ -105,7 +105,7 @@ class PaddedWriter(Writer):
 
 @contextmanager
 def _own_defaults_off(causal: Any) -> Iterator[None]:
-    """A model's own generation defaults (penalties, beams) are not the request's."""
+    """Inside, the model's own generation defaults (penalties, beams) are off."""
     own = causal.generation_config
     causal.generation_config = GenerationConfig()
     try:

@@ -1,7 +1,7 @@
-"""Keys and values of sequences that have been computed, kept for later ones that begin with the same tokens.
+"""A cache of keys and values of computed sequences, for later ones that begin with the same tokens.
 
-They lie in a radix tree: an edge holds a run of tokens, and sequences that begin alike share the runs of their common
-beginning (Zheng et al. 2023, arXiv 2312.07104, sec. 3). The least recently used leaves go first.
+It is a radix tree: an edge holds a run of tokens, and sequences with a common prefix share its runs (Zheng et al. 2023,
+arXiv 2312.07104, sec. 3). The least recently used leaves are removed first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-# Of each attention layer the keys (K, D, T) and values (K, T, D) of a run of T tokens.
+# For each attention layer the keys (K, D, T) and values (K, T, D) of a run of T tokens.
 LayerStates = dict[nn.Module, tuple[Tensor, Tensor]]
 
 
@@ -20,8 +20,8 @@ class _Run:
     """A run of tokens.
 
     Attributes:
-        children: by their first token.
-        used: when it was last part of a sequence that was looked for or added.
+        children: runs that continue it, by their first token.
+        used: when it was last part of a sequence that was looked up or added.
     """
 
     tokens: tuple[int, ...]
@@ -31,10 +31,10 @@ class _Run:
 
 
 class PrefixCache:
-    """Keys and values of sequences; valid as long as the weights and the adapter in use stay the same.
+    """Keys and values of sequences; valid while the weights and the active adapter do not change.
 
     Args:
-        room: at most so many tokens are kept; 0 keeps nothing.
+        room: the most tokens that are kept; 0 keeps nothing.
     """
 
     def __init__(self, room: int) -> None:
@@ -54,7 +54,7 @@ class PrefixCache:
         return sum(each.nbytes for _, run in self._runs() for pair in run.states.values() for each in pair)
 
     def find(self, tokens: Sequence[int]) -> list[tuple[LayerStates, int]]:
-        """The longest beginning of `tokens` that is kept, as runs: states, and how many of their tokens count."""
+        """The longest cached prefix of `tokens`, as runs: states, and how many of their tokens belong to it."""
         self._clock += 1
         found = list(self._along(tokens))
         for run, _ in found:
@@ -65,7 +65,7 @@ class PrefixCache:
         """Keep a sequence, as far as there is room.
 
         Args:
-            read: gives the states of the tokens from one place up to another; asked for what is not kept yet.
+            read: returns the states of the tokens from one position up to another; called for those not cached yet.
         """
         tokens = tuple(tokens[: self.room])
         self._clock += 1
@@ -84,7 +84,7 @@ class PrefixCache:
             self._make_room()
 
     def _along(self, tokens: Sequence[int]) -> Iterator[tuple[_Run, int]]:
-        """The runs that `tokens` begin with, and how many tokens of each: all of them but for the last one."""
+        """The cached runs along `tokens`, and how many tokens of each match: all of them, except in the last run."""
         run, place = self._root, 0
         while place < len(tokens) and (child := run.children.get(tokens[place])) is not None:
             pairs = zip(child.tokens, tokens[place : place + len(child.tokens)], strict=False)
@@ -113,8 +113,8 @@ class PrefixCache:
 
 
 def _split(run: _Run, at: int) -> _Run:
-    """Make two runs of one: the first `at` tokens, which is returned, and the rest below it."""
-    # Copies: a part of a tensor would hold the memory of all of it.
+    """Split a run in two: the first `at` tokens, which are returned, and the rest below them."""
+    # Copies: a slice would keep the memory of the whole tensor.
     front = {layer: (keys[..., :at].clone(), values[:, :at].clone()) for layer, (keys, values) in run.states.items()}
     rest = {layer: (keys[..., at:].clone(), values[:, at:].clone()) for layer, (keys, values) in run.states.items()}
     first = _Run(run.tokens[:at], front, {run.tokens[at]: run}, run.used)

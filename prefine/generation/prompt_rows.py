@@ -1,4 +1,4 @@
-"""Which prompts of a queue are computed next: whole, in parts, or after a kept beginning."""
+"""Selects the prompts of a queue that are computed next: whole, in parts, or after a cached prefix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from prefine.generation.prefix_cache import LayerStates, PrefixCache
 from prefine.generation.writer import ActiveSequence
 
-# A shorter kept beginning saves less than a row of its own costs.
+# A shorter cached prefix saves less than a separate row costs.
 _LEAST_REUSED_TOKENS = 16
 
 Prompt = tuple[int, ...]
@@ -19,13 +19,13 @@ Oversize = Literal["split", "whole", "wait"]
 
 @dataclass(eq=False)
 class Filling:
-    """A prompt that is computed in parts, or after a kept beginning.
+    """A prompt that is computed in parts, or after a cached prefix.
 
     Attributes:
-        writing: whose prompt it is.
+        writing: the sequence that has this prompt.
         prompt: token ids.
-        runs: the kept beginning, until it is in a slot.
-        computed: how many of the prompt's tokens are, or will then be, in the slot.
+        runs: the cached prefix, until it is in a slot.
+        computed: number of the prompt's tokens in the slot, `runs` included.
     """
 
     writing: ActiveSequence
@@ -35,11 +35,11 @@ class Filling:
 
     @property
     def rest(self) -> int:
-        """Tokens that are still to be computed."""
+        """Number of tokens that are not computed yet."""
         return len(self.prompt) - self.computed
 
 
-# Tokens of a prompt that are computed next.
+# The tokens of a prompt that are computed next.
 NextPart = tuple[Filling, int]
 
 
@@ -48,8 +48,8 @@ class TakenPrompts:
     """Prompts that were taken from the queue.
 
     Attributes:
-        whole: prompts that are new and computed whole, and the sequences of each.
-        parts: the others.
+        whole: new prompts that are computed as a whole, with the sequences of each.
+        parts: parts of the other prompts.
     """
 
     whole: dict[Prompt, list[ActiveSequence]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class TakenPrompts:
 
     @property
     def tokens(self) -> int:
-        """Tokens to compute."""
+        """Number of tokens to compute."""
         return sum(map(len, self.whole)) + sum(length for _, length in self.parts)
 
 
@@ -75,7 +75,7 @@ def take_prompts(
 
     Args:
         filling: what is being computed.
-        oversize: what becomes of a first prompt that exceeds `room`: a part of it is taken, or all of it, or none.
+        oversize: whether a part, all or none of a first prompt that exceeds `room` is taken.
     """
     taken = TakenPrompts()
     passed: list[ActiveSequence] = []
@@ -107,7 +107,7 @@ def take_prompts(
 
 
 def next_parts(filling: Sequence[Filling], room: int) -> list[NextPart]:
-    """Up to `room` tokens of prompts that have begun, the earliest first."""
+    """Up to `room` tokens of started prompts, the earliest first."""
     parts: list[NextPart] = []
     for each in filling:
         if room:
@@ -117,18 +117,18 @@ def next_parts(filling: Sequence[Filling], room: int) -> list[NextPart]:
 
 
 def others_wait(queue: Iterable[ActiveSequence], filling: Sequence[Filling]) -> bool:
-    """Whether prompts wait that are not being computed already."""
+    """Whether the queue has prompts that are not being computed yet."""
     begun = {each.prompt for each in filling}
     return any(not can_be_copied(each) or tuple(each.request.prompt) not in begun for each in queue)
 
 
 def can_be_copied(writing: ActiveSequence) -> bool:
-    """Whether keys and values of the same prompt are all it needs; log-probabilities of a prompt need hidden states."""
+    """Whether it needs only a copy of the prompt's keys and values; log-probabilities need hidden states."""
     return not writing.request.prompt_logprobs
 
 
 def _kept_beginning(prefixes: PrefixCache, writing: ActiveSequence) -> list[tuple[LayerStates, int]]:
-    """What is kept of a prompt, but for its last token, which is always computed."""
+    """The cached prefix of a prompt, without its last token, which is always computed."""
     if not prefixes.room or writing.request.prompt_logprobs:
         return []
     runs = prefixes.find(writing.request.prompt[:-1])

@@ -1,4 +1,4 @@
-"""Settings that decide the rows of `generate` and `score`; a file is resumed only with equal settings."""
+"""Settings that affect the rows of `generate` and `score`; a file is only resumed with equal settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKENS = "the hash of the tokenizer's files"
 
 
 def recorded_dtype(file: RowFile | None) -> Literal["auto", "float32", "bfloat16"]:
-    """The number type of the interrupted command: `auto`, measured again, might choose another one."""
+    """The number type of the interrupted command; `auto` would measure again and could choose another one."""
     match None if file is None else file.setting("dtype"):
         case "float32":
             return "float32"

@@ -1,8 +1,8 @@
-"""From logits to tokens: each sequence by its own settings and its own random numbers.
+"""Chooses tokens from logits: each sequence has its own settings and random numbers.
 
-A sequence's random numbers come from its seed alone, one a token, so what is drawn does not depend on what else is in
-the batch. Tokens are drawn by inverting the distribution function (Devroye 1986, ch. 3.2): one uniform number a token
-instead of one a vocabulary entry.
+A sequence's random numbers depend on its seed alone, one per token, so its tokens do not depend on the rest of the
+batch. Tokens are drawn by inverting the distribution function (Devroye 1986, ch. 3.2): that takes one uniform number
+per token instead of one per vocabulary entry.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from torch import Tensor
 from prefine.errors import NotFiniteError
 from prefine.recipe.sections import LARGEST_TEMPERATURE
 
-# Vocabulary entries whose probabilities are summed before the search: two short searches instead of a long sum.
+# Vocabulary entries per block of summed probabilities: two short searches instead of one long sum.
 _BLOCK = 256
 # Beyond these, logits of a real model are no longer finite in float32.
 _LEAST_PENALTY, _LARGEST_PENALTY = 0.001, 1000
-# OpenAI's own limits of presence and frequency penalties, and of a token's bias.
+# OpenAI's limits for presence and frequency penalties, and for a token's bias.
 _LARGEST_DEDUCTION, _LARGEST_BIAS = 2.0, 100.0
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a sequence is written.
+    """How a sequence is generated.
 
     Attributes:
-        max_new_tokens: at most so many tokens, the end of turn included; 0 computes the prompt only (see Request).
-        temperature: logits are divided by it; 0 always takes the likeliest token.
-        top_k: only so many likeliest tokens; 0: all.
-        top_p: only the likeliest tokens that together have this probability (Holtzman et al. 2019, arXiv 1904.09751).
-        min_p: only tokens of at least this share of the likeliest one's probability (arXiv 2407.01082).
-        repetition_penalty: logits of tokens that are there already are divided by it, or multiplied where negative
+        max_new_tokens: the most new tokens, including the end of turn; 0 only computes the prompt (see Request).
+        temperature: logits are divided by it; 0 always takes the most likely token.
+        top_k: draw from this many most likely tokens only; 0: from all.
+        top_p: draw from the most likely tokens with this total probability (Holtzman et al. 2019, arXiv 1904.09751).
+        min_p: draw from tokens with at least this share of the highest probability (arXiv 2407.01082).
+        repetition_penalty: logits of tokens that occur in prompt or answer are divided by it, or multiplied if negative
             (Keskar et al. 2019, arXiv 1909.05858, sec. 4.1).
         stop: the text ends before the first of these.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         presence_penalty: subtracted from the logit of every token that was generated before; the prompt does not count.
         frequency_penalty: subtracted from that logit once for each time that the token was generated. Both penalties as
-            OpenAI's API defines them.
-        logit_bias: token ids and what is added to their logits, from -100 to 100.
+            in OpenAI's API.
+        logit_bias: numbers from -100 to 100 to add to logits, by token id.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is out of its range.
     """
 
     max_new_tokens: int
@@ -86,12 +86,12 @@ class Sampling:
 
     @property
     def filtered(self) -> bool:
-        """Whether some tokens may not be drawn."""
+        """Whether some tokens are excluded from drawing."""
         return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
 
     @cached_property
     def changes_logits(self) -> bool:
-        """Whether logits are changed before the temperature: by a penalty or a bias."""
+        """Whether a penalty or a bias changes the logits before the temperature."""
         deducted = self.presence_penalty or self.frequency_penalty
         return self.repetition_penalty != 1 or bool(deducted or self.logit_bias)
 
@@ -101,9 +101,9 @@ def _within(value: float, limit: float) -> tuple[bool, str]:
 
 
 class Draws:
-    """The uniform numbers of one sequence: its seed alone decides them, and each token has its own.
+    """The uniform random numbers of one sequence, one per token. They depend on its seed alone.
 
-    NumPy gives them: they are the same on every device, and all of a seed's bits count.
+    NumPy draws them: they are the same on every device, and all bits of a seed count.
     """
 
     def __init__(self, seed: int, count: int) -> None:
@@ -115,14 +115,14 @@ class Draws:
 
 @dataclass(frozen=True)
 class NextToken:
-    """A sequence at its next token.
+    """The inputs for a sequence's next token.
 
     Attributes:
         sampling: its settings.
         uniform: its random number in [0, 1).
-        seen: token ids that are there, prompt included; only asked for where repetition is penalised.
-        generated: token ids after the prompt; only asked for where presence or frequency is penalised.
-        allowed: (V,) bool, the tokens that may come next; None where all may.
+        seen: token ids so far, prompt included; needed only with a repetition penalty.
+        generated: token ids after the prompt; needed only with a presence or frequency penalty.
+        allowed: (V,) bool, the tokens that may come next; None for all.
     """
 
     sampling: Sampling
@@ -139,7 +139,7 @@ def choose(logits: Tensor, rows: Sequence[NextToken]) -> tuple[Tensor, Tensor]:
     temperature, filters.
 
     Args:
-        logits: (N, V), as the model gives them.
+        logits: (N, V), the model's.
         rows: N.
 
     Returns: tokens (N,) int64, and (N,) fp32 their log-probabilities under the model itself, before temperature,
@@ -173,7 +173,7 @@ def choose(logits: Tensor, rows: Sequence[NextToken]) -> tuple[Tensor, Tensor]:
 
 
 def invert(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Draw from unnormalised probabilities: the first token at which their running sum exceeds uniform times the total.
+    """Draw from unnormalised probabilities: the first token whose running sum exceeds `uniform` times the total.
 
     Args:
         weights: (N, V) fp32, 0 or more, some above 0 in each row.
@@ -200,9 +200,9 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _first_above(running: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) the first place in rows of running sums (N, M) that exceeds what is wanted, and the sum before it.
+    """(N,) the first index in rows of running sums (N, M) that exceeds `wanted`, and the sum before it.
 
-    Rounding can put what is wanted at or above the last sum: the place where that is first reached is taken then.
+    Rounding can make `wanted` equal to or greater than the last sum; then the first index with that sum is taken.
     """
     last = running[:, -1]
     below_last = torch.nextafter(last, torch.zeros_like(last))
@@ -220,12 +220,12 @@ def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def _not_finite() -> NotFiniteError:
     return NotFiniteError(
-        "the model's logits are not finite", "Load it with dtype float32; if a run made it, lower its learning rate."
+        "the model's logits are not finite", "Load it with dtype float32; if a run trained it, lower its learning rate."
     )
 
 
 def likeliest(logits: Tensor, counts: Sequence[int]) -> list[tuple[tuple[int, float], ...]]:
-    """The likeliest tokens of each row of logits (N, V), `counts` of them, with their log-probabilities."""
+    """The most likely tokens of each row of logits (N, V), with log-probabilities; `counts` says how many per row."""
     most = min(max(counts), logits.shape[1])
     values, tokens = torch.log_softmax(logits.float(), -1).topk(most)
     pairs = zip(tokens.tolist(), values.tolist(), strict=True)
@@ -263,7 +263,7 @@ def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits (1, V) with -inf where a token may not be drawn, in transformers' own order."""
     from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-    ids = torch.zeros(1, 0, dtype=torch.int64, device=logits.device)  # none of them looks at these
+    ids = torch.zeros(1, 0, dtype=torch.int64, device=logits.device)  # the filters do not read the ids
     if sampling.top_k:
         logits = TopKLogitsWarper(min(sampling.top_k, logits.shape[1]))(ids, logits)
     if sampling.top_p < 1:

@@ -1,9 +1,9 @@
-"""Keys and values of sequences that are being written, a slot each, and attention of new tokens to them.
+"""Keys and values of active sequences, one slot each, and attention of new tokens to them.
 
-The layouts here go to the layers in the place of a packed row's segments (models/forward/attention.py): `Prefill` is
-a packed row of whole prompts whose keys and values are kept, `Extend` a row of several new tokens a sequence, `Decode`
-a row of one new token a sequence. So every model that takes packed rows also decodes here, with its own code, and needs
-no cache of transformers'.
+The layouts here are passed to the layers in place of a packed row's segments (models/forward/attention.py):
+`Prefill` is a packed row of whole prompts whose keys and values are kept, `Extend` a row of several new tokens per
+sequence, `Decode` a row of one new token per sequence. So every model that takes packed rows can decode here with its
+own code, without a cache of transformers.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from prefine.generation.prefix_cache import LayerStates
 from prefine.models.forward.attention import CachedRow, packed_kernel
 from prefine.models.forward.blockwise import ScoreRule, causal_bias
 
-# Rows of queries whose scores are held at once: memory follows it.
+# Rows of queries whose scores are in memory at once.
 _BLOCK_ROWS = 512
-# What products with slots cost, in tokens of slots: one that is called more, and (times) one with a part of each slot,
-# which is copied before. A plan must save this much; rollouts, whose sequences are about as long, have none.
+# The cost of products with slots, in tokens of slots: of one more call, and (as a factor) of a product with a part of
+# each slot, which must be copied first. A plan must save this much; rollouts, with sequences of similar length, do not.
 _COST_OF_A_PRODUCT = 1024
 _COST_OF_A_COPY = 2
 _WORTH_A_PLAN = 8192
@@ -35,8 +35,8 @@ class SlotCache:
     """Preallocated keys and values of every attention layer that has been computed.
 
     Args:
-        slots: sequences at once.
-        capacity: longest sequence, tokens.
+        slots: number of sequences.
+        capacity: length of the longest sequence, tokens.
     """
 
     def __init__(self, slots: int, capacity: int) -> None:
@@ -45,10 +45,10 @@ class SlotCache:
         self._layers: weakref.WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = weakref.WeakKeyDictionary()
 
     def of(self, layer: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's keys (slots, K, D, capacity) and values (slots, K, capacity, D), made at first as `key` and
-        `value` (K, T, D) are.
+        """The layer's keys (slots, K, D, capacity) and values (slots, K, capacity, D); created on first use with the
+        dtype and device of `key` and `value` (K, T, D).
 
-        Keys lie as the products with queries read them: that takes half the time.
+        Keys are in the layout that products with queries read: that halves the time.
         """
         found = self._layers.get(layer)
         if found is None:
@@ -60,19 +60,19 @@ class SlotCache:
         return found
 
     def copy(self, source: int, target: int) -> None:
-        """Copy a slot into another."""
+        """Copy a slot to another."""
         for tensors in self._layers.values():
             for each in tensors:
                 each[target] = each[source]
 
     def empty(self, slot: int) -> None:
-        """Fill a slot with zeros: what lies behind a sequence's end is weighed with 0, which no NaN may spoil."""
+        """Fill a slot with zeros. Values after a sequence's end get weight 0, but a NaN there would still spread."""
         for tensors in self._layers.values():
             for each in tensors:
                 each[slot].zero_()
 
     def load(self, slot: int, runs: Sequence[tuple[LayerStates, int]]) -> None:
-        """Put the first tokens of each run into a slot, end to end, and zeros behind them."""
+        """Put the first tokens of each run into a slot, end to end, followed by zeros."""
         self.empty(slot)
         place = 0
         for states, tokens in runs:
@@ -83,7 +83,7 @@ class SlotCache:
             place += tokens
 
     def read(self, slot: int, begin: int, end: int) -> LayerStates:
-        """A copy of what a slot holds from one place up to another."""
+        """A copy of a slot's states from one position up to another."""
         return {
             layer: (keys[slot, :, :, begin:end].clone(), values[slot, :, begin:end].clone())
             for layer, (keys, values) in self._layers.items()
@@ -93,7 +93,7 @@ class SlotCache:
         """Make room for other numbers of sequences and tokens; what is in it and fits stays."""
         more, longer = slots - self.slots, capacity - self.capacity
         for layer in list(self._layers):
-            keys, values = self._layers.pop(layer)  # one layer at a time: the others are not held twice
+            keys, values = self._layers.pop(layer)  # one layer at a time, so that only one is in memory twice
             keys = F.pad(keys, (0, longer, 0, 0, 0, 0, 0, more))
             values = F.pad(values, (0, 0, 0, longer, 0, 0, 0, more))
             self._layers[layer] = keys, values
@@ -107,11 +107,11 @@ class SlotCache:
 
 @dataclass(frozen=True)
 class Prefill(CachedRow):
-    """A packed row of prompts that begin alike: their common beginning once, then what each goes on with.
+    """A packed row of prompts with a common prefix: the prefix once, then the rest of each.
 
     Attributes:
-        cache: where their keys and values are kept.
-        tree: the row; its answers are the prompts' own parts.
+        cache: stores their keys and values.
+        tree: the row; its answers are the rests of the prompts.
         slots: the slot of each prompt.
     """
 
@@ -120,12 +120,12 @@ class Prefill(CachedRow):
     slots: tuple[int, ...]
 
     def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule) -> Tensor:
-        """Packed attention, with what it attends to kept."""
+        """Packed attention; keeps the keys and values."""
         keys, values = self.cache.of(layer, k, v)
         common, start = self.tree.prompt, self.tree.prompt
         for slot, own in zip(self.slots, self.tree.answers, strict=True):
             stop = start + own
-            # What lies behind a sequence's end is weighed with 0, which no NaN of a former one may spoil.
+            # Values after a sequence's end get weight 0, but a NaN of an earlier sequence would still spread.
             keys[slot].zero_()
             values[slot].zero_()
             keys[slot, :, :, :common] = k[:, :common].transpose(1, 2)
@@ -138,7 +138,7 @@ class Prefill(CachedRow):
 
 @dataclass(frozen=True)
 class SlotPart:
-    """New tokens of one sequence: its slot, how many tokens are in it already, and how many come."""
+    """New tokens of one sequence: its slot, the number of tokens already in it, and the number of new ones."""
 
     slot: int
     before: int
@@ -146,11 +146,11 @@ class SlotPart:
 
 
 class Extend(CachedRow):
-    """A row of new tokens that continue what is in slots, several for each.
+    """A row of new tokens that continue the sequences in slots, several per slot.
 
     Args:
-        cache: what was there before.
-        parts: in the order of the row; zeros lie behind what their slots hold.
+        cache: holds the earlier tokens.
+        parts: in the order of the row; their slots hold zeros after the earlier tokens.
     """
 
     def __init__(self, cache: SlotCache, parts: Sequence[SlotPart]) -> None:
@@ -161,7 +161,9 @@ class Extend(CachedRow):
     def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, rule: ScoreRule) -> Tensor:
         """Attention of each part to its own slot: q (H, T, D), k and v (K, T, D) -> (H, T, D)."""
         keys, values = self._cache.of(layer, k, v)
-        out = v.new_empty(q.shape[1], q.shape[0], v.shape[2]).transpose(0, 1)  # as the layer wants it: tokens first
+        out = v.new_empty(q.shape[1], q.shape[0], v.shape[2]).transpose(
+            0, 1
+        )  # in the layer's memory layout: tokens first
         start = 0
         for part in self._parts:
             end, length = start + part.tokens, part.before + part.tokens
@@ -177,7 +179,7 @@ class Extend(CachedRow):
         return out
 
     def _block(self, q: Tensor, keys: Tensor, values: Tensor, rule: ScoreRule) -> Tensor:
-        """Of the last N tokens of S to all of them: q (H, N, D), keys (K, D, S), values (K, S, D) -> (H, N, D)."""
+        """Attention of the last N of S tokens to all: q (H, N, D), keys (K, D, S), values (K, S, D) -> (H, N, D)."""
         heads, rows = len(keys), q.shape[1]
         # Query heads of one key-value head are rows of one product: nothing is repeated.
         scores = torch.bmm(q.reshape(heads, -1, q.shape[2]), keys).mul_(rule.scale).view(heads, -1, rows, keys.shape[2])
@@ -187,7 +189,7 @@ class Extend(CachedRow):
         return torch.bmm(weights.flatten(1, 2), values).view(q.shape[0], rows, -1)
 
     def _bias(self, rows: int, keys: int, window: int | None, like: Tensor) -> Tensor:
-        """(rows, keys): 0 where a token may look, -inf elsewhere; the tokens are the last `rows` of `keys`."""
+        """(rows, keys): 0 where a token attends, -inf elsewhere; the tokens are the last `rows` of `keys`."""
         name = (rows, keys, window or 0, like.dtype)
         found = self._biases.get(name)
         if found is None:
@@ -199,8 +201,8 @@ class Decode(CachedRow):
     """A row of one new token for each of the first `rows` slots.
 
     Args:
-        cache: what was there before.
-        lengths: tokens in each of those slots before the new one.
+        cache: holds the earlier tokens.
+        lengths: number of tokens in each of those slots before the new one.
     """
 
     def __init__(self, cache: SlotCache, lengths: Sequence[int], device: torch.device) -> None:
@@ -222,7 +224,7 @@ class Decode(CachedRow):
         bias = self._bias(rule.window, heads, q.dtype)
 
         def product(slots: slice, tokens: int) -> Tensor:
-            """(N, H, D) of some slots, masked behind their sequences' ends."""
+            """(N, H, D) for some slots, masked after the ends of their sequences."""
             few = slice(slots.start * heads, slots.stop * heads)
             queries, seen = grouped[slots].flatten(0, 1), keys[slots, :, :, :tokens].flatten(0, 1)
             if rule.softcap is None:
@@ -239,7 +241,7 @@ class Decode(CachedRow):
         return out.transpose(0, 1)
 
     def _bias(self, window: int | None, heads: int, dtype: torch.dtype) -> Tensor:
-        """(N K, 1, capacity): 0 where a token may look, -inf elsewhere."""
+        """(N K, 1, capacity): 0 where a token attends, -inf elsewhere."""
         found = self._biases.get((window, heads, dtype))
         if found is None:
             distance = self._lengths[:, None] - torch.arange(self._cache.capacity, device=self._lengths.device)
@@ -251,14 +253,14 @@ class Decode(CachedRow):
 
 
 def _plan(lengths: Sequence[int], capacity: int) -> tuple[int, list[tuple[int, int]]]:
-    """Which slots are computed with a product of their own, so that a few long sequences do not slow the short ones.
+    """Which slots get a separate product, so that a few long sequences do not slow down the short ones.
 
-    All slots are computed together up to some length; what is computed there of a longer one is not used.
+    All slots are computed together up to some length; the result is not used for longer ones.
 
     Args:
-        lengths: of the sequences, tokens before the new one.
+        lengths: lengths of the sequences before the new token.
 
-    Returns: the length that is computed of all slots, and the longer slots with their own lengths.
+    Returns: the length that is computed for all slots, and the longer slots with their own lengths.
     """
     rows = len(lengths)
     whole = rows * capacity
@@ -267,7 +269,7 @@ def _plan(lengths: Sequence[int], capacity: int) -> tuple[int, list[tuple[int, i
     order = sorted(range(rows), key=lengths.__getitem__, reverse=True)
     best, cost, alone = (capacity, 0), whole - _WORTH_A_PLAN, 0
     for count, slot in enumerate(order):
-        # All but the `count` longest sequences have at most so many tokens, the new one included.
+        # All but the `count` longest sequences have at most this many tokens, the new one included.
         longest = min(-(-(lengths[slot] + 1) // _LENGTH_STEP) * _LENGTH_STEP, capacity)
         found = alone + rows * longest * _COST_OF_A_COPY
         if found < cost:

@@ -1,4 +1,4 @@
-"""The model's forward on tokens in slots: whole prompts, more tokens of some sequences, one more token of each."""
+"""The model's forward on tokens in slots: whole prompts, several tokens of some sequences, one token of each."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from prefine.models.forward.attention import CachedRow
 from prefine.models.forward.logprobs import adjusted
 from prefine.models.forward.packed import PackedModel
 
-# Rows of a step are rounded up to these: processors' libraries keep a kernel for each number of rows.
+# The number of rows in a step is rounded up to these: processors' libraries keep a kernel per number of rows.
 _ROWS = (1, 2, 4, 8, 12, 16, 24, 32)
 _ROWS_APART = 16
-# A slot's room grows by at least so many tokens, and by at least an eighth: all of it is computed with.
+# A slot grows by at least this many tokens, and by at least an eighth; all of its room takes part in products.
 _ROOM_STEP = 32
 
 
 class SlotForward:
-    """Computes rows of tokens and keeps their keys and values in slots.
+    """Computes rows of tokens, and keeps their keys and values in slots.
 
     Args:
-        model: takes packed rows.
-        slots: sequences at once.
+        model: a model that takes packed rows.
+        slots: number of sequences.
 
     Attributes:
-        cache: keys and values; `reserve` makes it.
+        cache: keys and values; `reserve` creates it.
     """
 
     def __init__(self, model: PackedModel, slots: int) -> None:
@@ -37,11 +37,11 @@ class SlotForward:
         self.cache = SlotCache(0, 0)
 
     def release(self) -> None:
-        """Give the memory of all slots back."""
+        """Free the memory of all slots."""
         self.cache = SlotCache(0, 0)
 
     def reserve(self, longest: int, sequences: int) -> None:
-        """Make room for so many sequences of so many tokens; what is in the slots stays."""
+        """Make room for `sequences` sequences of up to `longest` tokens; the contents of the slots stay."""
         cache, slots = self.cache, min(_rounded_up(sequences), self._slots)
         if not cache.slots:
             self.cache = SlotCache(slots, _whole_steps(longest))
@@ -62,9 +62,9 @@ class SlotForward:
             cache.resize(min(slots, cache.slots), min(capacity, cache.capacity))
 
     def prompts(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> tuple[Tensor, list[list[int]]]:
-        """Compute prompts as one tree: what all of them begin with (a system turn, say) once, then the rest of each.
+        """Compute prompts as one tree: their common prefix (a system turn, for example) once, then the rest of each.
 
-        Returns hidden states (T, H), and where each prompt's tokens are among them.
+        Returns hidden states (T, H), and the indices of each prompt's tokens among them.
         """
         common = common_beginning(prompts)
         rests = [prompt[common:] for prompt in prompts]
@@ -85,9 +85,9 @@ class SlotForward:
         return self._hidden(ids, positions, Extend(self.cache, parts))
 
     def decode(self, ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """One token more in each of the first N slots, which hold `lengths` tokens; returns logits (N, V).
+        """Compute one more token in each of the first N slots, which hold `lengths` tokens; returns logits (N, V).
 
-        Rows beyond them compute nothing that is used.
+        The results of rows beyond N are not used.
         """
         spare = min(_rounded_up(len(ids)), self.cache.slots) - len(ids)
         positions = [*lengths, *[0] * spare]
@@ -95,7 +95,7 @@ class SlotForward:
         return self.logits(self._hidden([*ids, *[0] * spare], positions, row))[: len(ids)]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(N, V) of hidden states (N, H)."""
+        """Logits (N, V) of hidden states (N, H)."""
         head = self._model.logits_head()
         logits: Tensor = head.module(hidden)
         return logits if head.scale == 1 and head.softcap is None else adjusted(logits, head)

@@ -1,8 +1,8 @@
-"""Writes many sequences at once, in slots: a sequence that ends leaves its slot to the next one at once.
+"""Generates many sequences at once, in slots: the next sequence takes a slot as soon as its sequence ends.
 
-New prompts are computed packed, each distinct one once (several answers to one prompt share it); then all sequences
-go on a token a step, as one row of tokens. A prompt that is longer than what a step may compute goes on in the next
-steps, so that the others do not wait for it. What earlier requests have computed of a prompt is not computed again.
+New prompts are computed packed, each distinct one once (several answers to one prompt share it). Then all sequences get
+one token per step, as one row of tokens. A prompt that is longer than the limit of a step continues in the next steps,
+so that other sequences do not wait for it. A prompt's prefix that earlier requests have computed is not recomputed.
 """
 
 from __future__ import annotations
@@ -34,25 +34,26 @@ from prefine.generation.writer import ActiveSequence, Writer
 from prefine.models.forward.fused import WeightCache
 from prefine.models.forward.packed import PackedModel, evaluating
 
-# Prompt tokens in one row: memory follows it.
+# Prompt tokens in one row; memory grows with it.
 _ROW_TOKENS = 4096
-# Rows of logits held at once for log-probabilities of a prompt.
+# Rows of logits in memory at once for log-probabilities of a prompt.
 _SCORED_ROWS = 256
 
 
 class SlotWriter(Writer):
-    """Writes in slots; for models that take packed rows.
+    """Generates in slots; for models that take packed rows.
 
     Args:
         model, tokenizer, slots, kept: see Writer.
-        prefix_tokens: at most so many tokens' keys and values are kept between requests, the least recently used go
-            first; 0 keeps none. They belong to the weights and the adapter in use: each adapter needs its own writer.
-        prefill_tokens: at most so many prompt tokens are computed in one step, so that sequences that are being written
-            go on. A prompt is computed in parts only if it is longer, or while another one is. By default each step
-            fills all free slots, and prompts are computed whole.
+        prefix_tokens: the most tokens whose keys and values are kept between requests; the least recently used are
+            removed first, and 0 keeps none. They belong to the weights and the active adapter: each adapter needs its
+            own writer.
+        prefill_tokens: the most prompt tokens that are computed in one step, so that active sequences do not wait. A
+            prompt is computed in parts only if it is longer, or while another one is. By default each step fills all
+            free slots, and prompts are computed as a whole.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a value is out of its range.
     """
 
     def __init__(
@@ -75,14 +76,14 @@ class SlotWriter(Writer):
         self._prefill_tokens = prefill_tokens
 
     def clear(self) -> None:
-        """Forget all requests, and all keys and values."""
+        """Drop all requests, and all keys and values."""
         super().clear()
         self._filling = []
         self._forward.release()
         self.forget_prefixes()
 
     def forget_prefixes(self) -> None:
-        """Forget the keys and values that are kept between requests."""
+        """Drop the keys and values that are kept between requests."""
         self._prefixes.clear()
 
     @property
@@ -100,7 +101,7 @@ class SlotWriter(Writer):
             self._forward.trim(max(writing.length for writing in self._active), len(self._active))
 
     def _write_on(self) -> None:
-        """One token more for every sequence in a slot, after new ones have taken free slots."""
+        """Fill free slots with new sequences, then generate one more token for every sequence in a slot."""
         with evaluating(self.model), self.model.autocast():
             self._release()
             self._compute_prompts()
@@ -109,7 +110,7 @@ class SlotWriter(Writer):
                 self._decode()
             self._release()
         if not self._active:
-            self._forward.release()  # what comes next may need much less
+            self._forward.release()  # the next requests may need much less
 
     def _release(self) -> None:
         """Free the slots of finished sequences; the last sequences move into them, so that used slots come first."""
@@ -129,17 +130,16 @@ class SlotWriter(Writer):
                 self._forward.cache.copy(len(self._active), slot)
 
     def _keep(self, slot: int, computed: int) -> None:
-        """Keep the first tokens of the sequence in a slot for later ones."""
+        """Cache the first tokens of the sequence in a slot for later ones."""
         if self._prefixes.room:
             writing, cache = self._active[slot], self._forward.cache
             tokens = [*writing.request.prompt, *writing.tokens][:computed]
             self._prefixes.add(tokens, lambda begin, end: cache.read(slot, begin, end))
 
     def _compute_prompts(self) -> None:
-        """Go on with prompts that are computed in parts; then fill free slots from the queue.
+        """Continue prompts that are computed in parts; then fill free slots from the queue.
 
-        Half of what a step may compute is for new prompts where some wait, so that these need not wait for a long one
-        to be ready.
+        If new prompts wait, half of a step's prompt tokens are for them, so that they do not wait for a long one.
         """
         limit = self._prefill_tokens
         room = math.inf if limit is None else limit
@@ -180,7 +180,7 @@ class SlotWriter(Writer):
         self._start(writings, logits.repeat_interleave(torch.tensor(copies, device=logits.device), 0))
 
     def _begin(self, parts: Sequence[NextPart]) -> None:
-        """Give prompts slots with what is kept of them, and compute their first parts."""
+        """Give prompts slots with their cached prefixes, and compute their first parts."""
         longest = max(len(filling.prompt) for filling, _ in parts)
         self._forward.reserve(longest + 1, len(self._active) + len(parts))
         for filling, _ in parts:
@@ -191,7 +191,7 @@ class SlotWriter(Writer):
         self._extend(parts)
 
     def _extend(self, parts: Sequence[NextPart]) -> None:
-        """Compute more tokens of prompts; those that are ready begin to be written, with all copies that wait."""
+        """Compute more tokens of prompts. Complete ones start to generate, with all waiting copies."""
         slots = [self._active.index(filling.writing) for filling, _ in parts]
         row = [SlotPart(slot, f.computed, length) for slot, (f, length) in zip(slots, parts, strict=True)]
         tokens = [filling.prompt[filling.computed :][:length] for filling, length in parts]
@@ -212,7 +212,7 @@ class SlotWriter(Writer):
             self._start(writings, self._forward.logits(hidden[ready]))
 
     def _copies(self, filling: Filling, slot: int) -> list[ActiveSequence]:
-        """Sequences of the queue that have this prompt, copied to the slots that are free."""
+        """Queued sequences with this prompt, copied to free slots."""
         free = self.slots - len(self._active)
         waiting = (each for each in self._queue if can_be_copied(each) and tuple(each.request.prompt) == filling.prompt)
         same = list(islice(waiting, free))
@@ -225,10 +225,10 @@ class SlotWriter(Writer):
         return same
 
     def _decode(self) -> None:
-        """One token more for every sequence that is being written.
+        """Generate one more token for every active sequence.
 
-        Prompts that are computed in parts hold slots between the others. They get a token as well, which the next part
-        overwrites.
+        Prompts that are computed in parts have slots between the others. They get a token as well, which their next
+        part overwrites.
         """
         computed = {filling.writing.number: filling.computed for filling in self._filling}
         lengths = [computed.get(writing.number, writing.length - 1) for writing in self._active]
@@ -245,11 +245,11 @@ class SlotWriter(Writer):
 def _score_prompt(
     forward: SlotForward, writing: ActiveSequence, hidden: Tensor, places: Sequence[int], first: int = 0
 ) -> None:
-    """Take log-probabilities of prompt tokens where the request asks for them.
+    """Record log-probabilities of prompt tokens if the request asks for them.
 
     Args:
-        hidden: (T, H), of a row.
-        places: where tokens of the prompt, from its token number `first` on, are in the row.
+        hidden: (T, H), hidden states of a row.
+        places: indices in the row of the prompt's tokens, from its token number `first` on.
     """
     if writing.request.prompt_logprobs:
         tokens = writing.request.prompt[first + 1 : first + 1 + len(places)]

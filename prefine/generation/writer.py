@@ -1,7 +1,6 @@
-"""What is asked of a writer, what it returns, and the queue that all writers share.
+"""Requests to a writer, their results, and the base class of writers with its queue.
 
-Rollouts, `prefine generate`, samples for reports and chat all generate text here. `generation/engine.py` picks the
-writer.
+A writer generates text for rollouts, `prefine generate`, samples in reports and chat. `generation/engine.py` picks it.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from prefine.models.forward.fused import WeightCache, packed_weights, unchanging
 from prefine.models.forward.logprobs import logprobs_of_logits
 from prefine.models.forward.packed import PackedModel, embedding_rows
 
-# A stop text is looked for in the last tokens, so many more than it has bytes.
+# A stop text is searched in the last tokens: as many as it has bytes, and this many more.
 _STOP_MARGIN_TOKENS = 8
 
-# Packing weights for products of few rows takes about as long as it saves in so many steps.
+# Packing weights for products of few rows takes about as long as it saves in this many steps.
 _STEPS_WORTH_PACKING = 24
 
-# The likeliest tokens at a place with their log-probabilities, likeliest first.
+# The most likely tokens at a position with their log-probabilities, the most likely one first.
 Top = tuple[tuple[int, float], ...]
 
 
@@ -36,7 +35,7 @@ class NewToken(NamedTuple):
     """A token, with log-probabilities under the model itself (before temperature, penalties and filters), nats.
 
     Attributes:
-        top: the likeliest tokens at its place, as many as were asked for.
+        top: the most likely tokens at its position, as many as requested.
     """
 
     token: int
@@ -48,30 +47,30 @@ OnToken = Callable[[NewToken], None]
 
 
 class TokenConstraint(Protocol):
-    """Says which tokens of one sequence may come next: for output in a fixed form (generation/json_constraint.py)."""
+    """Restricts the next tokens of one sequence, for output in a fixed form (generation/json_constraint.py)."""
 
     def mask(self) -> Tensor:
-        """(V,) bool: the tokens that may come next, at least one; only ids that end the sequence once it is whole."""
+        """(V,) bool: the tokens that may come next, at least one; when the output is complete, only stop ids."""
 
     def accept(self, token: int) -> None:
-        """Take note of the token that came, one that the mask allowed."""
+        """Record the next token, one that the mask allowed."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A sequence to be written.
+    """A sequence to generate.
 
     Attributes:
         prompt: token ids, at least one.
-        sampling: how. max_new_tokens may be 0 where prompt_logprobs are asked for.
-        stop_ids: token ids that end it; the one that did is its last token.
-        on_token: called with every token at once.
-        top_logprobs: how many of the likeliest tokens to give at every place.
-        prompt_logprobs: whether to give the prompt's log-probabilities, too.
-        constraint: which tokens may come next; None where all may. It is changed by writing.
+        sampling: sampling settings. max_new_tokens may be 0 only with prompt_logprobs.
+        stop_ids: token ids that end it; the one that does is its last token.
+        on_token: called with every token as soon as it is chosen.
+        top_logprobs: number of most likely tokens to return at every position.
+        prompt_logprobs: whether to return the prompt's log-probabilities, too.
+        constraint: restricts the next tokens; None for no restriction. Generating changes its state.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is out of its range.
     """
 
     prompt: Sequence[int]
@@ -93,17 +92,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Generated:
-    """A sequence that was written.
+    """A generated sequence.
 
     Attributes:
-        tokens: new token ids, the end of turn included where there is one.
-        logprobs: of each, under the model itself (before temperature, penalties and filters), nats.
+        tokens: new token ids, including the end of turn if there is one.
+        logprobs: their log-probabilities under the model itself (before temperature, penalties and filters), nats.
         text: decoded without control tokens, up to a stop text.
         finish: stop (an end of turn or a stop text), length, or cancelled.
         ended: whether its last token is an end of turn.
-        top_logprobs: for each token, the likeliest ones at its place; empty where none were asked for.
-        prompt_logprobs: for each token of the prompt, where asked for; None for the first, which nothing predicts.
-        cached_tokens: how many of the prompt's tokens an earlier request had computed already.
+        top_logprobs: for each token, the most likely ones at its position; empty if not requested.
+        prompt_logprobs: for each token of the prompt, if requested; None for the first, which has no prediction.
+        cached_tokens: number of the prompt's tokens that an earlier request had computed.
     """
 
     tokens: tuple[int, ...]
@@ -118,12 +117,12 @@ class Generated:
 
 @dataclass(eq=False)
 class ActiveSequence:
-    """A sequence while it is written.
+    """A sequence that is being generated.
 
     Attributes:
         ends: token ids that end it: its stop_ids, and its stop texts that are one control token.
-        heard: the prompt's tokens with their log-probabilities so far, where asked for, after its first one.
-        cached: how many of the prompt's tokens an earlier request had computed.
+        heard: log-probabilities of the prompt's tokens so far, if requested, from its second token on.
+        cached: number of the prompt's tokens that an earlier request had computed.
     """
 
     number: int
@@ -139,11 +138,11 @@ class ActiveSequence:
 
     @property
     def length(self) -> int:
-        """Tokens so far, prompt included."""
+        """Number of tokens so far, prompt included."""
         return len(self.request.prompt) + len(self.tokens)
 
     def row(self) -> NextToken:
-        """For the choice of the next token."""
+        """The inputs for choosing the next token."""
         sampling = self.request.sampling
         seen = [*self.request.prompt, *self.tokens] if sampling.repetition_penalty != 1 else ()
         constraint = self.request.constraint
@@ -151,7 +150,7 @@ class ActiveSequence:
         return NextToken(sampling, self.draws[len(self.tokens)], seen, self.tokens, allowed)
 
     def add(self, new: NewToken, tokenizer: Any) -> None:
-        """Take a token; finished if it ends the sequence, completes a stop text, or is the last there is room for."""
+        """Append a token; the sequence is finished if the token ends it, completes a stop text or reaches the limit."""
         token = new.token
         self.tokens.append(token)
         self.logprobs.append(new.logprob)
@@ -165,7 +164,7 @@ class ActiveSequence:
             self.finish = "length"
 
     def hear_prompt(self, logits: Tensor, tokens: Tensor) -> None:
-        """Take the next tokens of the prompt (N,) with the logits (N, V) that predict them."""
+        """Record the next tokens of the prompt (N,) with the logits (N, V) that predict them."""
         logprobs = logprobs_of_logits(logits, tokens.to(logits.device)).tolist()
         count = self.request.top_logprobs
         tops = likeliest(logits, [count] * len(tokens)) if count and len(tokens) else [()] * len(tokens)
@@ -180,7 +179,7 @@ class ActiveSequence:
         return any(stop in text for stop in stops)
 
     def result(self, tokenizer: Any) -> Generated:
-        """What was written."""
+        """The generated sequence."""
         last = self.tokens[-1] if self.tokens else None
         text = tokenizer.decode(self.tokens[:-1] if last in self.ends else self.tokens, skip_special_tokens=True)
         places = [place for stop in self.request.sampling.stop if (place := text.find(stop)) >= 0]
@@ -198,14 +197,14 @@ class ActiveSequence:
 
 
 class Writer(ABC):
-    """Writes requests; one thread at a time.
+    """Generates text for requests; only one thread at a time may use it.
 
     Args:
-        model: in eval mode while it writes, and as it was after each call.
-        tokenizer: transformers'.
-        slots: sequences at once.
-        kept: what was made of the model's weights, used and added to; for weights that never change while there are
-            writers. By default each writer makes its own, and drops it when it is idle.
+        model: the model; in eval mode during a call, and afterwards in its mode from before.
+        tokenizer: the transformers tokenizer.
+        slots: the most sequences at once.
+        kept: a cache of packed weights to read and extend, if the weights never change while there are writers. By
+            default each writer has its own, and drops it when idle.
     """
 
     def __init__(self, model: PackedModel, tokenizer: Any, slots: int, kept: WeightCache | None = None) -> None:
@@ -224,8 +223,8 @@ class Writer(ABC):
         """Queue a request; returns its number, counted from 0.
 
         Raises:
-            ValueError: the prompt is empty, or logit_bias has a token that the model does not.
-            ModelError: the prompt has a token that the model's embedding does not.
+            ValueError: the prompt is empty, or logit_bias has a token that the model lacks.
+            ModelError: the prompt has a token that the model's embedding lacks.
         """
         if not request.prompt:
             raise ValueError("a prompt must have at least one token")
@@ -242,7 +241,7 @@ class Writer(ABC):
 
     @property
     def busy(self) -> bool:
-        """Whether something is queued, being written, or has ended and not been returned yet."""
+        """Whether a request is queued, active, or has ended and not been returned yet."""
         return bool(self._queue or self._active or self._done)
 
     def room(self, longest: int, sequences: int) -> int:
@@ -259,7 +258,7 @@ class Writer(ABC):
         self._kept = None
 
     def cancel(self, number: int) -> None:
-        """Give a request up; it comes out of the next step as far as it was written."""
+        """Cancel a request; the next step returns it with the tokens so far."""
         for writing in (*self._queue, *self._active):
             if writing.number == number and writing.finish is None:
                 writing.finish = "cancelled"
@@ -268,7 +267,7 @@ class Writer(ABC):
 
     @torch.no_grad()
     def step(self) -> list[tuple[int, Generated]]:
-        """Write on a little; returns the requests that ended, with their numbers.
+        """Generate a little more; returns the requests that ended, with their numbers.
 
         The model's weights must stay as they are while the writer is busy. If a request's callback raises, so does
         this; all requests are then as if it had not raised.
@@ -284,10 +283,10 @@ class Writer(ABC):
 
     @abstractmethod
     def _write_on(self) -> None:
-        """Write a little; what has ended goes from `_active` to `_done`."""
+        """Generate a little more; move ended sequences from `_active` to `_done`."""
 
     def _weight_cache(self) -> WeightCache:
-        """Packed weights where much is to be written: packing takes as long as it saves in some steps."""
+        """The cache of packed weights, if much is to be generated: packing takes as long as it saves in some steps."""
         tokens = sum(writing.request.sampling.max_new_tokens for writing in self._queue)
         much = tokens >= _STEPS_WORTH_PACKING * min(self.slots, max(1, len(self._queue)))
         return packed_weights(self.model) if much else WeightCache()
@@ -295,10 +294,10 @@ class Writer(ABC):
     def write(
         self, requests: Iterable[Request], progress: Callable[[int], None] = lambda done: None
     ) -> list[Generated]:
-        """Write requests to their end; results in their order. `progress` is told how many are done.
+        """Generate all requests to their end; returns results in order. `progress` is called with the number done.
 
         Raises:
-            ValueError: other requests are queued or being written; a prompt is empty.
+            ValueError: other requests are queued or active; a prompt is empty.
         """
         if self.busy:
             raise ValueError("the writer is busy with other requests: step it until they have ended")
@@ -316,7 +315,7 @@ class Writer(ABC):
         return [found[number] for number in numbers]
 
     def _start(self, writings: Sequence[ActiveSequence], logits: Tensor) -> None:
-        """Take the first tokens of sequences whose prompts are computed; those that ask for none end here."""
+        """Choose the first tokens of sequences whose prompts are computed; those that request none end here."""
         for writing in writings:
             if not writing.request.sampling.max_new_tokens:
                 writing.finish = writing.finish or "length"
@@ -340,7 +339,7 @@ class Writer(ABC):
 
 
 def _tops(writings: Sequence[ActiveSequence], logits: Tensor) -> list[Top]:
-    """The likeliest tokens of each sequence that asks for them."""
+    """The most likely tokens of each sequence that requests them."""
     tops: list[Top] = [()] * len(writings)
     asked = [place for place, writing in enumerate(writings) if writing.request.top_logprobs]
     if asked:
@@ -351,5 +350,5 @@ def _tops(writings: Sequence[ActiveSequence], logits: Tensor) -> list[Top]:
 
 
 def _control_ids(stops: Sequence[str], tokenizer: Any) -> frozenset[int]:
-    """Stop texts that are control tokens, as ids: decoded text never shows them."""
+    """Ids of stop texts that are control tokens: decoded text never shows them."""
     return frozenset(tokenizer.convert_tokens_to_ids(stop) for stop in stops if stop in tokenizer.all_special_tokens)

@@ -26,7 +26,7 @@ from prefine.models.scoring.packed_scorer import PackedReward, read_scale
 from prefine.models.scoring.scorer import ScoreScale
 from prefine.recipe.sections import ModelSection
 
-_REMEDY = "Train it again on this base model, or bring its files back from a copy."
+_REMEDY = "Train it again on this base model, or restore its files from a copy."
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -38,10 +38,10 @@ def has_adapter(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def add_copy(model: Any, name: str, *, learns: bool = False) -> dict[str, nn.Parameter]:
-    """Add an adapter with the current weights of the policy's; returns its parameters by name.
+    """Add a copy of the policy's adapter; returns its parameters by name.
 
     Args:
-        learns: whether the copy has gradients. Parameters that had them keep them.
+        learns: whether the copy is trained. Other trainable parameters stay trainable.
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.add_adapter(name, model.peft_config[OWN_ADAPTER])
@@ -64,11 +64,11 @@ def shares_base(policy: LoadedModel, location: Location, scale: ScoreScale | Non
     if location.adapter is None or scale is None:
         return "it is a whole model, not an adapter of a reward run"
     if not has_adapter(policy.packed.model):
-        return "the policy trains all its weights, so that its base does not stay as the reward model knew it"
+        return "the policy trains all its weights, so that its base will differ from the reward model's"
     if location.base_sha256 is None or location.base_sha256 != policy.base_sha256:
         return "it was trained on another base model"
     if scale.quantization != section.quantization:
-        return f"it was trained on {scale.quantization} weights, the policy's are {section.quantization}"
+        return f"it was trained on {scale.quantization} weights, but the policy's are {section.quantization}"
     dtype = str(policy.packed.compute_dtype).removeprefix("torch.")
     if scale.compute_dtype not in (None, dtype):
         return f"it computes in {scale.compute_dtype}, the policy in {dtype}"
@@ -93,17 +93,17 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
 
 
 def join_adapter(host: LoadedModel, location: Location, name: str | None) -> LoadedModel:
-    """A language model on the base of another: its adapter is added to the host's model, under the given name.
+    """Load a language model onto the base of another one: its adapter is added to the host, under the given name.
 
-    The two must be on the same base. `using_adapter` switches between them.
+    The two must have the same base. `using_adapter` switches between them.
 
     Args:
         host: a model with an adapter (see `has_adapter`), or any where `name` is None.
-        location: of the model that joins.
-        name: peft's name for its adapter; None where it is the base itself.
+        location: location of the added model.
+        name: peft's name for its adapter; None if it is the base itself.
 
     Raises:
-        ModelError: its files cannot be read, or do not fit the base.
+        ModelError: its files cannot be read, or do not match the base.
     """
     if name is not None:
         assert location.adapter is not None  # noqa: S101
@@ -113,14 +113,14 @@ def join_adapter(host: LoadedModel, location: Location, name: str | None) -> Loa
 
 
 def _own_template(host: LoadedModel, location: Location) -> ChatTemplate:
-    """The tokenizer and chat template of a model that joins another one."""
+    """The tokenizer and chat template of a model that is added to another one."""
     template = load_tokenizer(location, ModelSection(name=location.name))
     template.require_rows(embedding_rows(host.packed.causal))
     return template
 
 
 def _saved_weights(folder: Path, field: str, *, head: bool) -> dict[str, Tensor]:
-    """An adapter's weights by name, of which one is a score head or none is."""
+    """An adapter's weights by name, with or without a score head."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -137,7 +137,7 @@ def _saved_weights(folder: Path, field: str, *, head: bool) -> dict[str, Tensor]
 
 
 def _add_saved(model: Any, name: str, location: Location, saved: dict[str, Tensor], field: str) -> None:
-    """Put a saved adapter on a model that has others; parameters that had gradients keep them."""
+    """Add a saved adapter to a model that has others; trainable parameters stay trainable."""
     from peft import set_peft_model_state_dict
 
     folder = location.adapter
@@ -149,7 +149,7 @@ def _add_saved(model: Any, name: str, location: Location, saved: dict[str, Tenso
         if settings.is_prompt_learning:
             raise ValueError(f"it is of type {settings.peft_type.value}, which adds tokens")
         if field == "reward.name":
-            settings.task_type, settings.modules_to_save = "CAUSAL_LM", None  # the score head is apart
+            settings.task_type, settings.modules_to_save = "CAUSAL_LM", None  # the score head is separate
         settings.inference_mode = True
         model.add_adapter(name, settings)
         outcome = set_peft_model_state_dict(model, saved, adapter_name=name)

@@ -1,4 +1,4 @@
-"""From rewards to advantages: how much better a token, or an answer, was than expected."""
+"""Advantages from rewards: how much better a token, or an answer, was than expected."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def token_rewards(scores: Tensor, kl: Tensor, lengths: Tensor, coefficient: floa
     """-beta KL at each token, and the answer's score at its last one (Ziegler et al. 2019, arXiv 1909.08593, eq. 2).
 
     Args:
-        scores: (S,) one an answer.
+        scores: (S,) one per answer.
         kl: (T,) nats, tokens of all answers end to end.
-        lengths: (S,) int64 tokens an answer, at least 1 each; their sum is T.
+        lengths: (S,) int64 tokens per answer, at least 1 each; their sum is T.
         coefficient: beta.
 
     Returns: (T,).
@@ -30,7 +30,7 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: flo
 
     Args:
         rewards: (T,) of S answers' tokens end to end.
-        values: (T,) V(s_t), what the critic expects before token t is written.
+        values: (T,) V(s_t), the critic's prediction before token t.
         lengths: (S,) int64.
         gamma: discount.
         lam: lambda.
@@ -56,9 +56,9 @@ def returns(rewards: Tensor, lengths: Tensor) -> Tensor:
 
 
 def rloo(rewards: Tensor) -> Tensor:
-    """An answer's reward less the mean of its siblings' (Ahmadian et al. 2024, arXiv 2402.14740, eq. 8).
+    """An answer's reward minus the mean of its siblings' (Ahmadian et al. 2024, arXiv 2402.14740, eq. 8).
 
-    The rewards may include a KL penalty: nothing is divided, so it keeps its size whatever the scores are.
+    The rewards may include a KL penalty: nothing is divided, so its size does not depend on the scores.
 
     Args:
         rewards: (P, n) of n answers to each of P prompts, n at least 2.
@@ -70,13 +70,13 @@ def rloo(rewards: Tensor) -> Tensor:
 
 
 def grpo(rewards: Tensor) -> Tensor:
-    """An answer's reward less its group's mean, over its deviation (Shao et al. 2024, arXiv 2402.03300, 4.1.2).
+    """An answer's reward minus its group's mean, over the deviation (Shao et al. 2024, arXiv 2402.03300, 4.1.2).
 
-    The rewards must not include a KL penalty. The division gives every group the same spread: where the scores are
-    equal it would blow up the penalty's noise to size 1. The penalty is part of the loss (`kl.kl_loss`).
+    The rewards must not include a KL penalty. The division gives every group the same spread: in a group with equal
+    scores it would scale the penalty's noise up to size 1. The penalty is part of the loss (`kl.kl_loss`).
 
     Args:
-        rewards: (P, n) of n answers to each of P prompts, n at least 2. Where all are equal the advantage is exactly 0.
+        rewards: (P, n) of n answers to each of P prompts, n at least 2. If all are equal the advantages are exactly 0.
 
     Returns: (P, n).
     """
@@ -85,20 +85,21 @@ def grpo(rewards: Tensor) -> Tensor:
 
 
 def _centred(rewards: Tensor) -> Tensor:
-    """(P, n) less the mean of each group; exactly 0 where all are equal, as their mean need not equal them."""
-    apart = rewards - rewards[:, :1]
-    return apart - apart.mean(1, keepdim=True)
+    """(P, n) minus the mean of each group; exactly 0 if all are equal, although their rounded mean may differ."""
+    differences = rewards - rewards[:, :1]
+    return differences - differences.mean(1, keepdim=True)
 
 
 def without_signal(rewards: Tensor) -> Tensor:
-    """(P,) bool: groups, (P, n), whose rewards are all equal: their advantages are 0 (arXiv 2503.14476, 3.2)."""
+    """(P,) bool: the groups of (P, n) rewards that are all equal, with advantages 0 (arXiv 2503.14476, 3.2)."""
     return rewards.amin(1) == rewards.amax(1)
 
 
 def explained_variance(values: Tensor, targets: Tensor) -> float:
-    """1 - Var(target - value) / Var(target): 1 is a critic that is right but for a constant, 0 one that knows no more.
+    """1 - Var(target - value) / Var(target): 1 if the critic is right up to a constant, 0 if it is no better
+    than a constant.
 
-    0 where the targets do not vary.
+    Also 0 if the targets do not vary.
     """
     values, targets = values.double(), targets.double()
     if targets.min() == targets.max():

@@ -17,11 +17,11 @@ from prefine.objectives.masked import Paired
 
 @dataclass(frozen=True)
 class PairLogprobs:
-    """What an objective may depend on, of B pairs.
+    """Inputs of an objective for B pairs.
 
     Attributes:
-        policy: (B,) fp32 summed log-probabilities of each answer under the model that learns, nats; with gradient.
-        reference: (B,) fp32 the same under the model as it was before the first step.
+        policy: (B,) fp32 summed log-probabilities of each answer under the trained model, nats; with gradient.
+        reference: (B,) fp32 the same under the model before the first step.
         tokens: (B,) fp32 answer lengths.
         beta: the recipe's dpo.beta.
     """
@@ -84,5 +84,5 @@ def simpo(policy_means: Paired, beta: float, target_margin: float) -> Tensor:
 
 
 def chosen_nll(chosen: Tensor, chosen_tokens: Tensor) -> Tensor:
-    """-log pi_c / |c|, the term that holds the chosen answer up (Pang et al. 2024, arXiv 2404.19733, eq. 1)."""
+    """-log pi_c / |c|, a term that keeps the chosen answer likely (Pang et al. 2024, arXiv 2404.19733, eq. 1)."""
     return -chosen / chosen_tokens

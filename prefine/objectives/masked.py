@@ -1,4 +1,4 @@
-"""Sums over what counts. Log-probabilities arrive already selected, so a "mask" here is a grouping of tokens.
+"""Sums over counted tokens. Log-probabilities are already selected, so a "mask" here is a grouping of tokens.
 
 T counted tokens, S sequences, B pairs. A pair's chosen answer is sequence 2b, its rejected one 2b + 1.
 """
@@ -30,7 +30,7 @@ def paired(per_sequence: Tensor) -> Paired:
 
 
 def padded(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Token values (T,) of S sequences end to end as rows (S, L) padded with 0, and a mask (S, L) of what is there."""
+    """Token values (T,) of S sequences end to end, as rows (S, L) padded with 0, and a mask (S, L), True for tokens."""
     rows = nn.utils.rnn.pad_sequence(list(torch.split(values, lengths.tolist())), batch_first=True)
     return rows, torch.arange(rows.shape[1], device=lengths.device) < lengths[:, None]
 

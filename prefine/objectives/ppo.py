@@ -18,7 +18,7 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip
 
 
 def policy_clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """(T,) bool: tokens whose loss is the clipped one, so that they give no gradient."""
+    """(T,) bool: tokens whose loss is clipped, so that they have no gradient."""
     ratio = importance_ratio(logprobs, old_logprobs)
     return ((advantages > 0) & (ratio > 1 + clip)) | ((advantages < 0) & (ratio < 1 - clip))
 
@@ -26,7 +26,7 @@ def policy_clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, c
 def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None) -> Tensor:
     """max((V - R)^2, (V_clipped - R)^2) / 2, V kept within `clip` of the old one (arXiv 2403.17031, detail 21).
 
-    None for `clip` leaves the plain squared error.
+    With None for `clip` it is the plain squared error.
     """
     loss = (values - targets) ** 2
     if clip is not None:
@@ -36,7 +36,7 @@ def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float 
 
 
 def value_clipped(values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None) -> Tensor:
-    """(T,) bool: tokens whose value loss is the clipped one, so that they give no gradient."""
+    """(T,) bool: tokens whose value loss is clipped, so that they have no gradient."""
     if clip is None:
         return torch.zeros_like(values, dtype=torch.bool)
     moved = values - old_values

@@ -1,7 +1,7 @@
 """Reward-model objectives. (B,) tensors in, (B,) out; of pairs, or of single answers with votes.
 
-Throughout, `margin` is r(chosen) - r(rejected) of each pair, less whatever margin the data asks for, and `right` the
-probability in [0, 1] that the label is right: 1 for a plain label, 1 - eps under label smoothing, 1/2 for a tie.
+Throughout, `margin` is r(chosen) - r(rejected) of each pair, minus the margin that the data asks for, if any; `right`
+is the probability in [0, 1] that the label is right: 1 for a plain label, 1 - eps under label smoothing, 1/2 for a tie.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ def hinge(margin: Tensor, right: Tensor) -> Tensor:
 
 
 def centring(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """(r_c + r_r)^2: keeps scores around 0, which pairs alone leave open (Eisenstein et al. 2023, arXiv 2312.09244)."""
+    """(r_c + r_r)^2: keeps scores around 0, which pairs alone do not (Eisenstein et al. 2023, arXiv 2312.09244)."""
     return (chosen + rejected) ** 2
 
 
 def vote(score: Tensor, up: Tensor, smoothing: float) -> Tensor:
-    """The logistic loss of single answers: sigma(r) is the probability of a thumb up (Cobbe et al. 2021, sec. 4.2).
+    """The logistic loss of single answers: sigma(r) is the probability of a thumbs-up (Cobbe et al. 2021, sec. 4.2).
 
     Args:
         score: (B,) scores.
-        up: (B,) 1 for a thumb up, 0 for a thumb down.
-        smoothing: share of votes taken to be wrong.
+        up: (B,) 1 for a thumbs-up, 0 for a thumbs-down.
+        smoothing: share of votes that are assumed to be wrong.
     """
     return bradley_terry(score, up + smoothing * (1 - 2 * up))

@@ -75,7 +75,7 @@ def test_a_base_that_moved(dpo_copy: Path) -> None:
     change(dpo_copy / "manifest.json", lambda values: values["model"].update(base="./gone"))
     change(dpo_copy / "model" / "prefine.json", lambda values: values.update(base="./gone"))
     change(dpo_copy / "manifest.json", lambda values: values["result"].update(model={}))
-    refused(ModelError, dpo_copy, "needs its base model", "Bring that folder back")
+    refused(ModelError, dpo_copy, "needs its base model", "Restore that folder")
 
 
 def test_a_base_that_changed(dpo_copy: Path) -> None:

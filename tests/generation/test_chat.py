@@ -83,7 +83,7 @@ def test_the_oldest_turns_are_not_seen_where_the_context_is_full_but_kept(loaded
 
 
 @pytest.mark.parametrize(
-    ("said", "problem"), [("x" * 600, "leaves 500 for it beside the answer"), ("\ud800", "the user turn has a lone")]
+    ("said", "problem"), [("x" * 600, "has room for 500 besides the answer"), ("\ud800", "the user turn has a lone")]
 )
 def test_what_cannot_be_said_is_refused_and_changes_nothing(loaded: LoadedModel, said: str, problem: str) -> None:
     talk = Talk(loaded, None, SAMPLING)

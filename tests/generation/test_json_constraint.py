@@ -228,7 +228,7 @@ def test_a_schema_of_great_depth(tokenizer: Any) -> None:
 
 
 def test_what_cannot_end_or_be_read(tokenizer: Any) -> None:
-    with pytest.raises(ModelError, match="nothing ends"):
+    with pytest.raises(ModelError, match="no token ends"):
         JsonConstraint(tokenizer, ROWS, frozenset())
 
     class Slow:

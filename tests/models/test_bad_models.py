@@ -119,46 +119,50 @@ def ask_for_code(folder: Path) -> None:
 Break = Callable[[Path], Any]
 BASES: dict[str, tuple[Break, str, str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "holds no model", "save_pretrained"),
-    "config cut": (lambda d: cut_in_half(d / "config.json"), "config.json' is not valid JSON", "Fetch"),
-    "config deep": (lambda d: nest_deep(d / "config.json"), "nests deeper than 64 levels", "Fetch"),
-    "config binary": (lambda d: (d / "config.json").write_bytes(b"\xff\x00" * 99), "is not valid UTF-8", "Fetch"),
-    "config a list": (lambda d: (d / "config.json").write_text("[]"), "is not a JSON object", "Fetch"),
+    "config cut": (lambda d: cut_in_half(d / "config.json"), "config.json' is not valid JSON", "Download"),
+    "config deep": (lambda d: nest_deep(d / "config.json"), "nests deeper than 64 levels", "Download"),
+    "config binary": (lambda d: (d / "config.json").write_bytes(b"\xff\x00" * 99), "is not valid UTF-8", "Download"),
+    "config a list": (lambda d: (d / "config.json").write_text("[]"), "is not a JSON object", "Download"),
     "config empty": (lambda d: (d / "config.json").write_text("{}"), "could not be loaded (ValueError", "Check"),
-    "config of wrong types": (lambda d: change(d / "config.json", hidden_size="x"), "hidden_size", "Put the model"),
+    "config of wrong types": (lambda d: change(d / "config.json", hidden_size="x"), "hidden_size", "Add the model"),
     "unknown architecture": (lambda d: change(d / "config.json", model_type="nosuch"), "`nosuch`", "Check"),
     "not causal": (lambda d: change(d / "config.json", model_type="t5"), "T5Config", "Check that it is a causal"),
     "code of its own": (ask_for_code, "contains custom code", "Set model.trust_remote_code: true if"),
     "other size": (
         lambda d: change(d / "config.json", hidden_size=64),
         "has other shapes for 21 of",
-        "fetch the model",
+        "download the model",
     ),
     "more layers": (
         lambda d: change(d / "config.json", num_hidden_layers=3),
         "lacks 9 of the weights",
-        "fetch the model",
+        "download the model",
     ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "no weights in safetensors", "pickled"),
     "pickled weights": (pickle_weights, "no weights in safetensors", "convert its weights"),
     "weights cut": (lambda d: cut_in_half(d / "model.safetensors"), "SafetensorError", "Check"),
     "weights empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "could not be loaded", "Check"),
     "weights are text": (lambda d: (d / "model.safetensors").write_text("hello " * 99), "could not be loaded", "Check"),
-    "a pickle in the index": (index_of("first.safetensors", "model.bin"), "'model.bin', which are no safe", "Convert"),
-    "outside by the index": (index_of("first.safetensors", "../outside.safetensors"), "outside its folder", "Fetch"),
+    "a pickle in the index": (
+        index_of("first.safetensors", "model.bin"),
+        "'model.bin', which is not a safe",
+        "Convert",
+    ),
+    "outside by the index": (index_of("first.safetensors", "../outside.safetensors"), "outside its folder", "Download"),
     "absolute in the index": (
         index_of("/elsewhere/x.safetensors"),
         "'/elsewhere/x.safetensors', which are outside",
-        "Fetch",
+        "Download",
     ),
-    "Windows in the index": (index_of("..\\outside.safetensors"), "which are outside its folder", "Fetch"),
+    "Windows in the index": (index_of("..\\outside.safetensors"), "which are outside its folder", "Download"),
     "an index of nothing": (
         lambda d: [index_of("x")(d), (d / "model.safetensors.index.json").write_text('{"weight_map": {}}')],
         "no weight_map",
-        "Fetch",
+        "Download",
     ),
     "a pickle in the config": (
         lambda d: [index_of("first.safetensors")(d), change(d / "config.json", transformers_weights="model.bin")],
-        "'model.bin', which are no safetensors file",
+        "'model.bin', which is not a safetensors file",
         "Convert",
     ),
     "a million layers": (
@@ -169,26 +173,26 @@ BASES: dict[str, tuple[Break, str, str]] = {
     "more layers than weights": (
         lambda d: change(d / "config.json", num_hidden_layers=9_999),
         "asks for more weights than its files hold",
-        "fetch the model",
+        "download the model",
     ),
     "a wide layer": (
         lambda d: change(d / "config.json", intermediate_size=10**8),
         "intermediate_size is 100000000",
-        "fetch the model",
+        "download the model",
     ),
     "an endless vocabulary": (
         lambda d: change(d / "config.json", vocab_size=10**9),
         "vocab_size is 1000000000",
-        "fetch the model",
+        "download the model",
     ),
     "too large for 64 bits": (
         lambda d: change(d / "config.json", hidden_size=10**12),
         "hidden_size is 1000000000000",
-        "fetch the model",
+        "download the model",
     ),
     "a million labels": (lambda d: change(d / "config.json", num_labels=10**6), "num_labels is 1000000", "correct"),
     "a shard is missing": (lose_a_shard, "model-2.safetensors", "Check"),
-    "no tokenizer": (remove_tokenizer, "no tokenizer could be loaded", "Put the model's tokenizer files into"),
+    "no tokenizer": (remove_tokenizer, "no tokenizer could be loaded", "Add the model's tokenizer files to"),
     "tokenizer deep": (lambda d: nest_deep(d / "tokenizer.json"), "no tokenizer could be loaded", "Put"),
     "tokenizer config deep": (lambda d: nest_deep(d / "tokenizer_config.json"), "no tokenizer could be loaded", "Put"),
     "generation config deep": (lambda d: nest_deep(d / "generation_config.json"), "could not be loaded", "Check"),
@@ -199,12 +203,12 @@ BASES: dict[str, tuple[Break, str, str]] = {
     "broken template": (lambda d: (d / "chat_template.jinja").write_text("{% for"), "rendering failed", "model.chat_t"),
 }
 ADAPTERS: dict[str, tuple[Break, str, str]] = {
-    "config cut": (lambda d: cut_in_half(d / ADAPTER_CONFIG), "is not valid JSON", "Fetch"),
-    "config deep": (lambda d: nest_deep(d / ADAPTER_CONFIG), "nests deeper than 64 levels", "Fetch"),
-    "note cut": (lambda d: cut_in_half(d / ORIGIN), "is not valid JSON", "Fetch"),
-    "note deep": (lambda d: nest_deep(d / ORIGIN), "nests deeper than 64 levels", "Fetch"),
+    "config cut": (lambda d: cut_in_half(d / ADAPTER_CONFIG), "is not valid JSON", "Download"),
+    "config deep": (lambda d: nest_deep(d / ADAPTER_CONFIG), "nests deeper than 64 levels", "Download"),
+    "note cut": (lambda d: cut_in_half(d / ORIGIN), "is not valid JSON", "Download"),
+    "note deep": (lambda d: nest_deep(d / ORIGIN), "nests deeper than 64 levels", "Download"),
     "no weights": (lambda d: (d / ADAPTER_WEIGHTS).unlink(), f"has no {ADAPTER_WEIGHTS}", "train the adapter again"),
-    "weights cut": (lambda d: cut_in_half(d / ADAPTER_WEIGHTS), "could not be put on its base", "fetch the adapter"),
+    "weights cut": (lambda d: cut_in_half(d / ADAPTER_WEIGHTS), "could not be put on its base", "download the adapter"),
     "base unknown": (
         lambda d: [(d / ORIGIN).unlink(), change(d / ADAPTER_CONFIG, base_model_name_or_path=None)],
         "does not say which base",
@@ -212,8 +216,8 @@ ADAPTERS: dict[str, tuple[Break, str, str]] = {
     ),
     "base gone": (
         lambda d: [change(d / ORIGIN, base="/nowhere/base"), change(d / ADAPTER_CONFIG, base_model_name_or_path="./x")],
-        "needs its base model './x', and there is no such folder",
-        "Bring that folder back",
+        "needs its base model './x', but there is no such folder",
+        "Restore that folder",
     ),
     "base is itself": (
         lambda d: change(d / ADAPTER_CONFIG, base_model_name_or_path="."),
@@ -225,16 +229,16 @@ ADAPTERS: dict[str, tuple[Break, str, str]] = {
         "was trained on other weights",
         "Use the base",
     ),
-    "an endless rank": (lambda d: change(d / ADAPTER_CONFIG, r=10**8), "r is 100000000 in its adapter_c", "Fetch"),
+    "an endless rank": (lambda d: change(d / ADAPTER_CONFIG, r=10**8), "r is 100000000 in its adapter_c", "Download"),
     "an endless rank of one": (
         lambda d: change(d / ADAPTER_CONFIG, rank_pattern={"q_proj": 10**8}),
         "rank_pattern of q_proj is 100000000",
-        "Fetch",
+        "Download",
     ),
     "layers over and over": (
         lambda d: change(d / ADAPTER_CONFIG, layer_replication=[[0, 2]] * 10_000),
         "layer_replication is 20000 layers",
-        "Fetch",
+        "Download",
     ),
     **{
         f"backtracking in {field}": (
@@ -256,9 +260,17 @@ ADAPTERS: dict[str, tuple[Break, str, str]] = {
             ("layers_pattern", SLOW),
         )
     },
-    "no expression": (lambda d: change(d / ADAPTER_CONFIG, target_modules="(a"), "is no regular expression", "Fetch"),
+    "no expression": (
+        lambda d: change(d / ADAPTER_CONFIG, target_modules="(a"),
+        "is not a regular expression",
+        "Download",
+    ),
     "other rank": (lambda d: change(d / ADAPTER_CONFIG, r=7), "could not be put on its base", "Use the base"),
-    "unknown type": (lambda d: change(d / ADAPTER_CONFIG, peft_type="MAGIC"), "could not be put", "fetch the adapter"),
+    "unknown type": (
+        lambda d: change(d / ADAPTER_CONFIG, peft_type="MAGIC"),
+        "could not be put",
+        "download the adapter",
+    ),
 }
 
 
@@ -318,7 +330,7 @@ def test_an_adapter_of_another_base(good: Path, copy: Callable[[str], Path]) -> 
     """By its hash where prefine noted one, by its shapes elsewhere, by its content where both agree."""
     folder = copy("adapter")
     change(folder / ADAPTER_CONFIG, base_model_name_or_path=str(good / "other"))
-    refused(folder, "was trained on other weights than", "on another one it would silently do something else")
+    refused(folder, "was trained on other weights than", "on another one its outputs would silently be wrong")
     folder = copy("nameless")
     change(folder / ADAPTER_CONFIG, base_model_name_or_path=str(good / "other"))
     refused(folder, "could not be put on its base model", "Use the base model it was trained on")

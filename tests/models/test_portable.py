@@ -112,8 +112,8 @@ def test_a_run_is_copied_without_its_base(project: Path, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError) as refused:
         load(copy)
-    assert f"the adapter {str(copy)!r} needs its base model '../../../base', and there is no such" in str(refused.value)
-    assert f"write its path into base_model_name_or_path in {copy / 'model' / ADAPTER_CONFIG}" in refused.value.remedy
+    assert f"the adapter {str(copy)!r} needs its base model '../../../base', but there is no such" in str(refused.value)
+    assert f"set its path as base_model_name_or_path in {copy / 'model' / ADAPTER_CONFIG}" in refused.value.remedy
     config = copy / "model" / ADAPTER_CONFIG
     values = json.loads(config.read_text())
     config.write_text(json.dumps(values | {"base_model_name_or_path": str(project / "base")}))

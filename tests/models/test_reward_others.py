@@ -331,7 +331,7 @@ def test_training_does_not_go_on_from_a_classifier_that_lost_its_head(lora: Lora
 def test_a_head_of_another_hidden_size(copy: Path) -> None:
     """The adapter's, and a whole model's."""
     change_head(copy, lambda tensors: tensors.update({IN_ADAPTER: torch.zeros(1, 48)}))
-    said = "is made for hidden size 48, its base model has 32"
+    said = "is for hidden size 48, but its base model has 32"
     refused(lambda: load_reward(section(copy)), said, "Use the base model it was trained on")
     refused(lambda: load_model(section(copy), LORA, heads=1), said, "Use the base model it was trained on")
 
@@ -340,13 +340,13 @@ def test_a_whole_model_with_a_head_of_another_hidden_size(tmp_path: Path) -> Non
     folder = save_classifier(tmp_path / "foreign")
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"score.weight": torch.zeros(1, 48)}, folder / "model.safetensors", {"format": "pt"})
-    refused(lambda: load_reward(section(folder)), "has other shapes for 1 of the weights", "fetch the model again")
+    refused(lambda: load_reward(section(folder)), "has other shapes for 1 of the weights", "download the model again")
 
 
 def test_classifiers_with_several_labels(tmp_path: Path) -> None:
     """On a decoder and on an encoder."""
     for folder in (save_classifier(tmp_path / "llama", labels=2), save_bert(tmp_path / "bert", labels=5)):
-        refused(lambda folder=folder: load_reward(section(folder)), "labels, not one score", "with one label")
+        refused(lambda folder=folder: load_reward(section(folder)), "labels instead of one score", "with one label")
 
 
 # what reward.json holds, the field that the message names
@@ -398,12 +398,12 @@ def test_a_scale_whose_values_cannot_be(field: str, value: Any, copy: Path) -> N
 def test_a_scale_of_another_number_of_heads(copy: Path) -> None:
     scale = UNIT_SCALE.model_copy(update={"bias": (0.1, 0.2)})
     (copy / SCALE_FILE).write_text(json.dumps(scale.as_json()))
-    said = f"{SCALE_FILE} knows 2 heads, the weights have 1"
+    said = f"{SCALE_FILE} is for 2 heads, but the weights have 1"
     refused(lambda: load_reward(section(copy)), said, "They belong to different models")
 
 
 def test_a_reward_adapter_is_no_policy(copy: Path) -> None:
-    said = "is a reward model's, which gives scores and writes no text"
+    said = "is a reward model's: it scores text and generates none"
     for lora, trainable in ((LORA, True), (None, False)):
         refused(
             lambda lora=lora, trainable=trainable: load_model(section(copy), lora, trainable=trainable),
@@ -417,8 +417,8 @@ def test_a_reward_adapter_is_no_policy(copy: Path) -> None:
 def test_a_whole_reward_model_is_no_policy(tied: bool, lora: LoraSection | None, tmp_path: Path) -> None:
     """Nor with tied embeddings, where no weight would be missing."""
     folder = save_classifier(tmp_path / "reward", tie_word_embeddings=tied)
-    refused(lambda: load_model(section(folder), lora), "writes no text", "Name a language model")
-    refused(lambda: load_model(section(folder), None, trainable=False), "writes no text", "Name a language model")
+    refused(lambda: load_model(section(folder), lora), "generates no text", "Name a language model")
+    refused(lambda: load_model(section(folder), None, trainable=False), "generates no text", "Name a language model")
 
 
 def test_an_architecture_without_a_classifier(tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_an_architecture_without_a_classifier(tmp_path: Path) -> None:
 
 def test_an_architecture_whose_classifier_has_another_head(tmp_path: Path) -> None:
     """CTRL's is no `score`."""
-    said, remedy = "a head of its own kind", "Train a reward model on a decoder"
+    said, remedy = "another kind of head", "Train a reward model from a decoder"
     refused(lambda: load_model(section(tiny.save_folder(tmp_path / "ctrl", "ctrl")), LORA, heads=1), said, remedy)
 
 
@@ -445,6 +445,6 @@ def test_other_broken_files(copy: Path, tmp_path: Path) -> None:
     bert = save_bert(tmp_path / "bert")
     tensors = load_file(bert / "model.safetensors")
     save_file({name: x for name, x in tensors.items() if "classifier" not in name}, bert / "model.safetensors")
-    refused(lambda: load_reward(section(bert)), "of its weights (classifier.bias", "no trained reward model")
+    refused(lambda: load_reward(section(bert)), "of its weights (classifier.bias", "not a trained reward model")
     (bert / "config.json").write_text('{"model_type": "nothing-known"}')
     refused(lambda: load_reward(section(bert)), "could not be loaded", "Check the name")

@@ -290,9 +290,9 @@ def test_what_keeps_a_reward_from_joining(base: Path, tmp_path: Path) -> None:
     whole = load_model(section(base), None)
     assert not has_adapter(whole.packed.model)
     assert str(objection(whole, run)).startswith("the policy trains all its weights")
-    assert objection(loaded, run, quantization="nf4") == "it was trained on none weights, the policy's are nf4"
+    assert objection(loaded, run, quantization="nf4") == "it was trained on none weights, but the policy's are nf4"
     for changes, told in (
-        ({"quantization": "int8"}, "it was trained on int8 weights, the policy's are none"),
+        ({"quantization": "int8"}, "it was trained on int8 weights, but the policy's are none"),
         ({"compute_dtype": "bfloat16"}, "it computes in bfloat16, the policy in float32"),
         ({"compute_dtype": None}, None),
     ):

@@ -288,7 +288,7 @@ def test_prompts_are_checked_before_a_model_is_loaded(trained: prefine.Run, monk
     [
         (lambda run, reward: prefine.load("./nothing"), ModelError, "there is no folder './nothing'"),
         (lambda run, reward: run.model.score([{"prompt": "a", "response": "b"}]), ModelError, "has no score head"),
-        (lambda run, reward: prefine.load(reward).generate(["a"]), ModelError, "writes no text"),
+        (lambda run, reward: prefine.load(reward).generate(["a"]), ModelError, "generates no text"),
         (lambda run, reward: run.model.generate("a"), DataError, "prompts is of type str, not a list"),
         (lambda run, reward: run.model.generate(["a", " "]), DataError, "1 of 2 prompts cannot be used; prompts[1]: "),
         (lambda run, reward: run.model.generate(["a"], top_p=2), RecipeError, "top_p is 2; it must be"),

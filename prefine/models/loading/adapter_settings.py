@@ -1,4 +1,4 @@
-"""Reads the settings of a saved adapter that others may have made, and checks them before peft acts on them."""
+"""Reads the settings of a saved adapter from any origin, and checks them before peft uses them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _MOST_LAYERS = 10_000
 
 
 def module_names(base: nn.Module) -> list[str]:
-    """Names of a model's own modules, without those that adapters on it brought."""
+    """Names of a model's own modules, without those that adapters added."""
     names = [name for name, _ in base.named_modules() if name]
     return [name for name in names if ".base_layer" not in name and ".lora_" not in name]
 
 
 def read_settings(folder: Path, base: nn.Module) -> Any:
-    """An adapter's PeftConfig, with module names in the place of the expressions that choose them.
+    """An adapter's PeftConfig, with expressions for modules replaced by the names that they match.
 
     Args:
-        folder: of the adapter.
-        base: the transformers model that it will be put on.
+        folder: the adapter's folder.
+        base: the transformers model that it is for.
 
     Raises:
-        ModelError: ranks that its weights do not have; an expression that takes too long or is none.
+        ModelError: a rank larger than its weights; an expression that is invalid or takes too long.
     """
     from peft import PeftConfig
 
@@ -63,7 +63,7 @@ def _ranks(settings: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _expressions(settings: Any) -> Iterator[tuple[str, str, str]]:
-    """Field, what it says and the whole expression that peft makes of it."""
+    """Field, its value and the whole expression that peft builds from it."""
     for field in ("rank_pattern", "alpha_pattern"):
         for key in getattr(settings, field, None) or {}:
             yield field, key, rf"(.*\.)?({key})$"
@@ -85,6 +85,6 @@ def _refused(folder: Path, field: str, value: object, why: str) -> ModelError:
     shown = textwrap.shorten(str(value), 80, placeholder="…")
     return ModelError(
         f"the adapter {str(folder)!r}: {field} is {shown} in its {ADAPTER_CONFIG}, and {why}",
-        "Fetch the adapter again from who made it, or correct that file.",
+        "Download the adapter again from its source, or correct that file.",
         field="model.name",
     )

@@ -1,7 +1,7 @@
-"""Puts low-rank adapters on a base model: a fresh one, or a saved one that goes on being trained.
+"""Puts low-rank adapters on a base model: a new one, or a saved one to train further or to use.
 
-A reward model's adapter carries its score head in the same file (PEFT's modules_to_save), so that neither is ever saved
-or loaded without the other.
+A reward model's adapter has its score head in the same file (PEFT's modules_to_save), so that neither is saved or
+loaded without the other.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ log = logging.getLogger("prefine")
 
 
 def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainable: bool, *, scores: bool) -> Any:
-    """The base with the location's adapter, or with a fresh one; the base itself where none is asked for.
+    """The base with the location's adapter, or with a new one; the base itself if there is none.
 
     Args:
         base: transformers' model, frozen or not.
-        location: where the model came from.
-        lora: settings of a fresh adapter; None for none.
-        trainable: whether the adapter learns.
+        location: where the model's parts are.
+        lora: settings of a new adapter; None for none.
+        trainable: whether the adapter is trained.
         scores: whether `base` is a sequence classifier, whose score head is trained and saved with the adapter.
 
     Raises:
-        ModelError: targets that match nothing; an adapter that does not belong to this base, or to this use.
+        ModelError: targets match nothing; the adapter does not fit this base, or this use.
     """
     if location.adapter is not None:
         return _saved_adapter(base, location, location.adapter, lora, trainable, scores)
@@ -61,7 +61,7 @@ def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainab
 
 
 def _targets(base: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
-    """What a fresh adapter is put on: module names, those that an expression matches, or all-linear."""
+    """The modules that a new adapter is put on: names, those that an expression matches, or all-linear."""
     names = module_names(base)
     if isinstance(targets, str):
         if targets == "all-linear":
@@ -88,7 +88,7 @@ def _saved_adapter(
 
     if trainable and lora is None:
         raise ModelError(
-            f"lora: null asks to train all weights, and {str(folder)!r} is an adapter",
+            f"lora: null asks to train all weights, but {str(folder)!r} is an adapter",
             "Remove it to train that adapter further, or name a whole model.",
         )
     has_head = _require_fitting_head(base, folder, trainable, scores)
@@ -100,10 +100,10 @@ def _saved_adapter(
         model = base if outside else _put_on(base, folder, settings, saved, trainable, with_new_head=scores > has_head)
     except ModelError:
         raise
-    except Exception as error:  # whatever peft and safetensors raise over broken files
+    except Exception as error:  # peft and safetensors raise many types on broken files
         raise ModelError(
             f"the adapter {str(folder)!r} could not be put on its base model ({one_line(error)})",
-            "Use the base model it was trained on, or fetch the adapter again.",
+            "Use the base model it was trained on, or download the adapter again.",
             field="model.name",
         ) from error
     if outside:
@@ -112,7 +112,7 @@ def _saved_adapter(
             "Name a LoRA adapter, or a whole model.",
             field="model.name",
         )
-    # peft warns about keys that find no place and goes on; an adapter that silently does nothing is worse.
+    # peft only warns about keys that match nothing, but an adapter must not silently do nothing.
     held = {name for name in get_peft_model_state_dict(model) if has_head or name != IN_ADAPTER}
     apart = sorted(set(saved) ^ held)
     if apart:
@@ -134,7 +134,7 @@ def _put_on(
 
     if not with_new_head:
         return PeftModel.from_pretrained(base, folder, config=settings, is_trainable=trainable)
-    # A language model's adapter goes on as a reward model's: the same matrices, and a score head beside them.
+    # A language model's adapter becomes a reward model's: the same matrices, and a score head as well.
     settings.inference_mode = False
     for name, value in _task(scores=True).items():
         setattr(settings, name, value)
@@ -148,7 +148,7 @@ def _require_fitting_head(base: Any, folder: Path, trainable: bool, scores: bool
     """Whether the adapter has a score head; refuses one where a language model is wanted, or one of another size."""
     try:
         shape = adapter_head_shape(folder / ADAPTER_WEIGHTS)
-    except Exception:  # noqa: BLE001 (a broken file: the loader below says so)
+    except Exception:  # noqa: BLE001 (a broken file: the loader below reports it)
         return False
     if shape is None:
         if scores and not trainable:
@@ -160,21 +160,21 @@ def _require_fitting_head(base: Any, folder: Path, trainable: bool, scores: bool
         return False
     if not scores:
         raise ModelError(
-            f"the adapter {str(folder)!r} is a reward model's, which gives scores and writes no text",
-            "Name a language model; reward models go to prefine score and prefine reward check.",
+            f"the adapter {str(folder)!r} is a reward model's: it scores text and generates none",
+            "Name a language model; use a reward model with prefine score and prefine reward check.",
             field="model.name",
         )
     hidden = base.score.in_features
     if shape[1] != hidden:
         raise ModelError(
-            f"the score head of {str(folder)!r} is made for hidden size {shape[1]}, its base model has {hidden}",
+            f"the score head of {str(folder)!r} is for hidden size {shape[1]}, but its base model has {hidden}",
             "Use the base model it was trained on.",
             field="model.name",
         )
     if shape[0] != base.score.out_features:
         raise ModelError(
             f"{base.score.out_features}, but {str(folder)!r} was trained with {shape[0]}",
-            f"Set reward.heads to {shape[0]}, or begin with another model.",
+            f"Set reward.heads to {shape[0]}, or start from another model.",
             field="reward.heads",
         )
     return True

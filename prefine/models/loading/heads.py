@@ -15,7 +15,7 @@ from prefine.data.tokens.template import ChatTemplate
 # The name of the head in transformers' sequence classifiers on decoders.
 SCORE = "score"
 SCORE_WEIGHT = f"{SCORE}.weight"
-# Its name in the file of a PEFT adapter.
+# Its name in a PEFT adapter's file.
 IN_ADAPTER = f"base_model.model.{SCORE_WEIGHT}"
 
 
@@ -29,7 +29,7 @@ def init_score_head(head: nn.Linear) -> None:
 
 
 def adapter_head_shape(weights: Path) -> tuple[int, int] | None:
-    """(heads, hidden size) of the score head in a PEFT adapter's file; None where it has none."""
+    """(heads, hidden size) of the score head in a PEFT adapter's file; None if there is none."""
     with safe_open(weights, "pt") as file:
         if IN_ADAPTER not in file.keys():  # noqa: SIM118 - not a mapping
             return None
@@ -41,7 +41,7 @@ def ensure_distinct_pad_token(model: Any, template: ChatTemplate) -> None:
     """Give a classifier and its tokenizer a padding token that does not end a turn.
 
     transformers' classifiers read their score at the last token that is not padding. If the padding token is the end
-    of turn, as in many chat models, they read it one token early, and a saved model would give other scores elsewhere.
+    of turn, as in many chat models, they read it one token early, and a saved model would give other scores there.
     A tokenizer without another special token gets no padding token: transformers then refuses batches of several rows,
     which is better than a wrong score.
     """

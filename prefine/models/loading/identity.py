@@ -1,6 +1,6 @@
-"""What a model is: hashes of every file that decides its numbers, so that a changed one is never taken for the other.
+"""Identity of a model: hashes of all files that affect its outputs, so that a changed model is recognised.
 
-Paths, version numbers and storage types are left out: they differ between copies that compute the same.
+Paths, version numbers and storage types are not included: they differ between copies that compute the same.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Identity:
-    """Hashes in hexadecimal; "" for what a model does not have, or where its files are not on this machine.
+    """Hashes in hexadecimal; "" for a part that the model does not have, or whose files are not on this machine.
 
     Attributes:
-        weights: of the base's weight files.
-        config: of the base's config.json without token ids, and of the Python code that comes with it.
-        generation: of generation_config.json, the base's and the adapter's own, and of the config's token ids: where
-            answers end.
-        adapter: of the adapter's config and weights.
-        scale: of what centres a reward model's scores.
+        weights: the base's weight files.
+        config: the base's config.json without token ids, and the Python code that comes with it.
+        generation: what decides where answers end: generation_config.json of base and adapter, and the config's token
+            ids.
+        adapter: the adapter's config and weights.
+        scale: the scale of a reward model's scores.
     """
 
     weights: str
@@ -65,7 +65,7 @@ class Identity:
 
     @property
     def logprobs(self) -> str:
-        """One hash of all that log-probabilities of given tokens depend on; "" where the weights are not known."""
+        """One hash of all that log-probabilities of given tokens depend on; "" if the weights are not known."""
         return _hash([self.weights, self.config, self.adapter]) if self.weights else ""
 
     @property
@@ -74,16 +74,16 @@ class Identity:
         return _hash(asdict(self))
 
     def differences(self, before: Mapping[str, Any]) -> list[str]:
-        """What differs from `before`, which is another identity's fields; in words."""
+        """Names of the parts that differ from `before`, the fields of another identity."""
         return [_NAMES[name] for name, value in asdict(self).items() if before.get(name, "") != value]
 
 
 def identity_of(location: Location, revision: str | None = None, weights: str | None = None) -> Identity:
-    """Read and hash what a located model consists of.
+    """Read and hash the files of a located model.
 
     Args:
-        weights: the hash of the base's weights, where the caller has it: reading them again takes seconds a gigabyte.
-            By default an adapter's own record of its base stands for it, which loading compares with the files.
+        weights: the hash of the base's weights, if the caller has it: reading them takes seconds per gigabyte. By
+            default the hash that an adapter recorded of its base is used, which loading compares with the files.
     """
     folder = local_folder(location.base, revision)
     if weights is None:
@@ -95,7 +95,7 @@ def identity_of(location: Location, revision: str | None = None, weights: str | 
 
 
 def tokenizer_hash(location: Location, revision: str | None = None) -> str:
-    """Hash of a model's tokenizer files and chat template; "" where they are not on this machine."""
+    """Hash of a model's tokenizer files and chat template; "" if they are not on this machine."""
     folder = local_folder(location.tokenizer, revision)
     if folder is None:
         return ""
@@ -106,7 +106,7 @@ def tokenizer_hash(location: Location, revision: str | None = None) -> str:
 
 
 def scores_digest(location: Location, revision: str | None = None) -> str:
-    """One hash of everything that a reward model's scores of a text depend on: its identity and its tokenizer."""
+    """One hash of all that a reward model's scores of a text depend on: its identity and its tokenizer."""
     return _hash([identity_of(location, revision).digest, tokenizer_hash(location, revision)])
 
 
@@ -124,7 +124,7 @@ def _adapter_hash(folder: Path | None) -> str:
 
 
 def _read(path: Path) -> Any:
-    """A file's JSON; its bytes' hash where it is not JSON; None where it is not there."""
+    """A file's JSON; a hash of its bytes if it is not JSON; None if there is no file."""
     if not path.is_file():
         return None
     try:

@@ -1,7 +1,7 @@
-"""Loads what a recipe names: tokenizer, base weights, adapter; and settles device, types and forward path.
+"""Loads the model that a recipe names, with its tokenizer and adapter; chooses device, number types and forward path.
 
-The adapter of a run goes on being trained, so a DPO run on an SFT run starts where SFT ended; its
-reference is the policy as it was loaded (training/stages/reference.py computes it before the first step).
+The adapter of a run is trained further, so a DPO run on an SFT run starts where SFT ended. Its reference is the policy
+as it was loaded (training/stages/reference.py computes it before the first step).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LoadedModel:
     Attributes:
         packed: the model behind the packed forward.
         template: its tokenizer and chat template.
-        location: where it came from.
+        location: where its parts are.
         dtype_reason: why the compute type was chosen.
         fallback: why it takes the padded path; None where it is packed.
         identity: hashes of the files that decide its numbers.
@@ -65,7 +65,7 @@ class LoadedModel:
 
     @property
     def base_sha256(self) -> str:
-        """Hash of the base's weight files; "" where they are not on this machine."""
+        """Hash of the base's weight files; "" if they are not on this machine."""
         return self.identity.weights
 
     @property
@@ -94,7 +94,7 @@ class LoadedModel:
             "base_sha256": self.base_sha256,
             "identity": asdict(self.identity),
             "adapter": None if self.location.adapter is None else str(self.location.adapter),
-            "parameters": self.packed.causal.num_parameters(),  # which knows of 4-bit weights
+            "parameters": self.packed.causal.num_parameters(),  # it counts 4-bit weights correctly
             "trainable_parameters": sum(p.numel() for p in self.trainable().values()),
             "compute_dtype": str(self.packed.compute_dtype).removeprefix("torch."),
             "dtype_reason": self.dtype_reason,
@@ -104,11 +104,11 @@ class LoadedModel:
 
 
 def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
-    """The tokenizer with the chat template the recipe asks for.
+    """The tokenizer with the recipe's chat template.
 
     Raises:
-        ModelError: no tokenizer there.
-        TemplateError: no chat template; or the named template file is missing.
+        ModelError: there is no tokenizer.
+        TemplateError: there is no chat template, or the named template file is missing.
     """
     from transformers import AutoTokenizer
 
@@ -117,12 +117,12 @@ def load_tokenizer(location: Location, section: ModelSection) -> ChatTemplate:
         tokenizer = AutoTokenizer.from_pretrained(
             location.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
         )
-        if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # what some releases make where there is no file
+        if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # some releases create this without a file
             raise ValueError("its vocabulary is empty")
-    except Exception as error:  # whatever transformers and tokenizers raise over broken files
+    except Exception as error:  # transformers and tokenizers raise many types on broken files
         raise ModelError(
             f"no tokenizer could be loaded from {location.tokenizer!r} ({one_line(error)})",
-            "Put the model's tokenizer files into its folder, or check the name and the network.",
+            "Add the model's tokenizer files to its folder, or check the name and the network.",
             field="model.name",
         ) from error
     choose_template(tokenizer, section.chat_template, section.template_kwargs)
@@ -137,18 +137,18 @@ def load_model(
     heads: int | None = None,
     weights_in_fp32: bool = False,
 ) -> LoadedModel:
-    """Load what a recipe names, ready for the packed forward.
+    """Load the model that a recipe names, ready for the packed forward.
 
     Args:
         section: the recipe's model section.
-        lora: adapter settings for a model that has none yet; None trains all weights.
-        trainable: False freezes everything (chat, evaluation).
-        heads: None for a language model; else a reward model with so many score heads, which are made where the model
-            has none, drawn from torch's global generator.
-        weights_in_fp32: hold the weights as a run that trains all of them does, whatever the products are in.
+        lora: adapter settings for a model without an adapter; None trains all weights.
+        trainable: False freezes all parameters (chat, evaluation).
+        heads: None for a language model; otherwise the number of score heads of a reward model. If the model has no
+            head, one is drawn from torch's global generator.
+        weights_in_fp32: keep the weights in fp32, as a run that trains all of them does, whatever the compute type.
 
     Raises:
-        ModelError, TemplateError, MissingDependencyError: as their messages say; nothing is half-loaded.
+        ModelError, TemplateError, MissingDependencyError: see their messages.
     """
     location = locate_model(section.name)
     template = load_tokenizer(location, section)
@@ -165,7 +165,7 @@ def load_model(
     with known_noise_off():
         base = _load_base(location, section, options, heads, fresh_head=trainable).to(device)
         _keep_layout(base)
-        sha256 = base_hash(location.base, section.revision)  # once they are there: a hub's were fetched just now
+        sha256 = base_hash(location.base, section.revision)  # after loading, which downloads a hub model's weights
         identity = identity_of(location, section.revision, sha256)
         _require_own_base(location, identity)
         model = put_adapter(base, location, lora, trainable, scores=heads is not None)
@@ -185,8 +185,8 @@ def load_model(
 
 
 def _require_own_base(location: Location, identity: Identity) -> None:
-    """Refuse a base that is not the one that the adapter was trained on."""
-    # transformers writes an embedded model's config on conversion, and its releases write it differently.
+    """Refuse a base other than the one that the adapter was trained on."""
+    # Releases of transformers write the config of a converted embedded model differently.
     told = None if location.base_name.startswith(PREFIX) else location.base_config_sha256
     for what, trained_on, here in (
         ("other weights", location.base_sha256, identity.weights),
@@ -195,7 +195,7 @@ def _require_own_base(location: Location, identity: Identity) -> None:
         if trained_on and here != trained_on:
             raise ModelError(
                 f"the adapter {location.name!r} was trained on {what} than {location.base!r} holds",
-                "Use the base model it was trained on; on another one it would silently do something else.",
+                "Use the base model it was trained on; on another one its outputs would silently be wrong.",
                 field="model.name",
             )
 
@@ -207,7 +207,7 @@ def _load_base(
 
     attention.register()
     source = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
-    # Shapes that do not fit are found in the loading info, as missing weights are.
+    # Mismatched shapes are reported in the loading info, as missing weights are.
     options = {**source, **options, "use_safetensors": True, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True
     try:
@@ -215,8 +215,8 @@ def _load_base(
         _turn_dropout_off(config)
         if heads is None and is_classifier(config):
             raise ModelError(
-                f"{location.name!r} is a reward model or another classifier, which writes no text",
-                "Name a language model; reward models go to prefine score and prefine reward check.",
+                f"{location.name!r} is a reward model or another classifier, which generates no text",
+                "Name a language model; use a reward model with prefine score and prefine reward check.",
                 field="model.name",
             )
         if heads is not None and not is_classifier(config):
@@ -226,10 +226,10 @@ def _load_base(
             model, info = kind.from_pretrained(location.base, config=config, **options)
     except ModelError:
         raise
-    except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
+    except Exception as error:  # transformers, safetensors and a model's own code raise many types
         remedy = "Check that it is a causal language model with safetensors weights, or the name and the network."
         if "Unrecognized configuration class" in str(error) and heads is not None:
-            remedy = "transformers knows no sequence classifier of this architecture: begin with a model of another."
+            remedy = "transformers has no sequence classifier for this architecture: start from a model of another one."
         if "trust_remote_code" in str(error):
             remedy = "Set model.trust_remote_code: true if you have read that code and trust it."
         whose = "" if location.adapter is None else f", the base of the adapter {location.name!r},"
@@ -247,7 +247,7 @@ def _load_base(
         if keys:
             raise ModelError(
                 f"{location.base!r} {what.format(len(keys))} of the weights its config asks for ({min(keys)}, …)",
-                "The weights and the config do not belong together: fetch the model again.",
+                "The weights and the config do not match: download the model again.",
                 field="model.name",
             )
     if unused := info["unexpected_keys"]:
@@ -256,24 +256,24 @@ def _load_base(
 
 
 def _check_head(model: Any, location: Location, heads: int, missing: set[str], fresh: bool) -> None:
-    """Draw a head that the files lack, where one may be `fresh`; see that it is one that prefine can read and train."""
+    """Draw a missing head if it may be `fresh`; check that prefine can read and train the head."""
     head = getattr(model, SCORE, None)
     if not isinstance(head, nn.Linear):
         raise ModelError(
-            f"{location.base!r} is an encoder, or a classifier with a head of its own kind",
-            "Train a reward model on a decoder (a language model); such models can be scored with, as they are.",
+            f"{location.base!r} is an encoder, or a classifier with another kind of head",
+            "Train a reward model from a decoder (a language model). prefine score accepts this model as it is.",
             field="model.name",
         )
     if head.out_features != heads:
         raise ModelError(
-            f"{heads}, but {location.base!r} has a score head of {head.out_features} already",
+            f"{heads}, but {location.base!r} already has a score head with {head.out_features} outputs",
             f"Set reward.heads to {head.out_features}, or name a language model.",
             field="reward.heads",
         )
     if SCORE_WEIGHT in missing:
         if not fresh:
             raise ModelError(
-                f"{location.base!r} has no score head: no reward model, or its files are not complete",
+                f"{location.base!r} has no score head: it is not a reward model, or its files are incomplete",
                 "Name a reward run, or a sequence-classification model.",
                 field="model.name",
             )
@@ -282,20 +282,20 @@ def _check_head(model: Any, location: Location, heads: int, missing: set[str], f
 
 
 def is_classifier(config: Any) -> bool:
-    """Whether a model's config says that its weights are those of a sequence classifier."""
+    """Whether a model's config is that of a sequence classifier."""
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 def _turn_dropout_off(config: Any) -> None:
-    """A policy must be a function of its weights, or ratios and references are noise; lora.dropout is the one that is
-    asked for, and stays."""
+    """Turn the model's own dropout off: with it, ratios and references would be noisy. lora.dropout stays, as the
+    recipe asks for it."""
     for name, value in config.to_dict().items():
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
 
 
 def _attention_asked(section: ModelSection, device: torch.device, dtype: torch.dtype) -> str | None:
-    """The name for transformers; None for its choice (packed attention comes later, where it fits)."""
+    """The name for transformers; None for its default (packed attention is chosen later, if the probe passes)."""
     if section.attn_implementation == "flash_attention_2":
         if device.type != "cuda":
             raise ModelError(
@@ -319,14 +319,14 @@ def _attention_asked(section: ModelSection, device: torch.device, dtype: torch.d
 
 
 def _checkpoint_layers(model: Any, location: Location) -> None:
-    # Newer releases of transformers call activation_checkpointing_enable what older ones called gradient_…
+    # gradient_checkpointing_enable of older transformers releases is activation_checkpointing_enable in newer ones.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     try:
         enable({"use_reentrant": False})
     except ValueError as error:
         raise ModelError(
-            f"{location.base!r} is of an architecture that cannot do it",
-            "Set it to false, and lower training.max_tokens_per_microbatch where memory is short.",
+            f"the architecture of {location.base!r} does not support it",
+            "Set it to false, and lower training.max_tokens_per_microbatch if memory is short.",
             field="model.gradient_checkpointing",
         ) from error
 
@@ -352,10 +352,10 @@ def _quantization(section: ModelSection, dtype: torch.dtype) -> Any:
 
 
 def _keep_layout(base: Any) -> None:
-    """Keep bitsandbytes from its evaluation layout on CPUs with AVX512-BF16.
+    """Keep bitsandbytes from using its inference layout on CPUs with AVX512-BF16.
 
-    It would move 4-bit weights into it at the first evaluation and never back: products are rounded to bf16 then, so
-    that evaluation and training differ, and no gradient passes them any more.
+    It would convert 4-bit weights at the first evaluation and never back. Products would then be rounded to bf16, so
+    that evaluation and training differ, and no gradient would pass through them.
     """
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -363,7 +363,7 @@ def _keep_layout(base: Any) -> None:
 
 
 def _choose_path(packed: PackedModel, section: ModelSection) -> str | None:
-    """Packed or padded; says aloud where it is padded though nobody asked for that."""
+    """Choose the packed or the padded path; warn if it is padded without a request for that."""
     if section.attn_implementation in ("sdpa", "eager"):
         take_padded_path(packed)
         return f"model.attn_implementation is {section.attn_implementation}"
@@ -379,14 +379,14 @@ def save_model(
     beside: Mapping[str, JSON] | None = None,
     story: Story = Story(),  # noqa: B008 - it is frozen
 ) -> None:
-    """Save the result so that the ecosystem loads it: a PEFT adapter or a whole model, with its tokenizer.
+    """Save the result for transformers and peft: an adapter or a whole model, with its tokenizer.
 
     Args:
-        beside: JSON files that belong to it, by name.
-        story: what its README.md says of how it was made.
+        beside: JSON files to save with it, by name.
+        story: the text of its README.md on how it was made.
 
     Raises:
-        CheckpointError: the disk is full or not writable; nothing half-written is left.
+        CheckpointError: the disk is full or not writable; no partial files are left.
     """
     with atomic_write(folder) as temporary, known_noise_off():
         model: Any = loaded.packed.model
@@ -403,7 +403,7 @@ def save_model(
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors that `save_model` wrote, by name, on the CPU."""
+    """All tensors that `save_model` saved, by name, on the CPU."""
     from safetensors.torch import load_file
 
     return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}

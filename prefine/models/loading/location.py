@@ -1,4 +1,4 @@
-"""Finds a named model's parts without loading any.
+"""Finds the parts of a named model without loading them.
 
 A name may be a folder with a model, a folder with a PEFT adapter, a run of prefine (runs/NAME), a hub id, or
 `embedded:NAME`.
@@ -24,7 +24,7 @@ from prefine.nearby import mistyped, similar_path
 from prefine.paths import expanded, is_there
 from prefine.runs.atomic import sha256_of_file
 
-# What prefine adds beside the ecosystem's files: which base an adapter belongs to.
+# A file that prefine adds to an adapter: which base it belongs to.
 ORIGIN = "prefine.json"
 QUANTIZATIONS = ("none", "nf4", "int8")
 
@@ -34,9 +34,9 @@ class Location:
     """Where a named model's parts are.
 
     Attributes:
-        name: as the recipe said.
+        name: the name in the recipe.
         base: folder or hub id of the base weights.
-        base_name: what a later run should call the base.
+        base_name: the name of the base for later runs.
         adapter: folder of a PEFT adapter on that base, or None.
         tokenizer: folder or hub id of the tokenizer.
         base_sha256: of the base's weights as the adapter's training saw them; "" or None if unknown.
@@ -57,11 +57,11 @@ class Location:
 
 
 def locate_model(name: str) -> Location:
-    """Find a model's parts by name, without loading any.
+    """Find a model's parts by name, without loading them.
 
     Raises:
-        ModelError: a folder that holds neither a model nor an adapter nor a run, a run without a result yet, or a path
-            that this user may not open.
+        ModelError: a folder holds neither a model nor an adapter nor a run, a run has no result yet, or a path cannot
+            be opened.
     """
     try:
         return _located(name)
@@ -92,12 +92,12 @@ def _located(name: str) -> Location:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Whether a name that is no folder can be a hub id."""
+    """Whether a name that is not a folder can be a hub id."""
     return not name.startswith((".", "/", "~", "runs/")) and name.count("/") == 1
 
 
 def _result_of(path: Path) -> Path:
-    """The model folder of a run; any other path as it is."""
+    """The model folder of a run; any other path unchanged."""
     if (path / "manifest.json").is_file() and not (path / "config.json").is_file():
         if not (path / "model").is_dir():
             raise ModelError(
@@ -111,14 +111,14 @@ def _base_location(name: str, path: Path) -> Location:
     if not (path / "config.json").is_file():
         raise ModelError(
             f"{name!r} holds no model (no config.json, no {ADAPTER_CONFIG})",
-            "Name the folder that save_pretrained wrote, or a run of prefine.",
+            "Name a folder written by save_pretrained, or a run of prefine.",
             field="model.name",
         )
     require_plausible_config(str(path))
     if not weight_files(path):
         raise ModelError(
             f"{name!r} has a config.json but no weights in safetensors format",
-            "Fetch the model again, or convert its weights: prefine does not read pickled ones.",
+            "Download the model again, or convert its weights: prefine does not read pickled ones.",
             field="model.name",
         )
     return Location(name, str(path), str(path), None, str(path))
@@ -133,7 +133,7 @@ def _adapter_location(name: str, path: Path) -> Location:
         )
     if not (path / ADAPTER_WEIGHTS).is_file():
         raise ModelError(
-            f"{str(path)!r} has no {ADAPTER_WEIGHTS}", "Fetch or train the adapter again.", field="model.name"
+            f"{str(path)!r} has no {ADAPTER_WEIGHTS}", "Download or train the adapter again.", field="model.name"
         )
     try:
         located = locate_model(base_name)
@@ -169,13 +169,13 @@ def _trained_as(path: Path, origin: Mapping[str, Any]) -> tuple[str, str | None]
 
 
 def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
-    """What an adapter's files call its base: a folder that is there, a hub id or an embedded model's name.
+    """The base of an adapter, by its files: an existing folder, a hub id or an embedded model's name.
 
-    A path is looked for from the adapter's folder, then from the working directory, then under the names that the
-    recipe and the run of the adapter's training had for it. Whichever is found is known by its hash.
+    A path is tried relative to the adapter's folder, then to the working directory, then under the names in the recipe
+    and the run that trained the adapter. The recorded hash identifies the right one.
 
     Raises:
-        ModelError: it names none, or a folder that is in none of these places.
+        ModelError: the files name no base, or a folder that is in none of these places.
     """
     written = str(read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     noted = str(origin.get("base") or "")
@@ -186,7 +186,7 @@ def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
             f"Set base_model_name_or_path in its {ADAPTER_CONFIG}.",
             field="model.name",
         )
-    if noted.startswith(PREFIX) and Path(written).is_absolute():  # earlier releases wrote the cache's folder
+    if noted.startswith(PREFIX) and Path(written).is_absolute():  # earlier releases saved the cache's folder
         return noted
     if written.startswith(PREFIX):
         return written
@@ -199,8 +199,8 @@ def _base_of(name: str, path: Path, origin: Mapping[str, Any]) -> str:
         return names[0]
     looked = ", ".join(dict.fromkeys(os.path.normpath(place) for place in places))
     raise ModelError(
-        f"the adapter {name!r} needs its base model {names[0]!r}, and there is no such folder (looked for {looked})",
-        f"Bring that folder back, or write its path into base_model_name_or_path in {path / ADAPTER_CONFIG}.",
+        f"the adapter {name!r} needs its base model {names[0]!r}, but there is no such folder (tried {looked})",
+        f"Restore that folder, or set its path as base_model_name_or_path in {path / ADAPTER_CONFIG}.",
         field="model.name",
     )
 
@@ -220,9 +220,9 @@ def _manifest_beside(path: Path) -> dict[str, Any]:
 
 
 def portable_name(location: Location, folder: Path) -> str:
-    """What the config of an adapter that is saved in `folder` calls its base, so that it is found elsewhere, too.
+    """The name of the base for the config of an adapter in `folder`, so that it is found on other machines, too.
 
-    A hub id or an embedded model's name is that; a folder's name is its path from `folder`, with forward slashes.
+    Hub ids and names of embedded models stay; a folder becomes its path relative to `folder`, with forward slashes.
     """
     if location.base_name.startswith(PREFIX) or not Path(location.base).exists():
         return location.base_name
@@ -230,16 +230,16 @@ def portable_name(location: Location, folder: Path) -> str:
 
 
 def portable_path(name: str, folder: Path) -> str:
-    """A model's name for files that are saved in `folder`, without a path of this machine.
+    """A model's name for files that are saved in `folder`, without absolute paths.
 
-    A relative path or a hub id stays as it is; an absolute path becomes the path from `folder`.
+    Relative paths and hub ids stay; an absolute path becomes relative to `folder`.
     """
     path = Path(expanded(name))
     return _path_from(folder, path) if path.is_absolute() else name
 
 
 def _path_from(folder: Path, path: Path) -> str:
-    """With forward slashes; absolute where the path is on another drive."""
+    """A relative path with forward slashes; absolute if the path is on another drive."""
     try:
         return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
     except ValueError:
@@ -247,7 +247,7 @@ def _path_from(folder: Path, path: Path) -> str:
 
 
 def local_folder(base: str, revision: str | None = None) -> Path | None:
-    """The folder of a base: itself, or a hub model's in the hub's cache; None where it is not on this machine."""
+    """The folder of a base: itself, or that of a hub model in the hub's cache; None if it is not on this machine."""
     path = Path(base)
     if path.is_dir():
         return path
@@ -261,9 +261,9 @@ def local_folder(base: str, revision: str | None = None) -> Path | None:
 
 
 def base_hash(base: str, revision: str | None = None) -> str:
-    """Hash of the content of a base's weight files; "" where they are not on this machine.
+    """Hash of the content of a base's weight files; "" if they are not on this machine.
 
-    What else decides a model's numbers is in `prefine.models.loading.identity`.
+    For the other files that affect a model's outputs, see `prefine.models.loading.identity`.
     """
     folder = local_folder(base, revision)
     if folder is None:
@@ -273,5 +273,5 @@ def base_hash(base: str, revision: str | None = None) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """A library's error for use within a message: its type and the beginning of its text, on one line."""
+    """A library's error for use in a message: its type and the beginning of its text, on one line."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")

@@ -1,4 +1,4 @@
-"""Expressions that choose modules by name, matched in a process of their own, which is ended where it takes too long.
+"""Matches expressions for module names in a separate process, which is killed if it takes too long.
 
 Python's `re` takes time exponential in a name's length for some expressions, and cannot be stopped from outside.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 _SECONDS = 10.0
 _MOST_CHARACTERS = 10_000
-# Read from the standard input: an expression and names; written: what matches, or what is wrong with the expression.
+# Reads an expression and names from standard input; writes the matching names, or the error in the expression.
 _MATCHER = """
 import json, re, sys
 pattern, names = json.load(sys.stdin)
@@ -26,13 +26,13 @@ else:
 
 
 def matching_names(pattern: str, names: Sequence[str]) -> list[str]:
-    """Those of the names that a regular expression matches whole, as `re.fullmatch` does.
+    """The names that a regular expression matches completely, as `re.fullmatch` does.
 
     Raises:
-        ValueError: it is no regular expression, is too long, or takes too long.
+        ValueError: it is not a regular expression, is too long, or takes too long.
     """
     if len(pattern) > _MOST_CHARACTERS:
-        raise ValueError(f"it has {len(pattern):,} characters, and {_MOST_CHARACTERS:,} is the most")
+        raise ValueError(f"it has {len(pattern):,} characters; at most {_MOST_CHARACTERS:,} are allowed")
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter and a program of our own
             [sys.executable, "-I", "-S", "-c", _MATCHER],
@@ -48,5 +48,5 @@ def matching_names(pattern: str, names: Sequence[str]) -> list[str]:
         raise ValueError("it could not be matched") from None
     found = json.loads(done.stdout)
     if isinstance(found, str):
-        raise ValueError(f"it is no regular expression: {found}")
+        raise ValueError(f"it is not a regular expression: {found}")
     return list(found)

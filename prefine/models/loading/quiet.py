@@ -1,4 +1,4 @@
-"""Keeps known messages of libraries that mean nothing to a user off the terminal; all others are shown."""
+"""Hides known library messages that do not help a user; all others are shown."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _KNOWN_BARS = ("Loading weights", "Writing model shards")
 
 @contextmanager
 def known_noise_off() -> Iterator[None]:
-    """Inside, five messages of loading and saving a model are left out.
+    """Inside, five messages of loading and saving a model are hidden.
 
     They are transformers' bars "Loading weights" and "Writing model shards", its table of missing and unexpected
-    weights (load.py says that in a line), its FutureWarning of is_gradient_checkpointing (which peft asks for), and
-    bitsandbytes' note that an optional kernel is not there.
+    weights (load.py reports that in a line), its FutureWarning on is_gradient_checkpointing (which peft reads), and
+    bitsandbytes' note that an optional kernel is missing.
     """
     from transformers.utils import logging as transformers_logging
 
     loggers = [logging.getLogger(name) for name in ("bitsandbytes.backends.cpu.ops", "transformers.modeling_utils")]
     for logger in loggers:
         logger.addFilter(_is_news)
-    # The first releases of transformers 5 have no such hook, and keep their bar.
+    # The first releases of transformers 5 lack this hook, so their bar is shown.
     set_hook = getattr(transformers_logging, "set_tqdm_hook", lambda hook: None)
     bars_before = set_hook(_without_known_bars)
     try:

@@ -1,6 +1,6 @@
-"""Which tokens end an answer: one set for training, generation, penalties and for whoever loads the saved model.
+"""Which tokens end an answer: one set for training, generation, penalties and users of the saved model.
 
-It is the union of what the model's files declare (generation_config.json may list several), the tokenizer's
+It is the union of the tokens that the model's files declare (generation_config.json may list several), the tokenizer's
 end-of-sequence token and the chat template's end of turn (`ChatTemplate.stop_ids`).
 """
 
@@ -21,9 +21,9 @@ _CONFIG = "config.json"
 
 
 def declared_ends(location: Location, revision: str | None = None) -> frozenset[int]:
-    """Token ids that the files of a model, its base and its adapter, declare to end an answer.
+    """Token ids that end an answer according to the files of a model, of its base and its adapter.
 
-    As transformers reads them: generation_config.json, and config.json where a model has no other.
+    As transformers reads them: generation_config.json, and config.json if a model has no other.
     """
     ends = _ends_in(_file(location.base, GENERATION_CONFIG, revision))
     if ends is None:
@@ -34,7 +34,7 @@ def declared_ends(location: Location, revision: str | None = None) -> frozenset[
 
 
 def template_of(tokenizer: Any, location: Location, revision: str | None = None) -> ChatTemplate:
-    """The tokenizer's chat template, with what the model's files declare; says which ends it leaves out.
+    """The tokenizer's chat template, with the ends that the model's files declare; warns about ends that it ignores.
 
     Raises:
         TemplateError: see ChatTemplate.
@@ -44,7 +44,7 @@ def template_of(tokenizer: Any, location: Location, revision: str | None = None)
     if spoken := sorted(declared - template.stop_ids):
         words = ", ".join(f"{end} ({tokenizer.decode([end])!r})" for end in spoken)
         log.warning(
-            "the config of %s declares eos_token_id %s, which is no control token of its tokenizer: ignored",
+            "the config of %s declares eos_token_id %s, which is not a control token of its tokenizer: ignored",
             location.name,
             words,
         )
@@ -52,9 +52,9 @@ def template_of(tokenizer: Any, location: Location, revision: str | None = None)
 
 
 def stop_at(causal: Any, template: ChatTemplate) -> None:
-    """Let a language model's own settings name the ends, so that it is saved with them.
+    """Set the ends in a language model's own settings, so that it is saved with them.
 
-    Its config and its generation_config get all of them, the end of turn first: some tools read the first alone.
+    Its config and its generation_config get all of them, the end of turn first: some tools read only the first.
     """
     generation = getattr(causal, "generation_config", None)
     if generation is None:  # a classifier
@@ -68,13 +68,13 @@ def stop_at(causal: Any, template: ChatTemplate) -> None:
 
 
 def save_ends(causal: Any, folder: Path) -> None:
-    """Write generation_config.json beside an adapter, which would be saved without."""
+    """Write generation_config.json to an adapter's folder; peft does not save it."""
     if getattr(causal, "generation_config", None) is not None:
         (folder / GENERATION_CONFIG).write_text(causal.generation_config.to_json_string(), "utf-8")
 
 
 def _file(where: str, name: str, revision: str | None) -> Path | None:
-    """A file of a folder or a hub model; None where there is none."""
+    """A file of a folder or a hub model; None if there is none."""
     if Path(where).is_dir():
         return path if (path := Path(where) / name).is_file() else None
     from transformers.utils import cached_file
@@ -87,12 +87,12 @@ def _file(where: str, name: str, revision: str | None) -> Path | None:
 
 
 def _ends_in(path: Path | None) -> set[int] | None:
-    """`eos_token_id` of a file, one or a list; None where there is no such file."""
+    """`eos_token_id` of a file, one or a list; None if there is no such file."""
     if path is None:
         return None
     try:
         told = read_json(path)
-    except (JsonError, OSError):  # the loader names what is broken
+    except (JsonError, OSError):  # the loader reports the fault
         return None
     if not isinstance(told, dict):
         return None

@@ -1,7 +1,7 @@
-"""Which weight files a model's folder is loaded from, and whether its config fits them, before anything is allocated.
+"""Which weight files a model is loaded from, and whether its config fits them, checked before memory is allocated.
 
-A model of the hub is what somebody uploaded. Its index may name a pickle or a file outside its folder, and its config
-may ask for a million layers.
+Anyone can upload a model to the hub. Its index may name a pickle or a file outside its folder, and its config may ask
+for a million layers.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from prefine.json_reading import JsonError, read_json_object
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# What a reward model adds: how its scores are centred and scaled.
+# A file that a reward model adds: how its scores are centred and scaled.
 SCALE_FILE = "reward.json"
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 # What of a hub's model counts besides weights: settings, tokenizers, templates, and the card for its license.
 _BESIDE_WEIGHTS = ["*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 
-# Counts in a config for which lists are made, or modules, before their weights are looked for.
+# Counts in a config for which lists or modules are created before their weights are read.
 _COUNTED = re.compile(r"num_labels|n_layers?|n_heads?|(\w+_)?num_\w*(layers|heads|experts|blocks)|\w*_layers")
 _MOST_COUNTED = 10_000
-# A weight takes one bit in its file at least; modules that share a file's tensor are few. Beyond are a score head and
-# whatever a library adds.
+# A weight takes at least one bit in its file, and few modules share a file's tensor. The rest allows for a score head
+# and for what a library adds.
 _WEIGHTS_A_BYTE = 8
 _MORE_WEIGHTS = 1 << 24
 _WEIGHTS_A_TENSOR = 16
@@ -39,15 +39,15 @@ _MORE_TENSORS = 10_000
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file of a model.
+    """Read a JSON object from a file of a model.
 
     Raises:
-        ModelError: it holds no JSON object, or one that is not safe to hold.
+        ModelError: it does not hold a JSON object, or one that is too large to parse safely.
     """
     try:
         return read_json_object(path)
     except JsonError as error:
-        raise ModelError(f"{str(path)!r} {error}", "Fetch the model again.", field="model.name") from None
+        raise ModelError(f"{str(path)!r} {error}", "Download the model again.", field="model.name") from None
     except OSError as error:
         raise ModelError(
             f"{str(path)!r} cannot be read: {error.strerror or error}",
@@ -57,13 +57,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that a folder's weights are loaded from, in order of name; none where there are none in safetensors.
+    """The files that a folder's weights are loaded from, sorted by name; empty if none are in safetensors format.
 
-    They are those that transformers and peft choose: an adapter's one file; else the file or index that the config
+    They are those that transformers and peft choose: an adapter's one file; otherwise the file or index that the config
     names, model.safetensors, or all files of its index.
 
     Raises:
-        ModelError: the index or the config names a file that is no safetensors file, or one outside the folder.
+        ModelError: the index or the config names a file that is not in safetensors format, or is outside the folder.
     """
     if (folder / ADAPTER_CONFIG).is_file():
         return [folder / ADAPTER_WEIGHTS] if (folder / ADAPTER_WEIGHTS).is_file() else []
@@ -78,12 +78,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def fetched(base: str, revision: str | None) -> Path | None:
-    """The folder of a base: itself, or where a hub's model lies once its weights were fetched.
+    """The folder of a base: itself, or that of a hub model after its weights are downloaded.
 
-    None where it cannot be fetched; the loader then says why.
+    None if it cannot be downloaded; the loader then reports why.
 
     Raises:
-        ModelError: see weight_files; of a hub's model nothing that its index names wrongly is fetched.
+        ModelError: see weight_files; nothing that a hub model's index names wrongly is downloaded.
     """
     if Path(base).is_dir():
         return Path(base)
@@ -148,34 +148,34 @@ def opened_weights(file: Path) -> Iterator[Any]:
 
 
 def require_plausible_config(base: str, revision: str | None = None) -> None:
-    """Refuse a config whose counts would fill memory before a weight is looked at.
+    """Refuse a config whose counts would fill memory before any weight is read.
 
     Raises:
-        ModelError: a count that no model has; the config cannot be read.
+        ModelError: a count is larger than in any model; the config cannot be read.
     """
     path = Path(base) / CONFIG if Path(base).is_dir() else _fetch(base, CONFIG, revision)
     if path is None or not path.is_file():
-        return  # the loader says what is missing
+        return  # the loader reports what is missing
     for name, value in _numbers(read_object(path)):
         if _COUNTED.fullmatch(name) and value > _MOST_COUNTED:
             raise ModelError(
                 f"{base!r}: {name} is {value} in its {CONFIG}, and no model has more than {_MOST_COUNTED}",
-                "Fetch the model again, or correct its config.",
+                "Download the model again, or correct its config.",
                 field="model.name",
             )
 
 
 @contextmanager
 def within_files(base: str, revision: str | None, config: Any) -> Iterator[None]:
-    """Inside, a model that is built without memory (on torch's meta device) may be as large as its files allow.
+    """Inside, building a model on torch's meta device is refused if it needs more weights than its files can hold.
 
     Args:
         base: a folder or hub id.
-        revision: of the hub id.
-        config: transformers' config that it is built by.
+        revision: revision of the hub id.
+        config: transformers' config of the model.
 
     Raises:
-        ModelError: a module asks for more weights than the files can hold; see weight_files.
+        ModelError: a module needs more weights than the files can hold; see weight_files.
         SafetensorError, OSError: the files are damaged.
     """
     from safetensors import safe_open
@@ -185,7 +185,7 @@ def within_files(base: str, revision: str | None, config: Any) -> Iterator[None]
     )
 
     folder = fetched(base, revision)
-    if folder is None:  # the loader says why
+    if folder is None:  # the loader reports why
         yield
         return
     tensors = held = 0
@@ -207,7 +207,7 @@ def within_files(base: str, revision: str | None, config: Any) -> Iterator[None]
             raise ModelError(
                 f"{base!r}: its {CONFIG} asks for more weights than its files hold, {held:,} bytes in "
                 f"{tensors} tensors ({'; '.join(dict.fromkeys(asked[:4]))})",
-                "The config and the weights do not belong together: fetch the model again.",
+                "The config and the weights do not match: download the model again.",
                 field="model.name",
             )
 
@@ -220,7 +220,7 @@ def within_files(base: str, revision: str | None, config: Any) -> Iterator[None]
 
 
 def largest_dimension(file: Path) -> int:
-    """Of all tensors in a safetensors file, by its header."""
+    """The largest dimension of all tensors in a safetensors file, read from its header."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
@@ -239,7 +239,7 @@ def _of_index(index: Path) -> list[Path]:
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise ModelError(
-            f"{str(index)!r} has no weight_map of file names", "Fetch the model again.", field="model.name"
+            f"{str(index)!r} has no weight_map of file names", "Download the model again.", field="model.name"
         )
     for name in sorted(set(names.values())):
         _require_inside(index, name)
@@ -247,24 +247,24 @@ def _of_index(index: Path) -> list[Path]:
 
 
 def _require_inside(source: Path, name: str) -> None:
-    """Refuse a name that leads out of its folder, or to something else than safetensors (or an index of such)."""
+    """Refuse a name outside its folder, or of a file that is not safetensors or an index of such files."""
     outside = ".." in PureWindowsPath(name).parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
     if outside:
         raise ModelError(
             f"{str(source)!r} names the weights {name!r}, which are outside its folder",
-            "Fetch the model again from who made it; prefine reads only what lies in the model's folder.",
+            "Download the model again from its source; prefine reads only files in the model's folder.",
             field="model.name",
         )
     if not name.endswith((".safetensors", ".safetensors.index.json")):
         raise ModelError(
-            f"{str(source)!r} names the weights {name!r}, which are no safetensors file",
+            f"{str(source)!r} names the weights {name!r}, which is not a safetensors file",
             "Convert the weights to safetensors: prefine does not read pickled ones, which can run code.",
             field="model.name",
         )
 
 
 def _fetch(base: str, name: str, revision: str | None) -> Path | None:
-    """A file of a hub's model, in the cache; None where it is not there or cannot be fetched."""
+    """A file of a hub model, in the cache; None if it does not exist or cannot be downloaded."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

@@ -1,6 +1,6 @@
-"""Reward models built on encoders (DeBERTa and its kin): prompt and answer as the two texts of a sequence classifier.
+"""Reward models on encoders (DeBERTa and others): prompt and answer are the two texts of a sequence classifier.
 
-They know no chat template and no packed rows: they are run as transformers runs them, on padded batches.
+They have no chat template and take no packed rows: they run on padded batches, as in transformers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MAX_TOKENS = 8192
 
 
 class CrossEncoder(RewardModel):
-    """A sequence classifier with a head of its own, run as it is. Its scores are not centred.
+    """A sequence classifier with its own kind of head. Its scores are not centred.
 
-    The first text is the conversation's turns, a line each; the second is the answer.
+    The first text is the conversation, one line per turn; the second is the answer.
 
     Raises:
         ModelError: it cannot be loaded, or its file lacks weights.
@@ -54,7 +54,7 @@ class CrossEncoder(RewardModel):
                 )
         except ModelError:
             raise
-        except Exception as error:  # whatever transformers, safetensors or a model's own code raise over broken files
+        except Exception as error:  # transformers, safetensors and a model's own code raise many types
             raise ModelError(
                 f"{location.name!r} could not be loaded as a reward model ({one_line(error)})",
                 "Check that it is a sequence classifier with safetensors weights, or the name and the network.",
@@ -62,12 +62,12 @@ class CrossEncoder(RewardModel):
         if info["missing_keys"]:
             raise ModelError(
                 f"{location.name!r} lacks {len(info['missing_keys'])} of its weights ({min(info['missing_keys'])}, …)",
-                "It is no trained reward model, or its files are not complete: fetch it again.",
+                "It is not a trained reward model, or its files are incomplete: download it again.",
             )
         self._model.to(device).eval()
         self._max_length = min(_positions(self._model), self.tokenizer.model_max_length)
 
-        self.tokenizer.truncation_side = "left"  # of the prompt, as everywhere else
+        self.tokenizer.truncation_side = "left"  # cut the prompt from the left, as everywhere else
 
     def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
         """See RewardModel."""
@@ -100,7 +100,7 @@ class CrossEncoder(RewardModel):
             yield [next(scores) for _ in question.answers] if fitting else None
 
     def _raw(self, texts: list[tuple[str, str]]) -> Tensor:
-        """Raw scores of texts with their answers, as many at once as are at most _MAX_TOKENS with their padding."""
+        """Raw scores of texts with their answers, in batches of at most _MAX_TOKENS tokens with padding."""
         lengths = list(map(len, self._encoded(texts)["input_ids"]))
         runs = padded_runs(lengths, _MAX_TOKENS)
         return torch.cat([self._raw_of_a_batch(texts[run.start : run.stop]) for run in runs])
@@ -120,7 +120,7 @@ class CrossEncoder(RewardModel):
 
 
 def padded_runs(lengths: Sequence[int], max_tokens: int) -> list[range]:
-    """Neighbours that take at most `max_tokens` together, padded to the longest of them; one alone may take more."""
+    """Runs of neighbours with at most `max_tokens` after padding to the longest; a single one may have more."""
     runs = [range(0, 0)]
     longest = 0
     for place, length in enumerate(lengths):
@@ -133,7 +133,7 @@ def padded_runs(lengths: Sequence[int], max_tokens: int) -> list[range]:
 
 
 def _positions(model: Any) -> int:
-    """How many tokens a model has positions for; RoBERTa and its kin begin to count behind their padding index."""
+    """The number of tokens a model has positions for; RoBERTa and similar models start after their padding index."""
     named = (each for name, each in model.named_modules() if name.endswith("position_embeddings"))
     table = next((each for each in named if isinstance(each, nn.Embedding)), None)
     limit = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
@@ -143,7 +143,7 @@ def _positions(model: Any) -> int:
 
 
 def _beyond_text(question: Question) -> str | None:
-    """What of a question is more than texts of turns, which is all that an encoder reads; None where nothing is."""
+    """The part of a question that is not plain text of turns, which an encoder cannot read; None if there is none."""
     if question.tools:
         return "tools"
     for place, turn in enumerate(question.prompt):

@@ -1,8 +1,7 @@
 """Loads reward models by name.
 
-There are three kinds: a reward run of prefine (adapter and head, or a whole model), a sequence classifier of the hub on
-a decoder, and one on an encoder (models/scoring/cross_encoder.py). The first two go through the packed
-forward.
+There are three kinds: a reward run of prefine (adapter and head, or a whole model), a sequence classifier on a decoder,
+and one on an encoder (models/scoring/cross_encoder.py). The first two use the packed forward.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ class PackedReward(RewardModel):
 
     Args:
         loaded: its trunk and tokenizer.
-        scale: None for a model that others trained.
-        closed: whether what a template writes behind the end of turn is read, too. prefine's own models are read at the
-            end of turn; others were trained on whole rendered conversations.
-        max_tokens: packed tokens computed at once.
+        scale: the scale of its scores; None for a model trained elsewhere.
+        closed: whether the score is read after the template's text that follows the end of turn. prefine's own models
+            are read at the end of turn; others were trained on whole rendered conversations.
+        max_tokens: packed tokens that are computed at once.
         head: its score head; None for that of `loaded`.
-        adapter: its adapter on a trunk that it shares.
+        adapter: its adapter on a shared trunk.
     """
 
     def __init__(
@@ -100,13 +99,13 @@ class PackedReward(RewardModel):
         yield from scored
 
     def trees(self, question: Question) -> list[TokenTree] | None:
-        """A question's tokens; None where an answer leaves its prompt no room.
+        """A question's tokens; None if an answer leaves its prompt no room.
 
-        One tree, or several where it is longer than what is computed at once. Where the prompt must be cut it is one an
-        answer, as what is left of a prompt for one answer must not depend on how long another is.
+        One tree, or several if it is longer than `max_tokens`. If the prompt must be cut there is one tree per answer,
+        because the cut for one answer must not depend on the length of another.
 
         Raises:
-            TemplateError: the model's chat template does not render it.
+            TemplateError: the model's chat template refuses it.
         """
         template, prompt, tools = self.loaded.template, question.prompt, question.tools
         whole = template.answers_tree(prompt, question.answers, closed=self._closed, tools=tools)
@@ -148,13 +147,13 @@ class PackedReward(RewardModel):
             self._told = True
             log.warning(
                 "%s: an answer with its prompt has %d tokens, more than the %d that are computed at once: it is "
-                "computed alone, and memory follows it",
+                "computed alone and needs more memory",
                 self.name,
                 largest,
                 self._max_tokens,
             )
         lengths = [len(answer) for tree in fitting for answer in tree.answers]
-        # One question may be many trees.
+        # A question can have several trees.
         raw = [self.raw(run) for run in microbatches(fitting, self._max_tokens)]
         scores = iter(self._centred(torch.cat(raw), lengths) if raw else [])
         for trees in questions:
@@ -164,11 +163,11 @@ class PackedReward(RewardModel):
 def load_reward(section: ModelSection) -> RewardModel:
     """Load a reward model by name: a reward run, a folder, or a hub id.
 
-    A model of prefine's is computed on weights quantized as they were in training, and in the type of its training
-    unless another is asked for: in others its scores are not those that its scale was measured on.
+    prefine's own models use weights quantized as in training, and the compute type of training unless another one is
+    requested: otherwise the scores would not be those that the scale was measured on.
 
     Raises:
-        ModelError: there is none, or it is no reward model (no score head, several labels).
+        ModelError: it does not exist, or is not a reward model (no score head, several labels).
         MissingDependencyError: it was trained on quantized weights, and bitsandbytes is not installed.
     """
     location = locate_model(section.name)
@@ -182,8 +181,8 @@ def load_reward(section: ModelSection) -> RewardModel:
             section = section.model_copy(update={"dtype": scale.compute_dtype})
         if len(scale.bias) != heads:
             raise ModelError(
-                f"{section.name}: {SCALE_FILE} knows {len(scale.bias)} heads, the weights have {heads}",
-                "They belong to different models: train or fetch it again.",
+                f"{section.name}: {SCALE_FILE} is for {len(scale.bias)} heads, but the weights have {heads}",
+                "They belong to different models: train or download it again.",
             )
     whole = scale is not None and location.adapter is None
     loaded = load_model(section, None, trainable=False, heads=heads, weights_in_fp32=whole)
@@ -191,10 +190,10 @@ def load_reward(section: ModelSection) -> RewardModel:
 
 
 def read_scale(folder: Path) -> ScoreScale | None:
-    """The scale saved beside a reward model's weights; None where nobody measured one.
+    """The scale saved with a reward model's weights; None if none was recorded.
 
     Raises:
-        ModelError: the file cannot be understood.
+        ModelError: the file is not valid.
     """
     path = folder / SCALE_FILE
     if not path.is_file():
@@ -208,7 +207,7 @@ def read_scale(folder: Path) -> ScoreScale | None:
 
 
 def scale_of(location: Location, revision: str | None = None) -> ScoreScale | None:
-    """As read_scale, of a located model; a hub's is fetched."""
+    """As read_scale, for a located model; that of a hub model is downloaded."""
     folder = location.adapter or Path(location.base)
     if folder.is_dir():
         return read_scale(folder)
@@ -219,19 +218,19 @@ def scale_of(location: Location, revision: str | None = None) -> ScoreScale | No
         LocalEntryNotFoundError,
         OSError,
         ValueError,
-    ):  # none there; the loader says what else is wrong
+    ):  # no such file; the loader reports other faults
         return None
     return read_scale(Path(file).parent)
 
 
 def _heads_of(location: Location, section: ModelSection, scale: ScoreScale | None) -> int | None:
-    """How many score heads a model has; None for a classifier whose head is not a linear map of the last token."""
+    """The number of a model's score heads; None for a classifier whose head is not a linear map of the last token."""
     if location.adapter is not None:
         try:
             shape = adapter_head_shape(location.adapter / ADAPTER_WEIGHTS)
-        except Exception:  # noqa: BLE001 (a broken file: the loader says so)
+        except Exception:  # noqa: BLE001 (a broken file: the loader reports it)
             shape = None
-        return 1 if shape is None else shape[0]  # one without a head is refused by the loader, which says why
+        return 1 if shape is None else shape[0]  # the loader refuses an adapter without a head
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     require_plausible_config(location.base, section.revision)
@@ -245,13 +244,13 @@ def _heads_of(location: Location, section: ModelSection, scale: ScoreScale | Non
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=section.trust_remote_code)
     except ModelError:
         raise
-    except Exception as error:  # whatever transformers or a model's own code raise over broken files
+    except Exception as error:  # transformers and a model's own code raise many types
         raise ModelError(
             f"{location.name!r} could not be loaded ({one_line(error)})", "Check the name, the files and the network."
         ) from error
     if config.num_labels != 1 and scale is None:
         raise ModelError(
-            f"{location.name!r} gives {config.num_labels} labels, not one score: not a reward model",
+            f"{location.name!r} has {config.num_labels} labels instead of one score: it is not a reward model",
             "Name a model with one label.",
         )
     return int(config.num_labels) if isinstance(getattr(model, "score", None), torch.nn.Linear) else None

@@ -1,4 +1,4 @@
-"""Text in, scores out: what every reward model does, whatever made it, and what makes its scores mean something."""
+"""The interface of all reward models, from text to scores, and the scale of their scores."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from prefine.runs.atomic import JSON
 
 
 class ScoreScale(BaseModel):
-    """What makes raw scores mean something: measured on held-out answers when the model was trained.
+    """The scale of a model's raw scores, measured on held-out answers when it was trained.
 
     Attributes:
-        bias: mean raw score of each head there; it is subtracted, so that 0 is an average answer.
-        std: standard deviation of the centred scores there; PPO divides by it.
-        answers: on how many answers both were measured.
-        max_length_tokens: prompt and answer as the model was trained; longer prompts are cut (see
+        bias: mean raw score of each head; it is subtracted, so that 0 is an average answer.
+        std: standard deviation of the centred scores; PPO divides by it.
+        answers: number of answers that both were measured on.
+        max_length_tokens: limit of prompt and answer in training; longer prompts are cut (see
             prefine.data.tokens.fitting).
-        quantization: of the base weights, as in a recipe.
-        compute_dtype: of the products that they were measured with.
-        format: of this file.
+        quantization: quantization of the base weights, as in a recipe.
+        compute_dtype: compute dtype of the measurement.
+        format: format of this file.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
@@ -44,7 +44,7 @@ class ScoreScale(BaseModel):
     format: Literal[1] = 1
 
     def as_json(self) -> dict[str, JSON]:
-        """What `reward.json` holds."""
+        """Contents of `reward.json`."""
         found: dict[str, JSON] = self.model_dump(mode="json")
         return found
 
@@ -53,8 +53,9 @@ class ScoreScale(BaseModel):
         """Measure raw scores (N, k) of held-out answers, N at least 2 (Huang et al. 2024, arXiv 2403.17031).
 
         Args:
-            raw: fp32.
-            max_length_tokens: as the attribute; `settings` are the other ones.
+            raw: the scores, fp32.
+            max_length_tokens: see the attribute.
+            settings: other attributes.
 
         Raises:
             ModelError: the scores do not differ, or are not finite.
@@ -64,7 +65,7 @@ class ScoreScale(BaseModel):
         if not (std > 0 and math.isfinite(std)):
             raise ModelError(
                 f"the held-out scores do not differ (standard deviation {std:g}): the reward model has learned nothing",
-                "Look at the training loss; raise training.learning_rate, or give more or cleaner pairs.",
+                "Check the training loss; raise training.learning_rate, or use more or cleaner pairs.",
             )
         measured = {"bias": tuple(bias.tolist()), "std": std, "answers": len(raw)}
         return ScoreScale.model_validate({**measured, "max_length_tokens": max_length_tokens, **settings})
@@ -72,9 +73,9 @@ class ScoreScale(BaseModel):
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and the answers to be scored; the prompt is computed once for all of them.
+    """A prompt and the answers to score; the prompt is computed once for all of them.
 
-    `tools` are definitions of the tools that the assistant may call.
+    `tools` are the definitions of the tools that the assistant may call.
     """
 
     prompt: Conversation
@@ -87,9 +88,9 @@ class Score:
     """One answer's score.
 
     Attributes:
-        score: centred; the mean over heads.
-        heads: each head's own centred score.
-        tokens: of the answer.
+        score: centred score, the mean over heads.
+        heads: centred score of each head.
+        tokens: number of tokens in the answer.
     """
 
     score: float
@@ -103,12 +104,12 @@ class Score:
 
 
 class RewardModel(ABC):
-    """Gives scores to answers.
+    """Scores answers.
 
     Attributes:
-        name: as the user said.
-        scale: None for a model that nobody measured: its scores are as they come.
-        tokenizer: the transformers tokenizer; text is tokenized by it, whatever wrote the text.
+        name: the name that the user gave.
+        scale: the recorded scale; None without one: its scores are then raw.
+        tokenizer: the model's transformers tokenizer, which encodes all text.
     """
 
     name: str
@@ -117,14 +118,14 @@ class RewardModel(ABC):
 
     @abstractmethod
     def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
-        """Scores of each question's answers, in order, lazily; None where they cannot be scored: see `problem`."""
+        """Scores of each question's answers, in order, lazily; None if they cannot be scored: see `problem`."""
 
     def score_padded(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
-        """The same scores on padded rows, as other libraries compute them; for checks."""
+        """The same scores, on padded rows as in other libraries; for checks."""
         return self.score(questions)
 
     def problem(self, question: Question) -> Problem:
-        """Why a question is not scored."""
+        """Why a question cannot be scored."""
         return Problem("completion", "leaves its prompt no room within the model's length")
 
     def _centred(self, raw: Tensor, tokens: Sequence[int]) -> list[Score]:

@@ -329,6 +329,6 @@ def _require_both_votes(train: TokenStore) -> None:
             return
     raise DataError(
         f"all {len(train)} votes are {'up' if seen == {True} else 'down'}",
-        "A reward model learns from differences: add votes of the other kind, or use preference pairs.",
+        "A reward model learns from differences: use votes of both kinds, or preference pairs.",
         field="data.train",
     )

@@ -111,17 +111,17 @@ def test_choose_device_gives_one_that_is_here() -> None:
             "bfloat16",
             {"float32": 100.0, "bfloat16": 40.0},
             torch.bfloat16,
-            "asked for; slow: bfloat16 products run at 0.4",
+            "requested; slow: bfloat16 products run at 0.4",
         ),
-        ("bfloat16", {"float32": 100.0, "bfloat16": 320.0}, torch.bfloat16, "asked for"),
-        ("bf16", {"float32": 100.0, "bfloat16": 110.0}, torch.bfloat16, "asked for"),
+        ("bfloat16", {"float32": 100.0, "bfloat16": 320.0}, torch.bfloat16, "requested"),
+        ("bf16", {"float32": 100.0, "bfloat16": 110.0}, torch.bfloat16, "requested"),
         (
             "float32",
             {"float32": 100.0, "bfloat16": 320.0},
             torch.float32,
-            "asked for; slow: bfloat16 products run at 3.2",
+            "requested; slow: bfloat16 products run at 3.2",
         ),
-        ("fp32", {"float32": 100.0, "bfloat16": 110.0}, torch.float32, "asked for"),
+        ("fp32", {"float32": 100.0, "bfloat16": 110.0}, torch.float32, "requested"),
     ],
 )
 def test_choose_dtype(asked: str, rates: dict[str, float], expected: torch.dtype, reason: str) -> None:
@@ -146,7 +146,7 @@ def test_float16_is_refused_and_says_why(asked: str) -> None:
 
 
 def test_unknown_dtype_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"'int8' is not a type to train in.*Use auto, float32 or bfloat16"):
+    with pytest.raises(ModelError, match=r"'int8' is not a number type for training.*Use auto, float32 or bfloat16"):
         choose_dtype("int8", CPU, {})
 
 

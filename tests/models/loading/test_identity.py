@@ -82,7 +82,7 @@ def test_a_config_that_is_not_json_is_refused_or_a_change(base: Path, tmp_path: 
     location = locate_model(str(folder))
     before = identity_of(location)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"copy/config\.json' is not valid JSON.*Fetch the model again"):
+    with pytest.raises(ModelError, match=r"copy/config\.json' is not valid JSON.*Download the model again"):
         identity_of(location)
     after = identity_of(location, weights=before.weights)
     assert {name for name in vars(before) if getattr(before, name) != getattr(after, name)} == {"config", "generation"}
