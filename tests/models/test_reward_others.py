@@ -403,7 +403,7 @@ def test_a_scale_of_another_number_of_heads(copy: Path) -> None:
 
 
 def test_a_reward_adapter_is_no_policy(copy: Path) -> None:
-    said = "is a reward model's: it scores text and generates none"
+    said = "is a reward model's, which gives scores and generates no text"
     for lora, trainable in ((LORA, True), (None, False)):
         refused(
             lambda lora=lora, trainable=trainable: load_model(section(copy), lora, trainable=trainable),

@@ -160,7 +160,7 @@ def _require_fitting_head(base: Any, folder: Path, trainable: bool, scores: bool
         return False
     if not scores:
         raise ModelError(
-            f"the adapter {str(folder)!r} is a reward model's: it scores text and generates none",
+            f"the adapter {str(folder)!r} is a reward model's, which gives scores and generates no text",
             "Name a language model; use a reward model with prefine score and prefine reward check.",
             field="model.name",
         )
