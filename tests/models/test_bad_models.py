@@ -451,7 +451,7 @@ def test_expressions_for_modules(good: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(by_name.trainable()) == 4
     refused(
         base,
-        "lora.targets: '(a' does not fit this model (ValueError: it is no regular",
+        "lora.targets: '(a' does not fit this model (ValueError: it is not a regular",
         "Its linear modules",
         LoraSection(targets="(a"),
     )
