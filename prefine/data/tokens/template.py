@@ -55,6 +55,16 @@ def _end_of_unusual(turn: str, special: re.Pattern[str]) -> int:
     return starts[-1] if starts else len(turn.rstrip())
 
 
+def _up_to_end(turn: str, closing: str, ends: Sequence[re.Pattern[str]]) -> tuple[str, bool]:
+    """An assistant turn up to and with its end of turn, and whether the template writes one.
+
+    The end of turn is the first control token after the content.
+    """
+    said = len(turn) - len(closing) if turn.endswith(closing) else _end_of_unusual(turn, ends[0])
+    end = next(filter(None, (pattern.search(turn, said) for pattern in ends)), None)
+    return (turn[:said], False) if end is None else (turn[: end.end()], True)
+
+
 def _require_written(field: str, said: str, opened: str, turn: str) -> None:
     """Raise RefusedRowError unless the rendered turn contains all of its content.
 
@@ -274,14 +284,7 @@ class ChatTemplate:
         raise does_not_continue()
 
     def _up_to_its_end(self, turn: str) -> tuple[str, bool]:
-        """An assistant turn up to and with its end of turn, and whether the template writes one.
-
-        The end of turn is the first control token after the content.
-        """
-        closing = self.traits.closing
-        said = len(turn) - len(closing) if turn.endswith(closing) else _end_of_unusual(turn, self._ends[0])
-        end = next(filter(None, (pattern.search(turn, said) for pattern in self._ends)), None)
-        return (turn[:said], False) if end is None else (turn[: end.end()], True)
+        return _up_to_end(turn, self.traits.closing, self._ends)
 
     def _turn_ids(self, said: str, ends: bool, opened: str, stand_ins: Placeholders) -> list[int]:
         """Ids of a turn; without an end of turn it gets the end of sequence, or the model would not learn to stop."""

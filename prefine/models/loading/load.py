@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prefine.data.tokens.template import ChatTemplate
 from prefine.data.tokens.template_source import choose_template
@@ -32,7 +32,7 @@ from prefine.models.loading.identity import Identity, identity_of
 from prefine.models.loading.location import Location, base_hash, locate_model, one_line
 from prefine.models.loading.quiet import known_noise_off
 from prefine.models.loading.stops import save_ends, stop_at, template_of
-from prefine.models.loading.weights import require_plausible_config, weight_files, within_files
+from prefine.models.loading.weights import require_plausible_config, within_files
 from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.runs.atomic import JSON, atomic_write, json_bytes
 
@@ -400,10 +400,3 @@ def save_model(
             save_ends(loaded.packed.causal, temporary)
         heads = loaded.packed.causal.score.out_features if isinstance(loaded.packed.head, ScoreHead) else None
         describe_result(temporary, folder, loaded.as_base(), heads, story)
-
-
-def saved_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors that `save_model` saved, by name, on the CPU."""
-    from safetensors.torch import load_file
-
-    return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}

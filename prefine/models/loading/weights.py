@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from prefine.errors import ModelError
 from prefine.json_reading import JsonError, read_json_object
@@ -272,3 +272,10 @@ def _fetch(base: str, name: str, revision: str | None) -> Path | None:
         return Path(hf_hub_download(base, name, revision=revision))
     except (HfHubHTTPError, HFValidationError, OSError):
         return None
+
+
+def saved_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors in a folder that `save_model` wrote, by name, on the CPU."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}

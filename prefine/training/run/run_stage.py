@@ -26,8 +26,9 @@ from prefine.errors import (
 )
 from prefine.models.loading.device import choose_device
 from prefine.models.loading.identity import identity_of
-from prefine.models.loading.load import LoadedModel, load_tokenizer, save_model, saved_weights
+from prefine.models.loading.load import LoadedModel, load_tokenizer, save_model
 from prefine.models.loading.location import base_hash, locate_model
+from prefine.models.loading.weights import saved_weights
 from prefine.recipe.loading import resolved_yaml
 from prefine.recipe.stage import StageRecipe, WritingRecipe
 from prefine.report.facts import read_run

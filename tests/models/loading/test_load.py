@@ -18,7 +18,8 @@ from torch import Tensor
 from prefine.data.tokens.trees import PackedBatch, collate
 from prefine.errors import MissingDependencyError, ModelError, RecipeError
 from prefine.models.forward import attention
-from prefine.models.loading.load import LoadedModel, load_model, save_model, saved_weights
+from prefine.models.loading.load import LoadedModel, load_model, save_model
+from prefine.models.loading.weights import saved_weights
 from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.recipe.sft import SftRecipe
 from prefine.records import Message
