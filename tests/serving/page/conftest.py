@@ -1,4 +1,4 @@
-"""Chromium, once for all tests of the page; they are skipped where there is none."""
+"""Chromium, once for each module with tests of the page; they are skipped where there is none."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ WAIT_MS = 20_000
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """A headless Chromium.
+
+    Of a module, not of a session: Playwright keeps an event loop running in this thread, where tests of other modules
+    could then run none.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
