@@ -13,7 +13,8 @@ def llama_server_command(program: Path, target: Target, at: Listening) -> Comman
     flags = ["--model", target.model, "--alias", target.name, "--host", at.host, "--port", str(at.port)]
     flags += ["--jinja", "--metrics"]
     if at.context is not None:
-        flags += ["--ctx-size", str(at.context)]
+        # llama.cpp divides it by the sequences at once; ours is the longest one.
+        flags += ["--ctx-size", str(at.context * (at.slots or 1))]
     if at.slots is not None:
         flags += ["--parallel", str(at.slots)]
     # As variables, since older releases refuse flags that they do not know.

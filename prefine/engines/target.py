@@ -9,7 +9,7 @@ from typing import Any
 
 from prefine.errors import ModelError
 from prefine.json_reading import JsonError, read_json_object
-from prefine.models.loading.location import ADAPTER_CONFIG, Location, local_folder, locate_model
+from prefine.models.loading.location import ADAPTER_CONFIG, Location, base_hash, local_folder, locate_model
 from prefine.paths import expanded
 
 # What PEFT can train and vLLM's LoRA does not compute.
@@ -22,6 +22,8 @@ _NOT_PLAIN_LORA = {
     "use_qalora": "QA-LoRA",
     "alora_invocation_tokens": "activated LoRA",
     "layer_replication": "replicated layers",
+    "rank_pattern": "ranks that differ by layer",
+    "alpha_pattern": "scales that differ by layer",
 }
 
 
@@ -91,8 +93,17 @@ def transformers_target(names: Sequence[str]) -> Target:
         raise ModelError(f"two of the models are called {twice!r}", "Rename the folder of one of them.")
     adapters = tuple(_adapter(each) for each in adapted)
     first = adapted[0]
+    here = base_hash(first.base)
+    if here and first.base_sha256 and here != first.base_sha256:
+        raise ModelError(
+            f"{first.name} was trained on other weights than {first.base} holds now",
+            "Bring back the base it was trained on.",
+        )
     base = str(local_folder(first.base) or first.base)
-    return Target(client_name(first.base_name), base, adapters, first.compute_dtype, first.adapter)
+    name = client_name(first.base_name)
+    # vLLM looks for the base's name first, and would answer with the base for an adapter of that name.
+    name = f"{name}-base" if name in taken else name
+    return Target(name, base, adapters, first.compute_dtype, first.adapter)
 
 
 def gguf_target(names: Sequence[str]) -> Target:
@@ -158,8 +169,9 @@ def _adapter(location: Location) -> Adapter:
             f"{location.name} was trained on {location.quantization} weights, and vLLM would put its adapter on others",
             merged,
         )
-    ranks = [config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]
-    return Adapter(client_name(location.name), folder.resolve(), max(int(rank) for rank in ranks))
+    if config.get("bias", "none") != "none":
+        raise ModelError(f"{location.name} has trained biases, which vLLM does not serve", merged)
+    return Adapter(client_name(location.name), folder.resolve(), int(config.get("r") or 0))
 
 
 def _read(path: Path) -> dict[str, Any]:

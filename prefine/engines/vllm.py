@@ -123,7 +123,8 @@ def vllm_command(vllm: Vllm, target: Target, at: Listening) -> Command:
         rank = max(adapter.rank for adapter in target.adapters)
         flags += ["--enable-lora", "--max-lora-rank", str(_rank(rank))]
         flags += ["--max-loras", str(len(target.adapters)), "--lora-modules"]
-        flags += [f"{adapter.name}={adapter.folder}" for adapter in target.adapters]
+        # As JSON: a path may hold "=".
+        flags += [json.dumps({"name": each.name, "path": str(each.folder)}) for each in target.adapters]
     program = [str(vllm.python), "-m", "vllm.entrypoints.cli.main", "serve", target.model]
     variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     unset = ["PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"]

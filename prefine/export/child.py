@@ -20,7 +20,7 @@ def run_quietly(module: str, job: Path, what: str) -> None:
     Raises:
         ModelError: it fails; with its last lines.
     """
-    run_program([sys.executable, "-m", module, os.fspath(job)], what)
+    run_program([sys.executable, "-P", "-m", module, os.fspath(job)], what)
 
 
 def run_program(command: Sequence[str], what: str) -> None:

@@ -48,8 +48,10 @@ class LlamaCppModel:
         arguments += ["--ctx-size", str(_CONTEXT), "--parallel", "1", "--threads", str(threads)]
         arguments += ["--threads-batch", str(threads), "--no-warmup"]
         variables = {"LLAMA_ARG_OFFLINE": "1", "LLAMA_ARG_CORS_ORIGINS": "localhost"}
+        # Settings that the user has for servers would change what is compared.
+        unset = [name for name in os.environ if name.startswith("LLAMA_")]
         began = time.perf_counter()
-        self._process = EngineProcess(Command("llama.cpp", arguments, variables), lambda line: None)
+        self._process = EngineProcess(Command("llama.cpp", arguments, variables, unset), lambda line: None)
         atexit.register(self._process.stop)
         self._process.wait_until_ready("127.0.0.1", self._port, _START_S)
         self.load_s = time.perf_counter() - began

@@ -17,7 +17,7 @@ def test_the_file_is_served_under_its_name_with_its_own_template() -> None:
     )
     assert list(command.arguments) == [
         "/b/llama-server", "--model", "/exports/dpo-q8_0.gguf", "--alias", "dpo-q8_0", "--host", "127.0.0.1",
-        "--port", "8000", "--jinja", "--metrics", "--ctx-size", "4096", "--parallel", "4", "--threads", "2",
+        "--port", "8000", "--jinja", "--metrics", "--ctx-size", "16384", "--parallel", "4", "--threads", "2",
     ]  # fmt: skip
     assert "LLAMA_API_KEY" in command.unset
     assert command.variables == {"LLAMA_ARG_OFFLINE": "1", "LLAMA_ARG_CORS_ORIGINS": "localhost"}

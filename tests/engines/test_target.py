@@ -15,7 +15,7 @@ from tests.engines.folders import adapter_run, model_folder
 
 def test_a_run_is_its_base_with_its_adapter_in_the_type_it_was_trained_in(tmp_path: Path) -> None:
     base = model_folder(tmp_path / "base")
-    run = adapter_run(tmp_path / "runs" / "dpo", base, rank_pattern={"q_proj": 24})
+    run = adapter_run(tmp_path / "runs" / "dpo", base, r=24)
     target = transformers_target([str(run)])
     assert (target.name, target.model, target.dtype) == ("base", str(base), "bfloat16")
     assert target.adapters == (Adapter("dpo", run / "model", 24),)
@@ -26,6 +26,19 @@ def test_several_runs_of_one_base_are_served_together(tmp_path: Path) -> None:
     base = model_folder(tmp_path / "base")
     runs = [str(adapter_run(tmp_path / name, base)) for name in ("sft", "dpo")]
     assert [each.name for each in transformers_target(runs).adapters] == ["sft", "dpo"]
+
+
+def test_an_adapter_called_like_its_base_is_not_hidden_by_it(tmp_path: Path) -> None:
+    run = adapter_run(tmp_path / "runs" / "smol", model_folder(tmp_path / "smol"))
+    target = transformers_target([str(run)])
+    assert (target.name, target.adapters[0].name) == ("smol-base", "smol")
+
+
+def test_a_base_with_other_weights_is_refused(tmp_path: Path) -> None:
+    run = adapter_run(tmp_path / "runs" / "dpo", model_folder(tmp_path / "base"))
+    (run / "model" / "prefine.json").write_text(json.dumps({"base_sha256": "0" * 64}))
+    with pytest.raises(ModelError, match="was trained on other weights than"):
+        transformers_target([str(run)])
 
 
 def test_a_whole_model_is_its_folder(tmp_path: Path) -> None:
@@ -42,6 +55,9 @@ def test_a_whole_model_is_its_folder(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "is a IA3 adapter"),
         ({"task_type": "SEQ_CLS"}, "is a reward model"),
         ({"quantization": "nf4"}, "was trained on nf4 weights"),
+        ({"rank_pattern": {"q_proj": 24}}, "has ranks that differ by layer"),
+        ({"alpha_pattern": {"q_proj": 4}}, "has scales that differ by layer"),
+        ({"bias": "lora_only"}, "has trained biases"),
     ],
 )
 def test_what_vllm_would_serve_wrongly_is_refused(tmp_path: Path, settings: dict[str, Any], reason: str) -> None:

@@ -34,7 +34,10 @@ def test_a_run_is_served_with_its_template_ends_type_and_rank(tmp_path: Path) ->
     assert after(arguments, "--max-lora-rank") == "32"  # the kernels' next one above 24
     assert after(arguments, "--max-loras") == "2"
     modules = arguments.index("--lora-modules")
-    assert arguments[modules + 1 : modules + 3] == ["sft=/runs/sft/model", "dpo=/runs/dpo/model"]
+    assert arguments[modules + 1 : modules + 3] == [
+        '{"name": "sft", "path": "/runs/sft/model"}',
+        '{"name": "dpo", "path": "/runs/dpo/model"}',
+    ]
     assert after(arguments, "--max-num-seqs") == "4"
     assert arguments[-2:] == ["--seed", "8"]
 
