@@ -1,7 +1,7 @@
 """What a comparison of two models found: the content of its report.json, and the rows of its answers.jsonl.
 
-The candidate is the model in question, the baseline the one that it is compared with. A change is always candidate minus
-baseline.
+The candidate is the model in question, the baseline the one that it is compared with. A change is always candidate
+minus baseline.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class WinRate(_Part):
         wins, ties, losses: prompts, from the candidate's side.
         rate: ties as one half.
         decided: wins / (wins + losses), ties left out.
-        length_controlled: win rate at equal length (Dubois et al. 2024, arXiv 2404.04475), without instruction difficulty.
+        length_controlled: win rate at equal length (Dubois et al. 2024, arXiv 2404.04475), without the
+            instruction's difficulty.
         consistency: share of pairs on which the judge said the same in both orders.
         spent: what the judge cost: requests, prompt_tokens, completion_tokens, cost.
         failed: prompts without a verdict, by reason.
