@@ -10,15 +10,18 @@ os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLI
 
 import importlib.util
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 _MEMORY_A_WORKER = 3e9  # bytes; the tests of the embedded model take 2.4
 _MOST_WORKERS = 8  # beyond this the longest file alone takes longer than the rest
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -96,3 +99,21 @@ def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.models.tiny import save_deep_model
 
     return save_deep_model(tmp_path_factory.mktemp("deep") / "model")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium.
+
+    Of a module, not of a session: Playwright keeps an event loop running in this thread, where tests of other modules
+    could then run none.
+    """
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed (as in: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        # Containers run tests as root, for whom Chromium's own sandbox does not start.
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()

@@ -34,7 +34,7 @@ from prefine.report.charts import length_chart
 from prefine.report.facts import RunFacts, count, dictionaries, mapping, number, read_run, text, texts
 from prefine.report.guard_events import guard_events
 from prefine.report.headline import headline, tiles
-from prefine.report.parts import TableRow
+from prefine.report.parts import TableRow, cell_text
 from prefine.report.stages.registry import stage_report, stage_title
 from prefine.runs.atomic import write_text
 from prefine.runs.directory import RunDirectory
@@ -43,7 +43,7 @@ from prefine.runs.ownership import refuse_foreign_page
 _OPEN_SAMPLES = 6
 _MOST_SAMPLES = 100
 _MOST_CHARACTERS = 6_000
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 _COUNTS = {
     "rows_in": "rows in",
     "kept": "kept",
@@ -104,7 +104,7 @@ def write_report(run_path: Path) -> Path:
 def render(context: Mapping[str, Any], template: str = "report.html.j2") -> str:
     """A page as HTML, from one of the templates."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_finalize,
@@ -210,8 +210,8 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         else [Turn(text(turn.get("role")) or "unknown", _clipped(turn.get("content"))) for turn in dictionaries(prompt)]
     )
     return Sample(
-        id=_plain(row.get("id")),
-        category=_plain(row.get("category")),
+        id=cell_text(row.get("id")),
+        category=cell_text(row.get("category")),
         prompt=turns,
         answers=[_answer(row, when) for when in ("before", "after")],
         reference=_clipped(row.get("reference")),
@@ -282,7 +282,8 @@ def _data_part(name: str, part: Mapping[str, Any]) -> DataPart:
         reasons=_reasons(part, "reasons"),
         left_out=_reasons(part, "left_out_reasons"),
         files=[
-            TableRow(_plain(file.get("path")), [_plain(file.get("sha256"))]) for file in dictionaries(part.get("files"))
+            TableRow(cell_text(file.get("path")), [cell_text(file.get("sha256"))])
+            for file in dictionaries(part.get("files"))
         ],
     )
 
@@ -308,9 +309,9 @@ class Check:
 def _checks(facts: RunFacts) -> list[Check]:
     return [
         Check(
-            _plain(check.get("name")),
-            _plain(check.get("value")),
-            _plain(check.get("rule")),
+            cell_text(check.get("name")),
+            cell_text(check.get("value")),
+            cell_text(check.get("rule")),
             passed if isinstance(passed := check.get("passed"), bool) else None,
         )
         for check in dictionaries(facts.manifest.get("self_checks"))
@@ -322,16 +323,16 @@ def _details(facts: RunFacts) -> list[TableRow]:
     command, seconds = manifest.get("command"), number(manifest.get("seconds"))
     versions = {**_versions(manifest), **mapping(manifest.get("versions"))}
     found: list[tuple[str, str]] = [
-        ("command", shlex.join(map(str, command)) if isinstance(command, list) else _plain(command)),
-        ("status", _plain(manifest.get("status"))),
+        ("command", shlex.join(map(str, command)) if isinstance(command, list) else cell_text(command)),
+        ("status", cell_text(manifest.get("status"))),
         ("started", moment(_started(manifest)) or ""),
         ("finished", moment(text(manifest.get("finished_at"))) or ""),
         ("time", duration(seconds) if seconds is not None else ""),
         ("seed", str(manifest["seed"]) if isinstance(manifest.get("seed"), int) else ""),
-        ("git commit", _plain(manifest.get("git_commit"))),
-        *((f"model {_spaced(key)}", _plain(value)) for key, value in mapping(manifest.get("model")).items()),
-        *((f"device {_spaced(key)}", _plain(value)) for key, value in mapping(manifest.get("device")).items()),
-        *((f"{key} version", _plain(value)) for key, value in versions.items()),
+        ("git commit", cell_text(manifest.get("git_commit"))),
+        *((f"model {_spaced(key)}", cell_text(value)) for key, value in mapping(manifest.get("model")).items()),
+        *((f"device {_spaced(key)}", cell_text(value)) for key, value in mapping(manifest.get("device")).items()),
+        *((f"{key} version", cell_text(value)) for key, value in versions.items()),
     ]
     return [TableRow(name, [value]) for name, value in found if value]
 
@@ -343,26 +344,13 @@ def _versions(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recipe(facts: RunFacts) -> str:
-    recipe = mapping(facts.manifest.get("recipe"))
+    return recipe_yaml(mapping(facts.manifest.get("recipe")))
+
+
+def recipe_yaml(recipe: Mapping[str, Any]) -> str:
+    """A recipe as YAML; empty without one."""
     return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100) if recipe else ""
 
 
 def _spaced(key: str) -> str:
     return key.replace("_", " ")
-
-
-def _plain(value: object) -> str:
-    """A JSON value as text for a table cell."""
-    if value is None or value == "":
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) < 10**15 else str(value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
-    return str(value)

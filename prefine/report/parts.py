@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from prefine.formatting import INTERVAL, MISSING, figure, figure_range
@@ -101,3 +101,20 @@ def change_line(what: str, change: Mean, how: str, decimals: int = 2) -> str:
 def as_before(value: str) -> str:
     """A figure from before training, for a tile; empty if missing."""
     return "" if value == MISSING else f"before {value}"
+
+
+def cell_text(value: object) -> str:
+    """A JSON value as text for a table cell."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 10**15 else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(cell_text, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {cell_text(item)}" for key, item in value.items())
+    return str(value)

@@ -17,7 +17,10 @@ from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
-Ink = Literal["before", "after", "chosen", "rejected", "train", "text", "muted", "line"]
+RunInk = Literal["run1", "run2", "run3", "run4", "run5", "run6", "run7", "run8"]
+Ink = Literal["before", "after", "chosen", "rejected", "train", "text", "muted", "line"] | RunInk
+RUN_INKS: tuple[RunInk, ...] = ("run1", "run2", "run3", "run4", "run5", "run6", "run7", "run8")
+"""Of runs that are compared on one page."""
 
 # Placeholders: each is replaced by var(--ink-NAME). Unlike any colour that matplotlib would choose by itself.
 _COLOURS: dict[Ink, str] = {
@@ -29,6 +32,7 @@ _COLOURS: dict[Ink, str] = {
     "text": "#010a06",
     "muted": "#010a07",
     "line": "#010a08",
+    **{ink: f"#010a1{place}" for place, ink in enumerate(RUN_INKS)},
 }
 _WIDTH_IN, _HEIGHT_IN = 3.6, 2.35
 _MOST_POINTS = 400
@@ -60,6 +64,7 @@ class Line:
     Attributes:
         low, high: ends of an interval at each point, drawn as a band.
         style: `faint` is drawn below the others, for noisy values.
+        events: steps of a dotted vertical line in the same ink.
     """
 
     xs: Sequence[float]
@@ -69,6 +74,7 @@ class Line:
     markers: bool = False
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    events: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ def line_chart(
 def _draw_line(axes: Any, line: Line) -> None:
     colour = _COLOURS[line.ink]
     faint = line.style == "faint"
+    for step in line.events:
+        axes.axvline(step, color=colour, linewidth=0.9, linestyle=(0, (1, 1.5)))
     if line.low is not None and line.high is not None:
         axes.fill_between(line.xs, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
         if len(line.xs) == 1:  # a band of one point has no width
@@ -177,9 +185,17 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def histogram(name: str, label: str, bars: Sequence[Bars], *, xlabel: str, ylabel: str) -> Markup:
-    """Several distributions over one axis, with common bins."""
+def histogram(
+    name: str, label: str, bars: Sequence[Bars], *, xlabel: str, ylabel: str, reference: float | None = None
+) -> Markup:
+    """Several distributions over one axis, with common bins.
+
+    Args:
+        reference: place of a solid vertical line.
+    """
     with _axes() as (figure, axes):
+        if reference is not None:
+            axes.axvline(reference, color=_COLOURS["text"], linewidth=0.8)
         values = [value for group in bars for value in group.values]
         low, high = min(values, default=0), max(values, default=1)
         if low == high:

@@ -1,8 +1,7 @@
-"""Chromium, once for each module with tests of the page; they are skipped where there is none."""
+"""The chat page in a browser (tests/conftest.py)."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,29 +11,10 @@ import pytest
 from prefine.feedback.store import FeedbackSettings
 from tests.serving.page.page_server import PageServer, page_server
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, PHONE = (1280, 800), (390, 844)
 WAIT_MS = 20_000
 
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium.
-
-    Of a module, not of a session: Playwright keeps an event loop running in this thread, where tests of other modules
-    could then run none.
-    """
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no Chromium is installed (as in: apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        # Containers run tests as root, for whom Chromium's own sandbox does not start.
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
