@@ -138,7 +138,9 @@ def shown_samples(comparison: Comparison, rows: Sequence[AnswerRow]) -> AnswerSe
         ShownCategory(name or (_NO_CATEGORY if len(names) > 1 else ""), [row for row in listed if row.category == name])
         for name in names
     ]
-    return AnswerSections(by, len(rows), [each for each in selections if each.rows], categories, len(rows) - len(listed))
+    return AnswerSections(
+        by, len(rows), [each for each in selections if each.rows], categories, len(rows) - len(listed)
+    )
 
 
 def _measure(comparison: Comparison, rows: Sequence[AnswerRow]) -> _Measure | None:
