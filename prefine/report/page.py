@@ -88,13 +88,16 @@ _NO_SECTIONS: dict[str, Any] = {
 }
 
 
-def write_report(run_path: Path) -> Path:
-    """Write the report of a run into its folder, from those of its files that exist. Returns the page's path.
+def write_report(run_path: Path, page: Path | None = None) -> Path:
+    """Write the report of a run, from those of its files that exist. Returns the page's path.
+
+    Args:
+        page: where to write it; None for the run's folder.
 
     Raises:
         CheckpointError: there is no run, one of its files is damaged, or the page cannot be written.
     """
-    page = RunDirectory(run_path).report
+    page = page or RunDirectory(run_path).report
     html = render(build_context(read_run(run_path)))
     refuse_foreign_page(page)
     write_text(page, html)

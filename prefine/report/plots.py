@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
+from prefine.formatting import visible
+
 RunInk = Literal["run1", "run2", "run3", "run4", "run5", "run6", "run7", "run8"]
 Ink = Literal["before", "after", "chosen", "rejected", "train", "text", "muted", "line"] | RunInk
 RUN_INKS: tuple[RunInk, ...] = ("run1", "run2", "run3", "run4", "run5", "run6", "run7", "run8")
@@ -279,7 +281,7 @@ def _svg(figure: Any, name: str, label: str) -> Markup:
     for ink, colour in _COLOURS.items():
         drawing = drawing.replace(colour, f"var(--ink-{ink})")
     view_box = re.search(r'viewBox="[^"]*"', drawing)
-    start = f'<svg {view_box[0] if view_box else ""} role="img" aria-label="{escape(label)}">'
+    start = f'<svg {view_box[0] if view_box else ""} role="img" aria-label="{escape(visible(label))}">'
     return Markup(start + drawing[drawing.index(">") + 1 :])  # noqa: S704 - drawn here, and the label is escaped
 
 
