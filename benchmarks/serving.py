@@ -94,7 +94,7 @@ def _llama_cpp(folder: Path, port: int, dtype: str, slots: int, gguf: str) -> li
     found = named if named.is_file() else next(named.rglob("llama-server"), None) or shutil.which("llama-server")
     return [
         *(str(found), "--model", gguf, "--port", str(port), "--parallel", str(slots)),
-        *("--ctx-size", str(512 * slots), "--cont-batching", "--threads", str(os.cpu_count())),
+        *("--ctx-size", str(2048 * slots), "--cont-batching", "--threads", str(os.cpu_count())),
     ]
 
 

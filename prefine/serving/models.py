@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,6 +58,7 @@ class ServedReward:
     created: int
 
 
+T = TypeVar("T")
 Served = TypeVar("Served", ServedModel, ServedReward)
 
 
@@ -109,7 +113,11 @@ def _named(name: str | None, models: Mapping[str, Served], others: Mapping[str, 
 
 
 def load_models(names: Sequence[str], section: ModelSection) -> Models:
-    """Load what a user named, each once.
+    """Load what a user named, each once, in a thread that ends with it.
+
+    OpenMP keeps helper threads for each thread that has computed. As soon as there are more of them than cores, they
+    sleep between products instead of waiting for the next one. A main thread that loads the models, with the worker's
+    thread beside it, made a token take 80 ms instead of 45 ms (SmolLM2-135M in float32, one client, 2 cores).
 
     Args:
         names: of runs, adapters, model folders or hub models; at least one.
@@ -118,6 +126,27 @@ def load_models(names: Sequence[str], section: ModelSection) -> Models:
     Raises:
         ModelError: one of them cannot be loaded, or the language models are not all on one base.
     """
+    return _in_thread(partial(_loaded, names, section))
+
+
+def _in_thread(call: Callable[[], T]) -> T:
+    """What the call returns or raises in a thread of its own. Ctrl-C does not wait for it."""
+    done: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again by result()
+            done.set_exception(error)
+
+    thread = threading.Thread(target=work, name="prefine-load", daemon=True)
+    thread.start()
+    result = done.result()
+    thread.join()
+    return result
+
+
+def _loaded(names: Sequence[str], section: ModelSection) -> Models:
     locations = [locate_model(name) for name in dict.fromkeys(names)]
     ids = dict(zip((location.name for location in locations), _short_names(locations), strict=True))
     scoring = [location for location in locations if is_reward_model(location)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from prefine.errors import ModelError
+from prefine.models.loading.load import load_model
 from prefine.models.loading.location import base_hash
+from prefine.recipe.sections import ModelSection
 from prefine.serving.models import Models, load_models
 from prefine.web.errors import ApiError
 from tests.models.tiny import save_folder, with_lora
@@ -157,3 +160,17 @@ def test_a_reward_model_scores_beside_the_model_whose_base_it_shares(
         alone = live.post("/v1/score", body).json()["data"]
         assert [each["score"] for each in alone] == pytest.approx(expected, abs=1e-5)
         assert live.chat().json()["error"]["code"] == "missing_required_parameter"
+
+
+def test_models_are_loaded_in_a_thread_that_ends(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP's helper threads of a thread that has ended are gone; those of the main thread would slow the worker."""
+    threads: list[threading.Thread] = []
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return load_model(*arguments, **options)
+
+    monkeypatch.setattr("prefine.serving.models.load_model", noting)
+    load_models([str(folders["tiny"])], ModelSection())
+    assert threads
+    assert all(each is not threading.main_thread() and not each.is_alive() for each in threads)
