@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Direction = Literal["higher", "lower", "neither"]
 """Which values of a metric are better; neither: it describes, and decides nothing."""
 
-Finding = Literal["better", "worse", "no difference shown", "not computed"]
-"""Of the candidate against the baseline."""
+Finding = Literal["better", "worse", "differs", "no difference shown", "not computed"]
+"""Of the candidate against the baseline; differs: of a metric that has no better direction."""
 
 Winner = Literal["candidate", "baseline", "tie"]
 
@@ -46,6 +46,7 @@ class Metric(_Part):
         group: of metrics that the page shows together: reward, divergence, form, diversity, preference, reference.
         p: of the paired test that there is no change; p_adjusted: after correction for all metrics that decide.
         sentence: the finding in plain words.
+        more_prompts: about how many more prompts would show the change, if the true one is as large as this one.
         why_not: the reason if it was not computed.
     """
 
@@ -61,6 +62,7 @@ class Metric(_Part):
     p_adjusted: float | None = None
     finding: Finding
     sentence: str
+    more_prompts: int | None = None
     why_not: str = ""
 
 

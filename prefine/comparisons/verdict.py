@@ -1,0 +1,63 @@
+"""The judgement on a candidate: better, worse or no difference shown, and what got worse all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from prefine.comparisons.result import Metric, RegressionGroup, Verdict, WinRate
+from prefine.formatting import listing
+
+
+def verdict(
+    decided_by: str,
+    metrics: Sequence[Metric],
+    win_rates: Sequence[WinRate],
+    regression: Sequence[RegressionGroup],
+    benchmarks: Sequence[Metric] = (),
+) -> Verdict:
+    """The judgement, from findings that are corrected for their number (`statistics.corrected`).
+
+    Args:
+        decided_by: the judge of the win rate, or the name of the metric, that decides.
+
+    Raises:
+        ValueError: nothing has that name.
+    """
+    decides = _named(decided_by, metrics, win_rates, benchmarks)
+    others: list[Metric | WinRate | RegressionGroup] = [
+        each for each in (*win_rates, *metrics, *regression, *benchmarks) if each is not decides
+    ]
+    worse, improved = ([each for each in others if each.finding == finding] for finding in ("worse", "better"))
+    decision: Literal["better", "worse", "no difference shown"] = "no difference shown"
+    if decides.finding == "better" or decides.finding == "worse":
+        decision = decides.finding
+    sentence = decides.sentence
+    if worse:
+        lead = "Also worse" if decision == "worse" else "But worse"
+        sentence += f" {lead}: {listing([_short(each) for each in worse])}."
+    return Verdict(
+        decision=decision,
+        decided_by=decided_by,
+        sentence=sentence,
+        regressions=[each.sentence for each in worse],
+        improvements=[each.sentence for each in improved],
+        more_prompts=decides.more_prompts if decision == "no difference shown" else None,
+    )
+
+
+def _named(
+    name: str, metrics: Sequence[Metric], win_rates: Sequence[WinRate], benchmarks: Sequence[Metric]
+) -> Metric | WinRate:
+    for rate in win_rates:
+        if rate.judge == name:
+            return rate
+    for metric in (*metrics, *benchmarks):
+        if metric.name == name:
+            return metric
+    raise ValueError(f"nothing is called {name}")
+
+
+def _short(worse: Metric | WinRate | RegressionGroup) -> str:
+    """What got worse in a few words; its sentence has the figures."""
+    return f"win rate by {worse.judge}" if isinstance(worse, WinRate) else worse.title

@@ -1,0 +1,102 @@
+"""How often a judge preferred the candidate: ties as one half and left out, and at equal length."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from prefine.comparisons.length_control import length_controlled
+from prefine.comparisons.result import Estimate, Winner, WinRate
+from prefine.comparisons.sentences import p_text, rate_text, settle_text
+from prefine.comparisons.statistics import estimate, finding_of
+from prefine.formatting import percent, plural
+from prefine.significance import change_of_share
+
+_WORTH = {"candidate": 1.0, "tie": 0.5, "baseline": 0.0}
+_LARGEST_LENGTH_EFFECT = 0.10
+
+
+def win_rate(
+    judge: str, winners: Sequence[Winner | None], length_differences: Sequence[float], **extra: Any
+) -> WinRate:
+    """A judge's verdicts, one a prompt, as a win rate.
+
+    Args:
+        winners: None where the judge gave no verdict.
+        length_differences: of the answers in tokens, candidate minus baseline, prompt by prompt; empty if unknown.
+        extra: further fields of the result: consistency, spent, failed, warnings.
+    """
+    counts = Counter(winner for winner in winners if winner is not None)
+    wins, ties, losses = counts["candidate"], counts["tie"], counts["baseline"]
+    failed = dict(extra.pop("failed", {}))
+    if (unnamed := len(winners) - counts.total() - sum(failed.values())) > 0:
+        failed["no verdict"] = failed.get("no verdict", 0) + unnamed
+    found = change_of_share(wins, losses, counts.total())
+    if found is None or found.interval is None:
+        why = "the judge gave no verdict"
+        nothing: dict[str, Any] = {"finding": "not computed", "sentence": f"{judge}: {why}.", "why_not": why}
+        return WinRate(judge=judge, wins=0, ties=0, losses=0, failed=failed, **nothing, **extra)
+    # A win rate is one half and half of the change of paired shares: ties are prompts that do not differ.
+    rate = Estimate(
+        value=0.5 + found.value / 2,
+        low=0.5 + found.interval.low / 2,
+        high=0.5 + found.interval.high / 2,
+        count=found.count,
+    )
+    controlled, warnings = _length_controlled(winners, length_differences, rate)
+    return with_rate_finding(
+        WinRate(
+            judge=judge,
+            wins=wins,
+            ties=ties,
+            losses=losses,
+            rate=rate,
+            decided=estimate([1.0] * wins + [0.0] * losses, True),
+            length_controlled=controlled,
+            p=found.p,
+            finding="no difference shown",
+            sentence="",
+            more_prompts=found.more_prompts,
+            failed=failed,
+            warnings=[*extra.pop("warnings", []), *warnings],
+            **extra,
+        )
+    )
+
+
+def with_rate_finding(rate: WinRate, p_adjusted: float | None = None) -> WinRate:
+    """A win rate with the finding that its interval, its test and a corrected p give, and the sentence for it."""
+    if rate.rate is None or rate.rate.low is None or rate.rate.high is None:
+        return rate
+    above = Estimate(
+        value=rate.rate.value - 0.5, low=rate.rate.low - 0.5, high=rate.rate.high - 0.5, count=rate.rate.count
+    )
+    finding = finding_of(above, rate.p, p_adjusted, "higher")
+    counts = f"{plural(rate.wins, 'win')}, {plural(rate.ties, 'tie')}, {plural(rate.losses, 'loss', 'losses')}"
+    text = (
+        f"Win rate by {rate.judge}: {finding}: {rate_text(rate.rate)}, ties as one half; {counts}, "
+        f"{p_text(rate.p, p_adjusted)}."
+    )
+    if finding == "no difference shown":
+        text += settle_text(rate.more_prompts)
+    return rate.model_copy(update={"p_adjusted": p_adjusted, "finding": finding, "sentence": text})
+
+
+def _length_controlled(
+    winners: Sequence[Winner | None], differences: Sequence[float], rate: Estimate
+) -> tuple[Estimate | None, list[str]]:
+    """The rate at equal length, and what to warn of."""
+    if not differences:
+        return None, ["No length-controlled win rate: the lengths of the answers are not known."]
+    judged = [(_WORTH[winner], by) for winner, by in zip(winners, differences, strict=True) if winner is not None]
+    found = length_controlled([win for win, _ in judged], [by for _, by in judged])
+    if found.rate is None:
+        return None, [f"No length-controlled win rate: {found.why_not}."]
+    if abs(found.rate.value - rate.value) <= _LARGEST_LENGTH_EFFECT:
+        return found.rate, []
+    points = round(100 * abs(found.rate.value - rate.value))
+    return found.rate, [
+        f"At equal length the win rate is {percent(found.rate.value)}, not {percent(rate.value)}, a difference of "
+        f"{points} points: this judge prefers {'longer' if found.favours_longer else 'shorter'} answers."
+    ]

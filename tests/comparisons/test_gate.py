@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prefine.comparisons.gate import Gate, MetricRule, RegressionRule, WinRateRule, read_gate
+from prefine.comparisons.statistics import paired_metric, regression_group
+from prefine.comparisons.win_rate import win_rate
+from prefine.errors import PrefineError
+from tests.comparisons.planted import comparison
+from tests.comparisons.test_verdict import EQUAL, GOOD
+
+REWARD = paired_metric(
+    "reward", "reward", "score", "reward", "higher", [1.0, 2.0, 3.0, 4.0] * 5, [0.5, 1.0, 1.5, 2.0] * 5
+)
+JSON = regression_group("json", "JSON", [False] * 9 + [True] * 16, [True] * 25, [str(i) for i in range(25)])
+FOUND = comparison("judge", [REWARD], [win_rate("judge", GOOD, [])], [JSON])
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_a_gate_is_read_from_yaml(tmp_path: Path) -> None:
+    text = """
+verdict: not worse
+regressions_allowed: 1
+win_rate: {at_least: 0.55, kind: decided}
+metrics:
+  reward: {change_at_least: 0.1}
+regression:
+  json: {lost_at_most: 2}
+"""
+    assert read_gate(written(tmp_path / "gate.yaml", text)) == Gate(
+        verdict="not worse",
+        regressions_allowed=1,
+        win_rate=WinRateRule(at_least=0.55, kind="decided"),
+        metrics={"reward": MetricRule(change_at_least=0.1)},
+        regression={"json": RegressionRule(lost_at_most=2)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("verdict: good", "verdict is \"good\", but must be 'better'"),
+        ("win_rate: {at_least: 55}", "win_rate.at_least is 55, but must be less than or equal to 1"),
+        ("metrics: {reward: {change_at_lest: 1}}", "Did you mean metrics.reward.change_at_least?"),
+    ],
+)
+def test_mistakes_are_answered(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(PrefineError) as found:
+        read_gate(written(tmp_path / "gate.yaml", text))
+    assert message in str(found.value)
+
+
+def test_a_missing_gate_is_answered(tmp_path: Path) -> None:
+    with pytest.raises(PrefineError, match=r"There is no gate file .*none\.yaml"):
+        read_gate(tmp_path / "none.yaml")
+
+
+def passed(gate: Gate) -> dict[str, bool]:
+    return {rule.rule: rule.passed for rule in gate.rules(FOUND)}
+
+
+def test_without_more_rules_a_candidate_must_be_better_and_lose_nothing() -> None:
+    assert passed(Gate()) == {"verdict: better": True, "regressions_allowed: 0": False}
+    assert passed(Gate(regressions_allowed=1)) == {"verdict: better": True, "regressions_allowed: 1": True}
+
+
+def test_limits_on_a_change_hold_for_the_whole_interval() -> None:
+    """The change is 0.5, 1, 1.5 or 2, five each: 1.25 with an interval of about ± 0.27."""
+    rules = {"reward": MetricRule(change_at_least=0.9, change_at_most=1.4, candidate_at_least=2.5, candidate_at_most=2)}
+    assert passed(Gate(metrics=rules, regressions_allowed=1)) == {
+        "verdict: better": True,
+        "regressions_allowed: 1": True,
+        "reward.change_at_least: 0.9": True,
+        "reward.change_at_most: 1.4": False,
+        "reward.candidate_at_least: 2.5": True,
+        "reward.candidate_at_most: 2": False,
+    }
+
+
+def test_limits_on_categories() -> None:
+    rules = Gate(regression={"json": RegressionRule(lost_at_most=9, candidate_at_least=0.65)}).rules(FOUND)
+    assert [rule.passed for rule in rules[2:]] == [False, True]
+    assert "64.0" in rules[2].sentence
+
+
+def test_what_is_unknown_or_was_not_computed_is_not_passed() -> None:
+    gate = Gate(
+        metrics={"rewards": MetricRule(change_at_least=0)},
+        regression={"yaml": RegressionRule(lost_at_most=9)},
+        win_rate=WinRateRule(kind="length_controlled"),
+    )
+    rules = gate.rules(FOUND)[2:]
+    assert not any(rule.passed for rule in rules)
+    text = " ".join(rule.sentence for rule in rules)
+    assert "lengths of the answers are not known" in text
+    assert "There is no metric rewards. Did you mean reward?" in text
+    assert "There is no category yaml" in text
+    other = Gate(win_rate=WinRateRule(judge="people")).rules(FOUND)[-1]
+    assert not other.passed
+    assert other.sentence == "There is no judge people; there are judge."
+
+
+def test_equal_models_are_not_shipped_as_better() -> None:
+    equal = comparison("judge", [], [win_rate("judge", EQUAL, [])])
+    first = Gate().rules(equal)[0]
+    assert not first.passed
+    assert "no difference shown" in first.sentence
+    assert all(rule.passed for rule in Gate(verdict="not worse").rules(equal))

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from prefine.comparisons.result import Winner
+from prefine.comparisons.statistics import paired_metric, regression_group
+from prefine.comparisons.verdict import verdict
+from prefine.comparisons.win_rate import win_rate
+from tests.comparisons.planted import comparison
+
+GOOD: list[Winner] = ["candidate", "candidate", "candidate", "tie", "baseline"] * 20
+EQUAL: list[Winner] = ["candidate", "tie", "baseline", "tie"] * 25
+
+
+def test_planted_regressions_are_named_although_the_win_rate_is_good() -> None:
+    """Blank answers to 10 of 100 prompts, broken JSON, forgotten arithmetic."""
+    blank = paired_metric("blank", "blank answers", "share", "form", "lower", [1.0] * 10 + [0.0] * 90, [0.0] * 100)
+    json = regression_group("json", "JSON", [False] * 20 + [True] * 5, [True] * 25, [f"json-{i}" for i in range(25)])
+    sums = regression_group("sums", "arithmetic", [False] * 12 + [True] * 13, [True] * 25, [str(i) for i in range(25)])
+    facts = regression_group("facts", "facts", [True] * 24 + [False], [True] * 25, [str(i) for i in range(25)])
+    others = [
+        paired_metric(f"m{i}", f"metric {i}", "", "form", "higher", [0.1, 0.2, 0.3] * 30, [0.2, 0.1, 0.3] * 30)
+        for i in range(12)
+    ]
+    found = comparison("judge", [blank, *others], [win_rate("judge", GOOD, [])], [json, sums, facts]).verdict
+    assert found.decision == "better"
+    assert found.sentence.endswith("But worse: blank answers, JSON and arithmetic.")
+    assert [each.split(":")[0] for each in found.regressions] == ["Blank answers", "JSON", "Arithmetic"]
+
+
+def test_equal_models_show_no_difference() -> None:
+    same = [0.5, 1.5, 2.5, 3.0] * 10
+    metric = paired_metric("reward", "reward", "score", "reward", "higher", same, same)
+    group = regression_group("json", "JSON", [True] * 25, [True] * 25, [str(i) for i in range(25)])
+    found = comparison("judge", [metric], [win_rate("judge", EQUAL, [])], [group]).verdict
+    assert (found.decision, found.regressions, found.improvements) == ("no difference shown", [], [])
+
+
+def test_what_was_not_computed_decides_nothing() -> None:
+    found = verdict("judge", [], [win_rate("judge", [None] * 5, [])], [])
+    assert found.decision == "no difference shown"
+    assert "gave no verdict" in found.sentence
+
+
+def test_an_unknown_name_cannot_decide() -> None:
+    with pytest.raises(ValueError, match="nothing is called"):
+        verdict("reward", [], [], [])

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import permutation_test
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from prefine.intervals import Share
+from prefine.significance import change_of_mean, change_of_share, holm, more_prompts, sign_flip_test, sign_test
+
+counts = st.integers(0, 40)
+
+
+def test_five_changes_in_one_direction_are_not_enough_and_six_are() -> None:
+    """2 / 2**5 = 0.0625 and 2 / 2**6 = 0.03125."""
+    assert sign_test(5, 0) == pytest.approx(0.0625)
+    assert sign_test(0, 6) == pytest.approx(0.03125)
+    assert sign_flip_test([1, 2, 3, 4, 5]) == pytest.approx(0.0625)
+    assert sign_flip_test([-1, -2, -3, -4, -5, -6]) == pytest.approx(0.03125)
+
+
+@given(counts, counts)
+def test_the_sign_test_is_mcnemars_exact_test(up: int, down: int) -> None:
+    assert sign_test(up, down) == pytest.approx(mcnemar([[5, up], [down, 5]], exact=True).pvalue)
+
+
+@pytest.mark.parametrize("changes", [[1.5, -0.2, 0.9, 2.0, 0.0, -0.1, 0.4], [0.3, 0.3, -0.1, 0.2], [2.0, -2.0, 1.0]])
+def test_all_sign_patterns_are_counted(changes: list[float]) -> None:
+    def total(values: object, axis: int) -> object:
+        return values.sum(axis)  # type: ignore[attr-defined]
+
+    found = permutation_test((changes,), total, permutation_type="samples", vectorized=True, n_resamples=1_000)
+    assert sign_flip_test(changes) == pytest.approx(found.pvalue)
+
+
+def test_many_prompts_take_random_sign_patterns() -> None:
+    changes = [1.0] * 19 + [-1.0] * 11  # of equal size, so the flips of 30 are binomial
+    assert sign_flip_test(changes) == pytest.approx(sign_test(19, 11), abs=0.01)
+    assert sign_flip_test([1.0] * 40) == 1e-4
+
+
+# Newcombe 1998 (Statistics in Medicine 17, 2635-2650) and Tango 1998 (17, 891-908) as PropCIs' documentation has them.
+def test_intervals_of_shares_are_tangos() -> None:
+    found = change_of_share(12, 2, 50)
+    assert found is not None
+    assert found.interval is not None
+    assert (round(found.interval.low, 4), round(found.interval.high, 4)) == (0.0611, 0.3447)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_without_ties_tangos_interval_is_wilsons(up: int, down: int) -> None:
+    if not up + down:
+        return
+    found, wilson = change_of_share(up, down, up + down), Share(up / (up + down), up + down).interval
+    assert found is not None
+    assert found.interval is not None
+    assert wilson is not None
+    assert found.interval.low == pytest.approx(2 * wilson.low - 1, abs=1e-6)
+    assert found.interval.high == pytest.approx(2 * wilson.high - 1, abs=1e-6)
+
+
+@given(counts, counts, counts)
+def test_exchanged_models_mirror_a_share(up: int, down: int, ties: int) -> None:
+    there, back = (change_of_share(a, b, up + down + ties) for a, b in ((up, down), (down, up)))
+    if there is None or back is None:
+        assert up + down + ties == 0
+        return
+    assert there.interval is not None
+    assert back.interval is not None
+    assert there.value == -back.value
+    assert there.p == back.p
+    assert there.interval.low == pytest.approx(-back.interval.high, abs=1e-9)
+    assert there.interval.contains(there.value)
+    assert -1 <= there.interval.low <= there.interval.high <= 1
+
+
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=1, max_size=30))
+def test_exchanged_models_mirror_a_mean(pairs: list[tuple[float, float]]) -> None:
+    now, was = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    there, back = change_of_mean(now, was), change_of_mean(was, now)
+    assert there is not None
+    assert back is not None
+    assert there.value == -back.value
+    assert there.p == back.p
+    if there.interval is not None:
+        assert back.interval is not None
+        assert there.interval.low == pytest.approx(-back.interval.high)
+
+
+def test_without_prompts_there_is_no_change() -> None:
+    assert change_of_mean([], []) is None
+    assert change_of_share(0, 0, 0) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_statsmodels(ps: list[float]) -> None:
+    corrected = holm([None, *ps, None])
+    assert corrected[0] is corrected[-1] is None
+    assert corrected[1:-1] == pytest.approx(multipletests(ps, method="holm")[1])
+
+
+def test_holm_by_hand() -> None:
+    """0.01 · 3, then max(0.03, 0.02 · 2), then max(0.04, 0.03 · 1)."""
+    assert holm([0.02, 0.01, 0.03]) == pytest.approx([0.04, 0.03, 0.04])
+
+
+def test_more_prompts_by_hand() -> None:
+    """(1.96 + 0.8416)² = 7.849 deviations² of a change of one deviation; of 0.2 deviations 196.2 prompts."""
+    assert more_prompts(0.2, 1.0, 100) == 97
+    assert more_prompts(-0.2, 1.0, 16) == 190  # 180.2, in two digits and upwards
+    assert more_prompts(0.2, 1.0, 200) is None
+    assert more_prompts(0.0, 1.0, 10) is None
+    assert more_prompts(1e-6, 1.0, 10) is None
