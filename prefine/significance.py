@@ -145,10 +145,10 @@ def more_prompts(change: float, deviation: float, count: int) -> int | None:
 
     if not change or not deviation:
         return None
-    needed = ((norm.ppf(1 - ALPHA / 2) + norm.ppf(_POWER)) * deviation / change) ** 2 - count
+    needed = (float(norm.ppf(1 - ALPHA / 2) + norm.ppf(_POWER)) * deviation / change) ** 2 - count
     if not 0 < needed <= _MOST_PROMPTS:
         return None
-    step = 10 ** max(0, math.floor(math.log10(needed)) - 1)
+    step: int = 10 ** max(0, math.floor(math.log10(needed)) - 1)
     return max(1, math.ceil(needed / step)) * step
 
 

@@ -25,9 +25,8 @@ def verdict(
         ValueError: nothing has that name.
     """
     decides = _named(decided_by, metrics, win_rates, benchmarks)
-    others: list[Metric | WinRate | RegressionGroup] = [
-        each for each in (*win_rates, *metrics, *regression, *benchmarks) if each is not decides
-    ]
+    everything: list[Metric | WinRate | RegressionGroup] = [*win_rates, *metrics, *regression, *benchmarks]
+    others = [each for each in everything if each is not decides]
     worse, improved = ([each for each in others if each.finding == finding] for finding in ("worse", "better"))
     decision: Literal["better", "worse", "no difference shown"] = "no difference shown"
     if decides.finding == "better" or decides.finding == "worse":
