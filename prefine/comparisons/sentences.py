@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+from prefine.comparisons.estimates import interval_of
 from prefine.comparisons.result import Estimate
 from prefine.formatting import INTERVAL, figure, percent, percent_range, plural
-from prefine.intervals import Interval
 
 
 def capital(text: str) -> str:
     """The text with a capital first letter."""
     return text[:1].upper() + text[1:]
-
-
-def interval_of(estimate: Estimate | None) -> Interval | None:
-    """An estimate's interval."""
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return None
-    return Interval(estimate.low, estimate.high)
 
 
 def value_text(value: float, unit: str) -> str:

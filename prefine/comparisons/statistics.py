@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from prefine.comparisons.result import Direction, Estimate, Finding, Metric, RegressionGroup, WinRate
-from prefine.comparisons.sentences import capital, change_text, interval_of, p_text, settle_text, value_text
-from prefine.formatting import plural
-from prefine.intervals import Share, mean
-from prefine.significance import Change, change_of_mean, change_of_share, holm, is_shown
+from prefine.comparisons.estimates import estimate, estimate_of_change
+from prefine.comparisons.findings import with_finding, with_group_finding, with_rate_finding
+from prefine.comparisons.result import Direction, Metric, RegressionGroup, WinRate
+from prefine.comparisons.sentences import capital
+from prefine.significance import Change, change_of_mean, change_of_share, holm
 
 _MOST_EXAMPLES = 5
 
@@ -45,31 +45,13 @@ def paired_metric(
         better=better,
         candidate=estimate(now, is_share),
         baseline=estimate(was, is_share),
-        change=_change_estimate(found),
+        change=estimate_of_change(found),
         p=found.p,
         finding="no difference shown",
         sentence="",
         more_prompts=found.more_prompts,
     )
     return with_finding(metric)
-
-
-def estimate(values: Sequence[float], is_share: bool) -> Estimate | None:
-    """The mean of one model's values with its interval: Wilson's of a share, Student's of other values."""
-    if is_share and values:
-        share = Share(math.fsum(values) / len(values), len(values))
-        interval = share.interval
-        return Estimate(
-            value=share.value,
-            low=interval.low if interval else None,
-            high=interval.high if interval else None,
-            count=len(values),
-        )
-    found = mean(values)
-    if found is None:
-        return None
-    low, high = (found.interval.low, found.interval.high) if found.interval else (None, None)
-    return Estimate(value=found.value, low=low, high=high, count=found.count)
 
 
 def regression_group(
@@ -95,7 +77,7 @@ def regression_group(
         title=title,
         candidate=now,
         baseline=was,
-        change=_change_estimate(found),
+        change=estimate_of_change(found),
         lost=len(lost),
         gained=gained,
         p=found.p,
@@ -120,8 +102,6 @@ def corrected(
     Args:
         decided_by: the name of that metric, or of that win rate's judge.
     """
-    from prefine.comparisons.win_rate import with_rate_finding
-
     ps = [
         *(metric.p if metric.better != "neither" and metric.name != decided_by else None for metric in metrics),
         *(rate.p if rate.judge != decided_by else None for rate in win_rates),
@@ -135,43 +115,6 @@ def corrected(
     )
 
 
-def with_finding(metric: Metric, p_adjusted: float | None = None) -> Metric:
-    """A metric with the finding that its change, its test and a corrected p give, and the sentence for it."""
-    if metric.change is None:
-        return metric
-    finding = finding_of(metric.change, metric.p, p_adjusted, metric.better)
-    change = change_text(metric.change, metric.unit)
-    count = plural(metric.change.count, "prompt")
-    text = f"{capital(metric.title)}: {finding}: {change}, {p_text(metric.p, p_adjusted)}, {count}."
-    if metric.candidate is not None and metric.baseline is not None:
-        now, was = (value_text(each.value, metric.unit) for each in (metric.candidate, metric.baseline))
-        text = f"{text[:-1]}; candidate {now}, baseline {was}."
-    if finding == "no difference shown" and metric.better != "neither":
-        text += settle_text(metric.more_prompts)
-    return metric.model_copy(update={"p_adjusted": p_adjusted, "finding": finding, "sentence": text})
-
-
-def with_group_finding(group: RegressionGroup, p_adjusted: float | None = None) -> RegressionGroup:
-    """A group with the finding that its change, its test and a corrected p give, and the sentence for it."""
-    finding = finding_of(group.change, group.p, p_adjusted, "higher")
-    count = group.change.count
-    now, was = (round(side.value * count) for side in (group.candidate, group.baseline))
-    text = (
-        f"{capital(group.title)}: {finding}: the candidate passed {now} of {count}, the baseline {was}; "
-        f"{group.lost} lost, {group.gained} gained, {p_text(group.p, p_adjusted)}."
-    )
-    return group.model_copy(update={"p_adjusted": p_adjusted, "finding": finding, "sentence": text})
-
-
-def finding_of(change: Estimate, p: float | None, p_adjusted: float | None, better: Direction) -> Finding:
-    """What a change shows: something only if the test, corrected if it is, and the interval agree."""
-    if not is_shown(interval_of(change), p if p_adjusted is None else p_adjusted):
-        return "no difference shown"
-    if better == "neither":
-        return "differs"
-    return "better" if (change.value > 0) == (better == "higher") else "worse"
-
-
 def _is_known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
@@ -180,11 +123,6 @@ def _share_change(now: Sequence[float], was: Sequence[float]) -> Change | None:
     up = sum(after > before for after, before in zip(now, was, strict=True))
     down = sum(after < before for after, before in zip(now, was, strict=True))
     return change_of_share(up, down, len(now))
-
-
-def _change_estimate(change: Change) -> Estimate:
-    low, high = (change.interval.low, change.interval.high) if change.interval else (None, None)
-    return Estimate(value=change.value, low=low, high=high, count=change.count)
 
 
 def _without_pairs(

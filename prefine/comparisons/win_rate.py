@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from prefine.comparisons.estimates import estimate
+from prefine.comparisons.findings import with_rate_finding
 from prefine.comparisons.length_control import length_controlled
 from prefine.comparisons.result import Estimate, Winner, WinRate
-from prefine.comparisons.sentences import p_text, rate_text, settle_text
-from prefine.comparisons.statistics import estimate, finding_of
-from prefine.formatting import percent, plural
+from prefine.formatting import percent
 from prefine.significance import change_of_share
 
 _WORTH = {"candidate": 1.0, "tie": 0.5, "baseline": 0.0}
@@ -63,24 +63,6 @@ def win_rate(
             **extra,
         )
     )
-
-
-def with_rate_finding(rate: WinRate, p_adjusted: float | None = None) -> WinRate:
-    """A win rate with the finding that its interval, its test and a corrected p give, and the sentence for it."""
-    if rate.rate is None or rate.rate.low is None or rate.rate.high is None:
-        return rate
-    above = Estimate(
-        value=rate.rate.value - 0.5, low=rate.rate.low - 0.5, high=rate.rate.high - 0.5, count=rate.rate.count
-    )
-    finding = finding_of(above, rate.p, p_adjusted, "higher")
-    counts = f"{plural(rate.wins, 'win')}, {plural(rate.ties, 'tie')}, {plural(rate.losses, 'loss', 'losses')}"
-    text = (
-        f"Win rate by {rate.judge}: {finding}: {rate_text(rate.rate)}, ties as one half; {counts}, "
-        f"{p_text(rate.p, p_adjusted)}."
-    )
-    if finding == "no difference shown":
-        text += settle_text(rate.more_prompts)
-    return rate.model_copy(update={"p_adjusted": p_adjusted, "finding": finding, "sentence": text})
 
 
 def _length_controlled(
