@@ -10,6 +10,7 @@
     ├── TrainingError            a run that must not continue: a failed self-check, a non-finite loss
     │   └── RewardError          a reward that raises, hangs, or does not return scores
     ├── EngineError              another server (vLLM, llama.cpp) that does not start, or that ends by itself
+    ├── EndpointError            an endpoint of somebody else's that does not answer, or refuses a request
     └── MissingDependencyError   an optional package that the recipe needs and that is not installed
 
 Stopped is not an error: the user asked, and everything is saved. Any other exception is a bug in prefine and shows its
@@ -144,6 +145,19 @@ class RewardError(TrainingError):
 
 class EngineError(PrefineError):
     """Another server (vLLM, llama.cpp) that does not start, or that ends by itself."""
+
+
+class EndpointError(PrefineError):
+    """An endpoint of somebody else's that does not answer, or refuses a request.
+
+    Args:
+        problem, remedy: see PrefineError.
+        ends_all: whether further requests would fail, too: a refused key, an endpoint that is down.
+    """
+
+    def __init__(self, problem: str, remedy: str, *, ends_all: bool = False) -> None:
+        super().__init__(problem, remedy)
+        self.ends_all = ends_all
 
 
 class MissingDependencyError(PrefineError):

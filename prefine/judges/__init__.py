@@ -1,0 +1,1 @@
+"""Judges: models behind OpenAI-compatible endpoints that say which of two answers is better; no torch."""
