@@ -152,7 +152,7 @@ class Endpoint:
             retry=tenacity.retry_if_exception_type(_TryAgainError),
             stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(self._stopped),
             wait=self._wait,
-            sleep=self._stopped.wait,
+            sleep=tenacity.sleep_using_event(self._stopped),
             reraise=True,
         )
         try:
