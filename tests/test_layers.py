@@ -22,7 +22,18 @@ PACKAGE = ROOT / "prefine"
 STAGES = {f"prefine.training.{stage}" for stage in ("stages.sft", "stages.dpo", "stages.reward", "rl.stage")}
 
 # Reading data and writing pages must be cheap: none of these reaches torch by any path.
-WITHOUT_TORCH = ("runs", "recipe", "feedback", "report", "web", "comparisons", "judges", "regression", "data.reading", "data.records")
+WITHOUT_TORCH = (
+    "runs",
+    "recipe",
+    "feedback",
+    "report",
+    "web",
+    "comparisons",
+    "judges",
+    "regression",
+    "data.reading",
+    "data.records",
+)
 TORCH_LOADING = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 
 # Objectives import torch and nothing else, but the language's own means of writing types and shapes.
