@@ -51,6 +51,21 @@ def no_cache_outside(tmp_path_factory: pytest.TempPathFactory, shared_folder: Pa
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Nothing is flushed to the disk: no test cuts the power, and waiting took as long as training a tiny model.
+
+    A kernel keeps what a killed process wrote. tests/runs/test_atomic.py holds what is flushed, and when.
+    """
+
+    def fsync(file: int) -> None:
+        os.fstat(file)  # an error for a file that is not open, as the real one has it
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        yield
+
+
 @pytest.fixture(scope="session")
 def embedded_model(no_cache_outside: None) -> str:
     """The embedded model's name; converted once a run, as the cache's lock makes other workers wait for the first."""

@@ -49,6 +49,33 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     assert names(tmp_path) == ["model"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc to tell a descriptor's file")
+def test_contents_are_flushed_before_the_name_is_given_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut the name is there with all its contents, or not at all."""
+    events: list[str] = []
+    real = Path.replace
+
+    def fsync(handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink().relative_to(tmp_path)
+        events.append(f"flush {'/'.join('*' if part.endswith('.tmp') else part for part in path.parts) or '.'}")
+
+    def replace(path: Path, target: Path) -> Path:
+        events.append(f"rename to {target.name}")
+        return real(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    with atomic_write(tmp_path / "model") as temporary:
+        (temporary / "sub").mkdir(parents=True)
+        (temporary / "sub" / "x").write_text("x")
+    assert events == ["flush */sub/x", "flush */sub", "flush *", "rename to model", "flush ."]
+    events.clear()
+    write_text(tmp_path / "a.txt", "one")
+    assert events == ["flush *", "rename to a.txt", "flush ."]
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), RecipeError("a", "B.")])
 def test_an_exception_changes_nothing_and_passes_through(tmp_path: Path, error: BaseException) -> None:
     write_text(tmp_path / "a.txt", "old")
