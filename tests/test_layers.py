@@ -27,6 +27,7 @@ WITHOUT_TORCH = (
     "recipe",
     "feedback",
     "report",
+    "watching",
     "web",
     "comparisons",
     "judges",

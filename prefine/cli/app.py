@@ -52,6 +52,7 @@ VERBS = {
     "export verify": "prefine.cli.export:verify",
     "serve": "prefine.cli.serve:serve",
     "report": "prefine.cli.report:report",
+    "watch": "prefine.cli.watch:watch",
     "runs": "prefine.cli.runs:runs",
     "feedback export": "prefine.cli.feedback:export",
     "cache list": "prefine.cli.cache:show",

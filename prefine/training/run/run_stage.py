@@ -287,6 +287,7 @@ def _run_loop(
                 for line in checkpoint.skipped:
                     session.display.say(f"warning: {line}")
                 session.display.say(f"resuming after step {checkpoint.step}")
+            session.manifest["total_steps"] = loop.total_steps
             session.write_manifest("running")
             try:
                 loop.run_to_end()
