@@ -21,15 +21,21 @@ def value_text(value: float, unit: str) -> str:
 
 def change_text(change: Estimate, unit: str) -> str:
     """A change with its sign and interval: +4.5 points (95 % interval +1.2 to +7.8)."""
+    size, ends = change_parts(change, unit)
+    return f"{size} ({INTERVAL} {ends})" if ends else f"{size} (no interval)"
+
+
+def change_parts(change: Estimate, unit: str) -> tuple[str, str]:
+    """A change with its sign and unit, and its interval: "+4.5 points" and "+1.2 to +7.8"; empty without one."""
     scale, name = (100, "points") if unit == "share" else (1, "" if unit == "score" else unit)
     value, interval = scale * change.value, interval_of(change)
     size = max(abs(value), *(scale * abs(end) for end in (interval.low, interval.high))) if interval else abs(value)
     decimals = 1 if size >= 10 or unit == "share" else 2 if size >= 0.1 else None
     text = f"{figure(value, decimals, signed=True)} {name}".rstrip()
     if interval is None:
-        return f"{text} (no interval)"
+        return text, ""
     low, high = (figure(scale * end, decimals, signed=True) for end in (interval.low, interval.high))
-    return f"{text} ({INTERVAL} {low} to {high})"
+    return text, f"{low} to {high}"
 
 
 def interval_text(estimate: Estimate, unit: str) -> str:

@@ -6,15 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prefine.comparisons.result import Comparison, Direction, Estimate, Finding, Metric, RegressionGroup, WinRate
-from prefine.report.comparison.figures import (
-    Mark,
-    change_range,
-    change_text,
-    mark_of,
-    p_text,
-    range_text,
-    value_text,
-)
+from prefine.report.comparison.figures import Mark, mark_of, p_text, shown_change, shown_value
 
 _GROUPS = {
     "reward": "Reward",
@@ -40,8 +32,6 @@ class ForestRow:
     title: str
     baseline: str
     candidate: str
-    baseline_range: str
-    candidate_range: str
     change: str
     range: str
     p: str
@@ -165,19 +155,18 @@ def _row(each: _Change, shares: float) -> ForestRow:
     def place(value: float | None) -> float | None:
         return None if value is None else round(50 + 50 * sign * value / reach, 3)
 
+    size, ends_text = shown_change(change, each.unit)
     ends = [place(change.low if change else None), place(change.high if change else None)]
     low, high = ends if sign > 0 else reversed(ends)
     return ForestRow(
         title=each.title,
-        baseline=value_text(each.baseline, each.unit),
-        candidate=value_text(each.candidate, each.unit),
-        baseline_range=range_text(each.baseline, each.unit),
-        candidate_range=range_text(each.candidate, each.unit),
-        change=change_text(change, each.unit),
-        range=change_range(change, each.unit),
+        baseline=shown_value(each.baseline, each.unit),
+        candidate=shown_value(each.candidate, each.unit),
+        change=size,
+        range=ends_text,
         p=p_text(each.p),
         count="" if change is None else f"{change.count:,}",
-        mark=mark_of(each.finding, each.better, change),
+        mark=mark_of(each.finding, change),
         sentence=each.sentence,
         describes=each.better == "neither",
         low=low,

@@ -26,7 +26,7 @@ from prefine.report.comparison.pictures import answer_charts
 from prefine.report.comparison.reading import PAGE_NAME, read_answers, read_comparison
 from prefine.report.comparison.samples import shown_samples
 from prefine.report.comparison.win_rates import regression, win_rates
-from prefine.report.facts import RunFacts, mapping, read_run
+from prefine.report.facts import RunFacts, count, mapping, read_run
 from prefine.report.overlay import NamedRun, SettingRow, events_of, overlaid, recipe_rows
 from prefine.report.page import TEMPLATES, recipe_yaml, render
 from prefine.report.parts import TableRow, cell_text
@@ -65,10 +65,12 @@ def comparison_context(comparison: Comparison, rows: Sequence[AnswerRow]) -> dic
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "candidate": comparison.candidate.name,
         "baseline": comparison.baseline.name,
+        "prompt_count": _prompts(comparison, rows),
         "made_at": moment(comparison.made_at),
         "verdict": comparison.verdict,
         "mark": MARKS[comparison.verdict.decision],
         "marks": MARKS,
+        "decided_by": _decided_by(comparison),
         "more_prompts": _more_prompts(comparison),
         "gate": comparison.gate,
         "gate_failed": sum(not rule.passed for rule in comparison.gate),
@@ -100,9 +102,22 @@ def _tight(sentence: str) -> str:
     return re.sub(r"(?<=\d) %", "\u202f%", sentence)
 
 
+def _decided_by(comparison: Comparison) -> str:
+    """The title of the metric that decides, or the judge's name."""
+    name = comparison.verdict.decided_by
+    titles = {metric.name: metric.title for metric in (*comparison.metrics, *comparison.benchmarks)}
+    return name if any(rate.judge == name for rate in comparison.win_rates) else titles.get(name, name)
+
+
 def _more_prompts(comparison: Comparison) -> str:
     more = comparison.verdict.more_prompts
-    return f"About {whole(more)} more prompts would settle it." if more else ""
+    said = "more prompt" in comparison.verdict.sentence
+    return f"About {whole(more)} more prompts would settle it." if more and not said else ""
+
+
+def _prompts(comparison: Comparison, rows: Sequence[AnswerRow]) -> int:
+    """The number of prompts; with several samples of each there are more rows."""
+    return count(comparison.prompts.get("count")) or len(rows)
 
 
 def _not_computed(comparison: Comparison) -> list[TableRow]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prefine.comparisons.result import Comparison, Estimate, RegressionGroup, WinRate
 from prefine.formatting import INTERVAL, figure, percent, percent_range, plural, whole
 from prefine.intervals import Interval
-from prefine.report.comparison.figures import Mark, change_range, change_text, mark_of, p_text
+from prefine.report.comparison.figures import Mark, mark_of, p_text
 from prefine.report.parts import TableRow
 
 
@@ -61,7 +61,7 @@ def _win_rate(found: WinRate) -> ShownWinRate:
     ]
     return ShownWinRate(
         judge=found.judge,
-        mark=mark_of(found.finding, "higher", found.rate),
+        mark=mark_of(found.finding, found.rate),
         sentence=found.sentence,
         pieces=_pieces(found),
         lines=[rate_line(title, each) for title, each in lines if each is not None],
@@ -137,8 +137,6 @@ class ShownRegression:
     mark: Mark
     candidate: RateLine
     baseline: RateLine
-    change: str
-    range: str
     p: str
     lost: int
     gained: int
@@ -157,11 +155,9 @@ def regression(comparison: Comparison, anchors: Mapping[str, str]) -> list[Shown
     return [
         ShownRegression(
             group.title,
-            mark_of(group.finding, "higher", group.change),
+            mark_of(group.finding, group.change),
             rate_line("candidate", group.candidate),
             rate_line("baseline", group.baseline),
-            change_text(group.change, "share"),
-            change_range(group.change, "share"),
             p_text(_p(group)),
             group.lost,
             group.gained,

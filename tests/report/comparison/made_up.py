@@ -157,9 +157,9 @@ def _metrics() -> list[Metric]:
     same: Finding = "no difference shown"
     return [
         _metric("reward", "reward", "score", "reward", "higher", (-0.31, 0.27, 0.31), "better"),
-        _metric("kl_per_token", "KL per token, k3", "nats", "divergence", "neither", (0.021, 0.214, 0.024), same),
-        _metric("entropy", "entropy", "nats", "divergence", "neither", (1.61, 1.12, 0.09), same),
-        _metric("length_tokens", "answer length", "tokens", "form", "neither", (44.2, 57.9, 5.1), same),
+        _metric("kl_per_token", "KL per token, k3", "nats", "divergence", "neither", (0.021, 0.214, 0.024), "differs"),
+        _metric("entropy", "entropy", "nats", "divergence", "neither", (1.61, 1.12, 0.09), "differs"),
+        _metric("length_tokens", "answer length", "tokens", "form", "neither", (44.2, 57.9, 5.1), "differs"),
         _metric("ended", "answers ended by themselves", "share", "form", "higher", (0.975, 0.95, 0.07), same),
         _metric("degenerate", "degenerate answers", "share", "form", "lower", (0.0, 0.05, 0.068), same),
         _metric("distinct_2", "distinct 2-grams", "share", "diversity", "higher", (0.61, 0.52, 0.05), "worse"),

@@ -28,7 +28,18 @@ def metric(title: str, unit: str, better: Direction, *ends: float) -> Metric:
     low, value, high = ends
     change = Estimate(value=value, low=low, high=high, count=10)
     return Metric(
-        name=title, title=title, unit=unit, group="form", better=better, change=change, finding="better", sentence=""
+        name=title,
+        title=title,
+        unit=unit,
+        group="form",
+        better=better,
+        change=change,
+        finding="differs"
+        if better == "neither" and low > 0
+        else "no difference shown"
+        if better == "neither"
+        else "better",
+        sentence="",
     )
 
 
