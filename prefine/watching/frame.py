@@ -101,9 +101,8 @@ class Frame:
         status = "lost" if now.lost else now.status
         model = text(mapping(manifest.get("model")).get("name")) or ""
         parts = [str(now.path), stage_title(now.facts), model]
-        head = self._text(" · ".join(part for part in parts if part) + "  ", style="bold")
-        head.append(self._plain(status), style=f"bold {_COLOURS.get(status, 'yellow')}")
-        return head
+        head = self._text(status, style=f"bold {_COLOURS.get(status, 'yellow')}")
+        return head.append(self._plain("  " + " · ".join(part for part in parts if part)), style="bold")
 
     def _progress(self, now: Snapshot) -> RenderableType:
         done, total = now.step, now.total

@@ -18,7 +18,7 @@ def followed(going: Going, *steps: Step, terminal: bool = False) -> str:
     """What is shown while each look at the files is preceded by one of the steps."""
     waiting: Iterator[Step] = iter(steps)
     file = io.StringIO()
-    console = Console(file=file, width=100, height=40, force_terminal=terminal)
+    console = Console(file=file, width=200, height=40, force_terminal=terminal)
     try:
         follow(going.path, console, sleep=lambda _: next(waiting)())
     finally:

@@ -31,7 +31,7 @@ def test_a_run_that_is_going(going: Going) -> None:
     row = {"step": 20, "prompt": [{"role": "user", "content": "Why?"}], "response": "Because.", "score": 0.5}
     (going.path / "rollouts.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     said = drawn(going.path)
-    assert "Direct preference optimisation · tiny  running" in said
+    assert said.startswith(f"running  {going.path} · Direct")
     assert "step 20/40" in said and "left about 40" in said and "50 tokens/s" in said
     assert "1.000 → 0.050" in said and "█▄▃▂▂▂" in said
     assert "  0  0.693" in said and " 20  0.512" in said
