@@ -58,7 +58,7 @@ def test_the_candidate_is_better_to_the_right() -> None:
         pytest.approx(73.148),
         pytest.approx(96.296),
     )
-    assert length.change == "−2.0 tokens" and length.range == "−4.0 to +1.0"
+    assert length.change == "−2.00 tokens" and length.range == "−4.00 to +1.00"
 
 
 def test_shares_have_one_scale() -> None:
