@@ -84,6 +84,7 @@ TOPICS = {
         "reward_parity": "parity of reward models with TRL",
         "template_settings": "model.template_kwargs",
         "trl_parity": "parity of DPO with TRL",
+        "watched_runs": "prefine watch on a run's own files",
     },
 }
 
