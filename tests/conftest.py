@@ -31,6 +31,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return max(1, min(cores, _MOST_WORKERS, int(psutil.virtual_memory().available / _MEMORY_A_WORKER)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, which have a time limit of their own: begun last, one worker would wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all workers of this run."""

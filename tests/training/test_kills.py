@@ -52,7 +52,7 @@ def nothing_is_left_behind(run: Path) -> bool:
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
 def test_killed_at_random_moments(stage: str, make: Make, tmp_path: Path) -> None:
     """A checkpoint every step, dropout on; a run that ends before all kills is followed by another."""
-    killed_at_random_moments(stage, {"training.epochs": 4, "training.evaluate_every_steps": 7}, 24, make, tmp_path)
+    killed_at_random_moments(stage, {"training.epochs": 4, "training.evaluate_every_steps": 7}, 16, make, tmp_path)
 
 
 # All that one update hands to the next: running scales, a coefficient that is steered, kept answers.
@@ -167,13 +167,26 @@ def make_deadly(place: Any, name: str, calls: int) -> None:
     setattr(place, name, deadly)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: Path) -> None:
-    """And again at the same place of the resumed run. Rows that are refused are listed once, whatever happens."""
+@pytest.fixture(scope="module")
+def whole_dpo(model: Path, warm: None, tmp_path_factory: pytest.TempPathFactory) -> StageRecipe:
+    """The recipe of a run that was left alone. One of its rows is refused."""
+    folder = tmp_path_factory.mktemp("whole")
     rows: list[dict[str, Any]] = [*tiny.pairs(13), {"prompt": "no answers"}, *tiny.pairs(26)[13:]]
-    changes = {"data.train": str(tiny.write_rows(tmp_path / "rows.jsonl", rows)), "training.max_steps": 3}
-    whole, made = make("dpo", "whole", changes), make("dpo", "killed", changes)
-    assert tiny.forked(lambda: attempt(whole, tmp_path / "whole-cache")) == 0
+    data = tiny.write_rows(folder / "rows.jsonl", rows)
+    whole = tiny.recipe("dpo", folder / "whole", model, data, {"training.max_steps": 3})
+    assert tiny.forked(lambda: attempt(whole, folder / "cache")) == 0
+    return whole
+
+
+def elsewhere(whole: StageRecipe, run: Path) -> StageRecipe:
+    """The same recipe for another run."""
+    return whole.model_copy(update={"run": str(run)})
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_in_the_middle_of_a_part(moment: str, whole_dpo: StageRecipe, tmp_path: Path) -> None:
+    """And again at the same place of the resumed run. Rows that are refused are listed once, whatever happens."""
+    whole, made = whole_dpo, elsewhere(whole_dpo, tmp_path / "killed")
 
     def dying() -> None:
         make_deadly(*MOMENTS[moment])
@@ -197,12 +210,20 @@ OF_AN_UPDATE: dict[str, tuple[Any, str, int]] = {
 }
 
 
-@pytest.mark.parametrize("moment", OF_AN_UPDATE)
-def test_ppo_killed_in_the_middle_of_a_part(moment: str, make: Make, tmp_path: Path) -> None:
-    """And again at the same place of the resumed run, if it comes there."""
+@pytest.fixture(scope="module")
+def whole_ppo(model: Path, data: Path, warm: None, tmp_path_factory: pytest.TempPathFactory) -> StageRecipe:
+    """The recipe of a run that was left alone."""
+    folder = tmp_path_factory.mktemp("whole")
     changes = {**OF_PPO, "training.max_steps": 2, "ppo.max_kl": None, "training.evaluate_every_steps": 1}
-    whole, made = make("ppo", "whole", changes), make("ppo", "killed", changes)
-    assert tiny.forked(lambda: attempt(whole, tmp_path / "cache")) == 0
+    whole = tiny.recipe("ppo", folder / "whole", model, data, changes)
+    assert tiny.forked(lambda: attempt(whole, folder / "cache")) == 0
+    return whole
+
+
+@pytest.mark.parametrize("moment", OF_AN_UPDATE)
+def test_ppo_killed_in_the_middle_of_a_part(moment: str, whole_ppo: StageRecipe, tmp_path: Path) -> None:
+    """And again at the same place of the resumed run, if it comes there."""
+    whole, made = whole_ppo, elsewhere(whole_ppo, tmp_path / "killed")
 
     def dying() -> None:
         make_deadly(*OF_AN_UPDATE[moment])
