@@ -154,4 +154,4 @@ def test_verdicts_become_votes_and_come_back(tmp_path: Path) -> None:
     assert counted(votes, given, "runs/dpo", "runs/sft").winners == verdicts
     # and a training run reads them as preferences
     pairs = [records_of(line, Preference)[0] for line in lines]
-    assert [(pair.chosen[-1].content, pair.tie) for pair in pairs] == [("four", False), ("five", False), ("four", True)]
+    assert [(pair.chosen, pair.tie) for pair in pairs] == [("four", False), ("five", False), ("four", True)]
