@@ -95,6 +95,9 @@ class LanguageExport:
         options = dict(artefact.options)
         if artefact.loader == "peft":
             options |= {"base": self._source.location.base, "revision": self._source.revision}
+        if artefact.loader == "llama.cpp":
+            longest = max(len(probe.prompt) + len(probe.answer) for probe in reference.probes)
+            options["context"] = longest + reference.new_tokens
         path, total = folder / artefact.path, len(reference.probes)
         spec = ReloadSpec(
             loader=artefact.loader,

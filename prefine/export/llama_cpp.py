@@ -27,7 +27,9 @@ from prefine.export.reload import ForeignModel, Turns
 _LIKELIEST = 2048
 _START_S = 600.0
 _ANSWER_S = 300.0
-_CONTEXT = 4096
+# What a token more than the longest sequence takes: the server stops one before its context is full.
+_SPARE_CONTEXT = 8
+_CERTAIN = 1e4  # nats
 _ENDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 
 
@@ -38,14 +40,15 @@ class LlamaCppModel:
         path: of the file.
         program: llama-server.
         threads: that it computes with.
+        context: tokens of the longest sequence that it will be asked about, with what it generates.
     """
 
-    def __init__(self, path: Path, program: Path, threads: int) -> None:
+    def __init__(self, path: Path, program: Path, threads: int, context: int) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port: int = probe.getsockname()[1]
         arguments = [str(program), "--model", str(path), "--host", "127.0.0.1", "--port", str(self._port), "--jinja"]
-        arguments += ["--ctx-size", str(_CONTEXT), "--parallel", "1", "--threads", str(threads)]
+        arguments += ["--ctx-size", str(context + _SPARE_CONTEXT), "--parallel", "1", "--threads", str(threads)]
         arguments += ["--threads-batch", str(threads), "--no-warmup"]
         variables = {"LLAMA_ARG_OFFLINE": "1", "LLAMA_ARG_CORS_ORIGINS": "localhost"}
         # Settings that the user has for servers would change what is compared.
@@ -59,6 +62,7 @@ class LlamaCppModel:
         self.dtype: str = facts["type"]
         self.stop_ids = frozenset(facts["ends"])
         self._vocabulary: int = facts["vocabulary"]
+        self._plain: int | None = facts["plain"]
         self.libraries: Mapping[str, str] = {"llama.cpp": _version(program)}
 
     def close(self) -> None:
@@ -88,8 +92,16 @@ class LlamaCppModel:
 
     def _next(self, ids: Sequence[int]) -> Tensor:
         """(V,) log-probabilities of the token after a sequence."""
-        (entry,) = self._complete(ids, 1, min(_LIKELIEST, self._vocabulary))["completion_probabilities"]
-        likeliest = entry["top_logprobs"]
+        # The server withholds the probabilities of a step that ends within a character. They are computed before any
+        # bias, so a bias that makes it generate a whole character leaves them as they are.
+        bias = [] if self._plain is None else [[self._plain, _CERTAIN]]
+        found = self._complete(ids, 1, n_probs=min(_LIKELIEST, self._vocabulary), logit_bias=bias)
+        entries = found.get("completion_probabilities")
+        if not entries:
+            raise EngineError(
+                f"llama.cpp gave no probabilities of the token after {len(ids)} tokens", "Use a newer llama.cpp."
+            )
+        likeliest = entries[0]["top_logprobs"]
         places = torch.tensor([each["id"] for each in likeliest])
         values = torch.tensor([each["logprob"] for each in likeliest], dtype=torch.float64)
         rest = max(1.0 - float(values.exp().sum()), 1e-12) / max(1, self._vocabulary - len(likeliest))
@@ -97,9 +109,9 @@ class LlamaCppModel:
         found[places] = values
         return found.float()
 
-    def _complete(self, ids: Sequence[int], tokens: int, likeliest: int = 0) -> dict[str, Any]:
-        settings = {"temperature": 0.0, "n_predict": tokens, "n_probs": likeliest, "cache_prompt": True}
-        return self._ask("/completion", {"prompt": list(ids), "return_tokens": True, **settings})
+    def _complete(self, ids: Sequence[int], tokens: int, **more: Any) -> dict[str, Any]:
+        settings = {"temperature": 0.0, "n_predict": tokens, "cache_prompt": True}
+        return self._ask("/completion", {"prompt": list(ids), "return_tokens": True, **settings, **more})
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_ANSWER_S)
@@ -122,19 +134,26 @@ class LlamaCppModel:
 
 
 def load_llama_cpp(path: Path, options: Mapping[str, Any]) -> ForeignModel:
-    """A GGUF file in llama.cpp, as found now; `options` are not used."""
-    return LlamaCppModel(path, find_llama_cpp().require(SERVER), torch.get_num_threads())
+    """A GGUF file in llama.cpp, as found now.
+
+    Args:
+        path: of the file.
+        options: `context`, see LlamaCppModel.
+    """
+    return LlamaCppModel(path, find_llama_cpp().require(SERVER), torch.get_num_threads(), options["context"])
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What a file's header says: its type, the size of its vocabulary and where answers end."""
+    """What a file's header says: its type, the size of its vocabulary, a token of letters, and where answers end."""
     from gguf import GGUFReader, LlamaFileType
 
     fields = GGUFReader(os.fspath(path)).fields
     kind = int(fields["general.file_type"].contents())
     name = LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
     ends = [int(fields[key].contents()) for key in _ENDS if key in fields]
-    return {"type": name, "vocabulary": len(fields["tokenizer.ggml.tokens"].data), "ends": ends}
+    tokens = fields["tokenizer.ggml.tokens"]
+    plain = next((i for i, part in enumerate(tokens.data) if bytes(tokens.parts[part]).isalpha()), None)
+    return {"type": name, "vocabulary": len(tokens.data), "plain": plain, "ends": ends}
 
 
 def _version(program: Path) -> str:
