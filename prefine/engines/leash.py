@@ -11,8 +11,14 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 _SET_PARENT_DEATH_SIGNAL = 1
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+    """A command that ends when this process is killed; on Windows, the command itself."""
+    return list(command) if os.name == "nt" else [sys.executable, "-I", __file__, str(os.getpid()), *command]
 
 
 def main(arguments: list[str]) -> int:

@@ -6,19 +6,17 @@ import http.client
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from prefine.engines.leash import leashed
 from prefine.errors import EngineError
 from prefine.terminal import visible
 
-_LEASH = Path(__file__).with_name("leash.py")
 _LINES_KEPT = 20
 _LINES_QUOTED = 3
 _LONGEST_LINE = 2000  # bytes
@@ -83,7 +81,7 @@ class EngineProcess:
         self._last: deque[str] = deque(maxlen=_LINES_KEPT)
         environment = {name: value for name, value in os.environ.items() if name not in command.unset}
         self._process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
-            [*_leash(), *command.arguments],
+            leashed(command.arguments),
             env=environment | dict(command.variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -190,8 +188,3 @@ class EngineProcess:
     def _quoted(self) -> str:
         lines = list(self._last)[-_LINES_QUOTED:]
         return f" (its last lines: {' | '.join(lines)})" if lines else ""
-
-
-def _leash() -> list[str]:
-    """What the engine's command begins with, so that the engine ends when this process is killed; see leash.py."""
-    return [] if os.name == "nt" else [sys.executable, "-I", str(_LEASH), str(os.getpid())]

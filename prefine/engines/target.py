@@ -9,7 +9,8 @@ from typing import Any
 
 from prefine.errors import ModelError
 from prefine.json_reading import JsonError, read_json_object
-from prefine.models.loading.location import ADAPTER_CONFIG, Location, base_hash, local_folder, locate_model
+from prefine.models.loading.location import ADAPTER_CONFIG, Location, base_hash, locate_model
+from prefine.models.loading.weights import fetched_whole
 from prefine.paths import expanded
 
 # What PEFT can train and vLLM's LoRA does not compute.
@@ -42,7 +43,7 @@ class Target:
 
     Attributes:
         name: what clients call it; with adapters, what they call the base.
-        model: a folder with a transformers model, a hub id, or a GGUF file.
+        model: a folder with a transformers model, or a GGUF file.
         adapters: LoRA adapters on it.
         dtype: the type to compute in ("float32", "bfloat16"), None where the model's files decide.
         settings: the folder whose chat template and generation_config count, None where the model's own do.
@@ -64,8 +65,8 @@ def transformers_target(names: Sequence[str]) -> Target:
     """What vLLM serves: one whole model, or any number of LoRA adapters of one base.
 
     Raises:
-        ModelError: a GGUF file, a reward model, another kind of adapter, adapters of several bases, or weights that the
-            run had in 4 or 8 bits.
+        ModelError: a GGUF file, a reward model, another kind of adapter, adapters of several bases, weights that the
+            run had in 4 or 8 bits, or a base that is not the one that was trained on.
     """
     for name in names:
         if _gguf_files(Path(expanded(name))):
@@ -93,13 +94,14 @@ def transformers_target(names: Sequence[str]) -> Target:
         raise ModelError(f"two of the models are called {twice!r}", "Rename the folder of one of them.")
     adapters = tuple(_adapter(each) for each in adapted)
     first = adapted[0]
-    here = base_hash(first.base)
-    if here and first.base_sha256 and here != first.base_sha256:
+    revision = _base_revision(first)
+    base = str(fetched_whole(first.base, revision))
+    if first.base_sha256 and base_hash(base) != first.base_sha256:
+        at = "" if revision is None else f" at revision {revision!r}"
         raise ModelError(
-            f"{first.name} was trained on other weights than {first.base} holds now",
+            f"{first.name} was trained on other weights than {first.base}{at} holds now",
             "Bring back the base it was trained on.",
         )
-    base = str(local_folder(first.base) or first.base)
     name = client_name(first.base_name)
     # vLLM looks for the base's name first, and would answer with the base for an adapter of that name.
     name = f"{name}-base" if name in taken else name
@@ -136,10 +138,10 @@ def _gguf_files(path: Path) -> list[Path]:
 
 
 def _whole(location: Location) -> Target:
-    folder = local_folder(location.base)
-    config = _read(folder / "config.json") if folder is not None else {}
-    _refuse_classifier(location.name, [str(each) for each in config.get("architectures") or ()])
-    return Target(client_name(location.name), str(folder or location.base))
+    folder = fetched_whole(location.base, None)
+    kinds = _read(folder / "config.json").get("architectures") or ()
+    _refuse_classifier(location.name, [str(each) for each in kinds])
+    return Target(client_name(location.name), str(folder))
 
 
 def _refuse_classifier(name: str, kinds: Sequence[str]) -> None:
@@ -151,6 +153,20 @@ def _same_base(one: Location, other: Location) -> bool:
     if one.base_sha256 and other.base_sha256:
         return one.base_sha256 == other.base_sha256
     return one.base == other.base
+
+
+def _base_revision(location: Location) -> str | None:
+    """The commit or branch of a hub's base that an adapter belongs to: as its own files or its run note it."""
+    folder = location.adapter
+    if folder is None:
+        return None
+    manifest = _read(folder.parent / "manifest.json")
+    recipe = manifest.get("recipe")
+    section = recipe.get("model") if isinstance(recipe, dict) else None
+    noted = _read(folder / ADAPTER_CONFIG).get("revision") or (
+        section.get("revision") if isinstance(section, dict) else None
+    )
+    return str(noted) if noted else None
 
 
 def _adapter(location: Location) -> Adapter:

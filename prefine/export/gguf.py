@@ -186,7 +186,8 @@ def _convert(tools: _Tools, merged: Path, work: Path, name: str, files: Mapping[
     run_quietly("prefine.export.gguf_convert", path, "the conversion to GGUF")
     if tools.quantise is not None:
         for kind, file in quantised.items():
-            run_program([os.fspath(tools.quantise), os.fspath(whole), os.fspath(file), kind.upper()], QUANTIZE)
+            command = [os.fspath(tools.quantise), os.fspath(whole), os.fspath(file), kind.upper()]
+            run_program(command, file.parent, QUANTIZE)
 
 
 def _stored(merged: Path) -> str:

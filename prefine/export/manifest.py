@@ -17,8 +17,7 @@ from prefine.export.formats import Artefact
 from prefine.export.source import ExportSource
 from prefine.json_reading import JsonError, read_json_object
 from prefine.models.loading.identity import identity_of, tokenizer_hash
-from prefine.models.loading.location import portable_name, portable_path
-from prefine.paths import expanded
+from prefine.models.loading.location import absolute_name, portable_name, portable_path
 from prefine.runs.atomic import JSON, json_bytes, sha256_of_file
 
 NAME = "export.json"
@@ -40,10 +39,10 @@ def lineage(source: ExportSource, final: Path) -> dict[str, JSON]:
     data = manifest.get("data", {})
     files = data.get("train", {}).get("files", []) if isinstance(data, dict) else []
     return {
-        "model": portable_path(_absolute(source.name if run is None else str(run.path)), final),
+        "model": portable_path(absolute_name(source.name if run is None else str(run.path)), final),
         "run_id": manifest.get("run_id"),
         "stage": manifest.get("stage"),
-        "began_with": None if began is None else portable_path(_absolute(began), final),
+        "began_with": None if began is None else portable_path(absolute_name(began), final),
         "base": portable_name(source.location, final),
         "base_revision": source.revision,
         "base_sha256": identity.weights,
@@ -56,12 +55,6 @@ def lineage(source: ExportSource, final: Path) -> dict[str, JSON]:
         "data": [{"name": Path(str(each["path"])).name, "sha256": each["sha256"]} for each in files],
         "trained_with": {"prefine": manifest.get("prefine"), "libraries": manifest.get("libraries")},
     }
-
-
-def _absolute(name: str) -> str:
-    """A folder's absolute path; a hub id or an embedded model's name as it is."""
-    path = Path(expanded(name))
-    return str(path.absolute()) if path.exists() else name
 
 
 def contents(lineage: Mapping[str, JSON], asked: Mapping[str, JSON], proven: Sequence[Proven]) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def require_room_for_merged(source: ExportSource, folder: Path, dtype: str) -> N
     Raises:
         CheckpointError, ModelError: see room.py.
     """
-    require_disk(folder, _BYTES[dtype] * source.base.parameters)
+    require_disk(folder, _BYTES[dtype] * (source.base.parameters + source.untied_parameters))
     # A quantised base is in memory beside the whole weights that are made of it, most of it in 4 or 8 bits.
     more = 0 if source.quantization == "none" else source.base.parameters
-    require_memory(reference_bytes(source) + more, f"merging {source.name}")
+    untied = 4 * source.untied_parameters
+    require_memory(reference_bytes(source) + more + untied, f"merging {source.name}")

@@ -17,7 +17,7 @@ from prefine.export.reload import SAFELY
 from prefine.models.forward.packed import standard_attention
 from prefine.models.loading.card import Story, code, describe_result
 from prefine.models.loading.heads import SCORE, ensure_distinct_pad_token
-from prefine.models.loading.location import portable_path
+from prefine.models.loading.location import absolute_name, portable_path
 from prefine.models.loading.quiet import known_noise_off
 from prefine.models.loading.weights import SCALE_FILE
 from prefine.models.scoring.packed_scorer import PackedReward, load_reward
@@ -128,7 +128,8 @@ def write_merged_reward(name: str, written: Path, folder: Path, dtype: str) -> P
         reward.tokenizer.save_pretrained(written)
     (written / SCALE_FILE).write_bytes(json_bytes(scale.model_copy(update=changes).as_json(), indent=2))
     loaded = reward.loaded
-    describe_result(written, folder, loaded.as_base(), 1, _story(portable_path(name, folder), heads, dtype))
+    source = portable_path(absolute_name(name), folder)
+    describe_result(written, folder, loaded.as_base(), 1, _story(source, heads, dtype))
     return probes
 
 

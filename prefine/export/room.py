@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,10 @@ import psutil
 
 from prefine.errors import CheckpointError, ModelError
 
+# How programs say that a disk has no room: the system's error by its number, or by its text.
+_FULL = re.compile(r"os error (28|122)\b|Errno (28|122)\b|No space left on device|Disk quota exceeded")
+# Less than this is left of a disk that a program has filled: it writes in pieces.
+_LEFT_OF_A_FULL_DISK = 1 << 20
 _SPARE_DISK = 64 << 20  # tokenizer, card, and what a file system keeps for itself
 
 
@@ -21,6 +26,24 @@ def require_disk(folder: Path, needed: int) -> None:
         raise CheckpointError(
             f"{folder} needs {_gigabytes(needed + _SPARE_DISK)} of disk, and {_gigabytes(free)} are free there",
             "Free some space, or name a folder on another disk with --out.",
+        )
+
+
+def refuse_full_disk(folder: Path, said: str, what: str) -> None:
+    """Raise CheckpointError where a program that has failed did so for want of disk.
+
+    Not every library says why it could not write (numpy, C++ streams), so the disk is asked, too: what such a program
+    has written is still there.
+
+    Args:
+        folder: that it writes to.
+        said: what it printed.
+        what: what it was doing, for the message.
+    """
+    if _FULL.search(said) or shutil.disk_usage(folder).free < _LEFT_OF_A_FULL_DISK:
+        raise CheckpointError(
+            f"{what} does not fit into {folder}: the disk is full",
+            "Free some space there, or name a folder on another disk.",
         )
 
 

@@ -84,12 +84,12 @@ def export_run(
     source = ExportSource.open(name)
     final = out or _default_folder(source, form.name, asked)
     _require_free(final)
+    # What killed exports left takes as much room as a model. A folder of the user's may hold what others write.
+    sweep_temporaries(final.parent, None if out is None else final.name)
     options = ExportOptions(types, asked, final)
     exporter = _exporter(source)
     exporter.require(form, options)
     line = manifests.lineage(source, final)
-    if source.run is not None:
-        sweep_temporaries(source.run.exports)  # what killed exports left takes as much room as a model
     with _folders_above(final), atomic_write(final) as folder:
         folder.mkdir()
         proven = exporter.make(form, folder, options, progress)

@@ -135,6 +135,23 @@ class ExportSource:
             return _facts_of(fetched_whole(self.location.base, self.revision))
 
     @cached_property
+    def untied_parameters(self) -> int:
+        """Weights that a merge adds: a second embedding, where head and embedding are tied and the adapter is on one.
+
+        0 where nothing is added. An adapter's module outside the numbered layers is a head or an embedding.
+        """
+        from transformers import AutoConfig
+
+        if self.location.adapter is None or self.scores:
+            return 0
+        with opened_weights(self.location.adapter / ADAPTER_WEIGHTS) as opened:
+            if all(any(part.isdigit() for part in key.split(".")) for key in opened.keys()):  # noqa: SIM118
+                return 0
+        folder = fetched_whole(self.location.base, self.revision)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+        return int(config.vocab_size * config.hidden_size) if config.tie_word_embeddings else 0
+
+    @cached_property
     def loaded(self) -> LoadedModel:
         """The model as prefine computes it, frozen; until `save_merged` is called, with its adapter in place.
 

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,7 +46,7 @@ _STORAGE_REASONS = {
 # The file in the error shows whether these concern a path.
 _NAME_ERRORS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
 _OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
-_HIDDEN_NAME = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
+_HIDDEN_NAME = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
@@ -152,20 +153,44 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def sweep_temporaries(directory: Path) -> None:
-    """Remove hidden leftovers of killed writers in `directory`; those of a living process are kept."""
+def sweep_temporaries(directory: Path, of: str | None = None, *, ours: bool = True) -> None:
+    """Remove hidden leftovers of killed writers in `directory`; those of a living process are kept.
+
+    Args:
+        of: only what was written for this name, in a folder that is not prefine's own; None: for any name.
+        ours: also those with this process's number, which a killed writer can have had, too: in a container every run
+            may be process 1. False where another thread of this process may be writing there.
+    """
     if not directory.is_dir():
         return
     for entry in list(directory.iterdir()):
         name = _HIDDEN_NAME.fullmatch(entry.name)
-        # Our own process number may be a killed writer's, too: in a container every run may be process 1.
-        if name and (int(name["pid"]) == os.getpid() or not psutil.pid_exists(int(name["pid"]))):
+        if name is None or of not in (None, name["name"]):
+            continue
+        writer = int(name["pid"])
+        if (ours and writer == os.getpid()) or not psutil.pid_exists(writer):
             remove(entry)
 
 
 def is_temporary(path: Path) -> bool:
     """Whether a path has a name of hidden files of `atomic_write` and `discard`."""
     return _HIDDEN_NAME.fullmatch(path.name) is not None
+
+
+@contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """A folder for files that are exchanged with another process, among the system's temporary ones.
+
+    What a killed process left of the same name is removed first.
+    """
+    there = Path(tempfile.gettempdir())
+    sweep_temporaries(there, name, ours=False)
+    folder = _hidden_name(there / name)
+    folder.mkdir(0o700)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 
 from prefine.engines.target import Adapter, client_name, gguf_target, transformers_target
 from prefine.errors import ModelError
+from prefine.models.loading.location import base_hash
 from tests.engines.folders import adapter_run, model_folder
 
 
@@ -38,6 +39,25 @@ def test_a_base_with_other_weights_is_refused(tmp_path: Path) -> None:
     run = adapter_run(tmp_path / "runs" / "dpo", model_folder(tmp_path / "base"))
     (run / "model" / "prefine.json").write_text(json.dumps({"base_sha256": "0" * 64}))
     with pytest.raises(ModelError, match="was trained on other weights than"):
+        transformers_target([str(run)])
+
+
+@pytest.mark.parametrize("noted", ["recipe", "adapter"])
+def test_a_base_of_the_hub_is_that_of_the_runs_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: str
+) -> None:
+    snapshots = {revision: model_folder(tmp_path / str(revision)) for revision in (None, "v1")}
+    (snapshots["v1"] / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}     \n")
+    monkeypatch.setattr("prefine.engines.target.fetched_whole", lambda base, revision: snapshots[revision])
+    monkeypatch.chdir(tmp_path)
+    run = adapter_run(tmp_path / "run", Path("some/tiny"), **({"revision": "v1"} if noted == "adapter" else {}))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["recipe"]["model"]["revision"] = "v1" if noted == "recipe" else None
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "model" / "prefine.json").write_text(json.dumps({"base_sha256": base_hash(str(snapshots["v1"]))}))
+    assert transformers_target([str(run)]).model == str(snapshots["v1"])
+    (run / "model" / "prefine.json").write_text(json.dumps({"base_sha256": base_hash(str(snapshots[None]))}))
+    with pytest.raises(ModelError, match="other weights than some/tiny at revision 'v1' holds now"):
         transformers_target([str(run)])
 
 

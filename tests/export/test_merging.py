@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from prefine.errors import ModelError
 from prefine.export import source as sources
+from prefine.export.merged import require_room_for_merged
 from prefine.export.merging import dequantised
 from prefine.export.source import ExportSource
 from prefine.models.loading.load import LoadedModel, load_model, save_model
@@ -120,6 +121,28 @@ def test_an_adapter_on_a_tied_head_leaves_the_embedding_alone(tmp_path: Path) ->
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(model.lm_head.weight, found["lm_head.weight"])
     assert not torch.equal(model.lm_head.weight, model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize(
+    ("tied", "targets", "added"),
+    [(True, ["lm_head", "q_proj"], True), (True, ["q_proj"], False), (False, ["lm_head", "q_proj"], False)],
+)
+def test_room_for_the_head_that_a_merge_separates_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool, targets: list[str], added: bool
+) -> None:
+    base = tiny.save_folder(tmp_path / "base", tie_word_embeddings=tied)
+    adapter(tmp_path / "adapter", base, targets=targets)
+    weights = load_file(base / WEIGHTS)
+    whole = sum(each.numel() for each in weights.values())
+    expected = whole + (weights["model.embed_tokens.weight"].numel() if added else 0)
+    asked = []
+    monkeypatch.setattr("prefine.export.merged.require_disk", lambda folder, needed: asked.append(needed))
+    monkeypatch.setattr("prefine.export.merged.require_memory", lambda needed, what: asked.append(needed))
+    source = ExportSource.open(str(tmp_path / "adapter"))
+    require_room_for_merged(source, tmp_path / "out", "bfloat16")
+    assert asked == [2 * expected, 4 * expected]
+    found = merged(tmp_path / "adapter", tmp_path / "out", "bfloat16")
+    assert sum(each.numel() for each in found.values()) == expected
 
 
 def test_what_stays_tied_is_saved_once(tmp_path: Path) -> None:

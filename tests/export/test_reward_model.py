@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -207,6 +208,18 @@ def test_the_run_is_left_as_it_was(tmp_path: Path) -> None:
     assert {path.parent for path in after.keys() - before.keys()} == {tmp_path / "merged"}
     card = (tmp_path / "merged" / "README.md").read_text("utf-8")  # no path of this machine is published
     assert str(tmp_path) not in card
+
+
+def test_a_run_that_was_named_from_the_working_directory_is_found_from_the_merged_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = random_reward(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    merge_reward(source.name, Path("elsewhere/merged"))
+    said = re.search("added the adapter of `(.+?)`", (tmp_path / "elsewhere" / "merged" / "README.md").read_text())
+    assert said is not None
+    assert said[1] == f"../../{source.name}"
 
 
 @pytest.mark.parametrize("merge_first", [False, True])

@@ -149,6 +149,29 @@ def test_what_a_killed_export_left_is_removed(dpo_copy: Path) -> None:
     assert [path.name for path in (dpo_copy / "export").iterdir()] == ["merged"]
 
 
+def test_what_killed_exports_left_is_removed_before_room_is_asked_for(
+    dpo_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left() -> bool:
+        return any(each.exists() for each in (in_run, beside))
+
+    def no_room(folder: Path, needed: int) -> None:
+        raise CheckpointError("there is no room", "Free some.") if left() else RecipeError("none is left", "Good.")
+
+    in_run = dpo_copy / "export" / f".gguf.{2**22 + 1}-0123abcd.tmp"
+    beside = dpo_copy.parent / f".mine.{2**22 + 1}-0123abcd.tmp"
+    another = dpo_copy.parent / f".another.{2**22 + 1}-0123abcd.tmp"
+    monkeypatch.setattr("prefine.export.merged.require_disk", no_room)
+    in_run.mkdir(parents=True)
+    with pytest.raises(RecipeError, match="none is left"):
+        export_run(str(dpo_copy), "merged")
+    for each in (beside, another):
+        each.mkdir()
+    with pytest.raises(RecipeError, match="none is left"):
+        export_run(str(dpo_copy), "merged", out=dpo_copy.parent / "mine")
+    assert another.exists()
+
+
 @in_this_process
 def test_a_model_is_exported_from_python(dpo_copy: Path) -> None:
     assert (

@@ -23,6 +23,7 @@ from prefine.runs.atomic import (
     sha256_of_file,
     storage_errors,
     sweep_temporaries,
+    temporary_folder,
     write_json,
     write_text,
 )
@@ -207,6 +208,26 @@ def test_what_killed_writers_left_is_swept_and_what_living_ones_write_is_not(tmp
     sweep_temporaries(tmp_path)
     sweep_temporaries(tmp_path / "nowhere")
     assert names(tmp_path) == [".hidden", f".other.{os.getppid()}-0123abcd.tmp", "a.tmp"]
+
+
+def test_in_a_users_folder_only_leftovers_of_one_name_are_swept(tmp_path: Path) -> None:
+    ours, other = (f".{name}.{2**22 + 1}-0123abcd.tmp" for name in ("mine", "of.another"))  # no process is so high
+    (tmp_path / ours).mkdir()
+    (tmp_path / other).mkdir()
+    sweep_temporaries(tmp_path, "mine")
+    assert names(tmp_path) == [other]
+
+
+def test_a_temporary_folder_goes_and_so_does_that_of_a_killed_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    (tmp_path / f".exchange.{2**22 + 1}-0123abcd.tmp").mkdir()
+    with temporary_folder("exchange") as first, temporary_folder("exchange") as second:
+        assert names(tmp_path) == sorted([first.name, second.name])
+        assert first.stat().st_mode & 0o077 == 0
+        (first / "file").write_text("x")
+    assert names(tmp_path) == []
 
 
 def test_discard_removes_files_and_folders(tmp_path: Path) -> None:

@@ -238,6 +238,12 @@ def portable_path(name: str, folder: Path) -> str:
     return _path_from(folder, path) if path.is_absolute() else name
 
 
+def absolute_name(name: str) -> str:
+    """A folder's absolute path, so that `portable_path` finds its way; a hub id or embedded model's name as it is."""
+    path = Path(expanded(name))
+    return str(path.absolute()) if path.exists() else name
+
+
 def _path_from(folder: Path, path: Path) -> str:
     """A relative path with forward slashes; absolute if the path is on another drive."""
     try:
