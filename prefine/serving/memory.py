@@ -1,13 +1,21 @@
-"""How many tokens of sequences a server's memory holds: each keeps its keys and values until its answer has ended."""
+"""How many tokens a server's memory holds: of sequences, which keep keys and values until their answers have ended, and
+of answers that are scored at once."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from prefine.generation.answers import context_of
 from prefine.models.forward.packed import PackedModel
 from prefine.models.loading.device import device_report
 
-# Of the memory that is free; the rest is for what is computed, and for other programs.
+# Of the memory that is free: for keys and values, and for scores. The rest is for what generation computes, and for
+# other programs.
 _SHARE = 0.75
+_SCORING_SHARE = 0.15
+# Rows of a token in one layer: hidden states and their projections, a gated MLP's, and scores with their bias and their
+# probabilities, for as many queries as are computed at once; see prefine.models.forward.blockwise.
+_HIDDEN_ROWS, _MLP_ROWS, _SCORE_ROWS, _QUERIES = 8, 3, 3, 512
 # A writer's slots may grow beyond their longest sequence, by so much; see SlotForward.room.
 _GROWTH = 9 / 8
 _STEP = 32
@@ -40,3 +48,17 @@ def context_within(model: PackedModel, room: int, asked: int | None) -> int:
     """The longest sequence: the model's context, or less where the memory holds less or the server's user says so."""
     held = round(room / _GROWTH) - _STEP
     return min(context_of(model), max(1, held), *(() if asked is None else (asked,)))
+
+
+def scoring_room(network: Any) -> int:
+    """Tokens of prompts and answers that a reward model may score at once, by the memory that is free now.
+
+    Args:
+        network: transformers' model; layers are computed one after the other, and nothing is kept of them.
+    """
+    config = network.config.get_text_config()
+    hidden = config.hidden_size
+    heads, inner = (getattr(config, name, None) or 0 for name in ("num_attention_heads", "intermediate_size"))
+    rows = _HIDDEN_ROWS * hidden + _MLP_ROWS * (inner or 4 * hidden) + _SCORE_ROWS * _QUERIES * heads
+    free = _SCORING_SHARE * device_report(network.device)["memory_free_gb"] * 1e9
+    return max(_STEP, int(free / (rows * network.dtype.itemsize)))

@@ -19,9 +19,9 @@ from prefine.models.shared_base import has_adapter
 from prefine.records import Prompt
 from prefine.serving.answering import Answers, Ask, Choice, requests_of
 from prefine.serving.limits import Limits
-from prefine.serving.memory import context_within, room_of
+from prefine.serving.memory import context_within, room_of, scoring_room
 from prefine.serving.metrics import ServerMetrics
-from prefine.serving.models import Models, ServedModel
+from prefine.serving.models import Models, ServedModel, ServedReward
 from prefine.serving.prompter import Prompter, own_tokenizer
 from prefine.serving.registration import Registration
 from prefine.serving.text_stream import TextStream
@@ -70,6 +70,7 @@ class Service:
             name: room_of(served.loaded.packed, len(languages), limits.prefix_tokens)
             for name, served in languages.items()
         }
+        self._scoring_rooms = {name: scoring_room(served.reward.network) for name, served in models.rewards.items()}
         writers = {name: self._writer_of(served) for name, served in languages.items()}
         self.worker = Worker(writers, limits, AdapterSwitch(languages), rooms)
         self.metrics.watch(self.worker)
@@ -89,6 +90,10 @@ class Service:
     def prompter(self, model: ServedModel) -> Prompter:
         """What makes a model's prompts."""
         return self._prompters[model.id]
+
+    def scoring_room(self, model: ServedReward) -> int:
+        """Tokens of prompts and answers that a reward model may score at once."""
+        return self._scoring_rooms[model.id]
 
     async def in_time(self, work: Awaitable[T]) -> T:
         """The result of some work, which is cancelled where it takes longer than a request may.

@@ -14,7 +14,7 @@ from prefine.generation.writer import Request
 from prefine.models.forward.packed import PackedModel
 from prefine.models.forward.path_probe import choose_path
 from prefine.serving import memory
-from prefine.serving.memory import context_within, room_of, token_bytes
+from prefine.serving.memory import context_within, room_of, scoring_room, token_bytes
 from tests.models import tiny
 from tests.serving.live import make_service, running
 
@@ -52,6 +52,13 @@ def test_the_context_is_the_least_of_models_memorys_and_users(model: PackedModel
     assert held == 48
     writer = SlotWriter(model, None, 1)
     assert writer.room(held, 1) <= room
+
+
+def test_room_for_scores_is_a_share_of_free_memory(model: PackedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = model.causal.config
+    row = 8 * config.hidden_size + 3 * config.intermediate_size + 3 * 512 * config.num_attention_heads
+    monkeypatch.setattr(memory, "device_report", lambda device: {"memory_free_gb": 1000 * row * 4 / 0.15 / 1e9})
+    assert scoring_room(model.causal) in (999, 1000)
 
 
 def test_what_is_longer_than_the_context_is_refused(tiny_model: Path) -> None:

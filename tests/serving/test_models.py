@@ -14,7 +14,9 @@ import pytest
 from prefine.errors import ModelError
 from prefine.models.loading.load import load_model
 from prefine.models.loading.location import base_hash
+from prefine.models.scoring.scorer import Question
 from prefine.recipe.sections import ModelSection
+from prefine.records import Message
 from prefine.serving.models import Models, load_models
 from prefine.web.errors import ApiError
 from tests.models.tiny import save_folder, with_lora
@@ -153,6 +155,22 @@ def test_a_reward_model_scores_beside_the_model_whose_base_it_shares(
         assert [each["index"] for each in many] == list(range(10))
         long = live.post("/v1/score", body | {"completions": ["x" * 600]})
         assert (long.status_code, long.json()["error"]["param"]) == (400, "completions")
+        with monkeypatch.context() as patched:
+            reward, jobs = service.models.rewards["judge"].reward, []
+            lengths = reward.lengths(
+                Question((Message(role="user", content="question 1"),), ("good answer yes", "bad"))
+            )
+            assert lengths is not None
+            scored = reward.score
+            patched.setattr(reward, "score", lambda some: jobs.append(len(some[0].answers)) or scored(some))
+            patched.setattr("prefine.serving.routes.score._TOKENS_A_JOB", sum(lengths))
+            few = live.post("/v1/score", body | {"completions": ["good answer yes", "bad", "bad"]}).json()["data"]
+            assert jobs == [2, 1]
+            assert [each["score"] for each in few] == pytest.approx([*expected, expected[1]], abs=1e-5)
+            patched.setitem(service._scoring_rooms, "judge", lengths[0] - 1)
+            beyond = live.post("/v1/score", body | {"completions": ["bad", "good answer yes"]})
+            assert (beyond.status_code, beyond.json()["error"]["code"]) == (400, "context_length_exceeded")
+            assert f"number 2 has {lengths[0]} tokens with its prompt" in beyond.json()["error"]["message"]
         wrong = live.post("/v1/score", body | {"model": "policy"})
         assert wrong.status_code == 400
         assert live.chat(model="judge").status_code == 400

@@ -75,6 +75,18 @@ class CrossEncoder(RewardModel):
         while some := list(itertools.islice(waiting, _QUESTIONS_AT_ONCE)):
             yield from self._scored(some)
 
+    def lengths(self, question: Question) -> list[int] | None:
+        """See RewardModel."""
+        if not self._fit([self._length(answer) for answer in question.answers], question):
+            return None
+        texts = [(_as_text(question), answer) for answer in question.answers]
+        return [len(ids) for ids in self._encoded(texts)["input_ids"]] if texts else []
+
+    @property
+    def network(self) -> Any:
+        """See RewardModel."""
+        return self._model
+
     def problem(self, question: Question) -> Problem:
         """See RewardModel."""
         field = _beyond_text(question)
@@ -83,11 +95,7 @@ class CrossEncoder(RewardModel):
     @torch.no_grad()
     def _scored(self, questions: list[Question]) -> Iterator[list[Score] | None]:
         lengths = [[self._length(answer) for answer in question.answers] for question in questions]
-        room = self._max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
-        fits = [
-            max(own, default=0) < room and _beyond_text(question) is None
-            for own, question in zip(lengths, questions, strict=True)
-        ]
+        fits = [self._fit(own, question) for own, question in zip(lengths, questions, strict=True)]
         texts = [
             (_as_text(question), answer)
             for question, fitting in zip(questions, fits, strict=True)
@@ -98,6 +106,11 @@ class CrossEncoder(RewardModel):
         scores = iter(self._centred(self._raw(texts), tokens) if texts else [])
         for question, fitting in zip(questions, fits, strict=True):
             yield [next(scores) for _ in question.answers] if fitting else None
+
+    def _fit(self, answers: Sequence[int], question: Question) -> bool:
+        """Whether answers of so many tokens leave their prompt room."""
+        room = self._max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
+        return max(answers, default=0) < room and _beyond_text(question) is None
 
     def _raw(self, texts: list[tuple[str, str]]) -> Tensor:
         """Raw scores of texts with their answers, in batches of at most _MAX_TOKENS tokens with padding."""

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -85,6 +86,16 @@ class PackedReward(RewardModel):
             waiting.append(trees)
             room -= tokens
         yield from self._scored(waiting)
+
+    def lengths(self, question: Question) -> list[int] | None:
+        """See RewardModel."""
+        trees = self._trees_or_none(question)
+        return None if trees is None else [len(tree.prompt) + len(answer) for tree in trees for answer in tree.answers]
+
+    @property
+    def network(self) -> Any:
+        """See RewardModel."""
+        return self.loaded.packed.causal
 
     def score_padded(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
         """See RewardModel."""

@@ -120,6 +120,15 @@ class RewardModel(ABC):
     def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
         """Scores of each question's answers, in order, lazily; None if they cannot be scored: see `problem`."""
 
+    @abstractmethod
+    def lengths(self, question: Question) -> list[int] | None:
+        """For each of a question's answers, the tokens of it and its prompt as they are scored; None as in `score`."""
+
+    @property
+    @abstractmethod
+    def network(self) -> Any:
+        """transformers' model, with its config, device and dtype."""
+
     def score_padded(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
         """The same scores, on padded rows as in other libraries; for checks."""
         return self.score(questions)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -21,8 +22,10 @@ from prefine.serving.sse import ClientGoneError, while_connected
 from prefine.web.errors import ApiError, json_response
 from prefine.web.json_body import JsonRoute
 
-# Scored at once, while generation waits.
+T = TypeVar("T")
+# Encoded at once, and tokens of answers with their prompts that are scored at once, while generation waits.
 _ANSWERS_A_JOB = 4
+_TOKENS_A_JOB = 2048
 
 
 def score_router(service: Service) -> APIRouter:
@@ -60,21 +63,63 @@ def score_router(service: Service) -> APIRouter:
 
 
 async def _in_turn(service: Service, model: ServedReward, questions: Sequence[Question], client: Client) -> list[Score]:
-    """The scores of all answers; between two questions others have their turn."""
+    """The scores of all answers; between two jobs others have their turn."""
+
+    async def on_worker(job: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(service.worker.inbox.call(job, client))
+
     scores: list[Score] = []
+    room = service.scoring_room(model)
     for question in questions:
-        job = service.worker.inbox.call(partial(_scored, model, question), client)
-        found: list[Score] = await asyncio.wrap_future(job)
-        scores += found
+        lengths = await on_worker(partial(_lengths, model, question))
+        _require_room(lengths, room, len(scores))
+        for part in within(lengths, min(room, _TOKENS_A_JOB)):
+            some = replace(question, answers=question.answers[part.start : part.stop])
+            scores += await on_worker(partial(_scored, model, some))
     return scores
+
+
+def within(lengths: Sequence[int], most: int) -> Iterator[range]:
+    """Places of neighbours with at most so many tokens together; one that has more is alone."""
+    start = used = 0
+    for place, length in enumerate(lengths):
+        if place > start and used + length > most:
+            yield range(start, place)
+            start, used = place, 0
+        used += length
+    if lengths:
+        yield range(start, len(lengths))
+
+
+def _require_room(lengths: Sequence[int], room: int, before: int) -> None:
+    for place, length in enumerate(lengths):
+        if length > room:
+            raise ApiError(
+                400,
+                f"completions: number {before + place + 1} has {length:,} tokens with its prompt, and the memory that "
+                f"is free on this server holds {room:,} to score; shorten it",
+                param="completions",
+                code="context_length_exceeded",
+            )
+
+
+def _lengths(model: ServedReward, question: Question) -> list[int]:
+    """On the worker's thread, as the model's tokenizer is used there."""
+    found = model.reward.lengths(question)
+    if found is None:
+        raise _refused(model, question)
+    return found
 
 
 def _scored(model: ServedReward, question: Question) -> list[Score]:
     """On the worker's thread, where everything on the models runs."""
-    found: Any = next(iter(model.reward.score([question])), None)
+    found = next(iter(model.reward.score([question])), None)
     if found is None:
-        problem = model.reward.problem(question)
-        param = {"prompt": "messages", "completion": "completions"}.get(problem.field, problem.field)
-        raise ApiError(400, f"{param}: {problem.reason}", param=param, code="invalid_value")
-    scores: list[Score] = found
-    return scores
+        raise _refused(model, question)
+    return found
+
+
+def _refused(model: ServedReward, question: Question) -> ApiError:
+    problem = model.reward.problem(question)
+    param = {"prompt": "messages", "completion": "completions"}.get(problem.field, problem.field)
+    return ApiError(400, f"{param}: {problem.reason}", param=param, code="invalid_value")

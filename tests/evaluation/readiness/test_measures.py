@@ -52,6 +52,14 @@ class Fake(RewardModel):
             fits = all(words("", answer) <= self._longest for answer in question.answers)
             yield [self.one(question.prompt, answer) for answer in question.answers] if fits else None
 
+    def lengths(self, question: Question) -> list[int] | None:
+        """Words."""
+        return [words(question.prompt[-1].content, answer) for answer in question.answers]
+
+    @property
+    def network(self) -> None:
+        """None: it is a function."""
+
     def one(self, prompt: Conversation, answer: str) -> Score:
         """One answer's score."""
         heads = tuple(float(head(prompt[-1].content, answer)) for head in self._heads)
