@@ -22,8 +22,7 @@ from prefine.engines.process import Command, EngineProcess
 from prefine.errors import EngineError
 from prefine.export.reload import ForeignModel, Turns
 
-# Of so many likeliest tokens probabilities are asked for; the rest share what is left evenly. With less than a
-# thousandth left, that moves a KL divergence by less than the limits' last digit.
+# Of so many likeliest tokens probabilities are asked for: those of all would be megabytes of JSON for each position.
 _LIKELIEST = 2048
 _START_S = 600.0
 _ANSWER_S = 300.0
@@ -63,6 +62,7 @@ class LlamaCppModel:
         self.stop_ids = frozenset(facts["ends"])
         self._vocabulary: int = facts["vocabulary"]
         self._plain: int | None = facts["plain"]
+        self.likeliest: int | None = min(_LIKELIEST, self._vocabulary)
         self.libraries: Mapping[str, str] = {"llama.cpp": _version(program)}
 
     def close(self) -> None:
@@ -76,7 +76,10 @@ class LlamaCppModel:
         return [int(each) for each in found]
 
     def logits(self, ids: Sequence[int], last: int) -> Tensor:
-        """(last, V) fp32 log-probabilities of the last positions of a sequence; see ForeignModel."""
+        """(last, V) fp32 log-probabilities of the last positions of a sequence; see ForeignModel.
+
+        Tokens that are not among the likeliest share what is left evenly.
+        """
         return torch.stack([self._next(ids[: len(ids) - last + 1 + place]) for place in range(last)])
 
     def greedy(self, ids: Sequence[int], new_tokens: int) -> list[int]:
@@ -95,7 +98,7 @@ class LlamaCppModel:
         # The server withholds the probabilities of a step that ends within a character. They are computed before any
         # bias, so a bias that makes it generate a whole character leaves them as they are.
         bias = [] if self._plain is None else [[self._plain, _CERTAIN]]
-        found = self._complete(ids, 1, n_probs=min(_LIKELIEST, self._vocabulary), logit_bias=bias)
+        found = self._complete(ids, 1, n_probs=self.likeliest, logit_bias=bias)
         entries = found.get("completion_probabilities")
         if not entries:
             raise EngineError(

@@ -51,6 +51,8 @@ class Proof:
             other way round.
         turn_ends: whether it ends at the template's end of turn.
         positions: answer tokens compared.
+        likeliest: over how many of the export's likeliest tokens, with all others as one; None: over all. With a number,
+            the KL figures are lower bounds, and answer tokens beyond these do not count for the perplexities.
         top1: share of positions with the same most probable token.
         kl_mean, kl_p99: KL(run ‖ export), nats a token.
         perplexity_run, perplexity_export: on the answers.
@@ -71,6 +73,7 @@ class Proof:
     stops_added: tuple[int, ...]
     turn_ends: bool
     positions: int
+    likeliest: int | None
     top1: float
     kl_mean: float
     kl_p99: float
@@ -123,7 +126,7 @@ class Proof:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Proof:
         """What `as_json` gave."""
-        known = {name: values[name] for name in cls.__dataclass_fields__}
+        known = {"likeliest": None} | {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         samples = tuple(GreedySample(**each) for each in values["samples"])
         lists = {name: tuple(values[name]) for name in ("stops_missing", "stops_added")}
         return cls(**known | lists | {"samples": samples})
@@ -141,7 +144,8 @@ def compare(artefact: str, reference: Reference, found: Reloaded, template: Chat
     """
     pairs = list(zip(reference.logits, found.logits, strict=True))
     answers = [torch.tensor(probe.answer) for probe in reference.probes]
-    kl = torch.cat([_kl(ours, theirs) for ours, theirs in pairs])
+    known = [_known(theirs[:, : ours.shape[-1]], found.likeliest) for ours, theirs in pairs]
+    kl = torch.cat([_kl(ours, theirs, which) for (ours, theirs), which in zip(pairs, known, strict=True)])
     top1 = torch.cat([ours.argmax(-1) == theirs.argmax(-1) for ours, theirs in pairs])
     kept, kept_error = _kept(reference, found) or (None, None)
     samples = zip(reference.probes, reference.greedy, found.greedy, strict=False)
@@ -157,11 +161,12 @@ def compare(artefact: str, reference: Reference, found: Reloaded, template: Chat
         stops_added=tuple(sorted(found.stop_ids - reference.stop_ids)),
         turn_ends=reference.turn_end in found.stop_ids,
         positions=len(kl),
+        likeliest=found.likeliest,
         top1=float(top1.float().mean()),
         kl_mean=float(kl.mean()),
         kl_p99=float(kl.quantile(0.99)),
-        perplexity_run=_perplexity(reference.logits, answers),
-        perplexity_export=_perplexity(found.logits, answers),
+        perplexity_run=_perplexity(reference.logits, answers, known),
+        perplexity_export=_perplexity(found.logits, answers, known),
         kept=kept,
         kept_error=kept_error,
         samples=tuple(_sample(probe.turns[-1].content, ours, theirs, template) for probe, ours, theirs in samples),
@@ -170,22 +175,36 @@ def compare(artefact: str, reference: Reference, found: Reloaded, template: Chat
     )
 
 
-def _kl(ours: Tensor, theirs: Tensor) -> Tensor:
+def _known(theirs: Tensor, likeliest: int | None) -> Tensor | None:
+    """(N, K) ids of the tokens whose logits (N, V) are the export's own; None where all are."""
+    return None if likeliest is None or likeliest >= theirs.shape[-1] else theirs.topk(likeliest).indices
+
+
+def _kl(ours: Tensor, theirs: Tensor, known: Tensor | None = None) -> Tensor:
     """KL(ours ‖ theirs) at each position, nats: (N, V) logits each -> (N,) fp64, from which rounding of fp64 is cut.
 
-    Libraries may pad the vocabulary; columns that only one of both has do not count.
+    Libraries may pad the vocabulary; columns that only one of both has do not count. With `known` (N, K) all other
+    tokens are one, so that their shares do not count: by the data processing inequality that is a lower bound.
     """
     width = min(ours.shape[-1], theirs.shape[-1])
     p, q = (torch.log_softmax(each[:, :width].double(), -1) for each in (ours, theirs))
+    if known is not None:
+        p, q = (_with_rest(each, known) for each in (p, q))
     return (p.exp() * (p - q)).sum(-1).clamp(min=0)
 
 
-def _perplexity(logits: Sequence[Tensor], answers: Sequence[Tensor]) -> float:
-    """Of all answers' tokens together."""
-    nll = [
-        -torch.log_softmax(each.double(), -1).gather(-1, ids[:, None])[:, 0]
-        for each, ids in zip(logits, answers, strict=True)
-    ]
+def _with_rest(logp: Tensor, known: Tensor) -> Tensor:
+    """(N, V) log-probabilities -> (N, K + 1): those of K tokens, and of all others together."""
+    rest = logp.scatter(-1, known, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logp.gather(-1, known), rest], -1)
+
+
+def _perplexity(logits: Sequence[Tensor], answers: Sequence[Tensor], known: Sequence[Tensor | None]) -> float:
+    """Of all answers' tokens together that are among the known ones."""
+    nll = []
+    for each, ids, which in zip(logits, answers, known, strict=True):
+        own = -torch.log_softmax(each.double(), -1).gather(-1, ids[:, None])[:, 0]
+        nll.append(own if which is None else own[(which == ids[:, None]).any(-1)])
     return math.exp(min(float(torch.cat(nll).mean()), 700.0))
 
 
@@ -201,7 +220,9 @@ def _kept(reference: Reference, found: Reloaded) -> tuple[float, float] | None:
     trained: list[float] = []
     for base, ours, theirs in zip(reference.base, reference.logits, found.logits, strict=False):
         width = min(ours.shape[-1], theirs.shape[-1])
-        change, other = (_centred(each[:, :width].double() - base[:, :width].double()) for each in (ours, theirs))
+        changes = [each[:, :width].double() - base[:, :width].double() for each in (ours, theirs)]
+        known = _known(theirs[:, :width], found.likeliest)
+        change, other = (_centred(each if known is None else each.gather(-1, known)) for each in changes)
         shared += (change * other).sum(-1).tolist()
         trained += (change * change).sum(-1).tolist()
     total = sum(trained)

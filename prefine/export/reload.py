@@ -87,6 +87,7 @@ class Reloaded:
         load_s: seconds to load it, without imports.
         dtype: that it computes in, as torch calls it, or as its file format does.
         libraries: name -> version of what it was loaded with.
+        likeliest: of how many likeliest tokens the logits are its own; the others share what is left. None: of all.
     """
 
     logits: list[Tensor]
@@ -96,6 +97,7 @@ class Reloaded:
     load_s: float
     dtype: str
     libraries: Mapping[str, str]
+    likeliest: int | None = None
 
     def write(self, path: Path) -> None:
         """Save it as safetensors."""
@@ -109,6 +111,7 @@ class Reloaded:
             "load_s": self.load_s,
             "dtype": self.dtype,
             "libraries": dict(self.libraries),
+            "likeliest": self.likeliest,
         }
         save_file(tensors, path, {"facts": json.dumps(facts)})
 
@@ -130,6 +133,8 @@ class ForeignModel(Protocol):
     stop_ids: frozenset[int]
     libraries: Mapping[str, str]
     load_s: float
+    likeliest: int | None
+    """See Reloaded."""
 
     def rendered_ids(self, turns: Turns) -> list[int]:
         """Token ids of a prompt up to where the assistant starts to write, by its own template and tokenizer."""
@@ -155,7 +160,7 @@ LOADERS = {
 
 
 class TransformersModel:
-    """A model and a tokenizer of transformers, alone or under an adapter of peft.
+    """A model and a tokenizer of transformers, alone or under an adapter of peft; see ForeignModel.
 
     Args:
         model: in eval mode, as from_pretrained leaves it.
@@ -163,6 +168,8 @@ class TransformersModel:
         libraries: names of what loaded it.
         load_s: seconds that took, without imports.
     """
+
+    likeliest: int | None = None
 
     def __init__(self, model: Any, tokenizer: Any, libraries: Sequence[str], load_s: float) -> None:
         from importlib.metadata import version
@@ -297,7 +304,8 @@ def reload(spec: ReloadSpec, progress: Callable[[int], None] = lambda done: None
     # A prompt is what its answer is predicted from: the answer's tokens but the last are at its end.
     prompts = [spec.probes[i].ids[: len(spec.probes[i].ids) - spec.probes[i].last + 1] for i in spec.greedy]
     greedy = [model.greedy(prompt, spec.new_tokens) for prompt in prompts]
-    return Reloaded(logits, rendered, greedy, model.stop_ids, model.load_s, model.dtype, model.libraries)
+    facts = (model.stop_ids, model.load_s, model.dtype, model.libraries, model.likeliest)
+    return Reloaded(logits, rendered, greedy, *facts)
 
 
 def main(arguments: Sequence[str]) -> None:

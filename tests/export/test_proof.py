@@ -94,6 +94,30 @@ def test_padding_of_the_vocabulary_does_not_count() -> None:
     assert proof([logits], [padded]).kl_mean < 1e-12
 
 
+def test_of_an_export_that_gives_its_likeliest_tokens_alone_the_rest_is_one() -> None:
+    """p = (1/2, 1/4, 1/8, 1/8), q = (1/4, 1/2, and 1/4 for the rest): KL = 1/2 ln 2 - 1/4 ln 2 + 0."""
+    ours, theirs = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log(), torch.tensor([[0.25, 0.5, 0.125, 0.125]]).log()
+    assert proof([ours], [theirs], likeliest=2).kl_mean == pytest.approx(math.log(2) / 4)
+    draw = torch.Generator().manual_seed(0)
+    base, change = torch.randn(8, 30, generator=draw), torch.randn(8, 30, generator=draw)
+    ours = torch.log_softmax(base + 0.1 * change, -1)
+    # The same model, of which 10 of 30 tokens are known: the others share what is left.
+    known = ours.topk(10).indices
+    left = (1 - ours.exp().gather(-1, known).sum(-1, keepdim=True)) / 20
+    theirs = left.log().expand(8, 30).scatter(-1, known, ours.gather(-1, known))
+    found = proof([ours], [theirs], [base], likeliest=10)
+    assert found.kl_mean < 1e-6
+    assert found.kept == pytest.approx(1, abs=1e-4)
+    answered = [row for row in range(8) if row in known[row]]  # the answer's tokens are 0 to 7
+    assert 0 < len(answered) < 8
+    nll = -sum(float(ours[row, row]) for row in answered) / len(answered)
+    assert found.perplexity_run == pytest.approx(math.exp(nll))
+    assert found.perplexity_export == pytest.approx(math.exp(nll))
+    assert proof([ours], [theirs], [base]).kl_mean > 0.02  # all tokens taken for its own
+    wider = torch.cat([theirs, torch.full((8, 4), -50.0)], -1)
+    assert proof([ours], [wider], [base], likeliest=10).kl_mean < 1e-6
+
+
 def test_each_limit_is_exceeded_alone() -> None:
     logits = [torch.randn(4, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     good = proof(logits, logits)
