@@ -51,8 +51,8 @@ class Proof:
             other way round.
         turn_ends: whether it ends at the template's end of turn.
         positions: answer tokens compared.
-        likeliest: over how many of the export's likeliest tokens, with all others as one; None: over all. With a number,
-            the KL figures are lower bounds, and answer tokens beyond these do not count for the perplexities.
+        likeliest: over how many of the export's likeliest tokens, with all others as one; None: over all. With a
+            number, the KL figures are lower bounds, and answer tokens beyond these do not count for the perplexities.
         top1: share of positions with the same most probable token.
         kl_mean, kl_p99: KL(run ‖ export), nats a token.
         perplexity_run, perplexity_export: on the answers.
