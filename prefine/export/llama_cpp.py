@@ -98,8 +98,8 @@ class LlamaCppModel:
         # The server withholds the probabilities of a step that ends within a character. They are computed before any
         # bias, so a bias that makes it generate a whole character leaves them as they are.
         bias = [] if self._plain is None else [[self._plain, _CERTAIN]]
-        found = self._complete(ids, 1, n_probs=self.likeliest, logit_bias=bias)
-        entries = found.get("completion_probabilities")
+        answer = self._complete(ids, 1, n_probs=self.likeliest, logit_bias=bias)
+        entries = answer.get("completion_probabilities")
         if not entries:
             raise EngineError(
                 f"llama.cpp gave no probabilities of the token after {len(ids)} tokens", "Use a newer llama.cpp."
