@@ -55,6 +55,8 @@ VERBS = {
     "watch": "prefine.cli.watch:watch",
     "runs": "prefine.cli.runs:runs",
     "feedback export": "prefine.cli.feedback:export",
+    "evals write": "prefine.cli.evals:write",
+    "evals read": "prefine.cli.evals:read",
     "cache list": "prefine.cli.cache:show",
     "cache clean": "prefine.cli.cache:clean",
 }
@@ -65,6 +67,7 @@ GROUPS = {
     "reward": "Train a reward model, and check whether it is fit for PPO.",
     "export": "Export a model to a format of other programs, and check that it equals the trained model.",
     "feedback": "Use the thumbs and corrections that people gave at the server.",
+    "evals": "Exchange evaluations with OpenAI Evals and Promptfoo.",
     "cache": "Show and clear the cache.",
 }
 # The default verb of a group, if the second word is not one of its verbs: `prefine reward RECIPE` trains.

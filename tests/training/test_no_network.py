@@ -19,6 +19,7 @@ from tests.export.here import reload_here
 from tests.feedback.feedback_store import WITH_TEXTS, register
 from tests.training import tiny
 
+EVAL_LOG = Path(__file__).parents[1] / "exchange/logs/match.jsonl"
 SHORT = {"training.max_steps": 1, "training.save_every_steps": None}
 
 
@@ -56,6 +57,9 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "report": lambda: [str(sft_run)],
         "runs": lambda: [str(sft_run.parent)],
         "feedback export": lambda: [feedback(), "--to", "votes"],
+        "watch": lambda: [str(sft_run), "--once"],
+        "evals write": lambda: [rows(chat), rows(chat), "--to", "promptfoo", "--out", str(folder / "evals")],
+        "evals read": lambda: [str(EVAL_LOG)],
         "cache list": list,
         "cache clean": list,
     }

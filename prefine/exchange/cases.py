@@ -1,0 +1,141 @@
+"""What an evaluation of another program consists of: cases with expected answers, and battles of two answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefine.comparisons.result import AnswerRow
+from prefine.errors import DataError
+from prefine.records import Conversation, Demonstration, Preference, Prompt
+
+Turns = tuple[dict[str, str], ...]
+"""Role and content of each turn."""
+
+# Columns of a prompt's row that hold what its answer should be, the first that a row has.
+_REFERENCES = ("references", "reference", "ideal", "expected")
+_FEWEST = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt and the answers that are right; at least one."""
+
+    id: str
+    prompt: Turns
+    expected: tuple[str, ...]
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Battle:
+    """Two answers to a prompt, in an order that says nothing about which is better.
+
+    Attributes:
+        sides: whose the first and the second answer are: chosen and rejected, or candidate and baseline.
+        better: the side that people preferred, None if that is not known.
+    """
+
+    id: str
+    prompt: Turns
+    answers: tuple[str, str]
+    sides: tuple[str, str]
+    better: str | None = None
+    category: str = ""
+
+
+@dataclass
+class Suite:
+    """Cases and battles of one source.
+
+    Attributes:
+        left_out: rows that cannot be written, by reason.
+    """
+
+    cases: list[Case] = field(default_factory=list)
+    battles: list[Battle] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def require(self) -> None:
+        """Raise DataError if there is nothing to write, or too little for a spread."""
+        for name, found in (("cases", self.cases), ("battles", self.battles)):
+            if len(found) == 1:
+                raise DataError(f"only one of the {name} can be written, and a result needs {_FEWEST}", "Add rows.")
+        if not self.cases and not self.battles:
+            reasons = "; ".join(f"{reason} ({count})" for reason, count in self.left_out.most_common(3))
+            raise DataError(
+                f"no row can be written{f': {reasons}' if reasons else ''}",
+                "Give preference pairs, demonstrations, prompts with a column `reference`, or answers.jsonl.",
+            )
+
+
+def suite_of_records(records: Iterable[Prompt | Demonstration]) -> Suite:
+    """Battles of preferences; cases of demonstrations, and of prompts with a column `reference` or `references`.
+
+    A demonstration's last learned turn is its expected answer. Ties and rows with tools are left out.
+    """
+    suite = Suite()
+    for number, record in enumerate(records):
+        name = record.id or str(number)
+        expected: tuple[str, ...]
+        if isinstance(record, Demonstration):
+            at = record.learned_turns[-1]
+            messages, expected = record.messages[:at], (record.messages[at].content,)
+        else:
+            messages, expected = record.prompt, _expected(record.extra)
+        prompt = _turns(messages)
+        if record.tools or prompt is None:
+            suite.left_out["has tools, which these formats cannot hold"] += 1
+        elif isinstance(record, Preference) and record.tie:
+            suite.left_out["is a tie"] += 1
+        elif isinstance(record, Preference):
+            pair = (("chosen", record.chosen), ("rejected", record.rejected))
+            suite.battles.append(_battle(name, prompt, pair, "chosen"))
+        elif not any(text.strip() for text in expected):
+            suite.left_out["has no expected answer"] += 1
+        else:
+            suite.cases.append(Case(name, prompt, expected, str(record.extra.get("category") or "")))
+    return suite
+
+
+def suite_of_answers(rows: Iterable[AnswerRow]) -> Suite:
+    """Battles of the candidate's and the baseline's answers; cases of rows with a reference."""
+    suite = Suite()
+    for row in rows:
+        prompt = tuple({"role": str(turn["role"]), "content": str(turn["content"])} for turn in row.prompt)
+        if row.reference.strip():
+            suite.cases.append(Case(row.id, prompt, (row.reference,), row.category))
+        if row.candidate.text == row.baseline.text:
+            suite.left_out["has twice the same answer"] += 1
+        elif not row.candidate.text.strip() or not row.baseline.text.strip():
+            suite.left_out["has a blank answer"] += 1
+        else:
+            pair = (("candidate", row.candidate.text), ("baseline", row.baseline.text))
+            suite.battles.append(_battle(row.id, prompt, pair, None, row.category))
+    return suite
+
+
+def _battle(
+    name: str, prompt: Turns, pair: Sequence[tuple[str, str]], better: str | None, category: str = ""
+) -> Battle:
+    """A battle whose order depends only on the texts: judges favour a position."""
+    digest = hashlib.sha256("\0".join([*(turn["content"] for turn in prompt), *sorted(t for _, t in pair)]).encode())
+    by_text = sorted(pair, key=lambda each: each[1])
+    first, second = by_text if digest.digest()[0] % 2 else reversed(by_text)
+    return Battle(name, prompt, (first[1], second[1]), (first[0], second[0]), better, category)
+
+
+def _expected(extra: dict[str, Any]) -> tuple[str, ...]:
+    found = next((extra[name] for name in _REFERENCES if extra.get(name)), ())
+    listed = found if isinstance(found, list) else [found] if found else []
+    return tuple(str(each) for each in listed if isinstance(each, str | int | float) and str(each).strip())
+
+
+def _turns(messages: Conversation) -> Turns | None:
+    """Role and content; None if a turn has more to say."""
+    if any(turn.tool_calls or turn.role == "tool" for turn in messages):
+        return None
+    return tuple({"role": turn.role, "content": turn.content} for turn in messages)
