@@ -147,7 +147,7 @@ class TrainingSection(RecipeSection):
     keep_checkpoints: Count = 2
     log_every_steps: Count = 1
     trackers: list[Literal["wandb", "tensorboard", "trackio", "mlflow"]] = Field(
-        [], description="besides metrics.jsonl, see docs/training.md; none by default"
+        [], description="besides metrics.jsonl, see docs/tracking.md; none by default"
     )
     tracker_project: Annotated[str, Field(min_length=1)] = Field(
         "prefine", description="project name in trackers; a run has the name of its folder, without runs/"

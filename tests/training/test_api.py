@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -177,10 +178,14 @@ def test_what_is_shown(make: Make, display: bool | None, said: str, capsys: pyte
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_errors_are_those_of_the_command_line(make: Make, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_errors_are_those_of_the_command_line(
+    make: Make, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from prefine.cli.app import main
 
-    for changes in ({"data.train": "./none.jsonl"}, {"model.name": "./nothing"}, {"training.trackers": ["mlflow"]}):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "trackio" else real(name))
+    for changes in ({"data.train": "./none.jsonl"}, {"model.name": "./nothing"}, {"training.trackers": ["trackio"]}):
         made = make("dpo", changes=changes)
         with pytest.raises(PrefineError) as caught:
             prefine.dpo(made)

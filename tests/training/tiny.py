@@ -37,7 +37,7 @@ from prefine.training.stages.sft import SftStage
 from tests.tiny import CHATML, byte_tokenizer
 
 # They say how fast the machine is, not what was computed.
-TIMING = {"seconds", "tokens_per_s", "peak_memory_gb"}
+TIMING = {"seconds", "tokens_per_s", "peak_memory_gb", "rss_gb", "gpu_memory_gb", "gpu_utilisation"}
 TIMING |= {f"{phase}_tokens_per_s" for phase in ("generated", "scored", "trained")}
 TIMING |= {f"seconds_{phase}" for phase in ("generate", "score", "measure", "train")}
 # T is moved further in a few updates of PPO than guards let a real model go.

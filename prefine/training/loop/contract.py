@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prefine.data.tokens.trees import PackedBatch, TokenTree
 from prefine.training.loop.processes import Processes
+from prefine.training.tracking.tracker import Details
 
 Unit = Literal["trees", "tokens"]
 
@@ -96,3 +97,9 @@ class LoopObjective(Stateful, Protocol):
 
     def evaluate(self) -> dict[str, float]:
         """Mean held-out metrics of the current model, including `loss`; called in eval mode."""
+
+    def step_details(self) -> Details:
+        """What trackers show of the last step besides its metrics."""
+
+    def heldout_details(self) -> Details:
+        """What trackers show of the last evaluation besides its metrics."""

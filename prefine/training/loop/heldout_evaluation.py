@@ -57,7 +57,7 @@ class HeldoutEvaluation:
         # Each process evaluates by itself. The last bits may differ between them, but decisions must not.
         row = self.state.processes.from_main(row)
         self.state.early_stopping.update(step, row["loss"], self.state.parameters)
-        self.log.heldout(step, row)
+        self.log.heldout(step, row, self.state.objective.heldout_details)
         return row
 
     def remember(self) -> None:

@@ -31,7 +31,8 @@ from prefine.training.loop.rollback import Rollback
 from prefine.training.loop.run_log import RunLog
 from prefine.training.loop.schedule import advance, new_scheduler, rows_of_step, total_steps
 from prefine.training.loop.state import Position, TrainingState
-from prefine.training.tracking import Trackers
+from prefine.training.resources import resources
+from prefine.training.tracking.trackers import Trackers
 
 # Returning freed memory takes some 20 ms; every few steps it keeps the heap from growing at no measurable cost.
 _STEPS_BETWEEN_TRIMS = 4
@@ -108,7 +109,7 @@ class Loop:
                     continue
                 if self._due(self.section.log_every_steps):
                     epoch = self.position.step / steps_per_epoch(len(self.trees), self.section.batch_size)
-                    self.log.train(self.position.step, epoch, row)
+                    self.log.train(self.position.step, epoch, row, self.state.objective.step_details)
                 self._after_step()
         self._end()
 
@@ -161,7 +162,7 @@ class Loop:
         return row if self.rollback.handle(self.state.guards.check(step, row)) else None
 
     def _timed_step(self) -> dict[str, float]:
-        """Take one step; returns its metrics, learning rate, time and memory."""
+        """Take one step; returns its metrics, learning rate, time and use of the machine."""
         began = time.perf_counter()
         trees = [self.trees[row] for row in rows_of_step(self.position.step, len(self.trees), self.section)]
         rate = float(self.state.scheduler.get_last_lr()[0])
@@ -180,6 +181,7 @@ class Loop:
             "seconds": seconds,
             "tokens_per_s": tokens / seconds,
             "peak_memory_gb": peak_memory_gb(self.processes.device),
+            **resources(self.processes.device),
         }
 
     def optimise(self, trees: Sequence[TokenTree], learning: Collection[str] | None = None) -> dict[str, float]:

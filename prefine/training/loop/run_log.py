@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefine.runs.atomic import JSON
 from prefine.runs.directory import MetricsLog, RunDirectory, drop_rows_after, rows_of_kind
 from prefine.training.display import Display
-from prefine.training.tracking import Trackers
+from prefine.training.tracking.rolling import Rolling
+from prefine.training.tracking.tracker import Details
+from prefine.training.tracking.trackers import Trackers
 
 
 class RunLog:
@@ -28,6 +30,7 @@ class RunLog:
         self._run = run
         self.display = display
         self._trackers = trackers
+        self._rolling = Rolling()
         # One writer only: a second process that truncates the file on resuming would leave this one with a lost file.
         self._metrics = MetricsLog(run.metrics) if is_main else None
 
@@ -35,18 +38,30 @@ class RunLog:
         """Show the user a line."""
         self.display.say(text)
 
-    def train(self, step: int, epoch: float, row: Mapping[str, float]) -> None:
-        """Report a step's metrics."""
+    def train(self, step: int, epoch: float, row: Mapping[str, float], details: Callable[[], Details]) -> None:
+        """Report a step's metrics.
+
+        Args:
+            details: returns what trackers show besides; called only if there are any.
+        """
         figures = {"epoch": epoch, **row}
         self._append("train", step, figures)
         self.display.step(step, figures)
-        self._trackers.log(row, step)
+        if self._trackers:
+            self._trackers.log({**row, **self._rolling.after(row)}, step)
+            self._trackers.details("rollouts", details(), step)
 
-    def heldout(self, step: int, row: Mapping[str, float]) -> None:
-        """Report an evaluation's metrics."""
+    def heldout(self, step: int, row: Mapping[str, float], details: Callable[[], Details]) -> None:
+        """Report an evaluation's metrics.
+
+        Args:
+            details: see train.
+        """
         self._append("heldout", step, row)
         self.display.heldout(step, row)
-        self._trackers.log({f"heldout/{name}": value for name, value in row.items()}, step)
+        if self._trackers:
+            self._trackers.log({f"heldout/{name}": value for name, value in row.items()}, step)
+            self._trackers.details("heldout_rows", details(), step)
 
     def guard(self, step: int, event: Mapping[str, Any]) -> None:
         """Write a guard's event to metrics.jsonl; Rollback shows it to the user."""
@@ -80,6 +95,7 @@ class RunLog:
             return
         self._metrics.truncate_after(step)
         drop_rows_after(self._run.rollouts, step)
+        self._rolling = Rolling(rows_of_kind(self._run.metrics, "train"))
         written = len(rows_of_kind(self._run.metrics, "guard"))
         for event in events[written:]:
             self.guard(step, event)

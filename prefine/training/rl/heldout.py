@@ -18,6 +18,7 @@ from prefine.data.tokens.trees import TokenTree
 from prefine.degeneration import look_at
 from prefine.intervals import evenly_chosen, mean_change, median_change
 from prefine.objectives import kl
+from prefine.objectives.masked import padded
 from prefine.recipe.rl import PpoRecipe, RewardSource
 from prefine.report.facts import by_prompt
 from prefine.runs.atomic import JSON
@@ -37,6 +38,7 @@ from prefine.training.rl.rollouts import (
 )
 from prefine.training.run.before import Before
 from prefine.training.run.session import Session
+from prefine.training.tracking.tracker import Details, numbers
 
 # Columns of a held-out answer that are recorded before and after.
 _KEPT = ("text", "score", "tokens", "ended", "degenerate", "judge")
@@ -51,6 +53,9 @@ class HeldoutAnswers:
         session: the opened run.
         policy: the policy in training.
         rewards: the rewards that are optimised.
+
+    Attributes:
+        details: what trackers show of the last evaluation.
     """
 
     def __init__(self, session: Session[PpoRecipe], policy: Policy, rewards: Rewards) -> None:
@@ -64,6 +69,7 @@ class HeldoutAnswers:
         self.before = Before(session.run.heldout_before)
         self._rows: list[dict[str, Any]] = []
         self._shares: dict[str, float] = {}
+        self.details = Details()
         name = self._recipe.reward.judge
         self._judge = (
             None
@@ -103,7 +109,20 @@ class HeldoutAnswers:
             **({} if self._judge is None else {"judge": statistics.fmean(row["judge"] for row in self._rows)}),
             **self._pair_metrics(),
         }
+        self.details = self._shown(padded(k1, lengths)[0].sum(1))
         return {**found, **self._gap(found)}
+
+    def _shown(self, of_answers: Tensor) -> Details:
+        """Score, judge, length and KL of each answer.
+
+        Args:
+            of_answers: KL of each answer, nats.
+        """
+        rows = [
+            {"score": row["score"], "response_tokens": row["tokens"], "judge": row["judge"], "kl_sequence": nats}
+            for row, nats in zip(self._rows, of_answers.tolist(), strict=True)
+        ]
+        return Details(numbers(rows))
 
     def _generate_and_score(self) -> tuple[Generations, dict[str, list[float]]]:
         """Answers, and their scores by source; the judge's are under JUDGE."""

@@ -80,6 +80,7 @@ def text_metrics(texts: Sequence[str], trees: Sequence[TokenTree], ended: Sequen
         "stuck": sum(look.stuck for look in looks) / count,
         "looping": sum(look.looping for look in looks) / count,
         "degenerate": sum(look.degenerate for look in looks) / count,
+        "degenerate_count": sum(look.degenerate for look in looks),
         "distinct_1": distinct(answers, 1),
         "distinct_2": distinct(answers, 2),
     }

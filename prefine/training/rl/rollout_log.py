@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefine.intervals import evenly_chosen
 from prefine.recipe.rl import PpoRecipe
 from prefine.runs.atomic import atomic_write, json_bytes
@@ -23,20 +25,23 @@ class RolloutLog:
         self._session = session
         self._every_steps = session.recipe.training.sample_every_steps
 
-    def record(self, rollouts: Rollouts, step: int) -> None:
+    def record(self, rollouts: Rollouts, step: int) -> list[dict[str, Any]]:
         """Record some answers of the update if it is an n-th one. Rows of this step and later ones are replaced.
 
         Args:
             step: number of the update, from 1.
+
+        Returns: what it recorded.
         """
         if self._every_steps is None or step % self._every_steps or not self._session.processes.is_main:
-            return
+            return []
         path = self._session.run.rollouts
         kept = [row for row in read_metrics(path) if step_of(row, 0) < step]
+        added = []
         each = len(rollouts.lengths) // len(rollouts.trees)
         for place in evenly_chosen(len(rollouts.texts), _KEPT_ANSWERS):
             prompt = conversation_of(self._session.prepared.train, rollouts.rows[place // each])
-            kept.append(
+            added.append(
                 {
                     "step": step,
                     "prompt": [message.model_dump() for message in prompt],
@@ -49,4 +54,5 @@ class RolloutLog:
                 }
             )
         with atomic_write(path) as temporary:
-            temporary.write_bytes(b"".join(map(json_bytes, kept)))
+            temporary.write_bytes(b"".join(map(json_bytes, kept + added)))
+        return added

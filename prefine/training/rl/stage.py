@@ -15,6 +15,7 @@ from prefine.errors import CheckpointError
 from prefine.formatting import listing
 from prefine.models.loading.load import LoadedModel
 from prefine.objectives import kl
+from prefine.objectives.masked import padded
 from prefine.recipe.guards import GuardSection
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sections import ModelSection
@@ -30,12 +31,14 @@ from prefine.training.rl.load_rewards import load_rewards, require_rewards, rewa
 from prefine.training.rl.policy import Policy, is_critic
 from prefine.training.rl.rewards import Rewards
 from prefine.training.rl.rollout_log import RolloutLog
+from prefine.training.rl.rollouts import Rollouts
 from prefine.training.rl.update import Components, Progress, Update
 from prefine.training.run.before import Before
 from prefine.training.run.run_stage import run_stage
 from prefine.training.run.session import Session
 from prefine.training.run.stage import Objective, Stage
 from prefine.training.run.user_functions import UserFunction
+from prefine.training.tracking.tracker import Details, Table
 
 # Not a setting: estimates that stay negative show a fault, as sampling and training then use different policies.
 _NEGATIVE_KL = GuardSection(limit=-0.05, patience=5, action="warn")
@@ -144,6 +147,7 @@ class PpoObjective(Objective[PpoRecipe]):
         self._parts = Components(session, policy, rewards, algorithm_of(recipe), self._kl, first_ratio)
         self._progress = Progress()
         self._update: Update | None = None
+        self._details = Details()
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The policy's weights and the critic's."""
@@ -166,7 +170,7 @@ class PpoObjective(Objective[PpoRecipe]):
         metrics = update.run(steps, trees)
         rollouts = self._progress.rollouts
         assert rollouts is not None  # noqa: S101
-        self._log.record(rollouts, steps.number + 1)
+        self._details = _shown(rollouts, self._kl.coefficient, self._log.record(rollouts, steps.number + 1))
         self._kl.update(metrics["kl_k1"], len(rollouts.lengths))
         self._progress = Progress()
         return metrics
@@ -219,6 +223,31 @@ class PpoObjective(Objective[PpoRecipe]):
         """Answers to held-out prompts, scored: see HeldoutAnswers."""
         return self._heldout.evaluate()
 
+    def step_details(self) -> Details:
+        """Reward, score, length and KL of each answer of the last update, and the answers that are recorded."""
+        return self._details
+
+    def heldout_details(self) -> Details:
+        """Score, judge, length and KL of each held-out answer."""
+        return self._heldout.details
+
     def finish(self) -> dict[str, JSON]:
         """Held-out answers before and after."""
         return self._heldout.finish()
+
+
+def _shown(rollouts: Rollouts, coefficient: float, rows: Table) -> Details:
+    """What trackers show of an update.
+
+    Args:
+        coefficient: of the KL penalty, with which the rewards were shaped.
+        rows: the recorded answers.
+    """
+    divergence = padded(rollouts.kl, rollouts.lengths)[0].sum(1)
+    values = {
+        "score": rollouts.scored.proxy.tolist(),
+        "reward": (rollouts.scored.shaped - coefficient * divergence).tolist(),
+        "response_tokens": rollouts.lengths.tolist(),
+        "kl_sequence": divergence.tolist(),
+    }
+    return Details(values, rows)

@@ -60,7 +60,7 @@ from prefine.training.run.resume import (
 from prefine.training.run.session import Session
 from prefine.training.run.stage import Objective, Recipe, Record, Stage
 from prefine.training.run.user_functions import continued_code
-from prefine.training.tracking import Trackers, require_trackers, show_results, start_trackers
+from prefine.training.tracking.trackers import Trackers, require_trackers, show_results, start_trackers
 
 _KEPT = "; what was saved before is kept"
 _NOTHING_YET = " before a step was saved; the run begins at its first step"
@@ -206,7 +206,7 @@ def _train(stage: Stage[Recipe, Record], session: Session[Recipe], began: float,
     """Train from the last checkpoint, or from the first step, to the end, and write the results."""
     objective = None
     try:
-        with lost_processes(session.processes.count), closing(_trackers(session, fresh)) as trackers:
+        with lost_processes(session.processes.count), _trackers(session, fresh) as trackers:
             objective = stage.start(session)
             loop = _run_loop(objective, stage.guards(), session, began, trackers)
             if session.processes.is_main:

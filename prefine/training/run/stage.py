@@ -20,6 +20,7 @@ from prefine.training.loop.guards import Limit
 from prefine.training.run.before import Before
 from prefine.training.run.session import R_co, Session
 from prefine.training.run.user_functions import UserFunction
+from prefine.training.tracking.tracker import Details
 
 Recipe = TypeVar("Recipe", bound=StageRecipe)
 Record = TypeVar("Record", bound=Prompt | Demonstration)
@@ -72,6 +73,14 @@ class Objective(ABC, Generic[R_co]):
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
         """Mean held-out metrics of the current model, including `loss`."""
+
+    def step_details(self) -> Details:
+        """What trackers show of the last step besides its metrics: see LoopObjective."""
+        return Details()
+
+    def heldout_details(self) -> Details:
+        """What trackers show of the last evaluation besides its metrics: see LoopObjective."""
+        return Details()
 
     def extra_files(self) -> dict[str, JSON]:
         """JSON files to save beside the trained model, by name."""

@@ -32,6 +32,7 @@ from prefine.training.run.stage import Objective, Stage
 from prefine.training.run.user_functions import UserFunction, function_hash, function_name
 from prefine.training.stages.own_objective import PairLosses, check_objective, losses_of, require_objective
 from prefine.training.stages.reference import reference_of_rows
+from prefine.training.tracking.tracker import Details
 
 # A fall of the chosen answers' mean log-probability by more than this many nats is worth a warning.
 _CHOSEN_FALL_NATS = 5.0
@@ -201,6 +202,10 @@ class DpoObjective(Objective[DpoRecipe]):
         self._pairs = {name: tensor.tolist() for name, tensor in joined.items()}
         self.before.keep(self._pairs, write=self._session.processes.is_main)
         return {name: float(tensor.mean()) for name, tensor in joined.items() if not name.endswith("_tokens")}
+
+    def heldout_details(self) -> Details:
+        """The figures of each held-out pair."""
+        return Details(self._pairs)
 
     def finish(self) -> dict[str, JSON]:
         """Held-out metrics and each pair, before and after; warns if the chosen answers became less likely."""

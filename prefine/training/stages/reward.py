@@ -39,6 +39,7 @@ from prefine.training.run.checks import SelfCheck, check_scores, require
 from prefine.training.run.run_stage import run_stage
 from prefine.training.run.session import Session
 from prefine.training.run.stage import Objective, Stage
+from prefine.training.tracking.tracker import Details
 
 # Answers that are scored alone and together at the start.
 _CHECKED_ROWS = 4
@@ -197,6 +198,7 @@ class RewardObjective(Objective[RewardRecipe]):
         self._part = torch.tensor(folds(rows, self._section.heads, session.recipe.training.seed))
         self._raw: Tensor | None = None
         self._decided = 0
+        self._details: dict[str, list[float]] = {}
 
     def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
         """The loss of a microbatch of training rows, with accuracy and margin; each head leaves out its own part."""
@@ -231,7 +233,13 @@ class RewardObjective(Objective[RewardRecipe]):
         mean = raw.mean(-1)
         if mean.shape[1] == 2:
             metrics |= {"score_chosen": float(mean[:, 0].mean()), "score_rejected": float(mean[:, 1].mean())}
+            self._details = {"score_chosen": mean[:, 0].tolist(), "score_rejected": mean[:, 1].tolist()}
+        self._details["margin"] = margin.tolist()
         return metrics
+
+    def heldout_details(self) -> Details:
+        """Margin and scores of each held-out row."""
+        return Details(self._details)
 
     def extra_files(self) -> dict[str, JSON]:
         """The scale of the scores, measured on the held-out answers."""

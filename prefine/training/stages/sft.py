@@ -22,6 +22,7 @@ from prefine.training.run.before import Before
 from prefine.training.run.run_stage import run_stage
 from prefine.training.run.session import Session
 from prefine.training.run.stage import Objective, Stage
+from prefine.training.tracking.tracker import Details, numbers
 
 
 def run_sft(recipe: SftRecipe, resume: bool, display: Display | Console) -> Path:
@@ -70,6 +71,10 @@ class SftObjective(Objective[SftRecipe]):
         self.before.keep(self._answers, write=self._session.processes.is_main)
         loss = total / tokens
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    def heldout_details(self) -> Details:
+        """Loss and length of each held-out answer."""
+        return Details(numbers(self._answers))
 
     def finish(self) -> dict[str, JSON]:
         """Held-out metrics before and after, and each answer's loss, nats per token, in the held-out rows' order."""

@@ -19,10 +19,10 @@ from prefine.models.loading.load import load_model
 from prefine.recipe.sections import LoraSection, ModelSection, TrainingSection
 from prefine.recipe.stage import StageRecipe
 from prefine.records import Demonstration
-from prefine.training import tracking
 from prefine.training.loop.checkpoint import newest_valid
 from prefine.training.loop.schedule import rows_of_step
 from prefine.training.stages import sft
+from prefine.training.tracking import trackers as tracking
 from tests.training import tiny
 from tests.training.stepping import learning_weights, record
 

@@ -162,6 +162,7 @@ def test_how_answers_look_by_hand() -> None:
         "stuck": 0.25,
         "looping": 0.0,
         "degenerate": 0.5,
+        "degenerate_count": 2,
         "distinct_1": 4 / 13,  # STOP, 7, 1, 2
         "distinct_2": 2 / 9,  # eight times (7, 7), and (1, 2)
     }

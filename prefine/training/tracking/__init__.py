@@ -1,0 +1,1 @@
+"""Reports a run to experiment trackers, besides its own metrics.jsonl."""
