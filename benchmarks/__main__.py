@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.coverage import TRIALS, coverage
 from benchmarks.startup import first_step_seconds, help_seconds, reading_seconds
 from benchmarks.tables import mean, tables
 from benchmarks.work import PAIRS_A_STEP, PPO_MICROBATCH_TOKENS, add_dtype, dtype_name, source
@@ -43,6 +44,7 @@ class Size:
     clients: tuple[int, ...] = (1, 8, 32)
     updates: int = 2
     steps: tuple[int, ...] = (1, 2, 4)
+    trials: int = TRIALS
 
 
 def run(module: str, *arguments: object) -> dict[str, float]:
@@ -187,6 +189,7 @@ PARTS: dict[str, Callable[[Size], Any]] = {
     "ppo": ppo,
     "scaling": scaling,
     "waits": waits,
+    "coverage": lambda size: coverage(size.trials),
 }
 
 
@@ -216,7 +219,7 @@ def main() -> None:
     args = parser.parse_args()
     size = Size(dtype_name(args.dtype), args.rounds, args.pairs)
     if args.quick:
-        size = Size(size.dtype, 1, 8, 4, 4, slots=(1, 4), tail=(8, 4), clients=(1,), updates=1, steps=(1,))
+        size = Size(size.dtype, 1, 8, 4, 4, slots=(1, 4), tail=(8, 4), clients=(1,), updates=1, steps=(1,), trials=16)
     embedded_folder("embedded:smollm2-135m")  # converted before anything is timed
     results: dict[str, Any] = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.coverage import coverage_table
+
 
 def mean(results: list[dict[str, float]], name: str) -> float:
     """Mean over rounds."""
@@ -16,8 +18,12 @@ def mean(results: list[dict[str, float]], name: str) -> float:
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """What a person reads: a table for each kind of measurement that `results` has."""
-    kinds = (_machine, _against_peers, _phases, _products, _by_slots, _by_tokens, _serving, _waits)
+    kinds = (_machine, _against_peers, _phases, _products, _by_slots, _by_tokens, _serving, _waits, _coverage)
     return [table for table in (kind(results) for kind in kinds) if table.row_count]
+
+
+def _coverage(results: dict[str, Any]) -> Table:
+    return coverage_table(results.get("coverage", {}))
 
 
 def _machine(results: dict[str, Any]) -> Table:

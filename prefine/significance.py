@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
-from prefine.intervals import CONFIDENCE, Interval, Mean, mean_change
+from prefine.intervals import CONFIDENCE, Interval, Mean, mean, mean_change, median, ratio_change
 
 ALPHA = 1 - CONFIDENCE
 """The chance of an error that a finding may have."""
@@ -19,7 +20,10 @@ ALPHA = 1 - CONFIDENCE
 _ENUMERATED = 13
 _RANDOM_FLIPS = 9_999
 _FLIPS_AT_ONCE = 2_000_000  # values in memory: 16 MB
+_FEWEST_FOR_A_MEDIAN = 6
+_NO_SKEWNESS = 1e-6
 _POWER = 0.8
+_Z = NormalDist().inv_cdf(1 - ALPHA / 2)
 _MOST_PROMPTS = 1_000_000
 
 
@@ -53,12 +57,63 @@ def is_shown(interval: Interval | None, p: float | None) -> bool:
 
 
 def change_of_mean(candidate: Sequence[float], baseline: Sequence[float]) -> Change | None:
-    """The change of the mean of values, one a prompt; None without prompts."""
+    """The change of the mean of values, one a prompt; None without prompts.
+
+    The interval is `interval_of_mean` of the changes; if all prompts changed by the same amount, it is that amount,
+    given enough prompts for a sign test. The test is `sign_flip_test`.
+    """
     found: Mean | None = mean_change([[value] for value in baseline], [[value] for value in candidate])
     if found is None:
         return None
     changes = [now - was for now, was in zip(candidate, baseline, strict=True)]
-    return Change(found.value, found.interval, sign_flip_test(changes), found.count, _deviation(changes))
+    interval = found.interval
+    if interval is not None and interval.width > 0:
+        interval = _with_skewness(interval, changes)
+    return Change(found.value, interval, sign_flip_test(changes), found.count, _deviation(changes))
+
+
+def median_of_changes(candidate: Sequence[float], baseline: Sequence[float]) -> Change | None:
+    """The median of the changes of values, one a prompt: how far the typical prompt moved; None without prompts.
+
+    The interval is `interval_of_median`, the test the sign test. The deviation is the one that the interval's width
+    stands for.
+    """
+    changes = [now - was for now, was in zip(candidate, baseline, strict=True)]
+    centre = median(changes)
+    if centre is None:
+        return None
+    interval = interval_of_median(changes)
+    deviation = interval.width / 2 / _Z * math.sqrt(len(changes)) if interval else 0.0
+    p = sign_test(sum(change > 0 for change in changes), sum(change < 0 for change in changes))
+    return Change(centre, interval, p, len(changes), deviation)
+
+
+def change_of_ratio(candidate: Sequence[float], baseline: Sequence[float], sizes: Sequence[float]) -> Change | None:
+    """The change of a ratio of sums, such as a loss per token over answers of unequal lengths; None without sizes.
+
+    Args:
+        candidate, baseline: a sum for each prompt. sizes: of the prompts' answers, the same for both models.
+    """
+    found = ratio_change(baseline, candidate, sizes)
+    if found is None:
+        return None
+    changes = [now - was for now, was in zip(candidate, baseline, strict=True)]
+    average = math.fsum(sizes) / len(sizes)
+    spread = [(change - found.value * size) / average for change, size in zip(changes, sizes, strict=True)]
+    return Change(found.value, found.interval, sign_flip_test(changes), found.count, _deviation(spread))
+
+
+def interval_of_mean(values: Sequence[float]) -> Interval | None:
+    """The interval of a mean: from the lower of the lower ends to the higher of the higher ends of two.
+
+    One is Student's t, the other the same after Hall's transformation (J. R. Statist. Soc. B 54, 1992, 221-228), which
+    takes the skewness of the values out of the statistic. For skewed values neither a t interval nor a BCa bootstrap
+    holds its 95 % at 30 prompts; docs/evaluation.md has the figures (`python -m benchmarks --only coverage`).
+
+    Returns: None for fewer than two values, or for values that do not differ.
+    """
+    found = mean(values)
+    return None if found is None or found.interval is None else _with_skewness(found.interval, values)
 
 
 def change_of_share(up: int, down: int, count: int) -> Change | None:
@@ -141,11 +196,10 @@ def more_prompts(change: float, deviation: float, count: int) -> int | None:
         deviation: of one prompt's change.
         count: of the prompts at hand.
     """
-    from scipy.stats import norm
-
     if not change or not deviation:
         return None
-    needed = (float(norm.ppf(1 - ALPHA / 2) + norm.ppf(_POWER)) * deviation / change) ** 2 - count
+    quantiles = _Z + NormalDist().inv_cdf(_POWER)
+    needed = (quantiles * deviation / change) ** 2 - count
     if not 0 < needed <= _MOST_PROMPTS:
         return None
     step: int = 10 ** max(0, math.floor(math.log10(needed)) - 1)
@@ -159,12 +213,52 @@ def _deviation(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
+def interval_of_median(values: Sequence[float]) -> Interval | None:
+    """The interval of a median between order statistics (Hettmansperger & Sheather, Stat. Prob. Lett. 4, 1986).
+
+    It lies between the narrowest interval of two order statistics that holds at least 95 %, and the next narrower one.
+
+    Returns: None for fewer than six values.
+    """
+    from scipy.stats import binom
+
+    n, ordered = len(values), sorted(values)
+    if n < _FEWEST_FOR_A_MEDIAN:
+        return None
+    k = int(binom.ppf(ALPHA / 2, n, 0.5))  # values below the lower end of the wider interval
+    wider, narrower = (1 - 2 * float(binom.cdf(below, n, 0.5)) for below in (k - 1, k))
+    part = (wider - CONFIDENCE) / (wider - narrower)
+    weight = (n - k) * part / (k + (n - 2 * k) * part)
+    low = (1 - weight) * ordered[k - 1] + weight * ordered[k]
+    high = (1 - weight) * ordered[n - k] + weight * ordered[n - k - 1]
+    return Interval(low, high)
+
+
+def _with_skewness(students: Interval, values: Sequence[float]) -> Interval:
+    """Student's interval of the mean of values, widened to hold that of Hall's transformation, too.
+
+    With the skewness g and the t statistic T of n values, T + g T² / (3 √n) + g² T³ / (27 n) + g / (6 √n) is nearly
+    Student's; its inverse has a closed form.
+    """
+    import numpy as np
+    from scipy.stats import skew, t
+
+    n = len(values)
+    centre, deviation = math.fsum(values) / n, _deviation(values)
+    g = float(skew(values))
+    if not math.isfinite(g) or abs(g) < _NO_SKEWNESS:
+        return students
+    quantile = float(t.ppf(1 - ALPHA / 2, n - 1))
+    low, high = (
+        centre - deviation * 3 / g * float(np.cbrt(1 + g * (sign * quantile / math.sqrt(n) - g / (6 * n))) - 1)
+        for sign in (1, -1)
+    )
+    return Interval(min(low, students.low), max(high, students.high))
+
+
 def _tango(up: int, down: int, count: int) -> Interval:
     """The changes that the score test does not reject, equations 3 to 5 of Tango (1998)."""
     from scipy.optimize import brentq
-    from scipy.stats import norm
-
-    z = float(norm.ppf(1 - ALPHA / 2))
 
     def distance(change: float) -> float:
         """The score statistic, without its division, which has no limit where the variance is 0."""
@@ -172,7 +266,9 @@ def _tango(up: int, down: int, count: int) -> Interval:
         c = -down * change * (1 - change)
         lost = (math.sqrt(max(0.0, b * b - 8 * count * c)) - b) / (4 * count)  # the likeliest share of `down`
         variance = count * (2 * lost + change * (1 - change))
-        return up - down - count * change - math.copysign(z, up - down - count * change) * math.sqrt(max(0.0, variance))
+        return (
+            up - down - count * change - math.copysign(_Z, up - down - count * change) * math.sqrt(max(0.0, variance))
+        )
 
     value = (up - down) / count
     tiny = 1e-12

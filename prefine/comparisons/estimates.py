@@ -6,32 +6,28 @@ import math
 from collections.abc import Sequence
 
 from prefine.comparisons.result import Estimate
-from prefine.intervals import Interval, Share, mean
-from prefine.significance import Change
+from prefine.intervals import Interval, Share, median
+from prefine.significance import Change, interval_of_mean, interval_of_median
 
 
 def estimate(values: Sequence[float], is_share: bool) -> Estimate | None:
-    """The mean of one model's values with its interval: Wilson's of a share, Student's of other values."""
-    if is_share and values:
-        share = Share(math.fsum(values) / len(values), len(values))
-        interval = share.interval
-        return Estimate(
-            value=share.value,
-            low=interval.low if interval else None,
-            high=interval.high if interval else None,
-            count=len(values),
-        )
-    found = mean(values)
-    if found is None:
+    """The mean of one model's values with its interval (a share's is Wilson's); None without values."""
+    if not values:
         return None
-    low, high = (found.interval.low, found.interval.high) if found.interval else (None, None)
-    return Estimate(value=found.value, low=low, high=high, count=found.count)
+    value = math.fsum(values) / len(values)
+    interval = Share(value, len(values)).interval if is_share else interval_of_mean(values)
+    return _with_interval(value, interval, len(values))
+
+
+def estimate_of_median(values: Sequence[float]) -> Estimate | None:
+    """The median of one model's values with its interval; None without values."""
+    centre = median(values)
+    return None if centre is None else _with_interval(centre, interval_of_median(values), len(values))
 
 
 def estimate_of_change(change: Change) -> Estimate:
     """A change as the result has it."""
-    low, high = (change.interval.low, change.interval.high) if change.interval else (None, None)
-    return Estimate(value=change.value, low=low, high=high, count=change.count)
+    return _with_interval(change.value, change.interval, change.count)
 
 
 def interval_of(estimate: Estimate | None) -> Interval | None:
@@ -39,3 +35,8 @@ def interval_of(estimate: Estimate | None) -> Interval | None:
     if estimate is None or estimate.low is None or estimate.high is None:
         return None
     return Interval(estimate.low, estimate.high)
+
+
+def _with_interval(value: float, interval: Interval | None, count: int) -> Estimate:
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return Estimate(value=value, low=low, high=high, count=count)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from prefine.comparisons.estimates import estimate, estimate_of_change
+from prefine.comparisons.estimates import estimate, estimate_of_change, estimate_of_median
 from prefine.comparisons.findings import with_finding, with_group_finding, with_rate_finding
-from prefine.comparisons.result import Direction, Metric, RegressionGroup, WinRate
+from prefine.comparisons.result import Direction, Estimate, Metric, RegressionGroup, WinRate
 from prefine.comparisons.sentences import capital
-from prefine.significance import Change, change_of_mean, change_of_share, holm
+from prefine.significance import (
+    Change,
+    change_of_mean,
+    change_of_ratio,
+    change_of_share,
+    holm,
+    median_of_changes,
+)
 
 _MOST_EXAMPLES = 5
 
@@ -31,27 +39,58 @@ def paired_metric(
     Args:
         candidate, baseline: prompt by prompt, in the same order.
     """
-    pairs = [(now, was) for now, was in zip(candidate, baseline, strict=True) if _is_known(now) and _is_known(was)]
-    now, was = [float(pair[0] or 0) for pair in pairs], [float(pair[1] or 0) for pair in pairs]
+    about: dict[str, Any] = {"name": name, "title": title, "unit": unit, "group": group, "better": better}
+    now, was = _both_known(candidate, baseline)
     is_share = unit == "share" and {*now, *was} <= {0.0, 1.0}
     found = _share_change(now, was) if is_share else change_of_mean(now, was)
     if found is None:
-        return _without_pairs(name, title, unit, group, better, candidate, baseline)
-    metric = Metric(
-        name=name,
-        title=title,
-        unit=unit,
-        group=group,
-        better=better,
-        candidate=estimate(now, is_share),
-        baseline=estimate(was, is_share),
-        change=estimate_of_change(found),
-        p=found.p,
-        finding="no difference shown",
-        sentence="",
-        more_prompts=found.more_prompts,
-    )
-    return with_finding(metric)
+        return _without_pairs(about, candidate, baseline)
+    return _metric(about, estimate(now, is_share), estimate(was, is_share), found)
+
+
+def paired_median(
+    name: str,
+    title: str,
+    unit: str,
+    group: str,
+    better: Direction,
+    candidate: Sequence[float | None],
+    baseline: Sequence[float | None],
+) -> Metric:
+    """As `paired_metric`, of medians.
+
+    The change is the median of the prompts' changes, how far the typical prompt moved. That is not the difference of
+    the two models' medians.
+    """
+    about: dict[str, Any] = {"name": name, "title": title, "unit": unit, "group": group, "better": better}
+    now, was = _both_known(candidate, baseline)
+    found = median_of_changes(now, was)
+    if found is None:
+        return _without_pairs(about, candidate, baseline)
+    return _metric(about, estimate_of_median(now), estimate_of_median(was), found)
+
+
+def paired_ratio(
+    name: str,
+    title: str,
+    unit: str,
+    group: str,
+    better: Direction,
+    candidate: Sequence[float],
+    baseline: Sequence[float],
+    sizes: Sequence[float],
+) -> Metric:
+    """A ratio of sums, such as the loss per token over answers of unequal lengths; the ratios have no intervals.
+
+    Args:
+        candidate, baseline: a sum for each answer: its loss in nats. sizes: of the answers: tokens.
+    """
+    about: dict[str, Any] = {"name": name, "title": title, "unit": unit, "group": group, "better": better}
+    found = change_of_ratio(candidate, baseline, sizes)
+    if found is None:
+        return _without_pairs(about, [], [])
+    sides = (Estimate(value=math.fsum(sums) / math.fsum(sizes), count=len(sizes)) for sums in (candidate, baseline))
+    return _metric(about, *sides, found)
 
 
 def regression_group(
@@ -115,8 +154,14 @@ def corrected(
     )
 
 
-def _is_known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _both_known(candidate: Sequence[float | None], baseline: Sequence[float | None]) -> tuple[list[float], list[float]]:
+    """The values of the prompts that have one for both models."""
+    pairs = [
+        (now, was)
+        for now, was in zip(candidate, baseline, strict=True)
+        if now is not None and was is not None and math.isfinite(now) and math.isfinite(was)
+    ]
+    return [float(now) for now, _ in pairs], [float(was) for _, was in pairs]
 
 
 def _share_change(now: Sequence[float], was: Sequence[float]) -> Change | None:
@@ -125,33 +170,38 @@ def _share_change(now: Sequence[float], was: Sequence[float]) -> Change | None:
     return change_of_share(up, down, len(now))
 
 
+def _metric(about: dict[str, Any], candidate: Estimate | None, baseline: Estimate | None, found: Change) -> Metric:
+    return with_finding(
+        Metric(
+            candidate=candidate,
+            baseline=baseline,
+            change=estimate_of_change(found),
+            p=found.p,
+            finding="no difference shown",
+            sentence="",
+            more_prompts=found.more_prompts,
+            **about,
+        )
+    )
+
+
 def _without_pairs(
-    name: str,
-    title: str,
-    unit: str,
-    group: str,
-    better: Direction,
-    candidate: Sequence[float | None],
-    baseline: Sequence[float | None],
+    about: dict[str, Any], candidate: Sequence[float | None], baseline: Sequence[float | None]
 ) -> Metric:
     """A metric that no prompt has for both models; with the values of one model, if it has any."""
     sides = {}
     for side, values in (("candidate", candidate), ("baseline", baseline)):
         known = [float(value) for value in values if value is not None and math.isfinite(value)]
-        sides[side] = estimate(known, unit == "share" and set(known) <= {0.0, 1.0})
+        sides[side] = estimate(known, about["unit"] == "share" and set(known) <= {0.0, 1.0})
     missing = [side for side, found in sides.items() if found is None]
     why = "no prompt has a value for both models"
     if missing:
         why = "neither model has a value" if len(missing) == 2 else f"the {missing[0]} has no value"
     return Metric(
-        name=name,
-        title=title,
-        unit=unit,
-        group=group,
-        better=better,
         candidate=sides["candidate"],
         baseline=sides["baseline"],
         finding="not computed",
-        sentence=f"{capital(title)}: not compared: {why}.",
+        sentence=f"{capital(about['title'])}: not compared: {why}.",
         why_not=why,
+        **about,
     )
