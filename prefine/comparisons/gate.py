@@ -78,11 +78,14 @@ class Gate(RecipeSection):
 
     def _regressions(self, comparison: Comparison) -> GateRule:
         named = comparison.verdict.regressions
+        text = " ".join(named) or "Nothing got worse, as far as the tests show."
+        if not comparison.regression:
+            text += " The regression set was not run."
         return GateRule(
             rule=f"regressions_allowed: {self.regressions_allowed}",
             value=str(len(named)),
             passed=len(named) <= self.regressions_allowed,
-            sentence=" ".join(named) if named else "Nothing got worse, as far as the tests show.",
+            sentence=text,
         )
 
 
@@ -108,8 +111,8 @@ def _win_rates(rule: WinRateRule, rates: Sequence[WinRate]) -> Iterator[GateRule
         found: Estimate | None = getattr(rate, rule.kind)
         title = f"{_KINDS[rule.kind]} by {rate.judge}"
         if found is None or found.low is None:
-            why = rate.why_not or listing(rate.warnings) or "it has no interval"
-            yield GateRule(rule=name, value="", passed=False, sentence=f"{capital(title)} was not computed: {why}")
+            why = " ".join(rate.warnings) or f"{capital(rate.why_not or 'it has no interval')}."
+            yield GateRule(rule=name, value="", passed=False, sentence=f"{capital(title)} was not computed. {why}")
             continue
         passed = found.low > rule.at_least
         text = f"{capital(title)} is {value_text(found.value, 'share')} ({interval_text(found, 'share')})"

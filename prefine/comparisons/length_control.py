@@ -10,6 +10,8 @@ from prefine.comparisons.result import Estimate
 from prefine.intervals import CONFIDENCE
 
 _FEWEST = 10
+# A logit of 15 is a chance of 0.9999997: the fit has no finite solution.
+_LARGEST_LOGIT = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,10 @@ def length_controlled(wins: Sequence[float], differences: Sequence[float]) -> Le
         wins: 1 where the candidate's answer was preferred, 0 where the baseline's was, 0.5 for a tie.
         differences: of lengths in tokens, candidate minus baseline.
     """
+    import warnings
+
     import numpy as np
+    from scipy.stats import t
 
     if len(wins) < _FEWEST:
         return LengthControl(None, why_not=f"it needs at least {_FEWEST} verdicts")
@@ -53,17 +58,13 @@ def length_controlled(wins: Sequence[float], differences: Sequence[float]) -> Le
     except ImportError:
         return LengthControl(None, why_not="statsmodels is not installed: pip install 'prefine[evaluate]'")
     x = np.column_stack([np.ones(len(y)), np.tanh(lengths / deviation)])
-    import warnings
-
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         found = sm.GLM(y, x, family=sm.families.Binomial()).fit(cov_type="HC1")
     level, slope = (float(value) for value in found.params)
     error = float(found.bse[0])
-    if not found.converged or not math.isfinite(error) or max(abs(level), abs(slope)) > 15:
-        return LengthControl(None, why_not="lengths alone tell which answer won")
-    from scipy.stats import t
-
+    if not found.converged or not math.isfinite(error) or max(abs(level), abs(slope)) > _LARGEST_LOGIT:
+        return LengthControl(None, why_not="the fit has no finite solution, as one side always wins at some lengths")
     half = float(t.ppf((1 + CONFIDENCE) / 2, len(y) - 2)) * error
     value, low, high = (1 / (1 + math.exp(-logit)) for logit in (level, level - half, level + half))
     return LengthControl(Estimate(value=value, low=low, high=high, count=len(y)), slope > 0)
