@@ -129,7 +129,7 @@ def test_more_prompts_by_hand() -> None:
 
 
 def test_the_interval_of_a_mean_solves_halls_equation() -> None:
-    """Right-skewed values: the upper end is the transformation's, where its statistic is -t; the lower end Student's."""
+    """Skewed to the right: the upper end is the transformation's, where its statistic is -t; the lower is Student's."""
     values = [0.1, 0.2, 0.2, 0.3, 0.5, 0.7, 1.1, 2.9]
     found, students = interval_of_mean(values), mean(values)
     assert found is not None
