@@ -89,8 +89,8 @@ def paired_ratio(
     found = change_of_ratio(candidate, baseline, sizes)
     if found is None:
         return _without_pairs(about, [], [])
-    sides = (Estimate(value=math.fsum(sums) / math.fsum(sizes), count=len(sizes)) for sums in (candidate, baseline))
-    return _metric(about, *sides, found)
+    now, was = (Estimate(value=math.fsum(sums) / math.fsum(sizes), count=len(sizes)) for sums in (candidate, baseline))
+    return _metric(about, now, was, found)
 
 
 def regression_group(
