@@ -6,7 +6,7 @@ RUNS ?= runs/quickstart
 # One worker for each core; tests/conftest.py says how many that is.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: quickstart test test-long check bench clean
+.PHONY: quickstart test test-long check bench results clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +51,11 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
+
+# The experiments of docs/results.md: hours; a second call goes on where the first one stopped.
+results: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --editable ".[results]"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.alignment
 
 clean:
 	@if [ -e "$(VENV)" ] && [ ! -f "$(VENV)/pyvenv.cfg" ]; then \

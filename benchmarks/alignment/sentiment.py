@@ -1,0 +1,256 @@
+"""Sentiment PPO: reward is VADER's compound score, the judge that is never optimised is AFINN's; beside TRL 1.10.
+
+Both trainers get the same prompts, answers of the same length and the same settings. The curves come
+from the texts that each trainer gave its reward function. Afterwards both models answer the same held-out prompts.
+
+VADER: Hutto and Gilbert 2014, ICWSM. AFINN: Nielsen 2011, arXiv 1103.2903.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.alignment.steps import kept
+from benchmarks.work import LORA_RANK, PPO_MICROBATCH_TOKENS, short_prompts
+from prefine.models.loading.embedded import embedded_folder
+from prefine.records import Prompt
+
+MODEL = "embedded:smollm2-135m"
+UPDATES, ANSWERS, NEW_TOKENS, EPOCHS, MINIBATCHES = 24, 32, 48, 2, 2
+LEARNING_RATE, KL_COEFFICIENT = 2.5e-4, 0.05
+HELD_OUT, SAMPLES = 64, 4
+
+
+@cache
+def _vader() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
+
+
+@cache
+def _afinn() -> Any:
+    from afinn import Afinn
+
+    return Afinn()
+
+
+def reward(text: str) -> float:
+    """VADER's compound score, -1 to 1."""
+    return float(_vader().polarity_scores(text)["compound"])
+
+
+def judged(text: str) -> float:
+    """AFINN's score for each word of the text: about -5 to 5."""
+    return float(_afinn().score(text)) / max(1, len(text.split()))
+
+
+class Log:
+    """The texts that a trainer had scored, in order, as JSON lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w")
+
+    def scored(self, texts: Sequence[str]) -> list[float]:
+        """The rewards of some answers, which are also written down."""
+        scores = [reward(text) for text in texts]
+        for text, score in zip(texts, scores, strict=True):
+            self._file.write(json.dumps({"text": text, "reward": score}) + "\n")
+        self._file.flush()
+        return scores
+
+
+def curve(log: Path) -> list[dict[str, float]]:
+    """Reward, judge and words of the answers of each update."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    updates = [rows[place : place + ANSWERS] for place in range(0, len(rows) - ANSWERS + 1, ANSWERS)]
+    return [
+        {
+            "reward": statistics.fmean(row["reward"] for row in update),
+            "judge": statistics.fmean(judged(row["text"]) for row in update),
+            "words": statistics.fmean(len(row["text"].split()) for row in update),
+        }
+        for update in updates
+    ]
+
+
+def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
+    """Train with both, then judge both models and the base on held-out prompts. TRL only if PREFINE_TRL_PPO is set."""
+    prompts = short_prompts(UPDATES * ANSWERS + HELD_OUT)
+    train, heldout = prompts[: UPDATES * ANSWERS], prompts[UPDATES * ANSWERS :]
+    base = kept(folder / "base.json", lambda: answers_of(MODEL, heldout, dtype))
+    _tell("base", base)
+    trainers: dict[str, Callable[..., dict[str, Any]]] = {"prefine": ours}
+    if "PREFINE_TRL_PPO" in os.environ:
+        trainers["trl"] = trl
+    for seed in seeds:
+        for name, train_with in trainers.items():
+            own = folder / f"{name}-{seed}"
+            own.mkdir(exist_ok=True)
+            arguments = (train_with, own, train, seed, dtype)
+            kept(own / "training.json", lambda arguments=arguments: _in_process(*arguments))
+            model = own / "run" if name == "prefine" else own / "model"
+            found = kept(own / "heldout.json", lambda model=model: answers_of(str(model), heldout, dtype))
+            _tell(f"{name}, seed {seed}", found)
+
+
+def _in_process(train: Callable[..., dict[str, Any]], folder: Path, *arguments: Any) -> dict[str, Any]:
+    """In a process of its own, so that one trainer's memory and threads do not meet the other's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found: dict[str, Any] = pool.apply(train, (folder, *arguments))
+    return {**found, "curve": curve(folder / "scored.jsonl")}
+
+
+def _tell(name: str, found: dict[str, Any]) -> None:
+    means = {key: round(statistics.fmean(found[key]), 3) for key in ("reward", "judge", "tokens")}
+    print(name, means, flush=True)
+
+
+def answers_of(model: str, prompts: Sequence[Prompt], dtype: str) -> dict[str, list[float]]:
+    """Means by prompt over the same seeds for every model: reward, judge, tokens; and a few of the texts."""
+    import prefine
+
+    asked = [{"prompt": [turn.model_dump() for turn in each.prompt]} for each in prompts]
+    rows = prefine.load(model, dtype=dtype).generate(asked, samples=SAMPLES, max_new_tokens=NEW_TOKENS)  # type: ignore[arg-type]
+    groups = [rows[place : place + SAMPLES] for place in range(0, len(rows), SAMPLES)]
+
+    def means(value: Callable[[dict[str, Any]], float]) -> list[float]:
+        return [statistics.fmean(value(row) for row in group) for group in groups]
+
+    return {
+        "reward": means(lambda row: reward(row["completion"])),
+        "judge": means(lambda row: judged(row["completion"])),
+        "tokens": means(lambda row: float(row["tokens"])),
+        "texts": [row["completion"] for row in rows[: 8 * SAMPLES : SAMPLES]],
+    }
+
+
+def ours(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[str, Any]:
+    """PPO with prefine; returns its metrics, an update a row."""
+    import prefine
+
+    log = Log(folder / "scored.jsonl")
+    asked = folder / "prompts.jsonl"
+    asked.write_text("".join(each.model_dump_json(include={"prompt"}) + "\n" for each in prompts))
+    run = prefine.ppo(
+        {
+            "run": str(folder / "run"),
+            "model": {"name": MODEL, "dtype": dtype},
+            "lora": {"r": LORA_RANK, "alpha": 2.0 * LORA_RANK},
+            "data": {"train": str(asked), "heldout_fraction": 0.0, "max_length_tokens": 512},
+            "training": {
+                "batch_size": ANSWERS,
+                "epochs": 1,
+                "learning_rate": LEARNING_RATE,
+                "seed": seed,
+                "max_tokens_per_microbatch": PPO_MICROBATCH_TOKENS,
+            },
+            "rollout": {"max_new_tokens": NEW_TOKENS, "heldout_prompts": 0},
+            "reward": {"missing_eos": "none"},
+            "kl": {"coefficient": KL_COEFFICIENT},
+            "ppo": {"epochs": EPOCHS, "minibatches": MINIBATCHES},
+            "report": {"samples": 0},
+        },
+        reward=lambda rows: log.scored([row["response"] for row in rows]),
+    )
+    return {"metrics": list(run.metrics("train"))}
+
+
+def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[str, Any]:
+    """PPO with TRL 1.10; returns its log."""
+    sys.path.insert(0, os.environ["PREFINE_TRL_PPO"])
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from torch import Tensor, nn
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    log = Log(folder / "scored.jsonl")
+    where = embedded_folder(MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left")
+    rows = []
+    for prompt in prompts:
+        messages = [message.model_dump() for message in prompt.prompt]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        rows.append({"input_ids": ids, "lengths": len(ids)})
+    marker = tokenizer.encode("<|im_start|>assistant\n")
+
+    class Ids(nn.Module):
+        """Passes token ids on as hidden states."""
+
+        def forward(self, input_ids: Tensor, **_: Any) -> Any:
+            from transformers.modeling_outputs import BaseModelOutput
+
+            return BaseModelOutput(hidden_states=(input_ids.float().unsqueeze(-1),))
+
+    class Vader(nn.Module):
+        """VADER in the place of a reward model: TRL reads a score at each position and takes the last one's."""
+
+        base_model_prefix = "ids"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.ids = Ids()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def score(self, hidden: Tensor) -> Tensor:
+            texts = [_answer(row.long().tolist()) for row in hidden.squeeze(-1)]
+            scores = torch.tensor(log.scored(texts), device=hidden.device)
+            return scores[:, None, None].expand(*hidden.shape[:2], 1)
+
+    def _answer(ids: list[int]) -> str:
+        last = max(place for place in range(len(ids)) if ids[place : place + len(marker)] == marker)
+        text: str = tokenizer.decode(ids[last + len(marker) :], skip_special_tokens=True)
+        return text
+
+    whole: dict[str, Any] = {"dtype": torch.float32}
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = PPOTrainer(
+            args=PPOConfig(
+                output_dir=scratch,
+                use_cpu=True,
+                bf16=dtype == "bfloat16",
+                seed=seed,
+                per_device_train_batch_size=4,
+                gradient_accumulation_steps=ANSWERS // 4,
+                num_mini_batches=MINIBATCHES,
+                num_ppo_epochs=EPOCHS,
+                total_episodes=len(rows),
+                response_length=NEW_TOKENS,
+                stop_token="eos",  # noqa: S106 - no password
+                temperature=1.0,
+                local_rollout_forward_batch_size=ANSWERS,
+                report_to=[],
+                logging_steps=1,
+                save_strategy="no",
+                num_sample_generations=0,
+                missing_eos_penalty=None,
+                kl_coef=KL_COEFFICIENT,
+                learning_rate=LEARNING_RATE,
+                lr_scheduler_type="constant",
+            ),
+            processing_class=tokenizer,
+            model=AutoModelForCausalLM.from_pretrained(where, **whole),
+            ref_model=None,
+            reward_model=Vader(),
+            value_model=AutoModelForSequenceClassification.from_pretrained(where, num_labels=1, **whole),
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(rows[:4]),
+            peft_config=LoraConfig(
+                r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
+        )
+        trainer.train()
+    trainer.model.policy.merge_and_unload().save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return {"metrics": trainer.state.log_history}

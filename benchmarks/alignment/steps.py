@@ -1,0 +1,51 @@
+"""Steps of an experiment that are done once: commands, and figures kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefine.runs.atomic import write_text
+
+
+def kept(path: Path, compute: Callable[[], Any]) -> Any:
+    """What `compute` returns, from the file if it is there; else computed and written, as JSON."""
+    if not path.is_file():
+        write_text(path, json.dumps(compute(), indent=1) + "\n")
+    return json.loads(path.read_text())
+
+
+def trained(stage: str, recipe: str, run: Path, *settings: str) -> Path:
+    """The folder of a finished run: trained, or resumed, unless it is there.
+
+    Args:
+        settings: each as `--set` takes it.
+    """
+    asked = [word for setting in (f"run={run}", *settings) for word in ("--set", setting)]
+    if not (run / "evaluation.json").is_file():
+        resume = ["--resume"] if (run / "checkpoints").is_dir() else []
+        if run.exists() and not resume:
+            shutil.rmtree(run)  # it ended before its first checkpoint
+        _command(stage, recipe, *asked, *resume)
+    return run
+
+
+def evaluated(candidate: Path, baseline: str, out: Path, *more: str) -> dict[str, Any]:
+    """report.json of the two models."""
+    if not (out / "report.json").is_file():
+        _command("evaluate", str(candidate), "--against", baseline, "--out", str(out), *more)
+    found: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return found
+
+
+def _command(*words: str) -> None:
+    began = time.monotonic()
+    print("prefine", *words, flush=True)
+    subprocess.run([sys.executable, "-m", "prefine", *words], check=True)
+    print(f"  {time.monotonic() - began:.0f} s", flush=True)
