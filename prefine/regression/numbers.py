@@ -29,9 +29,10 @@ _NAMES = "|".join(sorted([*_WORDS, *_SCALES], key=len, reverse=True))
 _IN_WORDS = regex.compile(
     rf"\b(?P<sign>(?:negative|minus)\s+)?(?P<words>(?:{_NAMES})(?:(?:\s+and)?[\s-]+(?:{_NAMES}))*)\b", regex.IGNORECASE
 )
-# What stands between an announcement and the answer: "the answer is:", "result = $", "**Answer:** **".
+# An announcement and what stands between it and the number: "the answer is:", "Answer: $", "\\boxed{".
 _ANNOUNCED = regex.compile(
-    r"(?:\b(?:answer|result|solution)\b(?:\s+\w+){0,6}?\s*(?:\bis\b|\bwould be\b|\bequals\b|[:=])+|\\boxed\{)"
+    r"(?:\banswer\b(?:\s+\w+){0,6}?\s*(?:\bis\b|\bwould be\b|\bequals\b|[:=])+"
+    r"(?!\s*(?:obtained|found|calculated|computed|given)\b)|\\boxed\{)"
     r"[\s:*$€£`(\[\\]*",
     regex.IGNORECASE,
 )
