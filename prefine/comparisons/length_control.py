@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from prefine.comparisons.result import Estimate
 from prefine.intervals import CONFIDENCE
@@ -34,7 +35,8 @@ def length_controlled(wins: Sequence[float], differences: Sequence[float]) -> Le
 
     logit P(candidate preferred) = θ + φ · tanh(difference / its standard deviation); the rate is that of θ alone. The
     paper has a third term, the difficulty of each instruction, which needs many models' answers to the same
-    instructions. It is left out here.
+    instructions. It is left out here. The interval is from the fit's robust standard error (HC1), since ties are half
+    wins, whose variance is not binomial.
 
     Args:
         wins: 1 where the candidate's answer was preferred, 0 where the baseline's was, 0.5 for a tie.
@@ -43,7 +45,6 @@ def length_controlled(wins: Sequence[float], differences: Sequence[float]) -> Le
     import warnings
 
     import numpy as np
-    from scipy.stats import t
 
     if len(wins) < _FEWEST:
         return LengthControl(None, why_not=f"it needs at least {_FEWEST} verdicts")
@@ -65,6 +66,6 @@ def length_controlled(wins: Sequence[float], differences: Sequence[float]) -> Le
     error = float(found.bse[0])
     if not found.converged or not math.isfinite(error) or max(abs(level), abs(slope)) > _LARGEST_LOGIT:
         return LengthControl(None, why_not="the fit has no finite solution, as one side always wins at some lengths")
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(y) - 2)) * error
+    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error
     value, low, high = (1 / (1 + math.exp(-logit)) for logit in (level, level - half, level + half))
     return LengthControl(Estimate(value=value, low=low, high=high, count=len(y)), slope > 0)
