@@ -153,13 +153,12 @@ def _runs(comparison: Comparison) -> tuple[list[NamedRun], list[str]]:
 def _run_of(side: Side) -> tuple[RunFacts | None, str]:
     path = Path(side.facts.get("path", side.name))
     if not RunDirectory(path).holds_run:
-        return None, f"{side.name} holds no run any more."
+        return None, f"no run is found at {path}."
     try:
         facts = read_run(path)
     except CheckpointError as error:
         return None, error.problem + "."
-    wanted, found = side.facts.get("run_id"), facts.manifest.get("run_id")
-    if wanted and found and wanted != found:
+    if any(side.facts.get(key, found) != found for key in ("run_id", "started") if (found := facts.manifest.get(key))):
         return None, f"{side.name} now holds another run than the one that was compared."
     return facts, ""
 

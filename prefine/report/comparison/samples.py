@@ -125,11 +125,14 @@ def shown_samples(comparison: Comparison, rows: Sequence[AnswerRow]) -> AnswerSe
     chance = random.Random(0)  # noqa: S311 - the same rows for the same file
     picked = sorted(chance.sample(range(len(rows)), min(_EACH, len(rows))))
     by = measure.name if measure else ""
-    first = "Preferred" if measure and measure.is_verdict else "Most improved"
-    last = "Not preferred" if measure and measure.is_verdict else "Most worsened"
+    first = ("Most improved", f"The candidate’s answer gained most, by {by}.")
+    last = ("Most worsened", f"The candidate’s answer lost most, by {by}.")
+    if measure and measure.is_verdict:
+        first = ("Preferred", f"The candidate’s answer was preferred, by {by}; the first ones of the file.")
+        last = ("Not preferred", f"The baseline’s answer was preferred, by {by}; the last ones of the file.")
     selections = [
-        Selection(first, f"The candidate’s answer gained most, by {by}.", [shown[place] for place in best]),
-        Selection(last, f"The candidate’s answer lost most, by {by}.", [shown[place] for place in worst]),
+        Selection(*first, [shown[place] for place in best]),
+        Selection(*last, [shown[place] for place in worst]),
         Selection("Random", "Drawn by chance, the same for the same file.", [shown[place] for place in picked]),
     ]
     listed = shown[:_MOST_ROWS]
@@ -153,12 +156,19 @@ def _measure(comparison: Comparison, rows: Sequence[AnswerRow]) -> _Measure | No
         found = _by_value(decides, metric.title, sign)
         if any(found.change(row) is not None for row in rows):
             return found
-    if decides in judges:
-        return _by_verdict(decides)
     reward = _by_value("reward", "reward", 1.0)
+    if decides in judges and not _judges_by(reward, rows, decides):
+        return _by_verdict(decides)
     if any(reward.change(row) is not None for row in rows):
         return reward
     return _by_verdict(judges[0]) if judges else None
+
+
+def _judges_by(reward: _Measure, rows: Sequence[AnswerRow], judge: str) -> bool:
+    """Whether a judge's verdicts are the signs of the rewards' changes: it is the reward model, which says how much."""
+    verdicts = _by_verdict(judge)
+    both = [(verdicts.change(row), reward.change(row)) for row in rows if judge in row.verdicts]
+    return all(change is not None and verdict == (change > 0) - (change < 0) for verdict, change in both)
 
 
 def _by_value(name: str, title: str, sign: float) -> _Measure:

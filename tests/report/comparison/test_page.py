@@ -168,7 +168,12 @@ def test_curves_of_runs_with_the_guards_events(
     assert "candidate, dpo: 0.693 → 0.541" in text and "Dotted: a guard acted." in text
     assert "candidate, dpo, 40 KL 0.3 rolled the run back to step 30" in text
     (Path("runs") / "sft").rename("runs/moved")
-    assert "No training curves of the baseline: runs/sft holds no run any more." in text_of(html_of(folder))
+    assert "No training curves of the baseline: no run is found at runs/sft." in text_of(html_of(folder))
+    again = comparison([]).candidate.model_copy(update={"facts": {"started": "2026-01-01T00:00:00+00:00"}})
+    manifest = Path("runs/dpo/manifest.json")
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("started_at", "started"), encoding="utf-8")
+    text = text_of(html_of(write_evaluation(folder, candidate=again)))
+    assert "runs/dpo now holds another run than the one that was compared." in text
 
 
 Open = Callable[..., Any]

@@ -63,6 +63,22 @@ def test_without_rewards_the_verdicts_decide() -> None:
     assert samples.by == "the verdicts of judge"
 
 
+def test_a_reward_model_that_judges_says_how_much() -> None:
+    rows = [
+        changed(
+            row,
+            verdicts={"rm": "candidate" if (row.candidate.reward or 0) > (row.baseline.reward or 0) else "baseline"},
+        )
+        for row in answer_rows()
+    ]
+    assert (shown(rows, "rm").by, ids(shown(rows, "rm"), "Most improved")) == (
+        "reward",
+        ids(shown(rows, "reward"), "Most improved"),
+    )
+    rows[0] = changed(rows[0], verdicts={"rm": "tie"})
+    assert shown(rows, "rm").by == "the verdicts of rm"
+
+
 def test_without_any_figure_only_chance_selects() -> None:
     rows = [
         changed(
