@@ -169,7 +169,7 @@ def test_curves_of_runs_with_the_guards_events(
     assert "candidate, dpo, 40 KL 0.3 rolled the run back to step 30" in text
     (Path("runs") / "sft").rename("runs/moved")
     assert "No training curves of the baseline: no run is found at runs/sft." in text_of(html_of(folder))
-    again = comparison([]).candidate.model_copy(update={"facts": {"started": "2026-01-01T00:00:00+00:00"}})
+    again = comparison(answer_rows()).candidate.model_copy(update={"facts": {"started": "2026-01-01T00:00:00+00:00"}})
     manifest = Path("runs/dpo/manifest.json")
     manifest.write_text(manifest.read_text(encoding="utf-8").replace("started_at", "started"), encoding="utf-8")
     text = text_of(html_of(write_evaluation(folder, candidate=again)))
