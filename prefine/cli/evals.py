@@ -166,9 +166,14 @@ def _read(log: Path, registry: Path | None) -> ResultLog:
 
 def _totals(found: ResultLog) -> list[str]:
     """Counts and the log's own report, in lines."""
+    from collections import Counter
+
     from prefine.formatting import plural
 
-    lines = [f"{found.name}: {plural(len(found.rows), 'row')}, {found.passed} of {found.checked} passed"]
+    checks = f", {found.passed} of {found.checked} passed" if found.checked else ""
+    lines = [f"{found.name}: {plural(len(found.rows), 'row')}{checks}"]
+    if winners := Counter(row.winner for row in found.rows if row.winner):
+        lines.append("preferred: " + ", ".join(f"{side} {count}" for side, count in sorted(winners.items())))
     if failed := sum(bool(row.error) for row in found.rows):
         lines.append(f"{failed} without a result")
     if found.report:

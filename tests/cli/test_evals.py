@@ -88,6 +88,7 @@ def test_logs_of_both_programs_are_read(tmp_path: Path, capsys: pytest.CaptureFi
     assert [json.loads(line)["winner"] for line in shown.out.splitlines()] == [None] + ["chosen"] * 5
     assert shown.err.splitlines() == [
         "shop: 6 rows, 5 of 5 passed",
+        "preferred: chosen 5",
         "1 without a result",
         "successes 5, failures 0, errors 1",
     ]
