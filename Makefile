@@ -40,9 +40,9 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
 
-# The tests that take long: kills at many moments, real processes, the whole quickstart.
+# The tests that take long: kills at many moments, real processes, the whole quickstart. Only their files are imported.
 test-long: $(VENV)/.installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $$(grep -rl --include="test_*.py" "mark\.slow" tests)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
