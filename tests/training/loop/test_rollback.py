@@ -6,12 +6,13 @@ Most runs have a guard of the test's own, on a figure that is bad at the steps t
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -363,25 +364,39 @@ def test_a_warning_does_not_change_where_another_guard_goes_back_to(
 TWICE_AND_OUT = [{4}, {6}, {7}]
 
 
-def stop_when_asked(number: int, patched: pytest.MonkeyPatch) -> None:
-    """Runs begun now are asked to stop at the `number`th point at which they look."""
-    real = Loop.__post_init__
+def stop_when_asked(numbers: Collection[int], patched: pytest.MonkeyPatch) -> None:
+    """Runs begun now are asked to stop at these of the points at which they look, counted from 1 over all of them."""
+    real, looks = Loop.__post_init__, itertools.count(1)
 
     def asked(loop: Loop) -> None:
         real(loop)
-        looks = iter(range(1, 1000))
-        loop.stop_requested = lambda: next(looks) == number
+        loop.stop_requested = lambda: next(looks) in numbers
 
     patched.setattr(Loop, "__post_init__", asked)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo"])
-def test_stopped_at_any_safe_point_and_resumed_is_the_same_run(
-    stage: str, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run with two roll-backs and an end by a guard.
+def stops_and_resumes(made: StageRecipe, points: Collection[int], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Train to the end, with a stop at these safe points and a new start after each; how many stops there were."""
+    stops = 0
+    with monkeypatch.context() as patched:
+        stop_when_asked(points, patched)
+        while True:
+            try:
+                train(made, resume=stops > 0)
+                return stops
+            except Stopped:
+                stops += 1
+                assert tiny.manifest(Path(made.run))["status"] == "stopped"
 
-    PPO also stops between the optimiser steps of an update; its first two updates are left to others.
+
+@pytest.mark.parametrize(("stage", "safe_points"), [("sft", 8), ("dpo", 8), ("ppo", 8 + 11)])
+def test_stopped_at_any_safe_point_and_resumed_is_the_same_run(
+    stage: str, safe_points: int, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with two roll-backs and an end by a guard: stopped at all its safe points, and at a single one.
+
+    PPO also stops between the optimiser steps of an update. The loop is the same for all stages, so that SFT alone is
+    stopped at each single point.
     """
     troubled(monkeypatch, stage, TWICE_AND_OUT)
     changes = {"guards__max_rollbacks": 2, "training__keep_checkpoints": 1}
@@ -392,22 +407,13 @@ def test_stopped_at_any_safe_point_and_resumed_is_the_same_run(
         ("roll_back", 4),
         ("stop", 5),
     ]
-    stops = 4 if stage == "ppo" else 0
-    while True:
-        cut = recipe(make, stage, f"cut-{stops}", **changes)
-        with monkeypatch.context() as patched:
-            stop_when_asked(stops + 1, patched)
-            try:
-                train(cut)
-                break
-            except Stopped:
-                stops += 1
-        assert tiny.manifest(Path(cut.run))["status"] == "stopped"
-        train(cut, resume=True)
-        assert not tiny.differences(Path(whole.run), Path(cut.run)), stops
+    singles = range(1, safe_points + 1) if stage == "sft" else [safe_points // 2]
+    for number, points in enumerate([range(1, 1000), *([single] for single in singles)]):
+        cut = recipe(make, stage, f"cut-{number}", **changes)
+        assert stops_and_resumes(cut, points, monkeypatch) == min(safe_points, len(points))
+        assert not tiny.differences(Path(whole.run), Path(cut.run)), points
         assert events(whole) == events(cut)
         assert checkpoints(whole) == checkpoints(cut)
-    assert stops == (8 + 11 if stage == "ppo" else 8)
 
 
 def test_stopped_between_saves_it_goes_back_where_it_would_have(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,7 +423,7 @@ def test_stopped_between_saves_it_goes_back_where_it_would_have(make: Make, monk
     train(whole)
     assert [event["back_to_step"] for event in events(whole)] == [2]
     with monkeypatch.context() as patched:
-        stop_when_asked(3, patched)
+        stop_when_asked([3], patched)
         with pytest.raises(Stopped, match="after step 3 of 7"):
             train(cut)
     train(cut, resume=True)
