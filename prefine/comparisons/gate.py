@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prefine.comparisons.result import Comparison, Estimate, GateRule, Metric, RegressionGroup, WinRate
 from prefine.comparisons.sentences import capital, change_text, interval_text, value_text
@@ -25,6 +25,12 @@ class MetricRule(RecipeSection):
     change_at_most: float | None = Field(None, description="the upper end of the change's interval must not exceed it")
     candidate_at_least: float | None = Field(None, description="the candidate's own figure must reach this")
     candidate_at_most: float | None = Field(None, description="the candidate's own figure must not exceed this")
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> MetricRule:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("it has no limit; set change_at_least, for example")
+        return self
 
 
 class WinRateRule(RecipeSection):
@@ -44,6 +50,12 @@ class RegressionRule(RecipeSection):
     lost_at_most: Annotated[int, Field(ge=0)] | None = Field(
         None, description="items that the baseline passed and the candidate must not fail"
     )
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> RegressionRule:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("it has no limit; set lost_at_most, for example")
+        return self
 
 
 class Gate(RecipeSection):
@@ -97,6 +109,8 @@ def read_gate(path: Path) -> Gate:
     """
     if not path.exists():
         raise RecipeError(f"There is no gate file {path}", "Check the path.")
+    if path.is_dir():
+        raise RecipeError(f"{path} is a folder, not a gate file", "Name the YAML file in it.")
     return load_recipe(path, [], Gate)
 
 

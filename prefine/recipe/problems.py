@@ -220,7 +220,8 @@ def _nearest(field: str, sections: list[type[BaseModel]], model: type[BaseModel]
         found = [path for known in difflib.get_close_matches(plain, paths, n=1, cutoff=0.75) for path in paths[known]]
     if found:
         return f"Did you mean {' or '.join(found)}?"
-    return f"The fields of {prefix or 'the recipe'} are {', '.join(here)}."
+    whole = "gate" if model.__name__ == "Gate" else "recipe"
+    return f"The fields of {prefix or f'the {whole}'} are {', '.join(here)}."
 
 
 def _nearest_choice(value: Any, choices: list[str]) -> str:

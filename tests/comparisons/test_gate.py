@@ -47,6 +47,9 @@ regression:
     [
         ("verdict: good", "verdict is \"good\", but must be 'better'"),
         ("win_rate: {at_least: 55}", "win_rate.at_least is 55, but must be less than or equal to 1"),
+        ("colour: red", "colour is not a field. The fields of the gate are verdict, regressions_allowed, win_rate,"),
+        ("metrics: {reward: {}}", "metrics.reward"),
+        ("regression: {json: {}}", "it has no limit; set lost_at_most"),
         ("metrics: {reward: {change_at_lest: 1}}", "Did you mean metrics.reward.change_at_least?"),
     ],
 )
@@ -59,6 +62,8 @@ def test_mistakes_are_answered(tmp_path: Path, text: str, message: str) -> None:
 def test_a_missing_gate_is_answered(tmp_path: Path) -> None:
     with pytest.raises(PrefineError, match=r"There is no gate file .*none\.yaml"):
         read_gate(tmp_path / "none.yaml")
+    with pytest.raises(PrefineError, match="is a folder, not a gate file"):
+        read_gate(tmp_path)
 
 
 def passed(gate: Gate) -> dict[str, bool]:
