@@ -15,6 +15,7 @@ import pytest
 from prefine.comparisons.result import AnswerOf, AnswerRow, Comparison, Side, Verdict
 from prefine.errors import CheckpointError
 from prefine.report.comparison.page import write_comparison
+from prefine.report.comparison.reading import read_answers
 from tests.report.comparison.made_up import answer_rows, comparison, write_evaluation, write_rows
 from tests.report.test_page import HOSTILE, Page
 
@@ -46,8 +47,20 @@ def text_of(html: str) -> str:
     return Page(SCRIPT.sub("", html)).text
 
 
-def test_the_verdict_comes_first_in_words_and_with_a_symbol(tmp_path: Path) -> None:
-    html = html_of(write_evaluation(tmp_path / "eval"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every part."""
+    return write_comparison(write_evaluation(tmp_path_factory.mktemp("whole")))
+
+
+def without_answers(folder: Path) -> Path:
+    """The same folder without answers.jsonl, whose charts take time."""
+    (folder / "answers.jsonl").unlink(missing_ok=True)
+    return folder
+
+
+def test_the_verdict_comes_first_in_words_and_with_a_symbol(whole: Path) -> None:
+    html = whole.read_text(encoding="utf-8")
     assert_harmless(html)
     assert not re.search(r"https?:|//[a-z]+\.|@import|url\((?!#)", SCRIPT.sub("", html))
     text = text_of(html)
@@ -72,14 +85,13 @@ def test_the_verdict_comes_first_in_words_and_with_a_symbol(tmp_path: Path) -> N
 )
 def test_other_verdicts(tmp_path: Path, decision: Any, shown: str) -> None:
     verdict = Verdict(decision=decision, decided_by="reward", sentence="It is so.", more_prompts=1180)
-    text = text_of(html_of(write_evaluation(tmp_path / "eval", verdict=verdict, gate=[])))
+    text = text_of(html_of(without_answers(write_evaluation(tmp_path / "eval", verdict=verdict, gate=[]))))
     assert f"{shown} It is so." in text and "About 1,180 more prompts would settle it." in text
     assert "Ship" not in text and "Nothing is shown to be worse." in text
 
 
-def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (html_of(write_evaluation(tmp_path / name)) for name in ("a", "b"))
-    assert first == second
+def test_the_same_files_give_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    assert write_comparison(write_evaluation(tmp_path / "eval")).read_bytes() == whole.read_bytes()
 
 
 def test_what_is_missing_leaves_no_empty_section(tmp_path: Path) -> None:
@@ -129,10 +141,9 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 def test_a_line_that_is_being_written_is_ignored(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "eval")
-    whole = html_of(folder)
     with (folder / "answers.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"id": "half')
-    assert html_of(folder) == whole
+    assert read_answers(folder) == answer_rows()
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -145,8 +156,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (folder / "report.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"report\.json is not valid: prefine: Field required"):
         write_comparison(folder)
-    (folder / "report.json").unlink()
-    write_evaluation(folder)
+    without_answers(write_evaluation(folder))
     (folder / "report.html").write_text("a page of the user's", encoding="utf-8")
     with pytest.raises(CheckpointError, match="was not written by prefine"):
         write_comparison(folder)
@@ -162,7 +172,7 @@ def test_curves_of_runs_with_the_guards_events(
     for run in (dpo_run, sft_run):
         run.rename(run.parent / "runs" / run.name)
     monkeypatch.chdir(dpo_run.parent)
-    folder = write_evaluation(tmp_path / "eval")
+    folder = without_answers(write_evaluation(tmp_path / "eval"))
     text = text_of(html_of(folder))
     assert "Loss, dpo" in text and "Loss, sft" in text  # of two objectives: not in one chart
     assert "candidate, dpo: 0.693 → 0.541" in text and "Dotted: a guard acted." in text
@@ -172,7 +182,7 @@ def test_curves_of_runs_with_the_guards_events(
     again = comparison(answer_rows()).candidate.model_copy(update={"facts": {"started": "2026-01-01T00:00:00+00:00"}})
     manifest = Path("runs/dpo/manifest.json")
     manifest.write_text(manifest.read_text(encoding="utf-8").replace("started_at", "started"), encoding="utf-8")
-    text = text_of(html_of(write_evaluation(folder, candidate=again)))
+    text = text_of(html_of(without_answers(write_evaluation(folder, candidate=again))))
     assert "runs/dpo now holds another run than the one that was compared." in text
 
 
@@ -180,9 +190,8 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
+def opened(browser: Any, whole: Path) -> Iterator[Open]:
     """Opens the page of a made-up comparison; no error may be left on the browser's console."""
-    address = write_comparison(write_evaluation(tmp_path / "eval")).as_uri()
     contexts, problems = [], []
 
     def open_page(width: int, **options: Any) -> Any:
@@ -191,7 +200,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda said: problems.append(said.text))
-        page.goto(address)
+        page.goto(whole.as_uri())
         return page
 
     yield open_page

@@ -49,7 +49,6 @@ def test_figures_curves_events_and_differences(dpo_run: Path, other: Path, sft_r
     assert "dpo.beta 0.1 0.3 0.1" in text and "dpo.loss sigmoid not set sigmoid" in text
     assert '<td class="differs">0.3</td>' in html and '<td class="differs">0.1</td>' not in html
     assert "run runs/dpo" not in text.split("same in all")[0]  # each run has another folder
-    assert write_overview([dpo_run, other, sft_run], tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
 def test_hostile_text_stays_text(dpo_run: Path, other: Path, tmp_path: Path) -> None:
