@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from prefine.runs.atomic import json_bytes
 _INSTALL = "Run: pip install 'prefine[quantize]' (auto-round, which brings llama.cpp's converter)."
 _WORK = ".work"
 _MODELFILE = "Modelfile"
-_F16_LIMITS = GGUF_TYPES["f16"].limits
+# llama.cpp keeps keys and values in float16 and rounds the inputs of products to the weights' type.
+_IN_LLAMA_CPP_AT_LEAST = replace(GGUF_TYPES["f16"].limits, kl_mean=5e-4, kl_p99=5e-3)
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,7 @@ def _artefacts(kind: str, path: Path, served: bool) -> list[Artefact]:
     limits = GGUF_TYPES[kind].limits
     found = [Artefact(f"gguf {kind}", ".", "transformers", limits, {"gguf_file": path.name, "dtype": "float32"})]
     if served:
-        # llama.cpp keeps keys and values in float16, whatever the weights' type.
-        in_llama_cpp = _F16_LIMITS if kind == "f32" else limits
+        in_llama_cpp = max(limits, _IN_LLAMA_CPP_AT_LEAST, key=lambda each: each.kl_mean)
         found.append(Artefact(f"gguf {kind} in llama.cpp", path.name, "llama.cpp", in_llama_cpp))
     return found
 

@@ -164,5 +164,5 @@ def _version(program: Path) -> str:
     done = subprocess.run(  # noqa: S603 - the program that was just started
         [str(program), "--version"], capture_output=True, text=True, timeout=60, check=False
     )
-    found = re.search(r"version: (\d+)", done.stdout + done.stderr)
+    found = re.search(r"version: (\S+)", done.stdout + done.stderr)
     return found[1] if found else "unknown"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
+from openai import AuthenticationError, OpenAI
+from openai.types.chat import ChatCompletionUserMessageParam
 
 from prefine.engines.llama_cpp import SERVER, find_llama_cpp
 from prefine.engines.vllm import find_vllm
@@ -22,10 +21,11 @@ from tests.engines.fake import free_port
 from tests.export.real_gguf import make_gguf
 
 _KEY = "a-key"
+_TURNS: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Hello"}]
 
 
 def answer_and_stop(tmp_path: Path, model: Path, engine: str, name: str) -> None:
-    """Serve a model, ask it once with the key and once without, and stop it."""
+    """Serve a model, ask it with OpenAI's own client, whole and streaming, with a wrong key, and stop it."""
     port = free_port()
     command = [sys.executable, "-m", "prefine", "serve", str(model), "--engine", engine, "--port", str(port)]
     environment = os.environ | {"PREFINE_API_KEY": _KEY}
@@ -37,10 +37,18 @@ def answer_and_stop(tmp_path: Path, model: Path, engine: str, name: str) -> None
             until = time.monotonic() + 300
             while not answers(port) and serving.poll() is None and time.monotonic() < until:
                 time.sleep(0.2)
-            said = chat(port, name, _KEY)
-            assert said["choices"][0]["finish_reason"] in ("length", "stop"), (tmp_path / "log").read_text()
-            with pytest.raises(urllib.error.HTTPError, match="401"):
-                chat(port, name, "another")
+            with client(port, _KEY) as ours:
+                assert name in [model.id for model in ours.models.list()], (tmp_path / "log").read_text()
+                whole = ours.chat.completions.create(model=name, messages=_TURNS, max_tokens=4, temperature=0)
+                assert whole.choices[0].finish_reason in ("length", "stop")
+                assert whole.usage is not None and 1 <= whole.usage.completion_tokens <= 4
+                parts = ours.chat.completions.create(
+                    model=name, messages=_TURNS, max_tokens=4, temperature=0, stream=True
+                )
+                streamed = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+                assert streamed == (whole.choices[0].message.content or "")
+            with client(port, "another") as wrong, pytest.raises(AuthenticationError):
+                wrong.chat.completions.create(model=name, messages=_TURNS, max_tokens=4)
         finally:
             serving.send_signal(signal.SIGTERM)
         assert serving.wait(60) == 0, (tmp_path / "log").read_text()
@@ -55,12 +63,8 @@ def answers(port: int) -> bool:
         return False
 
 
-def chat(port: int, name: str, key: str) -> Any:
-    body = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - of this machine
-        return json.load(answer)
+def client(port: int, key: str) -> OpenAI:
+    return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0, timeout=60)
 
 
 @pytest.mark.slow

@@ -215,7 +215,8 @@ def test_where_llama_server_is_found_each_file_is_proved_by_it_too(
         ("transformers", "."),
         ("llama.cpp", "dpo-f32.gguf"),
     ]
-    assert made[3].limits == GGUF_TYPES["f16"].limits  # in which it keeps keys and values
+    assert (made[3].limits.kl_mean, made[3].limits.kl_p99) == (5e-4, 5e-3)  # it computes in float16
+    assert made[3].limits.top1 == GGUF_TYPES["f16"].limits.top1
 
 
 def test_a_quantiser_that_fails_is_one_error_with_its_last_lines(
