@@ -25,6 +25,7 @@ def small(run_folder: Path, limit: int, steps: int, writes: bool = True) -> list
         "data.limit": limit,
         "data.heldout_fraction": 0.25,
         "training.max_steps": steps,
+        "training.batch_size": 4,
         "training.evaluate_every_steps": "null",
         "training.save_every_steps": "null",
     }
@@ -40,16 +41,16 @@ def test_quickstart_ends_with_models_that_prefer_what_people_prefer(tmp_path: Pa
     sft, dpo, reward = tmp_path / "sft", tmp_path / "dpo", tmp_path / "reward"
     run("sft", str(RECIPES / "quickstart-sft.yaml"), *small(sft, 60, 5))
     changes = ["--set", f"model.name={sft}", "--set", "training.learning_rate=2.0e-4"]
-    run("dpo", str(RECIPES / "quickstart-dpo.yaml"), *small(dpo, 100, 12), *changes)
+    run("dpo", str(RECIPES / "quickstart-dpo.yaml"), *small(dpo, 60, 8), *changes)
 
     changes = ["--set", f"model.name={sft}", "--set", "training.learning_rate=4.0e-4"]
-    run("reward", str(RECIPES / "quickstart-reward.yaml"), *small(reward, 100, 12, writes=False), *changes)
+    changes += ["--set", "readiness.trained_pairs=10"]
+    run("reward", str(RECIPES / "quickstart-reward.yaml"), *small(reward, 60, 10, writes=False), *changes)
 
     ppo = tmp_path / "ppo"
     changes = ["--set", f"model.name={sft}", "--set", f"reward.name={reward}", "--set", "rollout.max_new_tokens=24"]
-    changes += ["--set", "training.batch_size=4", "--set", "rollout.heldout_prompts=4", "--force"]
-    changes += ["--set", "rollout.heldout_samples=2"]
-    run("ppo", str(RECIPES / "quickstart-ppo.yaml"), *small(ppo, 100, 2), *changes)
+    changes += ["--set", "rollout.heldout_prompts=4", "--set", "rollout.heldout_samples=2", "--force"]
+    run("ppo", str(RECIPES / "quickstart-ppo.yaml"), *small(ppo, 60, 2), *changes)
     told = json.loads((ppo / "evaluation.json").read_text())["heldout"]
     assert told["before"]["kl_k3"] < 1e-3
     assert 0 < told["after"]["kl_k3"] < 0.2
