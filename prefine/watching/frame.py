@@ -112,9 +112,9 @@ class Frame:
         if total:
             width = max(10, min(40, self.console.width // 3))
             cells.append(self._bar(done, total, width))
-        cells.append(self._text("  ".join(self._facts(now)), overflow="ellipsis", no_wrap=True))
+        cells.append(self._text("  ".join(_facts(now)), overflow="ellipsis", no_wrap=True))
         grid.add_row(*cells)
-        phase = self._phase(now)
+        phase = _phase(now)
         return Group(grid, self._text(phase, style="dim")) if phase else grid
 
     def _bar(self, done: int, total: int, width: int) -> RenderableType:
@@ -123,32 +123,6 @@ class Frame:
             full, empty = ("#", ".") if self.ascii_only else ("█", "░")
             return Text(full * filled + empty * (width - filled), no_wrap=True)
         return ProgressBar(total=total, completed=min(done, total), width=width)
-
-    def _facts(self, now: Snapshot) -> list[str]:
-        last = now.facts.train[-1] if now.facts.train else {}
-        left, speed, memory = now.seconds_left, number(last.get("tokens_per_s")), number(last.get("peak_memory_gb"))
-        took = number(now.facts.manifest.get("seconds"))
-        return [
-            *([f"left about {duration(left)}"] if left is not None else []),
-            *([f"took {duration(took)}"] if took is not None and now.ended else []),
-            *([f"{two_digits(speed)} tokens/s"] if speed is not None else []),
-            *([f"{memory:.1f} GB peak"] if memory is not None else []),
-        ]
-
-    def _phase(self, now: Snapshot) -> str:
-        if now.lost:
-            return (
-                f"No process of this machine has the run open, and nothing has changed for {duration(now.silent_s)}: "
-                "it was killed, or it runs elsewhere. A killed run goes on with --resume."
-            )
-        if now.ended:
-            reason = text(now.facts.manifest.get("ended_by"))
-            return f"ended with: {reason}" if reason and now.status != "finished" else ""
-        if not now.facts.train:
-            return "before the first step: model, data, self-checks and the figures before training"
-        if now.total and now.step >= now.total:
-            return "after the last step: held-out figures, samples and model"
-        return f"last change {duration(now.silent_s)} ago"
 
     def _figures(self, facts: RunFacts) -> RenderableType | None:
         width = max(8, self.console.width - _NAME_WIDTH - _ENDS_WIDTH - 4)
@@ -200,28 +174,69 @@ class Frame:
         return Group(*([self._text(f"{more} before these", style="dim")] if more else []), *lines)
 
     def _answers(self, facts: RunFacts) -> RenderableType | None:
-        found = list(self._last_answers(facts))
-        return Group(*found) if found else None
+        lines = []
+        for answer in _last_answers(facts):
+            room = self.console.width - len(answer.about) - 4
+            lines.append(self._text(f"{_short(answer.asked, room)}  ({answer.about})", style="dim"))
+            lines.append(self._text(_short(answer.said, _ANSWER_LINES * self.console.width - 4)))
+        return Group(*lines) if lines else None
 
-    def _last_answers(self, facts: RunFacts) -> Iterator[Text]:
-        """The last answers of training, else the samples, each with its prompt."""
-        if facts.rollouts:
-            for row in facts.rollouts[-_MOST_ANSWERS:]:
-                about = f"step {row.get('step')}, reward {figure(number(row.get('score')), 2)}"
-                yield from self._answer(row, row.get("response"), about)
-            return
-        for row in facts.samples[-_MOST_ANSWERS:]:
-            when = "after" if isinstance(row.get("after"), str) else "before"
-            yield from self._answer(row, row.get(when), f"{when} training")
 
-    def _answer(self, row: Mapping[str, Any], answer: object, about: str) -> Iterator[Text]:
-        prompt = row.get("prompt")
-        turns = dictionaries(prompt)
-        asked = prompt if isinstance(prompt, str) else text(turns[-1].get("content")) if turns else None
-        room = self.console.width - len(about) - 4
-        yield self._text(f"{_short(asked or '', room)}  ({about})", style="dim")
-        said = answer if isinstance(answer, str) and not is_blank(answer) else "(nothing visible)"
-        yield self._text(_short(said, _ANSWER_LINES * self.console.width - 4))
+def _facts(now: Snapshot) -> list[str]:
+    last = now.facts.train[-1] if now.facts.train else {}
+    left, speed, memory = now.seconds_left, number(last.get("tokens_per_s")), number(last.get("peak_memory_gb"))
+    took = number(now.facts.manifest.get("seconds"))
+    return [
+        *([f"left about {duration(left)}"] if left is not None else []),
+        *([f"took {duration(took)}"] if took is not None and now.ended else []),
+        *([f"{two_digits(speed)} tokens/s"] if speed is not None else []),
+        *([f"{memory:.1f} GB peak"] if memory is not None else []),
+    ]
+
+
+def _phase(now: Snapshot) -> str:
+    if now.lost:
+        return (
+            f"No process of this machine has the run open, and nothing has changed for {duration(now.silent_s)}: "
+            "it was killed, or it runs elsewhere. A killed run goes on with --resume."
+        )
+    if now.ended:
+        reason = text(now.facts.manifest.get("ended_by"))
+        return f"ended with: {reason}" if reason and now.status != "finished" else ""
+    if not now.facts.train:
+        return "before the first step: model, data, self-checks and the figures before training"
+    if now.total and now.step >= now.total:
+        return "after the last step: held-out figures, samples and model"
+    return f"last change {duration(now.silent_s)} ago"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """An answer with its prompt, and what is to be said about it."""
+
+    asked: str
+    said: str
+    about: str
+
+
+def _last_answers(facts: RunFacts) -> Iterator[_Answer]:
+    """The last answers of training, else the samples."""
+    if facts.rollouts:
+        for row in facts.rollouts[-_MOST_ANSWERS:]:
+            about = f"step {row.get('step')}, reward {figure(number(row.get('score')), 2)}"
+            yield _answer(row, row.get("response"), about)
+        return
+    for row in facts.samples[-_MOST_ANSWERS:]:
+        when = "after" if isinstance(row.get("after"), str) else "before"
+        yield _answer(row, row.get(when), f"{when} training")
+
+
+def _answer(row: Mapping[str, Any], answer: object, about: str) -> _Answer:
+    prompt = row.get("prompt")
+    turns = dictionaries(prompt)
+    asked = prompt if isinstance(prompt, str) else text(turns[-1].get("content")) if turns else None
+    said = answer if isinstance(answer, str) and not is_blank(answer) else "(nothing visible)"
+    return _Answer(asked or "", said, about)
 
 
 def _short(words: str, most: int) -> str:
