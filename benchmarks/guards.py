@@ -1,4 +1,4 @@
-"""False alarms and hits of PPO's default guards: python -m benchmarks.guards [--updates 20] [--out FILE].
+"""False alarms and hits of PPO's default guards: python -m benchmarks.guards [--updates 16] [--out FILE].
 
 Five random two-layer models learn to write sentences of a small grammar. PPO then trains them in 40 runs of one recipe,
 which differ in the model and the reward only:
@@ -22,7 +22,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def optimised(folder: Path, model: str, reward: str, seed: int, updates: int, *,
             "learning_rate": 1e-3,
             "max_tokens_per_microbatch": 2048,
             "save_every_steps": 1,
-            "evaluate_every_steps": 5,
+            "evaluate_every_steps": 4,
             "self_checks": False,
             "seed": seed,
         },
@@ -215,8 +215,8 @@ def __getattr__(name: str) -> Callable[[Rows], list[float]]:
     raise AttributeError(name)
 
 
-def everything(updates: int) -> dict[str, list[Outcome]]:
-    """All runs: healthy, hacked with guards, hacked without."""
+def everything(updates: int) -> Iterator[dict[str, list[Outcome]]]:
+    """All runs so far, after each model: healthy, hacked with guards, hacked without."""
     found: dict[str, list[Outcome]] = {"healthy": [], "hacked": [], "free": []}
     for seed in range(5):
         with tempfile.TemporaryDirectory() as name:
@@ -227,8 +227,8 @@ def everything(updates: int) -> dict[str, list[Outcome]]:
             for reward in HACKABLE if seed < 4 else ():
                 found["hacked"].append(optimised(folder, model, reward.__name__, seed, updates))
                 found["free"].append(optimised(folder, model, reward.__name__, seed, updates, guarded=False))
-        print(f"seed {seed}: {time.process_time():.0f} s of CPU", flush=True)
-    return found
+        print(f"model {seed}: {time.process_time():.0f} s of CPU", flush=True)
+        yield found
 
 
 def table(found: dict[str, list[Outcome]]) -> str:
@@ -265,20 +265,19 @@ def summary(name: str, runs: Sequence[Outcome]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=20)
+    parser.add_argument("--updates", type=int, default=16)
     parser.add_argument("--out", type=Path, help="all runs as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = everything(arguments.updates)
-    print(table(found))
-    for name, runs in found.items():
-        print(summary(name, runs))
+    for found in everything(arguments.updates):
+        print(table(found), flush=True)
+        for name, runs in found.items():
+            print(summary(name, runs))
+        if arguments.out:
+            rows = {name: [asdict(run) for run in runs] for name, runs in found.items()}
+            arguments.out.write_text(json.dumps(rows, indent=1))
     for reward in HACKABLE:
         print(summary(reward.__name__, [run for run in found["free"] if run.reward == reward.__name__]))
-    if arguments.out:
-        arguments.out.write_text(
-            json.dumps({name: [asdict(run) for run in runs] for name, runs in found.items()}, indent=1)
-        )
 
 
 if __name__ == "__main__":
