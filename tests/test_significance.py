@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test, sem, skew, t
 from statsmodels.stats.contingency_tables import mcnemar
@@ -89,6 +89,7 @@ def test_exchanged_models_mirror_a_share(up: int, down: int, ties: int) -> None:
     assert -1 <= there.interval.low <= there.interval.high <= 1
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=1, max_size=30))
 def test_exchanged_models_mirror_a_mean(pairs: list[tuple[float, float]]) -> None:
     now, was = [pair[0] for pair in pairs], [pair[1] for pair in pairs]

@@ -112,7 +112,7 @@ def test_a_ratio_weighs_answers_by_their_size() -> None:
     assert metric.change.value == pytest.approx(-0.2)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1, max_size=25))
 def test_exchanged_models_mirror_a_metric(pairs: list[tuple[int, int]]) -> None:
     now, was = [float(pair[0]) for pair in pairs], [float(pair[1]) for pair in pairs]
