@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from prefine.comparisons.gate import Gate, MetricRule, RegressionRule, WinRateRule, read_gate
 from prefine.comparisons.statistics import paired_metric, regression_group
@@ -40,6 +42,19 @@ regression:
         metrics={"reward": MetricRule(change_at_least=0.1)},
         regression={"json": RegressionRule(lost_at_most=2)},
     )
+
+
+def test_the_documented_gate_has_all_fields_and_their_defaults(tmp_path: Path) -> None:
+    """The lines that are comments are examples: they are valid in the place of the defaults."""
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    block = re.findall(r"```yaml\n(verdict: .*?)```", page, re.DOTALL)[0]
+    assert read_gate(written(tmp_path / "gate.yaml", block)) == Gate()
+    assert list(yaml.safe_load(block)) == list(Gate.model_fields)
+    examples = re.sub(r": (?:null|\{\}) ", ": ", block).replace("\n#   ", "\n  ")
+    gate = read_gate(written(tmp_path / "gate.yaml", examples))
+    assert gate.win_rate == WinRateRule()
+    assert set(gate.metrics) == {"reward", "length_tokens", "degenerate"}
+    assert gate.regression == {"json": RegressionRule(lost_at_most=1, candidate_at_least=0.8)}
 
 
 @pytest.mark.parametrize(
