@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prefine import errors as errors
     from prefine.api import dpo as dpo
+    from prefine.api import evaluate as evaluate
     from prefine.api import generate as generate
     from prefine.api import load as load
     from prefine.api import load_recipe as load_recipe
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "dpo", "errors", "generate", "load", "load_recipe", "ppo", "reward", "score", "sft"]
+__all__ = ["Run", "dpo", "errors", "evaluate", "generate", "load", "load_recipe", "ppo", "reward", "score", "sft"]
 
 
 def __getattr__(name: str) -> Any:

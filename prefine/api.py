@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from prefine.data.reading.memory_rows import is_rows, memory_source
@@ -26,6 +27,7 @@ from prefine.training.run.user_functions import given_function
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prefine.evaluation.comparing.evaluate import Evaluation
     from prefine.named_model import Model, PromptLike
     from prefine.objectives.dpo import PairLogprobs
     from prefine.training.display import Display
@@ -149,6 +151,83 @@ def generate(model: str | os.PathLike[str], prompts: Sequence[PromptLike], **set
 def score(model: str | os.PathLike[str], rows: Any) -> Rows:
     """Scores of answers by a reward model: `load(model).score(rows)`."""
     return load(model).score(rows)
+
+
+def evaluate(
+    candidate: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str] | None = None,
+    prompts: Any = None,
+    pairs: Any = None,
+    demonstrations: Any = None,
+    judge: str | None = None,
+    judge_model: str | None = None,
+    gate: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    lm_eval: Sequence[str] = (),
+    **settings: Any,
+) -> Evaluation:
+    """Compare two models on the same prompts, as `prefine evaluate`. The same call continues after an interruption.
+
+    Args:
+        candidate: a run, a folder, a hub id, embedded:…, or an endpoint: http://host:port/v1#MODEL.
+        against: likewise; None for the model that the candidate's run began with.
+        prompts: a file, several, or rows in memory; None for the rows that the candidate's run held out.
+        pairs, demonstrations: likewise, for preference accuracy and perplexity.
+        judge, judge_model: the endpoint of a language model that judges, and its name there.
+        gate: a YAML file with rules; see `Evaluation.comparison.gate`.
+        out: the folder; None for evaluations/CANDIDATE-against-BASELINE.
+        max_new_tokens, temperature, top_k, top_p, seed: of the answers; both models have the same seeds.
+        lm_eval: tasks of lm-eval-harness, or their YAML files.
+        settings: limit, reference, reward, samples, slots, regression, force, device, dtype and chat_template: see
+            prefine.evaluation.comparing.request.EvaluationRequest.
+
+    Returns:
+        The comparison, and the folder with its report.
+
+    Raises:
+        PrefineError: a model, a file or a setting cannot be used.
+    """
+    from prefine.evaluation.comparing.evaluate import evaluate as compare
+    from prefine.evaluation.comparing.request import EvaluationRequest, judge_request
+    from prefine.generation.sampling import Sampling
+
+    known = {"limit", "reference", "reward", "samples", "slots", "regression", "force", "device", "dtype"}
+    if unknown := sorted(settings.keys() - known - {"chat_template"}):
+        raise RecipeError(f"evaluate has no argument {unknown[0]!r}", f"There are {', '.join(sorted(known))}.")
+    try:
+        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed=seed)
+    except ValueError as error:
+        raise RecipeError(str(error), "Change it.") from None
+    return compare(
+        EvaluationRequest(
+            os.fspath(candidate),
+            None if against is None else os.fspath(against),
+            prompts=_sources(prompts),
+            pairs=_sources(pairs),
+            demonstrations=_sources(demonstrations),
+            sampling=sampling,
+            lm_eval=tuple(lm_eval),
+            judge=judge_request(judge, judge_model),
+            gate=None if gate is None else Path(gate),
+            out=None if out is None else Path(out),
+            **settings,
+        )
+    )
+
+
+def _sources(given: Any) -> tuple[str, ...]:
+    """Names of sources: a file, several, or rows in memory; empty for None."""
+    if given is None:
+        return ()
+    if is_rows(given):
+        return (memory_source(given),)
+    return (os.fspath(given),) if isinstance(given, str | os.PathLike) else tuple(map(os.fspath, given))
 
 
 def load(

@@ -168,5 +168,9 @@ class Stopped(Exception):  # noqa: N818 - no error
     """A run was asked to stop and can be resumed; the message has its last step. The command line exits with 130."""
 
 
+class Paused(Stopped):
+    """As Stopped, of work that the same command continues, without --resume."""
+
+
 def _one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text)

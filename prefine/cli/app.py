@@ -1,7 +1,7 @@
 """The command line: the table of verbs, and the only place that turns errors into exit codes.
 
 Exit codes: 0 success, 2 an error that the user can correct, 130 interrupted, 141 the output is closed (as by `| head`),
-1 a bug (with its traceback).
+1 a bug (with its traceback), 3 a candidate that fails its gate (`prefine evaluate`).
 
 `prefine --help` must be fast, so a verb's module imports only typer and the standard library at its top; torch and the
 rest are imported inside the verb.
@@ -28,7 +28,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from prefine import __version__
 from prefine.cli.output import OutputError, guarded_output, say_error
-from prefine.errors import PrefineError, Stopped
+from prefine.errors import Paused, PrefineError, Stopped
 from prefine.terminal import echo, visible
 
 # typer has a copy of click, whose names are private.
@@ -46,6 +46,7 @@ VERBS = {
     "reward merge": "prefine.cli.reward:merge",
     "ppo": "prefine.cli.ppo:ppo",
     "score": "prefine.cli.score:score",
+    "evaluate": "prefine.cli.evaluate:evaluate",
     "generate": "prefine.cli.generate:generate",
     "chat": "prefine.cli.chat:chat",
     "export write": "prefine.cli.export:write",
@@ -191,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _end(2, f"error: {error}. Free some space there, or write to another place.")
         except PrefineError as error:
             _end(2, "error: " + "\n".join(error.lines))
+        except Paused as paused:
+            _end(130, f"{paused}; the same command continues")
         except Stopped as stopped:
             _end(130, f"{stopped}; to resume: {_resuming(sys.argv[1:] if arguments is None else arguments)}")
         except KeyboardInterrupt:

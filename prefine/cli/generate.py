@@ -8,15 +8,20 @@ from typing import Annotated
 import typer
 
 from prefine.cli.options import (
-    LARGEST_COUNT,
     LARGEST_SEED,
     MODEL_OPTIONS,
     Columns,
     Delimiter,
     Device,
     Encoding,
+    MaxNewTokens,
+    ModelTemplate,
     ResumeRows,
+    Samples,
+    Slots,
     Temperature,
+    TopK,
+    TopP,
     sampling_options,
     text_form,
 )
@@ -37,13 +42,11 @@ def generate(
         typer.Option(metavar="FILE", help="Write rows that cannot be answered to this file; default: only count them."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset; files are read completely.")] = "train",
-    samples: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="Answers to each prompt.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="The longest answer, in tokens.")] = 256,
+    samples: Samples = 1,
+    max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 1.0,
-    top_k: Annotated[
-        int, typer.Option(min=0, max=LARGEST_COUNT, help="Sample from this many of the likeliest tokens; 0: all.")
-    ] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")] = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
     min_p: Annotated[
         float, typer.Option(help="Sample from tokens with at least this share of the likeliest token's probability.")
     ] = 0.0,
@@ -57,12 +60,8 @@ def generate(
             min=0, max=LARGEST_SEED, help="Seed of the first answer; each further answer has the next number."
         ),
     ] = 0,
-    slots: Annotated[
-        int, typer.Option(min=1, max=4096, help="Answers generated at once; memory use grows with it.")
-    ] = 64,
-    chat_template: Annotated[
-        str | None, typer.Option(help="For a tokenizer without a chat template: plain, or a Jinja file.")
-    ] = None,
+    slots: Slots = 64,
+    chat_template: ModelTemplate = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     column: Columns = None,

@@ -40,6 +40,16 @@ MODEL_OPTIONS = {"chat_template": "--chat-template"}
 ResumeRows = Annotated[bool, typer.Option("--resume", help="Continue FILE.partial of an interrupted command.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
+TopK = Annotated[
+    int, typer.Option(min=0, max=LARGEST_COUNT, help="Sample from this many of the likeliest tokens; 0: all.")
+]
+TopP = Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")]
+Samples = Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="Answers to each prompt.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="The longest answer, in tokens.")]
+Slots = Annotated[int, typer.Option(min=1, max=4096, help="Answers generated at once; memory use grows with it.")]
+ModelTemplate = Annotated[
+    str | None, typer.Option(help="For a tokenizer without a chat template: plain, or a Jinja file.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Delimiter = Annotated[
     str | None,

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from prefine.cli.options import MODEL_OPTIONS, Columns, Delimiter, Device, Encoding, ResumeRows, text_form
+from prefine.cli.options import (
+    MODEL_OPTIONS,
+    Columns,
+    Delimiter,
+    Device,
+    Encoding,
+    ModelTemplate,
+    ResumeRows,
+    text_form,
+)
 from prefine.terminal import echo
 
 
@@ -31,9 +40,7 @@ def score(
         typer.Option(metavar="FILE", help="Write rows that cannot be scored to this file; default: only count them."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset; files are read completely.")] = "train",
-    chat_template: Annotated[
-        str | None, typer.Option(help="For a tokenizer without a chat template: plain, or a Jinja file.")
-    ] = None,
+    chat_template: ModelTemplate = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     column: Columns = None,

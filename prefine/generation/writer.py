@@ -36,11 +36,13 @@ class NewToken(NamedTuple):
 
     Attributes:
         top: the most likely tokens at its position, as many as requested.
+        entropy: of the model's whole distribution at its position, nats; None if not requested.
     """
 
     token: int
     logprob: float
     top: Top = ()
+    entropy: float | None = None
 
 
 OnToken = Callable[[NewToken], None]
@@ -68,6 +70,7 @@ class Request:
         top_logprobs: number of most likely tokens to return at every position.
         prompt_logprobs: whether to return the prompt's log-probabilities, too.
         constraint: restricts the next tokens; None for no restriction. Generating changes its state.
+        entropies: whether to return the entropy at every new token's position.
 
     Raises:
         ValueError: a value is out of its range.
@@ -80,6 +83,7 @@ class Request:
     top_logprobs: int = 0
     prompt_logprobs: bool = False
     constraint: TokenConstraint | None = None
+    entropies: bool = False
 
     def __post_init__(self) -> None:
         if self.top_logprobs < 0:
@@ -103,6 +107,7 @@ class Generated:
         top_logprobs: for each token, the most likely ones at its position; empty if not requested.
         prompt_logprobs: for each token of the prompt, if requested; None for the first, which has no prediction.
         cached_tokens: number of the prompt's tokens that an earlier request had computed.
+        entropies: of the distribution that each token is from (as of `logprobs`), nats; empty if not requested.
     """
 
     tokens: tuple[int, ...]
@@ -113,6 +118,7 @@ class Generated:
     top_logprobs: tuple[Top, ...] = ()
     prompt_logprobs: tuple[NewToken | None, ...] = ()
     cached_tokens: int = 0
+    entropies: tuple[float, ...] = ()
 
 
 @dataclass(eq=False)
@@ -132,6 +138,7 @@ class ActiveSequence:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[Top] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     heard: list[NewToken] = field(default_factory=list)
     cached: int = 0
     finish: Literal["stop", "length", "cancelled"] | None = None
@@ -156,6 +163,8 @@ class ActiveSequence:
         self.logprobs.append(new.logprob)
         if self.request.top_logprobs:
             self.tops.append(new.top)
+        if new.entropy is not None:
+            self.entropies.append(new.entropy)
         if self.request.constraint is not None:
             self.request.constraint.accept(token)
         if token in self.ends or self._stopped_by_text(tokenizer):
@@ -193,6 +202,7 @@ class ActiveSequence:
             top_logprobs=tuple(self.tops),
             prompt_logprobs=(None, *self.heard) if self.request.prompt_logprobs else (),
             cached_tokens=self.cached,
+            entropies=tuple(self.entropies),
         )
 
 
@@ -328,8 +338,8 @@ class Writer(ABC):
     def _add_tokens(self, writings: Sequence[ActiveSequence], logits: Tensor) -> None:
         """Choose and take a token for each; then tell whoever listens, all of them even if one raises."""
         tokens, logprobs = choose(logits, [writing.row() for writing in writings])
-        tops = _tops(writings, logits)
-        taken = [NewToken(*each) for each in zip(tokens.tolist(), logprobs.tolist(), tops, strict=True)]
+        tops, entropies = _tops(writings, logits), _entropies(writings, logits)
+        taken = [NewToken(*each) for each in zip(tokens.tolist(), logprobs.tolist(), tops, entropies, strict=True)]
         for writing, new in zip(writings, taken, strict=True):
             writing.add(new, self.tokenizer)
         with ExitStack() as calls:
@@ -347,6 +357,18 @@ def _tops(writings: Sequence[ActiveSequence], logits: Tensor) -> list[Top]:
         for place, top in zip(asked, likeliest(logits[asked], counts), strict=True):
             tops[place] = top
     return tops
+
+
+def _entropies(writings: Sequence[ActiveSequence], logits: Tensor) -> list[float | None]:
+    """The entropy of each sequence's distribution, nats; None where it is not requested."""
+    entropies: list[float | None] = [None] * len(writings)
+    asked = [place for place, writing in enumerate(writings) if writing.request.entropies]
+    if asked:
+        logprobs = torch.log_softmax((logits if len(asked) == len(writings) else logits[asked]).float(), -1)
+        found = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(logprobs.dtype).min)).sum(-1)
+        for place, entropy in zip(asked, found.tolist(), strict=True):
+            entropies[place] = entropy
+    return entropies
 
 
 def _control_ids(stops: Sequence[str], tokenizer: Any) -> frozenset[int]:

@@ -6,6 +6,7 @@ base model is in memory once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from prefine.models.forward.active_adapter import OWN_ADAPTER
 from prefine.models.forward.packed import ScoreHead, embedding_rows
 from prefine.models.loading.adapter_settings import read_settings
 from prefine.models.loading.heads import IN_ADAPTER
-from prefine.models.loading.load import LoadedModel, load_tokenizer
-from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, one_line
+from prefine.models.loading.load import LoadedModel, load_model, load_tokenizer
+from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, base_hash, one_line
 from prefine.models.scoring.packed_scorer import PackedReward, read_scale
 from prefine.models.scoring.scorer import ScoreScale
 from prefine.recipe.sections import ModelSection
@@ -90,6 +91,44 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
     linear.weight = nn.Parameter(head, requires_grad=False)
     loaded = replace(policy, template=_own_template(policy, location), location=location)
     return PackedReward(loaded, read_scale(folder), head=ScoreHead(linear), adapter=name)
+
+
+def load_host(locations: Sequence[Location], section: ModelSection) -> LoadedModel:
+    """Load the model that the others join: an adapter if there is one, so that the base is ready for more.
+
+    Args:
+        locations: of language models on one base, at least one.
+        section: how it is loaded; its name is replaced.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    first = min(locations, key=lambda location: location.adapter is None)
+    return load_model(section.model_copy(update={"name": first.name}), None, trainable=False)
+
+
+def on_same_base(host: LoadedModel, location: Location) -> bool:
+    """Whether a located model has the base of a loaded one: by the hashes of the weights, or by name without hashes."""
+    known = location.base_sha256 if location.adapter is not None else base_hash(location.base)
+    return known == host.base_sha256 if known else location.base == host.location.base
+
+
+def join_language(host: LoadedModel, location: Location, name: str) -> tuple[LoadedModel, str | None]:
+    """A language model on the host's base, and peft's name for its adapter; None for the base itself.
+
+    Args:
+        host: see `join_adapter`; it may be the model itself.
+        location: of a model `on_same_base`.
+        name: for the adapter, if one must be added.
+
+    Raises:
+        ModelError: as `join_adapter`.
+    """
+    if location == host.location:
+        return host, None if location.adapter is None else OWN_ADAPTER
+    # A dot would divide the names of its parameters.
+    adapter = None if location.adapter is None else name.replace(".", "_").replace("/", "_")
+    return join_adapter(host, location, adapter), adapter
 
 
 def join_adapter(host: LoadedModel, location: Location, name: str | None) -> LoadedModel:

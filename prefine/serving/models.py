@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefine.errors import ModelError
-from prefine.models.forward.active_adapter import OWN_ADAPTER
-from prefine.models.loading.heads import adapter_head_shape
-from prefine.models.loading.load import LoadedModel, is_classifier, load_model
-from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, base_hash, locate_model
-from prefine.models.scoring.packed_scorer import load_reward, scale_of
+from prefine.models.loading.load import LoadedModel
+from prefine.models.loading.location import Location, locate_model
+from prefine.models.scoring.packed_scorer import is_reward_model, load_reward, scale_of
 from prefine.models.scoring.scorer import RewardModel
-from prefine.models.shared_base import join_adapter, join_reward, shares_base
+from prefine.models.shared_base import join_language, join_reward, load_host, on_same_base, shares_base
 from prefine.recipe.sections import ModelSection
 from prefine.web.errors import ApiError
 
@@ -152,7 +150,7 @@ def _loaded(names: Sequence[str], section: ModelSection) -> Models:
     scoring = [location for location in locations if is_reward_model(location)]
     languages = [location for location in locations if location not in scoring]
     found = Models()
-    host = _host(languages, section)
+    host = load_host(languages, section) if languages else None
     for location in languages:
         assert host is not None  # noqa: S101
         served = _on_base(host, location, ids[location.name])
@@ -161,21 +159,6 @@ def _loaded(names: Sequence[str], section: ModelSection) -> Models:
         reward = _reward(host, location, section, ids[location.name])
         found.rewards[ids[location.name]] = ServedReward(ids[location.name], location.name, reward, int(time.time()))
     return found
-
-
-def is_reward_model(location: Location) -> bool:
-    """Whether a located model gives scores and generates no text."""
-    if location.adapter is not None:
-        try:
-            return adapter_head_shape(location.adapter / ADAPTER_WEIGHTS) is not None
-        except Exception:  # noqa: BLE001 - a broken file: the loader says so
-            return False
-    from transformers import AutoConfig
-
-    try:
-        return is_classifier(AutoConfig.from_pretrained(location.base))
-    except Exception:  # noqa: BLE001 - as above
-        return False
 
 
 def _short_names(locations: Sequence[Location]) -> list[str]:
@@ -190,30 +173,15 @@ def _short(name: str) -> str:
     return path.resolve().name if path.exists() else name.removeprefix("embedded:")
 
 
-def _host(languages: Sequence[Location], section: ModelSection) -> LoadedModel | None:
-    """The model that the others join: an adapter if there is one, so that the base is ready for more."""
-    first = next(iter(sorted(languages, key=lambda location: location.adapter is None)), None)
-    return None if first is None else load_model(section.model_copy(update={"name": first.name}), None, trainable=False)
-
-
 def _on_base(host: LoadedModel, location: Location, short: str) -> ServedModel:
     now = int(time.time())
-    if location == host.location:
-        return ServedModel(short, location.name, host, None if location.adapter is None else OWN_ADAPTER, now)
-    _require_same_base(host, location)
-    # A dot would divide the names of its parameters.
-    adapter = None if location.adapter is None else "served_" + short.replace(".", "_").replace("/", "_")
-    return ServedModel(short, location.name, join_adapter(host, location, adapter), adapter, now)
-
-
-def _require_same_base(host: LoadedModel, location: Location) -> None:
-    known = location.base_sha256 if location.adapter is not None else base_hash(location.base)
-    same = known == host.base_sha256 if known else location.base == host.location.base
-    if not same:
+    if location != host.location and not on_same_base(host, location):
         raise ModelError(
             f"{location.name!r} is on another base model than {host.location.name!r} ({host.location.base_name})",
             f"Serve it by itself: prefine serve {location.name} --port 8001",
         )
+    loaded, adapter = join_language(host, location, f"served_{short}")
+    return ServedModel(short, location.name, loaded, adapter, now)
 
 
 def _reward(host: LoadedModel | None, location: Location, section: ModelSection, short: str) -> RewardModel:

@@ -438,3 +438,21 @@ def test_a_broken_sequence_does_not_break_the_next_in_its_slot() -> None:
     wanted = [request([8] * 5, 20, temperature=0), request([7], 4, temperature=0)]
     for found, each in zip(writer.write(wanted), wanted, strict=True):
         assert_same(found, write(model, [each], 1)[0])
+
+
+@pytest.mark.parametrize("architecture", PATHS)
+def test_entropies_are_those_of_the_models_own_distributions(architecture: str) -> None:
+    """Whatever the temperature; -sum p log p of transformers' logits. Requests that do not ask get none."""
+    model = kept(architecture)
+    asks = [True, False, True]
+    requests = [
+        replace(request(prompt, 3, STOPS, temperature=0.5, seed=n), entropies=asked)
+        for n, (prompt, asked) in enumerate(zip(PROMPTS, asks, strict=False))
+    ]
+    for each, asked, found in zip(requests, asks, write(model, requests, 3), strict=True):
+        assert len(found.entropies) == (len(found.tokens) if asked else 0)
+        ids = torch.tensor([[*each.prompt, *found.tokens]])
+        with torch.no_grad(), standard_attention(model) as plain:
+            logits = plain(ids).logits[0, len(each.prompt) - 1 : -1].double()
+        expected = torch.distributions.Categorical(logits=logits).entropy().tolist()
+        assert list(found.entropies) == pytest.approx(expected[: len(found.entropies)], abs=1e-4)

@@ -171,6 +171,21 @@ class PackedReward(RewardModel):
             yield None if trees is None else [next(scores) for tree in trees for _ in tree.answers]
 
 
+def is_reward_model(location: Location) -> bool:
+    """Whether a located model gives scores and generates no text."""
+    if location.adapter is not None:
+        try:
+            return adapter_head_shape(location.adapter / ADAPTER_WEIGHTS) is not None
+        except Exception:  # noqa: BLE001 - a broken file: the loader says so
+            return False
+    from transformers import AutoConfig
+
+    try:
+        return is_classifier(AutoConfig.from_pretrained(location.base))
+    except Exception:  # noqa: BLE001 - as above
+        return False
+
+
 def load_reward(section: ModelSection) -> RewardModel:
     """Load a reward model by name: a reward run, a folder, or a hub id.
 

@@ -1,0 +1,120 @@
+"""Figures of texts that the models do not generate: held-out pairs, demonstrations, and the regression set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, PAIR_ACCURACY, PAIR_MARGIN
+from prefine.comparisons.result import Estimate, Metric, RegressionGroup
+from prefine.comparisons.statistics import regression_group
+from prefine.evaluation.comparing.answering import SideAnswer
+from prefine.evaluation.comparing.likelihoods import demonstration_rows, pair_rows
+from prefine.evaluation.comparing.parts import Parts
+from prefine.evaluation.comparing.questions import EvaluationPrompt, digest_of
+from prefine.generation.answers import context_of
+from prefine.generation.sampling import Sampling
+from prefine.models.loading.load import LoadedModel
+from prefine.records import Demonstration, Message, Preference
+from prefine.regression.items import TITLES, items
+
+# Items of the regression set ask for short answers; the likeliest tokens, so that chance plays no part.
+REGRESSION_SAMPLING = Sampling(128, temperature=0.0)
+
+Rows = list[dict[str, Any]]
+
+
+def measure_pairs(role: str, pairs: Sequence[Preference], parts: Parts) -> Rows:
+    """How much likelier each pair's chosen answer is under a model."""
+
+    def compute(loaded: LoadedModel, chosen: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+        return pair_rows(loaded, chosen, context_of(loaded.packed))
+
+    return parts.of_model(role, "pairs", {"pairs": _digest(pairs)}, pairs, compute)
+
+
+def measure_demonstrations(role: str, demonstrations: Sequence[Demonstration], parts: Parts) -> Rows:
+    """The loss of each demonstration under a model."""
+
+    def compute(loaded: LoadedModel, chosen: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+        return demonstration_rows(loaded, chosen, context_of(loaded.packed))
+
+    settings = {"demonstrations": _digest(demonstrations)}
+    return parts.of_model(role, "demonstrations", settings, demonstrations, compute)
+
+
+def _digest(records: Sequence[Preference] | Sequence[Demonstration]) -> str:
+    return digest_of([each.model_dump_json() for each in records])
+
+
+def pair_metrics(rows: Mapping[str, Rows]) -> list[Metric]:
+    """Accuracy and margin of both models on the same pairs.
+
+    An answer counts as preferred if its mean log-probability per token is the higher one.
+    """
+    margins = {role: [row["margin"] for row in rows[role]] for role in ("candidate", "baseline")}
+    right = {
+        role: [None if margin is None else float(margin > 0) for margin in values] for role, values in margins.items()
+    }
+    return [
+        PAIR_ACCURACY.of(right["candidate"], right["baseline"]),
+        PAIR_MARGIN.of(margins["candidate"], margins["baseline"]),
+    ]
+
+
+def demonstration_metrics(rows: Mapping[str, Rows]) -> list[Metric]:
+    """The loss on demonstrations, a mean over answers with an interval; and the perplexity, over all their tokens."""
+    losses = {role: [row["loss"] for row in rows[role]] for role in ("candidate", "baseline")}
+    loss = DEMONSTRATION_LOSS.of(losses["candidate"], losses["baseline"])
+    if loss.change is None:
+        return [loss]
+    both = [
+        place
+        for place in range(len(rows["candidate"]))
+        if losses["candidate"][place] is not None and losses["baseline"][place] is not None
+    ]
+    now, was = (_perplexity([rows[role][place] for place in both]) for role in ("candidate", "baseline"))
+    sentence = f"Perplexity on demonstrations: candidate {now:.3g}, baseline {was:.3g}; the loss has the interval."
+    perplexity = Metric(
+        name="perplexity",
+        title="perplexity on demonstrations",
+        unit="",
+        group="reference",
+        better="neither",
+        candidate=Estimate(value=now, count=len(both)),
+        baseline=Estimate(value=was, count=len(both)),
+        finding="no difference shown" if loss.finding == "no difference shown" else "differs",
+        sentence=sentence,
+    )
+    return [loss, perplexity]
+
+
+def _perplexity(rows: Rows) -> float:
+    tokens = sum(row["tokens"] for row in rows)
+    return math.exp(min(math.fsum(row["loss"] * row["tokens"] for row in rows) / tokens, 700.0))
+
+
+def regression_answers(role: str, parts: Parts) -> list[SideAnswer]:
+    """A model's answers to the regression set."""
+    prompts = [
+        EvaluationPrompt(item.id, tuple(Message.model_validate(turn) for turn in item.prompt), category=item.category)
+        for item in items()
+    ]
+    return parts.answers(role, "regression", prompts, REGRESSION_SAMPLING)
+
+
+def regression_groups(answers: Mapping[str, Sequence[SideAnswer]]) -> list[RegressionGroup]:
+    """The categories of the regression set; items that a model could not be asked are left out."""
+    found = []
+    for category, title in TITLES.items():
+        rows = [
+            (item, now, was)
+            for item, now, was in zip(items(), answers["candidate"], answers["baseline"], strict=True)
+            if item.category == category and not now.failed and not was.failed
+        ]
+        if rows:
+            now_passed = [item.check(now.text) for item, now, _ in rows]
+            was_passed = [item.check(was.text) for item, _, was in rows]
+            found.append(regression_group(category, title, now_passed, was_passed, [item.id for item, _, _ in rows]))
+    return found

@@ -1,0 +1,88 @@
+"""A local task of lm-eval-harness on T, offline, against log-probabilities by transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from prefine.errors import RecipeError
+from prefine.evaluation.comparing.benchmarks import require_tasks
+from prefine.evaluation.comparing.evaluate import evaluate
+from tests.evaluation.comparing.test_evaluate import asked as asked
+from tests.evaluation.comparing.test_evaluate import models as models
+from tests.evaluation.comparing.test_gathering import Ask
+from tests.training import tiny
+
+CHOICES = [" yes", " no"]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    """Six questions with two choices each."""
+    rows = [{"question": f"Is {i} even?", "answer": i % 2} for i in range(6)]
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    path = tmp_path / "parity.yaml"
+    path.write_text(
+        "task: parity\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {data}\ntest_split: test\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{question}}"\ntarget_delimiter: ""\n'
+        f"doc_to_choice: {json.dumps(CHOICES)}\n"
+        'doc_to_target: "{{answer}}"\n'
+        "metric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
+    )
+    return path
+
+
+def likelier(folder: Path, question: str) -> int:
+    """The choice with the higher log-probability by transformers."""
+    plain = AutoModelForCausalLM.from_pretrained(folder).float().eval()
+    tokenizer = tiny.make_tokenizer()
+    prompt = tokenizer.encode(question, add_special_tokens=False)
+    sums = []
+    for choice in CHOICES:
+        answer = tokenizer.encode(choice, add_special_tokens=False)
+        with torch.no_grad():
+            logits = plain(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        sums.append(float(torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None]).sum()))
+    return sums.index(max(sums))
+
+
+@pytest.mark.slow  # importing lm-eval takes most of it
+def test_a_local_task_is_run_on_both_models(asked: Ask, models: tuple[Path, Path], task: Path, tmp_path: Path) -> None:
+    """A task that cannot be run is named with its error."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    broken = tmp_path / "other" / "broken.yaml"
+    broken.parent.mkdir()
+    broken.write_text(task.read_text().replace("rows.jsonl", "gone.jsonl").replace("task: parity", "task: broken"))
+    comparison, _ = evaluate(asked(lm_eval=(str(task), str(broken))))
+    (metric,) = comparison.benchmarks
+    assert (metric.name, metric.better, metric.unit) == ("parity.acc", "higher", "share")
+    for folder, side in zip(models, (metric.candidate, metric.baseline), strict=True):
+        assert side is not None
+        assert side.value == sum(likelier(folder, f"Is {i} even?") == i % 2 for i in range(6)) / 6
+    assert "gone.jsonl" in comparison.not_computed[f"lm-eval {broken}"]
+
+
+def test_without_lm_eval_the_rest_is_computed(asked: Ask, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefine.evaluation.comparing import benchmarks
+
+    monkeypatch.setattr(benchmarks.importlib.util, "find_spec", lambda name: None)
+    comparison, _ = evaluate(asked(lm_eval=(str(task),)))
+    assert comparison.not_computed["lm-eval"] == "lm-eval is not installed: pip install 'prefine[lm-eval]'"
+    assert comparison.metrics
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("group: a\n", "names no task"), ("a: [", "is not YAML"), (None, "there is no file")]
+)
+def test_a_file_that_is_no_task_is_refused(text: str | None, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "task.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(RecipeError, match=problem):
+        require_tasks([str(file)])
+    require_tasks(["arc_easy"])

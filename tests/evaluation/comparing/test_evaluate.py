@@ -1,0 +1,186 @@
+"""Comparisons of T with other random models, as the command makes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefine.comparisons.result import AnswerRow, Comparison
+from prefine.errors import CheckpointError, DataError, Paused, RecipeError
+from prefine.evaluation.comparing import parts
+from prefine.evaluation.comparing.evaluate import evaluate
+from prefine.evaluation.comparing.request import EvaluationRequest, default_folder
+from prefine.generation.sampling import Sampling
+from tests.training import tiny
+
+ROWS = [
+    {"id": f"q{i}", "prompt": f"question {i}", "reference": f"good answer {i}", "category": "ab"[i % 2]}
+    for i in range(7)
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("two")
+    return tiny.save_model(folder / "new", seed=7), tiny.save_model(folder / "old", seed=8)
+
+
+@pytest.fixture
+def asked(models: tuple[Path, Path], tmp_path: Path) -> Callable[..., EvaluationRequest]:
+    """asked(samples=2): a request on T's two models, with a folder of the test's own."""
+    prompts = tiny.write_rows(tmp_path / "prompts.jsonl", ROWS)
+
+    def made(**changes: Any) -> EvaluationRequest:
+        settings: dict[str, Any] = {
+            "candidate": str(models[0]),
+            "baseline": str(models[1]),
+            "prompts": (str(prompts),),
+            "sampling": Sampling(8),
+            "slots": 2,
+            "regression": False,
+            "out": tmp_path / "out",
+            "device": "cpu",
+            "dtype": "float32",
+        }
+        return EvaluationRequest(**settings | changes)
+
+    return made
+
+
+def answers_in(folder: Path) -> list[AnswerRow]:
+    return [AnswerRow.model_validate_json(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+
+
+def test_a_comparison_is_written_as_data_and_as_a_page(asked: Callable[..., EvaluationRequest]) -> None:
+    comparison, folder = evaluate(asked())
+    written = Comparison.model_validate_json((folder / "report.json").read_text())
+    assert written.model_dump(mode="json") == comparison.model_dump(mode="json")
+    rows = answers_in(folder)
+    assert [row.id for row in rows] == [row["id"] for row in ROWS]
+    assert [row.reference for row in rows] == [row["reference"] for row in ROWS]
+    assert comparison.prompts["count"] == len(ROWS)
+    assert comparison.prompts["categories"] == {"a": 4, "b": 3}
+    names = {metric.name: metric for metric in comparison.metrics}
+    assert {"length_tokens", "ended", "degenerate", "entropy", "distinct_2"} <= names.keys()
+    length = names["length_tokens"]
+    assert length.candidate is not None
+    assert length.candidate.value == pytest.approx(sum(row.candidate.tokens for row in rows) / len(rows))
+    assert "report.html" in {path.name for path in folder.iterdir()}
+
+
+def test_a_model_and_its_copy_do_not_differ(asked: Callable[..., EvaluationRequest], models: tuple[Path, Path]) -> None:
+    """The same seeds: the same answers, and nothing is said to be better or worse."""
+    comparison, folder = evaluate(asked(baseline=str(models[0])))
+    assert all(row.candidate == row.baseline for row in answers_in(folder))
+    assert {metric.finding for metric in comparison.metrics} <= {"no difference shown", "not computed"}
+    assert comparison.verdict.decision == "no difference shown"
+
+
+def test_several_answers_to_a_prompt_count_once(asked: Callable[..., EvaluationRequest]) -> None:
+    comparison, folder = evaluate(asked(samples=3))
+    rows = answers_in(folder)
+    assert [row.id for row in rows[:4]] == ["q0", "q0#2", "q0#3", "q1"]
+    assert len({row.candidate.text for row in rows[:3]}) > 1
+    lengths = next(metric for metric in comparison.metrics if metric.name == "length_tokens")
+    assert lengths.change is not None
+    assert lengths.change.count == len(ROWS)
+
+
+class KilledError(Exception):
+    """Stands for kill -9."""
+
+
+def test_a_killed_comparison_goes_on_where_it_was(
+    asked: Callable[..., EvaluationRequest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With 2 slots a block is 4 answers: of 7 the first 4 are not generated again. The result is that of one call."""
+    whole = [row.model_dump() for row in answers_in(evaluate(asked(out=tmp_path / "whole"))[1])]
+    real, generated = parts.write_block, []
+
+    def dying(loaded: Any, prompts: Any, *rest: Any) -> Any:
+        generated.append([prompt.id for prompt in prompts])
+        if len(generated) == 2:
+            raise KilledError
+        return real(loaded, prompts, *rest)
+
+    monkeypatch.setattr(parts, "write_block", dying)
+    with pytest.raises(KilledError):
+        evaluate(asked())
+    _, folder = evaluate(asked())
+    assert generated == [["q0", "q1", "q2", "q3"], ["q4", "q5", "q6"], ["q4", "q5", "q6"], *generated[3:]]
+    assert [row.model_dump() for row in answers_in(folder)] == whole
+    evaluate(asked())  # everything is there
+    assert len(generated) == 5
+
+
+def test_an_interrupt_says_where_things_are(
+    asked: Callable[..., EvaluationRequest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts, "write_block", interrupted)
+    with pytest.raises(Paused, match=f"what was computed is kept in {tmp_path / 'out'}"):
+        evaluate(asked())
+
+
+def test_a_gate_decides_on_shipping(asked: Callable[..., EvaluationRequest], tmp_path: Path) -> None:
+    """Two random models: no difference is shown, so a gate that asks for "better" fails."""
+    strict, lenient = tmp_path / "strict.yaml", tmp_path / "lenient.yaml"
+    strict.write_text("verdict: better\n")
+    lenient.write_text("verdict: not worse\nregressions_allowed: 20\n")
+    assert not all(rule.passed for rule in evaluate(asked(gate=strict))[0].gate)
+    assert all(rule.passed for rule in evaluate(asked(gate=lenient))[0].gate)
+
+
+def test_other_settings_are_refused_or_begin_anew(asked: Callable[..., EvaluationRequest]) -> None:
+    evaluate(asked())
+    with pytest.raises(
+        RecipeError, match=r"other settings: sampling was .* Name a new folder with --out, or .*--force"
+    ):
+        evaluate(asked(sampling=Sampling(4)))
+    _, folder = evaluate(asked(sampling=Sampling(4), force=True))
+    assert max(row.candidate.tokens for row in answers_in(folder)) <= 4
+
+
+def test_a_folder_of_other_files_is_left_alone(asked: Callable[..., EvaluationRequest], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("precious")
+    with pytest.raises(CheckpointError, match=r"holds other files \(mine.txt\)"):
+        evaluate(asked())
+
+
+def test_what_is_missing_is_refused_with_a_remedy(asked: Callable[..., EvaluationRequest], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no held-out rows.*--prompts"):
+        evaluate(asked(prompts=()))
+    with pytest.raises(RecipeError, match=r"is not a run.*--against"):
+        evaluate(asked(baseline=None))
+    with pytest.raises(RecipeError, match=r"endpoint without a model.*v1#MODEL"):
+        evaluate(asked(baseline="http://127.0.0.1:9/v1"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_without_references_and_one_prompt_only(
+    asked: Callable[..., EvaluationRequest], tmp_path: Path
+) -> None:
+    alone = tiny.write_rows(tmp_path / "one.jsonl", [{"prompt": "only one"}])
+    comparison, _ = evaluate(asked(prompts=(str(alone),)))
+    assert comparison.not_computed["ROUGE, BLEU, chrF"] == "no prompt has a reference answer"
+    assert comparison.not_computed["self-BLEU"] == "there is only one prompt"
+    assert comparison.prompts["count"] == 1
+
+
+def test_names_of_folders() -> None:
+    assert default_folder("runs/dpo", "embedded:smollm2-135m") == Path("evaluations/dpo-against-smollm2-135m")
+    assert default_folder("org/model", "http://host:1/v1#a/b c") == Path("evaluations/model-against-b-c")
+
+
+def test_the_report_names_the_sides(asked: Callable[..., EvaluationRequest], models: tuple[Path, Path]) -> None:
+    _, folder = evaluate(asked())
+    report = json.loads((folder / "report.json").read_text())
+    assert report["candidate"]["name"] == str(models[0])
+    assert report["candidate"]["identity"] != report["baseline"]["identity"]

@@ -1,0 +1,173 @@
+"""Figures of a comparison besides the answers' form: KL, pairs, demonstrations, reward models, endpoints, judges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from prefine.comparisons.result import Metric
+from prefine.errors import DataError
+from prefine.evaluation.comparing import endpoint_answers
+from prefine.evaluation.comparing.evaluate import evaluate
+from prefine.evaluation.comparing.folder import read_rows
+from prefine.evaluation.comparing.request import EvaluationRequest, JudgeRequest
+from prefine.generation.sampling import Sampling
+from tests.evaluation.comparing.test_evaluate import ROWS, answers_in
+from tests.evaluation.comparing.test_evaluate import asked as asked
+from tests.evaluation.comparing.test_evaluate import models as models
+from tests.judges.fake import Answer, refusal, running
+from tests.training import tiny
+from tests.training.conftest import data as data
+from tests.training.conftest import finished as finished
+from tests.training.conftest import model as model
+from tests.training.conftest import reward_run as reward_run
+from tests.training.conftest import sft_run as sft_run
+
+Ask = Callable[..., EvaluationRequest]
+
+
+def named(metrics: list[Metric]) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+def logprobs_of(folder: Path, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """By transformers."""
+    plain = AutoModelForCausalLM.from_pretrained(folder).float().eval()
+    with torch.no_grad():
+        logits = plain(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+
+
+def test_the_kl_is_that_of_transformers_logprobs(asked: Ask, models: tuple[Path, Path]) -> None:
+    """k1 and k3 of the first answer, a mean over its tokens; that of the reference itself is 0."""
+    comparison, folder = evaluate(asked())
+    (first, *_) = read_rows(folder / "parts" / "candidate-answers.jsonl")
+    own, theirs = (logprobs_of(path, first["prompt"], first["ids"]) for path in models)
+    row = answers_in(folder)[0]
+    assert first["logprobs"] == pytest.approx(own.tolist(), abs=1e-4)
+    assert row.candidate.kl_per_token == pytest.approx(float((own - theirs).mean()), abs=1e-4)
+    ratio = theirs - own
+    assert row.candidate.scores["kl_k3"] == pytest.approx(float((ratio.exp() - 1 - ratio).mean()), abs=1e-4)
+    assert row.baseline.kl_per_token == 0
+    assert named(comparison.metrics)["kl_per_token"].baseline.value == 0  # type: ignore[union-attr]
+
+
+def test_a_reference_of_its_own(asked: Ask, models: tuple[Path, Path]) -> None:
+    """Against the candidate as reference, the candidate's KL is that of an equal model: 0 to rounding."""
+    _, folder = evaluate(asked(reference=str(models[0])))
+    for row in answers_in(folder):
+        assert row.candidate.kl_per_token == pytest.approx(0, abs=1e-4)
+        assert row.baseline.kl_per_token is not None
+        assert abs(row.baseline.kl_per_token) > 1e-3
+
+
+def test_the_kl_at_another_temperature_is_said_to_be_biased(asked: Ask) -> None:
+    comparison, _ = evaluate(asked(sampling=Sampling(4, temperature=0.0)))
+    assert any("it is biased" in warning for warning in comparison.warnings)
+
+
+def test_pairs_and_demonstrations(asked: Ask, models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of a pair the answer with the higher mean log-probability is preferred; perplexity is over all tokens."""
+    pairs = tiny.write_rows(tmp_path / "pairs.jsonl", tiny.pairs(5))
+    shown = tiny.write_rows(
+        tmp_path / "shown.jsonl", [{"prompt": f"q{i}", "completion": "a" * (i + 1)} for i in range(4)]
+    )
+    comparison, folder = evaluate(asked(pairs=(str(pairs),), demonstrations=(str(shown),)))
+    found = named(comparison.metrics)
+    margins = [row["margin"] for row in read_rows(folder / "parts" / "candidate-pairs.jsonl")]
+    accuracy = found["pair_accuracy"].candidate
+    assert accuracy is not None
+    assert accuracy.value == sum(margin > 0 for margin in margins) / 5
+    assert comparison.verdict.decided_by == "pair_accuracy"
+    losses = read_rows(folder / "parts" / "baseline-demonstrations.jsonl")
+    assert [row["tokens"] for row in losses] == [2, 3, 4, 5]  # a token a letter, and the end of turn
+    mean = sum(row["loss"] * row["tokens"] for row in losses) / 14
+    assert found["perplexity"].baseline.value == pytest.approx(math.exp(mean))  # type: ignore[union-attr]
+
+
+def test_a_run_against_its_start_with_its_own_heldout_rows(
+    asked: Ask, sft_run: Path, model: Path, reward_run: Path
+) -> None:
+    """Nothing but the run is named: the baseline is its recipe's model, the prompts what it held out. A reward model
+    judges; both language models share one base.
+    """
+    comparison, folder = evaluate(asked(candidate=str(sft_run), baseline=None, prompts=(), reward=str(reward_run)))
+    assert comparison.baseline.name == str(model)
+    assert comparison.candidate.kind == "run"
+    assert comparison.recipes["candidate"]["model"]["name"] == str(model)
+    assert comparison.prompts["source"] == f"held-out rows of {sft_run}"
+    assert comparison.verdict.decided_by == str(reward_run)
+    found = named(comparison.metrics)
+    assert found["demonstration_loss"].change.value < 0  # type: ignore[union-attr]  # it learned its data's form
+    rows = answers_in(folder)
+    assert all(row.reference and row.candidate.reward is not None for row in rows)
+    (rate,) = comparison.win_rates
+    wins = sum(row.candidate.reward > row.baseline.reward for row in rows)  # type: ignore[operator]
+    assert rate.wins == wins == sum(row.verdicts[str(reward_run)] == "candidate" for row in rows)
+
+
+def test_the_regression_set_is_answered_and_checked(asked: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny set; T passes none of it."""
+    from prefine.evaluation.comparing import heldout
+    from prefine.regression.items import items
+
+    few = [item for item in items() if item.category == "arithmetic"][:3]
+    monkeypatch.setattr(heldout, "items", lambda: few)
+    monkeypatch.setattr(heldout, "REGRESSION_SAMPLING", Sampling(6, temperature=0.0))
+    comparison, _ = evaluate(asked(regression=True))
+    (group,) = comparison.regression
+    assert (group.category, group.candidate.value, group.candidate.count) == ("arithmetic", 0, 3)
+
+
+def test_an_endpoint_as_candidate(asked: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What text allows is computed; the rest is named with its reason. A second call asks nothing again."""
+    monkeypatch.setattr(endpoint_answers, "_AT_ONCE", 1)
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        return (
+            refusal(400, "no such thing") if body["messages"][0]["content"] == "question 3" else Answer("good answer")
+        )
+
+    with running(answer) as fake:
+        request = asked(candidate=f"{fake.url}#m")
+        comparison, folder = evaluate(request)
+        count = len(fake.asked)
+        assert evaluate(request)[0].metrics == comparison.metrics
+        assert len(fake.asked) == count + 1  # the one that failed
+    assert fake.asked[0]["seed"] == 0
+    assert fake.asked[0]["max_tokens"] == 8
+    assert comparison.prompts["count"] == len(ROWS) - 1
+    assert sum(comparison.prompts["left_out"].values()) == 1
+    assert any("no such thing" in reason for reason in comparison.prompts["left_out"])
+    assert "endpoint" in comparison.not_computed["KL to the reference (candidate)"]
+    assert "length_characters" in named(comparison.metrics)
+    assert answers_in(folder)[0].candidate.text == "good answer"
+
+
+def test_an_endpoint_that_is_down(asked: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be compared: one line with the reason. What the other model generated is kept."""
+    real = endpoint_answers.Endpoint
+    monkeypatch.setattr(endpoint_answers, "Endpoint", lambda url, **kept: real(url, attempts=1))
+    with pytest.raises(
+        DataError, match=r"no prompt was answered by both models \(candidate: .*what was computed is kept"
+    ):
+        evaluate(asked(candidate="http://127.0.0.1:9/v1#m"))
+    assert (asked().out / "parts" / "baseline-answers.jsonl").exists()  # type: ignore[operator]
+
+
+def test_a_judge_behind_an_endpoint_decides(asked: Ask, reward_run: Path) -> None:
+    """A judge that always prefers the first answer it sees is inconsistent: all ties."""
+    with running(lambda body, number: Answer('{"verdict": "A"}')) as fake:
+        comparison, folder = evaluate(asked(judge=JudgeRequest(fake.url, "judge-1"), reward=str(reward_run)))
+    first, second = comparison.win_rates
+    assert (first.judge, second.judge) == ("judge-1", str(reward_run))
+    assert comparison.verdict.decided_by == "judge-1"
+    assert first.ties == len(ROWS)
+    assert first.finding == "no difference shown"
+    assert answers_in(folder)[0].verdicts["judge-1"] == "tie"
