@@ -36,6 +36,7 @@ TOPICS = {
         "what_is_learned": "which tokens of which rows are supervised",
     },
     "engines": {"real_engines": "vLLM and llama.cpp themselves"},
+    "judges": {"own_server": "prefine serve as the judge"},
     "models": {
         "bad_models": "refusals of damaged model folders",
         "deep": "a real vocabulary and depth",

@@ -49,6 +49,7 @@ VERBS = {
     "evaluate": "prefine.cli.evaluate:evaluate",
     "generate": "prefine.cli.generate:generate",
     "chat": "prefine.cli.chat:chat",
+    "judge": "prefine.cli.judge:judge",
     "export write": "prefine.cli.export:write",
     "export verify": "prefine.cli.export:verify",
     "serve": "prefine.cli.serve:serve",

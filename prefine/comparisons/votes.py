@@ -107,9 +107,9 @@ def read_votes(path: Path) -> tuple[list[ArenaVote], list[RefusedVote]]:
                 votes.append(found)
             else:
                 refused.append(RefusedVote(f"{path}, line {number}", found))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the name holds NUL
         raise DataError(
-            f"{path}: cannot be read: {error.strerror or error}", "Check its name and permissions."
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}", "Check its name and permissions."
         ) from None
     if not votes:
         raise DataError(str(refused[0]) if refused else f"{path}: holds no vote", _REMEDY)

@@ -80,9 +80,9 @@ def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_BYTES + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the name holds NUL
         raise TemplateError(
-            f"{path}: cannot be read: {error.strerror or error}", "Check its name and permissions."
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}", "Check its name and permissions."
         ) from None
     if len(data) > _LARGEST_BYTES:
         raise TemplateError(f"{path}: is larger than 1 MiB, which no template is", "Name the template's file.")

@@ -96,6 +96,8 @@ def test_files_without_votes_are_refused(tmp_path: Path) -> None:
         read_votes(written(tmp_path / "empty.jsonl"))
     with pytest.raises(DataError, match="cannot be read"):
         read_votes(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_votes(tmp_path / "no\0ne.jsonl")
 
 
 def test_the_side_of_a_model_does_not_matter() -> None:
