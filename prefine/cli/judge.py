@@ -73,13 +73,13 @@ def judge(
     same command continues after an interruption, and asks for nothing twice.
     """
     from prefine.cli.progress import counting
-    from prefine.evaluation.comparing.judged import JudgeRequest, judge_comparison
+    from prefine.evaluation.comparing.judged import AskedJudge, judge_comparison
     from prefine.judges.endpoint import Endpoint
     from prefine.judges.endpoint_judge import JudgeSettings
     from prefine.judges.template import JudgeTemplate
     from prefine.runs.atomic import require_writable
 
-    _require_finite({"--timeout": timeout, "--price-in": price_in, "--price-out": price_out})
+    _require_finite({"--price-in": price_in, "--price-out": price_out})
     _require_judges([url, votes, votes_out])
     _require_both({"--judge": url, "--model": model})
     _require_both({"--price-in": price_in, "--price-out": price_out})
@@ -89,7 +89,7 @@ def judge(
     if url is not None and model is not None:
         endpoint = Endpoint(url, key_variable=key_variable, timeout_s=timeout, attempts=attempts)
         settings = JudgeSettings(model, max_tokens, price_in=price_in, price_out=price_out)
-        request = JudgeRequest(endpoint, settings, JudgeTemplate(template), at_once)
+        request = AskedJudge(endpoint, settings, JudgeTemplate(template), at_once)
     with counting("judging") as progress:
         found = judge_comparison(answers, judge=request, votes=votes, votes_out=votes_out, out=out, progress=progress)
     _show(found, as_json)
@@ -98,7 +98,7 @@ def judge(
 
 
 def _require_finite(options: dict[str, float | None]) -> None:
-    """Refuse nan, which no range refuses, and an infinite price."""
+    """Refuse infinite prices, which no range refuses."""
     from prefine.errors import RecipeError
 
     for name, value in options.items():

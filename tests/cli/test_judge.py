@@ -68,7 +68,7 @@ def test_an_endpoint_that_fails_is_an_error_after_the_report(files: list[str]) -
         (["--judge", "h", "--model", "m"], "not the URL of an endpoint"),
         (["--judge", "http://h/v1", "--model", "m", "--price-in", "1"], "--price-in is given without --price-out"),
         (["--judge", "http://h/v1", "--model", "m", "--template", "none.txt"], "none.txt: cannot be read"),
-        (["--judge", "http://h/v1", "--model", "m", "--timeout", "nan"], "--timeout is nan"),
+        (["--judge", "http://h/v1", "--model", "m", "--price-in", "inf"], "--price-in is inf"),
         (["--votes", "none.jsonl"], "none.jsonl: cannot be read"),
         (["--votes-out", "none/votes.jsonl"], "there is no folder"),
     ],

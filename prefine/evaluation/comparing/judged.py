@@ -33,7 +33,7 @@ _FOLDER = Path("evaluations")
 
 
 @dataclass(frozen=True)
-class JudgeRequest:
+class AskedJudge:
     """A judge behind an endpoint, and how to ask it.
 
     Attributes:
@@ -76,7 +76,7 @@ class Judgement:
 def judge_comparison(
     answers: Sequence[Path],
     *,
-    judge: JudgeRequest | None = None,
+    judge: AskedJudge | None = None,
     votes: Path | None = None,
     votes_out: Path | None = None,
     out: Path | None = None,

@@ -13,7 +13,7 @@ from prefine.comparisons.statistics import paired_metric
 from prefine.comparisons.votes import read_votes
 from prefine.comparisons.win_rate import win_rate
 from prefine.errors import CheckpointError, RecipeError
-from prefine.evaluation.comparing.judged import JudgeRequest, judge_comparison, with_win_rates
+from prefine.evaluation.comparing.judged import AskedJudge, judge_comparison, with_win_rates
 from prefine.judges.endpoint_judge import JudgeSettings
 from prefine.judges.template import JudgeTemplate
 from prefine.report.comparison.reading import read_answers, read_comparison
@@ -31,8 +31,8 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return made[0], made[1]
 
 
-def by(fake: Fake, model: str = "m") -> JudgeRequest:
-    return JudgeRequest(fake.endpoint(attempts=2), JudgeSettings(model), JudgeTemplate())
+def by(fake: Fake, model: str = "m") -> AskedJudge:
+    return AskedJudge(fake.endpoint(attempts=2), JudgeSettings(model), JudgeTemplate())
 
 
 def test_two_files_become_a_comparison_with_a_win_rate(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_an_endpoint_that_goes_down_leaves_a_report_and_what_was_paid_for(
 ) -> None:
     out = tmp_path / "out"
     with running(lambda body, number: prefers_good(body, number) if number <= 12 else refusal(402, "no money")) as fake:
-        request = JudgeRequest(fake.endpoint(), JudgeSettings("m"), JudgeTemplate(), at_once=1)
+        request = AskedJudge(fake.endpoint(), JudgeSettings("m"), JudgeTemplate(), at_once=1)
         found = judge_comparison(files, judge=request, out=out)
     assert found.problem is not None and "no money" in str(found.problem)
     (rate,) = read_comparison(out).win_rates
