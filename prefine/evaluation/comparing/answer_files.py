@@ -58,10 +58,10 @@ def paired_answers(candidate: Path, baseline: Path) -> AnswerPairs:
             f"{candidate} and {baseline} have no prompt in common",
             "Name two files of answers to the same prompts, as `prefine generate` writes them.",
         )
-    for path, answers in ((candidate, ours), (baseline, theirs)):
-        if alone := sum(map(len, answers.values())) - len(rows):
+    for path, found in ((candidate, ours), (baseline, theirs)):
+        if alone := sum(map(len, found.values())) - len(rows):
             left_out[f"answers of {path.name} without one of the other file"] += alone
-    counted = all(one.counted for found in (ours, theirs) for answers in found.values() for one in answers)
+    counted = all(one.counted for each in (ours, theirs) for answers in each.values() for one in answers)
     lengths = "The files do not say how many tokens an answer has (tokens): lengths are those of words."
     return AnswerPairs(rows, dict(left_out), [] if counted else [lengths])
 
