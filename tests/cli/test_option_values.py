@@ -75,7 +75,14 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     source = tiny.write_rows(tmp_path / "in.jsonl", tiny.pairs(2))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data:\n  train: {source}\nmodel:\n  name: ./none\n")
-    return {"FILE": str(source), "MODEL": "./none", "RECIPE": str(recipe), "RUN": "./none", "FOLDER": "./new"}
+    return {
+        "FILE": str(source),
+        "MODEL": "./none",
+        "RECIPE": str(recipe),
+        "RUN": "./none",
+        "CANDIDATE": "./none",
+        "FOLDER": "./new",
+    }
 
 
 def refused(place: Place, value: str, words: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str | None:

@@ -53,6 +53,10 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         ],
         "judge": lambda: [rows(chat), rows(chat), "--votes-out", str(folder / "votes"), "--out", str(folder / "j")],
         "score": lambda: [str(reward_run), rows(chat), "--out", str(folder / "out.jsonl")],
+        "evaluate": lambda: [
+            *(str(sft_run), "--max-new-tokens", "4", "--limit", "2", "--no-regression"),
+            *("--reward", str(reward_run), "--out", str(folder / "compared")),
+        ],
         "generate": lambda: [str(sft_run), "--prompts", rows(chat), "--max-new-tokens", "4"],
         "chat": lambda: [str(sft_run), "--max-new-tokens", "4"],
         "recipe": lambda: ["dpo"],
