@@ -188,7 +188,7 @@ def test_models_are_loaded_in_a_thread_that_ends(folders: dict[str, Path], monke
         threads.append(threading.current_thread())
         return load_model(*arguments, **options)
 
-    monkeypatch.setattr("prefine.serving.models.load_model", noting)
+    monkeypatch.setattr("prefine.models.shared_base.load_model", noting)
     load_models([str(folders["tiny"])], ModelSection())
     assert threads
     assert all(each is not threading.main_thread() and not each.is_alive() for each in threads)

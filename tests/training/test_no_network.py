@@ -47,10 +47,6 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "reward check": lambda: [str(reward_run), "--out", str(folder / "out"), "--policy", str(sft_run)],
         "reward merge": lambda: [str(reward_run), str(folder / "merged")],
         "ppo": lambda: [recipe("ppo", **{"reward.name": str(reward_run)}, **tiny.UNGUARDED)],
-        "evaluate": lambda: [
-            *(str(sft_run), "--prompts", rows(chat), "--max-new-tokens", "4"),
-            *("--no-regression", "--out", str(folder / "evaluated")),
-        ],
         "judge": lambda: [rows(chat), rows(chat), "--votes-out", str(folder / "votes"), "--out", str(folder / "j")],
         "score": lambda: [str(reward_run), rows(chat), "--out", str(folder / "out.jsonl")],
         "evaluate": lambda: [
