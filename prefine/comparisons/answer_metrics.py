@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from prefine.comparisons.result import AnswerOf, AnswerRow, Direction, Metric
-from prefine.comparisons.statistics import paired_metric
+from prefine.comparisons.statistics import paired_median, paired_metric
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class MetricKind:
 
 
 REWARD = MetricKind("reward", "reward", "score", "reward", "higher")
+REWARD_MEDIAN = MetricKind("reward_median", "median reward", "score", "reward", "neither")
 KL = MetricKind("kl_per_token", "KL to the reference", "nats", "divergence", "neither")
 LENGTH = MetricKind("length_tokens", "answer length", "tokens", "form", "neither")
 CHARACTERS = MetricKind("length_characters", "answer length in characters", "", "form", "neither")
@@ -84,6 +85,9 @@ def answer_metrics(rows: Sequence[AnswerRow], prompts: Sequence[int], *, same_to
         if any(value is not None for values in sides for value in values):
             candidate, baseline = (_by_prompt(values, prompts) for values in sides)
             found.append(kind.of(candidate, baseline))
+            if kind is REWARD:
+                median = (REWARD_MEDIAN.name, REWARD_MEDIAN.title, REWARD_MEDIAN.unit, REWARD_MEDIAN.group)
+                found.append(paired_median(*median, REWARD_MEDIAN.better, candidate, baseline))
     return found
 
 
