@@ -46,11 +46,12 @@ def with_rate_finding(rate: WinRate, p_adjusted: float | None = None) -> WinRate
     )
     finding = finding_of(above, rate.p, p_adjusted, "higher")
     counts = f"{plural(rate.wins, 'win')}, {plural(rate.ties, 'tie')}, {plural(rate.losses, 'loss', 'losses')}"
+    shown = ", no difference shown" if finding == "no difference shown" else ""
     text = (
-        f"Win rate by {rate.judge}: {finding}: {rate_text(rate.rate)}, ties as one half; {counts}, "
+        f"Judged by {rate.judge}, the candidate wins {rate_text(rate.rate)}, ties as one half{shown}: {counts}, "
         f"{p_text(rate.p, p_adjusted)}."
     )
-    if finding == "no difference shown":
+    if shown:
         text += settle_text(rate.more_prompts)
     return rate.model_copy(update={"p_adjusted": p_adjusted, "finding": finding, "sentence": text})
 
