@@ -125,6 +125,8 @@ class _Verb(TyperCommand):
         for name, value in ctx.params.items():
             if isinstance(value, Path):
                 ctx.params[name] = Path(expanded(str(value)))
+            elif isinstance(value, list | tuple) and any(isinstance(each, Path) for each in value):
+                ctx.params[name] = [Path(expanded(str(each))) for each in value]
         return rest
 
 

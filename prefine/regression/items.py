@@ -47,7 +47,7 @@ TITLES = {
 }
 """The categories in their order, each with a title for people."""
 
-_FOLDER = Path(__file__).parents[1] / "samples" / "regression"
+_FOLDER = Path(__file__).parent / "set"
 
 AnyRule = Annotated[
     Begins

@@ -80,7 +80,7 @@ def test_languages_are_many() -> None:
 
 
 def test_the_readme_has_the_numbers_of_items() -> None:
-    readme = (Path(prefine.__file__).parent / "samples" / "regression" / "README.md").read_text("utf-8")
+    readme = (Path(prefine.__file__).parent / "regression" / "set" / "README.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", readme, re.MULTILINE)
     assert {name: int(count) for name, count in rows} == Counter(item.category for item in ITEMS)
     assert f"\n{len(ITEMS)} short prompts" in readme
