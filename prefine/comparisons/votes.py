@@ -143,27 +143,45 @@ def counted(votes: Sequence[ArenaVote], rows: Sequence[AnswerRow], candidate: st
     sides = _sides(candidate, baseline)
     places = {row.id: place for place, row in enumerate(rows)}
     left_out: Counter[str] = Counter()
-    balance: dict[int, int] = {}
-    used = 0
-    for vote in _latest(votes, left_out):
+    about: list[ArenaVote] = []
+    for vote in votes:
         place = places.get(str(vote.question_id))
         named = (sides.get(vote.model_a), sides.get(vote.model_b))
         if place is None:
             left_out["question_id is no id of the answers"] += 1
         elif set(named) != {"candidate", "baseline"}:
             left_out[f"the models are not {candidate} and {baseline}"] += 1
+        elif not _asks(vote, rows[place]):
+            left_out["the prompt is not the one compared"] += 1
         elif not _is_about(vote, rows[place], candidate_is_a=named[0] == "candidate"):
             left_out["the answers are not the ones compared"] += 1
         else:
-            used += 1
-            for_a = {"model_a": 1, "model_b": -1}.get(vote.winner, 0)
-            balance[place] = balance.get(place, 0) + (for_a if named[0] == "candidate" else -for_a)
+            about.append(vote)
+    used = _latest(about)  # only of these, as a later vote on something else replaces none
+    if earlier := len(about) - len(used):
+        left_out["the same judge voted again later"] = earlier
+    balance: dict[int, int] = {}
+    for vote in used:
+        place = places[str(vote.question_id)]
+        for_a = {"model_a": 1, "model_b": -1}.get(vote.winner, 0)
+        balance[place] = balance.get(place, 0) + (for_a if sides[vote.model_a] == "candidate" else -for_a)
     winners: list[Winner | None] = [_by_majority(balance.get(place)) for place in range(len(rows))]
-    return CountedVotes(winners, used, dict(left_out))
+    return CountedVotes(winners, len(used), dict(left_out))
 
 
 def votes_of(rows: Sequence[AnswerRow], judge: str, candidate: str, baseline: str) -> list[ArenaVote]:
-    """A judge's verdicts as votes; the candidate is model A."""
+    """A judge's verdicts as votes; the candidate is model A.
+
+    Raises:
+        DataError: both models have one name, or a prompt has no turns.
+    """
+    if candidate == baseline:
+        raise DataError(
+            f"both models are called {candidate!r}, which no vote can tell apart", "Rename one of the files."
+        )
+    for row in rows:
+        if judge in row.verdicts and not row.prompt:
+            raise DataError(f"row {row.id!r} has no prompt, without which no vote can be written", "Leave the row out.")
     now = time.time()
     winners: dict[Winner, ArenaWinner] = {"candidate": "model_a", "baseline": "model_b", "tie": "tie"}
     return [
@@ -220,16 +238,18 @@ def _sides(candidate: str, baseline: str) -> dict[str, Winner]:
     return sides | {candidate: "candidate", baseline: "baseline"}
 
 
-def _latest(votes: Sequence[ArenaVote], left_out: Counter[str]) -> list[ArenaVote]:
-    """One vote of each judge on each prompt and pair of models: the last one."""
+def _latest(votes: Sequence[ArenaVote]) -> list[ArenaVote]:
+    """One vote of each judge on each prompt: the last one."""
     last: dict[Any, ArenaVote] = {}
     for place, vote in enumerate(sorted(votes, key=lambda each: each.tstamp)):
-        models = frozenset((vote.model_a, vote.model_b))
-        who: Any = (vote.judge, str(vote.question_id), models) if vote.judge else place
-        left_out["the same judge voted again later"] += who in last
-        last[who] = vote
-    left_out += Counter()  # without zeros
+        last[(vote.judge, str(vote.question_id)) if vote.judge else place] = vote
     return list(last.values())
+
+
+def _asks(vote: ArenaVote, row: AnswerRow) -> bool:
+    """Whether the user's turns are the same. System turns are not compared: other programs leave them out."""
+    asked = [_text(turn.get("content")) for turn in row.prompt if turn.get("role") == "user"]
+    return [turn.content for turn in vote.conversation_a[:-1] if turn.role == "user"] == asked
 
 
 def _is_about(vote: ArenaVote, row: AnswerRow, *, candidate_is_a: bool) -> bool:

@@ -129,6 +129,27 @@ def test_a_judges_last_vote_counts() -> None:
     assert winners(*unknown) == (["candidate"], {})
 
 
+def test_a_later_vote_on_other_answers_replaces_none() -> None:
+    seed_2 = vote(conversation_a=talk("4"), winner="model_b", tstamp=9.0)
+    assert winners(vote(), seed_2) == (["candidate"], {"the answers are not the ones compared": 1})
+    assert winners(seed_2, vote()) == (["candidate"], {"the answers are not the ones compared": 1})
+
+
+def test_a_judge_who_names_the_models_in_two_ways_votes_once() -> None:
+    again = vote(model_a="dpo", model_b="sft", winner="model_b", tstamp=9.0)
+    assert winners(vote(), again) == (["baseline"], {"the same judge voted again later": 1})
+
+
+def test_a_vote_on_another_question_with_the_same_id_is_left_out() -> None:
+    other = {"conversation_a": talk("four", "3 + 1?"), "conversation_b": talk("five", "3 + 1?")}
+    assert winners(vote(**other)) == ([None], {"the prompt is not the one compared": 1})
+    longer = {
+        name: [{"role": "system", "content": "Be brief."}, *talk(answer)]
+        for name, answer in (("conversation_a", "four"), ("conversation_b", "five"))
+    }
+    assert winners(vote(**longer)) == (["candidate"], {})
+
+
 def test_votes_on_something_else_are_left_out_with_a_reason() -> None:
     found, left_out = winners(
         vote(question_id="q9"), vote(model_b="gpt"), vote(conversation_a=talk("4")), vote(judge="x", winner="model_b")
@@ -139,6 +160,16 @@ def test_votes_on_something_else_are_left_out_with_a_reason() -> None:
         "the models are not runs/dpo and runs/sft": 1,
         "the answers are not the ones compared": 1,
     }
+
+
+def test_verdicts_that_no_vote_can_hold_are_refused_in_words() -> None:
+    (row,) = rows("a")
+    judged = row.model_copy(update={"verdicts": {"judge": "tie"}})
+    with pytest.raises(DataError, match="both models are called 'answers'"):
+        votes_of([judged], "judge", "answers", "answers")
+    with pytest.raises(DataError, match="row 'a' has no prompt"):
+        votes_of([row, judged.model_copy(update={"prompt": []})], "judge", "one", "two")
+    assert len(votes_of([row.model_copy(update={"prompt": []}), judged], "judge", "one", "two")) == 1
 
 
 def test_verdicts_become_votes_and_come_back(tmp_path: Path) -> None:
