@@ -84,7 +84,9 @@ class Gate(RecipeSection):
         decision = comparison.verdict.decision
         passed = {"better": decision == "better", "not worse": decision != "worse", "any": True}[self.verdict]
         text = f"The verdict is {decision}"
-        if not passed:
+        if self.verdict != "any" and not comparison.verdict.decided_by:
+            passed, text = False, "Nothing was computed that could decide"
+        elif not passed:
             text += f", and the gate asks for {self.verdict}"
         return GateRule(rule=f"verdict: {self.verdict}", value=decision, passed=passed, sentence=f"{text}.")
 

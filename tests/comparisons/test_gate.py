@@ -132,3 +132,14 @@ def test_equal_models_are_not_shipped_as_better() -> None:
     assert not first.passed
     assert "no difference shown" in first.sentence
     assert all(rule.passed for rule in Gate(verdict="not worse").rules(equal))
+
+
+def test_a_gate_is_not_passed_where_nothing_could_decide() -> None:
+    undecided = FOUND.verdict.model_copy(
+        update={"decision": "no difference shown", "decided_by": "", "regressions": []}
+    )
+    nothing = FOUND.model_copy(update={"verdict": undecided})
+    rule, *_ = Gate(verdict="not worse").rules(nothing)
+    assert not rule.passed
+    assert "Nothing was computed that could decide" in rule.sentence
+    assert Gate(verdict="any").rules(nothing)[0].passed
