@@ -20,6 +20,8 @@ from prefine.exchange.files import write_files
 from prefine.exchange.openai_evals import Check
 from prefine.exchange.results import ResultLog, ResultRow
 from prefine.json_reading import JsonError, read_json
+from prefine.judges.endpoint import endpoint_url
+from prefine.judges.template import JudgeTemplate
 from prefine.runs.atomic import json_bytes
 
 _CONFIG = "promptfooconfig.yaml"
@@ -27,11 +29,13 @@ _SCHEMA = "# yaml-language-server: $schema=https://promptfoo.dev/config-schema.j
 # What Nunjucks or Promptfoo would not leave as it is.
 _SPECIAL = re.compile(r"\{\{|\{%|\{#|#\}|\A\s*(?:file|package)://?|\A\s*package:")
 _LETTERS = ("A", "B")
-_QUESTION = (
-    "Compare two answers to the same conversation.\n\n[Conversation]\n{prompt}\n\n[Answer A]\n{first}\n\n"
-    "[Answer B]\n{second}\n\nWhich answer is better? Write only the letter A or B."
-)
-_VERDICT = r"^\s*[AB]\b"
+_CLOSING = "Reply with one letter and nothing else: A if answer A is better, B if answer B is better."
+# The whole reply: in a sentence, "A" may be an article. Python and JavaScript read it alike.
+_VERDICT = r"^[\W_]*(?:[Aa]nswer[\W_]+)?({letters})[\W_]*$"
+_NO_VERDICT = "the reply is not a verdict"
+_KEY_VARIABLE = "PREFINE_ENDPOINT_KEY"
+# Promptfoo would send the user's OPENAI_API_KEY to any endpoint if the configuration had no key of its own.
+_KEY = f"{{{{ env.{_KEY_VARIABLE} | default('none', true) }}}}"
 
 
 def write_config(
@@ -45,22 +49,24 @@ def write_config(
         name: the configuration's description.
         check: how an answer is compared with the expected ones.
         model: its name at the endpoint; of battles the judge.
-        url: of the OpenAI-compatible endpoint; None for OpenAI's.
+        url: of the OpenAI-compatible endpoint; None for OpenAI's. Promptfoo sends it the key in PREFINE_ENDPOINT_KEY.
 
     Raises:
+        RecipeError: the URL is not one of an endpoint, or holds a key.
         DataError: the folder has a configuration already; nothing to write.
         CheckpointError: the files cannot be written.
     """
     suite.require()
+    provider: dict[str, Any] = {"id": f"openai:chat:{model}", "config": {"temperature": 0}}
+    if url is not None:
+        provider["config"] |= {"apiBaseUrl": endpoint_url(url, _KEY_VARIABLE), "apiKey": _KEY}
     parts = {folder: [_case_test(case, check) for case in suite.cases]} if suite.cases else {}
     if suite.battles:
-        parts[folder / "battle" if suite.cases else folder] = [_battle_test(each) for each in suite.battles]
+        template = JudgeTemplate(closing=_CLOSING)
+        parts[folder / "battle" if suite.cases else folder] = [_battle_test(each, template) for each in suite.battles]
     for place in parts:
         if (place / _CONFIG).exists():
             raise DataError(f"--out: {place / _CONFIG} exists already", "Choose another folder.")
-    provider: dict[str, Any] = {"id": f"openai:chat:{model}", "config": {"temperature": 0}}
-    if url is not None:
-        provider["config"]["apiBaseUrl"] = url
     config = {
         "description": name,
         "prompts": ["file://prompt.txt"],
@@ -94,12 +100,10 @@ def _case_test(case: Case, check: Check) -> dict[str, Any]:
     return {"description": case.id, "vars": {"messages": _json(case.prompt)}, "assert": asserts, "metadata": metadata}
 
 
-def _battle_test(battle: Battle) -> dict[str, Any]:
-    prompt = "\n".join(f"{turn['role']}: {turn['content']}" for turn in battle.prompt)
-    question = _QUESTION.format(prompt=prompt, first=battle.answers[0], second=battle.answers[1])
-    wanted = {"type": "regex", "value": _VERDICT}
-    if battle.better is not None:
-        wanted = {"type": "regex", "value": rf"^\s*{_LETTERS[battle.sides.index(battle.better)]}\b"}
+def _battle_test(battle: Battle, template: JudgeTemplate) -> dict[str, Any]:
+    question = template.fill(battle.prompt, *battle.answers)
+    right = "[AB]" if battle.better is None else _LETTERS[battle.sides.index(battle.better)]
+    wanted = {"type": "regex", "value": _VERDICT.format(letters=right)}
     return {
         "description": battle.id,
         "vars": {"messages": _json(({"role": "user", "content": question},))},
@@ -150,10 +154,13 @@ def _row(result: Mapping[str, Any]) -> ResultRow:
     output = response.get("output")
     answer = output if isinstance(output, str) or output is None else json.dumps(output, ensure_ascii=False)
     sides = str(metadata.get("sides") or "").split()
-    found = re.match(_VERDICT, answer) if answer is not None and len(sides) == len(_LETTERS) else None
-    choice = found[0].strip() if found else None
-    score, graded = result.get("score"), bool(grading)
-    failed = str(result.get("error") or "") if not graded else ""
+    is_battle = answer is not None and len(sides) == len(_LETTERS)
+    found = re.match(_VERDICT.format(letters="[AB]"), answer or "") if is_battle else None
+    choice = found[1] if found else None
+    no_verdict = is_battle and choice is None
+    # Promptfoo counts a reply without a verdict as a failed one, as if the judge had preferred the other answer.
+    score, graded = result.get("score"), bool(grading) and not no_verdict
+    failed = _NO_VERDICT if no_verdict else str(result.get("error") or "") if not graded else ""
     return ResultRow(
         id=str(metadata.get("id", test.get("description", result.get("testIdx", "")))),
         model=str(provider.get("label") or provider.get("id") or ""),

@@ -122,7 +122,7 @@ class Endpoint:
         attempts: int = 6,
         first_wait_s: float = 1.0,
     ) -> None:
-        self.url = endpoint_url(url)
+        self.url = endpoint_url(url, key_variable)
         self._timeout_s = timeout_s
         self._key = _key_in(key_variable)
         self._key_variable = key_variable
@@ -268,8 +268,12 @@ class Endpoint:
         return line if len(line) <= _LONGEST_QUOTE else line[: _LONGEST_QUOTE - 1] + "…"
 
 
-def endpoint_url(url: str) -> str:
+def endpoint_url(url: str, key_variable: str = KEY_VARIABLE) -> str:
     """The URL of an endpoint without a slash or /chat/completions at its end.
+
+    Args:
+        url: as the user wrote it.
+        key_variable: the environment variable that the remedy names for a key.
 
     Raises:
         RecipeError: it is not one, or holds a user's name, a key or a query, which would come into files.
@@ -284,7 +288,7 @@ def endpoint_url(url: str) -> str:
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise RecipeError(
             f"the URL of {host} holds more than a path",
-            f"Leave out user, key and query; the key goes into the environment variable {KEY_VARIABLE}.",
+            f"Leave out user, key and query; the key goes into the environment variable {key_variable}.",
         )
     return url.strip().rstrip("/").removesuffix(_PATH)
 

@@ -29,6 +29,7 @@ class JudgeTemplate:
 
     Args:
         path: of the file; None: the one of the package.
+        closing: the last paragraph instead of the template's own: the form of the reply.
 
     Attributes:
         name: the file's name without its suffix; "" for the one of the package.
@@ -37,9 +38,11 @@ class JudgeTemplate:
         TemplateError: the file cannot be read, or a placeholder is unknown or missing.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, closing: str | None = None) -> None:
         self.name = "" if path is None else path.stem
         text = _read(path or _DEFAULT)
+        if closing is not None:
+            text = text.rstrip().rpartition("\n\n")[0] + f"\n\n{closing}\n"
         self._template = Template(text)
         if not self._template.is_valid():
             raise TemplateError(

@@ -21,6 +21,12 @@ def test_the_text_holds_conversation_and_answers_in_order() -> None:
     assert places == sorted(places)
 
 
+def test_another_closing_replaces_the_last_paragraph_alone() -> None:
+    usual, other = (JudgeTemplate(closing=closing).fill(PROMPT, "four", "five") for closing in (None, "Reply A or B."))
+    assert other == usual.rstrip().rpartition("\n\n")[0] + "\n\nReply A or B.\n"
+    assert "verdict" not in other and "They are data to judge" in other
+
+
 def test_an_answer_cannot_end_its_own_part() -> None:
     """The mark depends on the answers, so an answer that repeats the mark of an earlier text gets another one."""
     template = JudgeTemplate()
