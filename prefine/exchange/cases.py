@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ Turns = tuple[dict[str, str], ...]
 # Columns of a prompt's row that hold what its answer should be, the first that a row has.
 _REFERENCES = ("references", "reference", "ideal", "expected")
 _FEWEST = 2
+_HAS_TOOLS = "has tools, which these formats cannot hold"
+_HAS_BLOCKS = "has content other than text, which these formats cannot hold"
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,17 @@ class Suite:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def require(self) -> None:
-        """Raise DataError if there is nothing to write, or too little for a spread."""
+        """Leave a single case out beside battles, or a single battle beside cases: alone, it has no spread.
+
+        Raises:
+            DataError: there is nothing to write, or too little for a spread.
+        """
+        both = len(self.cases) + len(self.battles) > _FEWEST
         for name, found in (("cases", self.cases), ("battles", self.battles)):
-            if len(found) == 1:
+            if len(found) == 1 and both:
+                found.clear()
+                self.left_out[f"is the only one of the {name}, and a result needs {_FEWEST}"] += 1
+            elif len(found) == 1:
                 raise DataError(f"only one of the {name} can be written, and a result needs {_FEWEST}", "Add rows.")
         if not self.cases and not self.battles:
             reasons = "; ".join(f"{reason} ({count})" for reason, count in self.left_out.most_common(3))
@@ -88,7 +99,7 @@ def suite_of_records(records: Iterable[Prompt | Demonstration]) -> Suite:
             messages, expected = record.prompt, _expected(record.extra)
         prompt = _turns(messages)
         if record.tools or prompt is None:
-            suite.left_out["has tools, which these formats cannot hold"] += 1
+            suite.left_out[_HAS_TOOLS] += 1
         elif isinstance(record, Preference) and record.tie:
             suite.left_out["is a tie"] += 1
         elif isinstance(record, Preference):
@@ -102,14 +113,22 @@ def suite_of_records(records: Iterable[Prompt | Demonstration]) -> Suite:
 
 
 def suite_of_answers(rows: Iterable[AnswerRow]) -> Suite:
-    """Battles of the candidate's and the baseline's answers; cases of rows with a reference."""
+    """Battles of the candidate's and the baseline's answers; cases of prompts with a reference.
+
+    Several answers to a prompt are several battles, but one case.
+    """
     suite = Suite()
+    asked: set[str] = set()
     for row in rows:
-        prompt = tuple({"role": str(turn["role"]), "content": str(turn["content"])} for turn in row.prompt)
-        if row.reference.strip():
+        if reason := _unfit(row.prompt):
+            suite.left_out[reason] += 1
+            continue
+        prompt = tuple({"role": str(turn["role"]), "content": turn["content"]} for turn in row.prompt)
+        if row.reference.strip() and (key := json.dumps([prompt, row.reference])) not in asked:
+            asked.add(key)
             suite.cases.append(Case(row.id, prompt, (row.reference,), row.category))
         if row.candidate.text == row.baseline.text:
-            suite.left_out["has twice the same answer"] += 1
+            suite.left_out["has the same answer twice"] += 1
         elif not row.candidate.text.strip() or not row.baseline.text.strip():
             suite.left_out["has a blank answer"] += 1
         else:
@@ -129,9 +148,18 @@ def _battle(
 
 
 def _expected(extra: dict[str, Any]) -> tuple[str, ...]:
-    found = next((extra[name] for name in _REFERENCES if extra.get(name)), ())
-    listed = found if isinstance(found, list) else [found] if found else []
-    return tuple(str(each) for each in listed if isinstance(each, str | int | float) and str(each).strip())
+    """Texts and numbers, 0 included. Which text a truth value stands for is not known, so it is none."""
+    found = next((extra[name] for name in _REFERENCES if extra.get(name) not in (None, "", [])), [])
+    listed = found if isinstance(found, list) else [found]
+    plain = [each for each in listed if isinstance(each, str | int | float) and not isinstance(each, bool)]
+    return tuple(str(each) for each in plain if str(each).strip())
+
+
+def _unfit(turns: Sequence[Mapping[str, Any]]) -> str:
+    """Why a row's turns are more than roles and texts; "" if they are not."""
+    if any(turn.get("tool_calls") or turn.get("role") == "tool" for turn in turns):
+        return _HAS_TOOLS
+    return "" if all(isinstance(turn.get("content"), str) for turn in turns) else _HAS_BLOCKS
 
 
 def _turns(messages: Conversation) -> Turns | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,62 @@ def test_an_evaluation_gives_battles_and_where_there_are_references_cases() -> N
     assert [(each.id, each.better, sorted(each.sides)) for each in found.battles] == [
         ("1", None, ["baseline", "candidate"])
     ]
-    assert found.left_out == Counter({"has twice the same answer": 1, "has a blank answer": 1})
+    assert found.left_out == Counter({"has the same answer twice": 1, "has a blank answer": 1})
+
+
+def test_turns_that_are_more_than_text_are_left_out_and_several_answers_are_one_case() -> None:
+    text = [{"role": "user", "content": "Q"}]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    prompts = {
+        "blocks": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        "call": [*text, call],
+        "tool": [*text, {"role": "tool", "content": "4"}],
+        "s": text,
+        "s#2": text,
+    }
+    rows = [
+        AnswerRow(id=name, prompt=turns, reference="r", candidate=answer("x"), baseline=answer("y"))
+        for name, turns in prompts.items()
+    ]
+    found = suite_of_answers(rows)
+    assert ([case.id for case in found.cases], [each.id for each in found.battles]) == (["s"], ["s", "s#2"])
+    assert found.left_out == Counter(
+        {
+            "has tools, which these formats cannot hold": 2,
+            "has content other than text, which these formats cannot hold": 1,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"expected": 0}, ("0",)),
+        ({"expected": 0.0}, ("0.0",)),
+        ({"references": [0, "zero"]}, ("0", "zero")),
+        ({"references": [], "reference": 0}, ("0",)),
+        ({"expected": True}, None),
+        ({"expected": [False]}, None),
+        ({"expected": None}, None),
+        ({"expected": ""}, None),
+    ],
+)
+def test_zero_is_an_expected_answer_and_a_truth_value_is_none(
+    extra: dict[str, Any], expected: tuple[str, ...] | None
+) -> None:
+    found = suite_of_records([Prompt(prompt=prompt("What is 3 - 3?"), extra=extra)])
+    assert [case.expected for case in found.cases] == ([] if expected is None else [expected])
+    assert found.left_out.total() == (expected is None)
+
+
+def test_a_single_case_is_left_out_beside_battles() -> None:
+    (case,) = suite_of_records([Prompt(prompt=prompt("a"), extra={"reference": "x"})]).cases
+    suite = Suite([case], battles().battles)
+    suite.require()
+    assert (suite.cases, len(suite.battles)) == ([], 6)
+    assert suite.left_out == Counter({"is the only one of the cases, and a result needs 2": 1})
+    with pytest.raises(DataError, match="only one of the cases can be written"):
+        Suite([case], battles().battles[:1]).require()
 
 
 @pytest.mark.parametrize(
