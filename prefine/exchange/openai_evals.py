@@ -30,7 +30,7 @@ _JUDGE = "evals.elsuite.modelgraded.classify:ModelBasedClassify"
 _RESERVED = ("key", "group", "cls")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SPLIT = "dev"  # names must have two dotted parts
-_WINNERS = {"Yes": 0, "No": 1}  # the battle asks whether the first answer is better
+_CHOICES = ("Yes", "No")  # the battle asks whether the first answer is better
 
 
 def write_registry(suite: Suite, folder: Path, name: str, check: Check = "starts") -> list[str]:
@@ -68,11 +68,26 @@ def write_registry(suite: Suite, folder: Path, name: str, check: Check = "starts
         entries |= _entries(battle, ["metascore"] if known else ["score"], title, _JUDGE, settings)
         samples[battle] = [_battle_sample(each) for each in suite.battles]
     listing = folder / "evals" / f"{name}.yaml"
-    if listing.exists():
-        raise DataError(f"--out: {listing} exists already", "Choose another --name, or another folder.")
+    _require_new(folder, listing, [*samples])
     files = {folder / "data" / each / "samples.jsonl": _as_lines(rows) for each, rows in samples.items()}
     write_files({**files, listing: yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)})
     return [*samples]
+
+
+def _require_new(folder: Path, listing: Path, names: Sequence[str]) -> None:
+    """Raise DataError if the registry has one of these evals, or its samples; the package refuses two of one name."""
+    remedy = "Choose another --name, or another folder."
+    for path in (listing, *(folder / "data" / name for name in names)):
+        if path.exists():
+            raise DataError(f"--out: {path} exists already", remedy)
+    key = re.compile(rf"^[\"']?({'|'.join(names)})(?:\.{_SPLIT}\.v0)?[\"']?[ \t]*:", re.MULTILINE)
+    for path in sorted((folder / "evals").rglob("*.yaml")):
+        try:
+            found = key.search(path.read_text(encoding="utf-8", errors="replace"))
+        except OSError as error:
+            raise DataError(f"--out: {path} cannot be read: {error.strerror}", remedy) from None
+        if found:
+            raise DataError(f"--out: {path} has an eval {found[1]} already", remedy)
 
 
 def _as_lines(rows: Sequence[dict[str, Any]]) -> str:
@@ -102,7 +117,7 @@ def read_log(path: Path, registry: Path | None = None) -> ResultLog:
         registry: the folder that `write_registry` has written: gives rows their ids, and battles their sides.
 
     Raises:
-        DataError: it is not a log, or a line of it cannot be read.
+        DataError: it is not a log, a line of it cannot be read, or the registry's samples are not the log's.
     """
     spec: dict[str, Any] = {}
     report: dict[str, Any] = {}
@@ -120,6 +135,9 @@ def read_log(path: Path, registry: Path | None = None) -> ResultLog:
     if not spec:
         raise DataError(f"{path} is empty", "Give a log that oaieval has written.")
     samples = _samples(registry, str(spec.get("base_eval"))) if registry is not None else []
+    if registry is not None:
+        for name, found in events.items():
+            _require_same(name, found, samples)
     model = ", ".join(map(str, spec.get("completion_fns") or ()))
     rows = [_row(name, found, model, samples) for name, found in sorted(events.items(), key=lambda e: _number(e[0]))]
     remarks = [] if report else ["the log has no final report: the evaluation was stopped, or is going on"]
@@ -135,20 +153,40 @@ def _row(
     match, metrics, error = ((events.get(kind) or [{}])[-1] for kind in ("match", "metrics", "error"))
     sampled = match.get("sampled", (events.get("sampling") or [{}])[-1].get("sampled"))
     sampled = sampled[0] if isinstance(sampled, list) and sampled else sampled
-    expected = match.get("expected")
-    choice, score = metrics.get("choice"), metrics.get("score")
+    score = metrics.get("score")
+    choice = metrics["choice"] if isinstance(metrics.get("choice"), str) else None
     sides = sample.get("sides")
     return ResultRow(
         id=str(sample.get("id", name)),
         model=model,
         answer=sampled if isinstance(sampled, str) else None,
-        expected=tuple(map(str, expected if isinstance(expected, list) else [expected] if expected else [])),
+        expected=_listed(match.get("expected")),
         passed=match.get("correct", metrics.get("metascore")),
         score=float(score) if isinstance(score, int | float) else None,
         choice=choice,
-        winner=sides[_WINNERS[choice]] if sides and choice in _WINNERS else None,
+        winner=sides[_CHOICES.index(choice)] if sides and choice in _CHOICES else None,
         error=f"{error.get('type', 'error')}: {error.get('message', '')}" if error and not (match or metrics) else "",
     )
+
+
+def _require_same(name: str, events: dict[str, list[dict[str, Any]]], samples: Sequence[dict[str, Any]]) -> None:
+    """Raise DataError if the log shows that another sample stood in this place: ids and sides would be wrong."""
+    number = _number(name)
+    match, metrics = ((events.get(kind) or [{}])[-1] for kind in ("match", "metrics"))
+    fits = 0 <= number < len(samples)
+    if fits and match.get("expected") is not None:
+        fits = _listed(match["expected"]) == _listed(samples[number].get("ideal"))
+    if fits and isinstance(metrics.get("metascore"), bool) and metrics.get("choice") in _CHOICES:
+        fits = metrics["metascore"] == (metrics["choice"] == samples[number].get("choice"))
+    if not fits:
+        raise DataError(
+            f"--registry: its sample for {name} is not the one that the log is about",
+            "Name the folder that the log was made with, or leave --registry out.",
+        )
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value if isinstance(value, list) else [value] if value else []))
 
 
 def _number(sample: str) -> int:
@@ -174,8 +212,10 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "Name a log file.") from None
+    except (OSError, ValueError) as error:  # ValueError: the name holds NUL
+        raise DataError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", "Name a log file."
+        ) from None
     for number, line in enumerate(lines, start=1):
         try:
             value = parse_json(line)

@@ -134,8 +134,10 @@ def read_results(path: Path) -> ResultLog:
         value = read_json(path)
     except JsonError as error:
         raise DataError(f"{path} cannot be read: {error}", "Give a file of promptfoo eval -o FILE.json.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "Name a result file.") from None
+    except (OSError, ValueError) as error:  # ValueError: the name holds NUL
+        raise DataError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", "Name a result file."
+        ) from None
     results = value.get("results") if isinstance(value, dict) else None
     listed = results.get("results") if isinstance(results, dict) else None
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):

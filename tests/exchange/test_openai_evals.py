@@ -53,6 +53,43 @@ def test_cases_and_battles_of_one_source_are_two_evals(tmp_path: Path) -> None:
         write_registry(suite, tmp_path, "both")
 
 
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_eval_of_the_same_name_is_kept_whichever_file_lists_it(tmp_path: Path) -> None:
+    both = Suite(cases().cases, battles().battles)
+    write_registry(battles(), tmp_path, "shop-battle")
+    before = files_of(tmp_path)
+    with pytest.raises(DataError, match="shop-battle exists already"):
+        write_registry(both, tmp_path, "shop")
+    assert files_of(tmp_path) == before
+    (tmp_path / "evals" / "shop-battle.yaml").rename(tmp_path / "evals" / "mine.yaml")
+    (tmp_path / "data" / "shop-battle").rename(tmp_path / "data" / "mine")
+    with pytest.raises(DataError, match=r"mine\.yaml has an eval shop-battle already"):
+        write_registry(both, tmp_path, "shop")
+    assert write_registry(both, tmp_path, "sho") == ["sho", "sho-battle"]
+
+
+def test_samples_that_are_not_the_logs_are_refused(tmp_path: Path) -> None:
+    other = Suite(list(reversed(cases().cases)))
+    write_registry(other, tmp_path, "shop")
+    write_registry(Suite(battles=list(reversed(battles().battles))[:5]), tmp_path, "duel")
+    for log in ("match", "battle"):
+        with pytest.raises(DataError, match=r"--registry: its sample for .* is not the one that the log is about"):
+            read_log(LOGS / f"{log}.jsonl", tmp_path)
+
+
+def test_a_choice_that_is_no_text_is_none(tmp_path: Path) -> None:
+    event = {"sample_id": "duel.dev.0", "type": "metrics", "data": {"choice": ["Yes"], "score": 1.0}}
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"spec": {{"base_eval": "duel"}}}}\n{json.dumps(event)}\n')
+    (row,) = read_log(path, written(tmp_path)).rows
+    assert (row.choice, row.winner) == (None, None)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_log(tmp_path / "no\0ne.jsonl")
+
+
 @pytest.mark.parametrize("name", ["group", "a.b", "", "a b", "../x", "-a"])
 def test_names_that_the_package_refuses_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--name: .* cannot be the name of an eval\. Use letters"):

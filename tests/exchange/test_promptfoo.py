@@ -174,6 +174,11 @@ def test_recorded_results_are_read() -> None:
     expect_verdicts(LOGS / "promptfoo-battle.json")
 
 
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_results(tmp_path / "no\0ne.json")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
