@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -205,33 +205,35 @@ def _require_same_beginning(stage: Stage[Recipe, Record], run: RunDirectory, pre
 def _train(stage: Stage[Recipe, Record], session: Session[Recipe], began: float, *, fresh: bool) -> None:
     """Train from the last checkpoint, or from the first step, to the end, and write the results."""
     objective = None
-    try:
-        with lost_processes(session.processes.count), _trackers(session, fresh) as trackers:
-            objective = stage.start(session)
-            loop = _run_loop(objective, stage.guards(), session, began, trackers)
-            if session.processes.is_main:
-                _write_results(objective, session)
-                show_results(session.run, trackers, loop.position.step)
-    except (PrefineError, Stopped, KeyboardInterrupt) as error:
-        if fresh and objective is None and isinstance(error, RecipeError | DataError | ModelError):
-            if session.processes.is_main:
-                for path in (session.run.manifest, session.run.recipe):
-                    path.unlink(missing_ok=True)  # nothing was learned: a corrected recipe starts from the beginning
+    with ExitStack() as tracked:  # trackers may wait for a network: they end after the manifest says how the run ended
+        try:
+            with lost_processes(session.processes.count):
+                trackers = tracked.enter_context(_trackers(session, fresh))
+                objective = stage.start(session)
+                loop = _run_loop(objective, stage.guards(), session, began, trackers)
+                if session.processes.is_main:
+                    _write_results(objective, session)
+                    show_results(session.run, trackers, loop.position.step)
+        except (PrefineError, Stopped, KeyboardInterrupt) as error:
+            if fresh and objective is None and isinstance(error, RecipeError | DataError | ModelError):
+                if session.processes.is_main:
+                    for path in (session.run.manifest, session.run.recipe):
+                        path.unlink(missing_ok=True)  # a corrected recipe starts from the beginning
+                raise
+            _note_end(session, "failed" if isinstance(error, PrefineError) else "stopped", str(error) or "interrupted")
             raise
-        _note_end(session, "failed" if isinstance(error, PrefineError) else "stopped", str(error) or "interrupted")
-        raise
-    except Exception as error:  # from a callback, or a bug in prefine
-        _note_end(session, "failed", f"{type(error).__name__}: {error}")
-        raise
-    session.processes.end()
-    session.manifest |= {
-        "tokens": loop.position.tokens,
-        "training_seconds": round(loop.position.seconds, 3),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(loop.state.wall_seconds, 1),
-        "result": result_hashes(session.run) if session.processes.is_main else {},
-    }
-    session.write_manifest("finished")
+        except Exception as error:  # from a callback, or a bug in prefine
+            _note_end(session, "failed", f"{type(error).__name__}: {error}")
+            raise
+        session.processes.end()
+        session.manifest |= {
+            "tokens": loop.position.tokens,
+            "training_seconds": round(loop.position.seconds, 3),
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(loop.state.wall_seconds, 1),
+            "result": result_hashes(session.run) if session.processes.is_main else {},
+        }
+        session.write_manifest("finished")
 
 
 def _note_end(session: Session[StageRecipe], status: str, reason: str) -> None:

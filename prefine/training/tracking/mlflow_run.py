@@ -36,8 +36,12 @@ class MlflowRun(Tracker):
         tags = {_RUN_ID: facts.run_id, "prefine.stage": facts.stage}
         self._run = self._library.start_run(run_id=known, run_name=None if known else facts.name, tags=tags)
         fields = [] if known else list(flat(facts.configuration).items())
-        for at in range(0, len(fields), _BATCH):
-            self._library.log_params(dict(fields[at : at + _BATCH]))
+        try:
+            for at in range(0, len(fields), _BATCH):
+                self._library.log_params(dict(fields[at : at + _BATCH]))
+        except BaseException:  # left active, it would refuse the next run of this process
+            self._library.end_run("FAILED")
+            raise
 
     def _known(self, experiment: str, facts: TrackedRun) -> str | None:
         """The run that a resumed run continues, if it was tracked before."""

@@ -19,6 +19,7 @@ Table = Sequence[Mapping[str, Any]]
 Values = Mapping[str, Sequence[float]]
 """A number for each answer or row, by name."""
 
+_ID_LETTERS = 8
 # MLflow refuses other characters; the names are the same in all trackers.
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /]")
 
@@ -54,6 +55,11 @@ class TrackedRun:
         """The run's name: its folder, without `runs/`; of an absolute path the last part."""
         path = Path(self.recipe.run)
         return path.name if path.is_absolute() else path.as_posix().removeprefix("runs/")
+
+    @property
+    def unique_name(self) -> str:
+        """The name and the start of the run's id, for trackers that find a run by its name."""
+        return f"{self.name}-{self.run_id[:_ID_LETTERS]}"
 
     @property
     def project(self) -> str:

@@ -66,22 +66,24 @@ class Trackers:
 
     def histograms(self, values: Values, step: int) -> None:
         """See Tracker. Values that are not finite are left out."""
-        if kept := finite(values):
-            self._each(lambda tracker: tracker.histograms(kept, step))
+        self._each(lambda tracker: _histograms(tracker, values, step))
 
     def table(self, name: str, rows: Table, step: int) -> None:
         """See Tracker."""
-        if rows:
-            self._each(lambda tracker: tracker.table(name, rows, step))
+        self._each(lambda tracker: _table(tracker, name, rows, step))
 
     def details(self, name: str, details: Details, step: int) -> None:
         """Show histograms `NAME/…` and a table `NAME`."""
-        self.histograms({f"{name}/{column}": values for column, values in details.values.items()}, step)
-        self.table(name, details.rows, step)
+        self._each(lambda tracker: _details(tracker, name, details, step))
 
     def show(self, name: str, rows: Table, step: int) -> None:
         """Show rows, and histograms `NAME/COLUMN` of their numbers."""
-        self.details(name, Details(numbers(rows), rows), step)
+        self._each(lambda tracker: _details(tracker, name, Details(numbers(rows), rows), step))
+
+    def warn(self, problem: str) -> None:
+        """Say what they are not given."""
+        if self._display is not None:
+            self._display.say(f"warning: {problem}")
 
     def close(self, *, failed: bool = False) -> None:
         """See Tracker."""
@@ -104,8 +106,7 @@ class Trackers:
                 del self._trackers[name]
                 with suppress(Exception):  # otherwise the next run of this process would continue this one's
                     tracker.close(failed=True)
-                if self._display is not None:
-                    self._display.say(f"warning: {name} failed and is left out from now on: {_in_words(error)}")
+                self.warn(f"{name} failed and is left out from now on: {_in_words(error)}")
 
 
 def require_trackers(recipe: StageRecipe) -> None:
@@ -141,11 +142,34 @@ def start_trackers(recipe: StageRecipe, stage: str, run_id: str, resumed: bool, 
 
 def show_results(run: RunDirectory, trackers: Trackers, step: int) -> None:
     """Show a finished run's samples before and after, and its results per held-out row, if its stage has them."""
-    if run.samples.exists():
-        trackers.show("samples", read_metrics(run.samples), step)
-    heldout = read_json_object(run.evaluation).get("heldout") or {}
-    for part in _ROWS_OF_STAGES:
-        trackers.show(f"heldout_{part}", heldout.get(part) or (), step)
+    if not trackers:
+        return
+    try:
+        samples = read_metrics(run.samples) if run.samples.exists() else []
+        heldout = read_json_object(run.evaluation).get("heldout") or {}
+        tables: dict[str, Table] = {"samples": samples} | {
+            f"heldout_{part}": heldout.get(part) or [] for part in _ROWS_OF_STAGES
+        }
+    except Exception as error:  # noqa: BLE001 - everything is learned and on the disk
+        trackers.warn(f"the trackers do not get the results, which cannot be read: {_in_words(error)}")
+        return
+    for name, rows in tables.items():
+        trackers.show(name, rows, step)
+
+
+def _histograms(tracker: Tracker, values: Values, step: int) -> None:
+    if kept := finite(values):
+        tracker.histograms(kept, step)
+
+
+def _table(tracker: Tracker, name: str, rows: Table, step: int) -> None:
+    if rows:
+        tracker.table(name, rows, step)
+
+
+def _details(tracker: Tracker, name: str, details: Details, step: int) -> None:
+    _histograms(tracker, {f"{name}/{column}": values for column, values in details.values.items()}, step)
+    _table(tracker, name, details.rows, step)
 
 
 def _in_words(error: Exception) -> str:

@@ -14,6 +14,9 @@ from prefine.training.tracking.tracker import Table, TrackedRun, Tracker, Values
 class TrackioRun(Tracker):
     """A run of trackio; the recipe is its nested configuration.
 
+    trackio knows a run by its name alone, so the name has a part of the run's id: another run of the same folder's name
+    stays another run.
+
     Args:
         facts: the run.
     """
@@ -23,7 +26,7 @@ class TrackioRun(Tracker):
         with contextlib.redirect_stdout(io.StringIO()):  # a run has one console output, its display
             self._run = self._library.init(
                 project=facts.project,
-                name=facts.name,
+                name=facts.unique_name,
                 config=facts.configuration,
                 resume="allow" if facts.resumed else "never",
                 embed=False,  # in a notebook it would start a server

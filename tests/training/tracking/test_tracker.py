@@ -16,6 +16,18 @@ def test_a_run_is_called_by_its_folder() -> None:
     assert names == ["dpo", "a/dpo", "dpo", "dpo"]
 
 
+def test_runs_in_folders_of_one_name_have_unique_names() -> None:
+    names = [
+        TrackedRun(SftRecipe(run=run), "sft", run_id, resumed).unique_name
+        for run, run_id, resumed in (
+            ("/a/dpo", "0123456789abcdef", False),
+            ("/a/dpo", "0123456789abcdef", True),
+            ("/b/dpo", "fedcba9876543210", False),
+        )
+    ]
+    assert names == ["dpo-01234567", "dpo-01234567", "dpo-fedcba98"]
+
+
 def test_nested_fields_become_single_values_with_dotted_names() -> None:
     nested = {"a": {"b": {"c": 1}, "d": [1, 2]}, "e": None, "f": True, "g": "x"}
     assert flat(nested) == {"a.b.c": 1, "a.d": "[1, 2]", "e": "null", "f": True, "g": "x"}

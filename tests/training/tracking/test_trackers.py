@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from prefine.errors import MissingDependencyError, NotFiniteError, RecipeError
+from prefine.errors import MissingDependencyError, NotFiniteError, RecipeError, Stopped
+from prefine.recipe.sft import SftRecipe
 from prefine.recipe.stage import StageRecipe
+from prefine.runs.directory import RunDirectory
 from prefine.training.display import Display
 from prefine.training.stages import sft
 from prefine.training.tracking import trackers as tracking
+from prefine.training.tracking.mlflow_run import MlflowRun
 from prefine.training.tracking.tracker import Details, Table, TrackedRun, Tracker, Values
 from prefine.training.tracking.trackers import Trackers
+from prefine.training.tracking.trackio_run import TrackioRun
 from tests.training import tiny
 from tests.training.tracking.runs import THREE_STEPS, TWO_UPDATES, metrics_of, only_this_machine
 
@@ -132,6 +139,75 @@ def test_a_run_that_ends_with_an_error_is_marked_so(
     with pytest.raises(NotFiniteError):
         tiny.train(made)
     assert recorder.closed == [True]
+
+
+def test_a_run_is_finished_before_its_trackers_are_closed(
+    make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tracker may wait for a network, and a user may stop that."""
+    made = make("sft", changes={**THREE_STEPS, "training.trackers": ["tensorboard"]})
+
+    def wait(*, failed: bool) -> None:
+        recorder.closed.append(failed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recorder, "close", wait)
+    with pytest.raises(Stopped):
+        tiny.train(made)
+    manifest = json.loads((Path(made.run) / "manifest.json").read_text())
+    assert (manifest["status"], recorder.closed) == ("finished", [False])
+    assert "ended_by" not in manifest
+
+
+def test_results_that_cannot_be_read_end_no_run(tmp_path: Path) -> None:
+    said, one = io.StringIO(), Recorder()
+    run = RunDirectory(tmp_path)
+    run.evaluation.parent.mkdir(parents=True, exist_ok=True)
+    run.evaluation.write_text("[")
+    tracking.show_results(run, Trackers(), 3)
+    tracking.show_results(run, Trackers({"wandb": one}, Display(Console(file=said, width=500))), 3)
+    assert not one.tables
+    assert said.getvalue().startswith("warning: the trackers do not get the results, which cannot be read: JsonError")
+    run.evaluation.unlink()
+    tracking.show_results(run, Trackers(), 3)
+
+
+def test_rows_that_cannot_be_shown_end_no_run() -> None:
+    one = Recorder()
+    trackers = Trackers({"wandb": one}, Display(Console(file=io.StringIO())))
+    trackers.show("samples", [{"n": 10**400}], 1)
+    assert (one.closed, bool(trackers)) == ([True], False)
+
+
+def test_a_run_of_trackio_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=lambda **given: begun.append(given)))
+    for run_id, resumed in (("0123456789abcdef", False), ("0123456789abcdef", True), ("fedcba9876543210", False)):
+        TrackioRun(TrackedRun(SftRecipe(run="/a/sft"), "sft", run_id, resumed))
+    assert [(given["name"], given["resume"]) for given in begun] == [
+        ("sft-01234567", "never"),
+        ("sft-01234567", "allow"),
+        ("sft-fedcba98", "never"),
+    ]
+
+
+def test_a_run_of_mlflow_that_cannot_begin_does_not_stay_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    def refuse(fields: Mapping[str, Any]) -> None:
+        raise ConnectionError("no route")
+
+    library = SimpleNamespace(
+        set_experiment=lambda name: SimpleNamespace(experiment_id="1"),
+        start_run=lambda **given: object(),
+        log_params=refuse,
+        end_run=ended.append,
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", library)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    with pytest.raises(ConnectionError):
+        MlflowRun(TrackedRun(SftRecipe(run="/a/sft"), "sft", "0", False))
+    assert ended == ["FAILED"]
 
 
 def test_updates_show_every_answer_and_rolling_means(make: Make, recorder: Recorder) -> None:
