@@ -88,7 +88,10 @@ class Frame:
 
     def _plain(self, words: str) -> str:
         words = visible(words)
-        return words.translate(_ASCII) if self.ascii_only else words
+        if not self.ascii_only:
+            return words
+        encoding = self.console.encoding or "ascii"
+        return words.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
 
     def _text(self, words: str, style: str = "", **options: Any) -> Text:
         return Text(self._plain(words), style=style, **options)

@@ -64,6 +64,21 @@ def test_a_console_without_unicode(going: Going) -> None:
     assert "1.000 -> 0.050" in said and "####" in said
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932"])
+def test_text_that_the_console_cannot_write_is_escaped(going: Going, encoding: str) -> None:
+    said = "日本語 ü — 🙂"
+    going.write(stage=said, model={"name": said}, status=said, ended_by=said)
+    going.add({"kind": "guard", "step": 12, "at_step": 12, "action": said, "words": said})
+    row = {"step": 20, "prompt": [{"role": "user", "content": said}], "response": said, "score": 0.5}
+    (going.path / "rollouts.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    shown = drawn(going.path, 600, encoding=encoding)
+    assert "\\U0001f642" in shown
+    assert ("日本語" if encoding == "cp932" else "\\u65e5\\u672c\\u8a9e") in shown
+    assert ("ü" if encoding == "cp1252" else "\\xfc") in shown
+    frame = Frame(Console(file=io.TextIOWrapper(io.BytesIO(), encoding=encoding)))
+    frame.line({"kind": said, "step": said}, RunFiles(going.path).read()).encode(encoding)
+
+
 def test_hostile_text_stays_text(going: Going) -> None:
     said = " ".join(HOSTILE) + " [red]no markup[/red] [link=file:x]y[/link]"
     going.write(stage=said, model={"name": said}, status=said, ended_by=said)
