@@ -284,13 +284,21 @@ def endpoint_url(url: str, key_variable: str = KEY_VARIABLE) -> str:
     except ValueError:
         parts, host = urlsplit(""), None
     if parts.scheme not in ("http", "https") or not host or not url.isprintable():
-        raise RecipeError(f"{url!r:.100} is not the URL of an endpoint", "Write one such as http://127.0.0.1:8000/v1.")
+        raise _not_a_url(url)
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise RecipeError(
             f"the URL of {host} holds more than a path",
             f"Leave out user, key and query; the key goes into the environment variable {key_variable}.",
         )
+    try:  # some names of hosts would fail only when a request is sent
+        httpx2.URL(url.strip()).raw_host.decode("ascii").encode("idna")
+    except (httpx2.InvalidURL, UnicodeError):
+        raise _not_a_url(url) from None
     return url.strip().rstrip("/").removesuffix(_PATH)
+
+
+def _not_a_url(url: str) -> RecipeError:
+    return RecipeError(f"{url!r:.100} is not the URL of an endpoint", "Write one such as http://127.0.0.1:8000/v1.")
 
 
 def _key_in(variable: str) -> str:

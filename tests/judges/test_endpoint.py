@@ -165,7 +165,11 @@ def test_urls(url: str, found: str) -> None:
     assert endpoint_url(url) == found
 
 
-@pytest.mark.parametrize("url", ["h:80/v1", "ftp://h/", "http://", "", "http://[::1", "http://h:x/", "http://h\n/"])
+@pytest.mark.parametrize(
+    "url",
+    ["h:80/v1", "ftp://h/", "http://", "", "http://[::1", "http://h:x/", "http://h\n/"]
+    + ["http://\u00e4..b/v1", f"http://{'a' * 70}/v1", "http://a..b/v1"],
+)
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(RecipeError, match="not the URL of an endpoint"):
         endpoint_url(url)
