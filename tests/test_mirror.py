@@ -17,6 +17,7 @@ TOPICS = {
         "mirror": "this file",
         "package": "the wheel",
         "quickstart": "the quickstart's recipes",
+        "results": "the experiments of make results",
     },
     "cli": {
         "bad_arguments": "refusals of every verb",

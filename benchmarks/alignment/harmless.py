@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alignment.steps import kept
+from benchmarks.alignment.steps import kept, require_settings
 from benchmarks.work import HH, LORA_RANK, MAX_LENGTH_TOKENS, pairs, source, write_pairs
 from prefine.intervals import Share
 from prefine.models.loading.embedded import embedded_folder
@@ -29,6 +29,7 @@ def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
     if not source().endswith(HH):
         print("harmless: set PREFINE_DATA to the folder of harmless-base", flush=True)
         return
+    require_settings(folder, model=MODEL, dtype=dtype, sizes=[TRAIN, HELD_OUT, BATCH], learning_rates=LEARNING_RATES)
     for seed in seeds:
         for stage in LEARNING_RATES:
             for trainer in (ours, trl):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alignment.steps import kept
+from benchmarks.alignment.steps import kept, require_settings
 from benchmarks.work import LORA_RANK, PPO_MICROBATCH_TOKENS, short_prompts
 from prefine.models.loading.embedded import embedded_folder
 from prefine.records import Prompt
@@ -85,6 +86,13 @@ def curve(log: Path) -> list[dict[str, float]]:
 
 def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
     """Train with both, then judge both models and the base on held-out prompts. TRL only if PREFINE_TRL_PPO is set."""
+    require_settings(
+        folder,
+        model=MODEL,
+        dtype=dtype,
+        sizes=[UPDATES, ANSWERS, NEW_TOKENS, EPOCHS, MINIBATCHES, HELD_OUT, SAMPLES],
+        rates=[LEARNING_RATE, KL_COEFFICIENT, LORA_RANK],
+    )
     prompts = short_prompts(UPDATES * ANSWERS + HELD_OUT)
     train, heldout = prompts[: UPDATES * ANSWERS], prompts[UPDATES * ANSWERS :]
     base = kept(folder / "base.json", lambda: answers_of(MODEL, heldout, dtype))
@@ -138,6 +146,7 @@ def ours(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict
     """PPO with prefine; returns its metrics, an update a row."""
     import prefine
 
+    shutil.rmtree(folder / "run", ignore_errors=True)  # of a call that was interrupted; its log begins anew, too
     log = Log(folder / "scored.jsonl")
     asked = folder / "prompts.jsonl"
     asked.write_text("".join(each.model_dump_json(include={"prompt"}) + "\n" for each in prompts))

@@ -21,6 +21,13 @@ def kept(path: Path, compute: Callable[[], Any]) -> Any:
     return json.loads(path.read_text())
 
 
+def require_settings(folder: Path, **settings: Any) -> None:
+    """Keep the settings that figures in a folder depend on; end the program if it holds figures of other settings."""
+    found = kept(folder / "settings.json", lambda: settings)
+    if found != json.loads(json.dumps(settings)):
+        sys.exit(f"{folder} holds figures of other settings: {found}, not {settings}. Name another folder with --out.")
+
+
 def trained(stage: str, recipe: str, run: Path, *settings: str) -> Path:
     """The folder of a finished run: trained, or resumed, unless it is there.
 

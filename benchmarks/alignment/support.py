@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.alignment.steps import evaluated, trained
+from benchmarks.alignment.steps import evaluated, require_settings, trained
 
 BASE = "embedded:smollm2-135m"
 PROMPTS = "sample:support_desk/prompts"
@@ -13,6 +13,7 @@ PROMPTS = "sample:support_desk/prompts"
 
 def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
     """Train the quickstart's runs with each seed, and evaluate them."""
+    require_settings(folder, model=BASE, dtype=dtype)
     for seed in seeds:
         own = folder / f"seed-{seed}"
         common = (f"training.seed={seed}", f"model.dtype={dtype}")
