@@ -72,22 +72,22 @@ class _TryAgainError(Exception):
 
 
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[Any] | None = None
 
 
 class _Choice(BaseModel):
-    message: _Message
+    message: _Message | None = None
     finish_reason: str | None = None
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
 
 
 class _ChatCompletion(BaseModel):
     choices: list[_Choice]
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 class _Fault(BaseModel):
@@ -187,7 +187,10 @@ class Endpoint:
     def _exchange(self, data: bytes) -> tuple[int, httpx2.Headers, bytes]:
         """Status, headers and body of the response. `timeout` alone bounds each read only, not all of them together."""
         end = time.monotonic() + self._timeout_s
-        late = _TryAgainError(f"did not answer within {self._timeout_s:g} s")
+        late = _TryAgainError(
+            f"did not answer within {self._timeout_s:g} s (if that is too short for it, set a longer --timeout: each"
+            " attempt may be billed)"
+        )
         content = b""
         try:
             headers = {"Content-Type": "application/json"}
@@ -314,8 +317,9 @@ def _reply_of(content: bytes) -> Reply:
         choice = found.choices[0]
     except (JsonError, ValidationError, IndexError):
         raise _TryAgainError("answered with something that is not a chat completion") from None
-    usage = found.usage or _Usage()
-    text, finish = (_whole(value or "") for value in (choice.message.content, choice.finish_reason))
+    usage = _Usage.model_validate(found.usage if isinstance(found.usage, dict) else {})
+    content = choice.message.content if choice.message is not None else None
+    text, finish = (_whole(value or "") for value in (_text_of(content), choice.finish_reason))
     return Reply(text, finish, _count(usage.prompt_tokens), _count(usage.completion_tokens))
 
 
@@ -324,18 +328,28 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _count(tokens: int | None) -> int | None:
-    """A number of tokens; None for one that cannot be."""
-    return tokens if tokens is not None and 0 <= tokens < 2**53 else None
+def _text_of(content: str | list[Any] | None) -> str | None:
+    """A message's text; of parts, those that are text."""
+    if not isinstance(content, list):
+        return content
+    parts = (part.get("text") if isinstance(part, dict) else part for part in content)
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _count(tokens: Any) -> int | None:
+    """A number of tokens; None for what cannot be one. The reply was paid for, whatever it says here."""
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 2**53 else None
 
 
 def _fault_of(content: bytes) -> _Fault:
-    """OpenAI's `{"error": {…}}`; some servers say `{"error": "text"}` or `{"message": "text"}`, others anything."""
+    """OpenAI's `{"error": {…}}`; some servers say `{"error": "text"}`, `{"message": "text"}` or `{"detail": …}`."""
     try:
         found = parse_json(content)
     except JsonError:
         return _Fault()
-    inner = found.get("error", found) if isinstance(found, dict) else {}
+    inner = found.get("error", found.get("detail", found)) if isinstance(found, dict) else {}
+    if isinstance(inner, list):  # FastAPI's complaints, one a field
+        return _Fault(message=json.dumps(inner, ensure_ascii=False))
     try:
         return _Fault(message=inner) if isinstance(inner, str) else _Fault.model_validate(inner)
     except ValidationError:

@@ -31,6 +31,38 @@ def test_tokens_that_cannot_be_are_unknown() -> None:
         assert fake.endpoint().chat(BODY) == Reply("hi", "stop", None, None)
 
 
+PARTS = [{"type": "text", "text": "h"}, {"type": "image_url"}, {"type": "text", "text": "i"}]
+
+
+@pytest.mark.parametrize(
+    ("message", "usage", "reply"),
+    [
+        ({"content": PARTS}, {"prompt_tokens": 5, "completion_tokens": 1}, Reply("hi", "stop", 5, 1)),
+        ({"content": "hi"}, {"prompt_tokens": 5.5, "completion_tokens": "n/a"}, Reply("hi", "stop", None, None)),
+        ({"content": "hi"}, {"prompt_tokens": True}, Reply("hi", "stop", None, None)),
+        ({"content": "hi"}, "unknown", Reply("hi", "stop", None, None)),
+        (None, None, Reply("", "stop", None, None)),
+    ],
+)
+def test_a_reply_that_was_paid_for_is_read_as_far_as_it_can_be(message: Any, usage: Any, reply: Reply) -> None:
+    body = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+    with running(lambda body_, number: Answer(body=body)) as fake:
+        assert fake.endpoint().chat(BODY) == reply
+    assert len(fake.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "detail", ["temperature is not supported", [{"loc": ["body", "temperature"], "msg": "is not supported"}]]
+)
+def test_a_refusal_in_fastapis_words_is_read(detail: Any) -> None:
+    with (
+        running(lambda body, number: Answer(status=422, body={"detail": detail})) as fake,
+        pytest.raises(BadRequestError) as refused,
+    ):
+        fake.endpoint().chat(BODY)
+    assert "temperature" in refused.value.message and "is not supported" in refused.value.message
+
+
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
 def test_what_fails_for_the_moment_is_tried_again(status: int) -> None:
     with running(lambda body, number: refusal(status) if number < 4 else Answer("hi")) as fake:
@@ -167,8 +199,10 @@ def test_urls(url: str, found: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["h:80/v1", "ftp://h/", "http://", "", "http://[::1", "http://h:x/", "http://h\n/"]
-    + ["http://\u00e4..b/v1", f"http://{'a' * 70}/v1", "http://a..b/v1"],
+    [
+        *("h:80/v1", "ftp://h/", "http://", "", "http://[::1", "http://h:x/", "http://h\n/"),
+        *("http://\u00e4..b/v1", f"http://{'a' * 70}/v1", "http://a..b/v1"),
+    ],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(RecipeError, match="not the URL of an endpoint"):
