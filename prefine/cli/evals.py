@@ -43,7 +43,7 @@ def write(
             show_default=False,
         ),
     ],
-    to: Annotated[EvalFormat, typer.Option(help="The program that shall run it.")],
+    to: Annotated[EvalFormat, typer.Option(help="The program that will run it.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Write the files to this folder.")],
     name: Annotated[str, typer.Option(help="Name of the evaluation.")] = "prefine",
     check: Annotated[

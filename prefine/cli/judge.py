@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from prefine.evaluation.comparing.judged import Judgement
 
 _MOST_REFUSED = 5
+_OF_A_JUDGE = ("template", "key_variable", "at_once", "timeout", "attempts", "max_tokens", "price_in", "price_out")
 
 
 def judge(
+    ctx: typer.Context,
     answers: Annotated[
         list[Path],
         typer.Argument(
@@ -41,7 +44,7 @@ def judge(
         Path | None,
         typer.Option(metavar="FILE", help="The text that asks, with $conversation, $answer_a and $answer_b."),
     ] = None,
-    at_once: Annotated[int, typer.Option(min=1, max=256, help="The most requests at a time.")] = 8,
+    at_once: Annotated[int, typer.Option(min=1, max=256, help="At most this many requests at once.")] = 8,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=86_400, metavar="SECONDS", help="The longest time of one request.")
     ] = 60.0,
@@ -73,6 +76,7 @@ def judge(
     same command continues after an interruption, and asks for nothing twice.
     """
     from prefine.cli.progress import counting
+    from prefine.errors import RecipeError
     from prefine.evaluation.comparing.judged import AskedJudge, judge_comparison
     from prefine.judges.endpoint import Endpoint
     from prefine.judges.endpoint_judge import JudgeSettings
@@ -83,14 +87,21 @@ def judge(
     _require_judges([url, votes, votes_out])
     _require_both({"--judge": url, "--model": model})
     _require_both({"--price-in": price_in, "--price-out": price_out})
+    if url is None:
+        _require_no_judge_options(ctx)
+    elif model is not None and not model.strip():
+        raise RecipeError(
+            "--model is blank, and verdicts need a judge's name", "Write the model's name at the endpoint."
+        )
     if votes_out is not None:
         require_writable(votes_out)
     request = None
-    if url is not None and model is not None:
-        endpoint = Endpoint(url, key_variable=key_variable, timeout_s=timeout, attempts=attempts)
-        settings = JudgeSettings(model, max_tokens, price_in=price_in, price_out=price_out)
-        request = AskedJudge(endpoint, settings, JudgeTemplate(template), at_once)
-    with counting("judging") as progress:
+    with ExitStack() as opened:
+        if url is not None and model is not None:
+            endpoint = Endpoint(url, key_variable=key_variable, timeout_s=timeout, attempts=attempts)
+            settings = JudgeSettings(model, max_tokens, price_in=price_in, price_out=price_out)
+            request = AskedJudge(opened.enter_context(endpoint), settings, JudgeTemplate(template), at_once)
+        progress = opened.enter_context(counting("judging"))
         found = judge_comparison(answers, judge=request, votes=votes, votes_out=votes_out, out=out, progress=progress)
     _show(found, as_json)
     if found.problem is not None:
@@ -113,6 +124,19 @@ def _require_judges(sources: list[object]) -> None:
         raise RecipeError(
             "nobody judges", "Name a judge with --judge URL --model NAME, or people's votes with --votes."
         )
+
+
+def _require_no_judge_options(ctx: typer.Context) -> None:
+    """Refuse what would have no effect without a judge to ask."""
+    from prefine.errors import RecipeError
+
+    for option in ctx.command.params:
+        source = ctx.get_parameter_source(option.name or "")
+        if option.name in _OF_A_JUDGE and source is not None and source.name != "DEFAULT":
+            raise RecipeError(
+                f"{option.opts[0]} has no effect without --judge",
+                "Leave it out, or name a judge with --judge and --model.",
+            )
 
 
 def _require_both(options: dict[str, object]) -> None:

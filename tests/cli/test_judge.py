@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from prefine.cli.app import app
 from prefine.errors import EndpointError, PrefineError
+from prefine.judges.endpoint import Endpoint
 from tests.judges.fake import prefers_good, refusal, running
 
 KEY = "sk-secret-4711"
@@ -50,6 +51,14 @@ def test_what_is_printed(files: list[str], monkeypatch: pytest.MonkeyPatch) -> N
     assert json.loads(again.stdout)["win_rates"][0]["spent"]["requests_now"] == 0
 
 
+def test_connections_are_closed(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Endpoint, "__exit__", lambda endpoint, *error: closed.append(endpoint.url))
+    with running(prefers_good) as fake:
+        judged(*files, "--judge", fake.url, "--model", "m")
+    assert closed == [fake.url]
+
+
 def test_an_endpoint_that_fails_is_an_error_after_the_report(files: list[str]) -> None:
     with running(lambda body, number: refusal(401)) as fake:
         shown = judged(*files, "--judge", fake.url, "--model", "m")
@@ -69,6 +78,15 @@ def test_an_endpoint_that_fails_is_an_error_after_the_report(files: list[str]) -
         (["--judge", "http://h/v1", "--model", "m", "--price-in", "1"], "--price-in is given without --price-out"),
         (["--judge", "http://h/v1", "--model", "m", "--template", "none.txt"], "none.txt: cannot be read"),
         (["--judge", "http://h/v1", "--model", "m", "--price-in", "inf"], "--price-in is inf"),
+        (["--judge", "http://h/v1", "--model", " "], "--model is blank"),
+        *(
+            (["--votes", "none.jsonl", option, value], f"{option} has no effect without --judge")
+            for option, value in (
+                *(("--template", "none.txt"), ("--key-env", "MY_KEY"), ("--at-once", "2"), ("--timeout", "60")),
+                *(("--attempts", "1"), ("--max-tokens", "9")),
+            )
+        ),
+        (["--votes", "none.jsonl", "--price-in", "1", "--price-out", "2"], "--price-in has no effect without --judge"),
         (["--votes", "none.jsonl"], "none.jsonl: cannot be read"),
         (["--votes-out", "none/votes.jsonl"], "there is no folder"),
     ],
