@@ -96,6 +96,7 @@ class RunFiles:
     path: Path
     clock: Callable[[], float] = time.time
     _kept: dict[Path, tuple[tuple[int, int, int], Any]] = field(default_factory=dict)
+    _changed: tuple[float, float] | None = None  # the latest change, and when it was first seen
     _moments: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
 
     def require_run(self) -> None:
@@ -119,10 +120,16 @@ class RunFiles:
             rollouts=self._rows(run.rollouts),
         )
         files = (run.manifest, run.metrics, run.samples, run.rollouts, run.checkpoints, self.path / LOCK_NAME)
-        latest = max((found.st_mtime for file in files if (found := _stat(file))), default=self.clock())
-        silent = max(0.0, self.clock() - latest)
+        silent = self._silent_s(max((found.st_mtime for file in files if (found := _stat(file))), default=self.clock()))
         now = Snapshot(self.path, facts, bool(facts.manifest), is_locked(self.path / LOCK_NAME), silent)
         return replace(now, seen_step_s=self._step_s(now.step))
+
+    def _silent_s(self, latest: float) -> float:
+        """Seconds since the latest change, at least those since it was seen: a shared disk's clock may be ahead."""
+        now = self.clock()
+        if self._changed is None or self._changed[0] != latest:
+            self._changed = (latest, now)
+        return max(0.0, now - latest, now - self._changed[1])
 
     def _step_s(self, step: int) -> float | None:
         """Seconds of a step since the oldest kept look. The time between the first look and its next step is no

@@ -64,6 +64,19 @@ def test_a_run_is_lost_when_no_process_has_it_open(going: Going, monkeypatch: py
     assert not RunFiles(going.path, clock=lambda: changed + 60).read().ended  # it may be loading its model elsewhere
 
 
+def test_a_killed_run_on_a_disk_whose_clock_is_ahead_is_lost_too(going: Going, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [(going.path / "metrics.jsonl").stat().st_mtime - 3600]
+    files = RunFiles(going.path, clock=lambda: now[0])
+    monkeypatch.setattr("prefine.watching.reading.is_locked", lambda path: False)
+    assert files.read().silent_s == 0
+    now[0] += 100
+    assert (files.read().silent_s, files.read().lost) == (100, False)
+    now[0] += 100
+    assert files.read().lost
+    going.step(21)
+    assert files.read().silent_s == 0
+
+
 def test_locks_are_seen_without_taking_one(tmp_path: Path) -> None:
     path, listed = tmp_path / ".lock", tmp_path / "locks"
     path.write_bytes(b"prefine run")
