@@ -1,6 +1,7 @@
 """Sentiment PPO: reward is VADER's compound score, the judge that is never optimised is AFINN's; beside TRL 1.10.
 
-Both trainers get the same prompts, answers of the same length and the same settings. The curves come
+Both trainers get the same prompts, answers of the same length and the same settings, but for the critic: TRL's is a
+second model with a random head, which is trained as a whole; LoRA is for the policy alone. The curves come
 from the texts that each trainer gave its reward function. Afterwards both models answer the same held-out prompts.
 
 VADER: Hutto and Gilbert 2014, ICWSM. AFINN: Nielsen 2011, arXiv 1103.2903.
@@ -100,6 +101,8 @@ def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
     trainers: dict[str, Callable[..., dict[str, Any]]] = {"prefine": ours}
     if "PREFINE_TRL_PPO" in os.environ:
         trainers["trl"] = trl
+    else:
+        print("sentiment: without TRL, as PREFINE_TRL_PPO is not set", flush=True)
     for seed in seeds:
         for name, train_with in trainers.items():
             own = folder / f"{name}-{seed}"
