@@ -45,9 +45,10 @@ class BadRequestError(EndpointError):
         url: of the endpoint.
         status: of HTTP.
         message, code: the endpoint's.
+        whole: the message before it was cut, for programs: it may name what is refused at its end.
     """
 
-    def __init__(self, url: str, status: int, message: str, code: str) -> None:
+    def __init__(self, url: str, status: int, message: str, code: str, whole: str) -> None:
         super().__init__(
             f"{url} refuses a request with status {status}: {message or 'without a reason'}",
             "Change what it refuses, or use another endpoint.",
@@ -55,6 +56,7 @@ class BadRequestError(EndpointError):
         self.status = status
         self.message = message
         self.code = code
+        self.whole = whole
 
 
 class _TryAgainError(Exception):
@@ -230,7 +232,7 @@ class Endpoint:
                 f"refuses {rule} (status {status})", f"Set {self._key_variable} to a key that it takes."
             )
         if status in (400, 413, 422):
-            return BadRequestError(self.url, status, said, str(fault.code or ""))
+            return BadRequestError(self.url, status, said, str(fault.code or ""), fault.message)
         if status == 404:
             return self._ending(
                 f"answered with status 404{because}", "Check the model's name and the URL, which often ends in /v1."

@@ -159,7 +159,7 @@ class EndpointJudge:
             try:
                 reply = self._endpoint.chat(form.body(asked))
             except BadRequestError as error:
-                refused, form = error, form.without(error.message)
+                refused, form = error, form.without(error.whole)
                 continue
             self._form = replace(form, proved=True)
             return reply

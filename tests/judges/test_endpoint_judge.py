@@ -103,6 +103,15 @@ def refusing(*words: str) -> Callable[[dict[str, Any], int], Answer]:
     return answer
 
 
+def test_a_long_refusal_is_read_to_its_end(cache: ReplyCache) -> None:
+    def answer(body: dict[str, Any], number: int) -> Answer:
+        return refusal(400, f"{'x' * 300} temperature is not supported") if "temperature" in body else Answer("B")
+
+    with running(answer) as fake:
+        assert judge_of(fake, cache).prefer(PROMPT, "four", "five") == "second"
+    assert "response_format" in fake.asked[-1] and len(fake.asked) == 2
+
+
 @pytest.mark.parametrize(
     "words", [("response_format",), ("temperature",), ("max_tokens",), ("response_format", "temperature", "max_tokens")]
 )
