@@ -169,6 +169,15 @@ class Endpoint:
         """End all waiting; requests from now on fail at once."""
         self._end(EndpointError(f"{self.url} is no longer asked", "Repeat the command to continue.", ends_all=True))
 
+    def ending(self, problem: str, remedy: str) -> EndpointError:
+        """The error to raise when every request would fail: no further one is sent.
+
+        Args:
+            problem: continues the sentence after the endpoint's name.
+            remedy: what to do.
+        """
+        return self._end(EndpointError(f"{self.url} {problem}", remedy, ends_all=True))
+
     def __enter__(self) -> Self:
         return self
 
@@ -214,10 +223,10 @@ class Endpoint:
         said = self._shown(fault.message)
         because = f": {said}" if said else ""
         if status in _TRY_AGAIN_STATUS and fault.code == "insufficient_quota":
-            return self._ending(f"refuses, as no budget is left{because}", "Raise it; the same command then continues.")
+            return self.ending(f"refuses, as no budget is left{because}", "Raise it; the same command then continues.")
         if status in _TRY_AGAIN_STATUS or status >= 500:
             if after_s is not None and after_s > _LONGEST_RETRY_AFTER_S:
-                return self._ending(
+                return self.ending(
                     f"asks to wait for {after_s:,.0f} s ({status}{because})", "Repeat the command after that time."
                 )
             if after_s is not None:
@@ -228,16 +237,14 @@ class Endpoint:
             rule = (
                 f"the key in {self._key_variable}" if self._key else f"a request without a key ({self._key_variable})"
             )
-            return self._ending(
-                f"refuses {rule} (status {status})", f"Set {self._key_variable} to a key that it takes."
-            )
+            return self.ending(f"refuses {rule} (status {status})", f"Set {self._key_variable} to a key that it takes.")
         if status in (400, 413, 422):
             return BadRequestError(self.url, status, said, str(fault.code or ""), fault.message)
         if status == 404:
-            return self._ending(
+            return self.ending(
                 f"answered with status 404{because}", "Check the model's name and the URL, which often ends in /v1."
             )
-        return self._ending(f"answered with status {status}{because}", _CHECK_SERVER)
+        return self.ending(f"answered with status {status}{because}", _CHECK_SERVER)
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
@@ -252,11 +259,8 @@ class Endpoint:
         if self._ended is not None:
             raise self._ended from None
         if is_down:
-            raise self._ending(error.reason, _CHECK_SERVER) from None
+            raise self.ending(error.reason, _CHECK_SERVER) from None
         raise EndpointError(f"{self.url} {error.reason}", _CHECK_SERVER) from None
-
-    def _ending(self, problem: str, remedy: str) -> EndpointError:
-        return self._end(EndpointError(f"{self.url} {problem}", remedy, ends_all=True))
 
     def _end(self, error: EndpointError) -> EndpointError:
         """Let no further request be sent; the first reason remains."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,8 @@ _REMINDER = (
 )
 _CONTEXT_EXCEEDED = "context_length_exceeded"
 _PER_PRICE = 1e6
+# After so many requests that were refused in all forms with one message, and none that was not, all would be.
+_REFUSED_ALIKE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class EndpointJudge:
         self._template = template or JudgeTemplate()
         self._form = _Form()
         self._lock = threading.Lock()
+        self._refused: Counter[str] = Counter()
         self._spent = {
             "requests": 0,
             "requests_now": 0,
@@ -165,6 +169,14 @@ class EndpointJudge:
             return reply
         if refused.code == _CONTEXT_EXCEEDED or refused.status == 413:
             raise NoVerdictError("conversation and answers are too long for the judge")
+        with self._lock:
+            self._refused[refused.message] += 1
+            is_hopeless = not self._form.proved and self._refused[refused.message] >= _REFUSED_ALIKE
+        if is_hopeless:  # some endpoints refuse an unknown model so
+            raise self._endpoint.ending(
+                f"refuses every request with status {refused.status}: {refused.message or 'without a reason'}",
+                "Check the model's name and the URL; the same command then continues.",
+            )
         raise NoVerdictError(
             f"the judge refused the request (status {refused.status}: {refused.message or 'no reason'})"
         )

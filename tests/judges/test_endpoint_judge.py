@@ -103,6 +103,28 @@ def refusing(*words: str) -> Callable[[dict[str, Any], int], Answer]:
     return answer
 
 
+def test_an_endpoint_that_refuses_every_request_ends_the_asking(cache: ReplyCache) -> None:
+    with running(lambda body, number: refusal(400, "x is not a valid model ID")) as fake:
+        judge = judge_of(fake, cache)
+        for _ in range(2):
+            with pytest.raises(NoVerdictError, match="x is not a valid model ID"):
+                judge.prefer(PROMPT, "four", "five")
+        for _ in range(2):
+            with pytest.raises(EndpointError, match=r"refuses every request with status 400: x is not") as ended:
+                judge.prefer(PROMPT, "four", "five")
+            assert ended.value.ends_all
+    assert len(fake.asked) == 6  # each with and without a schema
+
+
+def test_refusals_after_a_success_end_nothing(cache: ReplyCache) -> None:
+    with running(lambda body, number: Answer("B") if number == 1 else refusal(400, "odd")) as fake:
+        judge = judge_of(fake, cache)
+        assert judge.prefer(PROMPT, "four", "five") == "second"
+        for number in range(5):
+            with pytest.raises(NoVerdictError, match="odd"):
+                judge.prefer(PROMPT, f"six {number}", "five")
+
+
 def test_a_long_refusal_is_read_to_its_end(cache: ReplyCache) -> None:
     def answer(body: dict[str, Any], number: int) -> Answer:
         return refusal(400, f"{'x' * 300} temperature is not supported") if "temperature" in body else Answer("B")
