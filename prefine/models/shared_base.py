@@ -89,7 +89,8 @@ def join_reward(policy: LoadedModel, location: Location, name: str) -> PackedRew
     _add_saved(policy.packed.model, name, location, saved, "reward.name")
     linear = nn.Linear(head.shape[1], head.shape[0], bias=False, device=head.device)
     linear.weight = nn.Parameter(head, requires_grad=False)
-    loaded = replace(policy, template=_own_template(policy, location), location=location)
+    template = _own_template(policy, location, ModelSection(name=location.name))
+    loaded = replace(policy, template=template, location=location)
     return PackedReward(loaded, read_scale(folder), head=ScoreHead(linear), adapter=name)
 
 
@@ -113,13 +114,16 @@ def on_same_base(host: LoadedModel, location: Location) -> bool:
     return known == host.base_sha256 if known else location.base == host.location.base
 
 
-def join_language(host: LoadedModel, location: Location, name: str) -> tuple[LoadedModel, str | None]:
+def join_language(
+    host: LoadedModel, location: Location, name: str, section: ModelSection
+) -> tuple[LoadedModel, str | None]:
     """A language model on the host's base, and peft's name for its adapter; None for the base itself.
 
     Args:
         host: see `join_adapter`; it may be the model itself.
         location: of a model `on_same_base`.
         name: for the adapter, if one must be added.
+        section: see `join_adapter`.
 
     Raises:
         ModelError: as `join_adapter`.
@@ -128,10 +132,10 @@ def join_language(host: LoadedModel, location: Location, name: str) -> tuple[Loa
         return host, None if location.adapter is None else OWN_ADAPTER
     # A dot would divide the names of its parameters.
     adapter = None if location.adapter is None else name.replace(".", "_").replace("/", "_")
-    return join_adapter(host, location, adapter), adapter
+    return join_adapter(host, location, adapter, section), adapter
 
 
-def join_adapter(host: LoadedModel, location: Location, name: str | None) -> LoadedModel:
+def join_adapter(host: LoadedModel, location: Location, name: str | None, section: ModelSection) -> LoadedModel:
     """Load a language model onto the base of another one: its adapter is added to the host, under the given name.
 
     The two must have the same base. `using_adapter` switches between them.
@@ -140,6 +144,7 @@ def join_adapter(host: LoadedModel, location: Location, name: str | None) -> Loa
         host: a model with an adapter (see `has_adapter`), or any where `name` is None.
         location: location of the added model.
         name: peft's name for its adapter; None if it is the base itself.
+        section: how its tokenizer and chat template are loaded, as those of the host; its name is replaced.
 
     Raises:
         ModelError: its files cannot be read, or do not match the base.
@@ -148,12 +153,12 @@ def join_adapter(host: LoadedModel, location: Location, name: str | None) -> Loa
         assert location.adapter is not None  # noqa: S101
         saved = _saved_weights(location.adapter, "model.name", head=False)
         _add_saved(host.packed.model, name, location, saved, "model.name")
-    return replace(host, template=_own_template(host, location), location=location)
+    return replace(host, template=_own_template(host, location, section), location=location)
 
 
-def _own_template(host: LoadedModel, location: Location) -> ChatTemplate:
+def _own_template(host: LoadedModel, location: Location, section: ModelSection) -> ChatTemplate:
     """The tokenizer and chat template of a model that is added to another one."""
-    template = load_tokenizer(location, ModelSection(name=location.name))
+    template = load_tokenizer(location, section.model_copy(update={"name": location.name}))
     template.require_rows(embedding_rows(host.packed.causal))
     return template
 

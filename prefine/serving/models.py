@@ -153,7 +153,7 @@ def _loaded(names: Sequence[str], section: ModelSection) -> Models:
     host = load_host(languages, section) if languages else None
     for location in languages:
         assert host is not None  # noqa: S101
-        served = _on_base(host, location, ids[location.name])
+        served = _on_base(host, location, section, ids[location.name])
         found.languages[served.id] = served
     for location in scoring:
         reward = _reward(host, location, section, ids[location.name])
@@ -173,14 +173,14 @@ def _short(name: str) -> str:
     return path.resolve().name if path.exists() else name.removeprefix("embedded:")
 
 
-def _on_base(host: LoadedModel, location: Location, short: str) -> ServedModel:
+def _on_base(host: LoadedModel, location: Location, section: ModelSection, short: str) -> ServedModel:
     now = int(time.time())
     if location != host.location and not on_same_base(host, location):
         raise ModelError(
             f"{location.name!r} is on another base model than {host.location.name!r} ({host.location.base_name})",
             f"Serve it by itself: prefine serve {location.name} --port 8001",
         )
-    loaded, adapter = join_language(host, location, f"served_{short}")
+    loaded, adapter = join_language(host, location, f"served_{short}", section)
     return ServedModel(short, location.name, loaded, adapter, now)
 
 

@@ -196,7 +196,7 @@ class Sides:
             dtype = str(self._host.packed.compute_dtype).removeprefix("torch.")
             self._section = self._section.model_copy(update={"dtype": dtype})
             self._chosen(dtype)
-        self._joined[role] = join_language(self._host, location, f"compared_{role}")
+        self._joined[role] = join_language(self._host, location, f"compared_{role}", self._section)
         return self._joined[role]
 
     def _others(self, role: str) -> list[Location]:

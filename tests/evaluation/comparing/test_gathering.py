@@ -112,6 +112,24 @@ def test_a_run_against_its_start_with_its_own_heldout_rows(
     assert rate.wins == wins == sum(row.verdicts[str(reward_run)] == "candidate" for row in rows)
 
 
+def test_a_chat_template_is_that_of_both_models_on_one_base(
+    asked: Ask, sft_run: Path, model: Path, tmp_path: Path
+) -> None:
+    """The baseline joins the candidate's base: it is asked in the same template."""
+    template = tmp_path / "plain.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+        "{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}"
+        "{% else %}{{ 'q ' + m['content'] + ' a ' }}{% endif %}{% endfor %}"
+    )
+    own = evaluate(asked(candidate=str(sft_run), baseline=str(model), out=tmp_path / "own"))[1]
+    folder = evaluate(asked(candidate=str(sft_run), baseline=str(model), chat_template=str(template)))[1]
+    sides = [read_rows(folder / "parts" / f"{role}-answers.jsonl") for role in ("candidate", "baseline")]
+    prompts = [[row["prompt"] for row in rows] for rows in sides]
+    assert prompts[0] == prompts[1]
+    assert prompts[0] != [row["prompt"] for row in read_rows(own / "parts" / "candidate-answers.jsonl")]
+
+
 def test_the_regression_set_is_answered_and_checked(asked: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny set; T passes none of it."""
     from prefine.evaluation.comparing import heldout
