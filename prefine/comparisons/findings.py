@@ -34,6 +34,8 @@ def with_group_finding(group: RegressionGroup, p_adjusted: float | None = None) 
         f"{capital(group.title)}: {finding}: the candidate passed {now} of {count}, the baseline {was}; "
         f"{group.lost} lost, {group.gained} gained, {p_text(group.p, p_adjusted)}."
     )
+    if group.missing:
+        text += f" {plural(group.missing, 'item')} had no answer of one of the models."
     return group.model_copy(update={"p_adjusted": p_adjusted, "finding": finding, "sentence": text})
 
 

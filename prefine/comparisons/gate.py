@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 
 from prefine.comparisons.result import Comparison, Estimate, GateRule, Metric, RegressionGroup, WinRate
 from prefine.comparisons.sentences import capital, change_text, interval_text, value_text
+from prefine.comparisons.statistics import ALL_CATEGORIES
+from prefine.comparisons.win_rate import coverage
 from prefine.errors import RecipeError
 from prefine.formatting import listing, plural
 from prefine.recipe.loading import RecipeSection, load_recipe
@@ -63,13 +65,24 @@ class Gate(RecipeSection):
 
     verdict: Literal["better", "not worse", "any"] = Field("better", description="what the verdict must be")
     regressions_allowed: Annotated[int, Field(ge=0)] = Field(0, description="regressions that the verdict may name")
+    regression_set: Literal["required", "optional"] = Field(
+        "required", description="whether the regression set must have been answered whole by both models"
+    )
+    answered_at_least: Fraction = Field(
+        0.95, description="share of the prompts that both models must answer, and of those that the judge must judge"
+    )
     win_rate: WinRateRule | None = None
     metrics: dict[str, MetricRule] = Field(default_factory=dict, description="by the metric's name")
     regression: dict[str, RegressionRule] = Field(default_factory=dict, description="by category")
 
     def rules(self, comparison: Comparison) -> list[GateRule]:
         """Each rule and what came of it; one whose figure was not computed is not passed."""
-        found = [self._verdict(comparison), self._regressions(comparison)]
+        found = [
+            self._verdict(comparison),
+            self._regressions(comparison),
+            *self._regression_set(comparison.regression),
+            *_coverage(self.answered_at_least, comparison),
+        ]
         if self.win_rate is not None:
             found += _win_rates(self.win_rate, comparison.win_rates)
         known = {metric.name: metric for metric in (*comparison.metrics, *comparison.benchmarks)}
@@ -82,25 +95,40 @@ class Gate(RecipeSection):
 
     def _verdict(self, comparison: Comparison) -> GateRule:
         decision = comparison.verdict.decision
-        passed = {"better": decision == "better", "not worse": decision != "worse", "any": True}[self.verdict]
+        decided = bool(comparison.verdict.decided_by)
+        not_worse = decided and decision != "worse"
+        passed = {"better": decision == "better", "not worse": not_worse, "any": True}[self.verdict]
         text = f"The verdict is {decision}"
-        if self.verdict != "any" and not comparison.verdict.decided_by:
-            passed, text = False, "Nothing was computed that could decide"
+        if not passed and not decided:
+            text += ", as nothing that was computed decides"
         elif not passed:
             text += f", and the gate asks for {self.verdict}"
         return GateRule(rule=f"verdict: {self.verdict}", value=decision, passed=passed, sentence=f"{text}.")
 
     def _regressions(self, comparison: Comparison) -> GateRule:
         named = comparison.verdict.regressions
-        text = " ".join(named) or "Nothing got worse, as far as the tests show."
-        if not comparison.regression:
-            text += " The regression set was not run."
+        text = " ".join(named) or "No metric is shown to be worse."
+        for group in comparison.regression:
+            if group.category == ALL_CATEGORIES and not named:
+                text += f" {capital(group.title)}: {group.lost} lost, {group.gained} gained."
         return GateRule(
             rule=f"regressions_allowed: {self.regressions_allowed}",
             value=str(len(named)),
             passed=len(named) <= self.regressions_allowed,
             sentence=text,
         )
+
+    def _regression_set(self, groups: Sequence[RegressionGroup]) -> Iterator[GateRule]:
+        if self.regression_set == "optional":
+            return
+        missing = max((group.missing for group in groups), default=0)
+        text = "Both models answered the whole regression set."
+        if not groups:
+            text = "The regression set was not answered."
+        elif missing:
+            text = f"{plural(missing, 'item')} of the regression set had no answer of one of the models."
+        passed = bool(groups) and not missing
+        yield GateRule(rule="regression_set: required", value=str(missing), passed=passed, sentence=text)
 
 
 def read_gate(path: Path) -> Gate:
@@ -114,6 +142,27 @@ def read_gate(path: Path) -> Gate:
     if path.is_dir():
         raise RecipeError(f"{path} is a folder, not a gate file", "Name the YAML file in it.")
     return load_recipe(path, [], Gate)
+
+
+def _coverage(least: float, comparison: Comparison) -> Iterator[GateRule]:
+    """Whether enough prompts were answered and judged: those that are missing are not missing at random."""
+    asked, answered = (comparison.prompts.get(name) for name in ("asked", "count"))
+    if not isinstance(asked, int) or not isinstance(answered, int) or not least:
+        return
+    shares = [answered / asked if asked else 0.0]
+    text = f"Both models answered {answered} of {plural(asked, 'prompt')}"
+    for rate in comparison.win_rates:
+        if rate.judge == comparison.verdict.decided_by:
+            judged, there_were = coverage(rate)
+            shares.append(judged / there_were if there_were else 0.0)
+            text += f", and {rate.judge} gave verdicts on {judged} of {there_were}"
+    asked_for = f"at least {value_text(least, 'share')} is required."
+    yield GateRule(
+        rule=f"answered_at_least: {least:g}",
+        value=f"{min(shares):.4g}",
+        passed=min(shares) >= least,
+        sentence=f"{text}; {asked_for}",
+    )
 
 
 def _win_rates(rule: WinRateRule, rates: Sequence[WinRate]) -> Iterator[GateRule]:

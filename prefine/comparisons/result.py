@@ -101,11 +101,12 @@ class WinRate(_Part):
 
 
 class RegressionGroup(_Part):
-    """One category of the regression set: the share of its items that each model passed.
+    """One category of the regression set, or the whole of it: the share of its items that each model passed.
 
     Attributes:
         lost, gained: items that only the baseline, or only the candidate, passed.
-        examples: ids of lost items.
+        missing: items that one of the models could not answer; they are in no other figure.
+        category: "all" for the whole set. examples: ids of lost items.
     """
 
     category: str
@@ -115,6 +116,7 @@ class RegressionGroup(_Part):
     change: Estimate
     lost: int
     gained: int
+    missing: int = 0
     p: float | None = None
     p_adjusted: float | None = None
     finding: Finding

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from prefine.comparisons.result import Metric, RegressionGroup, Verdict, WinRate
-from prefine.formatting import listing
+from prefine.comparisons.statistics import ALL_CATEGORIES
+from prefine.comparisons.win_rate import coverage
+from prefine.formatting import listing, plural
+
+# Verdicts are not missing at random: a judge that is down or refuses has seen the first prompts, or the easy ones.
+_LEAST_JUDGED = 0.9
+_MOST_CATEGORIES = 3
 
 
 def verdict(
@@ -19,7 +25,8 @@ def verdict(
     """The judgement, from findings that are corrected for their number (`statistics.corrected`).
 
     Args:
-        decided_by: the judge of the win rate, or the name of the metric, that decides.
+        decided_by: the judge of the win rate, or the name of the metric, that decides. A judge that gave too few
+            verdicts decides nothing.
 
     Raises:
         ValueError: nothing has that name.
@@ -29,19 +36,23 @@ def verdict(
     others = [each for each in everything if each is not decides]
     worse, improved = ([each for each in others if each.finding == finding] for finding in ("worse", "better"))
     decision: Literal["better", "worse", "no difference shown"] = "no difference shown"
-    if decides.finding == "better" or decides.finding == "worse":
+    judged, of = coverage(decides) if isinstance(decides, WinRate) else (1, 1)
+    enough = judged >= _LEAST_JUDGED * of
+    if enough and (decides.finding == "better" or decides.finding == "worse"):
         decision = decides.finding
     sentence = decides.sentence
+    if judged and not enough:
+        sentence += f" {decided_by} gave verdicts on {judged} of {plural(of, 'prompt')}, too few to decide."
     if worse:
         lead = "Also worse" if decision == "worse" else "But worse"
-        sentence += f" {lead}: {listing([_short(each) for each in worse])}."
+        sentence += f" {lead}: {listing([_short(each, regression) for each in worse])}."
     return Verdict(
         decision=decision,
         decided_by=decided_by,
         sentence=sentence,
         regressions=[each.sentence for each in worse],
         improvements=[each.sentence for each in improved],
-        more_prompts=decides.more_prompts if decision == "no difference shown" else None,
+        more_prompts=decides.more_prompts if enough and decision == "no difference shown" else None,
     )
 
 
@@ -57,6 +68,15 @@ def _named(
     raise ValueError(f"nothing is called {name}")
 
 
-def _short(worse: Metric | WinRate | RegressionGroup) -> str:
-    """What got worse in a few words; its sentence has the figures."""
-    return f"win rate by {worse.judge}" if isinstance(worse, WinRate) else worse.title
+def _short(worse: Metric | WinRate | RegressionGroup, regression: Sequence[RegressionGroup]) -> str:
+    """What got worse in a few words; its sentence has the figures. Of the whole regression set also where most was
+    lost.
+    """
+    if isinstance(worse, WinRate):
+        return f"win rate by {worse.judge}"
+    if not isinstance(worse, RegressionGroup) or worse.category != ALL_CATEGORIES:
+        return worse.title
+    losing = [group for group in regression if group is not worse and group.lost > group.gained]
+    losing.sort(key=lambda group: group.gained - group.lost)
+    where = listing([f"{group.title}: {group.lost} lost" for group in losing[:_MOST_CATEGORIES]])
+    return f"{worse.title} ({where})" if where else worse.title

@@ -9,12 +9,28 @@ from typing import Any
 from prefine.comparisons.estimates import estimate
 from prefine.comparisons.findings import with_rate_finding
 from prefine.comparisons.length_control import length_controlled
-from prefine.comparisons.result import Estimate, Winner, WinRate
+from prefine.comparisons.result import AnswerRow, Estimate, Winner, WinRate
 from prefine.formatting import percent
 from prefine.significance import change_of_share
 
 _WORTH = {"candidate": 1.0, "tie": 0.5, "baseline": 0.0}
 _LARGEST_LENGTH_EFFECT = 0.10
+
+
+WITHOUT_VOTE = "without a vote"
+"""Why a prompt has no verdict of people: nobody was asked about it, which is no failure."""
+
+
+def coverage(rate: WinRate) -> tuple[int, int]:
+    """On how many prompts a judge gave a verdict, and of how many; prompts without people's votes do not count."""
+    judged = rate.wins + rate.ties + rate.losses
+    return judged, judged + sum(count for reason, count in rate.failed.items() if reason != WITHOUT_VOTE)
+
+
+def length_difference(row: AnswerRow) -> float:
+    """How much longer the candidate's answer is, in characters: tokens of two models do not compare, and endpoints may
+    not count them."""
+    return float(len(row.candidate.text) - len(row.baseline.text))
 
 
 def win_rate(
@@ -24,7 +40,7 @@ def win_rate(
 
     Args:
         winners: None where the judge gave no verdict.
-        length_differences: of the answers in tokens, candidate minus baseline, prompt by prompt; empty if unknown.
+        length_differences: of the answers (see `length_difference`), prompt by prompt; empty if unknown.
         extra: further fields of the result: consistency, spent, failed, warnings.
     """
     counts = Counter(winner for winner in winners if winner is not None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from prefine.comparisons.estimates import estimate
 from prefine.comparisons.result import AnswerRow, Winner, WinRate
-from prefine.comparisons.win_rate import win_rate
+from prefine.comparisons.win_rate import length_difference, win_rate
 from prefine.errors import EndpointError
 from prefine.judges.judge import Judge, NoVerdictError, Preferred
 
@@ -70,7 +70,7 @@ def judge_answers(
         others = {name: winner for name, winner in rows[place].verdicts.items() if name != judge.name}
         own: dict[str, Winner] = {} if opinion.winner is None else {judge.name: opinion.winner}
         judged[place] = rows[place].model_copy(update={"verdicts": others | own})
-    differences = [float(rows[place].candidate.tokens - rows[place].baseline.tokens) for place in places]
+    differences = [length_difference(rows[place]) for place in places]
     return JudgedAnswers(judged, _win_rate(judge, opinions, differences, problem), problem)
 
 

@@ -39,7 +39,7 @@ def test_exit_codes(told: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
     gate.write_text("verdict: better\n")
     assert run(*told, "--gate", str(gate)) == 3
     assert "gate: don't ship\n" in capsys.readouterr().out
-    gate.write_text("verdict: any\nregressions_allowed: 20\n")
+    gate.write_text("verdict: any\nregressions_allowed: 20\nregression_set: optional\n")
     assert run(*told, "--gate", str(gate)) == 0
     assert "gate: ship\n" in capsys.readouterr().out
 

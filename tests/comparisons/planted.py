@@ -22,7 +22,7 @@ def comparison(
         made_at="2026-11-26T12:00:00+00:00",
         candidate=Side(name="new", kind="run"),
         baseline=Side(name="old", kind="run"),
-        prompts={},
+        prompts={"asked": 100, "count": 100},
         sampling={},
         verdict=verdict(decided_by, found, rates, groups),
         metrics=found,

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from prefine.comparisons.gate import Gate, MetricRule, RegressionRule, WinRateRule, read_gate
+from prefine.comparisons.result import Comparison
 from prefine.comparisons.statistics import paired_metric, regression_group
 from prefine.comparisons.win_rate import win_rate
 from prefine.errors import PrefineError
@@ -86,8 +87,9 @@ def passed(gate: Gate) -> dict[str, bool]:
 
 
 def test_without_more_rules_a_candidate_must_be_better_and_lose_nothing() -> None:
-    assert passed(Gate()) == {"verdict: better": True, "regressions_allowed: 0": False}
-    assert passed(Gate(regressions_allowed=1)) == {"verdict: better": True, "regressions_allowed: 1": True}
+    whole = {"regression_set: required": True, "answered_at_least: 0.95": True}
+    assert passed(Gate()) == {"verdict: better": True, "regressions_allowed: 0": False} | whole
+    assert passed(Gate(regressions_allowed=1)) == {"verdict: better": True, "regressions_allowed: 1": True} | whole
 
 
 def test_limits_on_a_change_hold_for_the_whole_interval() -> None:
@@ -96,6 +98,8 @@ def test_limits_on_a_change_hold_for_the_whole_interval() -> None:
     assert passed(Gate(metrics=rules, regressions_allowed=1)) == {
         "verdict: better": True,
         "regressions_allowed: 1": True,
+        "regression_set: required": True,
+        "answered_at_least: 0.95": True,
         "reward.change_at_least: 0.9": True,
         "reward.change_at_most: 1.4": False,
         "reward.candidate_at_least: 2.5": True,
@@ -105,8 +109,8 @@ def test_limits_on_a_change_hold_for_the_whole_interval() -> None:
 
 def test_limits_on_categories() -> None:
     rules = Gate(regression={"json": RegressionRule(lost_at_most=9, candidate_at_least=0.65)}).rules(FOUND)
-    assert [rule.passed for rule in rules[2:]] == [False, True]
-    assert "64.0" in rules[2].sentence
+    assert [rule.passed for rule in rules[4:]] == [False, True]
+    assert "64.0" in rules[4].sentence
 
 
 def test_what_is_unknown_or_was_not_computed_is_not_passed() -> None:
@@ -115,7 +119,7 @@ def test_what_is_unknown_or_was_not_computed_is_not_passed() -> None:
         regression={"yaml": RegressionRule(lost_at_most=9)},
         win_rate=WinRateRule(kind="length_controlled"),
     )
-    rules = gate.rules(FOUND)[2:]
+    rules = gate.rules(FOUND)[4:]
     assert not any(rule.passed for rule in rules)
     text = " ".join(rule.sentence for rule in rules)
     assert "lengths of the answers are not known" in text
@@ -131,15 +135,47 @@ def test_equal_models_are_not_shipped_as_better() -> None:
     first = Gate().rules(equal)[0]
     assert not first.passed
     assert "no difference shown" in first.sentence
-    assert all(rule.passed for rule in Gate(verdict="not worse").rules(equal))
+    assert all(rule.passed for rule in Gate(verdict="not worse", regression_set="optional").rules(equal))
 
 
-def test_a_gate_is_not_passed_where_nothing_could_decide() -> None:
-    undecided = FOUND.verdict.model_copy(
-        update={"decision": "no difference shown", "decided_by": "", "regressions": []}
+def failed(gate: Gate, found: Comparison) -> dict[str, str]:
+    return {rule.rule: rule.sentence for rule in gate.rules(found) if not rule.passed}
+
+
+def test_without_evidence_nothing_is_shipped() -> None:
+    """Nothing decides, the regression set was not run: "not worse" is not shown."""
+    equal = comparison("judge", [], [win_rate("judge", EQUAL, [])])
+    undecided = equal.verdict.model_copy(update={"decided_by": "", "decision": "no difference shown"})
+    found = failed(Gate(verdict="not worse"), equal.model_copy(update={"verdict": undecided}))
+    assert set(found) == {"verdict: not worse", "regression_set: required"}
+    assert "nothing that was computed decides" in found["verdict: not worse"]
+
+
+def test_prompts_without_answers_or_verdicts_fail_the_gate() -> None:
+    gate = Gate(verdict="any", regression_set="optional")
+    some = comparison("judge", [], [win_rate("judge", EQUAL, [])])
+    assert failed(gate, some) == {}
+    few = some.model_copy(update={"prompts": {"asked": 110, "count": 100}})
+    assert failed(gate, few)["answered_at_least: 0.95"].startswith("Both models answered 100 of 110 prompts")
+    judged = comparison("judge", [], [win_rate("judge", [*EQUAL[:90], *[None] * 10], [])])
+    assert "judge gave verdicts on 90 of 100" in failed(gate, judged)["answered_at_least: 0.95"]
+    assert failed(gate.model_copy(update={"answered_at_least": 0.9}), judged) == {}
+
+
+def test_items_of_the_regression_set_without_an_answer_fail_the_gate() -> None:
+    ids = [str(i) for i in range(5)]
+    group = regression_group("json", "JSON", [True] * 5, [True] * 5, ids, missing=3)
+    found = comparison("judge", [], [win_rate("judge", EQUAL, [])], [group])
+    assert failed(Gate(verdict="any"), found) == {
+        "regression_set: required": "3 items of the regression set had no answer of one of the models."
+    }
+
+
+def test_the_gate_says_how_much_of_the_regression_set_was_lost() -> None:
+    lost = regression_group(
+        "all", "the regression set", [False] * 4 + [True] * 21, [True] * 25, list(map(str, range(25)))
     )
-    nothing = FOUND.model_copy(update={"verdict": undecided})
-    rule, *_ = Gate(verdict="not worse").rules(nothing)
-    assert not rule.passed
-    assert "Nothing was computed that could decide" in rule.sentence
-    assert Gate(verdict="any").rules(nothing)[0].passed
+    found = comparison("judge", [], [win_rate("judge", EQUAL, [])], [lost])
+    rule = next(rule for rule in Gate().rules(found) if rule.rule == "regressions_allowed: 0")
+    assert rule.passed
+    assert rule.sentence == "No metric is shown to be worse. The regression set: 4 lost, 0 gained."

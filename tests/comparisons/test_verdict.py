@@ -45,3 +45,41 @@ def test_what_was_not_computed_decides_nothing() -> None:
 def test_an_unknown_name_cannot_decide() -> None:
     with pytest.raises(ValueError, match="nothing is called"):
         verdict("reward", [], [], [])
+
+
+def test_a_loss_spread_over_the_regression_set_is_named() -> None:
+    """8 categories lose 5 of 10 each: no category is shown to be worse (p = 1/16), the whole set is."""
+    now, was, ids = [False] * 5 + [True] * 5, [True] * 10, [str(i) for i in range(10)]
+    groups = [regression_group(f"c{i}", f"category {i}", now, was, ids) for i in range(8)]
+    whole = regression_group("all", "the regression set", now * 8, was * 8, [str(i) for i in range(80)])
+    found = comparison("judge", [], [win_rate("judge", GOOD, [])], [whole, *groups])
+    assert found.regression[0].p_adjusted is None
+    assert {group.finding for group in found.regression[1:]} == {"no difference shown"}
+    assert found.verdict.sentence.endswith(
+        "But worse: the regression set (category 0: 5 lost, category 1: 5 lost and category 2: 5 lost)."
+    )
+
+
+def test_categories_are_not_corrected_for_metrics() -> None:
+    """A lost category of 8 items (p = 0.0078) is named although 12 metrics were tested, too."""
+    lost = regression_group("sums", "arithmetic", [False] * 8, [True] * 8, [str(i) for i in range(8)])
+    kept = regression_group("facts", "facts", [True] * 8, [True] * 8, [str(i) for i in range(8)])
+    metrics = [
+        paired_metric(f"m{i}", f"metric {i}", "", "form", "higher", [0.1, 0.2, 0.3] * 30, [0.2, 0.1, 0.3] * 30)
+        for i in range(12)
+    ]
+    found = comparison("judge", metrics, [win_rate("judge", EQUAL, [])], [lost, kept])
+    assert found.regression[0].finding == "worse"
+
+
+def test_a_judge_that_saw_few_prompts_decides_nothing() -> None:
+    """12 of 200 pairs were judged before the endpoint died, all for the candidate."""
+    found = comparison("judge", [], [win_rate("judge", ["candidate"] * 12 + [None] * 188, [])]).verdict
+    assert found.decision == "no difference shown"
+    assert "judge gave verdicts on 12 of 200 prompts" in found.sentence
+    assert found.more_prompts is None
+
+
+def test_people_may_vote_on_a_part_of_the_prompts() -> None:
+    votes = win_rate("people", ["candidate"] * 30 + [None] * 170, [], failed={"without a vote": 170})
+    assert comparison("people", [], [votes]).verdict.decision == "better"

@@ -126,6 +126,7 @@ def _compared(
         baseline=sides["baseline"].described(),
         prompts={
             "source": questions.source,
+            "asked": len(questions.prompts),
             "count": len({*found.places}),
             "left_out": dict(questions.left_out + found.left_out),
             "categories": dict(Counter(each.category for each in questions.prompts if each.category)),

@@ -10,6 +10,7 @@ from typing import Any
 from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, KL, LENGTH, PAIR_ACCURACY
 from prefine.comparisons.measures import degenerate_word, distinct_share, overlap, self_bleu, why_missing
 from prefine.comparisons.result import AnswerOf, AnswerRow, Metric, RegressionGroup, WinRate
+from prefine.comparisons.win_rate import coverage
 from prefine.errors import DataError
 from prefine.evaluation.comparing.answering import SideAnswer
 from prefine.evaluation.comparing.benchmarks import benchmarks
@@ -21,6 +22,7 @@ from prefine.evaluation.comparing.heldout import (
     pair_metrics,
     regression_answers,
     regression_groups,
+    unanswered_items,
 )
 from prefine.evaluation.comparing.likelihoods import kl_rows
 from prefine.evaluation.comparing.parts import Parts
@@ -96,13 +98,15 @@ def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions
     _add_heldout(found, sides, questions, measured)
     if request.regression:
         found.regression = regression_groups(regression)
+        if why := unanswered_items(regression):
+            found.not_computed["the whole regression set"] = f"without an answer: {why}"
     if name is None:
         found.not_computed["reward"] = why
     else:
         _add_reward(found, name, sides["candidate"])
     if request.judge is not None:
         _add_judge(found, request.judge, parts)
-    found.decided_by = _deciding(found)
+    found.decided_by = _deciding(found, request)
     return found
 
 
@@ -255,13 +259,21 @@ def _add_judge(found: Gathered, request: JudgeRequest, parts: Parts) -> None:
         )
     found.rows = judged.rows
     found.win_rates.insert(0, judged.win_rate)
-    if judged.problem is not None:
-        found.not_computed[f"judge {request.model}"] = judged.problem.problem
+    judged_count, of = coverage(judged.win_rate)
+    if judged_count < of:
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in judged.win_rate.failed.items())
+        found.not_computed[f"judge {request.model}"] = f"no verdict on {of - judged_count} of {of} prompts: {reasons}"
 
 
-def _deciding(found: Gathered) -> str:
-    """What decides: the first win rate that was computed (a language model's before a reward model's), else the
-    preference accuracy, else the loss on demonstrations; "" if there is none of these."""
+def _deciding(found: Gathered, request: EvaluationRequest) -> str:
+    """What decides: the judge that the user named, else the reward model that the user named, whatever came of it;
+    else the first win rate that was computed, the preference accuracy, or the loss on demonstrations; "" if there is
+    none of these. A figure that the user did not choose never replaces one that failed.
+    """
+    if request.judge is not None:
+        return request.judge.model
+    if request.reward is not None:
+        return request.reward
     rates = [rate.judge for rate in found.win_rates if rate.finding != "not computed"]
     metrics = [metric.name for metric in found.metrics if metric.finding != "not computed"]
     return next(

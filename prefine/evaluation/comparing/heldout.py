@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, PAIR_ACCURACY, PAIR_MARGIN
 from prefine.comparisons.result import Estimate, Metric, RegressionGroup
-from prefine.comparisons.statistics import regression_group
+from prefine.comparisons.statistics import ALL_CATEGORIES, regression_group
 from prefine.evaluation.comparing.answering import SideAnswer
 from prefine.evaluation.comparing.likelihoods import demonstration_rows, pair_rows
 from prefine.evaluation.comparing.parts import Parts
 from prefine.evaluation.comparing.questions import EvaluationPrompt, digest_of
+from prefine.formatting import plural
 from prefine.generation.answers import context_of
 from prefine.generation.sampling import Sampling
 from prefine.models.loading.load import LoadedModel
@@ -105,16 +107,26 @@ def regression_answers(role: str, parts: Parts) -> list[SideAnswer]:
 
 
 def regression_groups(answers: Mapping[str, Sequence[SideAnswer]]) -> list[RegressionGroup]:
-    """The categories of the regression set; items that a model could not be asked are left out."""
+    """The whole regression set, then its categories. Items that a model could not answer are counted as missing; a
+    category that has no others is only in the count of the whole set.
+    """
+    asked = list(zip(items(), answers["candidate"], answers["baseline"], strict=True))
+    checked = [
+        (item.category, item.id, item.check(now.text), item.check(was.text))
+        for item, now, was in asked
+        if not now.failed and not was.failed
+    ]
     found = []
-    for category, title in TITLES.items():
-        rows = [
-            (item, now, was)
-            for item, now, was in zip(items(), answers["candidate"], answers["baseline"], strict=True)
-            if item.category == category and not now.failed and not was.failed
-        ]
-        if rows:
-            now_passed = [item.check(now.text) for item, now, _ in rows]
-            was_passed = [item.check(was.text) for item, _, was in rows]
-            found.append(regression_group(category, title, now_passed, was_passed, [item.id for item, _, _ in rows]))
+    for category, title in {ALL_CATEGORIES: "the regression set", **TITLES}.items():
+        own = [each for each in checked if category in (ALL_CATEGORIES, each[0])]
+        count = sum(category in (ALL_CATEGORIES, item.category) for item, _, _ in asked)
+        if own:
+            _, ids, now_passed, was_passed = zip(*own, strict=True)
+            found.append(regression_group(category, title, now_passed, was_passed, ids, missing=count - len(own)))
     return found
+
+
+def unanswered_items(answers: Mapping[str, Sequence[SideAnswer]]) -> str:
+    """How many items of the regression set a model could not answer, by reason; "" if there are none."""
+    reasons = Counter(f"{role}: {each.failed}" for role, given in answers.items() for each in given if each.failed)
+    return "; ".join(f"{plural(count, 'item')} ({reason})" for reason, count in reasons.items())

@@ -15,7 +15,7 @@ from prefine.comparisons.result import AnswerRow, Comparison, Side, Verdict, Win
 from prefine.comparisons.statistics import corrected
 from prefine.comparisons.verdict import verdict
 from prefine.comparisons.votes import RefusedVote, counted, read_votes, votes_of, write_votes
-from prefine.comparisons.win_rate import win_rate
+from prefine.comparisons.win_rate import WITHOUT_VOTE, length_difference, win_rate
 from prefine.errors import EndpointError, RecipeError
 from prefine.evaluation.comparing.answer_files import AnswerPairs, paired_answers
 from prefine.evaluation.comparing.folder import EvaluationFolder
@@ -198,8 +198,8 @@ def _by_people(
     warnings = [f"{count} of {len(read)} votes are not used: {reason}." for reason, count in found.left_out.items()]
     if refused:
         warnings.append(f"{len(refused)} lines of {votes.name} are no votes; the first: {refused[0].reason}.")
-    failed = {"without a vote": blank} if (blank := found.winners.count(None)) else {}
-    differences = [float(row.candidate.tokens - row.baseline.tokens) for row in asked]
+    failed = {WITHOUT_VOTE: blank} if (blank := found.winners.count(None)) else {}
+    differences = [length_difference(row) for row in asked]
     rate = win_rate(
         PEOPLE, found.winners, differences, failed=failed, warnings=warnings, spent={"votes": float(found.used)}
     )

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from prefine.comparisons.result import AnswerRow, Winner, WinRate
-from prefine.comparisons.win_rate import win_rate
+from prefine.comparisons.win_rate import length_difference, win_rate
 from prefine.errors import ModelError, about
 from prefine.evaluation.comparing.answering import SideAnswer
 from prefine.evaluation.comparing.parts import Parts
@@ -102,7 +102,7 @@ def reward_win_rate(name: str, rows: Sequence[AnswerRow], places: Sequence[int])
     for row, place in zip(rows, places, strict=True):
         groups.setdefault(place, []).append(row)
     winners: dict[int, Winner | None] = {place: _winner(group) for place, group in groups.items()}
-    differences = [fmean(row.candidate.tokens - row.baseline.tokens for row in group) for group in groups.values()]
+    differences = [fmean(map(length_difference, group)) for group in groups.values()]
     known: dict[int, Winner] = {place: winner for place, winner in winners.items() if winner is not None}
     return win_rate(name, list(winners.values()), differences), known
 

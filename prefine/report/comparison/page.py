@@ -18,6 +18,7 @@ from typing import Any
 from markupsafe import Markup
 
 from prefine.comparisons.result import AnswerRow, Comparison, Metric, Side
+from prefine.comparisons.statistics import ALL_CATEGORIES
 from prefine.errors import CheckpointError
 from prefine.formatting import duration, moment, whole
 from prefine.report.comparison.figures import MARKS
@@ -78,7 +79,7 @@ def comparison_context(comparison: Comparison, rows: Sequence[AnswerRow]) -> dic
         "pictures": answer_charts(rows),
         "forest": forest(comparison),
         "regression": regression(comparison, samples.anchors),
-        "lost": sum(group.lost for group in comparison.regression),
+        "lost": sum(group.lost for group in comparison.regression if group.category != ALL_CATEGORIES),
         "samples": samples,
         "not_computed": _not_computed(comparison),
         "warnings": comparison.warnings,
