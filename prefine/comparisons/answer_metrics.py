@@ -41,6 +41,7 @@ class MetricKind:
 REWARD = MetricKind("reward", "reward", "score", "reward", "higher")
 REWARD_MEDIAN = MetricKind("reward_median", "median reward", "score", "reward", "neither")
 KL = MetricKind("kl_per_token", "KL to the reference", "nats", "divergence", "neither")
+ENTROPY = MetricKind("entropy", "entropy per token", "nats", "divergence", "neither")
 LENGTH = MetricKind("length_tokens", "answer length", "tokens", "form", "neither")
 CHARACTERS = MetricKind("length_characters", "answer length in characters", "", "form", "neither")
 PAIR_ACCURACY = MetricKind("pair_accuracy", "preference accuracy", "share", "preference", "higher")
@@ -52,7 +53,7 @@ OF_ANSWERS = (
     REWARD,
     KL,
     MetricKind("kl_k3", "KL to the reference, estimator k3", "nats", "divergence", "neither"),
-    MetricKind("entropy", "entropy per token", "nats", "divergence", "neither"),
+    ENTROPY,
     LENGTH,
     CHARACTERS,
     MetricKind("ended", "answers that end by themselves", "share", "form", "higher"),
@@ -72,18 +73,19 @@ def answer_metrics(rows: Sequence[AnswerRow], prompts: Sequence[int], *, same_to
     """Every metric that at least one answer has a value for.
 
     Args:
-        same_tokens: whether both models count tokens alike; if not, lengths are compared in characters.
+        same_tokens: whether both models count tokens alike; if not, lengths are compared in characters, and there is
+            no entropy per token.
         prompts: the number of each row's prompt. Several answers to a prompt are averaged: prompts are independent of
             each other, answers to one prompt are not.
     """
     found = []
-    uncomparable = CHARACTERS if same_tokens else LENGTH
+    uncomparable = (CHARACTERS,) if same_tokens else (LENGTH, ENTROPY)
     for kind in OF_ANSWERS:
-        if kind is uncomparable:
+        if kind in uncomparable:
             continue
         sides = [[value_of(side, kind.name) for side in column] for column in _columns(rows)]
         if any(value is not None for values in sides for value in values):
-            candidate, baseline = (_by_prompt(values, prompts) for values in sides)
+            candidate, baseline = (mean_by_prompt(values, prompts) for values in sides)
             found.append(kind.of(candidate, baseline))
             if kind is REWARD:
                 median = (REWARD_MEDIAN.name, REWARD_MEDIAN.title, REWARD_MEDIAN.unit, REWARD_MEDIAN.group)
@@ -111,7 +113,7 @@ def _columns(rows: Iterable[AnswerRow]) -> tuple[list[AnswerOf], list[AnswerOf]]
     return [row.candidate for row in listed], [row.baseline for row in listed]
 
 
-def _by_prompt(values: Sequence[float | None], prompts: Sequence[int]) -> list[float | None]:
+def mean_by_prompt(values: Sequence[float | None], prompts: Sequence[int]) -> list[float | None]:
     """The mean of each prompt's values, in the prompts' order."""
     groups: dict[int, list[float]] = {}
     for prompt, value in zip(prompts, values, strict=True):

@@ -30,6 +30,11 @@ def estimate_of_change(change: Change) -> Estimate:
     return _with_interval(change.value, change.interval, change.count)
 
 
+def finite_or_none(value: float | None) -> float | None:
+    """None instead of NaN and infinities, of a model that diverged: such a value is missing, and JSON has none."""
+    return None if value is None or not math.isfinite(value) else value
+
+
 def interval_of(estimate: Estimate | None) -> Interval | None:
     """An estimate's interval."""
     if estimate is None or estimate.low is None or estimate.high is None:

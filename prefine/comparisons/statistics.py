@@ -165,6 +165,12 @@ def corrected(
     )
 
 
+def corrected_benchmarks(benchmarks: Sequence[Metric]) -> list[Metric]:
+    """Benchmarks with p corrected for their number (Holm): a family of their own, as a group of tasks has many."""
+    adjusted = holm([metric.p if metric.better != "neither" else None for metric in benchmarks])
+    return [with_finding(metric, p) for metric, p in zip(benchmarks, adjusted, strict=True)]
+
+
 def _both_known(candidate: Sequence[float | None], baseline: Sequence[float | None]) -> tuple[list[float], list[float]]:
     """The values of the prompts that have one for both models."""
     pairs = [

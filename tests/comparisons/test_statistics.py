@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from prefine.comparisons.result import Metric
 from prefine.comparisons.statistics import (
     corrected,
+    corrected_benchmarks,
     paired_median,
     paired_metric,
     paired_ratio,
@@ -153,3 +154,16 @@ def test_several_comparisons_are_corrected_but_not_the_one_that_decides() -> Non
     assert {metric.finding for metric in found} == {"no difference shown"}
     assert "corrected for several comparisons = 0.094" in found[0].sentence
     assert (rates[0].finding, rates[0].p_adjusted) == ("better", None)
+
+
+def test_benchmarks_are_corrected_for_their_number() -> None:
+    """Seven wins of seven (p = 0.0156) among four tasks: 0.0625, not shown; alone it is."""
+    lost = [paired_metric("t0.acc", "t0, acc", "share", "benchmark", "higher", [0.0] * 7 + [1.0] * 13, [1.0] * 20)]
+    others = [
+        paired_metric(f"t{i}.acc", f"t{i}, acc", "share", "benchmark", "higher", [1.0] * 20, [1.0] * 20)
+        for i in range(1, 4)
+    ]
+    assert corrected_benchmarks(lost)[0].finding == "worse"
+    found = corrected_benchmarks([*lost, *others])
+    assert found[0].p_adjusted == pytest.approx(4 * 2 / 2**7)
+    assert found[0].finding == "no difference shown"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefine.comparisons.result import Winner
-from prefine.comparisons.win_rate import win_rate
+from prefine.comparisons.result import AnswerOf, AnswerRow, Winner
+from prefine.comparisons.win_rate import coverage, length_difference, win_rate
 from prefine.intervals import Share
 
 OTHER: dict[Winner | None, Winner | None] = {
@@ -93,3 +93,17 @@ def test_without_verdicts_nothing_is_computed() -> None:
     assert (found.finding, found.why_not) == ("not computed", "the judge gave no verdict")
     assert found.failed == {"429": 2}
     assert found.spent == {"requests": 6.0}
+
+
+def test_lengths_are_compared_in_characters() -> None:
+    """An endpoint that counts no tokens, and tokenizers with other tokens, give no other length."""
+    candidate, baseline = (
+        AnswerOf(text=text, tokens=tokens, ended=True) for text, tokens in (("abcde", 0), ("abc", 9))
+    )
+    assert length_difference(AnswerRow(id="a", prompt=[], candidate=candidate, baseline=baseline)) == 2
+
+
+def test_prompts_that_nobody_was_asked_about_are_not_missing() -> None:
+    winners: list[Winner | None] = ["candidate", "tie", None, None, None]
+    assert coverage(win_rate("judge", winners, [])) == (2, 5)
+    assert coverage(win_rate("people", winners, [], failed={"without a vote": 3})) == (2, 2)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from prefine.comparisons.result import Direction, Metric
-from prefine.comparisons.statistics import paired_metric
+from prefine.comparisons.statistics import corrected_benchmarks, paired_metric
 from prefine.errors import RecipeError
 from prefine.evaluation.comparing.parts import Parts
 from prefine.evaluation.comparing.questions import digest_of
@@ -59,7 +59,7 @@ def benchmarks(
             not_computed[f"lm-eval {now['task']}"] = reason
             continue
         metrics += _paired(now["results"], was["results"])
-    return metrics
+    return corrected_benchmarks(metrics)
 
 
 def require_tasks(tasks: Sequence[str]) -> None:

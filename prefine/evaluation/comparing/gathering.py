@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, KL, LENGTH, PAIR_ACCURACY
+from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, ENTROPY, KL, LENGTH, PAIR_ACCURACY, PAIR_MARGIN
+from prefine.comparisons.estimates import finite_or_none
 from prefine.comparisons.measures import degenerate_word, distinct_share, overlap, self_bleu, why_missing
 from prefine.comparisons.result import AnswerOf, AnswerRow, Metric, RegressionGroup, WinRate
 from prefine.comparisons.win_rate import coverage
@@ -19,6 +20,7 @@ from prefine.evaluation.comparing.heldout import (
     demonstration_metrics,
     measure_demonstrations,
     measure_pairs,
+    not_finite,
     pair_metrics,
     regression_answers,
     regression_groups,
@@ -30,6 +32,7 @@ from prefine.evaluation.comparing.questions import EvaluationPrompt, Questions, 
 from prefine.evaluation.comparing.request import EvaluationRequest, JudgeRequest
 from prefine.evaluation.comparing.rewards import optimised_reward, reward_name, reward_win_rate, score_answers
 from prefine.evaluation.comparing.sides import NamedSide, as_section
+from prefine.formatting import plural
 from prefine.judges.cache import ReplyCache
 from prefine.judges.endpoint import Endpoint
 from prefine.judges.endpoint_judge import EndpointJudge, JudgeSettings
@@ -64,6 +67,9 @@ class Gathered:
 
 ROLES = ("candidate", "baseline")
 
+_MOST_MISSING = 0.05
+"""The share of prompts without an answer that is not warned of."""
+
 
 def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions: Questions, parts: Parts) -> Gathered:
     """Compute what is not in the comparison's folder yet, and read the rest.
@@ -87,6 +93,7 @@ def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions
     found.same_tokens = sides["candidate"].shares_tokens(sides["baseline"], section)
     if not found.same_tokens:
         found.not_computed[LENGTH.title] = "the models do not have the same tokens; see the length in characters"
+        found.not_computed[ENTROPY.title] = "the models do not have the same tokens"
     measured["kl"] = _kl(found, request, sides, answers, parts)
     found.benchmarks = benchmarks(request, sides, parts, found.not_computed)
     parts.close_models()
@@ -95,6 +102,7 @@ def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions
     scores = [] if name is None else score_answers(name, request, asked, answers, parts)
     _add_rows(found, asked, answers, request.samples, measured["kl"], scores)
     _note_missing(found, questions)
+    _note_not_finite(found, answers, measured["kl"], scores)
     _add_heldout(found, sides, questions, measured)
     if request.regression:
         found.regression = regression_groups(regression)
@@ -154,10 +162,11 @@ def _add_rows(
     scores: Rows,
 ) -> None:
     """The prompts that both models answered, with everything that is known of each answer."""
+    missing: dict[int, str] = {}  # by prompt: the first reason
     for place, (prompt, now, was) in enumerate(zip(asked, answers["candidate"], answers["baseline"], strict=True)):
         if now.failed or was.failed:
             role, reason = ("candidate", now.failed) if now.failed else ("baseline", was.failed)
-            found.left_out[f"{role}: {reason}"] += 1
+            missing.setdefault(place // samples, f"{role}: {reason}")
             continue
         sides = {
             role: _answer_of(
@@ -180,8 +189,10 @@ def _add_rows(
             )
         )
         found.places.append(place // samples)
+    found.left_out += Counter(reason for prompt, reason in missing.items() if prompt not in {*found.places})
+    _warn_of_missing(found, missing, len(answers["candidate"]) // samples)
     if not found.rows:
-        reason = next(iter(found.left_out), "there are none")
+        reason = next(iter(missing.values()), "there are none")
         raise DataError(
             f"no prompt was answered by both models ({reason})",
             "Correct that and repeat the command: what was computed is kept.",
@@ -194,20 +205,29 @@ def _add_rows(
                 each.scores["self_bleu"] = value
 
 
+def _warn_of_missing(found: Gathered, missing: Mapping[int, str], prompts: int) -> None:
+    """Warn of figures that rest on the prompts that were easy to answer."""
+    if len(missing) > _MOST_MISSING * prompts:
+        found.warnings.append(
+            f"{len(missing)} of {plural(prompts, 'prompt')} lack an answer of one of the models. Answers do not "
+            "fail at random, so the figures of the others may mislead."
+        )
+
+
 def _answer_of(answer: SideAnswer, reference: str, kl: Mapping[str, Any], reward: float | None) -> AnswerOf:
     scores = {f"distinct_{n}": share for n in (1, 2) if (share := distinct_share(answer.text, n)) is not None}
     scores |= overlap(answer.text, reference) if reference else {}
     scores |= {"length_characters": float(len(answer.text))}
-    if kl.get("k3") is not None:
-        scores["kl_k3"] = kl["k3"]
+    if (k3 := finite_or_none(kl.get("k3"))) is not None:
+        scores["kl_k3"] = k3
     return AnswerOf(
         text=answer.text,
         tokens=answer.tokens,
         ended=answer.ended,
         degenerate=degenerate_word(answer.text, answer.ids or None),
-        reward=reward,
-        kl_per_token=kl.get("k1"),
-        entropy=answer.entropy,
+        reward=finite_or_none(reward),
+        kl_uncomparable=finite_or_none(kl.get("k1")),
+        entropy=finite_or_none(answer.entropy),
         scores=scores,
     )
 
@@ -221,15 +241,24 @@ def _add_heldout(
     """Metrics of pairs and demonstrations, and why there are none."""
     ends = [role for role in ROLES if sides[role].endpoint is not None]
     why = f"the {' and the '.join(ends)} gives no log-probabilities of given texts" if ends else ""
-    for kind, records, metrics, option in (
-        (PAIR_ACCURACY, questions.pairs, pair_metrics, "--pairs"),
-        (DEMONSTRATION_LOSS, questions.demonstrations, demonstration_metrics, "--demonstrations"),
+    for kind, records, what, value in (
+        (PAIR_ACCURACY, questions.pairs, "pairs", "margin"),
+        (DEMONSTRATION_LOSS, questions.demonstrations, "demonstrations", "loss"),
     ):
-        what = option.removeprefix("--")
         if not records or why:
-            found.not_computed[kind.title] = why or f"there are no held-out {what} ({option})"
+            found.not_computed[kind.title] = why or f"there are no held-out {what} (--{what})"
+        elif count := not_finite(measured[what], value):
+            found.not_computed[f"{kind.title} of some"] = f"{count} of {len(records)} {what} have no finite value"
+    if questions.pairs and not why:
+        found.metrics += pair_metrics(measured["pairs"], questions.pairs, same_tokens=found.same_tokens)
+    uncomparable = "the models do not have the same tokens, so figures per token do not compare"
+    if questions.pairs and not why and not found.same_tokens:
+        found.not_computed[PAIR_MARGIN.title] = uncomparable
+    if questions.demonstrations and not why:
+        if found.same_tokens:
+            found.metrics += demonstration_metrics(measured["demonstrations"])
         else:
-            found.metrics += metrics(measured[what])
+            found.not_computed[f"{DEMONSTRATION_LOSS.title}, perplexity"] = uncomparable
 
 
 def _add_reward(found: Gathered, name: str, candidate: NamedSide) -> None:
@@ -291,3 +320,17 @@ def _note_missing(found: Gathered, questions: Questions) -> None:
         found.not_computed["self-BLEU, BLEU, chrF"] = why
     elif len({*found.places}) < 2:
         found.not_computed["self-BLEU"] = "there is only one prompt"
+
+
+def _note_not_finite(
+    found: Gathered, answers: Mapping[str, list[SideAnswer]], kl: Mapping[str, Rows], scores: Rows
+) -> None:
+    """Say how many figures of answers are missing because they are NaN or infinite."""
+    columns: dict[str, list[float | None]] = {
+        "reward": [row[role] for row in scores for role in row],
+        KL.title: [row[name] for rows in kl.values() for row in rows for name in ("k1", "k3")],
+        ENTROPY.title: [each.entropy for given in answers.values() for each in given],
+    }
+    for title, values in columns.items():
+        if count := sum(value is not None and finite_or_none(value) is None for value in values):
+            found.not_computed[f"{title} of some answers"] = f"{plural(count, 'value')} not finite: the model diverged"

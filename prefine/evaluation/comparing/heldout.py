@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, PAIR_ACCURACY, PAIR_MARGIN
+from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, PAIR_ACCURACY, PAIR_MARGIN, mean_by_prompt
+from prefine.comparisons.estimates import finite_or_none
 from prefine.comparisons.result import Estimate, Metric, RegressionGroup
 from prefine.comparisons.statistics import ALL_CATEGORIES, regression_group
 from prefine.evaluation.comparing.answering import SideAnswer
@@ -50,32 +51,56 @@ def _digest(records: Sequence[Preference] | Sequence[Demonstration]) -> str:
     return digest_of([each.model_dump_json() for each in records])
 
 
-def pair_metrics(rows: Mapping[str, Rows]) -> list[Metric]:
-    """Accuracy and margin of both models on the same pairs.
+def pair_metrics(rows: Mapping[str, Rows], pairs: Sequence[Preference], *, same_tokens: bool) -> list[Metric]:
+    """Accuracy and margin of both models on the same pairs; pairs of one prompt are averaged, as they are not
+    independent.
 
     An answer counts as preferred if its mean log-probability per token is the higher one.
+
+    Args:
+        same_tokens: whether both models have the same tokens; if not, a margin per token does not compare.
     """
-    margins = {role: [row["margin"] for row in rows[role]] for role in ("candidate", "baseline")}
+    places: dict[str, int] = {}
+    prompts = [
+        places.setdefault(digest_of([[turn.model_dump(mode="json") for turn in each.prompt], each.tools]), len(places))
+        for each in pairs
+    ]
+    margins = _known_of_both(rows, "margin")
     right = {
         role: [None if margin is None else float(margin > 0) for margin in values] for role, values in margins.items()
     }
+    kinds = [(PAIR_ACCURACY, right), *([(PAIR_MARGIN, margins)] if same_tokens else [])]
     return [
-        PAIR_ACCURACY.of(right["candidate"], right["baseline"]),
-        PAIR_MARGIN.of(margins["candidate"], margins["baseline"]),
+        kind.of(mean_by_prompt(values["candidate"], prompts), mean_by_prompt(values["baseline"], prompts))
+        for kind, values in kinds
     ]
+
+
+def _known_of_both(rows: Mapping[str, Rows], name: str) -> dict[str, list[float | None]]:
+    """A value of each row by role; None for both models where one has no finite one."""
+    found = {role: [finite_or_none(row[name]) for row in rows[role]] for role in ("candidate", "baseline")}
+    is_known = [None not in both for both in zip(found["candidate"], found["baseline"], strict=True)]
+    return {
+        role: [value if known else None for value, known in zip(values, is_known, strict=True)]
+        for role, values in found.items()
+    }
+
+
+def not_finite(measured: Mapping[str, Rows], name: str) -> int:
+    """How many rows have a value that is not finite in one of the models."""
+    return sum(
+        any(each[name] is not None and not math.isfinite(each[name]) for each in both)
+        for both in zip(*measured.values(), strict=True)
+    )
 
 
 def demonstration_metrics(rows: Mapping[str, Rows]) -> list[Metric]:
     """The loss on demonstrations, a mean over answers with an interval; and the perplexity, over all their tokens."""
-    losses = {role: [row["loss"] for row in rows[role]] for role in ("candidate", "baseline")}
+    losses = _known_of_both(rows, "loss")
     loss = DEMONSTRATION_LOSS.of(losses["candidate"], losses["baseline"])
     if loss.change is None:
         return [loss]
-    both = [
-        place
-        for place in range(len(rows["candidate"]))
-        if losses["candidate"][place] is not None and losses["baseline"][place] is not None
-    ]
+    both = [place for place, loss in enumerate(losses["candidate"]) if loss is not None]
     now, was = (_perplexity([rows[role][place] for place in both]) for role in ("candidate", "baseline"))
     sentence = f"Perplexity on demonstrations: candidate {now:.3g}, baseline {was:.3g}; the loss has the interval."
     perplexity = Metric(

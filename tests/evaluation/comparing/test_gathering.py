@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from prefine.comparisons.result import Metric
 from prefine.errors import DataError
-from prefine.evaluation.comparing import endpoint_answers
+from prefine.evaluation.comparing import endpoint_answers, gathering
 from prefine.evaluation.comparing.evaluate import evaluate
 from prefine.evaluation.comparing.folder import read_rows
 from prefine.evaluation.comparing.request import EvaluationRequest, JudgeRequest
@@ -139,7 +139,8 @@ def test_the_regression_set_is_answered_and_checked(asked: Ask, monkeypatch: pyt
     monkeypatch.setattr(heldout, "items", lambda: few)
     monkeypatch.setattr(heldout, "REGRESSION_SAMPLING", Sampling(6, temperature=0.0))
     comparison, _ = evaluate(asked(regression=True))
-    (group,) = comparison.regression
+    whole, group = comparison.regression
+    assert (whole.category, whole.candidate.count) == ("all", 3)
     assert (group.category, group.candidate.value, group.candidate.count) == ("arithmetic", 0, 3)
 
 
@@ -163,6 +164,8 @@ def test_an_endpoint_as_candidate(asked: Ask, monkeypatch: pytest.MonkeyPatch) -
     assert comparison.prompts["count"] == len(ROWS) - 1
     assert sum(comparison.prompts["left_out"].values()) == 1
     assert any("no such thing" in reason for reason in comparison.prompts["left_out"])
+    assert comparison.prompts["asked"] == len(ROWS)
+    assert comparison.warnings[0].startswith("1 of 7 prompts lack an answer of one of the models.")
     assert "endpoint" in comparison.not_computed["KL to the reference (candidate)"]
     assert "length_characters" in named(comparison.metrics)
     assert answers_in(folder)[0].candidate.text == "good answer"
@@ -177,6 +180,30 @@ def test_an_endpoint_that_is_down(asked: Ask, monkeypatch: pytest.MonkeyPatch) -
     ):
         evaluate(asked(candidate="http://127.0.0.1:9/v1#m"))
     assert (asked().out / "parts" / "baseline-answers.jsonl").exists()  # type: ignore[operator]
+
+
+def test_an_answer_with_figures_that_are_not_finite_ends_nothing(asked: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that diverged: NaN and infinities of one answer are missing, and counted."""
+    real = gathering.kl_rows
+
+    def diverged(*arguments: Any) -> Any:
+        for number, row in enumerate(real(*arguments)):
+            yield {"k1": math.nan, "k3": math.inf} if number == 2 else row
+
+    monkeypatch.setattr(gathering, "kl_rows", diverged)
+    comparison, folder = evaluate(asked())
+    assert answers_in(folder)[2].candidate.kl_per_token is None
+    assert "kl_k3" not in answers_in(folder)[2].candidate.scores
+    assert comparison.not_computed["KL to the reference of some answers"].startswith("2 values not finite")
+    assert named(comparison.metrics)["kl_per_token"].change.count == len(ROWS) - 1  # type: ignore[union-attr]
+
+
+def test_a_judge_that_fails_is_replaced_by_nothing(asked: Ask, reward_run: Path) -> None:
+    """The user named a judge, whose replies are no verdicts: the reward model does not decide in its place."""
+    with running(lambda body, number: Answer("I would rather not say.")) as fake:
+        comparison, _ = evaluate(asked(judge=JudgeRequest(fake.url, "judge-1"), reward=str(reward_run)))
+    assert (comparison.verdict.decided_by, comparison.verdict.decision) == ("judge-1", "no difference shown")
+    assert comparison.not_computed["judge judge-1"].startswith(f"no verdict on {len(ROWS)} of {len(ROWS)} prompts")
 
 
 def test_a_judge_behind_an_endpoint_decides(asked: Ask, reward_run: Path) -> None:
