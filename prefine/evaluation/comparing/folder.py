@@ -3,7 +3,7 @@
 NAME/
   .lock          marks the folder as a comparison's; locked by the process that writes it
   question.json  what was compared: the settings that decide the answers, the chosen number type, seconds of the parts
-  parts/         NAME.json: a part's settings; NAME.jsonl: its rows (NAME.jsonl.partial while it is computed)
+  parts/         judgements.json: what `prefine judge` added; NAME.json: a part's settings; NAME.jsonl: its rows (NAME.jsonl.partial while it is computed)
   replies.db     replies of endpoints that are compared; judge.db: those of judges
   answers.jsonl  report.json  report.html
 """
@@ -43,7 +43,8 @@ class EvaluationFolder:
         force: begin anew if the folder holds a comparison of something else.
 
     Attributes:
-        path: the folder. answers, report, page: its results. parts: the folder of the parts.
+        path: the folder. answers, report, page: its results. parts: the folder of the parts. judgements: what
+            `prefine judge` added.
 
     Raises:
         CheckpointError: another process writes it, it holds other files, or it cannot be written.
@@ -57,6 +58,7 @@ class EvaluationFolder:
         self.replies = path / "replies.db"
         self.judge_replies = path / "judge.db"
         self.parts = path / "parts"
+        self.judgements = self.parts / "judgements.json"
         self._question = path / "question.json"
         self._force = force
         self._lock = self._taken_lock()

@@ -26,6 +26,7 @@ from prefine.evaluation.comparing.heldout import (
     regression_groups,
     unanswered_items,
 )
+from prefine.evaluation.comparing.judgements import kept_judgements
 from prefine.evaluation.comparing.likelihoods import kl_rows
 from prefine.evaluation.comparing.parts import Parts
 from prefine.evaluation.comparing.questions import EvaluationPrompt, Questions, digest_of
@@ -115,6 +116,7 @@ def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions
     if request.judge is not None:
         _add_judge(found, request.judge, parts)
     found.decided_by = _deciding(found, request)
+    _add_kept(found, parts)
     return found
 
 
@@ -292,6 +294,15 @@ def _add_judge(found: Gathered, request: JudgeRequest, parts: Parts) -> None:
     if judged_count < of:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in judged.win_rate.failed.items())
         found.not_computed[f"judge {request.model}"] = f"no verdict on {of - judged_count} of {of} prompts: {reasons}"
+
+
+def _add_kept(found: Gathered, parts: Parts) -> None:
+    """What `prefine judge` added to the comparison. It decides if nothing else does."""
+    judges = [rate.judge for rate in found.win_rates]
+    found.rows, rates, warnings = kept_judgements(parts.folder.judgements, found.rows, judges)
+    found.win_rates += rates
+    found.warnings += warnings
+    found.decided_by = found.decided_by or next((rate.judge for rate in rates if rate.finding != "not computed"), "")
 
 
 def _deciding(found: Gathered, request: EvaluationRequest) -> str:

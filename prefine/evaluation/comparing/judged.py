@@ -19,6 +19,7 @@ from prefine.comparisons.win_rate import WITHOUT_VOTE, length_difference, win_ra
 from prefine.errors import EndpointError, RecipeError
 from prefine.evaluation.comparing.answer_files import AnswerPairs, paired_answers
 from prefine.evaluation.comparing.folder import EvaluationFolder
+from prefine.evaluation.comparing.judgements import keep_judgements
 from prefine.judges.cache import ReplyCache
 from prefine.judges.endpoint import Endpoint
 from prefine.judges.endpoint_judge import EndpointJudge, JudgeSettings
@@ -117,6 +118,7 @@ def judge_comparison(
         found.judges = [rate.judge for rate in rates]
         if rates:
             found.comparison = with_win_rates(found.comparison, rates)
+            keep_judgements(folder.judgements, rows, rates)
             _write(folder, found.comparison, rows)
         if votes_out is not None:
             names = (found.comparison.candidate.name, found.comparison.baseline.name)
