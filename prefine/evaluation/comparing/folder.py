@@ -3,7 +3,8 @@
 NAME/
   .lock          marks the folder as a comparison's; locked by the process that writes it
   question.json  what was compared: the settings that decide the answers, the chosen number type, seconds of the parts
-  parts/         judgements.json: what `prefine judge` added; NAME.json: a part's settings; NAME.jsonl: its rows (NAME.jsonl.partial while it is computed)
+  parts/         NAME.json: a part's settings; NAME.jsonl: its rows (NAME.jsonl.partial while it is computed);
+                 judgements.json: what `prefine judge` added
   replies.db     replies of endpoints that are compared; judge.db: those of judges
   answers.jsonl  report.json  report.html
 """
