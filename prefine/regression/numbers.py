@@ -38,6 +38,10 @@ _ANNOUNCED = regex.compile(
 )
 _LIST_NUMBER = regex.compile(r"^[ \t]*(?:\*\*)?(?:Step\s+)?\d{1,2}[.):](?:\*\*)?(?=[ \t]+\D|[ \t]*$)", regex.MULTILINE)
 _OPERATION = regex.compile(r"\d\s*[-−+*/x×÷^]\s*\d")
+# "5 or 6" states neither.
+_ALTERNATIVES = regex.compile(r"\d\s*,?\s+or\s+[-−–$]?\d", regex.IGNORECASE)
+# After these words the first number no longer holds: "5? No, it is 6."
+_CORRECTED = regex.compile(r"\b(?:no|actually|wait|sorry|wrong|incorrect)\b\s*[,.:;!—–-]", regex.IGNORECASE)
 _FORMATTING = regex.compile(r"\*\*|__|`|\\(?:text|mathrm)\b|\\[,!;() \[\]]")
 
 
@@ -45,7 +49,8 @@ class StatedNumber(CheckRule):
     """The answer states this number, and no other as its result.
 
     A result that is announced ("the answer is 12") decides. Otherwise the first or the last number of the answer must
-    be it. Numbers of the prompt are not counted: an answer repeats them.
+    be it, the first one only if the answer does not correct itself. Numbers of the prompt are not counted: an answer
+    repeats them. An answer that names alternatives ("5 or 6") states none.
 
     Attributes:
         value: the right number.
@@ -64,7 +69,9 @@ class StatedNumber(CheckRule):
         if announced:
             return self._right(announced[-1][0])
         stated = self._new(_in_digits(text)) or self._new(_in_words(text))
-        return bool(stated) and (self._right(stated[0]) or self._right(stated[-1]))
+        if not stated or _ALTERNATIVES.search(text):
+            return False
+        return self._right(stated[-1]) or (self._right(stated[0]) and not _CORRECTED.search(text))
 
     def _new(self, found: list[float]) -> list[float]:
         """Those that are not repeated from the prompt."""

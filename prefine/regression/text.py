@@ -87,6 +87,11 @@ def place_of(phrase: str, text: str) -> int:
     return int(match.start()) if match else -1
 
 
+def places_of(phrase: str, text: str) -> list[tuple[int, int]]:
+    """Beginning and end of each place where a phrase stands as whole words, in the folded text."""
+    return [match.span() for match in _phrase(phrase).finditer(plain(text))]
+
+
 def count_of(phrase: str, text: str) -> int:
     """How often a phrase stands in the text as whole words."""
     return len(_phrase(phrase).findall(plain(text)))

@@ -110,3 +110,10 @@ def test_another_number_is_never_right(value: int, off: int) -> None:
 def test_words_that_are_no_number() -> None:
     assert from_words("forty apples") is None
     assert from_words("") is None
+
+
+@pytest.mark.parametrize(
+    "answer", ["17 + 25 = 42? No, it is 43.", "It could be 41, 42 or 43.", "42 or 43", "42. Wait, that is wrong: 43."]
+)
+def test_a_number_that_is_taken_back_or_one_of_several_is_not_stated(answer: str) -> None:
+    assert not SUM.holds(answer)
