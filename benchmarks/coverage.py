@@ -20,7 +20,7 @@ from scipy.stats import bootstrap
 
 from prefine.comparisons.length_control import length_controlled
 from prefine.comparisons.result import Winner
-from prefine.comparisons.statistics import corrected, paired_metric, regression_group
+from prefine.comparisons.statistics import ALL_CATEGORIES, corrected, paired_metric, regression_group
 from prefine.comparisons.win_rate import win_rate
 from prefine.intervals import Interval, Share, mean
 from prefine.significance import change_of_share, interval_of_mean, interval_of_median
@@ -154,7 +154,9 @@ def _nothing(rng: np.random.Generator, n: int) -> bool:
         win_rate(name, [choices[k] for k in rng.choice(3, n, p=[0.4, 0.2, 0.4])], []) for name in ("one", "another")
     ]
     ids = [str(i) for i in range(25)]
-    groups = [regression_group(f"g{i}", "g", *(rng.random((2, 25)) < 0.7).tolist(), ids) for i in range(8)]
+    passed = rng.random((2, 8, 25)) < 0.7
+    groups = [regression_group(f"g{i}", "g", *passed[:, i].tolist(), ids) for i in range(8)]
+    groups.append(regression_group(ALL_CATEGORIES, "g", *passed.reshape(2, -1).tolist(), ids * 8))
     parts = corrected(metrics, rates, groups)
     return all(each.finding == "no difference shown" for part in parts for each in part)
 
