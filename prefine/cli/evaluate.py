@@ -87,9 +87,7 @@ OutFolder = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="For the report; default: evaluations/CANDIDATE-against-BASELINE."),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Begin anew if the folder holds a comparison with other settings.")
-]
+Force = Annotated[bool, typer.Option("--force", help="Begin anew: answers and figures in the folder are made again.")]
 
 
 def evaluate(

@@ -21,9 +21,10 @@ from prefine.evaluation.comparing.gathering import Gathered, gather
 from prefine.evaluation.comparing.parts import Parts
 from prefine.evaluation.comparing.questions import Questions, from_files, from_run, read_demonstrations, read_pairs
 from prefine.evaluation.comparing.request import EvaluationRequest, default_folder
+from prefine.evaluation.comparing.rewards import require_reward
 from prefine.evaluation.comparing.sides import NamedSide, Sides, as_section, named_side, starting_model, with_dtype
 from prefine.report.comparison.page import write_comparison
-from prefine.runs.atomic import write_json
+from prefine.runs.atomic import sha256_of_file, write_json
 
 
 class Evaluation(NamedTuple):
@@ -54,6 +55,7 @@ def evaluate(request: EvaluationRequest, progress: Progress = lambda what, done,
     sides = {"candidate": candidate, "baseline": baseline}
     if request.reference is not None:
         sides["reference"] = named_side("reference", request.reference)
+    require_reward(request.reward)
     questions = _questions(request, candidate)
     path = request.out or default_folder(candidate.name, baseline.name)
     with EvaluationFolder(path, request.force) as folder:
@@ -105,8 +107,15 @@ def _settings(request: EvaluationRequest, sides: dict[str, NamedSide], questions
         "slots": request.slots,
         "device": request.device,
         "dtype": request.dtype,
-        "chat_template": request.chat_template,
+        "chat_template": _template_text(request.chat_template),
     }
+
+
+def _template_text(named: str | None) -> str | None:
+    """What a chat template is told apart by: the hash of its file, or its name if it is none."""
+    if named is None or not Path(named).is_file():
+        return named
+    return sha256_of_file(Path(named))
 
 
 def _compared(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -41,7 +42,7 @@ class EvaluationFolder:
 
     Args:
         path: of the folder; created if there is none.
-        force: begin anew if the folder holds a comparison of something else.
+        force: begin anew, whatever comparison the folder holds.
 
     Attributes:
         path: the folder. answers, report, page: its results. parts: the folder of the parts. judgements: what
@@ -113,10 +114,10 @@ class EvaluationFolder:
         if held is not None:
             before = held.get("settings", {})
             differs = [name for name in dict.fromkeys([*before, *plain]) if before.get(name) != plain.get(name)]
-            if not differs:
+            if not differs and not self._force:
                 self._asked = held
                 return
-            if not self._force:
+            if differs and not self._force:
                 name = differs[0]
                 raise RecipeError(
                     f"{self.path} holds a comparison with other settings: {name} was {_short(before.get(name))} and is "
@@ -138,8 +139,8 @@ class EvaluationFolder:
             raise CheckpointError(f"{self._question} is damaged ({error})", _NEW_FOLDER) from None
 
     def _clear(self) -> None:
-        """Drop everything but the replies of judges, which were paid for and are found by what was asked."""
-        for path in (self.answers, self.report, self.page, *self.parts.iterdir()):
+        """Drop everything, replies of compared endpoints too (their model may have changed), but the replies of judges, which were paid for and are found by what was asked."""
+        for path in (self.answers, self.report, self.page, self.replies, *self.parts.iterdir()):
             remove(path)
 
     @property
@@ -194,7 +195,7 @@ class EvaluationFolder:
             write_json(noted, wanted)
         if path.exists():
             return read_rows(path)
-        with RowFile(path, resume=partial.exists() and partial.stat().st_size > 0) as file:
+        with _row_file(path, partial) as file:
             file.require_same(wanted)
             start = 0 if file.done is None else int(file.done["items"])
             progress(start)
@@ -215,6 +216,16 @@ class EvaluationFolder:
         """Write answers.jsonl."""
         with atomic_write(self.answers) as temporary:
             temporary.write_bytes(b"".join(map(json_bytes, rows)))
+
+
+def _row_file(path: Path, partial: Path) -> RowFile:
+    """The file of a part, continued; from its beginning if what was written of it is damaged."""
+    if partial.exists() and partial.stat().st_size > 0:
+        with suppress(CheckpointError):
+            return RowFile(path, resume=True)
+        for stale in (partial, path.with_name(f"{path.name}.partial-state")):
+            remove(stale)
+    return RowFile(path, resume=False)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -83,6 +83,8 @@ def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions
     measured: dict[str, dict[str, Rows]] = {"pairs": {}, "demonstrations": {}, "kl": {}}
     for role in ROLES:  # all of a model's work while it is in memory
         answers[role] = parts.answers(role, "answers", questions.prompts, request.sampling, request.samples)
+        if all(each.failed for each in answers[role]):
+            raise _nothing_answered(f"{role}: {answers[role][0].failed}")
         if request.regression:
             regression[role] = regression_answers(role, parts)
         if sides[role].endpoint is None:
@@ -195,16 +197,20 @@ def _add_rows(
     _warn_of_missing(found, missing, len(answers["candidate"]) // samples)
     if not found.rows:
         reason = next(iter(missing.values()), "there are none")
-        raise DataError(
-            f"no prompt was answered by both models ({reason})",
-            "Correct that and repeat the command: what was computed is kept.",
-        )
+        raise _nothing_answered(reason)
     for role in ROLES:
         own: list[AnswerOf] = [getattr(row, role) for row in found.rows]
         alike = self_bleu([each.text for each in own]) if not why_missing("bleu") else []
         for each, value in zip(own, alike, strict=False):
             if value is not None:
                 each.scores["self_bleu"] = value
+
+
+def _nothing_answered(reason: str) -> DataError:
+    return DataError(
+        f"no prompt was answered by both models ({reason})",
+        "Correct that and repeat the command: what was computed is kept.",
+    )
 
 
 def _warn_of_missing(found: Gathered, missing: Mapping[int, str], prompts: int) -> None:

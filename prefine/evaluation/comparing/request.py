@@ -49,7 +49,7 @@ class EvaluationRequest:
         judge: a language model behind an endpoint that says which answer is better; None for none.
         gate: a YAML file with the rules that the candidate must pass.
         out: the folder; None for evaluations/CANDIDATE-against-BASELINE.
-        force: begin anew if the folder holds a comparison with other settings.
+        force: begin anew, whatever comparison the folder holds.
         command: that was typed, for the report.
     """
 

@@ -16,7 +16,7 @@ from prefine.evaluation.comparing.request import EvaluationRequest
 from prefine.evaluation.comparing.sides import OWN_FIELDS, NamedSide
 from prefine.models.loading.identity import scores_digest
 from prefine.models.loading.location import locate_model
-from prefine.models.scoring.packed_scorer import load_reward
+from prefine.models.scoring.packed_scorer import is_reward_model, load_reward
 from prefine.models.scoring.scorer import Question, RewardModel
 from prefine.recipe.sections import named_model
 
@@ -35,10 +35,24 @@ def reward_name(request: EvaluationRequest, candidate: NamedSide) -> tuple[str |
         return None, "no reward model was named (--reward)"
     name = str(section.get("judge") or section["name"])
     try:
-        locate_model(name)
+        if not is_reward_model(locate_model(name)):
+            return None, f"the reward of the candidate's run, {name}, gives no scores; name one with --reward"
     except ModelError as error:
         return None, f"the reward of the candidate's run cannot be used ({error.problem}); name one with --reward"
     return name, ""
+
+
+def require_reward(name: str | None) -> None:
+    """Refuse what is not a reward model before hours of other work.
+
+    Raises:
+        ModelError: there is no such model, or it gives no scores.
+    """
+    if name is None:
+        return
+    with about("reward", OWN_FIELDS):
+        if not is_reward_model(locate_model(named_model(name).name)):
+            raise ModelError(f"{name!r} generates text and gives no scores", "Name a reward model.", field="model.name")
 
 
 def optimised_reward(name: str, candidate: NamedSide) -> bool:

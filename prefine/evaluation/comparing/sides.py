@@ -4,6 +4,7 @@ memory.
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from prefine.comparisons.result import Side
 from prefine.errors import ModelError, RecipeError, about
@@ -184,8 +187,11 @@ class Sides:
             yield OpenSide(loaded, role)
 
     def close(self) -> None:
-        """Drop the models."""
+        """Drop the models, and free their memory before the next ones are loaded."""
         self._host, self._joined = None, {}
+        gc.collect()  # modules and their hooks refer to each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _load(self, role: str, location: Location) -> tuple[LoadedModel, str | None]:
         if self._host is None or not self._can_join(location):

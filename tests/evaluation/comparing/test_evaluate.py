@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from prefine.comparisons.result import AnswerRow, Comparison
-from prefine.errors import CheckpointError, DataError, Paused, RecipeError
+from prefine.errors import CheckpointError, DataError, ModelError, Paused, RecipeError
 from prefine.evaluation.comparing import parts
 from prefine.evaluation.comparing.evaluate import evaluate
 from prefine.evaluation.comparing.request import EvaluationRequest, default_folder
+from prefine.evaluation.comparing.sides import Sides, as_section, named_side
 from prefine.generation.sampling import Sampling
 from tests.training import tiny
 
@@ -145,6 +147,52 @@ def test_other_settings_are_refused_or_begin_anew(asked: Callable[..., Evaluatio
         evaluate(asked(sampling=Sampling(4)))
     _, folder = evaluate(asked(sampling=Sampling(4), force=True))
     assert max(row.candidate.tokens for row in answers_in(folder)) <= 4
+
+
+def test_force_begins_anew_with_the_same_settings_too(asked: Callable[..., EvaluationRequest]) -> None:
+    """An endpoint's model may have changed under its name: its replies are asked for again."""
+    _, folder = evaluate(asked())
+    (folder / "replies.db").write_text("stale")
+    part = folder / "parts" / "candidate-answers.jsonl"
+    part.write_text(part.read_text().replace('"failed": ""', '"failed": "made up"'))
+    assert evaluate(asked(force=True))[0].prompts["count"] == len(ROWS)
+    assert not (folder / "replies.db").exists()
+
+
+def test_a_part_that_is_damaged_is_made_again(asked: Callable[..., EvaluationRequest]) -> None:
+    whole, folder = evaluate(asked())
+    part = folder / "parts" / "candidate-answers.jsonl"
+    part.rename(part.with_name("candidate-answers.jsonl.partial"))  # without its state
+    assert evaluate(asked())[0].metrics == whole.metrics
+
+
+def test_a_chat_template_is_known_by_its_text(asked: Callable[..., EvaluationRequest], tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text(tiny.CHATML)
+    evaluate(asked(chat_template=str(template)))
+    template.write_text(tiny.CHATML + " ")
+    with pytest.raises(RecipeError, match="other settings: chat_template was"):
+        evaluate(asked(chat_template=str(template)))
+
+
+def test_a_reward_model_is_looked_for_before_anything_is_generated(
+    asked: Callable[..., EvaluationRequest], models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="generates text and gives no scores"):
+        evaluate(asked(reward=str(models[0])))
+    with pytest.raises(ModelError, match="nowhere"):
+        evaluate(asked(reward=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_closed_models_leave_the_memory(models: tuple[Path, Path]) -> None:
+    sides = {role: named_side(role, str(path)) for role, path in zip(("candidate", "baseline"), models, strict=True)}
+    both = Sides(sides, as_section("cpu", "float32", None))
+    with both.open("candidate") as opened:
+        held = weakref.ref(opened.loaded.packed.model)
+    del opened
+    both.close()
+    assert held() is None
 
 
 def test_a_folder_of_other_files_is_left_alone(asked: Callable[..., EvaluationRequest], tmp_path: Path) -> None:
