@@ -20,6 +20,7 @@ from prefine.evaluation.comparing.request import EvaluationRequest
 from prefine.evaluation.comparing.sides import NamedSide
 from prefine.models.loading.load import LoadedModel
 from prefine.models.loading.location import one_line
+from prefine.runs.atomic import sha256_of_file
 
 _YAML = (".yaml", ".yml")
 
@@ -42,17 +43,19 @@ def benchmarks(
         why = "is an endpoint; run lm-eval's own local-completions on it"
         not_computed["lm-eval"] = f"the {' and the '.join(ends)} {why}"
         return []
-    settings = {
-        "tasks": [[task, digest_of(_text_of(task))] for task in tasks],
-        "lm_eval": importlib.metadata.version("lm-eval"),
-    }
+    version = importlib.metadata.version("lm-eval")
 
     def compute(loaded: LoadedModel, chosen: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
         return (_run(loaded, task, request.slots) for task in chosen)
 
-    rows = {
-        role: parts.of_model(role, "lm-eval", settings, tasks, compute, block=1) for role in ("candidate", "baseline")
-    }
+    rows: dict[str, list[dict[str, Any]]] = {"candidate": [], "baseline": []}
+    for role, found in rows.items():
+        for task in dict.fromkeys(tasks):
+            part = f"lm-eval-{digest_of(task)[:12]}"
+            settings = {"task": task, "files": _files_of(task), "lm_eval": version}
+            found += parts.of_model(role, part, settings, [task], compute, block=1)
+            if found[-1].get("failed"):  # perhaps for a passing reason
+                parts.folder.forget(f"{role}-{part}")
     metrics: list[Metric] = []
     for now, was in zip(rows["candidate"], rows["baseline"], strict=True):
         if reason := now.get("failed") or was.get("failed"):
@@ -73,6 +76,14 @@ def require_tasks(tasks: Sequence[str]) -> None:
             if not Path(task).is_file():
                 raise RecipeError(f"there is no file {task!r}", "Name a task of lm-eval, or a task's YAML file.")
             _name_in(task)
+
+
+def _files_of(task: str) -> str:
+    """A hash of a task's file and of the code and further settings beside it; data files are not read."""
+    if not task.endswith(_YAML):
+        return ""
+    beside = sorted(each for each in Path(task).resolve().parent.iterdir() if each.suffix in (".yaml", ".yml", ".py"))
+    return digest_of([[each.name, sha256_of_file(each)] for each in beside if each.is_file()])
 
 
 def _text_of(task: str) -> str:

@@ -117,7 +117,7 @@ class EvaluationFolder:
             if not differs and not self._force:
                 self._asked = held
                 return
-            if differs and not self._force:
+            if not self._force:
                 name = differs[0]
                 raise RecipeError(
                     f"{self.path} holds a comparison with other settings: {name} was {_short(before.get(name))} and is "
@@ -139,8 +139,11 @@ class EvaluationFolder:
             raise CheckpointError(f"{self._question} is damaged ({error})", _NEW_FOLDER) from None
 
     def _clear(self) -> None:
-        """Drop everything, replies of compared endpoints too (their model may have changed), but the replies of judges, which were paid for and are found by what was asked."""
-        for path in (self.answers, self.report, self.page, self.replies, *self.parts.iterdir()):
+        """Drop everything but the replies of judges, which were paid for and are found by what was asked, and their
+        verdicts, which hold for the same answers only. The model behind a compared endpoint may have changed.
+        """
+        parts = [each for each in self.parts.iterdir() if each != self.judgements]
+        for path in (self.answers, self.report, self.page, *self.path.glob(f"{self.replies.name}*"), *parts):
             remove(path)
 
     @property
@@ -211,6 +214,10 @@ class EvaluationFolder:
     def is_complete(self, part: str) -> bool:
         """Whether a part has all of its rows."""
         return (self.parts / f"{part}.jsonl").exists()
+
+    def forget(self, part: str) -> None:
+        """Drop a part, so that the next call computes it again."""
+        remove(self.parts / f"{part}.jsonl")
 
     def write_answers(self, rows: Iterable[Mapping[str, JSON]]) -> None:
         """Write answers.jsonl."""

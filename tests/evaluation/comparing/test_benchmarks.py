@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,6 +75,37 @@ def test_without_lm_eval_the_rest_is_computed(asked: Ask, task: Path, monkeypatc
     comparison, _ = evaluate(asked(lm_eval=(str(task),)))
     assert comparison.not_computed["lm-eval"] == "lm-eval is not installed: pip install 'prefine[lm-eval]'"
     assert comparison.metrics
+
+
+def test_each_task_is_computed_once_and_a_failed_one_again(
+    asked: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another task, a change of the code beside a task's file, and a failure for a passing reason."""
+    from prefine.evaluation.comparing import benchmarks
+
+    ran: list[str] = []
+    fails = ["c"]
+
+    def run(loaded: Any, task: str, slots: int) -> dict[str, Any]:
+        ran.append(Path(task).stem)
+        return {"task": task, "failed": "no network"} if Path(task).stem in fails else {"task": task, "results": []}
+
+    monkeypatch.setattr(benchmarks, "_run", run)
+    monkeypatch.setattr(benchmarks.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(benchmarks.importlib.metadata, "version", lambda name: "1")
+    (tmp_path / "tasks").mkdir()
+    own = tmp_path / "tasks" / "own.yaml"
+    own.write_text("task: own\n")
+    evaluate(asked(lm_eval=("a", str(own))))
+    assert ran == ["a", "own"] * 2
+    comparison, _ = evaluate(asked(lm_eval=("a", str(own), "c")))
+    assert ran[4:] == ["c", "c"]
+    assert comparison.not_computed["lm-eval c"] == "no network"
+    fails.clear()
+    (own.parent / "helper.py").write_text("x = 1\n")
+    comparison, _ = evaluate(asked(lm_eval=("a", str(own), "c")))
+    assert ran[6:] == ["own", "c"] * 2
+    assert "lm-eval c" not in comparison.not_computed
 
 
 @pytest.mark.parametrize(
