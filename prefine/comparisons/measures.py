@@ -59,10 +59,14 @@ def why_missing(package: str) -> str:
     return f"{PACKAGES[package].replace('_', '-')} is not installed: pip install 'prefine[evaluate]'"
 
 
-def self_bleu(texts: Sequence[str]) -> list[float | None]:
-    """BLEU of each answer against the other answers of the same model, 0 to 100 (Zhu et al. 2018, arXiv 1802.01886).
+def self_bleu(texts: Sequence[str], prompts: Sequence[int]) -> list[float | None]:
+    """BLEU of each answer against the same model's answers to other prompts, 0 to 100 (Zhu et al. 2018, arXiv
+    1802.01886).
 
     High values mean that answers to different prompts are alike. Blank answers have none, and are no references.
+
+    Args:
+        prompts: the number of each answer's prompt.
 
     Returns: one value for each text; None for blank texts, and for all if there are fewer than two others.
     """
@@ -71,7 +75,9 @@ def self_bleu(texts: Sequence[str]) -> list[float | None]:
     if len(written) < 2:
         return found
     for place in written:
-        others = [other for other in written if other != place]
+        others = [other for other in written if prompts[other] != prompts[place]]
+        if not others:
+            continue
         chosen = [texts[others[each]] for each in evenly_chosen(len(others), _MOST_OTHERS)]
         found[place] = float(_bleu().sentence_score(texts[place], chosen).score)
     return found

@@ -25,14 +25,22 @@ def test_degenerate_answers_without_tokens() -> None:
 
 def test_self_bleu_is_high_where_answers_are_alike() -> None:
     pytest.importorskip("sacrebleu")
-    same = measures.self_bleu(["the cat sat on the mat"] * 3)
+    same = measures.self_bleu(["the cat sat on the mat"] * 3, [0, 1, 2])
     other = measures.self_bleu(
-        ["the cat sat on the mat", "dogs bark loudly at night here", "", "we ship on monday morning"]
+        ["the cat sat on the mat", "dogs bark loudly at night here", "", "we ship on monday morning"], [0, 1, 2, 3]
     )
     assert same == pytest.approx([100.0] * 3)
     assert other[2] is None
     assert all(value is not None and value < 10 for place, value in enumerate(other) if place != 2)
-    assert measures.self_bleu(["alone", ""]) == [None, None]
+    assert measures.self_bleu(["alone", ""], [0, 1]) == [None, None]
+
+
+def test_self_bleu_is_of_answers_to_other_prompts() -> None:
+    """Two equal answers to one prompt are no sign that answers to all prompts are alike."""
+    pytest.importorskip("sacrebleu")
+    found = measures.self_bleu(["the cat sat on the mat"] * 2 + ["dogs bark loudly at night here"], [0, 0, 1])
+    assert all(value is not None and value < 10 for value in found)
+    assert measures.self_bleu(["alike", "alike"], [0, 0]) == [None, None]
 
 
 def test_rouge_is_that_of_its_papers_example() -> None:

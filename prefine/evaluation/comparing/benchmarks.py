@@ -53,7 +53,7 @@ def benchmarks(
         for task in dict.fromkeys(tasks):
             part = f"lm-eval-{digest_of(task)[:12]}"
             settings = {"task": task, "files": _files_of(task), "lm_eval": version}
-            found += parts.of_model(role, part, settings, [task], compute, block=1)
+            found.extend(parts.of_model(role, part, settings, [task], compute, block=1))
             if found[-1].get("failed"):  # perhaps for a passing reason
                 parts.folder.forget(f"{role}-{part}")
     metrics: list[Metric] = []

@@ -200,7 +200,7 @@ def _add_rows(
         raise _nothing_answered(reason)
     for role in ROLES:
         own: list[AnswerOf] = [getattr(row, role) for row in found.rows]
-        alike = self_bleu([each.text for each in own]) if not why_missing("bleu") else []
+        alike = self_bleu([each.text for each in own], found.places) if not why_missing("bleu") else []
         for each, value in zip(own, alike, strict=False):
             if value is not None:
                 each.scores["self_bleu"] = value

@@ -56,9 +56,18 @@ def require_reward(name: str | None) -> None:
 
 
 def optimised_reward(name: str, candidate: NamedSide) -> bool:
-    """Whether a candidate was trained to score highly by this reward model."""
+    """Whether a candidate was trained to score highly by this reward model, by whatever name."""
     section = candidate.recipe.get("reward")
-    return isinstance(section, Mapping) and section.get("name") == name
+    if not isinstance(section, Mapping) or "name" not in section:
+        return False
+    try:
+        return section["name"] == name or _scores_of(str(section["name"])) == _scores_of(name)
+    except ModelError:  # the run's reward model is gone
+        return False
+
+
+def _scores_of(name: str) -> str:
+    return scores_digest(locate_model(name))
 
 
 def score_answers(
@@ -122,8 +131,9 @@ def reward_win_rate(name: str, rows: Sequence[AnswerRow], places: Sequence[int])
 
 
 def _winner(rows: Sequence[AnswerRow]) -> Winner | None:
+    # Equal texts are equal: at other places of a batch their scores may differ by rounding.
     differences = [
-        row.candidate.reward - row.baseline.reward
+        0.0 if row.candidate.text == row.baseline.text else row.candidate.reward - row.baseline.reward
         for row in rows
         if row.candidate.reward is not None and row.baseline.reward is not None
     ]
