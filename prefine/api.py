@@ -197,8 +197,19 @@ def evaluate(
     from prefine.evaluation.comparing.request import EvaluationRequest, judge_request
     from prefine.generation.sampling import Sampling
 
-    known = {"limit", "reference", "reward", "samples", "slots", "regression", "force", "device", "dtype"}
-    if unknown := sorted(settings.keys() - known - {"chat_template"}):
+    known = {
+        "limit",
+        "reference",
+        "reward",
+        "samples",
+        "slots",
+        "regression",
+        "force",
+        "device",
+        "dtype",
+        "chat_template",
+    }
+    if unknown := sorted(settings.keys() - known):
         raise RecipeError(f"evaluate has no argument {unknown[0]!r}", f"There are {', '.join(sorted(known))}.")
     try:
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed=seed)
