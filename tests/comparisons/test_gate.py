@@ -63,7 +63,7 @@ def test_the_documented_gate_has_all_fields_and_their_defaults(tmp_path: Path) -
     [
         ("verdict: good", "verdict is \"good\", but must be 'better'"),
         ("win_rate: {at_least: 55}", "win_rate.at_least is 55, but must be less than or equal to 1"),
-        ("colour: red", "colour is not a field. The fields of the gate are verdict, regressions_allowed, win_rate,"),
+        ("colour: red", "colour is not a field. The fields of the gate are verdict, regressions_allowed, "),
         ("metrics: {reward: {}}", "metrics.reward"),
         ("regression: {json: {}}", "it has no limit; set lost_at_most"),
         ("metrics: {reward: {change_at_lest: 1}}", "Did you mean metrics.reward.change_at_least?"),
