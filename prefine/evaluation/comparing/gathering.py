@@ -234,7 +234,7 @@ def _answer_of(answer: SideAnswer, reference: str, kl: Mapping[str, Any], reward
         ended=answer.ended,
         degenerate=degenerate_word(answer.text, answer.ids or None),
         reward=finite_or_none(reward),
-        kl_uncomparable=finite_or_none(kl.get("k1")),
+        kl_per_token=finite_or_none(kl.get("k1")),
         entropy=finite_or_none(answer.entropy),
         scores=scores,
     )
