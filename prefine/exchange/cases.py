@@ -149,7 +149,7 @@ def _battle(
 
 def _expected(extra: dict[str, Any]) -> tuple[str, ...]:
     """Texts and numbers, 0 included. Which text a truth value stands for is not known, so it is none."""
-    found = next((extra[name] for name in _REFERENCES if extra.get(name) not in (None, "", [])), [])
+    found: Any = next((extra[name] for name in _REFERENCES if extra.get(name) not in (None, "", [])), [])
     listed = found if isinstance(found, list) else [found]
     plain = [each for each in listed if isinstance(each, str | int | float) and not isinstance(each, bool)]
     return tuple(str(each) for each in plain if str(each).strip())

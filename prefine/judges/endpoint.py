@@ -324,8 +324,8 @@ def _reply_of(content: bytes) -> Reply:
     except (JsonError, ValidationError, IndexError):
         raise _TryAgainError("answered with something that is not a chat completion") from None
     usage = _Usage.model_validate(found.usage if isinstance(found.usage, dict) else {})
-    content = choice.message.content if choice.message is not None else None
-    text, finish = (_whole(value or "") for value in (_text_of(content), choice.finish_reason))
+    answer = choice.message.content if choice.message is not None else None
+    text, finish = (_whole(value or "") for value in (_text_of(answer), choice.finish_reason))
     return Reply(text, finish, _count(usage.prompt_tokens), _count(usage.completion_tokens))
 
 
