@@ -76,23 +76,13 @@ def judge(
     same command continues after an interruption, and asks for nothing twice.
     """
     from prefine.cli.progress import counting
-    from prefine.errors import RecipeError
     from prefine.evaluation.comparing.judged import AskedJudge, judge_comparison
     from prefine.judges.endpoint import Endpoint
     from prefine.judges.endpoint_judge import JudgeSettings
     from prefine.judges.template import JudgeTemplate
     from prefine.runs.atomic import require_writable
 
-    _require_finite({"--price-in": price_in, "--price-out": price_out})
-    _require_judges([url, votes, votes_out])
-    _require_both({"--judge": url, "--model": model})
-    _require_both({"--price-in": price_in, "--price-out": price_out})
-    if url is None:
-        _require_no_judge_options(ctx)
-    elif model is not None and not model.strip():
-        raise RecipeError(
-            "--model is blank, and verdicts need a judge's name", "Write the model's name at the endpoint."
-        )
+    _check(ctx)
     if votes_out is not None:
         require_writable(votes_out)
     request = None
@@ -106,6 +96,23 @@ def judge(
     _show(found, as_json)
     if found.problem is not None:
         raise found.problem
+
+
+def _check(ctx: typer.Context) -> None:
+    """Refuse options that are not valid, or have no effect, together."""
+    from prefine.errors import RecipeError
+
+    url, model, price_in, price_out = (ctx.params[name] for name in ("url", "model", "price_in", "price_out"))
+    _require_finite({"--price-in": price_in, "--price-out": price_out})
+    _require_judges([url, ctx.params["votes"], ctx.params["votes_out"]])
+    _require_both({"--judge": url, "--model": model})
+    _require_both({"--price-in": price_in, "--price-out": price_out})
+    if url is None:
+        _require_no_judge_options(ctx)
+    elif not model.strip():
+        raise RecipeError(
+            "--model is blank, and verdicts need a judge's name", "Write the model's name at the endpoint."
+        )
 
 
 def _require_finite(options: dict[str, float | None]) -> None:
