@@ -8,8 +8,8 @@ import os
 import resource
 from pathlib import Path
 
-from prefine.data.prepare import source_names
 from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.stream import read_records
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.reward import RewardRecipe

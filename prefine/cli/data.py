@@ -76,7 +76,7 @@ def check(
     from prefine.cli.progress import counting
     from prefine.cli.row_output import require_quarantine
     from prefine.data.inspection import NotingQuarantine, inspect_sources
-    from prefine.data.prepare import source_names
+    from prefine.data.reading.source_names import source_names
     from prefine.data.records.kinds import kind_of_sources
     from prefine.row_rules import RowRules, columns_named
 

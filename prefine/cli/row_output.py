@@ -152,7 +152,7 @@ def write_rows(
 
 def _require_apart(written: Sequence[tuple[str, Path]], sources: Sequence[str]) -> None:
     """Refuse to overwrite a source; `written` has options with their files."""
-    from prefine.data.prepare import source_names
+    from prefine.data.reading.source_names import source_names
     from prefine.data.reading.sources import locate
     from prefine.errors import RecipeError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from prefine.data.lengths import MOST_LOOKED_AT, EvenSample, Lengths, lengths_of
-from prefine.data.prepare import source_names
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.reading.rows import Problem
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.kinds import KINDS
 from prefine.data.records.stream import read_records
 from prefine.data.tokens.decoded import MarkedText, marked_texts

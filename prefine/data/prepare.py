@@ -11,12 +11,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from prefine.data.reading.feedback_rows import content_digest
 from prefine.data.reading.quarantine import Quarantine, refusal_of
+from prefine.data.reading.source_names import SAMPLE, listed_sources, source_names
 from prefine.data.reading.sources import Part, locate
 from prefine.data.records.column_names import ColumnNames
 from prefine.data.records.selection import Place, group_of, is_heldout, sample_of
@@ -34,7 +34,6 @@ R = TypeVar("R", bound=Prompt | Demonstration)
 
 # Increase it when the same file would give other tokens.
 PREPARATION_VERSION = 3
-_SAMPLE = "sample:"
 _SUMMARY = "prepared.json"
 _STORES = ("train", "heldout")
 
@@ -59,15 +58,6 @@ class Prepared:
     made_again: str | None = None
 
 
-def source_names(sources: Sources) -> list[str]:
-    """Sources as a list, with `sample:NAME` replaced by the path of a dataset that comes with prefine.
-
-    Raises:
-        DataError: no sample of that name.
-    """
-    return [_sample_path(name) if name.startswith(_SAMPLE) else name for name in _listed(sources)]
-
-
 def require_sources(section: DataSection) -> None:
     """Check every source of a recipe before a run's folder is created or a model loaded.
 
@@ -77,19 +67,6 @@ def require_sources(section: DataSection) -> None:
     ColumnNames(section.columns)
     for name in (*source_names(section.train), *source_names(section.heldout or [])):
         locate(name)
-
-
-def _listed(sources: Sources) -> list[str]:
-    return [sources] if isinstance(sources, str) else list(sources)
-
-
-def _sample_path(name: str) -> str:
-    root = Path(str(files("prefine"))) / "samples"
-    path = root / f"{name.removeprefix(_SAMPLE)}.jsonl"
-    if not path.is_file():
-        known = sorted(str(each.relative_to(root).with_suffix("")) for each in root.rglob("*.jsonl"))
-        raise DataError(f"{name}: no such sample", f"The samples are {', '.join(_SAMPLE + each for each in known)}.")
-    return str(path)
 
 
 class Preparation(Generic[R]):
@@ -196,10 +173,10 @@ class Preparation(Generic[R]):
         """A dataset that is not a local file is represented by its id. Samples keep their short name."""
         return [
             {
-                "path": name if name.startswith(_SAMPLE) else part.name,
+                "path": name if name.startswith(SAMPLE) else part.name,
                 "sha256": _content_hash(part),
             }
-            for name in _listed(sources)
+            for name in listed_sources(sources)
             for part in locate(source_names(name)[0])
         ]
 

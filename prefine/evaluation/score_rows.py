@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import NonNegativeInt
 
-from prefine.data.prepare import source_names
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.reading.rows import RowError
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.column_names import with_known_names
 from prefine.data.records.convert import records_of
 from prefine.data.records.kinds import KINDS, kind_of_sources

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import NonNegativeInt
 
-from prefine.data.prepare import source_names
 from prefine.data.reading.quarantine import Quarantine, refusal_of
 from prefine.data.reading.rows import Problem, RowError
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.column_names import with_known_names
 from prefine.data.records.convert import records_of
 from prefine.data.records.stream import read_records

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from prefine.data.prepare import Preparation, Prepared, source_names
+from prefine.data.prepare import Preparation, Prepared
 from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.selection import group_of, prompt_group
 from prefine.data.tokens.store import TokenStore
 from prefine.data.tokens.template import ChatTemplate

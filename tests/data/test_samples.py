@@ -12,8 +12,8 @@ import pytest
 
 import prefine
 from prefine.data.inspection import NotingQuarantine, inspect_sources
-from prefine.data.prepare import source_names
 from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.selection import group_of
 from prefine.data.records.stream import read_records
 from prefine.records import Demonstration, Preference, Prompt, Vote

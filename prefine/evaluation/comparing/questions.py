@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefine.data.prepare import open_stores, source_names
+from prefine.data.prepare import open_stores
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.reading.rows import RowError
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.column_names import with_known_names
 from prefine.data.records.convert import records_of
 from prefine.data.records.stream import read_records

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefine.data.prepare import open_stores, source_names
+from prefine.data.prepare import open_stores
 from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.kinds import KINDS, kind_of_sources
 from prefine.data.records.stream import RecordStream, read_records
 from prefine.data.tokens.store import TokenStore

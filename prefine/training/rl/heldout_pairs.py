@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from prefine.data.prepare import source_names
 from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.stream import read_records
 from prefine.data.tokens.fitting import fit
 from prefine.data.tokens.store import FitCounts

@@ -8,8 +8,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from prefine.data.prepare import Prepared, source_names
+from prefine.data.prepare import Prepared
 from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.stream import read_records
 from prefine.data.tokens.fitting import fit_prompt
 from prefine.errors import CheckpointError, TemplateError

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from prefine.data.prepare import source_names
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.kinds import KINDS, kind_of_sources
 from prefine.data.tokens.store import TokenStore
 from prefine.data.tokens.trees import PackedBatch, collate, folds, microbatches
