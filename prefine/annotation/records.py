@@ -17,7 +17,7 @@ ANSWERS: dict[Kind, tuple[int, int]] = {"compare": (2, 2), "rank": (2, 4), "thum
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class PromptTurn:
     """One turn of a prompt. `role` is system, user or assistant."""
 
     role: str
@@ -25,7 +25,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class JudgedAnswer:
     """One model's answer.
 
     Attributes:
@@ -42,7 +42,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class AnnotationItem:
     """A prompt with the answers to be judged, in the order of the import.
 
     Attributes:
@@ -54,14 +54,14 @@ class Item:
 
     id: int
     name: str
-    prompt: tuple[Turn, ...]
+    prompt: tuple[PromptTurn, ...]
     category: str
-    answers: tuple[Answer, ...]
+    answers: tuple[JudgedAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a project asks of its annotators. Fixed once the project is made, except `instructions` and `order`.
+    """What a project asks of its annotators. Fixed once the project is made, but `order`.
 
     Attributes:
         title: shown on top of the page.
@@ -102,7 +102,7 @@ class Task:
         total: how many tasks there will be for this annotator, as far as is known now; at least `done` + 1.
     """
 
-    item: Item
+    item: AnnotationItem
     token: str
     shown: tuple[str, ...]
     repeat: bool
@@ -140,7 +140,7 @@ class Ballot:
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
+class CastVote:
     """A vote as it is stored.
 
     Attributes:
@@ -163,8 +163,8 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """One comparison or thumb that a current vote gives. Undone votes and skips give none; a ranking gives all its pairs.
+class HumanJudgement:
+    """One comparison or thumb that a current vote gives; undone votes and skips give none, a ranking all its pairs.
 
     Attributes:
         vote: the vote's number; the judgements of one vote share it.
@@ -217,7 +217,7 @@ class AnnotatorProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ProjectProgress:
     """How far a project is.
 
     Attributes:
@@ -231,3 +231,12 @@ class Progress:
     votes: int
     wanted: int
     annotators: tuple[AnnotatorProgress, ...]
+
+
+# Short names, for modules that deal with nothing else of these names.
+Turn = PromptTurn
+Answer = JudgedAnswer
+Item = AnnotationItem
+Vote = CastVote
+Judgement = HumanJudgement
+Progress = ProjectProgress

@@ -25,14 +25,15 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 
 from prefine.errors import DataError, PrefineError, RecipeError
 from prefine.feedback.database import (
-    BUSY_TIMEOUT_MS,
     DAY_S,
+    FEEDBACK_FILE,
     database_errors,
     kept_since,
     open_for_writing,
     set_retention,
 )
 from prefine.feedback.redaction import RedactionTimeoutError, Redactor
+from prefine.sqlite_file import BUSY_TIMEOUT_MS
 
 log = logging.getLogger("prefine")
 
@@ -286,16 +287,8 @@ class FeedbackStore:
 
     @contextmanager
     def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
-        with self._lock, database_errors(self.path):
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        with self._lock, FEEDBACK_FILE.transaction(self._connection, self.path, durable=durable) as connection:
+            yield connection
 
     def _texts_of(self, answered: AnsweredRequest) -> tuple[str | None, str | None, str | None, str | None]:
         """The conversation, the tools and the answer as they are stored, and why they are not."""

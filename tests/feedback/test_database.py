@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prefine.errors import CheckpointError, DataError
 from prefine.feedback import database
-from prefine.feedback.database import is_feedback, open_for_writing, opened_for_reading, require_usable
+from prefine.feedback.database import (
+    FEEDBACK_FILE,
+    is_feedback,
+    open_for_writing,
+    opened_for_reading,
+    require_usable,
+)
 from prefine.feedback.store import FeedbackStore, NewEvent
 from prefine.feedback.training_rows import feedback_rows
 from tests.feedback.feedback_store import register
@@ -62,31 +69,25 @@ def test_tables_of_a_later_release_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_migration_brings_older_tables_forward_and_keeps_their_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_migration_brings_older_tables_forward_and_keeps_their_rows(tmp_path: Path) -> None:
     path = tmp_path / "feedback.db"
     with FeedbackStore(path) as store:
         register(store, "a", "")
         store.record(NewEvent("a", "up"))
     more = (*database.MIGRATIONS, "ALTER TABLE events ADD COLUMN origin TEXT; CREATE INDEX o ON events (origin);")
-    monkeypatch.setattr(database, "MIGRATIONS", more)
-    monkeypatch.setattr(database, "VERSION", len(more))
-    connection = open_for_writing(path)
+    connection = replace(FEEDBACK_FILE, migrations=more).open_for_writing(path)
     assert connection.execute("SELECT kind, origin FROM events").fetchall() == [("up", None)]
     assert connection.execute("PRAGMA user_version").fetchone() == (len(more),)
     connection.close()
 
 
-def test_a_migration_that_fails_leaves_the_tables_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_leaves_the_tables_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "feedback.db"
     open_for_writing(path).close()
     before = path.read_bytes()
     more = (*database.MIGRATIONS, "ALTER TABLE events ADD COLUMN origin TEXT; ALTER TABLE nothing ADD COLUMN x TEXT;")
-    monkeypatch.setattr(database, "MIGRATIONS", more)
-    monkeypatch.setattr(database, "VERSION", len(more))
     with pytest.raises(DataError):
-        open_for_writing(path)
+        replace(FEEDBACK_FILE, migrations=more).open_for_writing(path)
     assert path.read_bytes() == before
 
 
@@ -141,9 +142,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         open_for_writing(tmp_path / "none" / "feedback.db")
 
 
-def test_a_file_of_the_first_version_keeps_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:1])
-    monkeypatch.setattr(database, "VERSION", 1)
-    database.open_for_writing(tmp_path / "feedback.db").close()
+def test_a_file_of_the_first_version_keeps_everything(tmp_path: Path) -> None:
+    first = replace(FEEDBACK_FILE, migrations=database.MIGRATIONS[:1])
+    first.open_for_writing(tmp_path / "feedback.db").close()
     with database.opened_for_reading(tmp_path / "feedback.db") as connection:
         assert database.kept_since(connection) == -math.inf
