@@ -60,7 +60,7 @@ class AnnotationItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ProjectSettings:
     """What a project asks of its annotators. Fixed once the project is made, but `order`.
 
     Attributes:
@@ -223,17 +223,19 @@ class ProjectProgress:
     Attributes:
         items: in the project.
         complete: items with `overlap` current votes that are not skips or repeats.
-        votes: such votes; `wanted` of them are needed: items times overlap.
+        votes: such votes; `wanted` of them are needed: items times overlap. `missing`: how many are not given yet.
     """
 
     items: int
     complete: int
     votes: int
     wanted: int
+    missing: int
     annotators: tuple[AnnotatorProgress, ...]
 
 
 # Short names, for modules that deal with nothing else of these names.
+Settings = ProjectSettings
 Turn = PromptTurn
 Answer = JudgedAnswer
 Item = AnnotationItem
