@@ -88,7 +88,7 @@ def undo_vote(connection: sqlite3.Connection, settings: ProjectSettings, who: in
     In a transaction of the caller's. None if there is no vote.
     """
     row = connection.execute(
-        f"{SELECT_VOTES} WHERE v.annotator = ? AND NOT EXISTS (SELECT 1 FROM undos u WHERE u.vote = v.number)"
+        f"{SELECT_VOTES} WHERE v.annotator = ? AND NOT EXISTS (SELECT 1 FROM undos u WHERE u.vote = v.number)"  # noqa: S608
         " ORDER BY v.number DESC LIMIT 1",
         (who,),
     ).fetchone()

@@ -1,8 +1,8 @@
 """A source -> a stream of rows. A fault in one row is a problem of that row only; a broken file is a DataError.
 
 A source is a file (.jsonl, .json, .csv, .tsv, .txt, .parquet, each also .gz), a folder of such files, a folder written
-by `datasets.save_to_disk`, a `feedback.db` of `prefine serve`, a Hugging Face dataset (`owner/name`, `hf:owner/name`,
-`hf:owner/name#config`), or rows in memory, under the name that
+by `datasets.save_to_disk`, a `feedback.db` of `prefine serve`, a `project.db` of `prefine annotate`, a Hugging Face
+dataset (`owner/name`, `hf:owner/name`, `hf:owner/name#config`), or rows in memory, under the name that
 `prefine.data.reading.memory_rows.memory_source` gives them.
 """
 
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KNOWN_FILES", "Part", "Problem", "Row", "Wanted", "locate", "read_part", "read_rows"]
 
-KNOWN_FILES = ".jsonl, .json, .csv, .tsv, .txt, .parquet, each also with .gz, and feedback.db of prefine serve"
+KNOWN_FILES = (
+    ".jsonl, .json, .csv, .tsv, .txt, .parquet, each also with .gz, feedback.db of prefine serve, "
+    "and project.db of prefine annotate"
+)
 
 _FileForm: TypeAlias = Literal["jsonl", "json", "csv", "tsv", "txt", "parquet"]
 _FORMS: dict[str, _FileForm] = {
