@@ -112,9 +112,10 @@ class SqliteFile:
         try:
             with path.open("rb") as file:
                 header = file.read(100)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: the name holds NUL
             raise DataError(
-                f"{path}: cannot be opened: {error.strerror or error}", "Check its name and permissions."
+                f"{path}: cannot be opened: {getattr(error, 'strerror', None) or error}",
+                "Check its name and permissions.",
             ) from None
         if not header.startswith(_HEADER):
             raise DataError(f"{path}: is not a SQLite database, as {self.usual_name} is one", self.another_file)

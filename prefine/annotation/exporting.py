@@ -44,8 +44,9 @@ def arena_votes(project: ProjectReader, left_out: Counter[str]) -> Iterator[Aren
         elif len({*each.models}) != 2:
             left_out["both answers are of one model"] += 1
         else:
-            item = items.setdefault(each.item, project.item(each.item)) if each.item not in items else items[each.item]
-            yield _arena_vote(item, each)
+            if each.item not in items:
+                items[each.item] = project.item(each.item)
+            yield _arena_vote(items[each.item], each)
 
 
 def _arena_vote(item: AnnotationItem, judgement: HumanJudgement) -> ArenaVote:
@@ -138,6 +139,7 @@ def _line(vote: CastVote, item: AnnotationItem, criteria: tuple[str, ...]) -> Ma
     ballot = vote.ballot
     places = {answer.id: str(place) for place, answer in enumerate(item.answers, start=1)}
     models = {answer.id: answer.model for answer in item.answers}
+    best = ballot.ranking[0] if ballot.choice == RANKED else (ballot.choice,)
     ranking = " > ".join(" = ".join(places[each] for each in group) for group in ballot.ranking)
     line: dict[str, object] = {
         "vote": vote.number,
@@ -147,7 +149,7 @@ def _line(vote: CastVote, item: AnnotationItem, criteria: tuple[str, ...]) -> Ma
         "category": item.category,
         "kind": vote.kind,
         "choice": places.get(ballot.choice, ballot.choice),
-        "model_chosen": models[ballot.ranking[0][0]] if ballot.choice == RANKED else models.get(ballot.choice, ""),
+        "model_chosen": " = ".join(models[each] for each in best if each in models),
         "ranking": ranking,
         "strength": ballot.strength,
         **{f"criterion_{name}": places.get(value := ballot.criteria.get(name, ""), value) for name in criteria},

@@ -22,6 +22,7 @@ from typing import Any
 from prefine.annotation.records import ANSWERS, AnnotationItem, JudgedAnswer, Kind, PromptTurn
 from prefine.comparisons.result import AnswerRow
 from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.rows import has_lone_surrogate
 from prefine.data.reading.sources import read_rows
 from prefine.data.records.kinds import kind_of_sources
 from prefine.data.records.stream import read_records
@@ -148,17 +149,19 @@ def _with_answers(source: str, left_out: Counter[str]) -> Iterator[AnnotationIte
         elif None in given:
             left_out["answers is not a list of texts, or of objects with text"] += 1
         else:
-            name, category = value.get("id"), value.get("category")
+            name = value.get("id")
             yield AnnotationItem(
                 0,
-                str(name) if isinstance(name, str | int) else "",
+                _written(str(name)) if isinstance(name, str | int) else "",
                 turns,
-                category if isinstance(category, str) else "",
+                _said(value, "category"),
                 tuple(each for each in given if each is not None),
             )
 
 
 def _answer(value: Any, place: int) -> JudgedAnswer | None:
+    if has_lone_surrogate(value):
+        return None
     if isinstance(value, str):
         return JudgedAnswer("", value, f"answer {place}")
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
@@ -178,7 +181,7 @@ def _pairs(source: str, left_out: Counter[str]) -> Iterator[AnnotationItem]:
             JudgedAnswer("", record.chosen, models[0], _said(stream.row, "run")),
             JudgedAnswer("", record.rejected, models[1], _said(stream.row, "rejected_run")),
         )
-        yield AnnotationItem(0, record.id or "", turns, _said(stream.row, "category"), answers)
+        yield AnnotationItem(0, _written(record.id or ""), turns, _said(stream.row, "category"), answers)
     left_out.update(stream.counts.reasons + stream.counts.left_out_reasons)
 
 
@@ -192,10 +195,13 @@ def _grouped(sources: Sequence[str], left_out: Counter[str]) -> Iterator[Annotat
             if turns is None:
                 left_out[_TOOLS] += 1
                 continue
-            run = _said(stream.row, "run") or source
-            answer = JudgedAnswer("", record.completion, _said(stream.row, "model") or Path(source).stem, run)
+            run = _said(stream.row, "run") or _written(source)
+            model = _said(stream.row, "model") or _written(Path(source).stem)
+            answer = JudgedAnswer("", record.completion, model, run)
             key = json.dumps([[turn.role, turn.content] for turn in turns])
-            item = found.get(key) or AnnotationItem(0, record.id or "", turns, _said(stream.row, "category"), ())
+            item = found.get(key) or AnnotationItem(
+                0, _written(record.id or ""), turns, _said(stream.row, "category"), ()
+            )
             found[key] = AnnotationItem(0, item.name, turns, item.category, (*item.answers, answer))
         left_out.update(stream.counts.reasons + stream.counts.left_out_reasons)
     yield from found.values()
@@ -218,9 +224,16 @@ def _turns(told: Sequence[tuple[str, Any, bool]]) -> tuple[PromptTurn, ...] | No
         return None
     if any(role not in _ROLES or calls or not isinstance(content, str) for role, content, calls in told):
         return None
+    if any(has_lone_surrogate(content) for _, content, _ in told):
+        return None
     return tuple(PromptTurn(role, content) for role, content, _ in told)
 
 
 def _said(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
-    return value if isinstance(value, str) else ""
+    return _written(value) if isinstance(value, str) else ""
+
+
+def _written(text: str) -> str:
+    """A name with what UTF-8 cannot write (an undecodable byte of a file's name, say) as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -108,6 +108,11 @@ def _require(item: AnnotationItem, kind: Kind) -> None:
             "Give prompts of system, user and assistant turns.",
             field="prompt",
         )
+    texts = [item.name, item.category, *(turn.content for turn in item.prompt)]
+    for each in item.answers:
+        texts += [each.text, each.model, each.run]
+    if not all(map(_encodable, texts)):
+        raise DataError(f"item {ascii(name)} has a lone surrogate (half of a character)", "Correct its texts.")
     fewest, most = ANSWERS[kind]
     if not fewest <= len(item.answers) <= most:
         wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
@@ -116,6 +121,14 @@ def _require(item: AnnotationItem, kind: Kind) -> None:
             "Leave such rows out, or make a project of another kind.",
             field="answers",
         )
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digest(prompt: str, item: AnnotationItem) -> bytes:

@@ -33,6 +33,7 @@ from prefine.annotation.records import (
 )
 from prefine.annotation.votes import undo_vote, write_vote
 from prefine.errors import DataError
+from prefine.runs.atomic import require_writable
 
 _LONGEST_NAME = 60
 _CRITERION = re.compile(r"[^\W_][\w -]{0,39}")
@@ -124,6 +125,7 @@ class Project(ProjectReader):
             CheckpointError: it cannot be written.
         """
         require_settings(settings)
+        require_writable(path)
         if path.exists():
             raise DataError(f"{path} exists already", "Go on with it (prefine annotate open), or choose another name.")
         connection = PROJECT_FILE.open_for_writing(path)

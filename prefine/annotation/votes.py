@@ -26,7 +26,7 @@ from prefine.errors import PrefineError
 
 MAX_NOTE_CHARACTERS = 10_000
 MAX_TEXT_CHARACTERS = 100_000
-_KEY_CHARACTERS = range(8, 101)
+_LONGEST_KEY = 100
 _COLUMNS = (
     "v.number, v.item, a.name, v.kind, v.key, v.choice, v.ranking, v.text, v.text_of, v.strength, v.note, v.criteria,"
     " v.seconds, v.session, v.shown, v.repeat, v.at, EXISTS (SELECT 1 FROM undos u WHERE u.vote = v.number)"
@@ -48,6 +48,7 @@ def write_vote(
     Raises:
         VoteError: the lease is not the annotator's, or the ballot is not allowed.
     """
+    _require_name("key", ballot.key, fewest=8)
     before = connection.execute(
         "SELECT number, choice, ranking, text FROM votes WHERE annotator = ? AND key = ?", (who, ballot.key)
     ).fetchone()
@@ -129,10 +130,7 @@ def require_ballot(settings: ProjectSettings, item: AnnotationItem, ballot: Ball
     allowed = _choices(settings, ids)
     if ballot.choice not in allowed:
         raise _refused("choice", ballot.choice, f"is not one of {', '.join(allowed)}")
-    if len(ballot.key) not in _KEY_CHARACTERS:
-        raise _refused("key", ballot.key, "is not 8 to 100 characters long")
-    if len(ballot.session) > _KEY_CHARACTERS[-1]:
-        raise _refused("session", ballot.session, "is longer than 100 characters")
+    _require_name("session", ballot.session, fewest=0)
     if not (math.isfinite(ballot.seconds) and ballot.seconds >= 0):
         raise _refused("seconds", ballot.seconds, "is not a time")
     _require_ranking(settings, ids, ballot)
@@ -189,6 +187,11 @@ def _require_details(settings: ProjectSettings, ids: list[str], ballot: Ballot) 
             raise _refused("criteria", name, "is no criterion of this project")
         if value not in values or (value == TIE and not settings.allow_ties):
             raise _refused(f"criteria.{name}", value, "cannot be chosen here")
+
+
+def _require_name(field: str, text: str, *, fewest: int) -> None:
+    if not fewest <= len(text) <= _LONGEST_KEY or not text.isascii():
+        raise _refused(field, text, f"is not {fewest} to {_LONGEST_KEY} ASCII characters")
 
 
 def _require_written(field: str, text: str, most: int) -> None:

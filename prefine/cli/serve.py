@@ -114,9 +114,10 @@ def serve(
     from prefine.serving.models import load_models
     from prefine.serving.page.router import page_router
     from prefine.serving.routes.feedback import feedback_router
-    from prefine.serving.server import address_of, listening_socket, run_server
+    from prefine.serving.server import run_server
     from prefine.serving.service import Service
     from prefine.web.policy import access_policy
+    from prefine.web.server import address_of, listening_socket
 
     timeouts = request_timeout, shutdown_timeout
     limits = Limits(slots, max_queue, max_tokens, *timeouts, prefix_tokens, prefill_tokens, context)

@@ -1,75 +1,14 @@
-"""Runs the application: the socket, the connections and the signals of one process."""
+"""Runs the application of `prefine serve`."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import signal
 import socket
-from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
+from collections.abc import Callable
 
-import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from prefine.errors import PrefineError
 from prefine.serving.service import Service
-
-MOST_CONNECTIONS = 1024
-# A connection on which nothing is asked for is closed after one to two of these.
-_IDLE_S = 15.0
-# What the kernel has sent and a client does not take is given up after so long.
-_UNREAD_MS = 60_000
-# The same for what the kernel has not taken, in looks at the connection.
-_UNREAD_LOOKS = 4
-# Beyond the time that running requests have, for their last words.
-_LAST_WORDS_S = 5
-
-
-class ServerError(PrefineError):
-    """A server that cannot start."""
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket bound to an address; port 0 takes any free one.
-
-    Raises:
-        ServerError: the address is taken, or is not one of this machine's.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.socket(found[0], found[1])
-    except OSError as error:
-        raise ServerError(
-            f"{host!r} is no address of this machine ({error.strerror or error})",
-            "Listen on 127.0.0.1, or on 0.0.0.0 for all addresses.",
-            field="--host",
-        ) from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
-        sock.bind(found[4])
-        sock.listen(2048)
-    except OSError as error:
-        sock.close()
-        raise ServerError(
-            f"cannot listen on {host}:{port} ({error.strerror or error})",
-            f"Choose another port, as in --port {port + 1 if 0 < port < 65535 else 8001}; or end what listens there.",
-            field="--port",
-        ) from None
-    return sock
-
-
-def address_of(sock: socket.socket) -> str:
-    """The URL of a bound socket."""
-    host, port = sock.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    return f"http://{host}:{port}"
+from prefine.web.server import run_app
 
 
 def run_server(app: FastAPI, service: Service, sock: socket.socket, ready: Callable[[], None]) -> None:
@@ -78,78 +17,5 @@ def run_server(app: FastAPI, service: Service, sock: socket.socket, ready: Calla
     Args:
         ready: called when requests are answered.
     """
-    # It warns of every connection that does not speak HTTP; whoever scans the network could fill the log.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     timeout = service.limits.shutdown_timeout_s
-    config = uvicorn.Config(
-        app,
-        http=BoundedConnection,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=round(timeout) + _LAST_WORDS_S,
-    )
-    server = _Server(config, lambda: service.worker.inbox.begin_stop(timeout), ready)
-    server.run(sockets=[sock])
-
-
-class BoundedConnection(H11Protocol):
-    """A connection that does not stay open for a client that asks for nothing, or that reads nothing."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See asyncio."""
-        super().connection_made(transport)
-        self._seen: Any = None
-        self._unchanged = 0
-        self._look = self.loop.call_later(_IDLE_S, self._look_again)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
-        self._look.cancel()
-        super().connection_lost(exc)
-
-    def _look_again(self) -> None:
-        """Two looks at a busy connection may both fall between requests; each request has a cycle of its own."""
-        unread = self.transport.get_write_buffer_size()
-        seen = (self.cycle, unread)
-        answered = self.cycle is None or self.cycle.response_complete
-        self._unchanged = self._unchanged + 1 if answered and seen == self._seen else 0
-        if self._unchanged >= (_UNREAD_LOOKS if unread else 1):
-            self.transport.abort()  # not close(), which waits for what is unread
-            return
-        self._seen = seen
-        self._look = self.loop.call_later(_IDLE_S, self._look_again)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, which ends with this function's return and not with the signal that it got."""
-
-    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None], ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._stopping = stopping
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._stopping()
-        await super().shutdown(sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        handler: Any = self._on_signal
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, old in before.items():
-                signal.signal(number, old)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.handle_exit(number, frame)
+    run_app(app, sock, ready, stopping=lambda: service.worker.inbox.begin_stop(timeout), timeout_s=timeout)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from prefine.cli.app import main
-from prefine.serving import server
 from prefine.serving.service import Service
+from prefine.web import server
 from tests.models.tiny import save_folder
 
 
@@ -31,7 +31,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, list[S
         found.append(service)
         ready()
 
-    monkeypatch.setattr(server, "run_server", run)
+    monkeypatch.setattr("prefine.serving.server.run_server", run)
     with pytest.raises(SystemExit) as leaving:
         main(["serve", *arguments])
     return int(leaving.value.code or 0), found

@@ -19,9 +19,9 @@ from prefine.recipe.sections import named_model
 from prefine.serving.app import create_app
 from prefine.serving.limits import Limits
 from prefine.serving.models import load_models
-from prefine.serving.server import BoundedConnection, address_of, listening_socket
 from prefine.serving.service import Service
 from prefine.web.policy import access_policy
+from prefine.web.server import BoundedConnection, address_of, listening_socket
 
 
 @dataclass

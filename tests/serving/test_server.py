@@ -16,10 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
-from prefine.serving import server
 from prefine.serving.app import create_app
-from prefine.serving.server import BoundedConnection, ServerError, address_of, listening_socket, run_server
+from prefine.serving.server import run_server
+from prefine.web import server
 from prefine.web.policy import access_policy
+from prefine.web.server import BoundedConnection, ServerError, address_of, listening_socket
 from tests.serving.live import Live, make_service, until
 
 LONG = {"prompt": "hi", "max_tokens": 390, "logit_bias": {"257": -100}}

@@ -1,0 +1,473 @@
+"""prefine annotate import, open, export, status and compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from prefine.cli.options import (
+    LARGEST_COUNT,
+    LARGEST_SEED,
+    AsJson,
+    Device,
+    MaxNewTokens,
+    ModelTemplate,
+    Slots,
+    Temperature,
+    TopK,
+    TopP,
+    sampling_options,
+)
+from prefine.terminal import echo
+
+if TYPE_CHECKING:
+    from prefine.annotation.importing import ImportedItems
+    from prefine.annotation.project import ProjectReader
+    from prefine.annotation.records import HumanJudgement, ProjectProgress, ProjectSettings
+
+_PASSWORD_VARIABLE = "PREFINE_PASSWORD"  # noqa: S105 - a name
+_DEFAULT_PROJECT = Path("project.db")
+_OF_COMPARISON = {"baseline": "BASELINE", "candidate": "CANDIDATE", "prompts": "--prompts"}
+
+
+class AnnotationFormat(StrEnum):
+    """What votes are exported as."""
+
+    preferences = "preferences"
+    votes = "votes"
+    arena = "arena"
+    openai_evals = "openai-evals"
+    promptfoo = "promptfoo"
+    csv = "csv"
+
+
+ProjectPath = Annotated[Path, typer.Argument(metavar="PROJECT", help="A project: project.db.")]
+ProjectOut = Annotated[
+    Path, typer.Option("--project", metavar="FILE", help="The project; made if there is none, else added to.")
+]
+KindOption = Annotated[
+    Literal["compare", "rank", "thumb", "rewrite"] | None,
+    typer.Option(help="What people do with an item [default: compare]."),
+]
+Title = Annotated[str | None, typer.Option(help="Shown on top of the page.")]
+Instructions = Annotated[Path | None, typer.Option(metavar="FILE", help="Instructions to annotators, a Markdown file.")]
+Criteria = Annotated[
+    list[str] | None,
+    typer.Option("--criterion", metavar="NAME", help="Judged besides the whole: helpful, harmless. Repeatable."),
+]
+Overlap = Annotated[int | None, typer.Option(min=1, max=1000, help="Annotators for each item [default: 1].")]
+Repeats = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of items that come to an annotator a second time [default: 0]."),
+]
+OrderOption = Annotated[
+    Literal["stratified", "given", "priority"] | None,
+    typer.Option(help="Of items: categories in turn, as imported, or by priority [default: stratified]."),
+]
+LeaseMinutes = Annotated[
+    float | None,
+    typer.Option(min=0.1, max=100_000, help="An item not voted on in this time goes to others [default: 30]."),
+]
+Ties = Annotated[bool | None, typer.Option("--ties/--no-ties", help="Whether ties may be chosen.")]
+Notes = Annotated[bool | None, typer.Option("--notes/--no-notes", help="Whether notes may be written.")]
+ProjectSeed = Annotated[
+    int | None, typer.Option(min=0, max=LARGEST_SEED, help="Of order, sides and repeats [default: 0].")
+]
+Host = Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a password.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+Password = Annotated[
+    str | None,
+    typer.Option(envvar=_PASSWORD_VARIABLE, help="Asked of annotators without a personal link; set it as a variable."),
+]
+AllowedNames = Annotated[
+    list[str] | None,
+    typer.Option("--allow-host", metavar="NAME", help="Another name that people call this machine by; repeat it."),
+]
+LinksFor = Annotated[
+    list[str] | None,
+    typer.Option("--link", metavar="PSEUDONYM", help="Print a new personal link for this annotator. Repeatable."),
+]
+Browser = Annotated[bool, typer.Option(help="Open the page in this machine's browser.")]
+
+
+def import_(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE…",
+            help="Preference pairs, rows with prompt and answers, files of prefine generate, or an evaluation's folder.",
+            show_default=False,
+        ),
+    ],
+    project: ProjectOut = _DEFAULT_PROJECT,
+    kind: KindOption = None,
+    title: Title = None,
+    instructions: Instructions = None,
+    criterion: Criteria = None,
+    overlap: Overlap = None,
+    repeats: Repeats = None,
+    order: OrderOption = None,
+    lease_minutes: LeaseMinutes = None,
+    ties: Ties = None,
+    notes: Notes = None,
+    seed: ProjectSeed = None,
+) -> None:
+    """Put items to be judged into a project. Which answer a pair prefers is not shown; the same rows again add nothing.
+
+    Files of answers to the same prompts are joined: each prompt becomes an item with the answers of all of them.
+    """
+    from prefine.annotation.importing import import_items, items_of_comparison
+    from prefine.report.comparison.reading import ANSWERS_NAME, read_answers, read_comparison
+
+    settings = _settings(
+        kind, title, instructions, criterion, overlap, repeats, order, lease_minutes, ties, notes, seed
+    )
+    wanted = _kind_of(project, settings)
+    folders = [Path(each) for each in sources if (Path(each) / ANSWERS_NAME).is_file()]
+    files = [each for each in sources if Path(each) not in folders]
+    found: list[ImportedItems] = [import_items(files, wanted)] if files else []
+    for folder in folders:
+        comparison = read_comparison(folder)
+        names = comparison.candidate.name, comparison.baseline.name
+        found.append(items_of_comparison(read_answers(folder), *names, wanted))
+    _add(project, settings, found)
+
+
+def open_(
+    project: ProjectPath = _DEFAULT_PROJECT,
+    host: Host = "127.0.0.1",
+    port: Port = 8010,
+    password: Password = None,
+    allow_host: AllowedNames = None,
+    link: LinksFor = None,
+    browser: Browser = True,
+) -> None:
+    """Open the page on which people judge. Ctrl-C ends it; every vote is on the disk when the page shows the next item."""
+    _open(project, host, port, password, allow_host or (), link or (), browser=browser)
+
+
+def export(
+    to: Annotated[
+        AnnotationFormat,
+        typer.Option(help="Rows to train on, arena JSONL, a spreadsheet, or the files of another program."),
+    ],
+    project: ProjectPath = _DEFAULT_PROJECT,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="File, or folder of openai-evals and promptfoo; default: print JSON lines."),
+    ] = None,
+) -> None:
+    """Write a project's votes. What a format cannot hold, such as ties, is counted with the reason.
+
+    Training reads the project itself, too: prefine dpo RECIPE --set data.train=project.db.
+    """
+    from prefine.annotation.project import ProjectReader
+    from prefine.cli.annotation_export import export_arena, export_csv, export_evals, export_rows
+
+    reader = ProjectReader(project)
+    if to in (AnnotationFormat.preferences, AnnotationFormat.votes):
+        lines = export_rows(project, to.value, out)
+    elif to is AnnotationFormat.arena:
+        lines = export_arena(reader, out)
+    elif to is AnnotationFormat.csv:
+        lines = export_csv(reader, out)
+    else:
+        lines = export_evals(project, to.value, out)
+    for line in lines:
+        echo(line, err=True)
+
+
+def status(project: ProjectPath = _DEFAULT_PROJECT, as_json: AsJson = False) -> None:
+    """Show how far a project is, how well annotators agree, and which model is preferred, with intervals."""
+    from dataclasses import asdict
+
+    from prefine.annotation.project import ProjectReader
+
+    reader = ProjectReader(project)
+    progress, judgements = reader.progress(), reader.judgements()
+    findings = [*_findings(reader, judgements)]
+    if as_json:
+        value = {"progress": asdict(progress), "findings": findings}
+        echo(json.dumps(value, ensure_ascii=False))
+        return
+    for line in (*_progress_lines(progress), *findings):
+        echo(line)
+
+
+def compare(
+    candidate: Annotated[
+        str, typer.Argument(metavar="CANDIDATE", help="A run, a folder, a hub id, embedded:… or an endpoint.")
+    ],
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="The other model.")],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Rows with a prompt. Repeatable; default: the run's held-out rows."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_COUNT, help="At most so many prompts, evenly spaced; default: all.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="For the answers; default: evaluations/CANDIDATE-against-BASELINE."),
+    ] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The project; made if there is none [default: project.db in that folder]."),
+    ] = None,
+    title: Title = None,
+    instructions: Instructions = None,
+    criterion: Criteria = None,
+    overlap: Overlap = None,
+    repeats: Repeats = None,
+    order: OrderOption = None,
+    lease_minutes: LeaseMinutes = None,
+    ties: Ties = None,
+    notes: Notes = None,
+    seed: ProjectSeed = None,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    sampling_seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the first answer.")] = 0,
+    slots: Slots = 64,
+    chat_template: ModelTemplate = None,
+    device: Device = "auto",
+    host: Host = "127.0.0.1",
+    port: Port = 8010,
+    password: Password = None,
+    allow_host: AllowedNames = None,
+    link: LinksFor = None,
+    browser: Browser = True,
+) -> None:
+    """Let two models answer the same prompts, and open the page on which people judge the answers without the names.
+
+    The answers and their report are those of prefine evaluate. The same command continues after an interruption.
+    """
+    from prefine.annotation.importing import items_of_comparison
+    from prefine.cli.evaluation_output import evaluation_progress
+    from prefine.errors import about
+    from prefine.evaluation.comparing.evaluate import evaluate
+    from prefine.evaluation.comparing.request import EvaluationRequest, default_folder
+    from prefine.generation.sampling import Sampling
+    from prefine.report.comparison.reading import read_answers
+
+    settings = _settings(
+        None, title, instructions, criterion, overlap, repeats, order, lease_minutes, ties, notes, seed
+    )
+    path = project or (out or default_folder(candidate, baseline)) / _DEFAULT_PROJECT
+    _kind_of(path, settings)  # refuses settings that do not fit before any work
+    with sampling_options("annotate compare"):
+        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed=sampling_seed)
+    with evaluation_progress() as progress, about(None, _OF_COMPARISON | {"chat_template": "--chat-template"}):
+        request = EvaluationRequest(
+            candidate,
+            baseline,
+            tuple(prompts or ()),
+            limit,
+            sampling=sampling,
+            slots=slots,
+            regression=False,
+            out=out,
+            device=device,
+            chat_template=chat_template,
+            command=("prefine", *sys.argv[1:]),
+        )
+        _, folder = evaluate(request, progress)
+    _add(path, settings, [items_of_comparison(read_answers(folder), candidate, baseline, "compare")])
+    _open(path, host, port, password, allow_host or (), link or (), browser=browser)
+
+
+def _settings(
+    kind: str | None,
+    title: str | None,
+    instructions: Path | None,
+    criteria: Sequence[str] | None,
+    overlap: int | None,
+    repeats: float | None,
+    order: str | None,
+    lease_minutes: float | None,
+    ties: bool | None,
+    notes: bool | None,
+    seed: int | None,
+) -> dict[str, object]:
+    """The settings that were given, by their names in ProjectSettings."""
+    from prefine.errors import DataError
+
+    told = None
+    if instructions is not None:
+        try:
+            told = instructions.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{instructions}: cannot be read: {getattr(error, 'strerror', None) or error}",
+                "Name a Markdown file in UTF-8.",
+                field="--instructions",
+            ) from None
+    values: dict[str, object] = {
+        "kind": kind,
+        "title": title,
+        "instructions": told,
+        "criteria": tuple(criteria) if criteria else None,
+        "overlap": overlap,
+        "repeats": repeats,
+        "order": order,
+        "lease_minutes": lease_minutes,
+        "allow_ties": ties,
+        "allow_notes": notes,
+        "seed": seed,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+_OPTIONS = {"criteria": "--criterion", "allow_ties": "--ties", "allow_notes": "--notes"}
+
+
+def _option(name: str) -> str:
+    return _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _kind_of(path: Path, given: dict[str, object]) -> Literal["compare", "rank", "thumb", "rewrite"]:
+    """The kind of the project at `path`, or of the one that will be made there.
+
+    Raises:
+        DataError: a setting that cannot be, or another one than the project has.
+    """
+    from prefine.errors import DataError, about
+
+    if path.exists():
+        from prefine.annotation.project import ProjectReader
+
+        there = ProjectReader(path).settings
+        for name, value in given.items():
+            if getattr(there, name) != value:
+                raise DataError(
+                    f"{path} has {str(getattr(there, name))[:60]!r}, and a project's settings stay as they are",
+                    "Leave it out, or name a new project with --project.",
+                    field=_option(name),
+                )
+        return there.kind
+    from prefine.annotation.project import require_settings
+
+    settings = _made(given)
+    with about(None, {name: _option(name) for name in given}):
+        require_settings(settings)
+    return settings.kind
+
+
+def _made(given: dict[str, object]) -> ProjectSettings:
+    from prefine.annotation.records import ProjectSettings
+
+    return ProjectSettings(**given)  # type: ignore[arg-type]
+
+
+def _add(path: Path, given: dict[str, object], found: Sequence[ImportedItems]) -> None:
+    """Add items to the project, made if there is none; says how many, and what was left out."""
+    from prefine.annotation.project import Project
+    from prefine.formatting import plural
+
+    left_out: Counter[str] = Counter()
+    items = [item for each in found for item in each.items]
+    for each in found:
+        left_out += each.left_out
+    with Project(path) if path.exists() else Project.create(path, _made(given)) as project:
+        added = project.add_items(items)
+        total = project.progress().items
+    for reason, count in left_out.most_common():
+        echo(f"{plural(count, 'row')} left out: {reason}", err=True)
+    if added < len(items):
+        echo(f"{plural(len(items) - added, 'item')} that the project has already", err=True)
+    echo(f"{plural(added, 'item')} added to {path}, which has {total}", err=True)
+
+
+def _open(
+    path: Path,
+    host: str,
+    port: int,
+    password: str | None,
+    names: Sequence[str],
+    links: Sequence[str],
+    *,
+    browser: bool,
+) -> None:
+    """Serve the page of a project until it is interrupted."""
+    import webbrowser
+
+    from prefine.annotation.page.access import link_path
+    from prefine.annotation.page.app import create_app
+    from prefine.annotation.project import Project
+    from prefine.web.policy import is_loopback, session_policy
+    from prefine.web.server import address_of, listening_socket, run_app
+
+    policy = session_policy(host, password or None, other_names=names)
+    with ExitStack() as stack:
+        project = stack.enter_context(Project(path))
+        sock = stack.enter_context(listening_socket(host, port))
+        address = address_of(sock)
+        lines = [f"{path} is open at {address} (Ctrl-C ends it)"]
+        lines += [f"{name}: {address}{link_path(project.annotator(name))}" for name in links]
+
+        def ready() -> None:
+            echo("\n".join(lines), err=True)
+            if browser and is_loopback(host) and sys.stderr.isatty():
+                webbrowser.open(address)
+
+        run_app(create_app(project, policy, password or None), sock, ready)
+
+
+def _progress_lines(progress: ProjectProgress) -> Iterator[str]:
+    from prefine.formatting import duration, plural
+
+    yield (
+        f"{plural(progress.items, 'item')}, {progress.complete} of them complete; "
+        f"{progress.votes} votes, {progress.missing} missing"
+    )
+    for each in progress.annotators:
+        details = [
+            *([f"{plural(each.skipped, 'skip')}"] if each.skipped else []),
+            *([f"{plural(each.repeats, 'repeat')}"] if each.repeats else []),
+            *([f"median {duration(each.seconds)}"] if each.votes else []),
+            *(["paused"] if each.paused else []),
+        ]
+        yield f"  {each.name}: {plural(each.votes, 'vote')}{_in_brackets(details)}"
+
+
+def _in_brackets(details: Sequence[str]) -> str:
+    return f" ({', '.join(details)})" if details else ""
+
+
+def _findings(project: ProjectReader, judgements: Sequence[HumanJudgement]) -> Iterator[str]:
+    """What the votes show, in sentences."""
+    from prefine.annotation.agreement import agreement, agreement_by_criterion
+    from prefine.annotation.ranking import ranking
+    from prefine.annotation.settling import settling
+    from prefine.annotation.statistics import (
+        characters_of,
+        consistency,
+        paces,
+        people_win_rate,
+        side_bias,
+        standings,
+    )
+
+    if not judgements:
+        return
+    models = sorted({model for each in judgements for model in each.models})
+    if len(models) == 2 and any(len(each.answers) == 2 for each in judgements):
+        yield people_win_rate(judgements, *models).sentence
+        yield settling(judgements, *models).sentence
+    elif len(models) > 2:
+        yield from ranking(judgements).sentences
+    yield agreement(judgements).sentence
+    yield from (f"{name}: {found.sentence}" for name, found in agreement_by_criterion(judgements).items())
+    yield from (each.sentence for each in side_bias(judgements))
+    yield from (each.sentence for each in consistency(judgements))
+    yield from (each.sentence for each in standings(judgements))
+    yield from (each.sentence for each in paces(judgements, characters_of(project.items())))
