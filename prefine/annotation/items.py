@@ -112,7 +112,7 @@ def _require(item: AnnotationItem, kind: Kind) -> None:
     for each in item.answers:
         texts += [each.text, each.model, each.run]
     if not all(map(_encodable, texts)):
-        raise DataError(f"item {ascii(name)} has a lone surrogate (half of a character)", "Correct its texts.")
+        raise DataError(f"item {name!a} has a lone surrogate (half of a character)", "Correct its texts.")
     fewest, most = ANSWERS[kind]
     if not fewest <= len(item.answers) <= most:
         wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prefine.cli.annotation_settings import (
+    Criteria,
+    Instructions,
+    KindOption,
+    LeaseMinutes,
+    Notes,
+    OrderOption,
+    Overlap,
+    ProjectSeed,
+    Repeats,
+    Ties,
+    Title,
+    add_items,
+    given_settings,
+    kind_of_project,
+)
 from prefine.cli.options import (
     LARGEST_COUNT,
     LARGEST_SEED,
@@ -30,8 +45,6 @@ from prefine.terminal import echo
 
 if TYPE_CHECKING:
     from prefine.annotation.importing import ImportedItems
-    from prefine.annotation.project import ProjectReader
-    from prefine.annotation.records import HumanJudgement, ProjectProgress, ProjectSettings
 
 _PASSWORD_VARIABLE = "PREFINE_PASSWORD"  # noqa: S105 - a name
 _DEFAULT_PROJECT = Path("project.db")
@@ -52,34 +65,6 @@ class AnnotationFormat(StrEnum):
 ProjectPath = Annotated[Path, typer.Argument(metavar="PROJECT", help="A project: project.db.")]
 ProjectOut = Annotated[
     Path, typer.Option("--project", metavar="FILE", help="The project; made if there is none, else added to.")
-]
-KindOption = Annotated[
-    Literal["compare", "rank", "thumb", "rewrite"] | None,
-    typer.Option(help="What people do with an item [default: compare]."),
-]
-Title = Annotated[str | None, typer.Option(help="Shown on top of the page.")]
-Instructions = Annotated[Path | None, typer.Option(metavar="FILE", help="Instructions to annotators, a Markdown file.")]
-Criteria = Annotated[
-    list[str] | None,
-    typer.Option("--criterion", metavar="NAME", help="Judged besides the whole: helpful, harmless. Repeatable."),
-]
-Overlap = Annotated[int | None, typer.Option(min=1, max=1000, help="Annotators for each item [default: 1].")]
-Repeats = Annotated[
-    float | None,
-    typer.Option(min=0, max=1, help="Share of items that come to an annotator a second time [default: 0]."),
-]
-OrderOption = Annotated[
-    Literal["stratified", "given", "priority"] | None,
-    typer.Option(help="Of items: categories in turn, as imported, or by priority [default: stratified]."),
-]
-LeaseMinutes = Annotated[
-    float | None,
-    typer.Option(min=0.1, max=100_000, help="An item not voted on in this time goes to others [default: 30]."),
-]
-Ties = Annotated[bool | None, typer.Option("--ties/--no-ties", help="Whether ties may be chosen.")]
-Notes = Annotated[bool | None, typer.Option("--notes/--no-notes", help="Whether notes may be written.")]
-ProjectSeed = Annotated[
-    int | None, typer.Option(min=0, max=LARGEST_SEED, help="Of order, sides and repeats [default: 0].")
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a password.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
@@ -103,7 +88,7 @@ def import_(
         list[str],
         typer.Argument(
             metavar="FILE…",
-            help="Preference pairs, rows with prompt and answers, files of prefine generate, or an evaluation's folder.",
+            help="Pairs, rows with prompt and answers, files of prefine generate, or the folder of an evaluation.",
             show_default=False,
         ),
     ],
@@ -127,10 +112,10 @@ def import_(
     from prefine.annotation.importing import import_items, items_of_comparison
     from prefine.report.comparison.reading import ANSWERS_NAME, read_answers, read_comparison
 
-    settings = _settings(
+    settings = given_settings(
         kind, title, instructions, criterion, overlap, repeats, order, lease_minutes, ties, notes, seed
     )
-    wanted = _kind_of(project, settings)
+    wanted = kind_of_project(project, settings)
     folders = [Path(each) for each in sources if (Path(each) / ANSWERS_NAME).is_file()]
     files = [each for each in sources if Path(each) not in folders]
     found: list[ImportedItems] = [import_items(files, wanted)] if files else []
@@ -138,7 +123,7 @@ def import_(
         comparison = read_comparison(folder)
         names = comparison.candidate.name, comparison.baseline.name
         found.append(items_of_comparison(read_answers(folder), *names, wanted))
-    _add(project, settings, found)
+    add_items(project, settings, found)
 
 
 def open_(
@@ -150,7 +135,7 @@ def open_(
     link: LinksFor = None,
     browser: Browser = True,
 ) -> None:
-    """Open the page on which people judge. Ctrl-C ends it; every vote is on the disk when the page shows the next item."""
+    """Open the page on which people judge. Ctrl-C ends it. A vote that the page has taken is on the disk."""
     _open(project, host, port, password, allow_host or (), link or (), browser=browser)
 
 
@@ -190,15 +175,16 @@ def status(project: ProjectPath = _DEFAULT_PROJECT, as_json: AsJson = False) -> 
     from dataclasses import asdict
 
     from prefine.annotation.project import ProjectReader
+    from prefine.cli.annotation_status import findings_of, progress_lines
 
     reader = ProjectReader(project)
     progress, judgements = reader.progress(), reader.judgements()
-    findings = [*_findings(reader, judgements)]
+    findings = [*findings_of(reader, judgements)]
     if as_json:
         value = {"progress": asdict(progress), "findings": findings}
         echo(json.dumps(value, ensure_ascii=False))
         return
-    for line in (*_progress_lines(progress), *findings):
+    for line in (*progress_lines(progress), *findings):
         echo(line)
 
 
@@ -259,132 +245,20 @@ def compare(
     from prefine.generation.sampling import Sampling
     from prefine.report.comparison.reading import read_answers
 
-    settings = _settings(
-        None, title, instructions, criterion, overlap, repeats, order, lease_minutes, ties, notes, seed
+    settings = given_settings(
+        "compare", title, instructions, criterion, overlap, repeats, order, lease_minutes, ties, notes, seed
     )
     path = project or (out or default_folder(candidate, baseline)) / _DEFAULT_PROJECT
-    _kind_of(path, settings)  # refuses settings that do not fit before any work
+    kind_of_project(path, settings)  # refuses settings that do not fit before any work
     with sampling_options("annotate compare"):
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed=sampling_seed)
     with evaluation_progress() as progress, about(None, _OF_COMPARISON | {"chat_template": "--chat-template"}):
-        request = EvaluationRequest(
-            candidate,
-            baseline,
-            tuple(prompts or ()),
-            limit,
-            sampling=sampling,
-            slots=slots,
-            regression=False,
-            out=out,
-            device=device,
-            chat_template=chat_template,
-            command=("prefine", *sys.argv[1:]),
-        )
-        _, folder = evaluate(request, progress)
-    _add(path, settings, [items_of_comparison(read_answers(folder), candidate, baseline, "compare")])
+        asked = candidate, baseline, tuple(prompts or ()), limit
+        how = {"sampling": sampling, "slots": slots, "device": device, "chat_template": chat_template}
+        command = ("prefine", *sys.argv[1:])
+        _, folder = evaluate(EvaluationRequest(*asked, out=out, regression=False, command=command, **how), progress)
+    add_items(path, settings, [items_of_comparison(read_answers(folder), candidate, baseline, "compare")])
     _open(path, host, port, password, allow_host or (), link or (), browser=browser)
-
-
-def _settings(
-    kind: str | None,
-    title: str | None,
-    instructions: Path | None,
-    criteria: Sequence[str] | None,
-    overlap: int | None,
-    repeats: float | None,
-    order: str | None,
-    lease_minutes: float | None,
-    ties: bool | None,
-    notes: bool | None,
-    seed: int | None,
-) -> dict[str, object]:
-    """The settings that were given, by their names in ProjectSettings."""
-    from prefine.errors import DataError
-
-    told = None
-    if instructions is not None:
-        try:
-            told = instructions.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{instructions}: cannot be read: {getattr(error, 'strerror', None) or error}",
-                "Name a Markdown file in UTF-8.",
-                field="--instructions",
-            ) from None
-    values: dict[str, object] = {
-        "kind": kind,
-        "title": title,
-        "instructions": told,
-        "criteria": tuple(criteria) if criteria else None,
-        "overlap": overlap,
-        "repeats": repeats,
-        "order": order,
-        "lease_minutes": lease_minutes,
-        "allow_ties": ties,
-        "allow_notes": notes,
-        "seed": seed,
-    }
-    return {name: value for name, value in values.items() if value is not None}
-
-
-_OPTIONS = {"criteria": "--criterion", "allow_ties": "--ties", "allow_notes": "--notes"}
-
-
-def _option(name: str) -> str:
-    return _OPTIONS.get(name, f"--{name.replace('_', '-')}")
-
-
-def _kind_of(path: Path, given: dict[str, object]) -> Literal["compare", "rank", "thumb", "rewrite"]:
-    """The kind of the project at `path`, or of the one that will be made there.
-
-    Raises:
-        DataError: a setting that cannot be, or another one than the project has.
-    """
-    from prefine.errors import DataError, about
-
-    if path.exists():
-        from prefine.annotation.project import ProjectReader
-
-        there = ProjectReader(path).settings
-        for name, value in given.items():
-            if getattr(there, name) != value:
-                raise DataError(
-                    f"{path} has {str(getattr(there, name))[:60]!r}, and a project's settings stay as they are",
-                    "Leave it out, or name a new project with --project.",
-                    field=_option(name),
-                )
-        return there.kind
-    from prefine.annotation.project import require_settings
-
-    settings = _made(given)
-    with about(None, {name: _option(name) for name in given}):
-        require_settings(settings)
-    return settings.kind
-
-
-def _made(given: dict[str, object]) -> ProjectSettings:
-    from prefine.annotation.records import ProjectSettings
-
-    return ProjectSettings(**given)  # type: ignore[arg-type]
-
-
-def _add(path: Path, given: dict[str, object], found: Sequence[ImportedItems]) -> None:
-    """Add items to the project, made if there is none; says how many, and what was left out."""
-    from prefine.annotation.project import Project
-    from prefine.formatting import plural
-
-    left_out: Counter[str] = Counter()
-    items = [item for each in found for item in each.items]
-    for each in found:
-        left_out += each.left_out
-    with Project(path) if path.exists() else Project.create(path, _made(given)) as project:
-        added = project.add_items(items)
-        total = project.progress().items
-    for reason, count in left_out.most_common():
-        echo(f"{plural(count, 'row')} left out: {reason}", err=True)
-    if added < len(items):
-        echo(f"{plural(len(items) - added, 'item')} that the project has already", err=True)
-    echo(f"{plural(added, 'item')} added to {path}, which has {total}", err=True)
 
 
 def _open(
@@ -420,54 +294,3 @@ def _open(
                 webbrowser.open(address)
 
         run_app(create_app(project, policy, password or None), sock, ready)
-
-
-def _progress_lines(progress: ProjectProgress) -> Iterator[str]:
-    from prefine.formatting import duration, plural
-
-    yield (
-        f"{plural(progress.items, 'item')}, {progress.complete} of them complete; "
-        f"{progress.votes} votes, {progress.missing} missing"
-    )
-    for each in progress.annotators:
-        details = [
-            *([f"{plural(each.skipped, 'skip')}"] if each.skipped else []),
-            *([f"{plural(each.repeats, 'repeat')}"] if each.repeats else []),
-            *([f"median {duration(each.seconds)}"] if each.votes else []),
-            *(["paused"] if each.paused else []),
-        ]
-        yield f"  {each.name}: {plural(each.votes, 'vote')}{_in_brackets(details)}"
-
-
-def _in_brackets(details: Sequence[str]) -> str:
-    return f" ({', '.join(details)})" if details else ""
-
-
-def _findings(project: ProjectReader, judgements: Sequence[HumanJudgement]) -> Iterator[str]:
-    """What the votes show, in sentences."""
-    from prefine.annotation.agreement import agreement, agreement_by_criterion
-    from prefine.annotation.ranking import ranking
-    from prefine.annotation.settling import settling
-    from prefine.annotation.statistics import (
-        characters_of,
-        consistency,
-        paces,
-        people_win_rate,
-        side_bias,
-        standings,
-    )
-
-    if not judgements:
-        return
-    models = sorted({model for each in judgements for model in each.models})
-    if len(models) == 2 and any(len(each.answers) == 2 for each in judgements):
-        yield people_win_rate(judgements, *models).sentence
-        yield settling(judgements, *models).sentence
-    elif len(models) > 2:
-        yield from ranking(judgements).sentences
-    yield agreement(judgements).sentence
-    yield from (f"{name}: {found.sentence}" for name, found in agreement_by_criterion(judgements).items())
-    yield from (each.sentence for each in side_bias(judgements))
-    yield from (each.sentence for each in consistency(judgements))
-    yield from (each.sentence for each in standings(judgements))
-    yield from (each.sentence for each in paces(judgements, characters_of(project.items())))
