@@ -19,6 +19,10 @@ TOPICS = {
         "quickstart": "the quickstart's recipes",
         "results": "the experiments of make results",
     },
+    "annotation": {
+        "kills": "eight writers that are killed",
+        "many_items": "the work of a request with 50,000 items",
+    },
     "cli": {
         "bad_arguments": "refusals of every verb",
         "chat_terminal": "chat in a pseudo-terminal",

@@ -114,6 +114,7 @@ PROJECT_FILE = SqliteFile(
     usual_name="project.db",
     content="a project of prefine annotate",
     another_file="Name a project that prefine annotate has made, or move that file away.",
+    pragmas=("recursive_triggers = ON",),  # else a REPLACE would delete a vote without asking the trigger
 )
 
 is_project = PROJECT_FILE.is_one
