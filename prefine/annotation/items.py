@@ -111,7 +111,7 @@ def _require(item: AnnotationItem, kind: Kind) -> None:
     texts = [item.name, item.category, *(turn.content for turn in item.prompt)]
     for each in item.answers:
         texts += [each.text, each.model, each.run]
-    if not all(map(_encodable, texts)):
+    if not all(map(is_encodable, texts)):
         raise DataError(f"item {name!a} has a lone surrogate (half of a character)", "Correct its texts.")
     fewest, most = ANSWERS[kind]
     if not fewest <= len(item.answers) <= most:
@@ -123,7 +123,8 @@ def _require(item: AnnotationItem, kind: Kind) -> None:
         )
 
 
-def _encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold a text; it cannot hold a lone surrogate (half of a character)."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -18,7 +18,7 @@ from typing import Self, get_args
 
 from prefine.annotation.assignments import give_back, next_task
 from prefine.annotation.database import PROJECT_FILE, read_settings, write_settings
-from prefine.annotation.items import insert_items, order_items, read_item, read_items
+from prefine.annotation.items import insert_items, is_encodable, order_items, read_item, read_items
 from prefine.annotation.reading import read_judgements, read_progress, read_votes
 from prefine.annotation.records import (
     AnnotationItem,
@@ -280,6 +280,8 @@ def require_settings(settings: ProjectSettings) -> None:
     require(0 <= settings.repeats <= 1, "repeats", "is not a share, 0 to 1")
     require(0 < settings.lease_minutes <= 100_000, "lease_minutes", "is not above 0 and at most 100,000")
     require(len(settings.title) <= 200, "title", "is longer than 200 characters")
+    require(is_encodable(settings.title), "title", "has a lone surrogate (half of a character)")
+    require(is_encodable(settings.instructions), "instructions", "has a lone surrogate (half of a character)")
     require(len(settings.instructions) <= 100_000, "instructions", "is longer than 100,000 characters")
     names = settings.criteria
     require(len({*names}) == len(names) <= _MOST_CRITERIA, "criteria", "has a name twice, or more than 20")

@@ -8,7 +8,7 @@ import sqlite3
 from typing import Any
 
 from prefine.annotation.assignments import give_back, lease_of, lend, plan_repeat, reopen
-from prefine.annotation.items import read_item
+from prefine.annotation.items import is_encodable, read_item
 from prefine.annotation.records import (
     BOTH_BAD,
     DOWN,
@@ -197,10 +197,8 @@ def _require_name(field: str, text: str, *, fewest: int) -> None:
 def _require_written(field: str, text: str, most: int) -> None:
     if len(text) > most:
         raise _refused(field, text, f"is longer than {most:,} characters")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _refused(field, ascii(text), "has a lone surrogate (half of a character)") from None
+    if not is_encodable(text):
+        raise _refused(field, text, "has a lone surrogate (half of a character)")
 
 
 def _refused(field: str, value: object, rule: str) -> VoteError:
