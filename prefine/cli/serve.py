@@ -121,9 +121,8 @@ def serve(
 
     timeouts = request_timeout, shutdown_timeout
     limits = Limits(slots, max_queue, max_tokens, *timeouts, prefix_tokens, prefill_tokens, context)
-    policy = access_policy(
-        host, api_key or None, other_names=allow_host or (), max_body_bytes=int(max_body_mib * 2**20)
-    )
+    largest = int(max_body_mib * 2**20)
+    policy = access_policy(host, api_key or None, other_names=allow_host or (), max_body_bytes=largest)
     settings = FeedbackSettings(store_prompts, retention_days, redact, tuple(redact_pattern or ()))
     # First: that an address is taken, or that a file is not ours, shows before a model is loaded.
     with listening_socket(host, port) as sock, ExitStack() as stack:
