@@ -87,7 +87,7 @@ def import_(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE…",
+            metavar="FILE",
             help="Pairs, rows with prompt and answers, files of prefine generate, or the folder of an evaluation.",
             show_default=False,
         ),
