@@ -19,16 +19,16 @@ TOPICS = {
         "quickstart": "the quickstart's recipes",
         "results": "the experiments of make results",
     },
-    "annotation": {
-        "kills": "eight writers that are killed",
-        "many_items": "the work of a request with 50,000 items",
-    },
     "cli": {
         "bad_arguments": "refusals of every verb",
         "chat_terminal": "chat in a pseudo-terminal",
         "option_values": "every option of every verb",
         "row_memory": "memory of generate and score",
         "text_options": "options of commands that read rows",
+    },
+    "annotation": {
+        "kills": "eight writers that are killed",
+        "many_items": "the work of a request with 50,000 items",
     },
     "data": {
         "bounds": "memory and limits",
