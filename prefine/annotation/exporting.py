@@ -66,7 +66,7 @@ def _arena_vote(item: AnnotationItem, judgement: HumanJudgement) -> ArenaVote:
         conversation_b=_conversation(item, right),
         turn=sum(turn.role == "user" for turn in item.prompt),
         tstamp=judgement.at,
-        run_a=left.run,  # type: ignore[call-arg]
+        run_a=left.run,
         run_b=right.run,
         category=item.category,
     )

@@ -142,7 +142,7 @@ def _with_answers(source: str, left_out: Counter[str]) -> Iterator[AnnotationIte
         prompt, answers = value.get("prompt"), value.get("answers")
         listed = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         is_chat = isinstance(listed, list) and all(isinstance(each, dict) for each in listed)
-        turns = _turns([_told(each) for each in listed]) if is_chat else None
+        turns = _turns([_told(each) for each in listed]) if is_chat and listed else None
         given = [_answer(each, place) for place, each in enumerate(answers, 1)] if isinstance(answers, list) else [None]
         if turns is None:
             left_out["prompt is neither text nor turns of system, user and assistant that end with the user"] += 1

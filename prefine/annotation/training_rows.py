@@ -184,14 +184,14 @@ def _labelled(judged: JudgedItem) -> Iterator[FeedbackRow]:
     concerned: dict[str, list[HumanJudgement]] = {each.id: [] for each in judged.item.answers}
     bad: Counter[str] = Counter()
     for each in judged.judgements:
-        for answer in each.answers:
-            concerned[answer].append(each)
-            bad[answer] += each.both_bad
+        for name in each.answers:
+            concerned[name].append(each)
+            bad[name] += each.both_bad
         if each.winner in ("up", "down"):
             balance[each.answers[0]] += 1 if each.winner == "up" else -1
         elif each.winner != TIE:
-            for answer in each.answers:
-                balance[answer] += 1 if answer == each.winner else -1
+            for name in each.answers:
+                balance[name] += 1 if name == each.winner else -1
     for answer in judged.item.answers:
         votes = concerned[answer.id]
         if not votes:

@@ -158,8 +158,10 @@ def export(
     from prefine.cli.annotation_export import export_arena, export_csv, export_evals, export_rows
 
     reader = ProjectReader(project)
-    if to in (AnnotationFormat.preferences, AnnotationFormat.votes):
-        lines = export_rows(project, to.value, out)
+    if to is AnnotationFormat.preferences:
+        lines = export_rows(project, "preferences", out)
+    elif to is AnnotationFormat.votes:
+        lines = export_rows(project, "votes", out)
     elif to is AnnotationFormat.arena:
         lines = export_arena(reader, out)
     elif to is AnnotationFormat.csv:
@@ -253,10 +255,17 @@ def compare(
     with sampling_options("annotate compare"):
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed=sampling_seed)
     with evaluation_progress() as progress, about(None, _OF_COMPARISON | {"chat_template": "--chat-template"}):
-        asked = candidate, baseline, tuple(prompts or ()), limit
-        how = {"sampling": sampling, "slots": slots, "device": device, "chat_template": chat_template}
-        command = ("prefine", *sys.argv[1:])
-        _, folder = evaluate(EvaluationRequest(*asked, out=out, regression=False, command=command, **how), progress)
+        request = EvaluationRequest(
+            *(candidate, baseline, tuple(prompts or ()), limit),
+            sampling=sampling,
+            slots=slots,
+            regression=False,
+            out=out,
+            device=device,
+            chat_template=chat_template,
+            command=("prefine", *sys.argv[1:]),
+        )
+        _, folder = evaluate(request, progress)
     add_items(path, settings, [items_of_comparison(read_answers(folder), candidate, baseline, "compare")])
     _open(path, host, port, password, allow_host or (), link or (), browser=browser)
 

@@ -50,8 +50,9 @@ def findings_of(project: ProjectReader, judgements: Sequence[HumanJudgement]) ->
         return
     models = sorted({model for each in judgements for model in each.models})
     if len(models) == 2 and any(len(each.answers) == 2 for each in judgements):
-        yield people_win_rate(judgements, *models).sentence
-        yield settling(judgements, *models).sentence
+        first, second = models
+        yield people_win_rate(judgements, first, second).sentence
+        yield settling(judgements, first, second).sentence
     elif len(models) > 2:
         yield from ranking(judgements).sentences
     yield agreement(judgements).sentence

@@ -35,7 +35,7 @@ def content_digest(path: Path) -> str:
     Raises:
         DataError: it is not a database of human feedback, or cannot be read.
     """
-    return (annotation if is_project(path) else training_rows).content_digest(path)
+    return annotation.content_digest(path) if is_project(path) else training_rows.content_digest(path)
 
 
 def read_feedback(path: Path, wanted: Wanted | None, *, file: str) -> Iterator[Row]:
