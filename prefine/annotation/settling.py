@@ -49,6 +49,8 @@ class Settling:
         if self.leader is None:
             return f"Neither model is ahead after {plural(self.labels, 'label')}."
         text = f"{self.leader} has been ahead since label {self.leads_since} of {self.labels}. "
+        if self.settled_at is not None and (self.leads_since or 0) > self.settled_at:
+            return text + f"But label {self.settled_at} settled it for the other model: the items differ with time."
         if self.settled_at is not None:
             return text + f"From label {self.settled_at} it is settled: you may stop labelling."
         if self.more is None:
