@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from prefine.annotation.records import Answer, Item, Turn
+from prefine.annotation.summary import summary
+from tests.annotation.judging import judged, table
+
+
+def items(count: int, characters: int) -> list[Item]:
+    turns = (Turn("user", "why?"),)
+    return [
+        Item(i, str(i), turns, "", (Answer(f"a{i}", "x" * characters), Answer(f"b{i}", "")))
+        for i in range(1, count + 1)
+    ]
+
+
+def test_without_votes_there_is_one_sentence() -> None:
+    assert summary([], []) == ["No votes yet."]
+
+
+def test_one_annotator_on_two_models() -> None:
+    """The win rate is the second model's: old's."""
+    found = summary(table({"ann": "nnoo"}), items(4, 100))
+    assert [sentence.split(":")[0] for sentence in found] == [
+        "Win rate by people",
+        "Neither model is ahead after 4 labels.",
+        "All annotators",
+    ]
+
+
+def test_annotators_are_named_if_something_is_shown_of_them() -> None:
+    right, wrong = "no" * 20, "on" * 20
+    votes = table({"ann": right, "bob": right, "cem": right, "dan": wrong})
+    votes += [
+        judged(1, "ann", "new", repeat=True),
+        judged(2, "ann", "old", criterion="short"),
+        judged(2, "bob", "new", criterion="short"),
+    ]
+    found = "\n".join(summary(votes, items(40, 1_440)))  # 1,440 characters take 20 seconds, of which 15 are asked
+    assert "dan: agrees with the majority on 0 of 40 items" in found
+    assert "ann: agrees with the majority" not in found
+    assert "All annotators: the same judgement on 1 of 1 hidden repeat" in found
+    assert "short: All annotators: Krippendorff's α" in found
+    assert "Win rate by people, short" in found
+    assert "too fast" not in found
+    hasty = [judged(i, "eve", "new", seconds=1.0) for i in range(1, 41)]
+    assert "eve: too fast to have read the answers: 40 of 40 votes, 100" in "\n".join(summary(hasty, items(40, 1_440)))
+
+
+def test_more_than_two_models_are_ranked_and_thumbs_compare_nothing() -> None:
+    pairs = (("a", "b"), ("b", "c"), ("a", "c"))
+    votes = [judged(i, "ann", pairs[i % 3][i % 2], pairs[i % 3]) for i in range(18)]
+    assert [sentence[:3] for sentence in summary(votes, [])][:3] == ["1. ", "2. ", "3. "]
+    thumbs = [judged(i, who, "up" if i % 2 else "down", ("a",)) for i in range(8) for who in ("ann", "bob")]
+    assert summary(thumbs, [])[0].startswith("All annotators: Krippendorff's α = 1.00 (no interval)")
