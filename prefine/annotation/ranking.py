@@ -25,9 +25,9 @@ class Ranked:
             1 / (1 + exp(other's strength - its strength)).
         interval: of the strength; None if there are too few items.
         wins, ties, losses: votes.
-        over_next: the chance that it is preferred to the model below it; None for the last one.
+        below: the model in the next place; None for the last one.
+        over_next: the chance that it is preferred to that model.
         over_next_interval: of that chance.
-        above_next: whether the interval shows that it is the better of the two.
     """
 
     model: str
@@ -36,14 +36,25 @@ class Ranked:
     wins: int
     ties: int
     losses: int
+    below: str | None
     over_next: float | None
     over_next_interval: Interval | None
-    sentence: str
 
     @property
     def above_next(self) -> bool:
         """Whether the interval of `over_next` is above one half."""
         return self.over_next_interval is not None and self.over_next_interval.low > 0.5
+
+    @property
+    def sentence(self) -> str:
+        """The figures in words."""
+        ends = f"{INTERVAL} {figure_range(self.interval, signed=True)}" if self.interval else "no interval"
+        text = f"{self.model}: strength {figure(self.strength, 2, signed=True)} ({ends})"
+        if self.below is None:
+            return f"{text}."
+        between = f" ({INTERVAL} {percent_range(self.over_next_interval)})" if self.over_next_interval else ""
+        shown = "" if self.above_next else "; which of the two is better is not shown"
+        return f"{text}; preferred to {self.below} in {percent(self.over_next)}{between}{shown}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,9 @@ class Ranking:
     @property
     def sentences(self) -> list[str]:
         """The ranking in words, a sentence a model."""
-        return [each.sentence for each in self.models] or [f"No ranking: {self.why_not}."]
+        return [f"{place}. {each.sentence}" for place, each in enumerate(self.models, start=1)] or [
+            f"No ranking: {self.why_not}."
+        ]
 
 
 def ranking(judgements: Sequence[Judgement], criterion: str | None = None) -> Ranking:
@@ -75,7 +88,11 @@ def ranking(judgements: Sequence[Judgement], criterion: str | None = None) -> Ra
     """
     import numpy as np
 
-    pairs = [each for each in judgements if len(each.answers) == 2 and each.models[0] != each.models[1]]
+    pairs = [
+        each
+        for each in judgements
+        if each.criterion == criterion and not each.repeat and len(set(each.models)) == len(each.answers) == 2
+    ]
     models = sorted({model for each in pairs for model in each.models})
     won, tied = _results(pairs, models, criterion)
     items = won + tied / 2
@@ -92,24 +109,23 @@ def ranking(judgements: Sequence[Judgement], criterion: str | None = None) -> Ra
         return np.concatenate([fits, fits[:, :-1] - fits[:, 1:]], axis=1)
 
     intervals = bootstrap_intervals(items.reshape(len(items), -1), of_resamples, _RESAMPLES)
-    ranked = []
     counts = [won.sum(axis=(0, 2)), tied.sum(axis=(0, 2)), won.sum(axis=(0, 1))]
+    ranked = []
     for rank, place in enumerate(order):
         below = order[rank + 1] if rank + 1 < width else None
-        over = None if below is None else _chance(strengths[place] - strengths[below])
         gap = None if below is None else intervals[width + rank]
-        over_interval = None if gap is None else Interval(_chance(gap.low), _chance(gap.high))
-        strength = float(strengths[place])
+        own_wins, ties, losses = (int(count[place]) for count in counts)
         ranked.append(
             Ranked(
-                models[place],
-                strength,
-                intervals[rank],
-                *(int(count[place]) for count in counts),
-                over,
-                over_interval,
-                _sentence(rank, models[place], strength, intervals[rank])
-                + _over_next(None if below is None else models[below], over, over_interval),
+                model=models[place],
+                strength=float(strengths[place]),
+                interval=intervals[rank],
+                wins=own_wins,
+                ties=ties,
+                losses=losses,
+                below=None if below is None else models[below],
+                over_next=None if below is None else _chance(strengths[place] - strengths[below]),
+                over_next_interval=None if gap is None else Interval(_chance(gap.low), _chance(gap.high)),
             )
         )
     return Ranking(tuple(ranked), len(items), votes)
@@ -175,16 +191,3 @@ def _chance(difference: float) -> float:
     from scipy.special import expit
 
     return float(expit(difference))
-
-
-def _sentence(rank: int, model: str, strength: float, interval: Interval | None) -> str:
-    ends = f"{INTERVAL} {figure_range(interval, signed=True)}" if interval else "no interval"
-    return f"{rank + 1}. {model}: strength {figure(strength, 2, signed=True)} ({ends})"
-
-
-def _over_next(below: str | None, over: float | None, interval: Interval | None) -> str:
-    if below is None or over is None:
-        return "."
-    ends = f" ({INTERVAL} {percent_range(interval)})" if interval else ""
-    shown = "" if interval is not None and interval.low > 0.5 else "; which of the two is better is not shown"
-    return f"; preferred to {below} in {percent(over)}{ends}{shown}."

@@ -22,7 +22,7 @@ from prefine.annotation.statistics import (
 def summary(judgements: Sequence[Judgement], items: Iterable[Item]) -> list[str]:
     """What the votes show so far, a sentence a figure; one sentence if there are no votes.
 
-    The win rate of two models is the second one's, in the order of the import; more models are ranked. Annotators are
+    The win rate of two models is the first one's, in the order of the import; more models are ranked. Annotators are
     named with their agreement and their consistency, else only if something is shown of them.
     """
     if not judgements:
@@ -46,7 +46,7 @@ def _models(judgements: Sequence[Judgement], criteria: Sequence[str]) -> list[st
         return ranking(pairs).sentences
     if len(models) < 2:
         return []
-    baseline, candidate = models
+    candidate, baseline = models
     rates = [people_win_rate(pairs, candidate, baseline, criterion).sentence for criterion in (None, *criteria)]
     return [*rates, settling(pairs, candidate, baseline).sentence]
 

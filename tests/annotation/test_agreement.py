@@ -166,3 +166,16 @@ def test_thumbs_agree_as_well() -> None:
     found = agreement(votes)
     assert found.value == pytest.approx(krippendorff_alpha([[1, 0]] + [[bool(i % 3)] * 2 for i in range(1, 9)]))
     assert not math.isnan(found.value or math.nan)
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+def test_alpha_of_simulated_annotators_is_the_known_one(level: str) -> None:
+    """Each gives the true value with a chance of √0.5, else one drawn like the true ones: two agree in half beyond chance.
+
+    The standard error of α is about 0.013 with 2,000 items and three annotators.
+    """
+    rng = np.random.default_rng(8)
+    shares = [0.4, 0.15, 0.45]
+    true = rng.choice(3, (2_000, 1), p=shares)
+    votes = np.where(rng.random((2_000, 3)) < math.sqrt(0.5), true, rng.choice(3, (2_000, 3), p=shares))
+    assert krippendorff_alpha(votes.tolist(), level) == pytest.approx(0.5, abs=0.04)  # type: ignore[arg-type]

@@ -96,3 +96,10 @@ def test_repeats_criteria_thumbs_and_answers_of_one_model_are_left_out() -> None
     ]
     assert ranking([*votes, *more]) == ranking(votes)
     assert ranking(more[1:]).why_not == "there are no votes on answers of two models"
+
+
+def test_a_model_without_votes_on_a_criterion_is_not_in_its_ranking() -> None:
+    votes = of_counts({("a", "b"): (5, 0, 3), ("b", "c"): (4, 0, 2)})
+    short = [judged(i, "ann", "a" if i % 3 else "b", ("a", "b"), criterion="short") for i in range(9)]
+    found = ranking([*votes, *short], "short")
+    assert [(each.model, each.wins, each.losses) for each in found.models] == [("a", 6, 3), ("b", 3, 6)]

@@ -18,8 +18,9 @@ def test_without_votes_there_is_one_sentence() -> None:
 
 
 def test_one_annotator_on_two_models() -> None:
-    """The win rate is the second model's: old's."""
+    """The win rate is the first model's."""
     found = summary(table({"ann": "nnoo"}), items(4, 100))
+    assert "2 wins, 0 ties, 2 losses" in found[0]
     assert [sentence.split(":")[0] for sentence in found] == [
         "Win rate by people",
         "Neither model is ahead after 4 labels.",
@@ -52,3 +53,11 @@ def test_more_than_two_models_are_ranked_and_thumbs_compare_nothing() -> None:
     assert [sentence[:3] for sentence in summary(votes, [])][:3] == ["1. ", "2. ", "3. "]
     thumbs = [judged(i, who, "up" if i % 2 else "down", ("a",)) for i in range(8) for who in ("ann", "bob")]
     assert summary(thumbs, [])[0].startswith("All annotators: Krippendorff's α = 1.00 (no interval)")
+
+
+def test_the_win_rate_is_that_of_the_first_model_of_the_import() -> None:
+    first, second = (
+        summary([judged(i, "ann", "new", models) for i in range(9)], []) for models in (("new", "old"), ("old", "new"))
+    )
+    assert "9 wins, 0 ties, 0 losses" in first[0]
+    assert "0 wins, 0 ties, 9 losses" in second[0]
