@@ -42,14 +42,16 @@ def votes(
     that α and κ at every level of measurement are q · r in the limit of many items.
     """
     names = list(agreement_of)
-    values = list(SHARES)
-    found = []
-    for item in range(items):
-        true = rng.choice(values, p=list(SHARES.values()))
-        for who in rng.permutation(names)[: overlap or len(names)]:
-            own = true if rng.random() < agreement_of[who] else rng.choice(values, p=list(SHARES.values()))
-            found.append(judgement(item, str(who), MODELS, {WIN: "new", DRAW: TIE, LOSS: "old"}[own], rng))
-    return found
+    size = (items, overlap or len(names))
+    who = rng.permuted(np.tile(np.arange(len(names)), (items, 1)), axis=1)[:, : size[1]]
+    values, shares = np.array(list(SHARES)), list(SHARES.values())
+    honest = rng.random(size) < np.array(list(agreement_of.values()))[who]
+    given = np.where(honest, rng.choice(values, (items, 1), p=shares), rng.choice(values, size, p=shares))
+    return [
+        judgement(item, names[person], MODELS, {WIN: "new", DRAW: TIE, LOSS: "old"}[value], rng)
+        for item, (people, said) in enumerate(zip(who.tolist(), given.tolist(), strict=True))
+        for person, value in zip(people, said, strict=True)
+    ]
 
 
 def judgement(

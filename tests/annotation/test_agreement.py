@@ -170,9 +170,9 @@ def test_thumbs_agree_as_well() -> None:
 
 @pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
 def test_alpha_of_simulated_annotators_is_the_known_one(level: str) -> None:
-    """Each gives the true value with a chance of √0.5, else one drawn like the true ones: two agree in half beyond chance.
+    """Each gives the true value with a chance of √0.5, else one drawn like the true ones: α is 0.5 in the limit.
 
-    The standard error of α is about 0.013 with 2,000 items and three annotators.
+    Its standard error is about 0.013 with 2,000 items and three annotators.
     """
     rng = np.random.default_rng(8)
     shares = [0.4, 0.15, 0.45]
