@@ -83,10 +83,11 @@ def priorities(scores: Mapping[int, Sequence[Sequence[float]]], seed: int, chanc
 
 def _disagreement(logits: Any) -> Any:
     """Bits that the label of each pair is expected to tell about the heads; logits (pairs, heads)."""
+    import numpy as np
     from scipy.special import entr, expit
 
     def entropy(p: Any) -> Any:
         return (entr(p) + entr(1 - p)) / math.log(2)
 
     chosen = expit(logits)
-    return entropy(chosen.mean(axis=1)) - entropy(chosen).mean(axis=1)
+    return np.maximum(0, entropy(chosen.mean(axis=1)) - entropy(chosen).mean(axis=1))  # rounding may be below 0

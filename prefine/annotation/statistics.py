@@ -195,8 +195,8 @@ def side_bias(judgements: Sequence[Judgement]) -> list[SideBias]:
         first = sum(each.winner == each.first for each in own)
         p = sign_test(first, len(own) - first)
         found.append(SideBias(name, first, len(own), _interval(first, len(own)), p, p))
-    adjusted = holm([each.p for each in found[1:]])
-    return found[:1] + [replace(each, p_adjusted=p or 0.0) for each, p in zip(found[1:], adjusted, strict=True)]
+    adjusted = _corrected([each.p if each.decided else None for each in found[1:]])
+    return found[:1] + [replace(each, p_adjusted=p) for each, p in zip(found[1:], adjusted, strict=True)]
 
 
 def consistency(judgements: Sequence[Judgement]) -> list[Consistency]:
@@ -238,8 +238,8 @@ def standings(judgements: Sequence[Judgement], criterion: str | None = None) -> 
         table = [[hits, total - hits] for hits, total in (own, rest)]
         p = float(fisher_exact(table, alternative="less").pvalue) if own[1] and rest[1] else 1.0
         found.append(Standing(name, *own, *rest, p, p))
-    adjusted = holm([each.p for each in found])
-    return [replace(each, p_adjusted=p or 0.0) for each, p in zip(found, adjusted, strict=True)]
+    adjusted = _corrected([each.p if each.judged and each.others_judged else None for each in found])
+    return [replace(each, p_adjusted=p) for each, p in zip(found, adjusted, strict=True)]
 
 
 def paces(judgements: Sequence[Judgement], characters: Mapping[int, int]) -> list[Pace]:
@@ -274,6 +274,11 @@ def _one_a_vote(judgements: Iterable[Judgement], *, repeats: bool = False) -> li
         if each.criterion is None and (repeats or not each.repeat):
             found.setdefault(each.vote, each)
     return list(found.values())
+
+
+def _corrected(ps: Sequence[float | None]) -> list[float]:
+    """Holm's correction over the annotators who have a test (None: no test); 1 for the others."""
+    return [1.0 if p is None else p for p in holm(ps)]
 
 
 def _interval(hits: int, count: int) -> Interval | None:

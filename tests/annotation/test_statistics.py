@@ -67,6 +67,13 @@ def test_a_side_bias_is_tested_exactly_and_corrected_for_the_number_of_annotator
     )
 
 
+def test_an_annotator_without_a_test_does_not_count_in_the_correction() -> None:
+    found = side_bias([*sided("ann", 15, 20), judged(40, "bob", "tie")])
+    assert found[1].p_adjusted == pytest.approx(found[1].p)
+    assert (found[2].decided, found[2].p_adjusted, found[2].shown) == (0, 1.0, False)
+    assert found[2].sentence == "bob: no vote for one of two answers."
+
+
 def test_a_ranking_counts_with_one_pair() -> None:
     votes = [judged(1, "ann", "a", pair, vote=7) for pair in (("a", "b"), ("a", "c"), ("a", "d"))]
     assert side_bias(votes)[0].decided == 1
