@@ -48,7 +48,10 @@ def _models(judgements: Sequence[Judgement], criteria: Sequence[str]) -> list[st
         return []
     candidate, baseline = models
     rates = [people_win_rate(pairs, candidate, baseline, criterion).sentence for criterion in (None, *criteria)]
-    return [*rates, settling(pairs, candidate, baseline).sentence]
+    return [
+        *(f"{candidate} against {baseline}: {rate}" for rate in rates),
+        settling(pairs, candidate, baseline).sentence,
+    ]
 
 
 def _annotators(judgements: Sequence[Judgement], items: Iterable[Item]) -> list[str]:

@@ -22,7 +22,7 @@ def test_one_annotator_on_two_models() -> None:
     found = summary(table({"ann": "nnoo"}), items(4, 100))
     assert "2 wins, 0 ties, 2 losses" in found[0]
     assert [sentence.split(":")[0] for sentence in found] == [
-        "Win rate by people",
+        "new against old",
         "Neither model is ahead after 4 labels.",
         "All annotators",
     ]
@@ -41,7 +41,7 @@ def test_annotators_are_named_if_something_is_shown_of_them() -> None:
     assert "ann: agrees with the majority" not in found
     assert "All annotators: the same judgement on 1 of 1 hidden repeat" in found
     assert "short: All annotators: Krippendorff's α" in found
-    assert "Win rate by people, short" in found
+    assert "new against old: Win rate by people, short" in found
     assert "too fast" not in found
     hasty = [judged(i, "eve", "new", seconds=1.0) for i in range(1, 41)]
     assert "eve: too fast to have read the answers: 40 of 40 votes, 100" in "\n".join(summary(hasty, items(40, 1_440)))
