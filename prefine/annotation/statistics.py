@@ -115,7 +115,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class VotingPace:
     """How many of an annotator's votes took less time than reading the answers does.
 
     Attributes:
@@ -242,7 +242,7 @@ def standings(judgements: Sequence[Judgement], criterion: str | None = None) -> 
     return [replace(each, p_adjusted=p) for each, p in zip(found, adjusted, strict=True)]
 
 
-def paces(judgements: Sequence[Judgement], characters: Mapping[int, int]) -> list[Pace]:
+def paces(judgements: Sequence[Judgement], characters: Mapping[int, int]) -> list[VotingPace]:
     """How fast each annotator votes.
 
     Args:
@@ -253,7 +253,7 @@ def paces(judgements: Sequence[Judgement], characters: Mapping[int, int]) -> lis
     for name in sorted({each.annotator for each in judgements}):
         own = [each for each in votes if each.annotator == name]
         fast = sum(each.seconds < fewest_seconds(characters.get(each.item, 0)) for each in own)
-        found.append(Pace(name, fast, len(own), _interval(fast, len(own))))
+        found.append(VotingPace(name, fast, len(own), _interval(fast, len(own))))
     return found
 
 
