@@ -14,6 +14,8 @@ from prefine.errors import PrefineError
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 API_KEY_VARIABLE = "PREFINE_API_KEY"
+PASSWORD_VARIABLE = "PREFINE_PASSWORD"  # noqa: S105 - a name
+SHORTEST_PASSWORD = 8
 MAX_BODY_BYTES = 4 * 1024 * 1024
 _HOST_HEADER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?")
 
@@ -104,6 +106,28 @@ def access_policy(
         )
     names = frozenset(name.lower() for name in other_names)
     return AccessPolicy(host, api_key, names, **settings)  # type: ignore[arg-type]
+
+
+def session_policy(host: str, password: str | None, *, other_names: Iterable[str] = ()) -> AccessPolicy:
+    """The policy of a server whose pages have sessions (prefine.web.sessions) in place of an API key.
+
+    Raises:
+        AccessError: other machines can reach the host, and there is no password or a short one.
+    """
+    reachable = not is_loopback(host)
+    if reachable and password is None:
+        raise AccessError(
+            f"{host!r} can be reached from other machines, and there is no password",
+            f"Set {PASSWORD_VARIABLE}, or listen on 127.0.0.1.",
+            field="--host",
+        )
+    if password is not None and (not password or (reachable and len(password) < SHORTEST_PASSWORD)):
+        raise AccessError(
+            f"the password has {len(password)} characters, and needs at least {SHORTEST_PASSWORD if reachable else 1}",
+            "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(12))'",
+            field=PASSWORD_VARIABLE,
+        )
+    return AccessPolicy(host, None, frozenset(name.lower() for name in other_names))
 
 
 def is_loopback(host: str) -> bool:

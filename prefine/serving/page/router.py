@@ -6,43 +6,26 @@ need no key. The conversation is kept in the browser's tab.
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
-from prefine.web.errors import ApiError
+from prefine.web.static_files import StaticFiles
 
 _INDEX = "index.html"
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
 
 
 def page_router() -> APIRouter:
-    """GET / and GET /page/NAME; names are those of the files, so that none leads to another folder."""
+    """GET / and GET /page/NAME."""
     router = APIRouter()
-    static = {
-        entry.name: (entry.read_bytes(), _TYPES[suffix])
-        for entry in (files("prefine.serving.page") / "static").iterdir()
-        if (suffix := entry.name[entry.name.rfind(".") :]) in _TYPES
-    }
-
-    def response(name: str) -> Response:
-        if name not in static:
-            raise ApiError(404, f"there is no /page/{name[:100]}; the chat page is at /", kind="not_found_error")
-        content, kind = static[name]
-        return Response(content, media_type=kind)
+    static = StaticFiles("prefine.serving.page")
 
     @router.get("/", include_in_schema=False)
-    async def index() -> Response:
-        return response(_INDEX)
+    async def index(request: Request) -> Response:
+        return static.response(_INDEX, request)
 
     @router.get("/page/{name}", include_in_schema=False)
-    async def page_file(name: str) -> Response:
-        return response(name)
+    async def page_file(name: str, request: Request) -> Response:
+        return static.response(name, request)
 
     return router

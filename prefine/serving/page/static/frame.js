@@ -1,10 +1,10 @@
 // What stands around the conversation: models, settings, colours, the API key, messages for people.
 
+import { wireTheme } from "./colours.js";
 import { dress, make } from "./elements.js";
-import { change, nextTheme, settings, theme } from "./settings.js";
+import { change, settings } from "./settings.js";
 
 const ALERT_MS = 8000;
-const THEME_NAMES = { system: "Colours of the system", light: "Light colours", dark: "Dark colours" };
 
 export const at = (id) => document.getElementById(id);
 
@@ -51,7 +51,7 @@ export function wireTools(newConversation) {
   dress(at("compare"), "compare", "Compare");
   dress(at("new-chat"), "plus", "New");
   dress(at("open-settings"), "settings");
-  dress(at("theme"), "theme");
+  wireTheme(at("theme"));
   const labels = {
     send: "Send",
     stop: "Stop",
@@ -59,10 +59,8 @@ export function wireTools(newConversation) {
     compare: "Compare two models side by side",
     "new-chat": "New conversation",
     "open-settings": "Settings",
-    theme: THEME_NAMES[theme()],
   };
   for (const [id, label] of Object.entries(labels)) name(at(id), label);
-  at("theme").addEventListener("click", () => name(at("theme"), THEME_NAMES[nextTheme()]));
   at("new-chat").addEventListener("click", newConversation);
   at("compare").addEventListener("click", () => {
     change({ compare: !settings.compare });
