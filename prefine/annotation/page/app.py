@@ -118,7 +118,7 @@ def _judging(project: Project, sessions: Sessions) -> APIRouter:
 
     @router.post("/undo")
     def undo(request: Request) -> Response:
-        """Take the latest vote back. `ballot` is what it said, so that the page can show it again; null: none is left."""
+        """Take the latest vote back. `ballot` is what it said, for the page to show it again; null: there was none."""
         vote = project.undo(sessions.required(request).name)
         if vote is None:
             return json_response({"ballot": None})

@@ -12,8 +12,11 @@ _MOST_ANSWERS = 4
 _LONGEST_TEXT = 256 * 1024
 _LONGEST_NOTE = 4_000
 _DAY_S = 86_400.0
+# A character that can be seen, and no control characters.
+_NAME = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+_Group = Annotated[list[Name], Field(max_length=_MOST_ANSWERS)]
 Token = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
 
 
@@ -30,7 +33,7 @@ class LinkBody(_Body):
 class NameBody(_Body):
     """A person who comes in without a link."""
 
-    name: Annotated[str, Field(min_length=1, max_length=60)]
+    name: Annotated[str, Field(max_length=60, pattern=_NAME)]
     password: Annotated[str, Field(max_length=1_000)] = ""
 
 
@@ -46,9 +49,7 @@ class VoteBody(_Body):
     token: Token
     key: Annotated[Token, Field(min_length=8, max_length=100)]
     choice: Name
-    ranking: Annotated[
-        list[Annotated[list[Name], Field(max_length=_MOST_ANSWERS)]], Field(max_length=_MOST_ANSWERS)
-    ] = Field(default_factory=list)
+    ranking: Annotated[list[_Group], Field(max_length=_MOST_ANSWERS)] = Field(default_factory=list)
     text: Annotated[str, Field(max_length=_LONGEST_TEXT)] | None = None
     text_of: Name | None = None
     strength: Annotated[int, Field(ge=1, le=3)] | None = None

@@ -1,0 +1,35 @@
+// Undo: the latest vote is taken back, and its item comes again with what was said of it.
+
+import { keepDraft } from "./drafts.js";
+import { alertUser, nextScreen } from "./frame.js";
+import { post } from "./requests.js";
+
+let isBusy = false;
+
+/** Take the latest vote back. */
+export async function undo() {
+  if (isBusy) return;
+  isBusy = true;
+  try {
+    const { ballot } = await post("/api/undo", {}, 1);
+    if (ballot) {
+      keepDraft(null, ballot);
+      nextScreen();
+      return;
+    }
+    alertUser("There is no vote to undo.");
+  } catch (problem) {
+    alertUser(problem.message);
+  }
+  isBusy = false;
+}
+
+/** End the session. */
+export async function leave() {
+  try {
+    await post("/api/leave");
+    nextScreen();
+  } catch (problem) {
+    alertUser(problem.message);
+  }
+}
