@@ -18,7 +18,7 @@ from prefine.annotation.votes import VoteError
 from prefine.errors import CheckpointError, DataError
 from prefine.web.errors import ApiError, json_response
 from prefine.web.guard import Guard
-from prefine.web.handlers import install_handlers
+from prefine.web.handlers import install_handlers, refused_request
 from prefine.web.json_body import JsonRoute
 from prefine.web.policy import AccessPolicy
 from prefine.web.sessions import Sessions
@@ -149,11 +149,16 @@ def _address(request: Request) -> str:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    """503: a full disk, a damaged file; nothing that the client did."""
-    message = error.lines[0] if isinstance(error, DataError | CheckpointError) else ""
+    """503: a full disk, a damaged file. With a field it is about what the client sent."""
+    if not isinstance(error, DataError | CheckpointError):
+        raise error
+    if error.field is not None:
+        return refused_request(error).response()
+    message = error.lines[0]
     return ApiError(503, message, kind="server_error", code="project_unavailable").response()
 
 
 async def _refused_vote(request: Request, error: Exception) -> Response:
-    message, field = (error.lines[0], error.field) if isinstance(error, VoteError) else ("", None)
-    return ApiError(409, message, param=field, code="vote_refused").response()
+    if not isinstance(error, VoteError):
+        raise error
+    return ApiError(409, error.lines[0], param=error.field, code="vote_refused").response()

@@ -7,10 +7,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefine.annotation.records import Ballot
+from prefine.annotation.votes import MAX_NOTE_CHARACTERS, MAX_TEXT_CHARACTERS
 
 _MOST_ANSWERS = 4
-_LONGEST_TEXT = 256 * 1024
-_LONGEST_NOTE = 4_000
 _DAY_S = 86_400.0
 # A character that can be seen, and no control characters.
 _NAME = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
@@ -50,10 +49,10 @@ class VoteBody(_Body):
     key: Annotated[Token, Field(min_length=8, max_length=100)]
     choice: Name
     ranking: Annotated[list[_Group], Field(max_length=_MOST_ANSWERS)] = Field(default_factory=list)
-    text: Annotated[str, Field(max_length=_LONGEST_TEXT)] | None = None
+    text: Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)] | None = None
     text_of: Name | None = None
     strength: Annotated[int, Field(ge=1, le=3)] | None = None
-    note: Annotated[str, Field(max_length=_LONGEST_NOTE)] = ""
+    note: Annotated[str, Field(max_length=MAX_NOTE_CHARACTERS)] = ""
     criteria: Annotated[dict[Name, Name], Field(max_length=50)] = Field(default_factory=dict)
     seconds: Annotated[float, Field(ge=0, le=_DAY_S, strict=False)] = 0.0
 

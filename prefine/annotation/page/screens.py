@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from prefine.annotation.project import Project
-from prefine.annotation.records import Settings, Task
+from prefine.annotation.records import ProjectSettings, Task
 from prefine.web.sessions import WebSession
 
 LETTERS = "ABCD"
@@ -28,7 +28,7 @@ class Screens:
             lstrip_blocks=True,
         )
 
-    def task(self, settings: Settings, session: WebSession, task: Task) -> str:
+    def task(self, settings: ProjectSettings, session: WebSession, task: Task) -> str:
         """The screen on which an item is judged."""
         answers = {answer.id: answer.text for answer in task.item.answers}
         return self._draw(
@@ -51,15 +51,15 @@ class Screens:
         paused, votes = any(one.paused for one in own), sum(one.votes for one in own)
         return self._draw("rest.html.j2", project.settings, session, paused=paused, votes=votes)
 
-    def entrance(self, settings: Settings, asks_password: bool) -> str:
+    def entrance(self, settings: ProjectSettings, asks_password: bool) -> str:
         """The screen of somebody without a session."""
         return self._draw("entrance.html.j2", settings, None, asks_password=asks_password)
 
-    def link(self, settings: Settings) -> str:
+    def link(self, settings: ProjectSettings) -> str:
         """The screen that a personal link leads to, which gets a session for it."""
         return self._draw("link.html.j2", settings, None)
 
-    def _draw(self, template: str, settings: Settings, session: WebSession | None, **values: Any) -> str:
+    def _draw(self, template: str, settings: ProjectSettings, session: WebSession | None, **values: Any) -> str:
         shown = {
             "title": settings.title,
             "instructions": settings.instructions,
