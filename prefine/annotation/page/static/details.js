@@ -40,7 +40,8 @@ export function wireDetails(changed) {
     }
   }
 
-  // One criterion after the other: a key says it, and the next one is asked for. Esc or another key ends.
+  // One criterion after the other: a key says it, and the next one is asked for. Esc ends, as does any other key, which
+  // then does what it does elsewhere.
   function ask(keys, letters, index) {
     criteria.forEach((row, each) => row.element.classList.toggle("active", each === index));
     if (index >= criteria.length) return;
@@ -48,9 +49,11 @@ export function wireDetails(changed) {
     announce(`Criterion ${row.name}`);
     keys.once((name) => {
       const value = valueOf(row, name, letters);
+      const isSkipped = name === "k" || name === "Enter";
       if (value !== undefined) row.set(value);
       changed();
-      ask(keys, letters, value === undefined && name !== "k" && name !== "Enter" ? criteria.length : index + 1);
+      ask(keys, letters, value === undefined && !isSkipped ? criteria.length : index + 1);
+      return value !== undefined || isSkipped;
     });
   }
 

@@ -42,6 +42,7 @@ export class Editing {
     const area = make("textarea", { value: this.text ?? sourceOf(body), "aria-label": `Edited answer ${card.dataset.letter}` });
     const close = () => {
       form.remove();
+      document.body.classList.remove("editing");
       body.hidden = false;
       card.querySelector(".edit").focus();
     };
@@ -62,9 +63,12 @@ export class Editing {
       event.stopPropagation();
     };
     body.hidden = true;
+    document.body.classList.add("editing");
     body.after(form);
     area.style.height = `${Math.min(area.scrollHeight + 4, window.innerHeight * 0.6)}px`;
-    area.focus();
+    area.setSelectionRange(0, 0);
+    area.focus({ preventScroll: true });
+    card.scrollIntoView({ block: "nearest" });
   }
 
   take(card, text) {

@@ -67,5 +67,6 @@ export function nextScreen() {
   location.replace("/");
 }
 
+history.scrollRestoration = "manual"; // every screen begins at its top
 wireTheme(at("theme"));
 for (const element of document.querySelectorAll("[data-markdown]")) render(element);

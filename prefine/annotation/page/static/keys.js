@@ -4,7 +4,7 @@ const SCROLLS = "pre, .table"; // arrows move these
 
 /**
  * Listen. `actions`: key -> function; letters are lower case. `undo` is for Ctrl+Z, `commit` for Ctrl+Enter in a text.
- * The result's `once(act)` gives the next key to `act` in place of its action; Esc takes that back.
+ * The result's `once(act)` gives the next key to `act`; if that returns false, the key's own action follows.
  */
 export function listenForKeys(actions, { undo, commit }) {
   let waiting = null;
@@ -25,8 +25,8 @@ export function listenForKeys(actions, { undo, commit }) {
     if (waiting) {
       const give = waiting;
       waiting = null;
-      act(event, () => give(name));
-      return;
+      event.preventDefault();
+      if (give(name) !== false || name === "Escape") return;
     }
     if (name.startsWith("Arrow") && event.target.closest(SCROLLS)) return;
     if (name === "Enter" && event.target.closest("button, summary, a")) return;

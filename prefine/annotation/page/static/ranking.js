@@ -94,7 +94,7 @@ export class Ranking {
     this.row.replaceChildren(...row);
     const ranked = new Set(this.places.map((place) => place.id));
     const waiting = [...this.letters.keys()].filter((id) => !ranked.has(id));
-    this.tray.replaceChildren(...waiting.map((id) => this.chip(id)));
+    this.tray.replaceChildren(make("span", { class: "hint" }, "to rank"), ...waiting.map((id) => this.chip(id)));
     if (focused) document.querySelector(`[data-chip="${CSS.escape(focused)}"]`)?.focus();
   }
 
@@ -156,7 +156,7 @@ export class Ranking {
 
   drop(id, x, y) {
     const tray = this.tray.getBoundingClientRect();
-    if (this.tray.childElementCount && x >= tray.left && x <= tray.right && y >= tray.top && y <= tray.bottom) {
+    if (this.tray.offsetWidth && x >= tray.left && x <= tray.right && y >= tray.top && y <= tray.bottom) {
       const index = this.places.findIndex((place) => place.id === id);
       if (index >= 0) this.take(index);
       this.update();

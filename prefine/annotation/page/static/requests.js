@@ -47,5 +47,9 @@ async function send(path, body) {
     // Not our JSON: the status has to do.
   }
   if (response.ok) return answer;
-  throw new RequestProblem(answer.error?.message ?? `The server answered ${response.status}.`, response.status);
+  throw new RequestProblem(sentence(answer.error?.message ?? `the server answered ${response.status}`), response.status);
+}
+
+function sentence(text) {
+  return `${text.slice(0, 1).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 }

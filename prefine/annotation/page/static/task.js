@@ -163,6 +163,7 @@ function editOne(keys) {
       clearAlert();
       const card = cards.find((each) => each.dataset.letter.toLowerCase() === name);
       if (card) editing.open(card);
+      return card !== undefined;
     });
   }
 }
