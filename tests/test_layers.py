@@ -32,6 +32,7 @@ WITHOUT_TORCH = (
     "report",
     "watching",
     "web",
+    "annotation.page",
     "comparisons",
     "judges",
     "regression",

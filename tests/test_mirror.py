@@ -19,6 +19,10 @@ TOPICS = {
         "quickstart": "the quickstart's recipes",
         "results": "the experiments of make results",
     },
+    "annotation/page": {
+        "annotation_page": "the annotation page in a browser",
+        "annotation_safety": "what models and people write stays text on the page",
+    },
     "cli": {
         "bad_arguments": "refusals of every verb",
         "chat_terminal": "chat in a pseudo-terminal",

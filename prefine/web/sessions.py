@@ -34,13 +34,20 @@ class WebSession:
     Attributes:
         name: of the person.
         visit: a random name of the session that may be stored with what the person does.
-        form_token: what a page of this session sends with each change, as TOKEN_HEADER.
-        ends: Unix time.
+        form_token: what a page of this session sends with each change, as TOKEN_HEADER. Made from the cookie's id.
     """
 
     name: str
     visit: str
     form_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is kept of a session: nothing with which it could be taken over. It ends at the Unix time `ends`."""
+
+    name: str
+    visit: str
     ends: float
 
 
@@ -62,14 +69,14 @@ class Sessions:
     def begin(self, name: str, request: Request, response: Response) -> WebSession:
         """Begin a session of `name`; the response sets its cookie. The browser's earlier session ends."""
         identifier = secrets.token_urlsafe(32)
-        session = WebSession(name, secrets.token_hex(8), secrets.token_urlsafe(32), self._clock() + LIFETIME_S)
+        kept = _Kept(name, secrets.token_hex(8), self._clock() + LIFETIME_S)
         with self._lock:
             self._sessions.pop(_hashed(_cookie(request)), None)
-            self._sessions[_hashed(identifier)] = session
+            self._sessions[_hashed(identifier)] = kept
             self._forget()
             self._write()
         _set_cookie(request, response, identifier, int(LIFETIME_S))
-        return session
+        return WebSession(name, kept.visit, _form_token(identifier))
 
     def end(self, request: Request, response: Response) -> None:
         """End the request's session, if it has one, and remove its cookie."""
@@ -80,9 +87,12 @@ class Sessions:
 
     def of(self, request: Request) -> WebSession | None:
         """The session that a request belongs to; None if it has none, or one that has ended."""
+        identifier = _cookie(request)
         with self._lock:
-            session = self._sessions.get(_hashed(_cookie(request)))
-        return session if session is not None and session.ends > self._clock() else None
+            kept = self._sessions.get(_hashed(identifier))
+        if kept is None or kept.ends <= self._clock():
+            return None
+        return WebSession(kept.name, kept.visit, _form_token(identifier))
 
     def required(self, request: Request) -> WebSession:
         """The session of a request that changes something.
@@ -120,21 +130,25 @@ class Sessions:
         if self._path is None:
             return
         with atomic_write(self._path) as temporary:
-            temporary.touch(mode=0o600)
             kept = {key: asdict(session) for key, session in self._sessions.items()}
             temporary.write_text(json.dumps(kept), encoding="utf-8")
+        self._path.chmod(0o600)  # it holds names; a file that was just renamed has the mode of any new one
 
 
-def _read(path: Path) -> dict[str, WebSession]:
+def _read(path: Path) -> dict[str, _Kept]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): WebSession(**session) for key, session in kept.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return {str(key): _Kept(**session | {"ends": float(session["ends"])}) for key, session in kept.items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
 
 
 def _hashed(identifier: str) -> str:
     return hashlib.sha256(identifier.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _form_token(identifier: str) -> str:
+    return _hashed(f"form {identifier}")
 
 
 def _cookie_name(request: Request) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefine.web.policy import AccessError, AccessPolicy, access_policy, is_loopback
+from prefine.web.policy import AccessError, AccessPolicy, access_policy, is_loopback, session_policy
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,15 @@ def test_open_paths_are_exact_unless_they_end_with_a_slash() -> None:
 
 def test_the_key_is_not_in_the_policys_text() -> None:
     assert "right-key" not in repr(access_policy("127.0.0.1", "right-key"))
+
+
+def test_pages_with_sessions_need_a_password_where_others_reach_them() -> None:
+    for host in ("127.0.0.1", "localhost"):
+        assert session_policy(host, None).api_key is None
+        assert session_policy(host, "short").host == host
+    assert session_policy("0.0.0.0", "long enough", other_names=["Mill"]).other_names == {"mill"}
+    for password, told in ((None, "there is no password"), ("seven77", "has 7 characters, and needs at least 8")):
+        with pytest.raises(AccessError, match=told):
+            session_policy("0.0.0.0", password)
+    with pytest.raises(AccessError, match="has 0 characters, and needs at least 1"):
+        session_policy("127.0.0.1", "")

@@ -23,7 +23,6 @@ class Screens:
             loader=jinja2.FileSystemLoader(str(folder)),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
-            finalize=_storable,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -71,10 +70,3 @@ class Screens:
             "form_token": session.form_token if session else "",
         }
         return self._environment.get_template(template).render(shown | values)
-
-
-def _storable(value: object) -> object:
-    """Text with halves of surrogate pairs replaced, which UTF-8 does not have. Markup stays as it is."""
-    if type(value) is str and not value.isascii():
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value

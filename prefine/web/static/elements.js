@@ -19,6 +19,15 @@ const ICONS = {
   latest: "M12 5v14M5 12l7 7 7-7",
   better: "M12 3l2.7 5.8 6.3.8-4.6 4.3 1.2 6.3L12 17l-5.6 3.2 1.2-6.3L3 9.6l6.3-.8z",
   check: "M5 12.5l5 5L19 7",
+  undo: "M9 14l-5-5 5-5M4 9h10a6 6 0 0 1 0 12h-3",
+  pause: "M8 5v14M16 5v14",
+  play: "M7 4l13 8-13 8z",
+  keys: "M3 6h18v12H3zM7 10h.01M11 10h.01M15 10h.01M8 14h8",
+  instructions: "M6 3h9l4 4v14H6zM9 11h7M9 15h7",
+  fold: "M7 4l5 5 5-5M7 20l5-5 5 5",
+  differences: "M5 8h9M5 16h9M18 5v6M15 8h6M15 16h6",
+  leave: "M10 4H4v16h6M9 12h11M16 8l4 4-4 4",
+  details: "M6 9l6 6 6-6",
 };
 
 /** An element with properties and children; children are nodes or texts. */

@@ -15,7 +15,7 @@ import uvicorn
 from prefine.annotation.page.access import link_path
 from prefine.annotation.page.app import create_app
 from prefine.annotation.project import Project
-from prefine.annotation.records import Answer, AnnotationItem, ProjectSettings, Turn
+from prefine.annotation.records import AnnotationItem, Answer, ProjectSettings, Turn
 from prefine.web.policy import session_policy
 
 MODELS = ("model-sft-secret", "model-dpo-secret", "model-ppo-secret", "model-rl-secret")

@@ -9,44 +9,9 @@ from typing import Any
 
 from tests.serving.page.conftest import Open
 from tests.serving.page.page_server import PageServer, page_server
+from tests.web.payloads import ALLOWED, PAYLOADS
 
-STATIC = files("prefine.serving.page") / "static"
-
-# Of OWASP's and PortSwigger's cheat sheets, by the kind of the hole; each would set window.hacked.
-PAYLOADS = [
-    "<script>window.hacked=1</script>",
-    "<img src=x onerror=window.hacked=1>",
-    "<svg onload=window.hacked=1>",
-    "<svg><script>window.hacked=1</script></svg>",
-    "<iframe srcdoc='<script>parent.hacked=1</script>'></iframe>",
-    "<details open ontoggle=window.hacked=1>x</details>",
-    "<math><mtext><table><mglyph><style><img src=x onerror=window.hacked=1>",
-    "<body onload=window.hacked=1>",
-    "<input autofocus onfocus=window.hacked=1>",
-    "<a href='javascript:window.hacked=1' id=click>click</a>",
-    "<base href='http://127.0.0.1:9/'>",
-    "<style>@import 'http://127.0.0.1:9/x.css';</style>",
-    "<meta http-equiv=refresh content='0;url=javascript:window.hacked=1'>",
-    "[click](javascript:window.hacked=1)",
-    '![x](x" onerror="window.hacked=1)',
-    "<javascript:window.hacked=1>",
-    '```"><img src=x onerror=window.hacked=1>\n</code></pre><script>window.hacked=1</script>\n```',
-    "`</code><img src=x onerror=window.hacked=1>`",
-    "# <img src=x onerror=window.hacked=1>",
-    "- <img src=x onerror=window.hacked=1>",
-    "> <img src=x onerror=window.hacked=1>",
-    "|<img src=x onerror=window.hacked=1>|\n|-|\n|<svg onload=window.hacked=1>|",
-    "**<img src=x onerror=window.hacked=1>**",
-    "\u202e<script>window.hacked=1</script>\u0000",
-    "</textarea><script>window.hacked=1</script>",
-    "{{constructor.constructor('window.hacked=1')()}}",
-    "__proto__",
-]
-# What answers are made of; nothing else may come into being from a text.
-ALLOWED = {
-    *("p", "h3", "h4", "h5", "h6", "hr", "ul", "ol", "li", "blockquote", "div", "table", "thead", "tbody", "tr", "th"),
-    *("td", "code", "pre", "strong", "em", "span", "button", "svg", "path"),
-}
+FOLDERS = [files(package) / "static" for package in ("prefine.serving.page", "prefine.web")]
 
 
 def test_no_payload_runs_or_becomes_an_element(open_page: Open, tmp_path: Path) -> None:
@@ -115,7 +80,7 @@ def test_the_policy_forbids_what_the_page_does_not_need(server: PageServer, brow
 
 
 def sources() -> dict[str, str]:
-    return {entry.name: entry.read_text(encoding="utf-8") for entry in STATIC.iterdir()}
+    return {entry.name: entry.read_text(encoding="utf-8") for folder in FOLDERS for entry in folder.iterdir()}
 
 
 def test_the_page_never_parses_text_as_html_or_code() -> None:

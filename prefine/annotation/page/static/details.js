@@ -70,6 +70,7 @@ export function wireDetails(changed) {
       for (const row of criteria) row.set(Object.hasOwn(kept.criteria ?? {}, row.name) ? kept.criteria[row.name] : null);
       if (note) note.value = kept.note ?? "";
       if (note) fit(note);
+      if (kept.strength || kept.note || Object.keys(kept.criteria ?? {}).length) show(true);
     },
     strength(value) {
       if (!strength) return;

@@ -16,7 +16,7 @@ async function resume() {
 at("leave").addEventListener("click", leave);
 at("resume")?.addEventListener("click", resume);
 at("again")?.addEventListener("click", nextScreen);
-at("undo")?.addEventListener("click", undo);
+at("undo")?.addEventListener("click", () => undo());
 document.addEventListener("keydown", (event) => {
   if (event.key.toLowerCase() === "u" && at("undo")) undo();
 });

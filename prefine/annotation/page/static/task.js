@@ -38,6 +38,8 @@ function save() {
   if (!isSent) keepDraft(token, draft());
 }
 
+const takeBack = () => undo(() => { isSent = true; }); // what is kept then is the vote that was taken back
+
 function restore() {
   const kept = keptDraft(token);
   if (!kept) return;
@@ -54,6 +56,10 @@ function restore() {
 /** Send the vote, and go on to the next task once it is on the server's disk. */
 async function vote(choice, more = {}) {
   if (isSent || !document.body.dataset.ready) return;
+  if (document.querySelector(".editor")) {
+    alertUser("Keep the edit or discard it first.");
+    return;
+  }
   save();
   isSent = true;
   clearAlert();
@@ -188,7 +194,7 @@ const ofKind = {
 const keys = listenForKeys({
   ...ofKind,
   s: pressable("skip"),
-  u: undo,
+  u: takeBack,
   n: () => details.note(),
   k: () => details.criteria(keys, letters),
   o: () => details.toggle(),
@@ -197,7 +203,7 @@ const keys = listenForKeys({
   i: () => openDialog("instructions"),
   "?": () => openDialog("keys"),
   p: pause,
-}, { undo, commit: kind === "rewrite" ? sendRewritten : () => {} });
+}, { undo: takeBack, commit: kind === "rewrite" ? sendRewritten : () => {} });
 
 for (const button of choices) {
   if (button.dataset.icon) {
@@ -209,7 +215,7 @@ for (const button of choices) {
 }
 at("send-ranking")?.addEventListener("click", sendRanking);
 at("leave").addEventListener("click", leave);
-wireButton("undo", "undo", undo);
+wireButton("undo", "undo", takeBack);
 wireButton("pause", "pause", pause);
 wireButton("open-keys", "keys", () => openDialog("keys"));
 wireButton("open-instructions", "instructions", () => openDialog("instructions"));

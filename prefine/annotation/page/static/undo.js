@@ -6,13 +6,14 @@ import { post } from "./requests.js";
 
 let isBusy = false;
 
-/** Take the latest vote back. */
-export async function undo() {
+/** Take the latest vote back. `leaving` is called before this screen goes. */
+export async function undo(leaving = () => {}) {
   if (isBusy) return;
   isBusy = true;
   try {
     const { ballot } = await post("/api/undo", {}, 1);
     if (ballot) {
+      leaving();
       keepDraft(null, ballot);
       nextScreen();
       return;
