@@ -68,7 +68,7 @@ def test_no_payload_runs_or_becomes_an_element(tmp_path: Path, open_page: Open, 
         page.get_by_text(f"You are {name}.").wait_for()
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Skip").click()
-        page.wait_for_selector("#again")
+        page.wait_for_selector("body[data-ready] #again")
         assert page.locator(".who").inner_text() == name and scripts_and_elements(page)[0] is None
         (vote,) = server.project.votes()
         assert vote.ballot.note == EVERYTHING.replace("\u0000", "\ufffd") or vote.ballot.note == EVERYTHING

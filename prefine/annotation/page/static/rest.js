@@ -20,3 +20,4 @@ at("undo")?.addEventListener("click", () => undo());
 document.addEventListener("keydown", (event) => {
   if (event.key.toLowerCase() === "u" && at("undo")) undo();
 });
+document.body.dataset.ready = "yes";
