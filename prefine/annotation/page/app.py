@@ -62,7 +62,14 @@ def _pages(project: Project, sessions: Sessions, asks_password: bool) -> APIRout
         session = sessions.of(request)
         if session is None:
             return HTMLResponse(screens.entrance(project.settings, asks_password))
-        task = project.next_task(session.name)
+        try:
+            task = project.next_task(session.name)
+        except DataError as error:
+            if error.field != "name":
+                raise
+            # The session is of another project that was here before.
+            sessions.end(request, response := HTMLResponse(screens.entrance(project.settings, asks_password)))
+            return response
         if task is None:
             return HTMLResponse(screens.rest(project, session))
         return HTMLResponse(screens.task(project.settings, session, task))
@@ -86,7 +93,7 @@ def _entering(entrance: Entrance, sessions: Sessions) -> APIRouter:
     @router.post("/link")
     def by_link(body: LinkBody, request: Request) -> Response:
         """Begin the session of a personal link's owner."""
-        name = entrance.by_link(body.token, _address(request))
+        name = entrance.by_link(body.token)
         sessions.begin(name, request, response := json_response({}))
         return response
 

@@ -15,7 +15,7 @@ import uvicorn
 from prefine.annotation.page.access import link_path
 from prefine.annotation.page.app import create_app
 from prefine.annotation.project import Project
-from prefine.annotation.records import AnnotationItem, Answer, ProjectSettings, Turn
+from prefine.annotation.records import AnnotationItem, JudgedAnswer, ProjectSettings, PromptTurn
 from prefine.web.policy import session_policy
 
 MODELS = ("model-sft-secret", "model-dpo-secret", "model-ppo-secret", "model-rl-secret")
@@ -37,11 +37,13 @@ class AnnotationServer:
         return self.address + link_path(self.project.annotator(name))
 
 
-def item(texts: Sequence[str], prompt: str | Sequence[Turn] = "Where is Lyon?", category: str = "") -> AnnotationItem:
+def item(
+    texts: Sequence[str], prompt: str | Sequence[PromptTurn] = "Where is Lyon?", category: str = ""
+) -> AnnotationItem:
     """An item with one answer of each model; the model's name says which."""
-    turns = (Turn("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-    answers = tuple(Answer("", text, model, f"runs/{model}") for text, model in zip(texts, MODELS, strict=False))
-    return AnnotationItem(0, "", turns, category, answers)
+    turns = (PromptTurn("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+    answers = tuple(JudgedAnswer("", text, model, f"runs/{model}") for text, model in zip(texts, MODELS, strict=False))
+    return AnnotationItem(0, "", turns, "", answers)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefine.annotation.project import Project
-from prefine.annotation.records import Ballot, Kind, ProjectSettings, Turn
+from prefine.annotation.records import Ballot, Kind, ProjectSettings, PromptTurn
 from tests.annotation.page.conftest import PHONE, Open, at_task
 from tests.annotation.page.page_project import MODELS, AnnotationServer, annotation_server, item
 
@@ -289,7 +289,12 @@ def test_what_differs_is_shown_on_demand(serve: Serve, open_page: Open) -> None:
 
 
 def test_long_answers_are_folded_alike_and_turns_are_shown(serve: Serve, open_page: Open) -> None:
-    turns = (Turn("system", "Be brief."), Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "Go on"))
+    turns = (
+        PromptTurn("system", "Be brief."),
+        PromptTurn("user", "Hello"),
+        PromptTurn("assistant", "Hi"),
+        PromptTurn("user", "Go on"),
+    )
     server = serve("compare", [item([LONG, LONG + "\n\nEnd."], turns)])
     page = at_task(open_page(server.link("anna")), 1)
     assert page.locator(".said .text").all_inner_texts() == ["Be brief.", "Hello", "Hi", "Go on"]
@@ -373,3 +378,17 @@ def test_a_server_that_starts_again_goes_on(tmp_path: Path, open_page: Open) -> 
     with annotation_server(path, settings, (), sessions_path=sessions, port=port) as server:
         at_task(page, 2)
         assert len(ballots(server.project)) == 1
+
+
+def test_enter_saves_a_ranking_that_was_tapped(serve: Serve, open_page: Open) -> None:
+    server = serve("rank", allow_ties=False, criteria=("helpful",))
+    page = at_task(open_page(server.link("anna")), 1)
+    for _ in range(4):
+        page.locator(".tray .chip").first.click()
+    assert page.locator("#options button").all_inner_texts() == ["A", "B", "C", "D"]  # no tie
+    page.keyboard.press("Space")  # takes the last letter out again
+    assert page.locator(".tray .chip").inner_text() == "D"
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("body[data-ready] #again")
+    assert len(ballots(server.project)[0].ranking) == 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefine.annotation.records import Kind, ProjectSettings, Turn
+from prefine.annotation.records import Kind, ProjectSettings, PromptTurn
 from tests.annotation.page.conftest import Open, at_task
 from tests.annotation.page.page_project import annotation_server, item
 from tests.web.payloads import ALLOWED, PAYLOADS
@@ -32,7 +32,7 @@ def scripts_and_elements(page: Any) -> tuple[Any, int, set[str]]:
 def test_no_payload_runs_or_becomes_an_element(tmp_path: Path, open_page: Open, kind: Kind) -> None:
     """As prompts, answers, title, instructions, name of the annotator, note and edited text."""
     count = {"compare": 2, "rank": 4}.get(kind, 1)
-    turns = (Turn("system", EVERYTHING), Turn("assistant", EVERYTHING), Turn("user", EVERYTHING))
+    turns = (PromptTurn("system", EVERYTHING), PromptTurn("assistant", EVERYTHING), PromptTurn("user", EVERYTHING))
     texts = [f"{EVERYTHING}\n{n}" for n in range(count)]
     settings = ProjectSettings(PAYLOADS[1][:200], EVERYTHING, kind)
     name = "<img src=x onerror=window.hacked=1>"

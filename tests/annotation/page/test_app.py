@@ -226,3 +226,15 @@ def test_two_annotators_judge_different_items(project: Project) -> None:
     anna.enter()
     ben.enter("ben")
     assert ("Question 0?" in anna.page()) and ("Question 1?" in ben.page())
+
+
+def test_a_session_of_another_project_leads_to_the_entrance(tmp_path: Path, project: Project) -> None:
+    sessions = tmp_path / "sessions.json"
+    anna = Browser(create_app(project, session_policy("127.0.0.1", None), None, sessions))
+    anna.enter()
+    with project_of(tmp_path, "thumb") as other:
+        again = Browser(create_app(other, session_policy("127.0.0.1", None), None, sessions))
+        again.cookies = anna.cookies
+        assert 'id="enter"' in again.page()
+        again.enter("ben")
+        assert "Question 0?" in again.page()

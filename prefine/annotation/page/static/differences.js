@@ -1,6 +1,7 @@
 // What differs between the two answers, shown in plain text on demand.
 
 import { make } from "./elements.js";
+import { fold } from "./folding.js";
 import { alertUser, at, render } from "./frame.js";
 import { post } from "./requests.js";
 
@@ -34,4 +35,5 @@ function mark(shown) {
   isShown = shown;
   document.body.classList.toggle("comparing", shown);
   at("differences").setAttribute("aria-pressed", String(shown));
+  fold();
 }

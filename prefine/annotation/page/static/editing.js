@@ -2,7 +2,7 @@
 
 import { dress, make } from "./elements.js";
 import { alertUser, render, sourceOf } from "./frame.js";
-import { unfold } from "./folding.js";
+import { fold, unfold } from "./folding.js";
 
 export class Editing {
   constructor(cards, changed) {
@@ -53,7 +53,8 @@ export class Editing {
     form.onsubmit = (event) => {
       event.preventDefault();
       close();
-      if (area.value === sourceOf(body).replaceAll("\r\n", "\n")) this.discard(card);
+      if (!area.value.trim()) alertUser("An edited answer cannot be empty; the answer is as it was.");
+      if (!area.value.trim() || area.value === sourceOf(body).replace(/\r\n?/g, "\n")) this.discard(card);
       else this.take(card, area.value);
     };
     area.onkeydown = (event) => {
@@ -77,6 +78,7 @@ export class Editing {
     const body = card.querySelector(".text");
     render(body, text);
     this.mark(card, "Edited by you");
+    fold();
     this.changed();
   }
 
@@ -85,6 +87,7 @@ export class Editing {
     this.text = null;
     render(card.querySelector(".text"));
     this.mark(card, "");
+    fold();
     this.changed();
   }
 

@@ -14,7 +14,8 @@ function long() {
   });
 }
 
-function draw() {
+/** Look again at what is long, as when a text has changed. */
+export function fold() {
   const folded = new Set(long());
   for (const folder of folders) {
     const button = folder.parentElement.querySelector(".unfold");
@@ -27,13 +28,13 @@ function draw() {
 /** Fold long texts, or unfold them. */
 export function toggleFolding() {
   isOpen = !isOpen;
-  draw();
+  fold();
 }
 
 /** Show a text whole, as when it is edited. */
 export function unfold() {
   isOpen = true;
-  draw();
+  fold();
 }
 
 /** Fold what is long; again when the window changes. */
@@ -41,7 +42,7 @@ export function wireFolding() {
   for (const folder of folders) folder.parentElement.querySelector(".unfold").addEventListener("click", toggleFolding);
   let width = 0;
   new ResizeObserver(() => {
-    if (window.innerWidth !== width) draw();
+    if (window.innerWidth !== width) fold();
     width = window.innerWidth;
   }).observe(document.body);
 }

@@ -29,7 +29,7 @@ export function listenForKeys(actions, { undo, commit }) {
       if (give(name) !== false || name === "Escape") return;
     }
     if (name.startsWith("Arrow") && event.target.closest(SCROLLS)) return;
-    if (name === "Enter" && event.target.closest("button, summary, a")) return;
+    if (name === "Enter" && event.target.closest("button:not(.chip), summary, a")) return;
     if (Object.hasOwn(actions, name)) act(event, actions[name]);
   });
   return { once: (give) => { waiting = give; } };

@@ -120,7 +120,9 @@ export class Ranking {
     return chip;
   }
 
+  // Arrows move a letter; Enter saves the ranking also where a letter has the focus, and Space taps it.
   step(event, id) {
+    if (event.key === "Enter") event.preventDefault();
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     const index = this.places.findIndex((place) => place.id === id);
     if (!by || index < 0) return;

@@ -1,6 +1,6 @@
 // Undo: the latest vote is taken back, and its item comes again with what was said of it.
 
-import { keepDraft } from "./drafts.js";
+import { dropDraft, keepDraft } from "./drafts.js";
 import { alertUser, nextScreen } from "./frame.js";
 import { post } from "./requests.js";
 
@@ -29,6 +29,7 @@ export async function undo(leaving = () => {}) {
 export async function leave() {
   try {
     await post("/api/leave");
+    dropDraft(); // whoever comes next is somebody else
     nextScreen();
   } catch (problem) {
     alertUser(problem.message);
