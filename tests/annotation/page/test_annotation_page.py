@@ -21,6 +21,7 @@ ITEMS = {
     "thumb": [item([f"Answer {n}"]) for n in range(3)],
     "rewrite": [item(["It left Paris.\n\nAt noon."])],
 }
+SLOW = pytest.mark.slow
 Serve = Callable[..., AnnotationServer]
 
 
@@ -182,10 +183,10 @@ def test_a_held_key_and_a_key_with_a_modifier_judge_nothing(serve: Serve, open_p
 
 
 def test_sides_are_random_and_models_are_not_told(serve: Serve, open_page: Open) -> None:
-    server = serve("compare", [item([f"one {n}", f"two {n}"]) for n in range(8)])
+    server = serve("compare", [item([f"one {n}", f"two {n}"]) for n in range(6)])
     page = open_page(server.link("anna"))
     left = []
-    for number in range(1, 9):
+    for number in range(1, 7):
         at_task(page, number)
         assert not any(name in page.content() for name in MODELS)
         left.append(model_of(server.project, shown(page)[0]))
@@ -320,7 +321,9 @@ def test_two_annotators_at_once(serve: Serve, open_page: Open) -> None:
     assert {(name, choice) for name, _, choice in found} == {("anna", "tie"), ("ben", "both_bad")}
 
 
-@pytest.mark.parametrize("kind", ["compare", "rank", "thumb", "rewrite"])
+@pytest.mark.parametrize(
+    "kind", ["compare", "rank", *(pytest.param(kind, marks=SLOW) for kind in ("thumb", "rewrite"))]
+)
 def test_a_phone_shows_it_all_without_scrolling_sideways(serve: Serve, open_page: Open, kind: Kind) -> None:
     wide = "`" + "wide" * 80 + "`\n\n|a|b|\n|-|-|\n|" + "w" * 90 + "|x|\n\n" + "word" * 60
     count = len(ITEMS[kind][0].answers)

@@ -15,6 +15,7 @@ from tests.annotation.page.page_project import annotation_server, item
 from tests.web.payloads import ALLOWED, PAYLOADS
 
 FOLDERS = [files(package) / "static" for package in ("prefine.annotation.page", "prefine.web")]
+OTHER_KINDS = ("rank", "thumb", "rewrite")
 TEMPLATES = files("prefine.annotation.page") / "templates"
 EVERYTHING = "\n\n".join(PAYLOADS) + '\n\n" onfocus="window.hacked=1" autofocus x="\n</title></textarea></noscript>'
 
@@ -28,7 +29,7 @@ def scripts_and_elements(page: Any) -> tuple[Any, int, set[str]]:
     )
 
 
-@pytest.mark.parametrize("kind", ["compare", "rank", "thumb", "rewrite"])
+@pytest.mark.parametrize("kind", ["compare", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHER_KINDS)])
 def test_no_payload_runs_or_becomes_an_element(tmp_path: Path, open_page: Open, kind: Kind) -> None:
     """As prompts, answers, title, instructions, name of the annotator, note and edited text."""
     count = {"compare": 2, "rank": 4}.get(kind, 1)

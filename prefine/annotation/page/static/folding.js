@@ -8,8 +8,9 @@ const folders = [...document.querySelectorAll(".folding")];
 let isOpen = false;
 
 function long() {
+  const rem = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
   return folders.filter((folder) => {
-    const most = Number.parseFloat(getComputedStyle(folder).getPropertyValue("--folded")) * 16;
+    const most = Number.parseFloat(getComputedStyle(folder).getPropertyValue("--folded")) * rem;
     return folder.firstElementChild.scrollHeight > most * SLACK;
   });
 }
