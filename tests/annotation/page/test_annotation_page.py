@@ -22,6 +22,7 @@ ITEMS = {
     "rewrite": [item(["It left Paris.\n\nAt noon."])],
 }
 SLOW = pytest.mark.slow
+LESS = ("thumb", "rewrite")  # of the kinds, those whose screens have least on them
 Serve = Callable[..., AnnotationServer]
 
 
