@@ -47,9 +47,10 @@ def _models(judgements: Sequence[Judgement], criteria: Sequence[str]) -> list[st
     if len(models) < 2:
         return []
     candidate, baseline = models
-    rates = [people_win_rate(pairs, candidate, baseline, criterion).sentence for criterion in (None, *criteria)]
+    whole, *others = [people_win_rate(pairs, candidate, baseline, each).sentence for each in (None, *criteria)]
     return [
-        *(f"{candidate} against {baseline}: {rate}" for rate in rates),
+        f"The candidate is {candidate}, the baseline {baseline}. {whole}",
+        *others,
         settling(pairs, candidate, baseline).sentence,
     ]
 

@@ -177,11 +177,12 @@ def status(project: ProjectPath = _DEFAULT_PROJECT, as_json: AsJson = False) -> 
     from dataclasses import asdict
 
     from prefine.annotation.project import ProjectReader
-    from prefine.cli.annotation_status import findings_of, progress_lines
+    from prefine.annotation.summary import summary
+    from prefine.cli.annotation_status import progress_lines
 
     reader = ProjectReader(project)
     progress, judgements = reader.progress(), reader.judgements()
-    findings = [*findings_of(reader, judgements)]
+    findings = summary(judgements, reader.items()) if judgements else []
     if as_json:
         value = {"progress": asdict(progress), "findings": findings}
         echo(json.dumps(value, ensure_ascii=False))

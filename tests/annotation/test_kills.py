@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from prefine.annotation.project import Project
 from tests.annotation.projects import project
 
 WRITERS, LIVES, ITEMS, OVERLAP = 8, 3, 60, 3
+LIMIT_S = 120
 
 # A client: says what it is going to send, sends it, and says that it was acknowledged. What an earlier life had not
 # seen acknowledged is sent again first, as a browser does.
@@ -51,6 +53,9 @@ def life(path: Path, name: str, pending: str, acknowledged: dict[str, int], kill
         [sys.executable, "-c", CLIENT, str(path), name, pending], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
+    # A client that waits for ever must fail the test and not stop it.
+    limit = threading.Timer(LIMIT_S, process.kill)
+    limit.start()
     lines = 0
     for line in process.stdout:
         word, key, *rest = line.split()
@@ -63,6 +68,8 @@ def life(path: Path, name: str, pending: str, acknowledged: dict[str, int], kill
         if lines == kill_at:
             process.send_signal(signal.SIGKILL)  # what it has written until now is read to the end
     code = process.wait()
+    assert limit.is_alive(), f"a client took longer than {LIMIT_S} s"
+    limit.cancel()
     assert code == (0 if kill_at is None or lines < kill_at else code)
     return pending
 

@@ -118,7 +118,6 @@ def test_every_format_is_exported(pairs: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_status_shows_progress_and_what_the_votes_say(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("prefine.annotation.statistics")
     assert run("import", pairs, "--order", "given") == 0
     capsys.readouterr()
     assert run("status") == 0
