@@ -32,7 +32,7 @@ from rich.console import Console
 
 from prefine.api import load_recipe
 from prefine.recipe.guards import GuardSection
-from prefine.recipe.rl import PpoGuards
+from prefine.recipe.rl_guards import PpoGuards
 from prefine.runs.directory import read_metrics
 from prefine.training.rl.stage import PpoStage
 from prefine.training.run.run_stage import run_stage

@@ -79,6 +79,7 @@ TOPICS = {
         "first_loss": "DPO before its first step",
         "golden": "recorded steps of each stage",
         "gradients": "a step depends on its rows alone",
+        "grpo_parity": "the losses of GRPO against TRL's",
         "heldout_rows": "figures of held-out rows",
         "interrupts": "signals to a running command",
         "kills": "kill -9 and resume",

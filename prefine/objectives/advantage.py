@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -69,7 +71,7 @@ def rloo(rewards: Tensor) -> Tensor:
     return _centred(rewards) * (siblings / (siblings - 1))
 
 
-def grpo(rewards: Tensor) -> Tensor:
+def grpo(rewards: Tensor, std: Literal["group", "update", "none"] = "group") -> Tensor:
     """An answer's reward minus its group's mean, over the deviation (Shao et al. 2024, arXiv 2402.03300, 4.1.2).
 
     The rewards must not include a KL penalty. The division gives every group the same spread: in a group with equal
@@ -77,11 +79,16 @@ def grpo(rewards: Tensor) -> Tensor:
 
     Args:
         rewards: (P, n) of n answers to each of P prompts, n at least 2. If all are equal the advantages are exactly 0.
+        std: what to divide by: the deviation of the group's rewards, or of all P n (Liu et al. 2025, arXiv 2508.08221,
+            sec. 4.1); none divides by nothing (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783, sec. 3.2).
 
     Returns: (P, n).
     """
     centred = _centred(rewards.double())
-    return (centred / (centred.std(1, keepdim=True) + 1e-4)).to(rewards.dtype)
+    if std == "none":
+        return centred.to(rewards.dtype)
+    spread = centred.std(1, keepdim=True) if std == "group" else rewards.double().std()
+    return (centred / (spread + 1e-4)).to(rewards.dtype)
 
 
 def _centred(rewards: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ _NAMES: dict[str, str] = {
     "kl.target": "target_kl ppo_target",
     "ppo.epochs": "num_ppo_epochs ppo_epochs num_iterations",
     "ppo.minibatches": "num_mini_batches num_minibatches steps_per_generation",
-    "ppo.clip": "cliprange epsilon clip_range",
+    "ppo.clip": "cliprange epsilon clip_range clip_ratio_low eps_clip",
+    "ppo.clip_high": "epsilon_high clip_ratio_high",
     "ppo.value_clip": "cliprange_value",
     "ppo.value_coefficient": "vf_coef",
     "ppo.entropy_coefficient": "entropy_coef",
@@ -138,9 +139,10 @@ _NOTED: dict[tuple[str, str], str] = {
     ("lora.dropout", "It is 0 by default."): "disable_dropout",
     ("reward.name|reward.more", "A function is written module:function."): "reward_funcs reward_functions",
     ("reward.weight", "Each source has its own; further sources are in reward.more."): "reward_weights",
-    ("reward.missing_eos", "Write none, penalty or replace."): "mask_truncated_completions",
+    ("rollout.skip_truncated", "Its rewards still count in the group's mean."): "mask_truncated_completions",
     ("reward.missing_eos_value", "What happens is reward.missing_eos."): "missing_eos_penalty",
-    ("advantage", "grpo divides by the group's standard deviation, rloo does not."): "scale_rewards",
+    ("ppo.advantage_std", "Write group, update (TRL's batch) or none."): "scale_rewards",
+    ("ppo.loss_average", "Write tokens, answers or max_length."): "loss_agg_mode",
     ("advantage", "Write gae, rloo or grpo."): "advantage_estimator adv_estimator",
     ("kl.controller", "Write fixed or adaptive."): "adap_kl_ctrl",
     ("ppo.critic", "The critic is on the policy's own weights."): "value_model_path value_model critic_model",
@@ -222,7 +224,7 @@ _ABSENT: dict[str, str] = {
         "kto_undesirable_weight"
     ),
     "the clipped objective of PPO is the only one": (
-        "delta epsilon_high importance_sampling_level off_policy_mask_threshold sapo_* vespo_* top_entropy_quantile "
+        "delta importance_sampling_level off_policy_mask_threshold sapo_* vespo_* top_entropy_quantile "
         "entropy_coef_* entropy_target use_adaptive_entropy use_bias_correction_kl multi_objective_aggregation "
         "ppo_buffer_size kl_estimator"
     ),

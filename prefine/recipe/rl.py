@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from prefine.recipe.effects import SeveralRulesError, Unread, without_effect
-from prefine.recipe.guards import Action, GuardSection, GuardsSection, NonFiniteGuard
+from prefine.recipe.guards import GuardSection
 from prefine.recipe.loading import RecipeSection
+from prefine.recipe.rl_guards import PpoGuards
 from prefine.recipe.sections import (
     LARGEST_TEMPERATURE,
     Count,
@@ -55,6 +56,12 @@ class PpoRewardSection(RewardSource):
     more: list[RewardSource] = Field([], description="further sources; weighted scores are summed")
     clip: Positive | None = Field(5.0, description="the sum is clipped to ± this before shaping")
     length_penalty: Annotated[float, Field(ge=0)] = Field(0.0, description="subtracted for every 100 tokens")
+    overlong_tokens: Count | None = Field(
+        None,
+        description="an answer that comes within so many tokens of rollout.max_new_tokens loses overlong_penalty, in "
+        "proportion to how far it comes (arXiv 2503.14476, eq. 13); null: no such penalty",
+    )
+    overlong_penalty: Positive = Field(1.0, description="what an answer of rollout.max_new_tokens loses")
     missing_eos: Literal["none", "penalty", "replace"] = Field(
         "penalty",
         description="for answers that do not end by themselves: subtract missing_eos_value, or use its negative as "
@@ -75,6 +82,11 @@ class RolloutSection(RecipeSection):
     )
     drop_equal_groups: bool = Field(
         False, description="rloo and grpo: skip prompts whose answers all have the same reward (arXiv 2503.14476)"
+    )
+    skip_truncated: bool = Field(
+        False,
+        description="rloo and grpo: answers cut at max_new_tokens are not learned from; their rewards still count in "
+        "the group's mean (overlong filtering, arXiv 2503.14476)",
     )
     max_new_tokens: Count = 128
     temperature: Annotated[float, Field(gt=0, le=LARGEST_TEMPERATURE)] = Field(
@@ -111,7 +123,22 @@ class PpoSection(RecipeSection):
 
     epochs: Count = Field(2, description="passes over an update's answers")
     minibatches: Count = Field(2, description="optimiser steps in a pass")
-    clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="clip range of the ratio")
+    clip: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="clip range of the ratio, below 1 and, without clip_high, above it"
+    )
+    clip_high: Positive | None = Field(
+        None, description="clip range above 1; null: clip. Clip-higher of DAPO is 0.28 (arXiv 2503.14476)"
+    )
+    loss_average: Literal["tokens", "answers", "max_length"] = Field(
+        "tokens",
+        description="policy loss of a step: the mean of its tokens (DAPO), of its answers' means (the paper of GRPO), "
+        "or the sum over answers times rollout.max_new_tokens (Dr. GRPO, arXiv 2503.20783)",
+    )
+    advantage_std: Literal["group", "update", "none"] = Field(
+        "group",
+        description="grpo only: divide advantages by the std of their group's rewards, of all rewards of the update "
+        "(arXiv 2508.08221), or not (Dr. GRPO, arXiv 2503.20783)",
+    )
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     lam: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="lambda of GAE")
     normalise_advantages: bool = Field(
@@ -143,73 +170,6 @@ class PpoTrainingSection(TrainingSection):
     evaluate_every_steps: Count | None = Field(10, description="null: only before and after")
     save_every_steps: Count | None = Field(5, description="null: only at the end; guards roll back to what is saved")
     sample_every_steps: Count | None = Field(5, description="save some answers every so many updates; null: none")
-
-
-class KlGuard(GuardSection):
-    """k3 to the reference, nats a token, above the limit."""
-
-    limit: float = 0.2
-    patience: Count = 2
-    action: Action = "roll_back"
-
-
-class EntropyGuard(GuardSection):
-    """Entropy of the policy, nats a token, below the limit."""
-
-    limit: float = 0.1
-    patience: Count = 2
-    action: Action = "roll_back"
-
-
-class DegenerateGuard(GuardSection):
-    """Share of blank, stuck and looping answers above that of the first update by more than the limit."""
-
-    limit: float = 0.3
-    patience: Count = 2
-    action: Action = "roll_back"
-
-
-class ValueLossGuard(GuardSection):
-    """Mean loss of the critic above the limit."""
-
-    limit: float = 100.0
-    patience: Count = 2
-    action: Action = "roll_back"
-
-
-class RewardSpreadGuard(GuardSection):
-    """Standard deviation of the answers' rewards below the limit: there is nothing to learn from."""
-
-    limit: float = 1e-6
-    patience: Count = 2
-
-
-class RewardClippedGuard(GuardSection):
-    """Share of answers whose score is beyond reward.clip, above the limit: they all get the same reward."""
-
-    limit: float = 0.5
-    patience: Count = 2
-
-
-class ProxyGapGuard(GuardSection):
-    """Held-out reward rose while the judge's score (in its standard deviations), or ten times the accuracy on held-out
-    pairs, fell by more than the limit; checked at each evaluation.
-    """
-
-    limit: float = 0.5
-
-
-class PpoGuards(GuardsSection):
-    """Guards of PPO: those of every stage, and these on the answers of each update."""
-
-    non_finite: NonFiniteGuard = NonFiniteGuard(action="roll_back")
-    kl: KlGuard = KlGuard()
-    entropy: EntropyGuard = EntropyGuard()
-    degenerate: DegenerateGuard = DegenerateGuard()
-    value_loss: ValueLossGuard = ValueLossGuard()
-    reward_spread: RewardSpreadGuard = RewardSpreadGuard()
-    reward_clipped: RewardClippedGuard = RewardClippedGuard()
-    proxy_gap: ProxyGapGuard = ProxyGapGuard()
 
 
 class PpoRecipe(WritingRecipe):
@@ -276,7 +236,7 @@ class PpoRecipe(WritingRecipe):
         apart = self.data.heldout or self.data.heldout_fraction
         written = apart and self.rollout.heldout_prompts
         one_step = self.ppo.epochs * self.ppo.minibatches == 1
-        clips = [name for name in ("clip", "max_kl", "value_clip") if getattr(self.ppo, name) is not None]
+        clips = [name for name in ("clip", "clip_high", "max_kl", "value_clip") if getattr(self.ppo, name) is not None]
         return [
             Unread(
                 self.advantage != "gae",
@@ -284,7 +244,24 @@ class PpoRecipe(WritingRecipe):
                 f"advantage {self.advantage} has no critic",
                 "advantage to gae",
             ),
-            Unread(self.advantage == "gae", ("rollout.drop_equal_groups",), "gae has no groups", "advantage to grpo"),
+            Unread(
+                self.advantage == "gae",
+                ("rollout.drop_equal_groups", "rollout.skip_truncated"),
+                "gae has no groups",
+                "advantage to grpo",
+            ),
+            Unread(
+                self.advantage != "grpo",
+                ("ppo.advantage_std",),
+                f"advantage {self.advantage} does not divide by one",
+                "advantage to grpo",
+            ),
+            Unread(
+                self.reward.overlong_tokens is None,
+                ("reward.overlong_penalty",),
+                "reward.overlong_tokens is null",
+                "that to a number of tokens",
+            ),
             Unread(
                 self.kl.controller == "fixed", ("kl.target", "kl.horizon"), "kl.controller is fixed", "it to adaptive"
             ),
@@ -355,5 +332,10 @@ class PpoRecipe(WritingRecipe):
             raise ValueError(
                 f"rollout.max_new_tokens {self.rollout.max_new_tokens} leaves a prompt no room within "
                 f"data.max_length_tokens {self.data.max_length_tokens}: at most {longest}"
+            )
+        if (self.reward.overlong_tokens or 0) > self.rollout.max_new_tokens:
+            raise ValueError(
+                f"reward.overlong_tokens {self.reward.overlong_tokens} is more than an answer can have: at most "
+                f"rollout.max_new_tokens, {self.rollout.max_new_tokens}"
             )
         return self

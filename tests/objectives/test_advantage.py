@@ -203,6 +203,14 @@ def test_grpo_by_hand() -> None:
     )
 
 
+def test_what_grpo_divides_by() -> None:
+    """0 2 and 4 8: -1, 1, -2 and 2; all four have mean 3.5 and deviation sqrt(35 / 3) = 3.415650."""
+    rewards = torch.tensor([[0.0, 2.0], [4.0, 8.0]])
+    assert grpo(rewards, "none").tolist() == [[-1.0, 1.0], [-2.0, 2.0]]
+    by_all = torch.tensor([[-0.292762, 0.292762], [-0.585523, 0.585523]])
+    torch.testing.assert_close(grpo(rewards, "update"), by_all, rtol=0, atol=1e-6)
+
+
 @given(groups)
 @settings(max_examples=100, deadline=None)
 def test_grpo_has_mean_0_and_at_most_deviation_1(rewards: list[list[float]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,14 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from prefine.objectives import kl
-from prefine.objectives.ppo import approximate_kl, policy_clipped, policy_loss, value_clipped, value_loss
+from prefine.objectives.ppo import (
+    approximate_kl,
+    average_weights,
+    policy_clipped,
+    policy_loss,
+    value_clipped,
+    value_loss,
+)
 
 log_ratios = st.floats(-3, 3)
 advantages = st.floats(0.01, 10).flatmap(lambda size: st.sampled_from([size, -size]))
@@ -61,6 +69,40 @@ def test_policy_by_hand(ratio: float, advantage: float, loss: float, clipped: bo
     assert height == pytest.approx(loss)
     assert slope == pytest.approx(0.0 if clipped else -advantage * ratio)  # d ratio / d log pi = ratio
     assert policy_clipped(one(math.log(ratio)), one(0.0), one(advantage), 0.2).tolist() == [clipped]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "clipped"),
+    [
+        (1.25, 2.0, -2.5, False),  # below 1.28, above 1.2
+        (1.5, 2.0, -2.56, True),  # max(-2 * 1.5, -2 * 1.28)
+        (1.5, -2.0, 3.0, False),
+        (0.5, -2.0, 1.6, True),  # as low as before: max(2 * 0.5, 2 * 0.8)
+        (0.75, 2.0, -1.5, False),
+    ],
+)
+def test_a_higher_upper_clip_by_hand(ratio: float, advantage: float, loss: float, clipped: bool) -> None:
+    height, slope = at(lambda new: policy_loss(new, one(0.0), one(advantage), 0.2, 0.28), math.log(ratio))
+    assert height == pytest.approx(loss)
+    assert (slope == 0) == clipped
+    assert policy_clipped(one(math.log(ratio)), one(0.0), one(advantage), 0.2, 0.28).tolist() == [clipped]
+
+
+@pytest.mark.parametrize(
+    ("average", "counted", "wanted"),
+    [
+        ("tokens", [True, True], 18 / 5),  # (1 + 2 + 4 + 5 + 6) / 5
+        ("answers", [True, True], 3.25),  # (3 / 2 + 15 / 3) / 2
+        ("max_length", [True, True], 1.125),  # 18 / (2 * 8)
+        ("tokens", [False, True], 5.0),
+        ("answers", [False, True], 5.0),
+        ("max_length", [False, True], 15 / 8),
+    ],
+)
+def test_averages_by_hand(average: Any, counted: list[bool], wanted: float) -> None:
+    """Of losses 1, 2 of one answer and 4, 5, 6 of another; the longest possible has 8 tokens."""
+    weights = average_weights(average, torch.tensor([2, 3]), torch.tensor(counted), 8)
+    assert (weights * torch.tensor([1.0, 2.0, 4.0, 5.0, 6.0])).mean().item() == pytest.approx(wanted)
 
 
 @given(log_ratios, advantages, clips)

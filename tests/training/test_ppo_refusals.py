@@ -95,6 +95,10 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
         {"data.max_length_tokens": 64, "rollout.max_new_tokens": 64},
         "rollout.max_new_tokens 64 leaves a prompt no room within data.max_length_tokens 64: at most 63",
     ),
+    "a penalty from before the first token": (
+        {"reward.overlong_tokens": 65, "rollout.max_new_tokens": 64},
+        "reward.overlong_tokens 65 is more than an answer can have: at most rollout.max_new_tokens, 64",
+    ),
     "one sample for rloo": (
         {"advantage": "rloo", "rollout.samples_per_prompt": 1},
         "advantage rloo compares the answers to one prompt: rollout.samples_per_prompt is 1; set it to 2 or more",
@@ -147,6 +151,10 @@ WITHOUT_EFFECT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "reward.whiten": (True, {"advantage": "grpo"}, "advantage grpo has no critic"),
     "guards.value_loss.limit": (9.0, {"advantage": "rloo"}, "advantage rloo has no critic"),
     "rollout.drop_equal_groups": (True, {}, "gae has no groups"),
+    "rollout.skip_truncated": (True, {}, "gae has no groups"),
+    "ppo.advantage_std": ("none", {"advantage": "rloo"}, "advantage rloo does not divide by one"),
+    "reward.overlong_penalty": (2.0, {}, "reward.overlong_tokens is null"),
+    "ppo.clip_high": (0.3, {"ppo.epochs": 1, "ppo.minibatches": 1}, "an update takes one step, at ratio 1"),
     "kl.target": (0.2, {}, "kl.controller is fixed"),
     "kl.horizon": (9, {}, "kl.controller is fixed"),
     "guards.kl_factor": (3.0, {"kl.coefficient": 0.0}, "kl.coefficient is 0"),

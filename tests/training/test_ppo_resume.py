@@ -96,6 +96,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "a critic on an adapter of its own": {"ppo.critic": "adapter"},
     "rloo": {"advantage": "rloo"},
     "grpo": {"advantage": "grpo", "rollout.samples_per_prompt": 3},
+    "grpo as dapo has it": {
+        "advantage": "grpo",
+        "rollout.samples_per_prompt": 3,
+        "ppo.clip_high": 0.28,
+        "reward.overlong_tokens": 6,
+    },
+    "grpo as dr. grpo has it": {"advantage": "grpo", "ppo.loss_average": "max_length", "ppo.advantage_std": "none"},
     "all weights": {"lora": None},
     "an adaptive controller": {"kl.controller": "adaptive", "kl.horizon": 4, "kl.target": 1e-3},
     "a running scale": {"reward.scale": "running", "rollout.samples_per_prompt": 2},

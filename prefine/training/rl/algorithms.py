@@ -6,6 +6,7 @@ To add one, write a class and add it to `ALGORITHMS` under the name that the rec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,6 +45,7 @@ class KnownTokens:
         values: the critic's predictions; zeros without a critic.
         advantages: see Targets.
         returns: see Targets.
+        weights: of the policy's loss, see Algorithm.weights; None for 1.
     """
 
     logprobs: Tensor
@@ -51,13 +53,23 @@ class KnownTokens:
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    weights: Tensor | None = None
 
     @staticmethod
-    def of(batch: PackedBatch, rollouts: Rollouts, targets: Targets) -> KnownTokens:
-        """The values of a batch's R targets."""
+    def of(batch: PackedBatch, rollouts: Rollouts, targets: Targets, weights: Tensor | None) -> KnownTokens:
+        """The values of a batch's R targets.
+
+        Args:
+            weights: (T,) of all tokens.
+        """
         places = rollouts.places(batch.answers_of_rows)
         columns = (rollouts.logprobs, rollouts.reference, rollouts.values, targets.advantages, targets.returns)
-        return KnownTokens(*(column[places].to(batch.targets.device) for column in columns))
+        known = [column[places].to(batch.targets.device) for column in columns]
+        return KnownTokens(*known, None if weights is None else weights[places].to(batch.targets.device))
+
+    def weighted(self, values: Tensor) -> Tensor:
+        """(R,) values times the weights."""
+        return values if self.weights is None else values * self.weights
 
 
 class Algorithm(ABC):
@@ -90,9 +102,34 @@ class Algorithm(ABC):
             rewards: (T,) as `token_rewards` returns them.
         """
 
-    def trained_prompts(self, scored: Scored) -> list[int]:
-        """Indices of the prompts whose answers the update trains on, in order. By default all P."""
+    def trained_prompts(self, scored: Scored, ended: Tensor) -> list[int]:
+        """Indices of the prompts whose answers the update trains on, in order. By default all P.
+
+        Args:
+            ended: (S,) bool, whether an answer ended its turn itself.
+        """
         return list(range(len(scored.shaped) // self._recipe.samples_per_prompt))
+
+    def counted(self, ended: Tensor) -> Tensor:
+        """(S,) bool: the answers that are learned from, if their prompts are trained on. By default all."""
+        return torch.ones_like(ended)
+
+    def weights(self, rollouts: Rollouts, prompts: Sequence[int]) -> Tensor | None:
+        """(T,) weights of the policy's loss in an optimiser step, as ppo.loss_average says; None if all are 1.
+
+        Args:
+            prompts: indices of the prompts of the step, over all processes; each has an answer that counts.
+        """
+        counted, average = self.counted(rollouts.ended), self._recipe.ppo.loss_average
+        if average == "tokens" and bool(counted.all()):
+            return None
+        samples = self._recipe.samples_per_prompt
+        answers = torch.tensor([place * samples + sample for place in prompts for sample in range(samples)])
+        spread = torch.zeros(len(rollouts.logprobs))
+        spread[rollouts.places((place, range(samples)) for place in prompts)] = ppo.average_weights(
+            average, rollouts.lengths[answers], counted[answers], self._recipe.rollout.max_new_tokens
+        )
+        return spread
 
     def compared(self, answers: int) -> int:
         """How many of `answers` answers are compared with each other. By default all."""
@@ -114,23 +151,24 @@ class Algorithm(ABC):
         """
         section = self._recipe.ppo
         policy_weight = 0.0 if critic_only else 1.0
-        parts = {"policy_loss": ppo.policy_loss(out.logprobs, known.logprobs, known.advantages, section.clip)}
+        policy = ppo.policy_loss(out.logprobs, known.logprobs, known.advantages, section.clip, section.clip_high)
+        parts = {"policy_loss": known.weighted(policy)}
         loss = parts["policy_loss"].sum() * policy_weight
         if out.values is not None:
             parts["value_loss"] = ppo.value_loss(out.values, known.values, known.returns, section.value_clip)
             loss = loss + section.value_coefficient * parts["value_loss"].sum()
         if self.kl_in_loss:
-            parts["kl_loss"] = kl.kl_loss(out.logprobs, known.logprobs, known.reference)
+            parts["kl_loss"] = known.weighted(kl.kl_loss(out.logprobs, known.logprobs, known.reference))
             loss = loss + kl_coefficient * parts["kl_loss"].sum()
         if out.entropy is not None:
-            loss = loss - policy_weight * section.entropy_coefficient * out.entropy.sum()
+            loss = loss - policy_weight * section.entropy_coefficient * known.weighted(out.entropy).sum()
         return loss, parts | self._diagnostics(out, known)
 
     @torch.no_grad()
     def _diagnostics(self, out: TokenOutputs, known: KnownTokens) -> dict[str, Tensor]:
         section = self._recipe.ppo
-        clipped = ppo.policy_clipped(out.logprobs, known.logprobs, known.advantages, section.clip).float()
-        found = {"approx_kl": ppo.approximate_kl(out.logprobs, known.logprobs), "clip_fraction": clipped}
+        clipped = ppo.policy_clipped(out.logprobs, known.logprobs, known.advantages, section.clip, section.clip_high)
+        found = {"approx_kl": ppo.approximate_kl(out.logprobs, known.logprobs), "clip_fraction": clipped.float()}
         if out.values is not None:
             values = ppo.value_clipped(out.values, known.values, known.returns, section.value_clip)
             found["value_clip_fraction"] = values.float()
@@ -169,11 +207,16 @@ class GroupAlgorithm(Algorithm):
         """(P,) bool: prompts whose answers all have the same reward, so that nothing is learned from them."""
         return advantage.without_signal(self._groups(scored.shaped))
 
-    def trained_prompts(self, scored: Scored) -> list[int]:
-        """All prompts; with rollout.drop_equal_groups only those with a signal."""
-        if not self._recipe.rollout.drop_equal_groups:
-            return super().trained_prompts(scored)
-        return [place for place, silent in enumerate(self.without_signal(scored).tolist()) if not silent]
+    def trained_prompts(self, scored: Scored, ended: Tensor) -> list[int]:
+        """All prompts that have an answer to learn from; with rollout.drop_equal_groups only those with a signal."""
+        learned = self._groups(self.counted(ended)).any(1)
+        if self._recipe.rollout.drop_equal_groups:
+            learned &= ~self.without_signal(scored)
+        return [place for place, learns in enumerate(learned.tolist()) if learns]
+
+    def counted(self, ended: Tensor) -> Tensor:
+        """All answers; with rollout.skip_truncated those that ended."""
+        return ended if self._recipe.rollout.skip_truncated else super().counted(ended)
 
     def compared(self, answers: int) -> int:
         """The number of answers to one prompt."""
@@ -207,7 +250,7 @@ class Grpo(GroupAlgorithm):
 
     def advantages(self, rewards: Tensor) -> Tensor:
         """See objectives.advantage.grpo."""
-        return advantage.grpo(rewards)
+        return advantage.grpo(rewards, self._recipe.ppo.advantage_std)
 
 
 ALGORITHMS: dict[str, type[Algorithm]] = {"gae": Gae, "rloo": Rloo, "grpo": Grpo}

@@ -95,7 +95,7 @@ class HeldoutAnswers:
         measured = self._measure(answers)
         k1 = kl.k1(measured["logprobs"], measured["reference"])
         k3 = kl.k3(measured["logprobs"], measured["reference"])
-        shaped = shape(proxy, lengths, ended, recipe.reward)
+        shaped = shape(proxy, lengths, ended, recipe.reward, recipe.rollout.max_new_tokens)
         reward = float(shaped.mean()) - recipe.kl.coefficient * float(k1.sum()) / len(lengths)
         found = {
             "loss": -reward,

@@ -37,7 +37,7 @@ def load_rewards(recipe: PpoRecipe, policy: LoadedModel, display: Display) -> Re
         load_source(field, section, recipe, policy, f"reward-{place}", display)
         for place, (field, section) in enumerate(_optimised(recipe).items())
     ]
-    return Rewards(recipe.reward, found)
+    return Rewards(recipe.reward, found, recipe.rollout.max_new_tokens)
 
 
 def require_rewards(recipe: PpoRecipe, display: Display, *, force: bool) -> list[str]:

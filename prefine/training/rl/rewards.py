@@ -42,10 +42,15 @@ class Scored:
 
 
 class Rewards:
-    """All reward sources of a recipe."""
+    """All reward sources of a recipe.
 
-    def __init__(self, section: PpoRewardSection, sources: Sequence[Source]) -> None:
+    Args:
+        max_new_tokens: the most tokens that an answer can have.
+    """
+
+    def __init__(self, section: PpoRewardSection, sources: Sequence[Source], max_new_tokens: int) -> None:
         self._section = section
+        self._max_new_tokens = max_new_tokens
         self.sources = list(sources)
 
     def score(self, questions: Sequence[PromptAnswers]) -> dict[str, list[float]]:
@@ -72,7 +77,8 @@ class Rewards:
         }
         proxy = sum(weighted.values(), torch.zeros(len(lengths)))
         shares = {name: float(values.mean()) for name, values in weighted.items()}
-        return Scored(proxy, shape(proxy, lengths, ended, self._section), shares, parts)
+        shaped = shape(proxy, lengths, ended, self._section, self._max_new_tokens)
+        return Scored(proxy, shaped, shares, parts)
 
     def metrics(self, scored: Scored, compared: int) -> dict[str, float]:
         """Metrics of each source, of the spread of the rewards and of clipping.
@@ -114,14 +120,19 @@ def clipped(proxy: Tensor, section: PpoRewardSection) -> Tensor:
     return torch.zeros_like(proxy, dtype=torch.bool) if section.clip is None else proxy.abs() > section.clip
 
 
-def shape(proxy: Tensor, lengths: Tensor, ended: Tensor, section: PpoRewardSection) -> Tensor:
-    """(S,) clip the sum of scores, then subtract the length penalty and the penalty of answers that do not end.
+def shape(proxy: Tensor, lengths: Tensor, ended: Tensor, section: PpoRewardSection, max_new_tokens: int) -> Tensor:
+    """(S,) clip the sum of scores, then subtract the penalties of long answers and of those that do not end.
 
-    An answer without its end of turn has missing_eos_value subtracted (penalty), or scores -missing_eos_value (replace;
-    detail 3 of Huang et al. 2024, arXiv 2403.17031). Only the answer counts, never the prompt.
+    An answer of more than L = max_new_tokens - overlong_tokens tokens loses overlong_penalty times its tokens beyond L
+    over overlong_tokens (Yu et al. 2025, arXiv 2503.14476, eq. 13). An answer without its end of turn has
+    missing_eos_value subtracted (penalty), or scores -missing_eos_value (replace; detail 3 of Huang et al. 2024, arXiv
+    2403.17031). Only the answer counts, never the prompt.
     """
     shaped = proxy if section.clip is None else proxy.clamp(-section.clip, section.clip)
     shaped = shaped - section.length_penalty * lengths / 100
+    if section.overlong_tokens is not None:
+        beyond = (lengths - (max_new_tokens - section.overlong_tokens)).clamp(min=0)
+        shaped = shaped - section.overlong_penalty * beyond / section.overlong_tokens
     value = section.missing_eos_value
     if section.missing_eos == "penalty":
         return shaped - value * (~ended)

@@ -106,6 +106,7 @@ class Update:
         self._parts = parts
         self._recipe = parts.session.recipe
         self._targets: Targets | None = None
+        self._weights: torch.Tensor | None = None
         self.critic_only = parts.policy.has_critic and number < self._recipe.ppo.value_warmup_updates
 
     def run(self, steps: Steps, prompts: Sequence[TokenTree]) -> dict[str, float]:
@@ -173,7 +174,7 @@ class Update:
         """
         parts, limit = self._parts, self._recipe.training.max_tokens_per_microbatch
         trees = tuple(replace(tree, row=place, apart=True) for place, tree in enumerate(answers.trees))
-        trained = parts.algorithm.trained_prompts(scored)
+        trained = parts.algorithm.trained_prompts(scored, torch.tensor(answers.ended))
         left_out = sorted(set(range(len(trees))) - set(trained))
         groups = [
             parts.session.processes.share([trees[place] for place in part])
@@ -200,16 +201,18 @@ class Update:
         Between two steps is a safe point, where the run can stop and be resumed.
         """
         section, parts, progress = self._recipe.ppo, self._parts, self.progress
-        trained = parts.algorithm.trained_prompts(rollouts.scored)
+        trained = parts.algorithm.trained_prompts(rollouts.scored, rollouts.ended)
         if not trained:
+            cut = " or are cut" if self._recipe.rollout.skip_truncated else ""
             parts.session.display.say(
-                f"update {self.number + 1}: no step, as each prompt's answers all have the same reward"
+                f"update {self.number + 1}: no step, as each prompt's answers all have the same reward{cut}"
             )
         count = min(section.minibatches, len(trained))
         learning = parts.policy.critic_parameters() if self.critic_only else None
         while len(progress.rows) < section.epochs * count:
             epoch, part = divmod(len(progress.rows), count)
             places = self._minibatches(trained, epoch)[part]
+            self._weights = parts.algorithm.weights(rollouts, places)
             with progress.timings.of("train"):
                 row = steps.optimise([rollouts.trees[place] for place in places], learning)
             progress.ratios = extremes(parts.session.processes.gather(progress.ratios))
@@ -224,7 +227,7 @@ class Update:
         """Sums over the microbatch's tokens; see Algorithm.loss."""
         rollouts, targets = self.progress.rollouts, self._targets
         assert rollouts is not None and targets is not None  # noqa: S101
-        known = KnownTokens.of(batch, rollouts, targets)
+        known = KnownTokens.of(batch, rollouts, targets, self._weights)
         out = model(batch, with_entropy=self._recipe.ppo.entropy_coefficient > 0, head_only=self.critic_only)
         loss, parts = self._parts.algorithm.loss(out, known, self._parts.kl.coefficient, critic_only=self.critic_only)
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,9 +14,10 @@ from prefine.data.tokens.trees import TokenTree
 from prefine.models.actor_critic import TokenOutputs
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.stage import StageRecipe
+from prefine.training.rl import update
 from prefine.training.rl.algorithms import ALGORITHMS, GroupAlgorithm, KnownTokens, Targets, algorithm_of
 from prefine.training.rl.rewards import Scored
-from prefine.training.rl.rollouts import Rollouts
+from prefine.training.rl.rollouts import Generations, Rollouts
 from tests.training import tiny
 from tests.training.rl.test_stage import QUICK, rows
 
@@ -68,6 +70,7 @@ def test_in_rloo_the_kl_keeps_its_size() -> None:
 
 
 ANSWERS = scored([1.0] * 4 + [1.0, 0.0, 1.0, 1.0])
+ENDED = torch.ones(8, dtype=torch.bool)
 
 
 @pytest.mark.parametrize("advantage", ["grpo", "rloo"])
@@ -76,13 +79,31 @@ def test_groups_without_signal_are_dropped_where_that_is_asked_for(advantage: st
     assert isinstance(algorithm, GroupAlgorithm)
     assert algorithm.without_signal(ANSWERS).tolist() == [True, False]
     assert algorithm.metrics(ANSWERS) == {"groups_without_signal": 0.5}
-    assert algorithm.trained_prompts(ANSWERS) == [0, 1]
-    assert algorithm_of(recipe(advantage, drop_equal_groups=True)).trained_prompts(ANSWERS) == [1]
+    assert algorithm.trained_prompts(ANSWERS, ENDED) == [0, 1]
+    assert algorithm_of(recipe(advantage, drop_equal_groups=True)).trained_prompts(ANSWERS, ENDED) == [1]
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "rloo"])
+def test_answers_that_were_cut_are_left_out_where_that_is_asked_for(advantage: str) -> None:
+    """A prompt whose answers were all cut has none to learn from; of the other one an answer counts."""
+    ended = torch.tensor([False] * 4 + [True, False, False, False])
+    assert algorithm_of(recipe(advantage)).trained_prompts(ANSWERS, ended) == [0, 1]
+    algorithm = algorithm_of(recipe(advantage, skip_truncated=True))
+    assert algorithm.trained_prompts(ANSWERS, ended) == [1]
+    assert algorithm.counted(ended).tolist() == ended.tolist()
+    held = replace(rollouts([0.0] * 8, [1.0] * 8), ended=ended)
+    weights = algorithm.weights(held, [1])
+    assert weights is not None
+    assert weights.tolist() == [0.0] * 4 + [4.0, 0.0, 0.0, 0.0]
+
+
+def test_without_either_no_weights_are_computed() -> None:
+    assert algorithm_of(recipe("grpo")).weights(rollouts([0.0] * 8, [1.0] * 8), [0, 1]) is None
 
 
 def test_with_a_critic_no_prompt_is_without_signal() -> None:
     algorithm = algorithm_of(recipe("gae"))
-    assert algorithm.trained_prompts(ANSWERS) == list(range(8))
+    assert algorithm.trained_prompts(ANSWERS, ENDED) == list(range(8))
     assert algorithm.metrics(ANSWERS) == {}
 
 
@@ -160,6 +181,31 @@ def test_groups_that_are_left_are_trained_on_as_they_were_measured(make: Make, m
         assert row["ratio_min"] == pytest.approx(1, abs=1e-6)
         assert row["ratio_max"] == pytest.approx(1, abs=1e-6)
         assert row["optimiser_steps"] == 4  # two passes in two parts of what is left
+
+
+@pytest.mark.parametrize("average", ["answers", "max_length"])
+def test_averages_do_not_depend_on_microbatches(average: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first update of two runs: answers of all prompts in one microbatch, and of each in its own."""
+    real = update.generate_answers
+
+    def two_of_three_ended(*arguments: Any) -> Generations:
+        found = real(*arguments)
+        found.ended = [place % 3 > 0 for place in range(len(found.texts))]
+        return found
+
+    monkeypatch.setattr(update, "generate_answers", two_of_three_ended)
+    changes = {**GROUPS, "ppo.loss_average": average, "ppo.clip_high": 0.3, "rollout.skip_truncated": True}
+    changes |= {"training.max_steps": 1, "training.batch_size": 8, "training.max_grad_norm": None}
+    changes |= {"reward.missing_eos": "none", "lora.dropout": 0.0}
+    found = []
+    for budget in (16, 10_000):
+        made = make("ppo", f"of-{budget}", {**changes, "training.max_tokens_per_microbatch": budget})
+        tiny.train(made)
+        found.append(rows(made)[0])
+    for name in ("loss", "policy_loss", "kl_loss", "grad_norm", "approx_kl"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-4, abs=1e-7), name
+    assert found[0]["grad_norm"] > 0
+    assert found[0]["ended"] == pytest.approx(2 / 3)
 
 
 def test_rewards_that_are_all_alike_are_warned_of(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

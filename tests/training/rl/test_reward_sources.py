@@ -112,7 +112,7 @@ def source(kind: str, scale: str, weight: float = 1.0) -> Any:
 
 def combined(sources: Sequence[Any], given: dict[str, list[float]], **section: Any) -> tuple[list[float], list[float]]:
     """Proxy and shaped scores of answers of one token that ended."""
-    rewards = Rewards(PpoRewardSection(**section), sources)
+    rewards = Rewards(PpoRewardSection(**section), sources, 100)
     count = len(next(iter(given.values())))
     found = rewards.combined(given, torch.ones(count, dtype=torch.int64), torch.ones(count, dtype=torch.bool))
     return found.proxy.tolist(), found.shaped.tolist()
@@ -148,7 +148,7 @@ def test_scores_far_from_0_keep_their_spread_under_the_clip(given_scores: list[f
 
 def test_the_clipped_share_and_the_spread_of_rewards_by_hand() -> None:
     """7, 6, 5 and 1 clipped to 5, 5, 5 and 1: half are cut; mean 4, squares 1, 1, 1 and 9, deviation sqrt(3)."""
-    rewards = Rewards(PpoRewardSection(clip=5.0), [source("function", "none")])
+    rewards = Rewards(PpoRewardSection(clip=5.0), [source("function", "none")], 100)
     parts, ends = {"function": [7.0, 6.0, 5.0, 1.0]}, torch.ones(4, dtype=torch.bool)
     scored = rewards.combined(parts, torch.ones(4, dtype=torch.int64), ends)
     found = rewards.metrics(scored, 4)
@@ -161,9 +161,8 @@ def test_the_clipped_share_and_the_spread_of_rewards_by_hand() -> None:
 
 def test_each_source_is_told_by_itself() -> None:
     """A mean of 6 less its own mean 6 is a share of 0; 3 at a weight of -0.5 is a share of -1.5."""
-    rewards = Rewards(
-        PpoRewardSection(clip=None), [source("unmeasured", "auto", 2.0), source("function", "none", -0.5)]
-    )
+    sources = [source("unmeasured", "auto", 2.0), source("function", "none", -0.5)]
+    rewards = Rewards(PpoRewardSection(clip=None), sources, 100)
     parts, ends = {"unmeasured": [4.0, 8.0], "function": [1.0, 5.0]}, torch.ones(2, dtype=torch.bool)
     found = rewards.metrics(rewards.combined(parts, torch.ones(2, dtype=torch.int64), ends), 2)
     told = {name: value for name, value in found.items() if "/" in name}
@@ -191,13 +190,13 @@ def test_sources_are_weighed_and_added() -> None:
     proxy, shaped = combined(sources, {"measured": [4.0, 0.0], "function": [10.0, 1.0]}, clip=2.0)
     assert proxy == [-3.0, -0.5]
     assert shaped == [-2.0, -0.5]
-    rewards = Rewards(PpoRewardSection(clip=None), [source("function", "running")])
+    rewards = Rewards(PpoRewardSection(clip=None), [source("function", "running")], 100)
     one, ends = torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)
     rewards.combined({"function": [0.0, 2.0]}, one, ends)
     second = rewards.combined({"function": [4.0, 6.0]}, one, ends).proxy.tolist()
     std = statistics.stdev([0.0, 2.0, 4.0, 6.0])
     assert second == pytest.approx([1 / std, 3 / std])
-    again = Rewards(PpoRewardSection(clip=None), [source("function", "running")])
+    again = Rewards(PpoRewardSection(clip=None), [source("function", "running")], 100)
     again.load_state(json.loads(json.dumps(rewards.state())))
     assert again.sources[0].scaling == rewards.sources[0].scaling
 
@@ -212,14 +211,28 @@ def test_sources_are_weighed_and_added() -> None:
         ({"missing_eos": "replace", "missing_eos_value": 2.0, "length_penalty": 1.0}, 2.5, -2.0),
         ({"missing_eos": "penalty", "missing_eos_value": 2.0, "length_penalty": 1.0, "clip": 1.0}, 0.5, -1.5),
         ({"missing_eos": "penalty", "missing_eos_value": 9.0, "clip": 1.0}, 1.0, -8.0),  # what is taken off is not cut
+        ({"missing_eos": "none", "overlong_tokens": 8}, 3.0, 3.0),  # 50 is less than 60 - 8
+        ({"missing_eos": "none", "overlong_tokens": 40, "overlong_penalty": 2.0}, 1.5, 1.5),  # 2 (50 - 20) / 40
     ],
 )
 def test_shaping_by_hand(section: dict[str, Any], ended: float, open_ended: float) -> None:
     """A score of 3 for an answer of 50 tokens."""
     made = PpoRewardSection.model_validate(section)
     proxy, lengths = torch.tensor([3.0, 3.0]), torch.tensor([50, 50])
-    assert shape(proxy, lengths, torch.tensor([True, False]), made).tolist() == [ended, open_ended]
+    assert shape(proxy, lengths, torch.tensor([True, False]), made, 60).tolist() == [ended, open_ended]
     assert proxy.tolist() == [3.0, 3.0]
+
+
+def test_the_penalty_of_long_answers_is_trls() -> None:
+    """get_soft_overlong_punishment, at every length that an answer can have."""
+    from trl.rewards import get_soft_overlong_punishment
+
+    made = PpoRewardSection(missing_eos="none", overlong_tokens=7)
+    theirs = get_soft_overlong_punishment(max_completion_len=20, soft_punish_cache=7)
+    lengths = torch.arange(1, 21)
+    shaped = shape(torch.zeros(20), lengths, torch.ones(20, dtype=torch.bool), made, 20)
+    assert shaped.tolist() == pytest.approx(theirs([[0] * length for length in lengths.tolist()]))
+    assert shaped.min() == -1
 
 
 def test_two_functions_in_a_run(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def test_async_functions_are_awaited_together() -> None:
         return await scored("bb", rows)
 
     both = [source(functools.partial(scored, "a"), "mine:a"), source(second, "mine:b")]
-    assert Rewards(PpoRewardSection(), both).score(ASKED) == {"mine:a": [1.0, 1.0], "mine:b": [2.0, 2.0]}
+    assert Rewards(PpoRewardSection(), both, 100).score(ASKED) == {"mine:a": [1.0, 1.0], "mine:b": [2.0, 2.0]}
 
 
 def test_calls_share_one_event_loop() -> None:
@@ -209,7 +209,7 @@ def test_a_changed_directory_loses_no_run(module: Callable[[str], str], make: Ma
 
     source(leave).score(ASKED)
     assert Path.cwd() == tmp_path
-    Rewards(PpoRewardSection(), [source(leave)]).score(ASKED)
+    Rewards(PpoRewardSection(), [source(leave)], 100).score(ASKED)
     assert Path.cwd() == tmp_path
 
 
