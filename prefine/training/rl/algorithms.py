@@ -63,9 +63,18 @@ class KnownTokens:
             weights: (T,) of all tokens.
         """
         places = rollouts.places(batch.answers_of_rows)
-        columns = (rollouts.logprobs, rollouts.reference, rollouts.values, targets.advantages, targets.returns)
-        known = [column[places].to(batch.targets.device) for column in columns]
-        return KnownTokens(*known, None if weights is None else weights[places].to(batch.targets.device))
+
+        def own(column: Tensor) -> Tensor:
+            return column[places].to(batch.targets.device)
+
+        return KnownTokens(
+            own(rollouts.logprobs),
+            own(rollouts.reference),
+            own(rollouts.values),
+            own(targets.advantages),
+            own(targets.returns),
+            None if weights is None else own(weights),
+        )
 
     def weighted(self, values: Tensor) -> Tensor:
         """(R,) values times the weights."""
