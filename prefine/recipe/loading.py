@@ -62,9 +62,7 @@ def load_recipe(path: Path | None, overrides: Sequence[str], model: type[R]) -> 
             errors.
     """
     values = {} if path is None else _read_mapping(path)
-    parsed = zip(_parse_overrides(overrides), overrides, strict=True)
-    assignments = [(keys, value, f"--set {override}") for (keys, value), override in parsed]
-    return checked_recipe(values, assignments, model, "recipe" if path is None else str(path))
+    return checked_recipe(values, parsed_overrides(overrides), model, "recipe" if path is None else str(path))
 
 
 def checked_recipe(values: dict[str, Any], assignments: Sequence[Assignment], model: type[R], source: str) -> R:
@@ -79,8 +77,7 @@ def checked_recipe(values: dict[str, Any], assignments: Sequence[Assignment], mo
     Raises:
         RecipeError: see `load_recipe`.
     """
-    for keys, value, origin in assignments:
-        _set(values, keys, value, origin)
+    assign(values, assignments)
     try:
         # JSON has only text, numbers, lists and mappings, and lets a strict model read a path or a tuple from them.
         text = json.dumps(values)
@@ -104,6 +101,22 @@ def yaml_value(value: Any) -> str:
     """A JSON value as YAML on one line, as `resolved_yaml` writes it."""
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=2**16)
     return text.removesuffix("...\n").rstrip("\n")
+
+
+def parsed_overrides(overrides: Sequence[str]) -> list[Assignment]:
+    """`--set` overrides as assignments. Raises RecipeError: some cannot be parsed; lists all of them."""
+    parsed = zip(_parse_overrides(overrides), overrides, strict=True)
+    return [(keys, value, f"--set {override}") for (keys, value), override in parsed]
+
+
+def assign(values: dict[str, Any], assignments: Sequence[Assignment]) -> None:
+    """Change a recipe's values in place; sections that are absent or null are created.
+
+    Raises:
+        RecipeError: a value is in the place of a section.
+    """
+    for keys, value, origin in assignments:
+        _set(values, keys, value, origin)
 
 
 def recipe_values(path: Path) -> dict[str, Any]:
