@@ -38,6 +38,7 @@ WITHOUT_TORCH = (
     "regression",
     "data.reading",
     "data.records",
+    "data.audit",
 )
 TORCH_LOADING = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 

@@ -152,7 +152,7 @@ class DuplicateFilter:
     def is_duplicate(self, record: Record) -> bool:
         """Whether the same content was seen before; if not, it is remembered."""
         verdict = _verdict(record)
-        content = _digest((*verdict, *_shades(record)))
+        content = content_key(record)
         if content in self._contents:
             self.duplicates += 1
             return True
@@ -166,6 +166,27 @@ class DuplicateFilter:
             self.contradictions += _digest(opposite) in self._verdicts
             self._verdicts.add(_digest(verdict))
         return False
+
+
+def content_key(record: Record) -> bytes:
+    """Hash of the content that makes two records duplicates: all of it apart from `id` and `extra`."""
+    return _digest((*_verdict(record), *_shades(record)))
+
+
+def judged_item(record: Record) -> tuple[bytes, int]:
+    """Hash of what a record judges, and its judgement: 1 or -1, which contradict each other; 0 for neither.
+
+    Two pairs of the same answers judge the same item, whichever is preferred; so do two votes on one answer. Records of
+    other kinds judge nothing: their item is their content.
+    """
+    if isinstance(record, Preference):
+        first, second = sorted((record.chosen, record.rejected))
+        item = ["preference", *_said(record.prompt, record.tools), first, second]
+        return _digest(item), 0 if record.tie else 1 if record.chosen == first else -1
+    if isinstance(record, Vote):
+        item = ["vote", *_said(record.prompt, record.tools), record.completion]
+        return _digest(item), 1 if record.label else -1
+    return content_key(record), 0
 
 
 def _said(turns: Conversation, tools: tuple[dict[str, Any], ...]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prefine.data.reading.rows import RowError, kind_of
+from prefine.data.reading.rows import Problem, RowError, kind_of
 from prefine.data.records.answers import (
     Pair,
     is_whole,
@@ -22,6 +22,8 @@ from prefine.data.records.tool_calls import tools_of
 from prefine.data.records.turns import chat_turns, is_transcript, prompt_turns, said_text
 from prefine.records import Message, Preference
 
+EQUAL_ANSWERS = Problem("rejected", "is the same text as chosen")
+"""Why a pair without a difference is refused."""
 _SCORES = frozenset(
     {"margin", "score_difference", "chosen_score", "rejected_score", "score_chosen", "score_rejected", "tie"}
 )
@@ -41,7 +43,7 @@ def preference(row: RowView, pair: Pair, *, tie: bool | None = None, difference:
     """
     turns, chosen, rejected = pair
     if chosen == rejected:
-        raise RowError("rejected", "is the same text as chosen")
+        raise RowError(EQUAL_ANSWERS.field, EQUAL_ANSWERS.reason)
     if tie is None:
         own = row["tie"]
         if not (own is None or isinstance(own, bool)):

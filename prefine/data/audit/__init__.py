@@ -1,0 +1,1 @@
+"""Is this data worth training on? Checks of whole files, without torch."""

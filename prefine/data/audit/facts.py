@@ -1,0 +1,134 @@
+"""Facts about data in a few numbers, for advice on which method fits it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from prefine.data.audit.run import Audit, AuditSettings, audit_sources
+from prefine.data.reading.rows import RowError
+from prefine.data.reading.source_names import source_names
+from prefine.data.reading.sources import locate, read_part
+from prefine.data.records.column_names import ColumnNames
+from prefine.data.records.kinds import KINDS
+from prefine.data.records.unread_columns import kind_in
+from prefine.row_rules import AS_WRITTEN, RowRules
+from prefine.text_form import AS_FOUND, TextForm
+
+_NAMES = {kind: name for name, kind in KINDS.items()}
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Facts about one or more sources of one kind.
+
+    Attributes:
+        kind: what most rows are: preferences, votes, demonstrations or prompts.
+        rows, records, quarantined: as read. Without `complete` only the first rows were read.
+        rows_by_kind: rows by what their columns say they are; "unknown" too.
+        duplicates: records that repeat an earlier one.
+        contradictions: items that were judged in both directions.
+        ties: pairs that are undecided.
+        thumbs_up: votes up; None if the rows are not votes.
+        length_bias: share of pairs of unequal length whose chosen answer is the longer one.
+        shallow_accuracy: accuracy of single words on rows that were not learned, 0.5 is chance; None with too few rows.
+        noise_at_most: upper limit of the share of labels that are wrong at random; None with too few rows.
+        agreement: share of pairs of votes on the same answers that agree; None without such votes.
+        annotators: that columns name.
+        median_tokens, p95_tokens, longest_tokens: of prompt and longest answer, estimated from characters.
+        languages: share by ISO 639 code, in a sample.
+    """
+
+    kind: str
+    rows: int
+    rows_by_kind: dict[str, int]
+    complete: bool
+    records: int
+    quarantined: int
+    duplicates: int
+    contradictions: int
+    ties: int
+    thumbs_up: int | None
+    length_bias: float | None
+    shallow_accuracy: float | None
+    noise_at_most: float | None
+    agreement: float | None
+    annotators: int
+    median_tokens: int
+    p95_tokens: int
+    longest_tokens: int
+    languages: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self)
+
+
+def data_facts(
+    sources: Sequence[str],
+    *,
+    kind: str | None = None,
+    split: str = "train",
+    text: TextForm = AS_FOUND,
+    rules: RowRules = AS_WRITTEN,
+    most_records: int = 20_000,
+) -> DataFacts:
+    """The facts about sources, from at most `most_records` records.
+
+    Args:
+        sources: files, folders, dataset ids or sample:….
+        kind: a name in KINDS; None looks at the columns.
+        split, text, rules: see read_records.
+        most_records: to read.
+
+    Raises:
+        DataError: a source cannot be read, or has no usable row.
+    """
+    settings = AuditSettings(sources, kind, split=split, text=text, rules=rules)
+    return facts_of(audit_sources(settings, most_records=most_records, find_near=False), most_records)
+
+
+def facts_of(audit: Audit, most_rows: int = 20_000) -> DataFacts:
+    """The facts in an audit; at most `most_rows` rows are looked at for their kinds."""
+    checks, lengths = audit.checks, audit.checks.tokens.lengths
+    return DataFacts(
+        kind=audit.kind,
+        rows=audit.rows,
+        rows_by_kind=_rows_by_kind(audit.settings, most_rows),
+        complete=audit.complete,
+        records=audit.records,
+        quarantined=int(audit.counts["quarantined"]),
+        duplicates=checks.judgements.duplicates,
+        contradictions=checks.judgements.contradictions,
+        ties=checks.categories.ties,
+        thumbs_up=checks.categories.thumbs_up if checks.categories.votes else None,
+        length_bias=checks.length_bias.share,
+        shallow_accuracy=checks.cues.shallow_accuracy,
+        noise_at_most=checks.cues.noise_at_most,
+        agreement=checks.disagreement.agreement,
+        annotators=checks.disagreement.annotators,
+        median_tokens=round(lengths.median) if lengths else 0,
+        p95_tokens=lengths.at_95_percent if lengths else 0,
+        longest_tokens=lengths.maximum if lengths else 0,
+        languages=checks.languages.shares,
+    )
+
+
+def _rows_by_kind(settings: AuditSettings, most: int) -> dict[str, int]:
+    """Rows by the kind that their columns say, in the order of KINDS."""
+    names = ColumnNames(settings.rules.columns)
+    found: Counter[str] = Counter()
+    parts = [part for source in source_names(list(settings.sources)) for part in locate(source, settings.text)]
+    rows = ((part, row) for part in parts for row in read_part(part, split=settings.split))
+    for part, row in islice(rows, most):
+        meant = None
+        if row.value is not None:
+            with suppress(RowError):
+                meant = kind_in(names.applied(row.value, is_table=part.form in ("csv", "tsv")))
+        found[_NAMES.get(meant, _UNKNOWN) if meant else _UNKNOWN] += 1
+    return {name: found[name] for name in (*KINDS, _UNKNOWN) if found[name]}

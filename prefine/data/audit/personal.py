@@ -1,0 +1,220 @@
+"""Personal data and secrets in texts: numbers proven by their check digits, and patterns that only suggest them.
+
+Nothing here returns a whole secret: a match is shown by a masked form.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# Length of an IBAN by country, from the SWIFT IBAN registry.
+_IBAN_LENGTHS = {
+    country: length
+    for length, countries in {
+        15: "NO",
+        16: "BE",
+        18: "DK FI FO GL NL SD",
+        19: "MK SI",
+        20: "AT BA EE KZ LT LU MN XK",
+        21: "CH HR LI LV",
+        22: "BG BH CR DE GB GE IE ME RS VA",
+        23: "AE GI IL IQ OM SO TL",
+        24: "AD CZ ES MD PK RO SA SE SK TN VG",
+        25: "LY PT ST",
+        26: "IS TR",
+        27: "BI DJ FR GR IT MC MR SM",
+        28: "AL AZ BY CY DO GT HU LB NI PL SV",
+        29: "BR EG PS QA UA",
+        30: "JO KW MU YE",
+        31: "MT SC",
+        32: "LC",
+        33: "RU",
+    }.items()
+    for country in countries.split()
+}
+_CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){12,18}(?![\w-]|[.,]\d)")
+# Issuer prefixes with their lengths: Visa, Mastercard, American Express, Discover, Diners Club, JCB, UnionPay, Maestro.
+_ISSUERS = (
+    (re.compile(r"4"), (13, 16, 19)),
+    (re.compile(r"5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)"), (16,)),
+    (re.compile(r"3[47]"), (15,)),
+    (re.compile(r"6011|65|64[4-9]"), (16, 19)),
+    (re.compile(r"3(?:0[0-5]|[689])"), (14, 16, 19)),
+    (re.compile(r"35(?:2[89]|[3-8])"), (16, 17, 18, 19)),
+    (re.compile(r"62"), (16, 17, 18, 19)),
+    (re.compile(r"(?:50|5[6-9]|6[37])"), (13, 14, 15, 16, 17, 18, 19)),
+)
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])")
+# RFC 2606 reserves the first; the others are what people write where an address belongs.
+_NOBODY = re.compile(
+    r"@(?:.*\.)?(?:example(?:\.[a-z]+)?|[a-z]+\.(?:test|invalid|localhost|example)"
+    r"|(?:your)?(?:domain|company|email|provider|website)\.com)$",
+    re.IGNORECASE,
+)
+_PHONE = re.compile(
+    r"(?<![\w+])\+\d{1,3}(?:[ .\-/]?\(?\d{1,4}\)?){2,6}(?!\w)"
+    r"|(?<![\w.+-])(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])[2-9]\d{2}[ .-]\d{4}(?![\w-])"
+)
+_FEWEST_PHONE_DIGITS, _MOST_PHONE_DIGITS = 8, 15
+_IPV4 = re.compile(r"(?<![\w.-])(?<!version )(?<!Version )\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
+_IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{0,3}:[0-9A-Fa-f:]{4,34}(?![\w:])")
+_PUBLIC_RESOLVERS = frozenset(("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "4.2.2.2", "208.67.222.222"))
+_KEY = re.compile(
+    r"-----BEGIN (?:[A-Z]{2,9} )?PRIVATE KEY-----"
+    r"|(?<![A-Za-z0-9_-])(?:sk-[A-Za-z0-9_-]{20,200}|[sr]k_live_[A-Za-z0-9]{16,99}|(?:AKIA|ASIA)[0-9A-Z]{16}"
+    r"|gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_\w{60,100}|glpat-[\w-]{20,60}|xox[abeprs]-[A-Za-z0-9-]{10,250}"
+    r"|AIza[0-9A-Za-z_-]{35}|hf_[A-Za-z0-9]{30,60}|eyJ[\w-]{10,2000}\.eyJ[\w-]{10,4000}\.[\w-]{10,1000})(?![A-Za-z0-9])"
+)
+_DIGIT = re.compile(r"\d")
+
+
+class PersonalMatch(NamedTuple):
+    """A place in a text.
+
+    Attributes:
+        kind: a key of KINDS_OF_DATA.
+        start, end: the characters that it covers.
+        hint: its masked form.
+    """
+
+    kind: str
+    start: int
+    end: int
+    hint: str
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """A kind of personal data.
+
+    Attributes:
+        proven: whether a check digit or a strict form proves a match.
+        secret: whether it gives access to money or systems.
+    """
+
+    title: str
+    proven: bool
+    secret: bool
+
+
+KINDS_OF_DATA = {
+    "card": DataKind("payment card numbers", proven=True, secret=True),
+    "iban": DataKind("IBANs", proven=True, secret=True),
+    "key": DataKind("keys and tokens", proven=False, secret=True),
+    "email": DataKind("e-mail addresses", proven=False, secret=False),
+    "phone": DataKind("phone numbers", proven=False, secret=False),
+    "ip": DataKind("public IP addresses", proven=False, secret=False),
+}
+
+_RANKS = {kind: rank for rank, kind in enumerate(KINDS_OF_DATA)}
+
+
+def luhn_holds(digits: str) -> bool:
+    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
+    total = 0
+    for place, digit in enumerate(map(int, reversed(digits))):
+        doubled = digit * 2 if place % 2 else digit
+        total += doubled - 9 if doubled > 9 else doubled
+    return total % 10 == 0
+
+
+def iban_holds(iban: str) -> bool:
+    """Whether an IBAN without spaces has its country's length and check digits (ISO 13616: the number mod 97 is 1)."""
+    if _IBAN_LENGTHS.get(iban[:2]) != len(iban):
+        return False
+    return int("".join(str(int(character, 36)) for character in iban[4:] + iban[:4])) % 97 == 1
+
+
+def personal_matches(text: str) -> list[PersonalMatch]:
+    """All matches in a text, in order; of two that overlap the kind that is first in KINDS_OF_DATA."""
+    found: list[PersonalMatch] = []
+    for match in sorted((match for find in _finders(text) for match in find(text)), key=lambda match: match.start):
+        if not found or found[-1].end <= match.start:
+            found.append(match)
+        elif _RANKS[match.kind] < _RANKS[found[-1].kind]:
+            found[-1] = match
+    return found
+
+
+def masked(text: str) -> str:
+    """The text with every match replaced by its masked form."""
+    parts, end = [], 0
+    for match in personal_matches(text):
+        parts += [text[end : match.start], f"[{match.hint}]"]
+        end = match.end
+    return "".join([*parts, text[end:]])
+
+
+def _finders(text: str) -> Iterator[Callable[[str], Iterator[PersonalMatch]]]:
+    """The searches that can match: most texts have neither digits nor an @."""
+    has_digits = _DIGIT.search(text) is not None
+    if has_digits:
+        yield from (_cards, _ibans)
+    if has_digits or "PRIVATE KEY" in text or "sk-" in text or "xox" in text:
+        yield _keys
+    if "@" in text:
+        yield _emails
+    if has_digits:
+        yield from (_phones, _addresses)
+
+
+def _cards(text: str) -> Iterator[PersonalMatch]:
+    for match in _CARD.finditer(text):
+        digits = match[0].replace(" ", "").replace("-", "")
+        issued = any(prefix.match(digits) and len(digits) in lengths for prefix, lengths in _ISSUERS)
+        if issued and len(set(digits)) > 1 and luhn_holds(digits):
+            yield PersonalMatch("card", *match.span(), f"card …{digits[-4:]}")
+
+
+def _ibans(text: str) -> Iterator[PersonalMatch]:
+    for match in _IBAN.finditer(text):
+        compact = match[0].replace(" ", "")
+        length = _IBAN_LENGTHS.get(compact[:2], 0)
+        if length and iban_holds(compact[:length]):
+            end, seen = match.start(), 0
+            while seen < length:  # words in capitals after it may look like further groups
+                seen += text[end] != " "
+                end += 1
+            yield PersonalMatch("iban", match.start(), end, f"IBAN {compact[:2]}…{compact[length - 2 : length]}")
+
+
+def _keys(text: str) -> Iterator[PersonalMatch]:
+    for match in _KEY.finditer(text):
+        if "EXAMPLE" not in match[0].upper():
+            hint = "private key" if match[0].startswith("-") else f"key {match[0][:4]}…, {len(match[0])} characters"
+            yield PersonalMatch("key", *match.span(), hint)
+
+
+def _emails(text: str) -> Iterator[PersonalMatch]:
+    for match in _EMAIL.finditer(text):
+        if not _NOBODY.search(match[0]):
+            domain = match[0].rpartition("@")[2]
+            yield PersonalMatch(
+                "email", *match.span(), f"e-mail {match[0][0]}…@{domain[0]}….{domain.rpartition('.')[2]}"
+            )
+
+
+def _phones(text: str) -> Iterator[PersonalMatch]:
+    for match in _PHONE.finditer(text):
+        digits = re.sub(r"\D", "", match[0])
+        fictional = digits[-7:-4] == "555" or len(set(digits)) < 3
+        if _FEWEST_PHONE_DIGITS <= len(digits) <= _MOST_PHONE_DIGITS and not fictional:
+            yield PersonalMatch("phone", *match.span(), f"phone …{digits[-2:]}")
+
+
+def _addresses(text: str) -> Iterator[PersonalMatch]:
+    for pattern in (_IPV4, _IPV6):
+        for match in pattern.finditer(text):
+            try:
+                address = ipaddress.ip_address(match[0])
+            except ValueError:
+                continue
+            # Three zeros or small numbers are a version, such as 2.0.0.1.
+            small = address.version == 4 and all(part < 20 for part in address.packed)
+            if address.is_global and not small and match[0] not in _PUBLIC_RESOLVERS:
+                yield PersonalMatch("ip", *match.span(), f"IP {match[0][:2]}…")
