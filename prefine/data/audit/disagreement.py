@@ -8,7 +8,7 @@ from itertools import combinations
 
 from prefine.data.audit.entries import Entry, at
 from prefine.data.audit.findings import MOST_EXAMPLES, AuditExample, AuditFinding, Severity, unchecked
-from prefine.data.audit.judgements import Judgement, Judgements
+from prefine.data.audit.judgements import ItemJudgement, JudgedItems
 from prefine.data.audit.own_votes import RowVotes
 from prefine.formatting import percent, plural
 
@@ -24,7 +24,7 @@ class Disagreement:
         judgements: of all records.
     """
 
-    def __init__(self, judgements: Judgements) -> None:
+    def __init__(self, judgements: JudgedItems) -> None:
         self._judgements = judgements
         self._in_rows = RowVotes()
 
@@ -51,7 +51,7 @@ class Disagreement:
             agreeing += first.direction == second.direction
         return agreeing, compared
 
-    def _by_two(self) -> Iterator[tuple[Judgement, Judgement]]:
+    def _by_two(self) -> Iterator[tuple[ItemJudgement, ItemJudgement]]:
         """Pairs of judgements of one item by two annotators. Rows without one may be copies of each other."""
         for _, found in self._judgements.several():
             named = [judgement for judgement in found if judgement.annotator >= 0][:_MOST_COMPARED_OF_AN_ITEM]
@@ -125,5 +125,5 @@ class Disagreement:
         return [{"annotator": who, "agreement": share, "compared": count} for share, who, count in sorted(shares)[:5]]
 
 
-def _first(found: Iterator[tuple[bytes, list[Judgement]]]) -> list[tuple[bytes, list[Judgement]]]:
+def _first(found: Iterator[tuple[bytes, list[ItemJudgement]]]) -> list[tuple[bytes, list[ItemJudgement]]]:
     return [each for each, _ in zip(found, range(MOST_EXAMPLES), strict=False)]

@@ -14,7 +14,7 @@ from prefine.formatting import plural
 ContradictionRule = Literal["keep", "drop", "majority"]
 
 
-class Judgement(NamedTuple):
+class ItemJudgement(NamedTuple):
     """One record's word on an item: see `judged_item`. `annotator` is the place in a list of names, -1 if unknown."""
 
     number: int
@@ -22,7 +22,7 @@ class Judgement(NamedTuple):
     annotator: int
 
 
-class Judgements:
+class JudgedItems:
     """Exact duplicates and contradictions, from hashes.
 
     Two rows with the same content are duplicates, unless different annotators judged them: those are two votes.
@@ -41,7 +41,7 @@ class Judgements:
         self.places = places
         self._drops = drops
         self._rule = rule
-        self._items: dict[bytes, Judgement | list[Judgement]] = {}
+        self._items: dict[bytes, ItemJudgement | list[ItemJudgement]] = {}
         self._contents: dict[tuple[bytes, int], int] = {}
         self.annotators: dict[str, int] = {}
         self._records = self._repeated = 0
@@ -60,7 +60,7 @@ class Judgements:
             self._repeat(entry, first)
             return True
         item, direction = judged_item(entry.record)
-        judgement, earlier = Judgement(entry.number, direction, annotator), self._items.get(item)
+        judgement, earlier = ItemJudgement(entry.number, direction, annotator), self._items.get(item)
         if earlier is None:
             self._items[item] = judgement
             return False
@@ -114,11 +114,11 @@ class Judgements:
             examples=self._repeats,
         )
 
-    def several(self) -> Iterator[tuple[bytes, list[Judgement]]]:
+    def several(self) -> Iterator[tuple[bytes, list[ItemJudgement]]]:
         """Items with several judgements, by their hash."""
         return ((item, found) for item, found in self._items.items() if isinstance(found, list))
 
-    def contradicted(self) -> Iterator[tuple[bytes, list[Judgement]]]:
+    def contradicted(self) -> Iterator[tuple[bytes, list[ItemJudgement]]]:
         """Those that were judged in both directions."""
         return (
             (item, found) for item, found in self.several() if {1, -1} <= {judgement.direction for judgement in found}
@@ -154,7 +154,7 @@ class Judgements:
             figures={"items": items},
         )
 
-    def _leave_out(self, sides: Sequence[Judgement]) -> None:
+    def _leave_out(self, sides: Sequence[ItemJudgement]) -> None:
         if self._rule == "keep":
             return
         balance = sum(judgement.direction for judgement in sides)

@@ -15,7 +15,7 @@ _MOST_VOTES = 20_000
 _HIGH, _MEDIUM = 0.8, 0.65
 
 
-class LengthBias:
+class LengthCheck:
     """Compares lengths in characters: of the two answers of a pair; of answers voted up and down."""
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ class NearDuplicates:
     With the same judgement they are near duplicates; with the opposite one, near contradictions.
 
     Args:
-        places: see Judgements.
+        places: see JudgedItems.
         drops: takes near duplicates; None to leave none out.
     """
 

@@ -14,10 +14,10 @@ from prefine.data.audit.disagreement import Disagreement
 from prefine.data.audit.drops import Drops
 from prefine.data.audit.entries import Entry, at, entry_of, shown
 from prefine.data.audit.findings import MOST_EXAMPLES, AuditExample, AuditFinding, Severity
-from prefine.data.audit.judgements import ContradictionRule, Judgements
+from prefine.data.audit.judgements import ContradictionRule, JudgedItems
 from prefine.data.audit.languages import Languages
 from prefine.data.audit.leaks import Leaks
-from prefine.data.audit.length_bias import LengthBias
+from prefine.data.audit.length_bias import LengthCheck
 from prefine.data.audit.near import NearDuplicates
 from prefine.data.audit.personal_data import PersonalData
 from prefine.data.audit.reading import AuditedQuarantine
@@ -95,11 +95,11 @@ class AuditChecks:
     """All checks of one audit."""
 
     quarantine: AuditedQuarantine
-    judgements: Judgements
+    judgements: JudgedItems
     disagreement: Disagreement
     near: NearDuplicates | None
     leaks: Leaks
-    length_bias: LengthBias
+    length_bias: LengthCheck
     cues: Cues
     languages: Languages
     personal: PersonalData
@@ -202,14 +202,14 @@ def audit_sources(
 
 
 def _checks(settings: AuditSettings, drops: Drops, places: Sequence[Place], find_near: bool) -> AuditChecks:
-    judgements = Judgements(places, drops, settings.contradictions)
+    judgements = JudgedItems(places, drops, settings.contradictions)
     return AuditChecks(
         quarantine=AuditedQuarantine(drops),
         judgements=judgements,
         disagreement=Disagreement(judgements),
         near=NearDuplicates(places, drops if settings.near else None) if find_near else None,
         leaks=Leaks(drops, near_too=settings.near),
-        length_bias=LengthBias(),
+        length_bias=LengthCheck(),
         cues=Cues(),
         languages=Languages(),
         personal=PersonalData(),
