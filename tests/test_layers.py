@@ -25,6 +25,7 @@ STAGES = {f"prefine.training.{stage}" for stage in ("stages.sft", "stages.dpo", 
 WITHOUT_TORCH = (
     "runs",
     "recipe",
+    "foreign_recipes",
     "feedback",
     "annotation",
     "annotation.importing",

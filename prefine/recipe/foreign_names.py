@@ -55,6 +55,9 @@ _NAMES: dict[str, str] = {
     "training.log_every_steps": "logging_steps",
     "training.keep_checkpoints": "save_total_limit",
     "training.keep_best": "load_best_model_at_end",
+    "training.tracker_project": (
+        "project wandb_project swanlab_project comet_project_name mlflow_experiment_name trackio_project"
+    ),
     "dpo.beta|kl.coefficient": "beta rl_beta",
     "dpo.beta": "pref_beta dpo_beta",
     "dpo.loss|reward.loss": "loss_type",
@@ -161,8 +164,8 @@ _ABSENT: dict[str, str] = {
         "push_to_hub push_dataset_to_hub hub_* hf_hub_token ms_hub_token om_hub_token hf_use_auth_token "
         "log_completions_hub_repo trackio_*"
     ),
-    "a tracker's project and run are named by run; its environment variables set the rest": (
-        "project wandb_* mlflow_* comet_* use_comet swanlab_* use_swanlab dagshub_*"
+    "a tracker's run is named by run; its environment variables set the rest": (
+        "wandb_* mlflow_* comet_* use_comet swanlab_* use_swanlab dagshub_*"
     ),
     "the optimiser is AdamW": (
         "optim optimizer optim_args optim_target_modules use_galore galore_* use_apollo apollo_* use_badam badam_* "
@@ -178,7 +181,7 @@ _ABSENT: dict[str, str] = {
         "loftq_config layer_replication peft_* auto_mapping inference_mode exclude_modules corda_config eva_config "
         "arrow_config kasa_config velora_config megatron_config megatron_core runtime_config lora_ga_config "
         "monteclora_config qalora_group_size alora_invocation_tokens ensure_weight_tying lora_task_type task_type "
-        "lora_on_cpu qlora_sharded_model_loading gptq create_new_adapter merge_lora lora_target_parameters "
+        "peft lora_on_cpu qlora_sharded_model_loading gptq create_new_adapter merge_lora lora_target_parameters "
         "target_parameters"
     ),
     "an adapter trains low-rank matrices only; lora: null trains all weights": (
@@ -191,7 +194,8 @@ _ABSENT: dict[str, str] = {
     "rows are always packed without padding, and do not attend to each other": (
         "packing packing_strategy eval_packing neat_packing sample_packing sample_packing_* eval_sample_packing "
         "padding_free pad_to_sequence_len pad_to_multiple_of group_by_length batch_flattening length_column_name "
-        "train_sampling_strategy multipack_real_batches curriculum_sampling"
+        "train_sampling_strategy multipack_real_batches curriculum_sampling pretraining_sample_concatenation "
+        "pretrain_multipack_* max_packed_sequence_len"
     ),
     "only assistant turns are learned from, the end of turn included": (
         "train_on_inputs train_on_prompt assistant_only_loss completion_only_loss mask_history "
@@ -208,7 +212,8 @@ _ABSENT: dict[str, str] = {
     "the tokenizer's own tokens are used": (
         "special_tokens tokens add_tokens add_special_tokens new_special_tokens_config init_special_tokens "
         "eos_token pad_token eot_tokens resize_vocab resize_token_embeddings_to_32x tokenizer_* use_fast_tokenizer "
-        "split_special_tokens padding_side added_tokens_overrides fix_untrained_tokens"
+        "split_special_tokens padding_side added_tokens_overrides fix_untrained_tokens "
+        "mean_resizing_embeddings shrink_embeddings"
     ),
     "a system turn comes with the rows": "default_system_message default_system system_prompt",
     "the reference is the model as it was loaded, computed once and cached": (
@@ -217,7 +222,7 @@ _ABSENT: dict[str, str] = {
     ),
     "dpo.loss lists the available losses": (
         "loss_weights f_divergence_type f_alpha_divergence_coef discopop_tau ld_alpha use_weighting "
-        "dpo_use_weighting pref_bco_weight orpo_alpha dpo_use_logits_to_keep"
+        "dpo_use_weighting pref_bco_weight orpo_alpha dpo_use_logits_to_keep dpo_norm_loss use_dft_loss"
     ),
     "votes train a reward model: prefine reward": (
         "desirable_weight undesirable_weight kto_chosen_weight kto_rejected_weight kto_desirable_weight "
@@ -239,6 +244,7 @@ _ABSENT: dict[str, str] = {
     "start several processes with accelerate launch or torchrun; each holds the whole model": (
         "deepspeed fsdp fsdp_* ddp ddp_* accelerator_config parallelism_config local_rank world_size max_memory "
         "sequence_parallel_degree tensor_parallel_size context_parallel_size ray_* use_ray "
+        "fp8_enable_fsdp_float8_all_gather "
         "average_tokens_across_devices ring_attn_func heads_k_stride low_cpu_mem_usage offload_folder "
         "gpu_memory_limit log_on_each_node save_on_each_node activation_offloading"
     ),
@@ -248,18 +254,43 @@ _ABSENT: dict[str, str] = {
         "gradient_checkpointing_kwargs activation_checkpointing_kwargs use_reentrant_gc upcast_layernorm "
         "upcast_lmhead_output router_aux_loss_coef moe_aux_loss_coef rope_scaling shift_attn s2_attention "
         "flex_attention neftune_noise_alpha mixture_of_depths model_init_kwargs disable_gradient_checkpointing "
-        "ignore_bias_buffers plugins"
+        "ignore_bias_buffers plugins use_v1_kernels flex_attn_compile_kwargs flash_optimum use_pose pose_* "
+        "noisy_embedding_alpha"
     ),
     "every run can be repeated to the last bit on the same machine": "full_determinism",
-    "only text is read": "image_* video_* audio_* crop_to_patches processor_type freeze_vision_*",
+    "only text is read": (
+        "freeze_multi_modal_projector freeze_language_model use_audio_in_video image_* video_* audio_* crop_to_patches "
+        "processor_type freeze_vision_*"
+    ),
     "rows are rendered by the tokenizer's chat template": "tool_format",
+    "prefine export does it after training": "export_* merge_lora merge_method",
+    "weights that are loaded are trained: nothing is started anew or quantised while it trains": (
+        "train_from_scratch qat model_quantization_config model_quantization_config_kwargs"
+    ),
+    "the model is loaded as its folder describes it": (
+        "base_model_config cls_model_config model_config model_kwargs overrides_of_model_config model_type "
+        "type_of_model overrides_of_model_kwargs is_*_derived_model experimental_skip_move_to_device adapter_folder "
+        "embeddings_skip_upcast llama4_linearized_experts"
+    ),
+    "the reward is named by reward.name": ("reward_model_adapters reward_model_quantization_bit reward_model_type"),
+    "prefine evaluate measures models after training": (
+        "do_causal_lm_eval eval_causal_lm_metrics do_bench_eval bench_dataset bench_split dpo_generate_during_eval"
+    ),
+    "the section guards sets limits on a run's figures": "loss_watchdog_threshold loss_watchdog_patience",
+    "early stopping counts evaluations: training.early_stopping_patience": "early_stopping_steps",
+    "the order of rows is random, from training.seed": "disable_shuffling",
+    "another program does it": (
+        "gradio_* sglang_* use_kt kt_* cpu_infer chunk_size mode resources_per_worker placement_strategy use_mca"
+    ),
     "prefine needs none": (
         "log_level log_level_replica disable_tqdm debug skip_memory_metrics logging_nan_inf_filter "
         "include_for_metrics include_num_input_tokens_seen include_tokens_per_second prediction_loss_only "
         "batch_eval_metrics eval_do_concat_batches eval_use_gather_object save_only_model save_safetensors "
         "enable_jit_checkpoint plot_loss print_param_status log_unique_prompts log_multimodal "
         "num_completions_to_print compute_accuracy strict eval_num_beams peft_version gc_steps profiler_steps "
-        "eval_table_size eval_max_new_tokens cache_dir"
+        "eval_table_size eval_max_new_tokens cache_dir is_preprocess preprocess_iterable total_num_tokens "
+        "total_supervised_tokens axolotl_config_path save_first_step include_effective_tokens_per_second "
+        "skip_special_tokens"
     ),
 }
 

@@ -1,0 +1,154 @@
+"""Rules for the settings of methods: losses of preference optimisation, and rollouts of GRPO, RLOO and PPO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefine.foreign_recipes.mover import Mover
+from prefine.foreign_recipes.settings import Setting, Written
+
+_LOSSES = ("sigmoid", "robust", "hinge", "ipo", "simpo", "conservative")
+_NO_LOSS = "dpo.loss has sigmoid, conservative, robust, hinge, ipo and simpo"
+# Where GRPO's authors' objective is named, prefine's grpo is that.
+_ROOM_FOR_PROMPTS = 512
+_WHOLE = "rollouts are drawn from the whole distribution, as the ratios need"
+
+
+def preference_loss(mover: Mover, losses: Setting | None, weights: Setting | None, smoothing: Setting | None) -> None:
+    """The loss of DPO: one, or one with a weighted likelihood of the chosen answer.
+
+    Args:
+        losses: a name, or a list of names.
+        weights: of each, in a list.
+        smoothing: share of flipped labels.
+    """
+    flipped = bool(smoothing is not None and smoothing.value)
+    names, shares = _losses(losses, weights)
+    if losses is not None and None not in names:
+        main = [(name, share) for name, share in zip(names, shares, strict=True) if name != "sft"]
+        name = str(main[0][0]) if len(main) == 1 else ""
+        likelihood = sum(share for each, share in zip(names, shares, strict=True) if each == "sft")
+        used = [each for each in (losses, weights) if each is not None]
+        if name == "sigmoid_norm":
+            mover.write("dpo.loss", "sigmoid", *used, note="divided by answer tokens")
+            mover.write("dpo.length_normalized", True, losses)
+        elif name == "sigmoid" and flipped and smoothing is not None:
+            mover.write("dpo.loss", "conservative", *used, smoothing)
+        elif name in _LOSSES:
+            mover.write("dpo.loss", name, *used)
+        else:
+            for setting in used:
+                mover.leave(setting, _NO_LOSS if len(main) == 1 else "several losses with weights are not mapped here")
+        if name and likelihood and main[0][1]:
+            mover.write("dpo.nll_weight", likelihood / main[0][1], *used)
+    elif losses is not None:
+        mover.leave(losses, _NO_LOSS)
+    if smoothing is not None:
+        if flipped and "dpo.loss" in mover.moved.fields:
+            mover.write("dpo.label_smoothing", smoothing.value, smoothing)
+        else:
+            mover.leave(smoothing, "it is 0: no label is taken as flipped" if not flipped else _NO_LOSS)
+
+
+def _losses(losses: Setting | None, weights: Setting | None) -> tuple[list[str | None], list[float]]:
+    value = None if losses is None else losses.value
+    names = value if isinstance(value, list) else [value]
+    given = weights.value if weights is not None else None
+    shares = given if isinstance(given, list) and len(given) == len(names) else [1.0] * len(names)
+    return [None if name is None else str(name) for name in names], [float(share) for share in shares]
+
+
+def strength(mover: Mover, *names: str) -> None:
+    """Beta, whose place depends on the method; the first name that is set decides."""
+    stage = mover.moved.configuration.stage
+    path = next((each for each in (f"{stage}.beta", "kl.coefficient") if each in mover.paths), f"{stage}.beta")
+    for name in names:
+        if (setting := mover.take(name)) is None or setting.value is None:
+            continue
+        mover.write(path, setting.value, setting)
+        return
+
+
+def group_rollouts(mover: Mover, advantage: str) -> None:
+    """GRPO and RLOO: groups of answers to a prompt, compared with each other."""
+    mover.write("advantage", advantage, note="from the trainer")
+    _group_batch(mover)
+    longest, prompt = mover.take("max_completion_length"), mover.take("max_prompt_length")
+    _lengths(mover, longest, prompt)
+    temperature = mover.take("temperature")
+    if temperature is not None and temperature.value is not None:
+        mover.write("rollout.temperature", temperature.value, temperature)
+    whole = mover.take("scale_rewards")
+    if whole is not None:
+        if whole.value in (True, "group", "True", "true"):
+            mover.leave(whole, "as here, grpo divides by the standard deviation of a prompt's answers")
+        else:
+            mover.leave(whole, "grpo divides by the standard deviation of a prompt's answers, rloo by nothing")
+    kind = mover.take("loss_type")
+    if kind is not None:
+        mover.leave(kind, "the loss is the mean over an update's tokens, of PPO's clipped objective")
+    for name, value in (("top_p", 1.0), ("top_k", 0), ("min_p", None), ("repetition_penalty", 1.0)):
+        setting = mover.take(name)
+        if setting is not None:
+            off = setting.value in (value, None, -1 if name == "top_k" else value)
+            mover.leave(
+                setting,
+                f"{'as here, ' if off else ''}rollouts are drawn from the whole distribution, as the ratios need",
+            )
+
+
+def _group_batch(mover: Mover) -> None:
+    """TRL counts answers, prefine prompts."""
+    answers = mover.value("num_generations")
+    rows = mover.moved.fields.pop("training.batch_size", None)
+    setting = mover.take("generation_batch_size")
+    count, origin = (None, "") if rows is None else (rows.value, rows.origin)
+    if setting is not None and setting.value is None:
+        mover.leave(setting, "it is null, so that the rows of a step decide")
+    elif setting is not None:
+        count, origin = setting.value, f"generation_batch_size: {setting.value}"
+    if isinstance(count, int) and isinstance(answers, int) and answers > 0:
+        note = f"{origin}; divided by num_generations: {answers}, as prompts are counted"
+        names = () if rows is None else rows.names
+        mover.moved.fields["training.batch_size"] = Written(max(1, count // answers), note, names)
+
+
+def _lengths(mover: Mover, answer: Setting | None, prompt: Setting | None) -> None:
+    """prefine bounds the answer, and prompt and answer together."""
+    if answer is not None and isinstance(answer.value, int):
+        mover.write("rollout.max_new_tokens", answer.value, answer)
+        room = prompt.value if prompt is not None and isinstance(prompt.value, int) else _ROOM_FOR_PROMPTS
+        note = "" if prompt is not None else f"and {room} for the prompt"
+        if "data.max_length_tokens" not in mover.moved.fields:
+            settings = [each for each in (prompt, answer) if each is not None]
+            mover.write("data.max_length_tokens", answer.value + room, *settings, note=note)
+            return
+    if prompt is not None:
+        mover.leave(prompt, "data.max_length_tokens bounds prompt and answer together")
+
+
+def reward_sources(mover: Mover, sources: list[Any], weights: Setting | None) -> None:
+    """Models by name, functions as module:function.
+
+    Args:
+        sources: their names; None for one that is not known.
+        weights: of each, in a list.
+    """
+    given = weights.value if weights is not None and isinstance(weights.value, list) else []
+    parts = []
+    for place, name in enumerate(sources):
+        part: dict[str, Any] = {"name": name or "my_rewards:reward"}
+        if place < len(given):
+            part["weight"] = given[place]
+        parts.append(part)
+    used = [weights] if weights is not None else []
+    mover.write("reward.name", parts[0]["name"], note="from the trainer's rewards")
+    if "weight" in parts[0]:
+        mover.write("reward.weight", parts[0]["weight"], *used)
+    if parts[1:]:
+        mover.write("reward.more", parts[1:], *used)
+    if any(name is None or ":" in name for name in sources):
+        mover.todo(
+            "A reward function is called as function(rows), each row with its prompt, response and the data's columns, "
+            "and returns a number for each (docs/ppo.md): write yours in that form and name it module:function."
+        )

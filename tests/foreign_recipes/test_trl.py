@@ -1,0 +1,235 @@
+"""Configurations of TRL 1.16: every field of its classes is written or has a reason, and values keep their meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefine.errors import RecipeError
+from prefine.foreign_recipes.settings import Moved
+from prefine.foreign_recipes.text import recipe_text
+from prefine.foreign_recipes.trl import DEFAULTS, PEFT_DEFAULTS, from_trl
+from prefine.recipe.loading import load_recipe, recipe_values
+from prefine.recipe.registry import RECIPES
+
+SCRIPT = """
+import torch
+from datasets import load_dataset
+from trl import DPOConfig, DPOTrainer
+MODEL = "org/small"
+model = AutoModelForCausalLM.from_pretrained(MODEL, torch_dtype=torch.bfloat16)
+rows = load_dataset("org/pairs", "en", split="train[:100]")
+args = DPOConfig(output_dir="out", beta=0.3, learning_rate=2e-6, per_device_train_batch_size=4,
+                 gradient_accumulation_steps=4, loss_type=["sigmoid", "sft"], loss_weights=[2.0, 0.5],
+                 report_to=["wandb", "comet_ml"], run_mystery=1, fsdp=find())
+trainer = DPOTrainer(model, args=args, train_dataset=rows, peft_config=LoraConfig(r=32, target_modules=["q_proj"]))
+"""
+
+
+@cache
+def config_classes() -> dict[str, Any]:
+    trl = pytest.importorskip("trl")
+    orpo = pytest.importorskip("trl.experimental.orpo")
+    names = ("SFT", "DPO", "Reward", "KTO", "GRPO", "RLOO")
+    return {name: getattr(trl, f"{name}Config") for name in names} | {"ORPO": orpo.ORPOConfig}
+
+
+def moved(tmp_path: Path, text: str, name: str = "train.py", method: str | None = None) -> Moved:
+    (tmp_path / name).write_text(text)
+    return from_trl(tmp_path / name, method)
+
+
+def left(done: Moved, name: str) -> str:
+    """Why a setting has no counterpart."""
+    (found,) = [each.reason for each in done.left if name in each.name.split(", ")]
+    return found
+
+
+def test_a_script_becomes_a_recipe(tmp_path: Path) -> None:
+    done = moved(tmp_path, SCRIPT)
+    values = {path: written.value for path, written in done.fields.items()}
+    expected = {
+        **{"run": "out", "model.name": "org/small", "data.train": "hf:org/pairs#en", "dpo.beta": 0.3},
+        **{"training.batch_size": 16, "training.learning_rate": 2e-6, "training.trackers": ["wandb"], "lora.r": 32},
+        **{"lora.targets": ["q_proj"], "dpo.loss": "sigmoid", "dpo.nll_weight": 0.25},
+        # TRL's and peft's defaults.
+        **{"training.epochs": 3.0, "training.schedule": "linear", "training.warmup_fraction": 0.0, "lora.alpha": 8},
+        **{"data.max_length_tokens": 1024, "training.seed": 42},
+    }
+    assert expected.items() <= values.items()
+    assert left(done, "run_mystery") == "prefine does not know this setting"
+    assert "not a literal" in left(done, "fsdp")
+    assert "comet_ml" in left(done, "report_to")
+    assert "data.limit" in left(done, "train_dataset split")
+    assert values["model.dtype"] == "bfloat16"
+
+
+def test_the_text_is_a_recipe_with_the_same_values(tmp_path: Path) -> None:
+    done = moved(tmp_path, SCRIPT)
+    out = tmp_path / "dpo.yaml"
+    out.write_text(recipe_text(done, out))
+    assert recipe_values(out) == json.loads(json.dumps(done.values))
+    assert load_recipe(out, [], RECIPES["dpo"])
+    text = out.read_text()
+    assert text.startswith("# prefine dpo ")
+    assert "# - run_mystery: 1: prefine does not know this setting." in text
+
+
+def test_line_breaks_in_a_value_stay_inside_the_comment(tmp_path: Path) -> None:
+    done = moved(tmp_path, "DPOConfig(mystery='a\\nrun: elsewhere\\x1b[31m')\n")
+    text = recipe_text(done, Path("dpo.yaml"))
+    assert not any(line.startswith("run:") for line in text.splitlines())
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("trainer", DEFAULTS)
+def test_defaults_are_those_of_trl(trainer: str) -> None:
+    if trainer not in config_classes():
+        pytest.skip("not in this release of TRL")
+    fields = {field.name: field.default for field in dataclasses.fields(config_classes()[trainer])}
+    fields |= {
+        field.name: field.default_factory()
+        for field in dataclasses.fields(config_classes()[trainer])
+        if field.default_factory is not dataclasses.MISSING
+    }
+    assert {name: fields[name] for name in DEFAULTS[trainer]} == DEFAULTS[trainer]
+
+
+def test_defaults_of_an_adapter_are_those_of_peft() -> None:
+    peft = pytest.importorskip("peft")
+    fields = {field.name: field.default for field in dataclasses.fields(peft.LoraConfig)}
+    assert {name: fields[name] for name in PEFT_DEFAULTS} == PEFT_DEFAULTS
+
+
+@pytest.mark.parametrize("trainer", ["SFT", "DPO", "Reward", "KTO", "ORPO", "GRPO", "RLOO"])
+def test_every_field_of_the_class_is_written_or_has_a_reason(trainer: str, tmp_path: Path) -> None:
+    """Each with a value of its own that is not the default, so that none can hide behind another."""
+    names = [field.name for field in dataclasses.fields(config_classes()[trainer])]
+    stage = {"GRPO": "ppo", "RLOO": "ppo"}.get(trainer, trainer.lower())
+    if stage not in RECIPES:
+        pytest.skip(f"no method {stage}")
+    for name in names:
+        done = moved(tmp_path, f"{trainer}Config({name}='a mark')\n")
+        origins = " ".join(written.origin for written in done.fields.values())
+        told = {part for each in done.left for part in each.name.split(", ")}
+        assert f"{name}: a mark" in origins or name in told, name
+        assert "does not know" not in " ".join(each.reason for each in done.left), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        ("warmup_steps=0.05", "training.warmup_fraction", 0.05),
+        ("warmup_steps=10, max_steps=200", "training.warmup_fraction", 0.05),
+        ("lr_scheduler_type='constant_with_warmup', warmup_ratio=0.1", "training.warmup_fraction", 0.1),
+        ("max_steps=200, eval_strategy='steps', eval_steps=0.1", "training.evaluate_every_steps", 20),
+        ("eval_strategy='no'", "training.evaluate_every_steps", None),
+        ("save_strategy='no'", "training.save_every_steps", None),
+        ("adam_beta2=0.95", "training.adam_betas", [0.9, 0.95]),
+        ("bf16=True", "model.dtype", "bfloat16"),
+        ("use_cpu=True", "model.device", "cpu"),
+        ("loss_type='sigmoid_norm'", "dpo.length_normalized", True),
+        ("loss_type='sigmoid', label_smoothing=0.1", "dpo.loss", "conservative"),
+        ("loss_type='robust', label_smoothing=0.1", "dpo.label_smoothing", 0.1),
+        ("loss_type=['ipo']", "dpo.loss", "ipo"),
+        ("report_to='none'", "training.trackers", []),
+        ("load_best_model_at_end=True", "training.keep_best", True),
+        ("model_init_kwargs={'attn_implementation': 'sdpa'}", "model.attn_implementation", "sdpa"),
+    ],
+)
+def test_values_of_another_form_keep_their_meaning(tmp_path: Path, arguments: str, field: str, value: Any) -> None:
+    done = moved(tmp_path, f"DPOConfig({arguments})\n")
+    assert done.fields[field].value == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "reason"),
+    [
+        ("warmup_steps=10", "warmup_steps", "set it to 10 divided by their number"),
+        ("eval_strategy='epoch'", "eval_strategy", "counts steps"),
+        ("fp16=True", "fp16", "does not train in float16"),
+        ("loss_type='apo_zero'", "loss_type", "dpo.loss has"),
+        ("optim='adafactor'", "optim", "the optimiser is AdamW"),
+        ("max_length=None", "max_length", "1024 by default"),
+        ("learning_rate=0", "learning_rate", "must be greater than 0"),
+        ("max_steps=-1", "max_steps", "training.epochs decides"),
+        ("push_to_hub=True", "push_to_hub", "uploads nothing"),
+    ],
+)
+def test_what_has_no_counterpart_says_why(tmp_path: Path, arguments: str, name: str, reason: str) -> None:
+    assert reason in left(moved(tmp_path, f"DPOConfig({arguments})\n"), name)
+
+
+def test_grpo_counts_answers_and_prefine_prompts(tmp_path: Path) -> None:
+    text = (
+        "args = GRPOConfig(num_generations=4, per_device_train_batch_size=8, gradient_accumulation_steps=2,beta=0.04)\n"
+        "GRPOTrainer(model='org/m', reward_funcs=[mine, 'org/rm'], args=args, train_dataset=load_dataset('org/d'))\n"
+    )
+    done = moved(tmp_path, text)
+    values = {path: written.value for path, written in done.fields.items()}
+    expected = {
+        **{"advantage": "grpo", "training.batch_size": 4, "rollout.samples_per_prompt": 4, "kl.coefficient": 0.04},
+        **{"rollout.max_new_tokens": 512, "data.max_length_tokens": 1024, "lora": None},
+        **{"reward.name": "my_rewards:reward", "reward.more": [{"name": "org/rm"}]},
+    }
+    assert expected.items() <= values.items()
+    assert any("function(rows)" in sentence for sentence in done.to_do)
+    out = tmp_path / "ppo.yaml"
+    out.write_text(recipe_text(done, out))
+    assert load_recipe(out, [], RECIPES["ppo"])
+
+
+def test_without_data_or_model_the_recipe_names_files_that_are_not_there(tmp_path: Path) -> None:
+    """Its defaults would train prefine's own model on its own sample."""
+    done = moved(tmp_path, "SFTConfig()\n")
+    assert done.fields["data.train"].value == "./data.jsonl"
+    assert done.fields["model.name"].value == "./model"
+    assert len(done.to_do) == 2
+
+
+def test_quantisation_of_a_script(tmp_path: Path) -> None:
+    text = (
+        "bnb = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4')\n"
+        "m = AutoModelForCausalLM.from_pretrained('org/m', quantization_config=bnb)\n"
+        "SFTTrainer(model=m, args=SFTConfig(), peft_config=LoraConfig())\n"
+    )
+    done = moved(tmp_path, text)
+    assert done.fields["model.quantization"].value == "nf4"
+    assert done.fields["model.name"].value == "org/m"
+
+
+def test_the_yaml_of_its_command_line(tmp_path: Path) -> None:
+    text = (
+        "model_name_or_path: org/m\ndataset_name: org/d\nuse_peft: true\nlora_r: 4\nnum_train_epochs: 2\n"
+        "load_in_4bit: true\ncompletion_only_loss: true\nwandb_x:\n"
+    )
+    done = moved(tmp_path, text, "sft.yaml")
+    values = {path: written.value for path, written in done.fields.items()}
+    expected = {"data.train": "hf:org/d", "lora.r": 4, "lora.dropout": 0.05, "training.epochs": 2}
+    assert (expected | {"model.quantization": "nf4"}).items() <= values.items()
+    assert done.configuration.stage == "sft"
+    assert left(done, "wandb_x") == "they set nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "learning_rate: 1\n", "does not say which trainer it is for"),
+        ("a.py", "x = 1\n", "has no call of any of its configurations"),
+        ("a.py", "SFTConfig()\nDPOConfig()\n", "has several configurations: SFTConfig in line 1, DPOConfig in line 2"),
+        ("a.yaml", "- 1\n", "holds a list, not fields"),
+    ],
+)
+def test_refusals(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        moved(tmp_path, text, name)
+
+
+def test_a_method_chooses_among_several(tmp_path: Path) -> None:
+    assert moved(tmp_path, "SFTConfig()\nDPOConfig()\n", method="dpo").configuration.stage == "dpo"
+    assert moved(tmp_path, "learning_rate: 1\n", "a.yaml", "reward").configuration.stage == "reward"
