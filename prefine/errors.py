@@ -58,7 +58,8 @@ def about(name: str | None, others: Mapping[str, str] = MappingProxyType({})) ->
     Args:
         name: the user's argument for the model, such as "--policy"; None if there is only one model, so that errors
             need not name it.
-        others: names for single fields, such as {"model.chat_template": "--chat-template"}, also replaced in remedies.
+        others: names for single fields, such as {"model.chat_template": "--chat-template"}, also replaced in remedies;
+            there a field that is a plain word, such as "reward", stays: it may be meant as a word.
     """
     try:
         yield
@@ -66,7 +67,8 @@ def about(name: str | None, others: Mapping[str, str] = MappingProxyType({})) ->
         field = error.field
         if field is not None and field in others:
             error.field = others[field]
-            error.remedy = error.remedy.replace(field, others[field])
+            if not field.isalpha():
+                error.remedy = error.remedy.replace(field, others[field])
         elif field is not None and (field == "reward.name" or field.startswith("model.")):
             error.field = name
         raise

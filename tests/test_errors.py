@@ -51,6 +51,13 @@ def test_a_single_field_has_a_name_of_its_own_also_in_the_remedy() -> None:
     )
 
 
+def test_a_plain_word_stays_in_the_remedy() -> None:
+    error = ModelError("it gives no scores", "Name a reward model.", field="reward")
+    with pytest.raises(ModelError) as caught, about(None, {"reward": "--reward"}):
+        raise error
+    assert str(caught.value) == "--reward: it gives no scores. Name a reward model."
+
+
 def test_the_field_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(ModelError("gone", "Name one.", field="model.name")))  # noqa: S301
     assert (error.field, str(error)) == ("model.name", "model.name: gone. Name one.")

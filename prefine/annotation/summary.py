@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prefine.annotation.agreement import agreement, agreement_by_annotator, agreement_by_criterion
+from prefine.annotation.agreement import (
+    agreement,
+    agreement_by_annotator,
+    agreement_by_criterion,
+    agreement_of_pairs,
+)
 from prefine.annotation.ranking import ranking
 from prefine.annotation.records import Item, Judgement
 from prefine.annotation.settling import settling
@@ -17,6 +22,8 @@ from prefine.annotation.statistics import (
     side_bias,
     standings,
 )
+
+_MOST_PAIRS = 6  # of annotators; more are no longer read one by one
 
 
 def summary(judgements: Sequence[Judgement], items: Iterable[Item]) -> list[str]:
@@ -34,7 +41,20 @@ def summary(judgements: Sequence[Judgement], items: Iterable[Item]) -> list[str]
         *([agreement(judgements).sentence] if several else []),
         *(f"{name}: {each.sentence}" for name, each in agreement_by_criterion(judgements).items() if several),
         *(each.sentence for each in agreement_by_annotator(judgements).values() if several and each.value is not None),
+        *_pairs(judgements, criteria),
         *_annotators(judgements, items),
+    ]
+
+
+def _pairs(judgements: Sequence[Judgement], criteria: Sequence[str]) -> list[str]:
+    """κ of each two annotators, of two also by criterion."""
+    pairs = agreement_of_pairs(judgements)
+    if len(pairs) > _MOST_PAIRS:
+        return []
+    more = {name: agreement_of_pairs(judgements, name) for name in criteria if len(pairs) == 1}
+    return [
+        *(each.sentence for each in pairs.values()),
+        *(f"{name}: {each.sentence}" for name, found in more.items() for each in found.values()),
     ]
 
 

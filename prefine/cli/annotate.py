@@ -22,11 +22,14 @@ from prefine.cli.annotation_settings import (
     Overlap,
     ProjectSeed,
     Repeats,
+    RewardOption,
     Ties,
     Title,
     add_items,
     given_settings,
     kind_of_project,
+    order_by_reward,
+    require_order,
 )
 from prefine.cli.options import (
     LARGEST_COUNT,
@@ -100,10 +103,12 @@ def import_(
     overlap: Overlap = None,
     repeats: Repeats = None,
     order: OrderOption = None,
+    reward: RewardOption = None,
     lease_minutes: LeaseMinutes = None,
     ties: Ties = None,
     notes: Notes = None,
     seed: ProjectSeed = None,
+    device: Device = "auto",
 ) -> None:
     """Put items to be judged into a project. Which answer a pair prefers is not shown; the same rows again add nothing.
 
@@ -113,9 +118,10 @@ def import_(
     from prefine.report.comparison.reading import ANSWERS_NAME, read_answers, read_comparison
 
     settings = given_settings(
-        kind, title, instructions, criterion, overlap, repeats, order, lease_minutes, ties, notes, seed
+        kind, title, instructions, criterion, overlap, repeats, order, reward, lease_minutes, ties, notes, seed
     )
     wanted = kind_of_project(project, settings)
+    require_order(wanted, reward)
     folders = [Path(each) for each in sources if (Path(each) / ANSWERS_NAME).is_file()]
     files = [each for each in sources if Path(each) not in folders]
     found: list[ImportedItems] = [import_items(files, wanted)] if files else []
@@ -124,10 +130,13 @@ def import_(
         names = comparison.candidate.name, comparison.baseline.name
         found.append(items_of_comparison(read_answers(folder), *names, wanted))
     add_items(project, settings, found)
+    order_by_reward(project, reward, device)
 
 
 def open_(
     project: ProjectPath = _DEFAULT_PROJECT,
+    reward: RewardOption = None,
+    device: Device = "auto",
     host: Host = "127.0.0.1",
     port: Port = 8010,
     password: Password = None,
@@ -136,6 +145,7 @@ def open_(
     browser: Browser = True,
 ) -> None:
     """Open the page on which people judge. Ctrl-C ends it. A vote that the page has taken is on the disk."""
+    order_by_reward(project, reward, device)
     _open(project, host, port, password, allow_host or (), link or (), browser=browser)
 
 
@@ -217,6 +227,7 @@ def compare(
     overlap: Overlap = None,
     repeats: Repeats = None,
     order: OrderOption = None,
+    reward: RewardOption = None,
     lease_minutes: LeaseMinutes = None,
     ties: Ties = None,
     notes: Notes = None,
@@ -249,10 +260,11 @@ def compare(
     from prefine.report.comparison.reading import read_answers
 
     settings = given_settings(
-        "compare", title, instructions, criterion, overlap, repeats, order, lease_minutes, ties, notes, seed
+        "compare", title, instructions, criterion, overlap, repeats, order, reward, lease_minutes, ties, notes, seed
     )
     path = project or (out or default_folder(candidate, baseline)) / _DEFAULT_PROJECT
     kind_of_project(path, settings)  # refuses settings that do not fit before any work
+    require_order("compare", reward)
     with sampling_options("annotate compare"):
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed=sampling_seed)
     with evaluation_progress() as progress, about(None, _OF_COMPARISON | {"chat_template": "--chat-template"}):
@@ -268,6 +280,7 @@ def compare(
         )
         _, folder = evaluate(request, progress)
     add_items(path, settings, [items_of_comparison(read_answers(folder), candidate, baseline, "compare")])
+    order_by_reward(path, reward, device)
     _open(path, host, port, password, allow_host or (), link or (), browser=browser)
 
 

@@ -32,8 +32,16 @@ Repeats = Annotated[
     typer.Option(min=0, max=1, help="Share of items that come to an annotator a second time [default: 0]."),
 ]
 OrderOption = Annotated[
-    Literal["stratified", "given", "priority"] | None,
-    typer.Option(help="Of items: categories in turn, as imported, or by priority [default: stratified]."),
+    Literal["stratified", "given", "disagreement"] | None,
+    typer.Option(help="Of items: categories in turn, as imported, or by --reward [default: stratified]."),
+]
+RewardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reward",
+        metavar="MODEL",
+        help="First what the heads of this reward model disagree on: the order disagreement.",
+    ),
 ]
 LeaseMinutes = Annotated[
     float | None,
@@ -54,12 +62,16 @@ def given_settings(
     overlap: int | None,
     repeats: float | None,
     order: str | None,
+    reward: str | None,
     lease_minutes: float | None,
     ties: bool | None,
     notes: bool | None,
     seed: int | None,
 ) -> dict[str, object]:
-    """The settings that were given, by their names in ProjectSettings."""
+    """The settings that were given, by their names in ProjectSettings.
+
+    The order "disagreement" is none of them: `order_by_reward` sets it once the items are there.
+    """
     from prefine.errors import DataError
 
     told = None
@@ -79,7 +91,7 @@ def given_settings(
         "criteria": tuple(criteria) if criteria else None,
         "overlap": overlap,
         "repeats": repeats,
-        "order": order,
+        "order": _order_setting(order, reward),
         "lease_minutes": lease_minutes,
         "allow_ties": ties,
         "allow_notes": notes,
@@ -88,6 +100,23 @@ def given_settings(
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _order_setting(order: str | None, reward: str | None) -> str | None:
+    from prefine.errors import DataError
+
+    if order == "disagreement" and reward is None:
+        raise DataError(
+            "the order disagreement is that of a reward model's heads, and none is named",
+            "Name one with --reward, or choose another order.",
+            field="--order",
+        )
+    if reward is not None and order not in (None, "disagreement"):
+        raise DataError(
+            f"{order!r} leaves the reward model without effect", "Leave out --order or --reward.", field="--order"
+        )
+    return None if order == "disagreement" else order
+
+
+_REWARD = {"reward": "--reward", "model.name": "--reward", "model.device": "--device"}
 _OPTIONS = {"criteria": "--criterion", "allow_ties": "--ties", "allow_notes": "--notes"}
 
 
@@ -146,3 +175,39 @@ def add_items(path: Path, given: dict[str, object], found: Sequence[ImportedItem
     if added < len(items):
         echo(f"{plural(len(items) - added, 'item')} that the project has already", err=True)
     echo(f"{plural(added, 'item')} added to {path}, which has {total}", err=True)
+
+
+def require_order(kind: Literal["compare", "rank", "thumb", "rewrite"], reward: str | None) -> None:
+    """Refuse a reward model that cannot order a project's items, before any work.
+
+    Raises:
+        PrefineError: it has one head, or the items of this kind have one answer.
+    """
+    if reward is None:
+        return
+    from prefine.errors import about
+    from prefine.evaluation.active_choice import require_heads, require_pairs
+
+    with about(None, _REWARD):
+        require_pairs(kind)
+        require_heads(reward)
+
+
+def order_by_reward(path: Path, reward: str | None, device: str) -> None:
+    """Hand out first what a reward model's heads disagree on; nothing without one."""
+    if reward is None:
+        return
+    from prefine import api
+    from prefine.annotation.project import Project
+    from prefine.cli.progress import counting
+    from prefine.errors import about
+    from prefine.evaluation.active_choice import order_by_disagreement
+    from prefine.formatting import plural
+
+    with Project(path) as project, counting("scoring") as progress, about(None, _REWARD):
+        require_order(project.settings.kind, reward)
+        without = order_by_disagreement(project, api.load(reward, device=device).reward_model, progress)
+        total = project.progress().items
+    echo(f"{plural(total, 'item')} ordered by the disagreement of {reward}", err=True)
+    if without:
+        echo(f"{plural(without, 'item')} without a score come last: an answer leaves its prompt no room", err=True)

@@ -39,10 +39,22 @@ def test_annotators_are_named_if_something_is_shown_of_them() -> None:
     assert "ann: agrees with the majority" not in found
     assert "All annotators: the same judgement on 1 of 1 hidden repeat" in found
     assert "short: All annotators: Krippendorff's α" in found
+    assert found.count("Cohen's κ") == 6  # of four annotators each two; by criterion only of two
+    assert "ann and dan: Cohen's κ = −1.00" in found
     assert "\nJudged by people, short, the candidate wins" in found
     assert "too fast" not in found
     hasty = [judged(i, "eve", "new", seconds=1.0) for i in range(1, 41)]
     assert "eve: too fast to have read the answers: 40 of 40 votes, 100" in "\n".join(summary(hasty, items(40, 1_440)))
+
+
+def test_of_two_annotators_kappa_is_shown_by_criterion_of_more_than_four_not_at_all() -> None:
+    votes = table({"ann": "no", "bob": "no"}) + [
+        judged(i, who, "new" if i == 1 else "old", criterion="short") for i in (1, 2) for who in ("ann", "bob")
+    ]
+    found = "\n".join(summary(votes, []))
+    assert "ann and bob: Cohen's κ = 1.00" in found and "short: ann and bob: Cohen's κ = 1.00" in found
+    five = "\n".join(summary(table(dict.fromkeys(("ann", "bob", "cem", "dan", "eve"), "nono")), []))
+    assert "Cohen's κ" not in five and "ann with the others: Krippendorff's α = 1.00" in five
 
 
 def test_more_than_two_models_are_ranked_and_thumbs_compare_nothing() -> None:
