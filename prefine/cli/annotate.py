@@ -48,6 +48,7 @@ from prefine.terminal import echo
 
 if TYPE_CHECKING:
     from prefine.annotation.importing import ImportedItems
+    from prefine.evaluation.comparing.request import EvaluationRequest
 
 _PASSWORD_VARIABLE = "PREFINE_PASSWORD"  # noqa: S105 - a name
 _DEFAULT_PROJECT = Path("project.db")
@@ -251,13 +252,8 @@ def compare(
 
     The answers and their report are those of prefine evaluate. The same command continues after an interruption.
     """
-    from prefine.annotation.importing import items_of_comparison
-    from prefine.cli.evaluation_output import evaluation_progress
-    from prefine.errors import about
-    from prefine.evaluation.comparing.evaluate import evaluate
     from prefine.evaluation.comparing.request import EvaluationRequest, default_folder
     from prefine.generation.sampling import Sampling
-    from prefine.report.comparison.reading import read_answers
 
     settings = given_settings(
         "compare", title, instructions, criterion, overlap, repeats, order, reward, lease_minutes, ties, notes, seed
@@ -267,21 +263,32 @@ def compare(
     require_order("compare", reward)
     with sampling_options("annotate compare"):
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed=sampling_seed)
-    with evaluation_progress() as progress, about(None, _OF_COMPARISON | {"chat_template": "--chat-template"}):
-        request = EvaluationRequest(
-            *(candidate, baseline, tuple(prompts or ()), limit),
-            sampling=sampling,
-            slots=slots,
-            regression=False,
-            out=out,
-            device=device,
-            chat_template=chat_template,
-            command=("prefine", *sys.argv[1:]),
-        )
-        _, folder = evaluate(request, progress)
-    add_items(path, settings, [items_of_comparison(read_answers(folder), candidate, baseline, "compare")])
+    request = EvaluationRequest(
+        *(candidate, baseline, tuple(prompts or ()), limit),
+        sampling=sampling,
+        slots=slots,
+        regression=False,
+        out=out,
+        device=device,
+        chat_template=chat_template,
+        command=("prefine", *sys.argv[1:]),
+    )
+    add_items(path, settings, [_answered(request, candidate, baseline)])
     order_by_reward(path, reward, device)
     _open(path, host, port, password, allow_host or (), link or (), browser=browser)
+
+
+def _answered(request: EvaluationRequest, candidate: str, baseline: str) -> ImportedItems:
+    """Both models' answers as items."""
+    from prefine.annotation.importing import items_of_comparison
+    from prefine.cli.evaluation_output import evaluation_progress
+    from prefine.errors import about
+    from prefine.evaluation.comparing.evaluate import evaluate
+    from prefine.report.comparison.reading import read_answers
+
+    with evaluation_progress() as progress, about(None, _OF_COMPARISON | {"chat_template": "--chat-template"}):
+        _, folder = evaluate(request, progress)
+    return items_of_comparison(read_answers(folder), candidate, baseline, "compare")
 
 
 def _open(
