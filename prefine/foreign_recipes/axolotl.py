@@ -60,7 +60,7 @@ def from_axolotl(path: Path, method: str | None = None) -> Moved:
     _template(mover)
     _trackers(mover)
     rules.held_out(mover, "val_set_size")
-    if stage == "dpo":
+    if "dpo.loss" in mover.paths:
         _loss(mover, rl)
     if rl == "grpo":
         _group(mover)

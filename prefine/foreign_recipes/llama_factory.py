@@ -57,7 +57,7 @@ def from_llama_factory(path: Path, method: str | None = None) -> Moved:
     template = mover.take("template")
     if template is not None:
         mover.leave(template, rules.OWN_TEMPLATE)
-    if stage == "dpo":
+    if "dpo.loss" in mover.paths:
         _preferences(mover)
     strength(mover, "pref_beta")
     _rewards(mover)
@@ -75,7 +75,7 @@ _AS_HERE = {
 def _stage(path: Path, settings: dict[str, Setting]) -> str:
     setting = settings.pop("stage", Setting("stage", "sft"))
     stage = _STAGES.get(str(setting.value))
-    if stage == "dpo" and "pref_loss" in settings and settings["pref_loss"].value == "orpo":
+    if setting.value == "dpo" and "pref_loss" in settings and settings["pref_loss"].value == "orpo":
         settings.pop("pref_loss")
         stage = "orpo"
     if stage is None or stage not in RECIPES:

@@ -9,7 +9,12 @@ from prefine.foreign_recipes.settings import Setting, Written
 
 _LOSSES = ("sigmoid", "robust", "hinge", "ipo", "simpo", "conservative")
 _NO_LOSS = "dpo.loss has sigmoid, conservative, robust, hinge, ipo and simpo"
-# Where GRPO's authors' objective is named, prefine's grpo is that.
+_SCALES = {
+    **dict.fromkeys(("true", "group"), "group"),
+    **dict.fromkeys(("false", "none"), "none"),
+    "batch": "update",
+}
+_AVERAGES = {"grpo": "answers", "dapo": "tokens", "bnpo": "tokens", "dr_grpo": "max_length"}
 _ROOM_FOR_PROMPTS = 512
 _WHOLE = "rollouts are drawn from the whole distribution, as the ratios need"
 
@@ -78,15 +83,7 @@ def group_rollouts(mover: Mover, advantage: str) -> None:
     temperature = mover.take("temperature")
     if temperature is not None and temperature.value is not None:
         mover.write("rollout.temperature", temperature.value, temperature)
-    whole = mover.take("scale_rewards")
-    if whole is not None:
-        if whole.value in (True, "group", "True", "true"):
-            mover.leave(whole, "as here, grpo divides by the standard deviation of a prompt's answers")
-        else:
-            mover.leave(whole, "grpo divides by the standard deviation of a prompt's answers, rloo by nothing")
-    kind = mover.take("loss_type")
-    if kind is not None:
-        mover.leave(kind, "the loss is the mean over an update's tokens, of PPO's clipped objective")
+    _group_loss(mover)
     for name, value in (("top_p", 1.0), ("top_k", 0), ("min_p", None), ("repetition_penalty", 1.0)):
         setting = mover.take(name)
         if setting is not None:
@@ -95,6 +92,25 @@ def group_rollouts(mover: Mover, advantage: str) -> None:
                 setting,
                 f"{'as here, ' if off else ''}rollouts are drawn from the whole distribution, as the ratios need",
             )
+
+
+def _group_loss(mover: Mover) -> None:
+    """What advantages are divided by, and what the loss is averaged over."""
+    for name, path, values in (
+        ("scale_rewards", "ppo.advantage_std", _SCALES),
+        ("loss_type", "ppo.loss_average", _AVERAGES),
+    ):
+        setting = mover.take(name)
+        if setting is None:
+            continue
+        value = values.get(str(setting.value).lower())
+        if value is None:
+            mover.leave(setting, f"{path} has {', '.join(dict.fromkeys(values.values()))}")
+        else:
+            mover.write(path, value, setting)
+    truncated = mover.take("mask_truncated_completions")
+    if truncated is not None:
+        mover.write("rollout.skip_truncated", bool(truncated.value), truncated)
 
 
 def _group_batch(mover: Mover) -> None:
@@ -107,10 +123,26 @@ def _group_batch(mover: Mover) -> None:
         mover.leave(setting, "it is null, so that the rows of a step decide")
     elif setting is not None:
         count, origin = setting.value, f"generation_batch_size: {setting.value}"
+    count = _steps(mover, count)
     if isinstance(count, int) and isinstance(answers, int) and answers > 0:
         note = f"{origin}; divided by num_generations: {answers}, as prompts are counted"
         names = () if rows is None else rows.names
         mover.moved.fields["training.batch_size"] = Written(max(1, count // answers), note, names)
+
+
+def _steps(mover: Mover, rows: Any) -> Any:
+    """Write the optimiser steps of an update; the answers of an update, which a step has `rows` of."""
+    setting = mover.take("steps_per_generation")
+    accumulated = mover.moved.configuration.settings["gradient_accumulation_steps"].value
+    if setting is None or setting.value is None:
+        mover.write("ppo.minibatches", 1, note="an update is one step, unless steps_per_generation says otherwise")
+        return rows
+    steps, rest = divmod(setting.value, accumulated) if isinstance(setting.value, int) else (0, 1)
+    if rest or steps < 1:
+        mover.leave(setting, f"it is not a multiple of gradient_accumulation_steps: {accumulated}")
+        return rows
+    mover.write("ppo.minibatches", steps, setting, note=f"gradient_accumulation_steps: {accumulated}")
+    return rows * steps if isinstance(rows, int) else rows
 
 
 def _lengths(mover: Mover, answer: Setting | None, prompt: Setting | None) -> None:

@@ -30,7 +30,7 @@ _CHANGED = "the script changes its rows, which prefine does not: write the chang
 
 
 @dataclass(frozen=True)
-class Call:
+class ScriptCall:
     """A call of the script, such as `DPOConfig(beta=0.1)`.
 
     Attributes:
@@ -72,7 +72,7 @@ class Script:
         # A name with two values: which of them holds where is not known without running the script.
         self._names = {name: value for name, value in assigned if times[name] == 1}
 
-    def calls(self, *names: str) -> list[Call]:
+    def calls(self, *names: str) -> list[ScriptCall]:
         """The calls of functions and classes with these names, in order."""
         return [self._call(node) for node in self._calls(*names)]
 
@@ -80,8 +80,8 @@ class Script:
         found = [node for node in ast.walk(self._tree) if isinstance(node, ast.Call) and _called(node) in names]
         return sorted(found, key=lambda node: (node.lineno, node.col_offset))
 
-    def _call(self, node: ast.Call) -> Call:
-        call = Call(_called(node), node.lineno)
+    def _call(self, node: ast.Call) -> ScriptCall:
+        call = ScriptCall(_called(node), node.lineno)
         call.positional.extend(node.args)
         for argument in node.args:
             call.unread.append((_shown(argument), "it is an argument without a name: write it as name=value"))

@@ -10,7 +10,7 @@ from prefine.errors import RecipeError
 from prefine.foreign_recipes import rules
 from prefine.foreign_recipes.mover import Mover
 from prefine.foreign_recipes.objectives import group_rollouts, preference_loss, reward_sources, strength
-from prefine.foreign_recipes.python_file import QUANTISATION, Call, Script
+from prefine.foreign_recipes.python_file import QUANTISATION, Script, ScriptCall
 from prefine.foreign_recipes.settings import Configuration, Moved, Setting, Written
 from prefine.foreign_recipes.sources import training_data
 from prefine.recipe.loading import recipe_values
@@ -148,7 +148,7 @@ def _flattened(arguments: Setting) -> dict[str, Setting]:
     return {name: Setting(name, value) for name, value in arguments.value.items()}
 
 
-def _one_configuration(path: Path, script: Script, method: str | None) -> tuple[str, Call]:
+def _one_configuration(path: Path, script: Script, method: str | None) -> tuple[str, ScriptCall]:
     """The trainer and its configuration. Raises RecipeError where there is none, or more than one."""
     known = {f"{name}Config": name for name in _TRAINERS}
     calls = script.calls(*known)
@@ -214,7 +214,7 @@ def _moved(trainer: str, configuration: Configuration) -> Moved:
     if (sources := mover.take("reward_funcs")) is not None:
         _sources_of_rewards(mover, sources)
     strength(mover, "beta")
-    if configuration.stage == "dpo":
+    if "dpo.loss" in mover.paths:
         _loss(mover, trainer)
     if (centring := mover.take("center_rewards_coefficient")) is not None:
         mover.write("reward.centring_weight", centring.value or 0.0, centring)

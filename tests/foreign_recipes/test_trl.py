@@ -175,6 +175,7 @@ def test_grpo_counts_answers_and_prefine_prompts(tmp_path: Path) -> None:
     expected = {
         **{"advantage": "grpo", "training.batch_size": 4, "rollout.samples_per_prompt": 4, "kl.coefficient": 0.04},
         **{"rollout.max_new_tokens": 512, "data.max_length_tokens": 1024, "lora": None},
+        **{"ppo.advantage_std": "group", "ppo.loss_average": "tokens", "ppo.minibatches": 1, "ppo.epochs": 1},
         **{"reward.name": "my_rewards:reward", "reward.more": [{"name": "org/rm"}]},
     }
     assert expected.items() <= values.items()
@@ -182,6 +183,14 @@ def test_grpo_counts_answers_and_prefine_prompts(tmp_path: Path) -> None:
     out = tmp_path / "ppo.yaml"
     out.write_text(recipe_text(done, out))
     assert load_recipe(out, [], RECIPES["ppo"])
+
+
+def test_several_steps_for_an_update(tmp_path: Path) -> None:
+    """16 answers a step, 2 steps an update, 4 answers to a prompt."""
+    rows = "per_device_train_batch_size=8, gradient_accumulation_steps=2, steps_per_generation=4, num_generations=4"
+    done = moved(tmp_path, f"GRPOConfig({rows})\n")
+    assert done.fields["ppo.minibatches"].value == 2
+    assert done.fields["training.batch_size"].value == 8
 
 
 def test_without_data_or_model_the_recipe_names_files_that_are_not_there(tmp_path: Path) -> None:
