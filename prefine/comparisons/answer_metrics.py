@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from prefine.comparisons.findings import with_finding
 from prefine.comparisons.result import AnswerOf, AnswerRow, Direction, Metric
-from prefine.comparisons.statistics import paired_median, paired_metric
+from prefine.comparisons.statistics import paired_median, paired_metric, paired_ratio
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ CHARACTERS = MetricKind("length_characters", "answer length in characters", "", 
 PAIR_ACCURACY = MetricKind("pair_accuracy", "preference accuracy", "share", "preference", "higher")
 PAIR_MARGIN = MetricKind("pair_margin", "preference margin per token", "nats", "preference", "higher")
 DEMONSTRATION_LOSS = MetricKind("demonstration_loss", "loss on demonstrations", "nats", "reference", "lower")
+
+PERPLEXITY = MetricKind("perplexity", "perplexity on demonstrations", "", "reference", "neither")
 
 # In the order of the page. Diversity and length describe: which direction is better depends on what is wanted.
 OF_ANSWERS = (
@@ -91,6 +95,35 @@ def answer_metrics(rows: Sequence[AnswerRow], prompts: Sequence[int], *, same_to
                 median = (REWARD_MEDIAN.name, REWARD_MEDIAN.title, REWARD_MEDIAN.unit, REWARD_MEDIAN.group)
                 found.append(paired_median(*median, REWARD_MEDIAN.better, candidate, baseline))
     return found
+
+
+def perplexity(candidate: Sequence[float], baseline: Sequence[float], tokens: Sequence[float]) -> Metric:
+    """The perplexity over all tokens of some answers, exp of the loss per token.
+
+    Its change has the interval of the change of the loss per token (`paired_ratio`), which gives an interval for the
+    ratio of the two perplexities, at the baseline's perplexity.
+
+    Args:
+        candidate, baseline: the loss of each answer, a sum over its tokens, nats.
+        tokens: of the answers, the same for both models.
+    """
+    about = (PERPLEXITY.name, PERPLEXITY.title, PERPLEXITY.unit, PERPLEXITY.group, PERPLEXITY.better)
+    loss = paired_ratio(*about, candidate, baseline, tokens)
+    if loss.candidate is None or loss.baseline is None or loss.change is None:
+        return loss
+    now, was = (side.model_copy(update={"value": _exp(side.value)}) for side in (loss.candidate, loss.baseline))
+    ends = {name: getattr(loss.change, name) for name in ("low", "high")}
+    change = {name: None if end is None else was.value * math.expm1(min(end, _LARGEST)) for name, end in ends.items()}
+    changed = loss.change.model_copy(update={"value": now.value - was.value, **change})
+    return with_finding(loss.model_copy(update={"candidate": now, "baseline": was, "change": changed}))
+
+
+# Larger losses per token, or changes of them, would be no finite perplexity.
+_LARGEST = 300.0
+
+
+def _exp(loss: float) -> float:
+    return math.exp(min(loss, _LARGEST))
 
 
 def value_of(answer: AnswerOf, name: str) -> float | None:

@@ -6,6 +6,8 @@ minus baseline.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -222,14 +224,27 @@ class AnswerRow(_Part):
     """A prompt with both answers: a line of answers.jsonl.
 
     Attributes:
-        prompt: the turns, with role and content.
+        prompt: the turns, with role and content. tools: that the models could call.
         verdicts: by judge.
     """
 
     id: str
     category: str = ""
     prompt: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = Field(default_factory=list)
     reference: str = ""
     candidate: AnswerOf
     baseline: AnswerOf
     verdicts: dict[str, Winner] = Field(default_factory=dict)
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """The turns, after one with the tools if there are any: all that the models saw."""
+        tools = {"role": "tools", "content": json.dumps(self.tools, ensure_ascii=False)}
+        return [tools, *self.prompt] if self.tools else self.prompt
+
+
+def prompt_numbers(rows: Iterable[AnswerRow]) -> list[int]:
+    """The number of each row's prompt, from 0: rows with the same turns and tools are answers to one prompt."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(json.dumps([row.prompt, row.tools], sort_keys=True), len(numbers)) for row in rows]

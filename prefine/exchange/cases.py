@@ -120,7 +120,7 @@ def suite_of_answers(rows: Iterable[AnswerRow]) -> Suite:
     suite = Suite()
     asked: set[str] = set()
     for row in rows:
-        if reason := _unfit(row.prompt):
+        if reason := _HAS_TOOLS if row.tools else _unfit(row.prompt):
             suite.left_out[reason] += 1
             continue
         prompt = tuple({"role": str(turn["role"]), "content": turn["content"]} for turn in row.prompt)

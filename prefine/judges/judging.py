@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prefine.comparisons.estimates import estimate
-from prefine.comparisons.result import AnswerRow, Winner, WinRate
+from prefine.comparisons.result import AnswerRow, Winner, WinRate, prompt_numbers
 from prefine.comparisons.win_rate import length_difference, win_rate
 from prefine.errors import EndpointError
 from prefine.judges.judge import Judge, NoVerdictError, Preferred
@@ -76,9 +75,9 @@ def judge_answers(
 
 def first_of_each_prompt(rows: Sequence[AnswerRow]) -> list[int]:
     """Places of the rows whose prompt no earlier row has: several answers to a prompt are not independent."""
-    places: dict[str, int] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(json.dumps(row.prompt, sort_keys=True), place)
+    places: dict[int, int] = {}
+    for place, number in enumerate(prompt_numbers(rows)):
+        places.setdefault(number, place)
     return list(places.values())
 
 
@@ -101,8 +100,8 @@ def _opinions(
                 found[place] = Opinion("tie")
                 continue
             asked[place] = (
-                pool.submit(judge.prefer, row.prompt, first, second, row.reference),
-                pool.submit(judge.prefer, row.prompt, second, first, row.reference),
+                pool.submit(judge.prefer, row.asked, first, second, row.reference),
+                pool.submit(judge.prefer, row.asked, second, first, row.reference),
             )
         waiting = {future: place for place, two in asked.items() for future in two}
         for future in as_completed(waiting):

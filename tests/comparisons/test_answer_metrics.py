@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from prefine.comparisons.answer_metrics import answer_metrics
-from prefine.comparisons.result import AnswerOf, AnswerRow
+from prefine.comparisons.answer_metrics import answer_metrics, perplexity
+from prefine.comparisons.result import AnswerOf, AnswerRow, prompt_numbers
+from prefine.significance import change_of_ratio
 
 
 def row(name: str, candidate: float | None, baseline: float | None, **own: object) -> AnswerRow:
@@ -40,3 +43,35 @@ def test_lengths_of_other_tokens_are_compared_in_characters() -> None:
     names = [[m.name for m in answer_metrics(rows, [0], same_tokens=same)] for same in (True, False)]
     assert "length_tokens" in names[0] and "length_characters" not in names[0]
     assert "length_characters" in names[1] and "length_tokens" not in names[1]
+
+
+def test_the_change_of_perplexity_has_the_interval_of_the_loss_per_token() -> None:
+    """Every answer's loss per token falls by 0.1 on average: the perplexity is exp(2) against exp(2.1). The interval
+    is the one of the ratio of means, at the baseline's perplexity.
+    """
+    tokens = [2.0, 4.0, 6.0, 8.0, 10.0, 5.0, 5.0]
+    falls = [0.1, 0.12, 0.08, 0.11, 0.1, 0.09, 0.1]
+    baseline = [2.1 * size for size in tokens]
+    candidate = [(2.1 - fall) * size for size, fall in zip(tokens, falls, strict=True)]
+    found = perplexity(candidate, baseline, tokens)
+    loss = change_of_ratio(candidate, baseline, tokens)
+    assert found.candidate and found.baseline and found.change and loss and loss.interval
+    assert found.baseline.value == pytest.approx(math.exp(2.1))
+    assert found.candidate.value == pytest.approx(math.exp(sum(candidate) / 40))
+    assert found.change.value == pytest.approx(found.candidate.value - found.baseline.value)
+    assert found.change.low == pytest.approx(math.exp(2.1) * (math.exp(loss.interval.low) - 1))
+    assert found.change.high == pytest.approx(math.exp(2.1) * (math.exp(loss.interval.high) - 1))
+    assert (found.finding, found.p) == ("differs", loss.p)
+
+
+def test_a_loss_without_bounds_is_a_finite_perplexity() -> None:
+    found = perplexity([1e5, 2e5], [1.0, 2.0], [1.0, 1.0])
+    assert found.candidate and math.isfinite(found.candidate.value)
+
+
+def test_rows_of_the_same_turns_and_other_tools_are_of_other_prompts() -> None:
+    plain = row("a", 1.0, 0.0)
+    other = plain.model_copy(update={"tools": [{"type": "function", "function": {"name": "f"}}]})
+    assert prompt_numbers([plain, other, plain]) == [0, 1, 0]
+    assert [turn["role"] for turn in other.asked] == ["tools"]
+    assert plain.asked == plain.prompt

@@ -61,6 +61,7 @@ def test_an_evaluation_gives_battles_and_where_there_are_references_cases() -> N
             ("1", "x", "y", {"reference": "r", "category": "c"}),
             ("2", "x", "x", {}),
             ("3", " ", "y", {}),
+            ("4", "x", "y", {"reference": "r", "tools": [{"type": "function"}]}),
         )
     ]
     found = suite_of_answers(rows)
@@ -68,7 +69,13 @@ def test_an_evaluation_gives_battles_and_where_there_are_references_cases() -> N
     assert [(each.id, each.better, sorted(each.sides)) for each in found.battles] == [
         ("1", None, ["baseline", "candidate"])
     ]
-    assert found.left_out == Counter({"has the same answer twice": 1, "has a blank answer": 1})
+    assert found.left_out == Counter(
+        {
+            "has the same answer twice": 1,
+            "has a blank answer": 1,
+            "has tools, which these formats cannot hold": 1,
+        }
+    )
 
 
 def test_turns_that_are_more_than_text_are_left_out_and_several_answers_are_one_case() -> None:

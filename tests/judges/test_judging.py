@@ -53,6 +53,16 @@ def test_a_judge_that_always_says_first(tmp_path: Path) -> None:
     assert rate.finding == "no difference shown"
 
 
+def test_a_judge_sees_the_tools_and_prompts_that_differ_in_them_are_two(tmp_path: Path) -> None:
+    plain = row(0, "good", "bad")
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    with running(prefers_good) as fake:
+        found = judged(fake, tmp_path, given=[plain, plain.model_copy(update={"tools": tools})])
+    assert found.win_rate.wins == 2
+    said = [body["messages"][-1]["content"] for body in fake.asked]
+    assert sorted("[tools]\n" in text and "look_up" in text for text in said) == [False, False, True, True]
+
+
 def test_two_verdicts_agree_or_are_a_tie() -> None:
     said = ("first", "second", "tie")
     winners = {(one, other): agreed(one, other) for one in said for other in said}  # type: ignore[arg-type]

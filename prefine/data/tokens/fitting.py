@@ -41,6 +41,12 @@ class Fitted:
         return self.turns_dropped > 0 or self.text_cut
 
     @property
+    def what_is_cut(self) -> str:
+        """What is missing, in words; the same for rows that were cut alike, "" if nothing is."""
+        dropped = [f"{self.turns_dropped} turns"] if self.turns_dropped else []
+        return ", ".join([*dropped, *([f"text beyond {self.length} tokens"] if self.text_cut else [])])
+
+    @property
     def length(self) -> int:
         """Tokens of the prompt and the longest answer."""
         return len(self.tree.prompt) + max(map(len, self.tree.answers), default=0)

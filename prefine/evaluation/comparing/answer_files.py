@@ -49,6 +49,7 @@ def paired_answers(candidate: Path, baseline: Path) -> AnswerPairs:
                     id=one.id if seen[one.id] == 1 else f"{one.id}#{seen[one.id]}",
                     category=one.category,
                     prompt=one.prompt,
+                    tools=one.tools,
                     candidate=one.answer,
                     baseline=other.answer,
                 )
@@ -73,6 +74,7 @@ class _Answer:
     id: str
     category: str
     prompt: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
     answer: AnswerOf
     counted: bool
 
@@ -93,8 +95,9 @@ def _answers(path: Path, left_out: Counter[str]) -> dict[str, list[_Answer]]:
             degenerate="blank" if is_blank(record.completion) else None,
         )
         name = record.id or str(number)
-        key = json.dumps([prompt, list(record.tools)], sort_keys=True)
-        found[key].append(_Answer(name, category if isinstance(category, str) else "", prompt, answer, counted))
+        tools = list(record.tools)
+        key = json.dumps([prompt, tools], sort_keys=True)
+        found[key].append(_Answer(name, category if isinstance(category, str) else "", prompt, tools, answer, counted))
     for reason, count in (stream.counts.reasons + stream.counts.left_out_reasons).items():
         left_out[f"{path.name}: {reason}"] += count
     return found

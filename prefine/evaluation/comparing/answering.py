@@ -29,6 +29,7 @@ class SideAnswer:
         prompt: the prompt's tokens as the model saw them; empty for an endpoint.
         logprobs: of the tokens under the model itself, nats; empty for an endpoint.
         entropy: mean over tokens of the model's distribution at each, nats; None if unknown.
+        cut: what of the prompt the model was not asked, as it did not fit its context; "" if nothing.
         failed: why there is no answer; "" if there is one.
     """
 
@@ -39,6 +40,7 @@ class SideAnswer:
     prompt: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     entropy: float | None = None
+    cut: str = ""
     failed: str = ""
 
     def as_row(self) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def write_block(
     template = loaded.template
     room = room_for_prompts(loaded.packed, sampling.max_new_tokens)
     writer = writer_for(loaded.packed, loaded.tokenizer, slots)
-    waiting: list[tuple[int, tuple[int, ...]] | str] = []
+    waiting: list[tuple[int, tuple[int, ...], str] | str] = []
     for each, seed in zip(prompts, seeds, strict=True):
         try:
             fitted = fit_prompt(template, each.prompt, room, each.tools)
@@ -77,19 +79,19 @@ def write_block(
             continue
         ids = tuple(fitted.tree.prompt)
         request = Request(ids, replace(sampling, seed=seed), template.stop_ids, entropies=True)
-        waiting.append((writer.add(request), ids))
+        waiting.append((writer.add(request), ids, fitted.what_is_cut))
     found: dict[int, Generated] = {}
     for each_waiting in waiting:
         if isinstance(each_waiting, str):
             yield SideAnswer(failed=each_waiting)
             continue
-        number, ids = each_waiting
+        number, ids, cut = each_waiting
         while number not in found:
             found |= dict(writer.step())
-        yield _answer(found.pop(number), ids)
+        yield _answer(found.pop(number), ids, cut)
 
 
-def _answer(generated: Generated, prompt: tuple[int, ...]) -> SideAnswer:
+def _answer(generated: Generated, prompt: tuple[int, ...], cut: str) -> SideAnswer:
     entropies = generated.entropies
     return SideAnswer(
         text=generated.text.strip(),
@@ -99,4 +101,5 @@ def _answer(generated: Generated, prompt: tuple[int, ...]) -> SideAnswer:
         prompt=prompt,
         logprobs=tuple(round(each, _DECIMALS) for each in generated.logprobs),
         entropy=round(sum(entropies) / len(entropies), _DECIMALS) if entropies else None,
+        cut=cut,
     )

@@ -62,6 +62,9 @@ def benchmarks(
             not_computed[f"lm-eval {now['task']}"] = reason
             continue
         metrics += _paired(now["results"], was["results"])
+        for each in now["results"]:
+            for metric in each.get("unread", []):
+                not_computed[f"lm-eval {each['name']}, {metric}"] = "it is no number of each example"
     return corrected_benchmarks(metrics)
 
 
@@ -137,12 +140,16 @@ def _samples_of(name: str, samples: Sequence[Mapping[str, Any]], higher: Mapping
     filters = [str(each.get("filter", "")) for each in samples]
     first = filters[0] if filters else ""
     values: dict[str, dict[str, float]] = {}
+    unread: set[str] = set()  # perplexities are pairs of numbers
     for each, kind in zip(samples, filters, strict=True):
         for metric in each.get("metrics", []):
             value = each.get(metric)
             if kind == first and isinstance(value, bool | int | float):
                 values.setdefault(metric, {})[str(each["doc_id"])] = float(value)
-    return {"name": name, "values": values, "higher": {metric: higher.get(metric) for metric in values}}
+            elif kind == first:
+                unread.add(metric)
+    found = {"name": name, "values": values, "higher": {metric: higher.get(metric) for metric in values}}
+    return found | {"unread": sorted(unread - values.keys())}
 
 
 def _paired(now: Sequence[Mapping[str, Any]], was: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

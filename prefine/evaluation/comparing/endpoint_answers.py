@@ -18,6 +18,7 @@ KEY_VARIABLE = "PREFINE_ENDPOINT_KEY"
 """The environment variable with the key of endpoints that are compared; a judge's key has its own."""
 
 _AT_ONCE = 8
+_FILTERED = "content_filter"
 
 
 def ask_all(
@@ -50,7 +51,8 @@ def ask_all(
                 reply = cache.get(key)
                 if reply is None:
                     reply = endpoint.chat(body)
-                    cache.put(key, name.model, reply)
+                    if reply.finish_reason != _FILTERED:  # a filter may change its mind
+                        cache.put(key, name.model, reply)
             except EndpointError as error:
                 return SideAnswer(failed=error.problem)
             return _answer(reply)
@@ -83,6 +85,8 @@ def _body(model: str, prompt: EvaluationPrompt, seed: int, sampling: Sampling) -
 
 
 def _answer(reply: Reply) -> SideAnswer:
+    if reply.finish_reason == _FILTERED:
+        return SideAnswer(failed="the endpoint's content filter held the answer back")
     return SideAnswer(
         text=reply.text.strip(), tokens=reply.completion_tokens or 0, ended=reply.finish_reason not in ("length", "")
     )

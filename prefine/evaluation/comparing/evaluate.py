@@ -17,7 +17,8 @@ from prefine.comparisons.verdict import verdict
 from prefine.errors import DataError, Paused, Stopped
 from prefine.evaluation.comparing.benchmarks import require_tasks
 from prefine.evaluation.comparing.folder import EvaluationFolder, Progress
-from prefine.evaluation.comparing.gathering import Gathered, gather
+from prefine.evaluation.comparing.gathered import Gathered
+from prefine.evaluation.comparing.gathering import gather
 from prefine.evaluation.comparing.parts import Parts
 from prefine.evaluation.comparing.questions import Questions, from_files, from_run, read_demonstrations, read_pairs
 from prefine.evaluation.comparing.request import EvaluationRequest, default_folder

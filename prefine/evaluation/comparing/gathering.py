@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, ENTROPY, KL, LENGTH, PAIR_ACCURACY, PAIR_MARGIN
-from prefine.comparisons.estimates import finite_or_none
-from prefine.comparisons.measures import degenerate_word, distinct_share, overlap, self_bleu, why_missing
-from prefine.comparisons.result import AnswerOf, AnswerRow, Metric, RegressionGroup, WinRate
+from prefine.comparisons.measures import why_missing
 from prefine.comparisons.win_rate import coverage
-from prefine.errors import DataError
+from prefine.evaluation.comparing.answer_rows import add_rows, note_not_finite, nothing_answered
 from prefine.evaluation.comparing.answering import SideAnswer
 from prefine.evaluation.comparing.benchmarks import benchmarks
+from prefine.evaluation.comparing.gathered import ROLES, Gathered, Rows
 from prefine.evaluation.comparing.heldout import (
-    Rows,
     demonstration_metrics,
     measure_demonstrations,
     measure_pairs,
-    not_finite,
+    missing_rows,
     pair_metrics,
     regression_answers,
     regression_groups,
@@ -29,47 +24,14 @@ from prefine.evaluation.comparing.heldout import (
 from prefine.evaluation.comparing.judgements import kept_judgements
 from prefine.evaluation.comparing.likelihoods import kl_rows
 from prefine.evaluation.comparing.parts import Parts
-from prefine.evaluation.comparing.questions import EvaluationPrompt, Questions, digest_of
+from prefine.evaluation.comparing.questions import Questions, digest_of
 from prefine.evaluation.comparing.request import EvaluationRequest, JudgeRequest
 from prefine.evaluation.comparing.rewards import optimised_reward, reward_name, reward_win_rate, score_answers
 from prefine.evaluation.comparing.sides import NamedSide, as_section
-from prefine.formatting import plural
 from prefine.judges.cache import ReplyCache
 from prefine.judges.endpoint import Endpoint
 from prefine.judges.endpoint_judge import EndpointJudge, JudgeSettings
 from prefine.judges.judging import judge_answers
-
-
-@dataclass
-class Gathered:
-    """What a comparison is made of.
-
-    Attributes:
-        rows: prompts with both answers. places: the number of each row's prompt.
-        left_out: prompts without both answers, by reason.
-        metrics: that are not of answers: of pairs, of demonstrations.
-        same_tokens: whether both models have one vocabulary, so that lengths in tokens compare.
-        decided_by: the metric or the judge that decides; "" if nothing can.
-        not_computed: what could not be computed, and why.
-    """
-
-    rows: list[AnswerRow] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    metrics: list[Metric] = field(default_factory=list)
-    win_rates: list[WinRate] = field(default_factory=list)
-    regression: list[RegressionGroup] = field(default_factory=list)
-    benchmarks: list[Metric] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    not_computed: dict[str, str] = field(default_factory=dict)
-    same_tokens: bool = True
-    decided_by: str = ""
-
-
-ROLES = ("candidate", "baseline")
-
-_MOST_MISSING = 0.05
-"""The share of prompts without an answer that is not warned of."""
 
 
 def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions: Questions, parts: Parts) -> Gathered:
@@ -84,7 +46,7 @@ def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions
     for role in ROLES:  # all of a model's work while it is in memory
         answers[role] = parts.answers(role, "answers", questions.prompts, request.sampling, request.samples)
         if all(each.failed for each in answers[role]):
-            raise _nothing_answered(f"{role}: {answers[role][0].failed}")
+            raise nothing_answered(f"{role}: {answers[role][0].failed}")
         if request.regression:
             regression[role] = regression_answers(role, parts)
         if sides[role].endpoint is None:
@@ -103,9 +65,9 @@ def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions
     asked = [prompt for prompt in questions.prompts for _ in range(request.samples)]
     name, why = reward_name(request, sides["candidate"])
     scores = [] if name is None else score_answers(name, request, asked, answers, parts)
-    _add_rows(found, asked, answers, request.samples, measured["kl"], scores)
+    add_rows(found, asked, answers, request.samples, measured["kl"], scores)
     _note_missing(found, questions)
-    _note_not_finite(found, answers, measured["kl"], scores)
+    note_not_finite(found, answers, measured["kl"], scores)
     _add_heldout(found, sides, questions, measured)
     if request.regression:
         found.regression = regression_groups(regression)
@@ -157,89 +119,6 @@ def _kl(
     return by_role
 
 
-def _add_rows(
-    found: Gathered,
-    asked: list[EvaluationPrompt],
-    answers: Mapping[str, list[SideAnswer]],
-    samples: int,
-    kl: Mapping[str, Rows],
-    scores: Rows,
-) -> None:
-    """The prompts that both models answered, with everything that is known of each answer."""
-    missing: dict[int, str] = {}  # by prompt: the first reason
-    for place, (prompt, now, was) in enumerate(zip(asked, answers["candidate"], answers["baseline"], strict=True)):
-        if now.failed or was.failed:
-            role, reason = ("candidate", now.failed) if now.failed else ("baseline", was.failed)
-            missing.setdefault(place // samples, f"{role}: {reason}")
-            continue
-        sides = {
-            role: _answer_of(
-                answer,
-                prompt.reference,
-                kl[role][place] if role in kl else {},
-                scores[place][role] if scores else None,
-            )
-            for role, answer in (("candidate", now), ("baseline", was))
-        }
-        sample = place % samples
-        found.rows.append(
-            AnswerRow(
-                id=prompt.id if sample == 0 else f"{prompt.id}#{sample + 1}",
-                category=prompt.category,
-                prompt=prompt.turns,
-                reference=prompt.reference,
-                candidate=sides["candidate"],
-                baseline=sides["baseline"],
-            )
-        )
-        found.places.append(place // samples)
-    found.left_out += Counter(reason for prompt, reason in missing.items() if prompt not in {*found.places})
-    _warn_of_missing(found, missing, len(answers["candidate"]) // samples)
-    if not found.rows:
-        reason = next(iter(missing.values()), "there are none")
-        raise _nothing_answered(reason)
-    for role in ROLES:
-        own: list[AnswerOf] = [getattr(row, role) for row in found.rows]
-        alike = self_bleu([each.text for each in own], found.places) if not why_missing("bleu") else []
-        for each, value in zip(own, alike, strict=False):
-            if value is not None:
-                each.scores["self_bleu"] = value
-
-
-def _nothing_answered(reason: str) -> DataError:
-    return DataError(
-        f"no prompt was answered by both models ({reason})",
-        "Correct that and repeat the command: what was computed is kept.",
-    )
-
-
-def _warn_of_missing(found: Gathered, missing: Mapping[int, str], prompts: int) -> None:
-    """Warn of figures that rest on the prompts that were easy to answer."""
-    if len(missing) > _MOST_MISSING * prompts:
-        found.warnings.append(
-            f"{len(missing)} of {plural(prompts, 'prompt')} lack an answer of one of the models. Answers do not "
-            "fail at random, so the figures of the others may mislead."
-        )
-
-
-def _answer_of(answer: SideAnswer, reference: str, kl: Mapping[str, Any], reward: float | None) -> AnswerOf:
-    scores = {f"distinct_{n}": share for n in (1, 2) if (share := distinct_share(answer.text, n)) is not None}
-    scores |= overlap(answer.text, reference) if reference else {}
-    scores |= {"length_characters": float(len(answer.text))}
-    if (k3 := finite_or_none(kl.get("k3"))) is not None:
-        scores["kl_k3"] = k3
-    return AnswerOf(
-        text=answer.text,
-        tokens=answer.tokens,
-        ended=answer.ended,
-        degenerate=degenerate_word(answer.text, answer.ids or None),
-        reward=finite_or_none(reward),
-        kl_per_token=finite_or_none(kl.get("k1")),
-        entropy=finite_or_none(answer.entropy),
-        scores=scores,
-    )
-
-
 def _add_heldout(
     found: Gathered,
     sides: Mapping[str, NamedSide],
@@ -255,8 +134,11 @@ def _add_heldout(
     ):
         if not records or why:
             found.not_computed[kind.title] = why or f"there are no held-out {what} (--{what})"
-        elif count := not_finite(measured[what], value):
-            found.not_computed[f"{kind.title} of some"] = f"{count} of {len(records)} {what} have no finite value"
+        elif gone := missing_rows(measured[what], value):
+            said = [f"{count} of {len(records)} {what} {reason}" for reason, count in gone.items()]
+            found.not_computed[f"{kind.title} of some"] = "; ".join(said)
+        if alike := sum(bool(row.get("cut")) for row in measured[what].get("candidate", [])):
+            found.warnings.append(f"{alike} of {len(records)} {what} were cut to fit the candidate's context.")
     if questions.pairs and not why:
         found.metrics += pair_metrics(measured["pairs"], questions.pairs, same_tokens=found.same_tokens)
     uncomparable = "the models do not have the same tokens, so figures per token do not compare"
@@ -337,17 +219,3 @@ def _note_missing(found: Gathered, questions: Questions) -> None:
         found.not_computed["self-BLEU, BLEU, chrF"] = why
     elif len({*found.places}) < 2:
         found.not_computed["self-BLEU"] = "there is only one prompt"
-
-
-def _note_not_finite(
-    found: Gathered, answers: Mapping[str, list[SideAnswer]], kl: Mapping[str, Rows], scores: Rows
-) -> None:
-    """Say how many figures of answers are missing because they are NaN or infinite."""
-    columns: dict[str, list[float | None]] = {
-        "reward": [row[role] for row in scores for role in row],
-        KL.title: [row[name] for rows in kl.values() for row in rows for name in ("k1", "k3")],
-        ENTROPY.title: [each.entropy for given in answers.values() for each in given],
-    }
-    for title, values in columns.items():
-        if count := sum(value is not None and finite_or_none(value) is None for value in values):
-            found.not_computed[f"{title} of some answers"] = f"{plural(count, 'value')} not finite: the model diverged"

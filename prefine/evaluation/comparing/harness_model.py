@@ -64,7 +64,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         writer = writer_for(self._loaded.packed, self._loaded.tokenizer, self._slots)
         found = []
         for (_, _, continuation), generated in zip(requests, writer.write(asked), strict=True):
-            tokens = generated.prompt_logprobs[-len(continuation) :]
+            tokens = generated.prompt_logprobs[len(generated.prompt_logprobs) - len(continuation) :]
             known = [each for each in tokens if each is not None]
             likeliest = all(each.top[0][0] == each.token for each in known)
             found.append((sum(each.logprob for each in known), likeliest))
@@ -92,7 +92,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             context, settings = request.args
             until = settings.get("until") or []
             most = min(int(settings.get("max_gen_toks", _NEW_TOKENS)), self._context - 1)
-            sampled = settings.get("do_sample", settings.get("temperature", 0) > 0)
+            sampled = settings.get("do_sample", (settings.get("temperature") or 0) > 0)
             sampling = Sampling(
                 most,
                 temperature=float(settings.get("temperature") or 1.0) if sampled else 0.0,

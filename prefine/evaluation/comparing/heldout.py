@@ -7,11 +7,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, PAIR_ACCURACY, PAIR_MARGIN, mean_by_prompt
-from prefine.comparisons.estimates import finite_or_none
-from prefine.comparisons.result import Estimate, Metric, RegressionGroup
+from prefine.comparisons.answer_metrics import (
+    DEMONSTRATION_LOSS,
+    PAIR_ACCURACY,
+    PAIR_MARGIN,
+    mean_by_prompt,
+    perplexity,
+)
+from prefine.comparisons.result import Metric, RegressionGroup
 from prefine.comparisons.statistics import ALL_CATEGORIES, regression_group
 from prefine.evaluation.comparing.answering import SideAnswer
+from prefine.evaluation.comparing.gathered import ROLES, Rows
 from prefine.evaluation.comparing.likelihoods import demonstration_rows, pair_rows
 from prefine.evaluation.comparing.parts import Parts
 from prefine.evaluation.comparing.questions import EvaluationPrompt, digest_of
@@ -24,8 +30,6 @@ from prefine.regression.items import TITLES, items
 
 # Items of the regression set ask for short answers; the likeliest tokens, so that chance plays no part.
 REGRESSION_SAMPLING = Sampling(128, temperature=0.0)
-
-Rows = list[dict[str, Any]]
 
 
 def measure_pairs(role: str, pairs: Sequence[Preference], parts: Parts) -> Rows:
@@ -77,49 +81,42 @@ def pair_metrics(rows: Mapping[str, Rows], pairs: Sequence[Preference], *, same_
 
 
 def _known_of_both(rows: Mapping[str, Rows], name: str) -> dict[str, list[float | None]]:
-    """A value of each row by role; None for both models where one has no finite one."""
-    found = {role: [finite_or_none(row[name]) for row in rows[role]] for role in ("candidate", "baseline")}
-    is_known = [None not in both for both in zip(found["candidate"], found["baseline"], strict=True)]
+    """A value of each row by role; None for both models where they do not compare."""
+    compare = [not _why_missing(now, was, name) for now, was in zip(*(rows[role] for role in ROLES), strict=True)]
     return {
-        role: [value if known else None for value, known in zip(values, is_known, strict=True)]
-        for role, values in found.items()
+        role: [row[name] if known else None for row, known in zip(rows[role], compare, strict=True)] for role in ROLES
     }
 
 
-def not_finite(measured: Mapping[str, Rows], name: str) -> int:
-    """How many rows have a value that is not finite in one of the models."""
-    return sum(
-        any(each[name] is not None and not math.isfinite(each[name]) for each in both)
-        for both in zip(*measured.values(), strict=True)
-    )
+def _why_missing(now: Mapping[str, Any], was: Mapping[str, Any], name: str) -> str:
+    """Why two models' values of a row do not compare; "" if they do."""
+    if now[name] is None or was[name] is None:
+        return "do not fit a model's context, or its chat template refuses them"
+    if not (math.isfinite(now[name]) and math.isfinite(was[name])):
+        return "have no finite value"
+    if now.get("cut", "") != was.get("cut", ""):
+        return "fit the context of one of the models only in part"
+    return ""
+
+
+def missing_rows(rows: Mapping[str, Rows], name: str) -> dict[str, int]:
+    """Why rows have no values that compare, with their number."""
+    reasons = Counter(_why_missing(now, was, name) for now, was in zip(*(rows[role] for role in ROLES), strict=True))
+    return {reason: count for reason, count in reasons.items() if reason}
 
 
 def demonstration_metrics(rows: Mapping[str, Rows]) -> list[Metric]:
-    """The loss on demonstrations, a mean over answers with an interval; and the perplexity, over all their tokens."""
+    """The loss on demonstrations, a mean over answers; and the perplexity, over all their tokens."""
     losses = _known_of_both(rows, "loss")
     loss = DEMONSTRATION_LOSS.of(losses["candidate"], losses["baseline"])
     if loss.change is None:
         return [loss]
-    both = [place for place, loss in enumerate(losses["candidate"]) if loss is not None]
-    now, was = (_perplexity([rows[role][place] for place in both]) for role in ("candidate", "baseline"))
-    sentence = f"Perplexity on demonstrations: candidate {now:.3g}, baseline {was:.3g}; the loss has the interval."
-    perplexity = Metric(
-        name="perplexity",
-        title="perplexity on demonstrations",
-        unit="",
-        group="reference",
-        better="neither",
-        candidate=Estimate(value=now, count=len(both)),
-        baseline=Estimate(value=was, count=len(both)),
-        finding="no difference shown" if loss.finding == "no difference shown" else "differs",
-        sentence=sentence,
+    both = [place for place, value in enumerate(losses["candidate"]) if value is not None]
+    tokens = [rows["candidate"][place]["tokens"] for place in both]
+    now, was = (
+        [rows[role][place]["loss"] * count for place, count in zip(both, tokens, strict=True)] for role in ROLES
     )
-    return [loss, perplexity]
-
-
-def _perplexity(rows: Rows) -> float:
-    tokens = sum(row["tokens"] for row in rows)
-    return math.exp(min(math.fsum(row["loss"] * row["tokens"] for row in rows) / tokens, 700.0))
+    return [loss, perplexity(now, was, tokens)]
 
 
 def regression_answers(role: str, parts: Parts) -> list[SideAnswer]:

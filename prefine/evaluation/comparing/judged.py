@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefine import __version__
-from prefine.comparisons.result import AnswerRow, Comparison, Side, Verdict, Winner, WinRate
+from prefine.comparisons.result import AnswerRow, Comparison, Side, Verdict, Winner, WinRate, prompt_numbers
 from prefine.comparisons.statistics import corrected
 from prefine.comparisons.verdict import verdict
 from prefine.comparisons.votes import RefusedVote, counted, read_votes, votes_of, write_votes
@@ -170,7 +169,7 @@ def _of_files(answers: Sequence[Path], pairs: AnswerPairs) -> Comparison:
         for each in answers
     )
     categories = Counter(row.category for row in pairs.rows if row.category)
-    prompts = len({json.dumps(row.prompt, sort_keys=True) for row in pairs.rows})
+    prompts = len({*prompt_numbers(pairs.rows)})
     return Comparison(
         prefine=__version__,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefine.data.tokens.fitting import fit_record
+from prefine.data.tokens.fitting import Fitted, fit_record
 from prefine.data.tokens.template import ChatTemplate
 from prefine.data.tokens.trees import TokenTree, collate, microbatches
 from prefine.errors import TemplateError
@@ -51,34 +51,37 @@ def kl_rows(reference: LoadedModel, answers: Sequence[SideAnswer]) -> Iterator[d
 
 
 def pair_rows(loaded: LoadedModel, pairs: Sequence[Preference], room: int) -> Iterator[dict[str, Any]]:
-    """For each pair how much likelier its chosen answer is, nats per token; None if it does not fit or is refused."""
-    trees = [_tree(loaded.template, pair, room) for pair in pairs]
-    found = tree_logprobs(loaded.packed, [tree for tree in trees if tree is not None])
-    for tree in trees:
-        if tree is None:
-            yield {"margin": None}
+    """For each pair how much likelier its chosen answer is, nats per token, None if it does not fit or is refused; and
+    what of its prompt is cut (Fitted.what_is_cut).
+    """
+    rows = [_fitted(loaded.template, pair, room) for pair in pairs]
+    found = tree_logprobs(loaded.packed, [row.tree for row in rows if row is not None])
+    for row in rows:
+        if row is None:
+            yield {"margin": None, "cut": ""}
             continue
         chosen, rejected = next(found)
-        yield {"margin": float(chosen.mean() - rejected.mean())}
+        yield {"margin": float(chosen.mean() - rejected.mean()), "cut": row.what_is_cut}
 
 
 def demonstration_rows(
     loaded: LoadedModel, demonstrations: Sequence[Demonstration], room: int
 ) -> Iterator[dict[str, Any]]:
-    """For each demonstration the loss, nats per token, and its number of tokens; None if it does not fit."""
-    trees = [_tree(loaded.template, each, room) for each in demonstrations]
-    found = tree_logprobs(loaded.packed, [tree for tree in trees if tree is not None])
-    for tree in trees:
-        if tree is None:
-            yield {"loss": None, "tokens": 0}
+    """For each demonstration the loss, nats per token, and its number of tokens, None if it does not fit or is refused;
+    and what of it is cut (Fitted.what_is_cut).
+    """
+    rows = [_fitted(loaded.template, each, room) for each in demonstrations]
+    found = tree_logprobs(loaded.packed, [row.tree for row in rows if row is not None])
+    for row in rows:
+        if row is None:
+            yield {"loss": None, "tokens": 0, "cut": ""}
             continue
         logprobs = torch.cat(next(found))
-        yield {"loss": -float(logprobs.mean()), "tokens": len(logprobs)}
+        yield {"loss": -float(logprobs.mean()), "tokens": len(logprobs), "cut": row.what_is_cut}
 
 
-def _tree(template: ChatTemplate, record: Preference | Demonstration, room: int) -> TokenTree | None:
+def _fitted(template: ChatTemplate, record: Preference | Demonstration, room: int) -> Fitted | None:
     try:
-        fitted = fit_record(template, record, room)
+        return fit_record(template, record, room)
     except TemplateError:
         return None
-    return None if fitted is None else fitted.tree

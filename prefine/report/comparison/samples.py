@@ -202,7 +202,7 @@ def _row(place: int, row: AnswerRow, measure: _Measure | None, change: float | N
         anchor=f"row-{place + 1}",
         id=row.id,
         category=row.category,
-        prompt=[SampleTurn(str(turn.get("role") or "unknown"), _said(turn.get("content"))) for turn in row.prompt],
+        prompt=[SampleTurn(str(turn.get("role") or "unknown"), _said(turn.get("content"))) for turn in row.asked],
         answers=[_answer("baseline", row.baseline), _answer("candidate", row.candidate)],
         reference=_clipped(row.reference),
         outcome=outcome,

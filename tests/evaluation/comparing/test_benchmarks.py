@@ -68,6 +68,36 @@ def test_a_local_task_is_run_on_both_models(asked: Ask, models: tuple[Path, Path
     assert "gone.jsonl" in comparison.not_computed[f"lm-eval {broken}"]
 
 
+@pytest.mark.slow
+def test_what_tasks_may_leave_empty(models: tuple[Path, Path]) -> None:
+    """A continuation without tokens has probability 1, and a temperature of null is none."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    from lm_eval.api.instance import Instance
+
+    from prefine.evaluation.comparing.harness_model import HarnessModel
+    from prefine.models.loading.load import load_model
+    from prefine.recipe.sections import named_model
+
+    section = named_model(str(models[0]), device="cpu", dtype="float32")
+    model = HarnessModel(load_model(section, None, trainable=False), 2)
+    assert model._loglikelihood_tokens([(None, [5, 6, 7], [])]) == [(0, True)]
+    request = Instance("generate_until", {}, ("a", {"until": ["b"], "temperature": None, "max_gen_toks": 2}), 0)
+    assert len(model.generate_until([request])) == 1
+
+
+def test_metrics_that_are_no_numbers_are_named() -> None:
+    """Perplexities are pairs of a log-probability and a size; of two filters the first one counts."""
+    from prefine.evaluation.comparing import benchmarks
+
+    samples = [
+        {"doc_id": doc, "filter": kind, "metrics": ["acc", "word_perplexity"], "acc": 1, "word_perplexity": (-3.0, 2)}
+        for doc in range(2)
+        for kind in ("first", "second")
+    ]
+    found = benchmarks._samples_of("t", samples, {"acc": True})
+    assert (found["values"], found["unread"]) == ({"acc": {"0": 1.0, "1": 1.0}}, ["word_perplexity"])
+
+
 def test_without_lm_eval_the_rest_is_computed(asked: Ask, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefine.evaluation.comparing import benchmarks
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from prefine.comparisons.result import Metric
 from prefine.errors import DataError
-from prefine.evaluation.comparing import endpoint_answers, gathering
+from prefine.evaluation.comparing import answering, endpoint_answers, gathering
 from prefine.evaluation.comparing.evaluate import evaluate
 from prefine.evaluation.comparing.folder import read_rows
 from prefine.evaluation.comparing.request import EvaluationRequest, JudgeRequest
@@ -169,6 +169,36 @@ def test_an_endpoint_as_candidate(asked: Ask, monkeypatch: pytest.MonkeyPatch) -
     assert "endpoint" in comparison.not_computed["KL to the reference (candidate)"]
     assert "length_characters" in named(comparison.metrics)
     assert answers_in(folder)[0].candidate.text == "good answer"
+
+
+def test_an_answer_that_a_content_filter_held_back_is_none_and_is_asked_for_again(asked: Ask) -> None:
+    held = [True]
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        filtered = held[0] and body["messages"][0]["content"] == "question 3"
+        return Answer("", finish="content_filter") if filtered else Answer("good answer")
+
+    with running(answer) as fake:
+        request = asked(candidate=f"{fake.url}#m")
+        comparison, _ = evaluate(request)
+        assert comparison.prompts["left_out"] == {"candidate: the endpoint's content filter held the answer back": 1}
+        held[0] = False
+        assert evaluate(request)[0].prompts["count"] == len(ROWS)
+        assert len(fake.asked) == len(ROWS) + 1
+
+
+def test_a_prompt_that_does_not_fit_one_of_the_models_is_left_out(
+    asked: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The baseline has room for 60 tokens: it would be asked a part of the long question, which is another one."""
+    rooms = iter([1000, 60])
+    monkeypatch.setattr(answering, "room_for_prompts", lambda packed, new: next(rooms))
+    prompts = tiny.write_rows(tmp_path / "long.jsonl", [*ROWS[:2], {"prompt": "question " * 30}])
+    comparison, folder = evaluate(asked(prompts=(str(prompts),), slots=8))
+    assert [row.id for row in answers_in(folder)] == ["q0", "q1"]
+    assert comparison.prompts["left_out"] == {
+        "the prompt does not fit the context of one of the models, which was asked only a part of it": 1
+    }
 
 
 def test_an_endpoint_that_is_down(asked: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

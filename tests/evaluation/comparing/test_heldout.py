@@ -10,7 +10,7 @@ from prefine.evaluation.comparing import heldout
 from prefine.evaluation.comparing.answering import SideAnswer
 from prefine.evaluation.comparing.heldout import (
     demonstration_metrics,
-    not_finite,
+    missing_rows,
     pair_metrics,
     regression_groups,
     unanswered_items,
@@ -48,7 +48,7 @@ def test_values_that_are_not_finite_are_missing_not_wrong() -> None:
     accuracy = pair_metrics(rows, [pair(name, 0) for name in "abc"], same_tokens=True)[0]
     assert accuracy.candidate and accuracy.change
     assert (accuracy.candidate.value, accuracy.change.count) == (1.0, 1)
-    assert not_finite(rows, "margin") == 2
+    assert missing_rows(rows, "margin") == {"have no finite value": 2}
     losses = {
         role: [{"loss": loss, "tokens": 2} for loss in values]
         for role, values in (("candidate", [math.nan, 1.0]), ("baseline", [1.0, 1.0]))
@@ -56,6 +56,21 @@ def test_values_that_are_not_finite_are_missing_not_wrong() -> None:
     loss, perplexity = demonstration_metrics(losses)
     assert loss.change and loss.change.count == 1
     assert perplexity.candidate and perplexity.candidate.value == pytest.approx(math.e)
+
+
+def test_rows_that_were_read_in_part_by_one_model_are_missing() -> None:
+    """A pair that does not fit, one that both models read without its oldest turns, one that one model read whole."""
+    cuts = {"candidate": ("", "2 turns", ""), "baseline": ("", "2 turns", "1 turns")}
+    rows = {
+        role: [{"margin": None if place == 0 else 1.0, "cut": cut} for place, cut in enumerate(own)]
+        for role, own in cuts.items()
+    }
+    accuracy = pair_metrics(rows, [pair(name, 0) for name in "abc"], same_tokens=True)[0]
+    assert accuracy.change and accuracy.change.count == 1
+    assert missing_rows(rows, "margin") == {
+        "do not fit a model's context, or its chat template refuses them": 1,
+        "fit the context of one of the models only in part": 1,
+    }
 
 
 def test_items_without_an_answer_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
