@@ -199,7 +199,28 @@ def more_prompts(change: float, deviation: float, count: int) -> int | None:
     if not change or not deviation:
         return None
     quantiles = _Z + NormalDist().inv_cdf(_POWER)
-    needed = (quantiles * deviation / change) ** 2 - count
+    return _rounded_up((quantiles * deviation / change) ** 2 - count)
+
+
+def more_prompts_corrected(p: float, p_adjusted: float, count: int) -> int | None:
+    """As `more_prompts`, of a change that a correction for several comparisons hides, from its test alone.
+
+    The correction multiplied p by a factor, so p has to be below 5 % divided by it. How far the change is from 0, in
+    standard errors, follows from p; it grows with the square root of the number of prompts.
+
+    Args:
+        p, p_adjusted: of the test, and after the correction.
+        count: of the prompts at hand.
+    """
+    if not 0 < p < p_adjusted:
+        return None
+    errors = NormalDist().inv_cdf(1 - p / 2)
+    quantiles = NormalDist().inv_cdf(1 - ALPHA * p / p_adjusted / 2) + NormalDist().inv_cdf(_POWER)
+    return None if errors <= 0 else _rounded_up(count * (quantiles / errors) ** 2 - count)
+
+
+def _rounded_up(needed: float) -> int | None:
+    """A number of prompts with two significant digits; None if it is none, or more than a million."""
     if not 0 < needed <= _MOST_PROMPTS:
         return None
     step: int = 10 ** max(0, math.floor(math.log10(needed)) - 1)

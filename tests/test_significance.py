@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from prefine.significance import (
     interval_of_median,
     median_of_changes,
     more_prompts,
+    more_prompts_corrected,
     sign_flip_test,
     sign_test,
 )
@@ -175,3 +177,13 @@ def test_a_ratio_of_equal_sizes_is_a_mean() -> None:
     assert ratio.p == plain.p
     assert ratio.deviation == pytest.approx(plain.deviation / 2)
     assert change_of_ratio([], [], []) is None
+
+
+def test_more_prompts_after_a_correction_by_hand() -> None:
+    """Two standard errors from 0 in 100 prompts. Without a correction it takes (2.80 / 2)² · 100 = 196 prompts;
+    with one for 12 comparisons (3.71 / 2)² · 100 = 343.
+    """
+    p = 2 * (1 - NormalDist().cdf(2))
+    assert more_prompts(0.2, 1.0, 100) == more_prompts_corrected(p, p * (1 + 1e-12), 100) == 97
+    assert more_prompts_corrected(p, 12 * p, 100) == 250
+    assert more_prompts_corrected(0.0, 0.0, 100) is None

@@ -67,13 +67,8 @@ def said_of(comparison: Comparison, folder: Path) -> Iterator[str]:
     yield from (f"worse: {sentence}" for sentence in comparison.verdict.regressions)
     for what, why in comparison.not_computed.items():
         yield f"not computed: {what}: {why}"
-    for metric in (*comparison.metrics, *comparison.benchmarks):
-        if metric.why_not:
-            yield f"not computed: {metric.title}: {metric.why_not}"
     yield from (f"warning: {warning}" for warning in comparison.warnings)
     for rate in comparison.win_rates:
-        for reason, count in rate.failed.items():
-            yield f"no verdict by {rate.judge}: {count}: {reason}"
         yield from (f"warning: judged by {rate.judge}: {warning}" for warning in rate.warnings)
     left_out = comparison.prompts.get("left_out", {})
     for reason, count in left_out.items():

@@ -6,7 +6,7 @@ from prefine.comparisons.estimates import interval_of
 from prefine.comparisons.result import Direction, Estimate, Finding, Metric, RegressionGroup, WinRate
 from prefine.comparisons.sentences import capital, change_text, p_text, rate_text, settle_text, value_text
 from prefine.formatting import plural
-from prefine.significance import is_shown
+from prefine.significance import is_shown, more_prompts_corrected
 
 
 def with_finding(metric: Metric, p_adjusted: float | None = None) -> Metric:
@@ -14,6 +14,7 @@ def with_finding(metric: Metric, p_adjusted: float | None = None) -> Metric:
     if metric.change is None:
         return metric
     finding = finding_of(metric.change, metric.p, p_adjusted, metric.better)
+    more = _more_prompts(metric.change, metric.p, p_adjusted, metric.more_prompts)
     change = change_text(metric.change, metric.unit)
     count = plural(metric.change.count, "prompt")
     text = f"{capital(metric.title)}: {finding}: {change}, {p_text(metric.p, p_adjusted)}, {count}."
@@ -21,8 +22,9 @@ def with_finding(metric: Metric, p_adjusted: float | None = None) -> Metric:
         now, was = (value_text(each.value, metric.unit) for each in (metric.candidate, metric.baseline))
         text = f"{text[:-1]}; candidate {now}, baseline {was}."
     if finding == "no difference shown" and metric.better != "neither":
-        text += settle_text(metric.more_prompts)
-    return metric.model_copy(update={"p_adjusted": p_adjusted, "finding": finding, "sentence": text})
+        text += settle_text(more)
+    update = {"p_adjusted": p_adjusted, "finding": finding, "sentence": text, "more_prompts": more}
+    return metric.model_copy(update=update)
 
 
 def with_group_finding(group: RegressionGroup, p_adjusted: float | None = None) -> RegressionGroup:
@@ -48,14 +50,28 @@ def with_rate_finding(rate: WinRate, p_adjusted: float | None = None) -> WinRate
     )
     finding = finding_of(above, rate.p, p_adjusted, "higher")
     counts = f"{plural(rate.wins, 'win')}, {plural(rate.ties, 'tie')}, {plural(rate.losses, 'loss', 'losses')}"
-    shown = ", no difference shown" if finding == "no difference shown" else ""
+    more = _more_prompts(above, rate.p, p_adjusted, rate.more_prompts)
+    is_settled = finding != "no difference shown"
+    lead = f"the candidate is {finding}: it" if is_settled else f"{finding}: the candidate"
     text = (
-        f"Judged by {rate.judge}, the candidate wins {rate_text(rate.rate)}, ties as one half{shown}: {counts}, "
+        f"Judged by {rate.judge}, {lead} wins {rate_text(rate.rate)}, ties as one half: {counts}, "
         f"{p_text(rate.p, p_adjusted)}."
     )
-    if shown:
-        text += settle_text(rate.more_prompts)
-    return rate.model_copy(update={"p_adjusted": p_adjusted, "finding": finding, "sentence": text})
+    if not is_settled:
+        text += settle_text(more)
+    update = {"p_adjusted": p_adjusted, "finding": finding, "sentence": text, "more_prompts": more}
+    return rate.model_copy(update=update)
+
+
+def _more_prompts(change: Estimate, p: float | None, p_adjusted: float | None, more: int | None) -> int | None:
+    """How many more prompts would show a change; of one that is shown until it is corrected, after the correction.
+
+    Args:
+        more: as many as would show it without a correction; None if they are there already.
+    """
+    if p is None or p_adjusted is None or not is_shown(interval_of(change), p):
+        return more
+    return None if is_shown(interval_of(change), p_adjusted) else more_prompts_corrected(p, p_adjusted, change.count)
 
 
 def finding_of(change: Estimate, p: float | None, p_adjusted: float | None, better: Direction) -> Finding:

@@ -14,7 +14,7 @@ from prefine.comparisons.sentences import capital, change_text, interval_text, v
 from prefine.comparisons.statistics import ALL_CATEGORIES
 from prefine.comparisons.win_rate import coverage
 from prefine.errors import RecipeError
-from prefine.formatting import listing, plural
+from prefine.formatting import figure, listing, plural
 from prefine.recipe.loading import RecipeSection, load_recipe
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -181,12 +181,20 @@ def _win_rates(rule: WinRateRule, rates: Sequence[WinRate]) -> Iterator[GateRule
             continue
         passed = found.low > rule.at_least
         text = f"{capital(title)} is {value_text(found.value, 'share')} ({interval_text(found, 'share')})"
+        low, least = (
+            f"{figure(100 * share, _decimals(found.low, rule.at_least))} %" for share in (found.low, rule.at_least)
+        )
         yield GateRule(
             rule=name,
-            value=value_text(found.low, "share"),
+            value=f"{found.low:.4g}",
             passed=passed,
-            sentence=f"{text}; more than {value_text(rule.at_least, 'share')} is required of its lower end.",
+            sentence=f"{text}; its lower end is {low}, and more than {least} is required.",
         )
+
+
+def _decimals(share: float, other: float) -> int:
+    """Of two shares in percent: as many as show that they differ."""
+    return next((each for each in range(1, 6) if round(100 * share, each) != round(100 * other, each)), 1)
 
 
 _KINDS = {"rate": "win rate", "decided": "win rate without ties", "length_controlled": "win rate at equal length"}
@@ -235,5 +243,7 @@ def _group(category: str, rule: RegressionRule, known: dict[str, RegressionGroup
 
 def _unknown(rule: str, what: str, name: str, known: dict[str, Metric] | dict[str, RegressionGroup]) -> GateRule:
     close = get_close_matches(name, known, 1)
-    remedy = f"Did you mean {close[0]}?" if close else f"There are {listing(list(known)) or 'none'}."
+    remedy = f"There are {listing(list(known))}." if known else "None was computed."
+    if close:
+        remedy = f"Did you mean {close[0]}?"
     return GateRule(rule=rule, value="", passed=False, sentence=f"There is no {what} {name}. {remedy}")

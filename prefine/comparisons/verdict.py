@@ -13,6 +13,10 @@ from prefine.formatting import listing, plural
 # Verdicts are not missing at random: a judge that is down or refuses has seen the first prompts, or the easy ones.
 _LEAST_JUDGED = 0.9
 _MOST_CATEGORIES = 3
+# Metrics that measure one thing: the words that an answer shares with its reference, the likelier answer of a pair.
+_ALIKE = (("rouge_l", "rouge_1", "rouge_2", "bleu", "chrf"), ("pair_accuracy", "pair_margin"))
+
+_Found = Metric | WinRate | RegressionGroup
 
 
 def verdict(
@@ -32,9 +36,9 @@ def verdict(
         ValueError: nothing has that name.
     """
     decides = _named(decided_by, metrics, win_rates, benchmarks)
-    everything: list[Metric | WinRate | RegressionGroup] = [*win_rates, *metrics, *regression, *benchmarks]
+    everything: list[_Found] = [*win_rates, *metrics, *regression, *benchmarks]
     others = [each for each in everything if each is not decides]
-    worse, improved = ([each for each in others if each.finding == finding] for finding in ("worse", "better"))
+    worse, improved = (_facts([each for each in others if each.finding == found]) for found in ("worse", "better"))
     decision: Literal["better", "worse", "no difference shown"] = "no difference shown"
     judged, of = coverage(decides) if isinstance(decides, WinRate) else (1, 1)
     enough = judged >= _LEAST_JUDGED * of
@@ -45,15 +49,33 @@ def verdict(
         sentence += f" {decided_by} gave verdicts on {judged} of {plural(of, 'prompt')}, too few to decide."
     if worse:
         lead = "Also worse" if decision == "worse" else "But worse"
-        sentence += f" {lead}: {listing([_short(each, regression) for each in worse])}."
+        sentence += f" {lead}: {listing([_short(each, regression) for each, _ in worse])}."
     return Verdict(
         decision=decision,
         decided_by=decided_by,
         sentence=sentence,
-        regressions=[each.sentence for each in worse],
-        improvements=[each.sentence for each in improved],
+        regressions=[sentence for _, sentence in worse],
+        improvements=[sentence for _, sentence in improved],
         more_prompts=decides.more_prompts if enough and decision == "no difference shown" else None,
     )
+
+
+def _facts(found: Sequence[_Found]) -> list[tuple[_Found, str]]:
+    """Each finding with its sentence; metrics that measure one thing are one finding."""
+    facts: list[tuple[_Found, str]] = []
+    counted: set[str] = set()
+    by_name = {each.name: each for each in found if isinstance(each, Metric)}
+    for each in found:
+        name = each.name if isinstance(each, Metric) else ""
+        if name in counted:
+            continue
+        family = next((names for names in _ALIKE if name in names), (name,))
+        alike = [by_name[other] for other in family if other in by_name]
+        counted.update(family if alike else ())
+        first = alike[0] if alike else each
+        likewise = f" Likewise {listing([other.title for other in alike[1:]])}." if len(alike) > 1 else ""
+        facts.append((first, first.sentence + likewise))
+    return facts
 
 
 def _named(
@@ -68,7 +90,7 @@ def _named(
     raise ValueError(f"nothing is called {name}")
 
 
-def _short(worse: Metric | WinRate | RegressionGroup, regression: Sequence[RegressionGroup]) -> str:
+def _short(worse: _Found, regression: Sequence[RegressionGroup]) -> str:
     """What got worse in a few words; its sentence has the figures. Of the whole regression set also where most was
     lost.
     """

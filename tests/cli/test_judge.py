@@ -39,7 +39,7 @@ def test_what_is_printed(files: list[str], monkeypatch: pytest.MonkeyPatch) -> N
         assert shown.exit_code == 0, shown.exception
         assert fake.headers[0]["authorization"] == f"Bearer {KEY}"
     lines = shown.stdout.splitlines()
-    assert lines[0].startswith("Judged by m, the candidate wins 100")
+    assert lines[0].startswith("Judged by m, the candidate is better: it wins 100")
     assert any(line.startswith("  same verdict in both orders: 100") for line in lines)
     assert "  spent: 16 requests, 16 of them now; 1,600 tokens asked, 160 replied" in lines
     assert "  cost: 0.0048" in lines
@@ -106,4 +106,4 @@ def test_lines_that_are_no_votes_are_named(files: list[str]) -> None:
     assert shown.exit_code == 0, shown.exception
     assert "no vote: votes.jsonl, line 9: is not valid JSON" in shown.stderr
     assert "no vote: 2 more lines" in shown.stderr
-    assert "Judged by people, the candidate wins" in shown.stdout
+    assert "Judged by people, the candidate is better: it wins" in shown.stdout

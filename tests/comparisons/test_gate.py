@@ -113,6 +113,17 @@ def test_limits_on_categories() -> None:
     assert "64.0" in rules[4].sentence
 
 
+def test_a_lower_end_just_below_the_limit_is_shown_with_enough_digits() -> None:
+    (rate,) = FOUND.win_rates
+    assert rate.rate is not None
+    close = rate.model_copy(update={"rate": rate.rate.model_copy(update={"low": 0.49996})})
+    rule = Gate(win_rate=WinRateRule()).rules(FOUND.model_copy(update={"win_rates": [close]}))[-1]
+    assert (rule.passed, rule.value) == (False, "0.5")
+    assert "its lower end is 49.996" in rule.sentence
+    none = Gate(metrics={"reward": MetricRule(change_at_least=0)}).rules(FOUND.model_copy(update={"metrics": []}))[-1]
+    assert none.sentence == "There is no metric reward. None was computed."
+
+
 def test_what_is_unknown_or_was_not_computed_is_not_passed() -> None:
     gate = Gate(
         metrics={"rewards": MetricRule(change_at_least=0)},

@@ -167,3 +167,17 @@ def test_benchmarks_are_corrected_for_their_number() -> None:
     found = corrected_benchmarks([*lost, *others])
     assert found[0].p_adjusted == pytest.approx(4 * 2 / 2**7)
     assert found[0].finding == "no difference shown"
+
+
+def test_what_a_correction_hides_has_a_number_of_prompts_too() -> None:
+    """16 of 20 prompts rose (p = 0.012): shown alone, not among 12 metrics."""
+    values = [1.0] * 16 + [-1.0] * 4
+    alone = paired_metric("m", "m", "", "", "higher", values, [0.0] * 20)
+    same = paired_metric("n", "n", "", "", "higher", [0.1, -0.1] * 10, [0.0] * 20)
+    assert (alone.finding, alone.more_prompts) == ("better", None)
+    hidden = corrected([alone, *[same] * 11], [], [])[0][0]
+    assert hidden.finding == "no difference shown"
+    assert hidden.more_prompts is not None and hidden.more_prompts > 0
+    assert f"About {hidden.more_prompts} more prompts would settle it" in hidden.sentence
+    again = corrected([hidden], [], [])[0][0]  # alone once more
+    assert (again.finding, again.more_prompts) == ("better", None)

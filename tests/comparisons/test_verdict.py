@@ -83,3 +83,26 @@ def test_a_judge_that_saw_few_prompts_decides_nothing() -> None:
 def test_people_may_vote_on_a_part_of_the_prompts() -> None:
     votes = win_rate("people", ["candidate"] * 30 + [None] * 170, [], failed={"without a vote": 170})
     assert comparison("people", [], [votes]).verdict.decision == "better"
+
+
+def test_overlap_with_references_is_one_regression_however_it_is_measured() -> None:
+    worse = [
+        paired_metric(name, title, "", "reference", "higher", [0.1] * 50, [0.2, 0.3] * 25)
+        for name, title in (("rouge_1", "ROUGE-1"), ("rouge_l", "ROUGE-L"), ("bleu", "BLEU"), ("ended", "ends"))
+    ]
+    found = comparison("judge", worse, [win_rate("judge", EQUAL, [])]).verdict
+    assert [each.split(":")[0] for each in found.regressions] == ["ROUGE-L", "Ends"]
+    assert found.regressions[0].endswith("Likewise ROUGE-1 and BLEU.")
+    assert found.sentence.endswith("But worse: ROUGE-L and ends.")
+
+
+@pytest.mark.parametrize(
+    ("winners", "said"),
+    [
+        (GOOD, "Judged by judge, the candidate is better: it wins 70"),
+        ([{"candidate": "baseline", "baseline": "candidate", "tie": "tie"}[w] for w in GOOD], "is worse: it wins 30"),
+        (EQUAL, "Judged by judge, no difference shown: the candidate wins 50"),
+    ],
+)
+def test_the_sentence_of_a_win_rate_says_what_it_shows(winners: list[Winner], said: str) -> None:
+    assert said in comparison("judge", [], [win_rate("judge", winners, [])]).verdict.sentence

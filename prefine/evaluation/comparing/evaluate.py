@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from prefine import __version__
 from prefine.comparisons.answer_metrics import answer_metrics
 from prefine.comparisons.gate import read_gate
+from prefine.comparisons.missing import with_missing
 from prefine.comparisons.result import Comparison, Verdict
 from prefine.comparisons.statistics import corrected
 from prefine.comparisons.verdict import verdict
@@ -129,7 +130,7 @@ def _compared(
         if found.decided_by
         else _undecided()
     )
-    return Comparison(
+    comparison = Comparison(
         prefine=__version__,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         candidate=sides["candidate"].described(),
@@ -154,6 +155,7 @@ def _compared(
         recipes={role: side.recipe for role, side in sides.items() if side.recipe and role != "reference"},
         seconds=parts.folder.seconds,
     )
+    return with_missing(comparison)
 
 
 def _undecided() -> Verdict:

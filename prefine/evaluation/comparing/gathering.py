@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, ENTROPY, KL, LENGTH, PAIR_ACCURACY, PAIR_MARGIN
 from prefine.comparisons.measures import why_missing
-from prefine.comparisons.win_rate import coverage
 from prefine.evaluation.comparing.answer_rows import add_rows, note_not_finite, nothing_answered
 from prefine.evaluation.comparing.answering import SideAnswer
 from prefine.evaluation.comparing.benchmarks import benchmarks
@@ -178,10 +177,6 @@ def _add_judge(found: Gathered, request: JudgeRequest, parts: Parts) -> None:
         )
     found.rows = judged.rows
     found.win_rates.insert(0, judged.win_rate)
-    judged_count, of = coverage(judged.win_rate)
-    if judged_count < of:
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in judged.win_rate.failed.items())
-        found.not_computed[f"judge {request.model}"] = f"no verdict on {of - judged_count} of {of} prompts: {reasons}"
 
 
 def _add_kept(found: Gathered, parts: Parts) -> None:

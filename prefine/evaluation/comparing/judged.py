@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefine import __version__
+from prefine.comparisons.missing import with_missing
 from prefine.comparisons.result import AnswerRow, Comparison, Side, Verdict, Winner, WinRate, prompt_numbers
 from prefine.comparisons.statistics import corrected
 from prefine.comparisons.verdict import verdict
@@ -142,7 +143,8 @@ def with_win_rates(comparison: Comparison, rates: Sequence[WinRate]) -> Comparis
         update["verdict"] = verdict(decided_by, metrics, win_rates, regression, comparison.benchmarks)
     stale = "The gate was checked before these win rates were added; repeat `prefine evaluate --gate`."
     warnings = [each for each in comparison.warnings if each != stale]
-    return comparison.model_copy(update=update | {"warnings": [*warnings, *([stale] if comparison.gate else [])]})
+    warnings += [stale] if comparison.gate else []
+    return with_missing(comparison.model_copy(update=update | {"warnings": warnings}))
 
 
 def _pairs(answers: Sequence[Path], out: Path | None) -> AnswerPairs | None:

@@ -17,7 +17,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prefine.comparisons.result import AnswerRow, Comparison, Metric, Side
+from prefine.comparisons.missing import with_missing
+from prefine.comparisons.result import AnswerRow, Comparison, Side
 from prefine.comparisons.statistics import ALL_CATEGORIES
 from prefine.errors import CheckpointError
 from prefine.formatting import duration, moment, whole
@@ -122,15 +123,7 @@ def _prompts(comparison: Comparison, rows: Sequence[AnswerRow]) -> int:
 
 
 def _not_computed(comparison: Comparison) -> list[TableRow]:
-    found = dict(comparison.not_computed)
-    metrics: list[Metric] = [*comparison.metrics, *comparison.benchmarks]
-    for metric in metrics:
-        if metric.why_not and metric.name not in found:
-            found[metric.title] = metric.why_not
-    for rate in comparison.win_rates:
-        if rate.why_not:
-            found[f"win rate, {rate.judge}"] = rate.why_not
-    return [TableRow(what, [why]) for what, why in found.items()]
+    return [TableRow(what, [why]) for what, why in with_missing(comparison).not_computed.items()]
 
 
 _INKS: tuple[tuple[str, Ink], ...] = (("candidate", "after"), ("baseline", "before"))
