@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from prefine.recipe.dpo import DpoRecipe
+from prefine.recipe.kto import KtoRecipe
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sft import SftRecipe
@@ -60,10 +61,11 @@ def rows(defaults: BaseModel, prefix: str) -> list[str]:
 
 def page() -> str:
     """The whole page."""
-    dpo, sft, reward, ppo = DpoRecipe(), SftRecipe(), RewardRecipe(), PpoRecipe()
+    dpo, kto, sft, reward, ppo = DpoRecipe(), KtoRecipe(), SftRecipe(), RewardRecipe(), PpoRecipe()
     parts = [HEAD]
     for recipe, names in (
         (dpo, ("model", "lora", "data", "training", "report", "dpo")),
+        (kto, ("kto",)),
         (reward, ("reward", "readiness")),
         (ppo, ("reward", "rollout", "kl", "ppo", "guards")),
         (dpo, ("guards",)),
@@ -75,7 +77,7 @@ def page() -> str:
             parts.append(section(title, type(defaults), defaults))
     parts += ["## Which stage has what", "", "| | `run` | sections of its own | other defaults |", "|---|---|---|---|"]
     shared = {"run", "model", "lora", "data", "training"}
-    for name, made in (("sft", sft), ("reward", reward), ("dpo", dpo), ("ppo", ppo)):
+    for name, made in (("sft", sft), ("reward", reward), ("dpo", dpo), ("kto", kto), ("ppo", ppo)):
         own = [key for key in type(made).model_fields if key not in shared]
         sections = ", ".join(f"`{key}`" for key in own)
         parts.append(f"| `prefine {name}` | `{made.run}` | {sections} | {others(made, dpo)} |")
@@ -83,9 +85,11 @@ def page() -> str:
 
 
 def others(made: BaseModel, shown: BaseModel) -> str:
-    """The defaults of `training` that differ from those in the table."""
-    mine, theirs = made.training.model_dump(), shown.training.model_dump()  # type: ignore[attr-defined]
-    apart = [f"`training.{key}: {json.dumps(value)}`" for key, value in mine.items() if value != theirs.get(key)]
+    """The defaults of `data` and `training` that differ from those in the table."""
+    apart = []
+    for name in ("data", "training"):
+        mine, theirs = getattr(made, name).model_dump(), getattr(shown, name).model_dump()
+        apart += [f"`{name}.{key}: {json.dumps(value)}`" for key, value in mine.items() if value != theirs.get(key)]
     return ", ".join(apart)
 
 

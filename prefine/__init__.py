@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prefine.api import dpo as dpo
     from prefine.api import evaluate as evaluate
     from prefine.api import generate as generate
+    from prefine.api import kto as kto
     from prefine.api import load as load
     from prefine.api import load_recipe as load_recipe
     from prefine.api import ppo as ppo
@@ -28,7 +29,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "dpo", "errors", "evaluate", "generate", "load", "load_recipe", "ppo", "reward", "score", "sft"]
+__all__ = [
+    "Run",
+    "dpo",
+    "errors",
+    "evaluate",
+    "generate",
+    "kto",
+    "load",
+    "load_recipe",
+    "ppo",
+    "reward",
+    "score",
+    "sft",
+]
 
 
 def __getattr__(name: str) -> Any:

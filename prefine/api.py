@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from prefine.data.reading.memory_rows import is_rows, memory_source
 from prefine.errors import RecipeError
 from prefine.recipe.dpo import DpoRecipe
+from prefine.recipe.kto import KtoRecipe
 from prefine.recipe.python import Keys, RecipeLike, recipe_from
 from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
@@ -98,6 +99,22 @@ def dpo(
     from prefine.training.stages.dpo import run_dpo
 
     return Run(run_dpo(made, resume, _display(display, on_step, on_evaluation), objective=objective))
+
+
+def kto(
+    recipe: RecipeLike = None,
+    *,
+    resume: bool = False,
+    display: bool | None = None,
+    on_step: OnStep | None = None,
+    on_evaluation: OnStep | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train a model on votes for single answers: KTO, and APO-zero without pairs. Arguments as for `sft`."""
+    made = load_recipe("kto", recipe, **overrides)
+    from prefine.training.stages.kto import run_kto
+
+    return Run(run_kto(made, resume, _display(display, on_step, on_evaluation)))
 
 
 def reward(
@@ -259,6 +276,8 @@ def load_recipe(stage: Literal["sft"], recipe: RecipeLike = None, **overrides: A
 @overload
 def load_recipe(stage: Literal["dpo"], recipe: RecipeLike = None, **overrides: Any) -> DpoRecipe: ...
 @overload
+def load_recipe(stage: Literal["kto"], recipe: RecipeLike = None, **overrides: Any) -> KtoRecipe: ...
+@overload
 def load_recipe(stage: Literal["reward"], recipe: RecipeLike = None, **overrides: Any) -> RewardRecipe: ...
 @overload
 def load_recipe(stage: Literal["ppo"], recipe: RecipeLike = None, **overrides: Any) -> PpoRecipe: ...
@@ -266,7 +285,7 @@ def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> Stag
     """A stage's recipe, validated, with every field.
 
     Args:
-        stage: sft, reward, dpo or ppo.
+        stage: sft, reward, dpo, kto or ppo.
         recipe: a path, a dict, another recipe object, or None for the defaults.
         overrides: see `sft`.
 

@@ -42,7 +42,7 @@ class Run(os.PathLike[str]):
 
     @property
     def stage(self) -> str:
-        """sft, dpo, reward or ppo."""
+        """sft, dpo, kto, reward or ppo."""
         return self._facts.stage
 
     @property

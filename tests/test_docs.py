@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import load_recipe
-from prefine.recipe.reward import RewardRecipe
-from prefine.recipe.rl import PpoRecipe
-from prefine.recipe.sft import SftRecipe
+from prefine.recipe.registry import RECIPES as RECIPES_OF_STAGES
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "prefine" / "recipes").glob("*.yaml"))
@@ -30,10 +27,10 @@ def test_the_recipe_page_is_what_the_models_say() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid_and_opens_with_its_command_and_hardware(path: Path) -> None:
     lines = path.read_text("utf-8").splitlines()
-    command = re.fullmatch(r"# prefine (sft|dpo|reward|ppo) (\S+\.yaml)( .*)?", lines[0])
+    command = re.fullmatch(r"# prefine (\w+) (\S+\.yaml)( .*)?", lines[0])
     assert command is not None and command[2] == path.name
     assert any("Tried on" in line for line in lines[1:3])
-    load_recipe(path, [], {"sft": SftRecipe, "dpo": DpoRecipe, "reward": RewardRecipe, "ppo": PpoRecipe}[command[1]])
+    load_recipe(path, [], RECIPES_OF_STAGES[command[1]])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

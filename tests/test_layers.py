@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "prefine"
 
 # They meet only through files in run folders.
-STAGES = {f"prefine.training.{stage}" for stage in ("stages.sft", "stages.dpo", "stages.reward", "rl.stage")}
+STAGES = {
+    f"prefine.training.{stage}" for stage in ("stages.sft", "stages.dpo", "stages.kto", "stages.reward", "rl.stage")
+}
 
 # Reading data and writing pages must be cheap: none of these reaches torch by any path.
 WITHOUT_TORCH = (

@@ -41,6 +41,7 @@ VERBS = {
     "data check": "prefine.cli.data:check",
     "sft": "prefine.cli.sft:sft",
     "dpo": "prefine.cli.dpo:dpo",
+    "kto": "prefine.cli.kto:kto",
     "reward train": "prefine.cli.reward:train",
     "reward check": "prefine.cli.reward:check",
     "reward merge": "prefine.cli.reward:merge",

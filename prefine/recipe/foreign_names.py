@@ -58,9 +58,12 @@ _NAMES: dict[str, str] = {
     "training.tracker_project": (
         "project wandb_project swanlab_project comet_project_name mlflow_experiment_name trackio_project"
     ),
-    "dpo.beta|kl.coefficient": "beta rl_beta",
-    "dpo.beta": "pref_beta dpo_beta",
-    "dpo.loss|reward.loss": "loss_type",
+    "dpo.beta|kto.beta|kl.coefficient": "beta rl_beta",
+    "dpo.beta|kto.beta": "pref_beta",
+    "dpo.beta": "dpo_beta",
+    "dpo.loss|kto.loss|reward.loss": "loss_type",
+    "kto.desirable_weight": "desirable_weight kto_chosen_weight kto_desirable_weight",
+    "kto.undesirable_weight": "undesirable_weight kto_rejected_weight kto_undesirable_weight",
     "dpo.loss": "pref_loss",
     "dpo.label_smoothing|reward.label_smoothing": "label_smoothing_factor dpo_label_smoothing",
     "dpo.nll_weight": "pref_ftx rpo_alpha cpo_alpha sft_weight",
@@ -153,7 +156,7 @@ _NOTED: dict[tuple[str, str], str] = {
 
 # Why there is none -> names, or patterns of names.
 _ABSENT: dict[str, str] = {
-    "the verb says it: prefine sft, dpo, reward, ppo": (
+    "the verb says it: prefine sft, dpo, kto, reward, ppo": (
         "stage do_train do_predict rl task trainer method process_reward_model num_labels rlhf_type train_type"
     ),
     "pass --resume to the command": (
@@ -223,10 +226,6 @@ _ABSENT: dict[str, str] = {
     "dpo.loss lists the available losses": (
         "loss_weights f_divergence_type f_alpha_divergence_coef discopop_tau ld_alpha use_weighting "
         "dpo_use_weighting pref_bco_weight orpo_alpha dpo_use_logits_to_keep dpo_norm_loss use_dft_loss"
-    ),
-    "votes train a reward model: prefine reward": (
-        "desirable_weight undesirable_weight kto_chosen_weight kto_rejected_weight kto_desirable_weight "
-        "kto_undesirable_weight"
     ),
     "the clipped objective of PPO is the only one": (
         "delta importance_sampling_level off_policy_mask_threshold sapo_* vespo_* top_entropy_quantile "
@@ -311,12 +310,21 @@ FIELDS, REASONS = _listed()
 """Names with the fields that they are; and names or patterns of names with the reason why there is none."""
 
 # First words of fields that one stage alone has.
-_STAGE_OF = {"dpo": "dpo", "kl": "ppo", "rollout": "ppo", "ppo": "ppo", "advantage": "ppo", "reward": "ppo"}
+_STAGE_OF = {
+    "dpo": "dpo",
+    "kto": "kto",
+    "kl": "ppo",
+    "rollout": "ppo",
+    "ppo": "ppo",
+    "advantage": "ppo",
+    "reward": "ppo",
+}
 _OF_REWARD_MODELS = ("reward.loss", "reward.label_smoothing", "reward.centring_weight")
 
 
 _VERBS_OF_SECTIONS = {
     "dpo": "prefine dpo",
+    "kto": "prefine kto",
     "readiness": "prefine reward",
     "reward": "prefine reward or prefine ppo",
     **dict.fromkeys(("rollout", "kl", "ppo", "advantage"), "prefine ppo"),

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from prefine.recipe.dpo import DpoRecipe
+from prefine.recipe.kto import KtoRecipe
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sft import SftRecipe
 from prefine.recipe.stage import StageRecipe
 
-RECIPES: dict[str, type[StageRecipe]] = {"sft": SftRecipe, "reward": RewardRecipe, "dpo": DpoRecipe, "ppo": PpoRecipe}
+RECIPES: dict[str, type[StageRecipe]] = {
+    "sft": SftRecipe,
+    "reward": RewardRecipe,
+    "dpo": DpoRecipe,
+    "kto": KtoRecipe,
+    "ppo": PpoRecipe,
+}

@@ -80,6 +80,11 @@ class RunFacts:
         return dictionaries(mapping(self.evaluation.get("heldout")).get("rows"))
 
     @property
+    def votes(self) -> list[dict[str, Any]]:
+        """The held-out votes one by one, with their answer's shift; empty for stages that do not learn from votes."""
+        return dictionaries(mapping(self.evaluation.get("heldout")).get("votes"))
+
+    @property
     def responses(self) -> list[dict[str, Any]]:
         """PPO's answers to held-out prompts one by one, before and after; empty for other stages."""
         return dictionaries(mapping(self.evaluation.get("heldout")).get("responses"))

@@ -34,6 +34,7 @@ FIGURES = {
     "degenerate": "degenerate",
     "accuracy": "accuracy",
     "margin": "margin",
+    "kl_baseline": "KL baseline",
     "perplexity": "perplexity",
     "judge": "judge",
     "grad_norm": "gradient norm",

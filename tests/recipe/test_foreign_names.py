@@ -178,6 +178,9 @@ def test_an_answer_names_a_field_that_this_recipe_has_or_the_verb_whose_recipes_
         ("ppo", "beta", "In prefine it is kl.coefficient."),
         ("dpo", "beta", "Did you mean dpo.beta?"),
         ("sft", "beta", "In prefine it is dpo.beta of a prefine dpo recipe."),
+        ("kto", "beta", "Did you mean kto.beta?"),
+        ("kto", "desirable_weight", "Did you mean kto.desirable_weight?"),
+        ("dpo", "kto_rejected_weight", "In prefine it is kto.undesirable_weight of a prefine kto recipe."),
         ("ppo", "kl_coef", "In prefine it is kl.coefficient."),
     ],
 )

@@ -41,7 +41,8 @@ def written_fields(text: str) -> list[str]:
 
 
 def test_all_stages_and_their_quickstart_are_shipped() -> None:
-    assert [*RECIPES, *(f"quickstart-{stage}" for stage in RECIPES)] == NAMES
+    quickstart = ("sft", "reward", "dpo", "ppo")
+    assert [*RECIPES, *(f"quickstart-{stage}" for stage in quickstart)] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,9 +92,9 @@ def test_an_unknown_name_is_answered_with_those_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        main(["recipe", "kto"])
+        main(["recipe", "grpo"])
     assert left.value.code == 2
-    assert capsys.readouterr().err == ("error: There is no recipe 'kto'. The recipes are " + ", ".join(NAMES) + ".\n")
+    assert capsys.readouterr().err == ("error: There is no recipe 'grpo'. The recipes are " + ", ".join(NAMES) + ".\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=r"prefine recipe dpo > dpo\.yaml"):
         load_recipe(Path("recipes/dpo.yaml"), [], RECIPES["dpo"])

@@ -28,12 +28,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", tiny.pairs(26))
 
 
+@pytest.fixture(scope="session")
+def votes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 votes on answers to the prompts of the pairs, so that as many are trained on."""
+    return tiny.write_rows(tmp_path_factory.mktemp("votes") / "votes.jsonl", tiny.votes(26))
+
+
 @pytest.fixture
-def make(model: Path, data: Path, tmp_path: Path) -> Callable[..., StageRecipe]:
+def make(model: Path, data: Path, votes: Path, tmp_path: Path) -> Callable[..., StageRecipe]:
     """make("dpo", "name", {"training.epochs": 1}): a recipe of T on the data, its run in the test's folder."""
 
     def made(stage: str, name: str = "run", changes: dict[str, Any] | None = None) -> StageRecipe:
-        return tiny.recipe(stage, tmp_path / name, model, data, changes)
+        return tiny.recipe(stage, tmp_path / name, model, votes if stage == "kto" else data, changes)
 
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,17 @@ class Recorded:
 
     losses: list[float] = field(default_factory=list)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+class VotedTrees(list[TokenTree]):
+    """Trees of one answer each, with a vote on it, as a token store has them."""
+
+    def __init__(self, trees: Sequence[TokenTree], labels: Sequence[bool]) -> None:
+        super().__init__(trees)
+        self._labels = labels
+
+    def record_json(self, row: int) -> str:
+        return json.dumps({"label": self._labels[row]})
 
 
 class _Recorder(torch.optim.SGD):
@@ -66,6 +78,7 @@ def record(made: StageRecipe, loaded: LoadedModel, trees: Sequence[TokenTree], f
         prepared=SimpleNamespace(train=trees, heldout=[], digests={"train": f"{folder}", "heldout": ""}),
         manifest={},
         checks=[],
+        warnings=[],
     )
     recorded, parameters = Recorded(), loaded.trainable()
     model, optimizer = processes.accelerator.prepare(loaded.packed, _Recorder(parameters, recorded))

@@ -43,6 +43,7 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "data check": lambda: [str(data), "--model", str(model)],
         "sft": lambda: [recipe("sft", **{"data.train": rows(*[chat | {"prompt": f"Q{n}"} for n in range(12)])})],
         "dpo": lambda: [recipe("dpo", **{"model.name": str(sft_run)})],
+        "kto": lambda: [recipe("kto", **{"data.train": rows(*tiny.votes(26))})],
         "reward train": lambda: [recipe("reward")],
         "reward check": lambda: [str(reward_run), "--out", str(folder / "out"), "--policy", str(sft_run)],
         "reward merge": lambda: [str(reward_run), str(folder / "merged")],

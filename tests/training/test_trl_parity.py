@@ -1,4 +1,4 @@
-"""DPO losses and gradients are TRL 1.16's on the same tokens and weights, with TRL's own trainers doing the work.
+"""Losses and gradients of DPO and KTO are TRL 1.16's on the same tokens and weights; TRL's own trainers do the work.
 
 Where the two differ in what they average, the test says so and compares what both define:
 
@@ -7,11 +7,14 @@ Where the two differ in what they average, the test says so and compares what bo
 - TRL's DPOTrainer has no conservative loss; its "aot" is that loss after sorting the pairs' log-ratios by size,
   which for a batch of one pair is the conservative loss.
 - SimPO is CPOTrainer's, in trl.experimental; its gamma is our simpo_margin.
+- KTOTrainer pairs each prompt with the answer before it in one device's batch, we in an optimiser step: equal where the
+  step is one batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,18 +22,32 @@ from typing import Any
 import pytest
 import torch
 
-from prefine.data.tokens.trees import TokenTree
+from prefine.data.tokens.trees import TokenTree, collate
 from prefine.models.loading.load import LoadedModel, load_model
 from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.recipe.stage import StageRecipe
 from prefine.records import Preference
+from prefine.training.loop.schedule import rows_of_step
 from tests.training import tiny
-from tests.training.stepping import learning_weights, record
+from tests.training.stepping import VotedTrees, learning_weights, record
 
 Make = Callable[..., StageRecipe]
 LORA = LoraSection(r=4, alpha=8)
 BETA, SMOOTHING, GAMMA, NLL = 0.3, 0.2, 0.7, 0.5
 PAIRS = 6
+QUIET = {
+    "training.self_checks": False,
+    "training.save_every_steps": None,
+    "training.epochs": 1,
+    "training.max_grad_norm": None,
+}
+OF_TRL: dict[str, Any] = {
+    "max_length": None,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +62,16 @@ def trees(loaded: LoadedModel) -> list[TokenTree]:
     return [loaded.template.preference_tree(record, number) for number, record in enumerate(records)]
 
 
-@pytest.fixture(scope="module")
-def trainer(loaded: LoadedModel, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """TRL's, on a second T whose adapter has the same weights; its reference is the base, as ours is."""
+def same_adapter(kind: Any, config: Any, rows: list[dict[str, Any]], loaded: LoadedModel, model: Path) -> Any:
+    """A trainer of TRL on a second T whose adapter has the same weights; its reference is the base, as ours is."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
 
-    config = DPOConfig(
-        output_dir=str(tmp_path_factory.mktemp("trl")),
-        beta=BETA,
-        label_smoothing=SMOOTHING,
-        max_length=None,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-    )
-    made = DPOTrainer(
+    made = kind(
         AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         args=config,
-        train_dataset=Dataset.from_list(tiny.pairs(2)),
+        train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(model),
         peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
@@ -75,7 +80,16 @@ def trainer(loaded: LoadedModel, model: Path, tmp_path_factory: pytest.TempPathF
     with torch.no_grad():
         for name, parameter in ours.items():
             theirs[name].copy_(parameter)
-    yield made
+    return made
+
+
+@pytest.fixture(scope="module")
+def trainer(loaded: LoadedModel, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from trl import DPOConfig, DPOTrainer
+
+    folder = str(tmp_path_factory.mktemp("trl"))
+    config = DPOConfig(output_dir=folder, beta=BETA, label_smoothing=SMOOTHING, **OF_TRL)
+    return same_adapter(DPOTrainer, config, tiny.pairs(2), loaded, model)
 
 
 def collated(trainer: Any, trees: Sequence[TokenTree]) -> dict[str, torch.Tensor]:
@@ -101,14 +115,7 @@ def compare(ours: Any, loss: torch.Tensor, model: Any) -> None:
 
 
 def one_step(make: Make, loaded: LoadedModel, trees: list[TokenTree], folder: Path, changes: dict[str, Any]) -> Any:
-    quiet = {
-        "training.self_checks": False,
-        "training.save_every_steps": None,
-        "training.epochs": 1,
-        "training.max_grad_norm": None,
-        "training.batch_size": PAIRS,
-        "dpo.beta": BETA,
-    }
+    quiet = {**QUIET, "training.batch_size": PAIRS, "dpo.beta": BETA}
     return record(make("dpo", changes=quiet | changes), loaded, trees, folder)
 
 
@@ -173,3 +180,87 @@ def test_simpo(make: Make, loaded: LoadedModel, trees: list[TokenTree], trainer:
         alpha=0.0, loss_type="simpo", simpo_gamma=GAMMA, beta=2.0, label_smoothing=0.0, accelerator=trainer.accelerator
     )
     compare(ours, CPOTrainer.cpo_loss(settings, chosen, rejected)[0].mean(), model)
+
+
+# --- Votes ------------------------------------------------------------------------------------------------------------
+
+LABELS = [True, False, False, True, False, True]
+
+
+@pytest.fixture(scope="module")
+def voted(trees: list[TokenTree]) -> VotedTrees:
+    """A vote on one answer of each pair."""
+    answers = [tree.answers[0 if up else 1] for tree, up in zip(trees, LABELS, strict=True)]
+    rows = [TokenTree(tree.prompt, (answer,), (None,), tree.row) for tree, answer in zip(trees, answers, strict=True)]
+    return VotedTrees(rows, LABELS)
+
+
+@pytest.fixture(scope="module")
+def kto_trainer(loaded: LoadedModel, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from trl import KTOConfig, KTOTrainer
+
+    folder = str(tmp_path_factory.mktemp("kto"))
+    config = KTOConfig(output_dir=folder, beta=BETA, per_device_train_batch_size=PAIRS, **OF_TRL)
+    return same_adapter(KTOTrainer, config, tiny.votes(PAIRS), loaded, model)
+
+
+@contextmanager
+def moved(
+    loaded: LoadedModel, theirs: dict[str, torch.nn.Parameter], trees: Sequence[TokenTree], length: float
+) -> Iterator[None]:
+    """Inside, both adapters are moved so far along the gradient of the answers' log-probabilities."""
+    ours = loaded.trainable()
+    before = {name: parameter.detach().clone() for name, parameter in ours.items()}
+    loaded.packed(collate(trees)).sum().backward()
+    gradients = {name: p.grad for name, p in ours.items() if p.grad is not None}
+    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+
+    def put(values: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                ours[name].copy_(value)
+                theirs[name].copy_(value)
+                ours[name].grad = None
+
+    put({name: before[name] + gradient * length / norm for name, gradient in gradients.items()})
+    try:
+        yield
+    finally:
+        put(before)
+
+
+# How far the adapter is moved, changes, and whether the mean log-ratio of mismatched answers is then above 0.
+OF_VOTES: dict[str, tuple[float, dict[str, Any], bool]] = {
+    "likelier answers": (1.0, {"kto.desirable_weight": 1.5, "kto.undesirable_weight": 0.7}, True),
+    "less likely answers": (0.0, {}, False),
+    "no baseline": (1.0, {"kto.loss": "apo_zero_unpaired", "kto.undesirable_weight": 2.0}, False),
+}
+
+
+@pytest.mark.parametrize("name", OF_VOTES)
+def test_votes(name: str, make: Make, loaded: LoadedModel, voted: VotedTrees, kto_trainer: Any, tmp_path: Path) -> None:
+    """One step, ours in several microbatches."""
+    length, changes, above = OF_VOTES[name]
+    made = make("kto", changes={**QUIET, "training.batch_size": PAIRS, "kto.beta": BETA, **changes})
+    order = rows_of_step(0, PAIRS, made.training)
+    answers = [list(voted[row].answers[0]) for row in order]
+    rows = [
+        {
+            "prompt_ids": list(voted[row].prompt),
+            "completion_ids": answer,
+            "KL_completion_ids": before,
+            "label": LABELS[row],
+        }
+        for row, answer, before in zip(order, answers, [answers[-1], *answers[:-1]], strict=True)
+    ]
+    kto_trainer.loss_type = changes.get("kto.loss", "kto")
+    kto_trainer.calculate_KL = kto_trainer.loss_type == "kto"
+    kto_trainer.desirable_weight = changes.get("kto.desirable_weight", 1.0)
+    kto_trainer.undesirable_weight = changes.get("kto.undesirable_weight", 1.0)
+    kto_trainer.model.train()
+    theirs = {name: p for name, p in kto_trainer.model.named_parameters() if p.requires_grad}
+    with moved(loaded, theirs, voted, length):
+        ours = record(made, loaded, voted, tmp_path / "ours")
+        loss = kto_trainer.compute_loss(kto_trainer.model, kto_trainer.data_collator(rows))
+        compare(ours, loss, kto_trainer.model)
+    assert (kto_trainer._metrics["train"]["kl"][-1] > 0.01) is above

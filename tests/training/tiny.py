@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefine.cli.app import main
 from prefine.recipe.dpo import DpoRecipe
+from prefine.recipe.kto import KtoRecipe
 from prefine.recipe.loading import resolved_yaml
 from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
@@ -32,6 +33,7 @@ from prefine.training.rl.stage import PpoStage
 from prefine.training.run.run_stage import run_stage
 from prefine.training.run.stage import Stage
 from prefine.training.stages.dpo import DpoStage
+from prefine.training.stages.kto import KtoStage
 from prefine.training.stages.reward import RewardStage
 from prefine.training.stages.sft import SftStage
 from tests.tiny import CHATML, byte_tokenizer
@@ -94,6 +96,16 @@ def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+def votes(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """A vote on one answer of each of so many pairs: half of them the chosen one, with a thumb up."""
+    draw = random.Random(seed + 1)
+    ups = [draw.random() < 0.5 for _ in range(count)]
+    return [
+        {"prompt": pair["prompt"], "completion": pair["chosen" if up else "rejected"], "label": up}
+        for pair, up in zip(pairs(count, seed), ups, strict=True)
+    ]
+
+
 def letters(rows: list[dict[str, Any]]) -> list[float]:
     """The share of lower-case letters among an answer's characters: what PPO recipes here reward."""
     return [sum("a" <= c <= "z" for c in row["response"]) / max(1, len(row["response"])) for row in rows]
@@ -147,6 +159,8 @@ def stage_of(made: StageRecipe) -> Stage[Any, Any]:
         return PpoStage(made)
     if isinstance(made, DpoRecipe):
         return DpoStage(made)
+    if isinstance(made, KtoRecipe):
+        return KtoStage(made)
     assert isinstance(made, SftRecipe)
     return SftStage(made)
 

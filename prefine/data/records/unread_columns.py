@@ -44,7 +44,7 @@ _PROPOSED: dict[type[BaseModel], tuple[tuple[str, ...], ...]] = {
 }
 _VERBS: dict[type[BaseModel], str] = {
     Preference: "preferences: prefine dpo, prefine reward and prefine sft learn from them",
-    Vote: "votes: prefine reward and prefine sft learn from them",
+    Vote: "votes: prefine kto, prefine reward and prefine sft learn from them",
     Demonstration: "demonstrations: prefine sft learns from them",
     Prompt: "prompts: prefine ppo and prefine generate use them",
 }

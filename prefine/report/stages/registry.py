@@ -8,10 +8,12 @@ from prefine.report.stages.reward import RewardReport
 from prefine.report.stages.rl import RlReport
 from prefine.report.stages.stage_report import StageReport
 from prefine.report.stages.supervised import SupervisedReport
+from prefine.report.stages.votes import VotesReport
 
 STAGE_REPORTS: dict[str, StageReport] = {
     "sft": SupervisedReport(),
     "dpo": PreferenceReport(),
+    "kto": VotesReport(),
     "reward": RewardReport(),
     "ppo": RlReport(),
 }

@@ -104,13 +104,29 @@ def check_first_loss(loss: float, margin: float, *, repeated: float, largest: fl
         largest: the largest absolute value of an answer's summed log-probability, nats.
     """
     wanted = math.log(2)
-    tolerance = _ROUNDINGS * (repeated + _FP32_EPSILON * max(1.0, largest))
+    tolerance = _agreement(repeated, largest)
     return [
         SelfCheck("first margin", f"{margin:+.2g}", f"0 ± {tolerance:.2g}", abs(margin) <= tolerance),
         SelfCheck(
             "first loss", f"{loss:.6f}", f"ln 2 = {wanted:.6f} ± {tolerance:.2g}", abs(loss - wanted) <= tolerance
         ),
     ]
+
+
+def check_first_log_ratio(log_ratio: float, *, repeated: float, largest: float) -> SelfCheck:
+    """KTO before the first step: policy and reference agree, so the mean log-ratio of answers is 0.
+
+    Args:
+        log_ratio: mean over a batch computed with the cached reference; nats.
+        repeated, largest: see check_first_loss; of single answers.
+    """
+    tolerance = _agreement(repeated, largest)
+    return SelfCheck("first log-ratio", f"{log_ratio:+.2g}", f"0 ± {tolerance:.2g}", abs(log_ratio) <= tolerance)
+
+
+def _agreement(repeated: float, largest: float) -> float:
+    """How far the mean difference of summed log-probabilities may be from 0 if policy and reference are the same."""
+    return _ROUNDINGS * (repeated + _FP32_EPSILON * max(1.0, largest))
 
 
 def check_scores(alone: Tensor, together: Tensor, rounding: float) -> SelfCheck:

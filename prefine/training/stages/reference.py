@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefine.data.tokens.store import TokenStore
 from prefine.data.tokens.trees import TokenTree, collate, microbatches
 from prefine.models.forward.active_adapter import OWN_ADAPTER
 from prefine.models.forward.packed import FORWARD_VERSION, evaluating
@@ -47,25 +46,35 @@ def reference_of_rows(session: Session[StageRecipe], part: str) -> Tensor:
         CheckpointError: the cache cannot be written.
     """
     store = {"train": session.prepared.train, "heldout": session.prepared.heldout}[part]
+    return reference_of_trees(session, store, session.prepared.digests[part], part)
+
+
+def reference_of_trees(session: Session[StageRecipe], trees: Sequence[TokenTree], digest: str, name: str) -> Tensor:
+    """Summed log-probabilities of all answers of trees that are made from a run's rows; as `reference_of_rows`.
+
+    Args:
+        digest: hash of all that the trees depend on.
+        name: what the trees are, for messages.
+    """
     limit = session.recipe.training.max_tokens_per_microbatch
     with session.processes.main_first():
-        sums, cached = reference_logprobs(session.loaded, store, session.prepared.digests[part], limit, session.display)
+        sums, cached = reference_logprobs(session.loaded, trees, digest, limit, session.display)
     if cached:
-        session.display.say(f"reference log-probabilities of {part}: {len(store)} rows, from the cache")
+        session.display.say(f"reference log-probabilities of {name}: {len(trees)} rows, from the cache")
     return sums
 
 
 def reference_logprobs(
-    loaded: LoadedModel, store: TokenStore, digest: str, max_tokens: int, display: Display
+    loaded: LoadedModel, store: Sequence[TokenTree], digest: str, max_tokens: int, display: Display
 ) -> tuple[Tensor, bool]:
-    """Summed log-probability of each answer of each row: (rows * 2,) fp32 on the CPU, and whether it was cached.
+    """Summed log-probability of each answer of each row: (answers,) fp32 on the CPU, and whether it was cached.
 
     Must be called before the first optimiser step and before a checkpoint is restored.
 
     Args:
         loaded: the policy as loaded.
-        store: pairs.
-        digest: hash of the store's token ids.
+        store: the rows.
+        digest: hash of the rows' token ids.
         max_tokens: tokens per microbatch.
 
     Raises:

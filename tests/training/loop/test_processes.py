@@ -67,6 +67,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     # 19 rows in steps of 6: the last step has one row, which leaves one process with none.
     ("sft", {"training.batch_size": 6}),
     ("dpo", {"training.batch_size": 6, "dpo.nll_weight": 0.5}),
+    # The last step of each epoch has two votes, one for each process.
+    ("kto", {"training.batch_size": 7, "kto.undesirable_weight": 1.5}),
     ("reward", {"reward.heads": 3, "training.early_stopping_patience": None}),
     ("sft", {"lora": None, "training.batch_size": 1, "training.max_steps": 4}),
     ("ppo", {"reward.scale": "running", "rollout.samples_per_prompt": 2, "training.max_steps": 4}),
@@ -102,7 +104,7 @@ def test_two_processes_end_where_one_does(stage: str, changes: dict[str, Any], m
     assert (Path(two.run) / "report.html").exists()
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "reward", "ppo"])
 def test_two_processes_resume_exactly(stage: str, make: Make) -> None:
     """Each draws its own dropout, and goes on with it; one that is asked to stop stops both at the same step."""
     sparing = {"rollout.heldout_prompts": 2, "training.evaluate_every_steps": None, "training.save_every_steps": None}

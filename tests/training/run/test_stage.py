@@ -200,11 +200,11 @@ def test_a_method_of_ones_own_resumes_exactly(model: Path, tmp_path: Path, monke
 
 
 def test_the_files_that_a_new_method_needs_are_where_contributing_says() -> None:
-    """As they are for DPO."""
+    """As they are for KTO."""
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     section = text.partition("## How to add a method")[2].partition("## What a change needs")[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    named = [name.replace("kto", "dpo") for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    named = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
     assert len(named) > 15
     around = (ROOT, ROOT / "prefine", ROOT / "tests" / "training")
     assert not [name for name in named if not any((folder / name).is_file() for folder in around)]
@@ -242,7 +242,7 @@ def own_fields(function: ast.FunctionDef) -> set[str]:
 
 def test_stages_do_not_change() -> None:
     found = classes("Stage")
-    assert found.keys() == {"Stage", "SftStage", "DpoStage", "RewardStage", "PpoStage"}
+    assert found.keys() == {"Stage", "SftStage", "DpoStage", "KtoStage", "RewardStage", "PpoStage"}
     for name, node in found.items():
         later = {field for method, body in methods(node).items() if method != "__init__" for field in own_fields(body)}
         assert not later, f"{name} sets {later}"
@@ -250,7 +250,9 @@ def test_stages_do_not_change() -> None:
 
 def test_constructors_of_objectives_set_all_their_fields() -> None:
     found = classes("Objective")
-    assert found.keys() == {"Objective", "SftObjective", "DpoObjective", "RewardObjective", "PpoObjective"}
+    assert found.keys() == {
+        *("Objective", "SftObjective", "DpoObjective", "KtoObjective", "RewardObjective", "PpoObjective"),
+    }
     for name, node in found.items():
         first = own_fields(methods(node)["__init__"])
         later = {field for body in methods(node).values() for field in own_fields(body)}
