@@ -101,7 +101,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 # A vote's KL baseline depends on the order of its step, so such a step is not that of a run without the others.
 OF_STEPS: list[tuple[str, dict[str, Any]]] = [
     ("kto", {"kto.desirable_weight": 1.5}),
-    ("kto", {"kto.loss": "apo_zero_unpaired", "kto.beta": 0.5}),
+    ("kto", {"kto.loss": "apo_zero_unpaired"}),
 ]
 
 
