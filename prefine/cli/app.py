@@ -36,6 +36,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 # Verb -> its function. The help lists the verbs in this order.
 VERBS = {
+    "init": "prefine.cli.init:init",
     "doctor": "prefine.cli.doctor:doctor",
     "recipe": "prefine.cli.recipe:recipe",
     "data check": "prefine.cli.data:check",

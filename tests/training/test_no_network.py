@@ -39,6 +39,7 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
 
     chat = {"prompt": "Q", "completion": "A"}
     words: dict[str, Callable[[], list[str]]] = {
+        "init": lambda: ["--data", str(data), "--model", str(model), "--out", str(folder / "pipeline.yaml"), "--yes"],
         "doctor": lambda: ["--device", "cpu"],
         "data check": lambda: [str(data), "--model", str(model)],
         "sft": lambda: [recipe("sft", **{"data.train": rows(*[chat | {"prompt": f"Q{n}"} for n in range(12)])})],

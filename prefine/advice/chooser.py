@@ -1,0 +1,258 @@
+"""Which method fits the data: a pure function of counts, with its reasons in sentences. The user may override it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prefine.advice.situation import Situation
+from prefine.errors import RecipeError
+
+Goal = Literal["auto", "imitate", "prefer", "control"]
+
+# Rules of thumb: with fewer records, the held-out tenth is too small to see a change, and a model learns its few
+# examples by heart.
+_FEW = {"preferences": 300, "votes": 500, "demonstrations": 200, "prompts": 100}
+# Two people who agree on fewer than 70 % of answers leave a signal that a pull towards the reference must protect.
+_LOW_AGREEMENT = 0.7
+_MANY_CONTRADICTIONS = 0.05
+_MANY_TIES = 0.25
+# Beta of DPO, 0.1 in its paper (arXiv 2305.18290); three times that for labels that are often wrong.
+_BETA, _BETA_WEAK = 0.1, 0.3
+# Ratio of the two sides' weights times counts that KTO's authors recommend: 1 to 4/3 (arXiv 2402.01306, eq. 9).
+_MOST_UNEQUAL_VOTES = 4 / 3
+_SHALLOW = 0.75
+_LENGTH_DECIDES = 0.8
+# What each method learns from, by kinds of records.
+NEEDS = {
+    "sft": ("demonstrations", "preferences", "votes"),
+    "dpo": ("preferences",),
+    "orpo": ("preferences",),
+    "kto": ("votes",),
+    "ppo": ("preferences", "votes", "prompts", "demonstrations"),
+    "reward": ("preferences", "votes"),
+}
+_NAMES = {
+    "preferences": "preference pairs",
+    "votes": "votes",
+    "demonstrations": "demonstrations",
+    "prompts": "prompts",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method, and the stages that lead to it.
+
+    Attributes:
+        method: of the last training stage.
+        stages: methods in order; the last one is `method`.
+        reasons: why, in sentences with the figures.
+        warnings: what may go wrong, and what to do about it.
+        settings: fields of the last stage's recipe that the data ask for, by dotted name.
+        others: other methods that the same data allow, each with the case for it.
+    """
+
+    method: str
+    stages: tuple[str, ...]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    others: tuple[tuple[str, str], ...] = ()
+
+
+def choose(situation: Situation, methods: Collection[str], *, goal: Goal = "auto", asked: str | None = None) -> Choice:
+    """The method that fits.
+
+    Args:
+        situation: counts and signal of the data.
+        methods: that this prefine has.
+        goal: what the user wants; auto follows from the data.
+        asked: a method that overrides the choice.
+
+    Raises:
+        RecipeError: there is no such method, or nothing in the data that it, or any, could learn from.
+    """
+    if asked is not None:
+        _require_possible(situation, methods, asked)
+        method, reasons = asked, [f"--method {asked} was asked for; the data have {_counted(situation)}."]
+    else:
+        method, reasons = _fitting(situation, methods, goal)
+    weak = weak_signal(situation)
+    settings: dict[str, Any] = {}
+    if method == "dpo" and weak:
+        settings["dpo.beta"] = _BETA_WEAK
+        reasons += [*weak, f"dpo.beta is {_BETA_WEAK} instead of {_BETA}: the model stays nearer to where it began."]
+    if method == "kto":
+        settings |= _balanced(situation, reasons)
+    if method == "ppo":
+        settings["reward.name"] = situation.reward or "stage:reward"
+    return Choice(
+        method=method,
+        stages=_stages(situation, method),
+        reasons=tuple(reasons),
+        warnings=tuple(_warnings(situation, method, weak)),
+        settings=settings,
+        others=tuple(_others(situation, methods, method)),
+    )
+
+
+def weak_signal(situation: Situation) -> list[str]:
+    """Why the judgements say little, in sentences; none if nothing speaks for that."""
+    found = []
+    judged = situation.pairs + situation.ties + situation.votes
+    if situation.agreement is not None and situation.agreement < _LOW_AGREEMENT:
+        found.append(
+            f"People agree on {situation.agreement:.0%} of the answers that two of them judged: a weak signal."
+        )
+    if judged and situation.contradictions >= max(1, _MANY_CONTRADICTIONS * judged):
+        found.append(
+            f"{situation.contradictions:,} of {judged:,} judgements are contradicted by another one: a weak signal."
+        )
+    if situation.ties and situation.ties >= _MANY_TIES * (situation.pairs + situation.ties):
+        found.append(f"{situation.ties:,} of {situation.pairs + situation.ties:,} pairs are ties: a weak signal.")
+    return found
+
+
+def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tuple[str, list[str]]:
+    pairs, votes, shown = situation.pairs, situation.votes, situation.demonstrations
+    with_prompts = pairs + votes + shown + situation.prompts
+    if situation.reward is not None and with_prompts:
+        return "ppo", [
+            f"{situation.reward} scores any answer, and there are {with_prompts:,} records with a prompt: PPO raises "
+            "that score directly."
+        ]
+    if goal == "control" and pairs + votes:
+        return "ppo", [
+            f"Control of the reward is wanted: a reward model is trained on {_counted(situation)}, and PPO optimises "
+            "it with weights, penalties and a limit on the KL divergence that can be changed without new data."
+        ]
+    if goal == "imitate" and (shown or pairs or situation.thumbs_up):
+        return "sft", [f"Imitation is wanted: SFT learns from {_imitated(situation)}."]
+    if pairs:
+        return "dpo", [
+            f"There are {pairs:,} preference pairs: DPO learns from them directly, without a reward model and rollouts."
+        ]
+    if votes and "kto" in methods:
+        return "kto", [
+            f"There are {votes:,} votes on single answers and no pairs: KTO learns from each vote by itself."
+        ]
+    if votes:
+        return "ppo", [
+            f"There are {votes:,} votes on single answers and no pairs: a reward model learns from them, and PPO from "
+            "it."
+        ]
+    if shown:
+        return "sft", [f"There are {shown:,} demonstrations and no judgements: SFT imitates them."]
+    what = f"{situation.prompts:,} prompts without an answer" if situation.prompts else "no usable record"
+    raise RecipeError(
+        f"The data have {what}: there is nothing to learn from",
+        "Add answers, votes or pairs, or name what scores an answer: --reward module:function.",
+    )
+
+
+def _require_possible(situation: Situation, methods: Collection[str], asked: str) -> None:
+    trained = [method for method in methods if method in NEEDS]
+    if asked not in trained:
+        raise RecipeError(f"--method {asked!r:.60} is not a method", f"The methods are {', '.join(trained)}.")
+    counts = _counts(situation)
+    if not any(counts[kind] for kind in NEEDS[asked]):
+        needed = " or ".join(_NAMES[kind] for kind in NEEDS[asked])
+        raise RecipeError(
+            f"--method {asked} needs {needed}, and the data have {_counted(situation)}",
+            "Add such data, or leave it out.",
+        )
+    if asked == "ppo" and situation.reward is None and not situation.pairs + situation.votes:
+        raise RecipeError(
+            "--method ppo needs a reward, and the data have no pairs or votes to train one",
+            "Name what scores an answer: --reward module:function.",
+        )
+
+
+def _counts(situation: Situation) -> dict[str, int]:
+    return {
+        "preferences": situation.pairs,
+        "votes": situation.votes,
+        "demonstrations": situation.demonstrations,
+        "prompts": situation.prompts,
+    }
+
+
+def _counted(situation: Situation) -> str:
+    found = [f"{count:,} {_NAMES[kind]}" for kind, count in _counts(situation).items() if count]
+    return " and ".join(found) or "no usable record"
+
+
+def _imitated(situation: Situation) -> str:
+    if situation.demonstrations:
+        return f"{situation.demonstrations:,} demonstrations"
+    if situation.pairs:
+        return f"the better answers of {situation.pairs:,} preference pairs"
+    return f"the {situation.thumbs_up:,} answers with a thumb up"
+
+
+def _stages(situation: Situation, method: str) -> tuple[str, ...]:
+    """SFT first where there is something to imitate: what follows begins with a model that writes such answers."""
+    imitates = bool(situation.demonstrations or situation.pairs or situation.thumbs_up)
+    before: list[str] = ["sft"] if imitates and method not in ("sft", "orpo", "reward") else []
+    if method == "ppo" and situation.reward is None:
+        before.append("reward")
+    return (*before, method)
+
+
+def _balanced(situation: Situation, reasons: list[str]) -> dict[str, Any]:
+    """Weights of the rarer side of votes, so that both sides count about the same."""
+    up, down = situation.thumbs_up, situation.votes - situation.thumbs_up
+    if not situation.votes or not up or not down or max(up, down) <= _MOST_UNEQUAL_VOTES * min(up, down):
+        return {}
+    rarer = "desirable_weight" if up < down else "undesirable_weight"
+    weight = round(max(up, down) / min(up, down), 2)
+    reasons.append(
+        f"{up:,} votes are up and {down:,} down: kto.{rarer} is {weight}, so that both sides count the same."
+    )
+    return {f"kto.{rarer}": weight}
+
+
+def _warnings(situation: Situation, method: str, weak: list[str]) -> list[str]:
+    found = []
+    used = next((kind for kind in NEEDS[method] if _counts(situation)[kind]), "prompts")
+    count = _counts(situation)[used]
+    if count < _FEW[used]:
+        found.append(
+            f"{count:,} {_NAMES[used]} are few; below about {_FEW[used]:,} the held-out ones say little, and a model "
+            "learns the others by heart. Look at the samples of the report, and add data."
+        )
+    if weak and method != "dpo":
+        found += weak
+    if situation.shallow_accuracy is not None and situation.shallow_accuracy >= _SHALLOW:
+        found.append(
+            f"Single words tell better answers from worse ones in {situation.shallow_accuracy:.0%} of cases: a model "
+            "can learn these words and not the quality. prefine data audit shows them."
+        )
+    bias = situation.length_bias
+    if bias is not None and max(bias, 1 - bias) >= _LENGTH_DECIDES:
+        longer = "longer" if bias >= _LENGTH_DECIDES else "shorter"
+        found.append(
+            f"The better answer is the {longer} one in {max(bias, 1 - bias):.0%} of pairs: a model can learn length. "
+            "Balance the pairs, or set dpo.length_normalized: true."
+        )
+    if method == "kto" and situation.votes and situation.thumbs_up in (0, situation.votes):
+        found.append("All votes are the same: KTO needs both, thumbs up and thumbs down.")
+    return found
+
+
+def _others(situation: Situation, methods: Collection[str], method: str) -> list[tuple[str, str]]:
+    """Methods that the same data allow."""
+    judged = situation.pairs + situation.votes
+    cases = {
+        "dpo": (situation.pairs, "learns from pairs directly"),
+        "orpo": (situation.pairs, "imitates and prefers in one stage, without a reference model"),
+        "kto": (situation.votes, "learns from each vote by itself"),
+        "ppo": (judged or situation.reward, "weighs rewards, penalties and KL while it trains; takes longest"),
+        "sft": (
+            situation.demonstrations or situation.pairs or situation.thumbs_up,
+            "imitates answers and learns nothing from worse ones",
+        ),
+    }
+    return [(name, why) for name, (able, why) in cases.items() if able and name in methods and name != method]

@@ -1,0 +1,208 @@
+"""prefine init: a pipeline to begin with, or a recipe from another trainer's configuration."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefine.errors import PrefineError
+from prefine.terminal import echo
+
+if TYPE_CHECKING:
+    from prefine.advice.chooser import Choice
+    from prefine.data.audit.facts import DataFacts
+    from prefine.foreign_recipes.settings import Moved
+
+_MODEL = "embedded:smollm2-135m"
+_NAME = "pipeline"
+
+
+class InitGoal(StrEnum):
+    """What the user wants of the data."""
+
+    AUTO = "auto"
+    IMITATE = "imitate"
+    PREFER = "prefer"
+    CONTROL = "control"
+
+
+def init(
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FILE",
+            help="A file, a folder, a dataset id or sample:…; any kind of rows. Repeatable.",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The model to begin with: a folder, a run, a hub id or embedded:…", show_default=_MODEL
+        ),
+    ] = None,
+    goal: Annotated[
+        InitGoal,
+        typer.Option(
+            help="imitate answers (SFT), prefer what people preferred (DPO, KTO), or control the reward (PPO); auto: "
+            "what fits the data."
+        ),
+    ] = InitGoal.AUTO,
+    method: Annotated[
+        str | None,
+        typer.Option(help="The method, instead of the one that fits: sft, dpo, kto, …", show_default=False),
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What scores any answer: module:function, or a reward model.", show_default=False
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="The pipeline's name; its runs are in runs/NAME.")] = _NAME,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The file to write; an existing one is kept.", show_default="pipeline.yaml"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    from_trl: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TRL: a training script, which is not run, or a YAML.", show_default=False),
+    ] = None,
+    from_llamafactory: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="LLaMA-Factory: a YAML or JSON file.", show_default=False)
+    ] = None,
+    from_axolotl: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="axolotl: a YAML file.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a commented pipeline for your data and machine, or move a configuration of TRL, LLaMA-Factory or axolotl
+    to a recipe.
+    """
+    given = {"--from-trl": from_trl, "--from-llamafactory": from_llamafactory, "--from-axolotl": from_axolotl}
+    foreign = {option: path for option, path in given.items() if path is not None}
+    if foreign:
+        _require_alone(list(foreign), data=data, model=model, reward=reward)
+        (option, path), *_ = foreign.items()
+        _move(option, path, method, out)
+        return
+    if not yes and is_terminal():
+        data, model, goal = _ask(data, model, goal, method or reward)
+    if not data:
+        raise PrefineError(
+            "--data is missing", "Name your data, or prefine's own: --data sample:support_desk/preferences."
+        )
+    _write_pipeline(data, model or _MODEL, goal, method, reward, name, out or Path("pipeline.yaml"))
+
+
+def is_terminal() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _require_alone(options: list[str], **others: Any) -> None:
+    """Refuse what has no effect besides another trainer's file."""
+    if len(options) > 1:
+        raise PrefineError(f"{' and '.join(options)} are given", "Move one file at a time.")
+    unused = [f"--{name}" for name, value in others.items() if value]
+    if unused:
+        raise PrefineError(
+            f"{', '.join(unused)} has no effect with {options[0]}, whose file says it",
+            "Leave it out, and change the recipe.",
+        )
+
+
+def _move(option: str, path: Path, method: str | None, out: Path | None) -> None:
+    from prefine.foreign_recipes.axolotl import from_axolotl
+    from prefine.foreign_recipes.llama_factory import from_llama_factory
+    from prefine.foreign_recipes.text import recipe_text
+    from prefine.foreign_recipes.trl import from_trl
+
+    readers: dict[str, Callable[[Path, str | None], Moved]] = {
+        "--from-trl": from_trl,
+        "--from-llamafactory": from_llama_factory,
+        "--from-axolotl": from_axolotl,
+    }
+    moved = readers[option](path, method)
+    file = out or Path(f"{moved.configuration.stage}.yaml")
+    _write(file, recipe_text(moved, file))
+    echo(f"{file}: {len(moved.fields)} fields from {path}. Each has a comment that says where it is from.")
+    if moved.left:
+        echo("Without a counterpart:")
+        for left in moved.left:
+            echo(f"  {left.name}{f': {left.value}' if left.value else ''}: {left.reason}.")
+    for sentence in moved.to_do:
+        echo(f"To do: {sentence}")
+    echo(f"Next: {file.read_text('utf-8').splitlines()[0].removeprefix('# ')}")
+
+
+def _ask(
+    data: list[str], model: str | None, goal: InitGoal, chosen: str | None
+) -> tuple[list[str], str | None, InitGoal]:
+    """Ask for what no option says."""
+    if not data:
+        asked = typer.prompt("Data (files, folders or dataset ids, with commas between them)")
+        data = [part.strip() for part in asked.split(",") if part.strip()]
+    if model is None:
+        model = typer.prompt("Model to begin with", default=_MODEL).strip()
+    if goal is InitGoal.AUTO and chosen is None:
+        words = [each.value for each in InitGoal]
+        asked = typer.prompt(f"Goal: {', '.join(words)}", default=InitGoal.AUTO.value).strip().lower()
+        if asked not in words:
+            raise PrefineError(f"There is no goal {asked!r:.60}", f"The goals are {', '.join(words)}.")
+        goal = InitGoal(asked)
+    return data, model, goal
+
+
+def _write_pipeline(
+    data: list[str], model: str, goal: InitGoal, method: str | None, reward: str | None, name: str, out: Path
+) -> None:
+    from prefine.advice.chooser import choose
+    from prefine.advice.looking import look
+    from prefine.advice.machine import machine_sentences
+    from prefine.advice.starting import starting_pipeline
+    from prefine.recipe.registry import RECIPES
+
+    _require_new(out)
+    situation = look(data, reward, _say_facts)
+    choice = choose(situation, RECIPES, goal=goal.value, asked=method)
+    start = starting_pipeline(name, model, choice, situation, machine_sentences())
+    _write(out, start.text)
+    _say_choice(choice)
+    echo(f"Written: {out}, with the stages {', '.join(start.pipeline.stages)}.")
+    echo(f"Next: prefine plan {out}   # time, memory, disk; then")
+    echo(f"      prefine run {out}")
+
+
+def _say_facts(source: str, facts: DataFacts) -> None:
+    more = "" if facts.complete else " (the first ones; there are more)"
+    refused = f", {facts.quarantined:,} rows that cannot be used" if facts.quarantined else ""
+    longest = f"the longest has about {facts.longest_tokens:,} tokens"
+    echo(f"{source}: {facts.records:,} {facts.kind}{more}{refused}; {longest}.")
+
+
+def _say_choice(choice: Choice) -> None:
+    for reason in choice.reasons:
+        echo(reason)
+    for warning in choice.warnings:
+        echo(f"warning: {warning}")
+    for other, why in choice.others:
+        echo(f"Instead: --method {other} {why}.")
+
+
+def _require_new(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise PrefineError(f"--out {path} exists", "Name another file, or remove this one.")
+
+
+def _write(path: Path, text: str) -> None:
+    from prefine.runs.atomic import require_writable, write_text
+
+    _require_new(path)
+    require_writable(path)
+    write_text(path, text)

@@ -1,0 +1,119 @@
+"""The method that fits counts of data, its reasons with the figures, and what may override it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefine.advice.chooser import NEEDS, choose, weak_signal
+from prefine.advice.situation import Situation
+from prefine.errors import RecipeError
+
+ALL = ("sft", "reward", "dpo", "orpo", "kto", "ppo")
+WITHOUT_KTO = ("sft", "reward", "dpo", "ppo")
+
+
+def situation(**counts: Any) -> Situation:
+    kinds = {"pairs": "preferences", "votes": "votes", "demonstrations": "demonstrations", "prompts": "prompts"}
+    return Situation(**counts, sources={kind: ["a.jsonl"] for name, kind in kinds.items() if counts.get(name)})
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "stages", "figure"),
+    [
+        ({"pairs": 4120}, {}, ("sft", "dpo"), "4,120 preference pairs"),
+        ({"pairs": 900, "votes": 5000}, {}, ("sft", "dpo"), "900 preference pairs"),
+        ({"votes": 1200, "thumbs_up": 600}, {}, ("sft", "kto"), "1,200 votes"),
+        ({"votes": 1200, "thumbs_up": 600}, {"methods": WITHOUT_KTO}, ("sft", "reward", "ppo"), "1,200 votes"),
+        ({"demonstrations": 777}, {}, ("sft",), "777 demonstrations"),
+        ({"pairs": 900}, {"goal": "control"}, ("sft", "reward", "ppo"), "900 preference pairs"),
+        ({"pairs": 900}, {"goal": "imitate"}, ("sft",), "better answers of 900"),
+        ({"prompts": 500, "reward": "mine:score"}, {}, ("ppo",), "500 records with a prompt"),
+        ({"pairs": 900, "reward": "mine:score"}, {}, ("sft", "ppo"), "mine:score"),
+        ({"pairs": 900}, {"asked": "orpo"}, ("orpo",), "--method orpo was asked for"),
+        ({"pairs": 900}, {"asked": "reward"}, ("reward",), "--method reward was asked for"),
+    ],
+)
+def test_the_method_follows_from_the_data(
+    counts: dict[str, Any], options: dict[str, Any], stages: tuple[str, ...], figure: str
+) -> None:
+    choice = choose(situation(**counts), options.pop("methods", ALL), **options)
+    assert choice.stages == stages
+    assert choice.method == stages[-1]
+    assert figure in choice.reasons[0]
+
+
+def test_a_weak_signal_asks_for_a_larger_beta() -> None:
+    """Contradictions from one in twenty on, ties from a quarter on, agreement below 70 %."""
+    assert choose(situation(pairs=1000, contradictions=49), ALL).settings == {}
+    assert choose(situation(pairs=1000, contradictions=50), ALL).settings == {"dpo.beta": 0.3}
+    assert choose(situation(pairs=750, ties=250), ALL).settings == {"dpo.beta": 0.3}
+    assert choose(situation(pairs=751, ties=249), ALL).settings == {}
+    weak = choose(situation(pairs=1000, agreement=0.62), ALL)
+    assert weak.settings == {"dpo.beta": 0.3}
+    assert weak.reasons[1:] == (
+        "People agree on 62% of the answers that two of them judged: a weak signal.",
+        "dpo.beta is 0.3 instead of 0.1: the model stays nearer to where it began.",
+    )
+    assert weak_signal(situation(pairs=1000, agreement=0.7)) == []
+
+
+def test_the_rarer_side_of_votes_weighs_more() -> None:
+    """The product of weight and count is the same on both sides: 900 * 1 = 300 * 3."""
+    assert choose(situation(votes=1200, thumbs_up=900), ALL).settings == {"kto.undesirable_weight": 3.0}
+    assert choose(situation(votes=1200, thumbs_up=300), ALL).settings == {"kto.desirable_weight": 3.0}
+    assert choose(situation(votes=700, thumbs_up=400), ALL).settings == {}  # 4 to 3 is within the paper's range
+
+
+def test_warnings_have_the_figures() -> None:
+    choice = choose(situation(pairs=120, shallow_accuracy=0.81, length_bias=0.9), ALL)
+    few, shallow, length = choice.warnings
+    assert few.startswith("120 preference pairs are few; below about 300")
+    assert "in 81% of cases" in shallow
+    assert "the longer one in 90% of pairs" in length
+    assert "shorter one in 85%" in choose(situation(pairs=900, length_bias=0.15), ALL).warnings[0]
+    assert choose(situation(pairs=900, shallow_accuracy=0.6, length_bias=0.5), ALL).warnings == ()
+
+
+def test_other_methods_of_the_same_data_are_named() -> None:
+    assert [name for name, _ in choose(situation(pairs=900, votes=900), ALL).others] == ["orpo", "kto", "ppo", "sft"]
+    assert choose(situation(demonstrations=900), ALL).others == ()
+
+
+@pytest.mark.parametrize(
+    ("counts", "asked", "message"),
+    [
+        ({"prompts": 60}, None, "The data have 60 prompts without an answer: there is nothing to learn from"),
+        ({}, None, "The data have no usable record"),
+        ({"votes": 60}, "dpo", "--method dpo needs preference pairs, and the data have 60 votes"),
+        ({"demonstrations": 60}, "ppo", "--method ppo needs a reward"),
+        ({"pairs": 60}, "evaluate", "--method 'evaluate' is not a method. The methods are sft, reward, dpo, orpo"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(counts: dict[str, int], asked: str | None, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        choose(situation(**counts), ALL, asked=asked)
+    assert message in str(caught.value)
+
+
+@given(
+    st.fixed_dictionaries({name: st.integers(0, 2000) for name in ("pairs", "votes", "demonstrations", "prompts")}),
+    st.sampled_from(["auto", "imitate", "prefer", "control"]),
+    st.booleans(),
+)
+def test_every_stage_has_data_to_learn_from(counts: dict[str, int], goal: Any, rewarded: bool) -> None:
+    data = situation(**counts, thumbs_up=counts["votes"] // 2, reward="mine:score" if rewarded else None)
+    try:
+        choice = choose(data, ALL, goal=goal)
+    except RecipeError:
+        judged = counts["pairs"] + counts["votes"] + counts["demonstrations"]
+        assert not judged
+        assert not (rewarded and counts["prompts"])
+        return
+    for method in choice.stages:
+        assert any(data.of(kind) for kind in NEEDS[method])
+    assert choice.reasons
+    assert choice.method not in {name for name, _ in choice.others}

@@ -1,0 +1,94 @@
+"""The pipeline that is proposed: valid, with the same held-out prompts in every stage, and the same as its text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefine.advice.chooser import choose
+from prefine.advice.situation import Situation
+from prefine.advice.starting import Start, starting_pipeline
+from prefine.errors import RecipeError
+from prefine.recipe.loading import recipe_values
+from prefine.recipe.pipeline import load_pipeline
+from prefine.recipe.registry import RECIPES
+
+PAIRS = Situation(pairs=320, longest_tokens=229, sources={"preferences": ["pairs.jsonl"]})
+MIXED = Situation(
+    pairs=4000,
+    votes=600,
+    thumbs_up=500,
+    demonstrations=900,
+    prompts=200,
+    longest_tokens=900,
+    sources={kind: [f"{kind}.jsonl"] for kind in ("preferences", "votes", "demonstrations", "prompts")},
+)
+
+
+def start(
+    situation: Situation = PAIRS, *, name: str = "desk", extra: dict[str, Any] | None = None, **options: Any
+) -> Start:
+    choice = choose(situation, RECIPES, **options)
+    return starting_pipeline(name, "org/model", choice, situation, ["cpu: 8 GB"], extra)
+
+
+@pytest.mark.parametrize("situation", [PAIRS, MIXED])
+@pytest.mark.parametrize("options", [{}, {"goal": "control"}, {"goal": "imitate"}])
+def test_the_text_is_the_pipeline(tmp_path: Path, situation: Situation, options: dict[str, Any]) -> None:
+    begun = start(situation, **options)
+    (tmp_path / "pipeline.yaml").write_text(begun.text)
+    loaded = load_pipeline(tmp_path / "pipeline.yaml")
+    assert {name: stage.recipe for name, stage in loaded.stages.items()} == {
+        name: stage.recipe for name, stage in begun.pipeline.stages.items()
+    }
+    assert list(loaded.stages)[-3:] == ["better", "served", "page"]
+    for sentence in choose(situation, RECIPES, **options).reasons:
+        assert f"# - {sentence}" in begun.text
+
+
+def test_every_stage_holds_out_the_same_prompts() -> None:
+    """Which prompts are held out depends on the share and the seed."""
+    stages = start(MIXED, goal="control").pipeline.stages
+    data = [stage.recipe.data for stage in stages.values() if stage.trains]  # type: ignore[attr-defined]
+    assert len(data) == 3
+    assert len({(each.heldout_fraction, each.seed) for each in data}) == 1
+
+
+@pytest.mark.parametrize(("pairs", "share"), [(100, 0.2), (1000, 0.1), (100_000, 0.05)])
+def test_the_held_out_share(pairs: int, share: float) -> None:
+    situation = Situation(pairs=pairs, longest_tokens=10, sources={"preferences": ["a.jsonl"]})
+    assert start(situation).pipeline.stages["dpo"].recipe.data.heldout_fraction == share  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(10, 256), (229, 512), (409, 512), (410, 1024), (9000, 2048)])
+def test_lengths_have_room_for_other_tokenizers(tokens: int, length: int) -> None:
+    situation = Situation(pairs=500, longest_tokens=tokens, sources={"preferences": ["a.jsonl"]})
+    assert start(situation).pipeline.stages["dpo"].recipe.data.max_length_tokens == length  # type: ignore[attr-defined]
+
+
+def test_stages_begin_with_the_model_before_them(tmp_path: Path) -> None:
+    begun = start(goal="control")
+    models = {name: stage.recipe.model.name for name, stage in begun.pipeline.stages.items() if stage.trains}  # type: ignore[attr-defined]
+    assert models == {"sft": "org/model", "reward": "stage:sft", "ppo": "stage:sft"}
+    (tmp_path / "p.yaml").write_text(begun.text)
+    assert recipe_values(tmp_path / "p.yaml")["stages"]["ppo"]["reward"] == {"name": "stage:reward"}
+
+
+def test_settings_of_the_machine_are_in_every_training_stage() -> None:
+    begun = start(extra={"model.quantization": "nf4"})
+    quantised = {name: stage.recipe.model.quantization for name, stage in begun.pipeline.stages.items() if stage.trains}  # type: ignore[attr-defined]
+    assert quantised == {"sft": "nf4", "dpo": "nf4"}
+
+
+def test_line_breaks_in_a_name_cannot_add_fields(tmp_path: Path) -> None:
+    situation = Situation(pairs=9, longest_tokens=9, sources={"preferences": ["a\nfolder: elsewhere\n.jsonl"]})
+    begun = start(situation)
+    (tmp_path / "p.yaml").write_text(begun.text)
+    assert recipe_values(tmp_path / "p.yaml")["folder"] == "runs/desk"
+
+
+def test_a_name_that_is_no_folder_is_refused() -> None:
+    with pytest.raises(RecipeError, match="pipeline"):
+        start(name="a/b")

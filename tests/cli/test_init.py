@@ -1,0 +1,89 @@
+"""prefine init: it looks at the data, says why, writes a pipeline that is valid, and keeps what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prefine.cli.app import main
+from prefine.recipe.loading import load_recipe
+from prefine.recipe.pipeline import load_pipeline
+from prefine.recipe.registry import RECIPES
+from tests.training import tiny
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("prefine.advice.machine.machine_sentences", lambda: ["cpu: a processor"])
+    tiny.write_rows(tmp_path / "pairs.jsonl", tiny.pairs(12))
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["init", *words])
+    return int(str(left.value.code or 0))
+
+
+def test_a_pipeline_for_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--data", "pairs.jsonl", "--model", "org/m", "--name", "desk") == 0
+    pipeline = load_pipeline(tmp_path / "pipeline.yaml")
+    assert list(pipeline.stages) == ["sft", "dpo", "better", "served", "page"]
+    assert pipeline.folder == Path("runs/desk")
+    shown = capsys.readouterr().out
+    assert "pairs.jsonl: 12 preferences" in shown
+    assert "There are 12 preference pairs: DPO" in shown
+    assert "warning: 12 preference pairs are few" in shown
+    assert "prefine run pipeline.yaml" in shown
+
+
+def test_an_existing_file_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pipeline.yaml").write_text("mine\n")
+    assert run("--data", "pairs.jsonl") == 2
+    assert capsys.readouterr().err == "error: --out pipeline.yaml exists. Name another file, or remove this one.\n"
+    assert (tmp_path / "pipeline.yaml").read_text() == "mine\n"
+
+
+def test_a_method_overrides_the_choice(tmp_path: Path) -> None:
+    assert run("--data", "pairs.jsonl", "--method", "sft", "--out", "a.yaml") == 0
+    assert "dpo" not in load_pipeline(tmp_path / "a.yaml").stages
+
+
+def test_without_a_terminal_nothing_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 2
+    assert capsys.readouterr().err.startswith("error: --data is missing. Name your data")
+
+
+def test_on_a_terminal_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["pairs.jsonl", "org/m", "imitate"])
+    monkeypatch.setattr("prefine.cli.init.is_terminal", lambda: True)
+    monkeypatch.setattr("typer.prompt", lambda *given, **options: next(answers))
+    assert run() == 0
+    assert list(load_pipeline(tmp_path / "pipeline.yaml").stages) == ["sft", "better", "served", "page"]
+
+
+def test_a_configuration_of_trl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.py").write_text("DPOConfig(beta=0.2, mystery=1)\n")
+    assert run("--from-trl", "train.py") == 0
+    assert load_recipe(tmp_path / "dpo.yaml", [], RECIPES["dpo"])
+    shown = capsys.readouterr().out
+    assert "  mystery: 1: prefine does not know this setting." in shown
+    assert "To do: Set data.train" in shown
+    assert "Next: prefine dpo dpo.yaml" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--from-trl", "a.py", "--from-axolotl", "b.yaml"], "--from-trl and --from-axolotl are given"),
+        (["--from-trl", "a.py", "--data", "b"], "--data has no effect with --from-trl, whose file says it"),
+        (["--from-axolotl", "none.yaml"], "There is no recipe none.yaml"),
+        (["--data", "none.jsonl"], "none.jsonl: no such file or folder"),
+        (["--data", "pairs.jsonl", "--method", "kio"], "--method 'kio' is not a method"),
+    ],
+)
+def test_refusals(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
