@@ -42,7 +42,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class MethodChoice:
     """A method, and the stages that lead to it.
 
     Attributes:
@@ -62,7 +62,9 @@ class Choice:
     others: tuple[tuple[str, str], ...] = ()
 
 
-def choose(situation: Situation, methods: Collection[str], *, goal: Goal = "auto", asked: str | None = None) -> Choice:
+def choose(
+    situation: Situation, methods: Collection[str], *, goal: Goal = "auto", asked: str | None = None
+) -> MethodChoice:
     """The method that fits.
 
     Args:
@@ -88,7 +90,7 @@ def choose(situation: Situation, methods: Collection[str], *, goal: Goal = "auto
         settings |= _balanced(situation, reasons)
     if method == "ppo":
         settings["reward.name"] = situation.reward or "stage:reward"
-    return Choice(
+    return MethodChoice(
         method=method,
         stages=_stages(situation, method),
         reasons=tuple(reasons),

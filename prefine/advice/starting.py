@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefine.advice.chooser import NEEDS, Choice
+from prefine.advice.chooser import NEEDS, MethodChoice
 from prefine.advice.situation import Situation
 from prefine.recipe.loading import yaml_value
 from prefine.recipe.pipeline import Pipeline, checked_pipeline
@@ -39,7 +39,12 @@ class Start:
 
 
 def starting_pipeline(
-    name: str, model: str, choice: Choice, situation: Situation, machine: Sequence[str], extra: Settings | None = None
+    name: str,
+    model: str,
+    choice: MethodChoice,
+    situation: Situation,
+    machine: Sequence[str],
+    extra: Settings | None = None,
 ) -> Start:
     """The pipeline for a choice.
 
@@ -66,7 +71,7 @@ Fields = dict[str, tuple[Any, str]]
 """Dotted name -> (value, comment)."""
 
 
-def _stages(model: str, choice: Choice, situation: Situation, extra: Settings) -> Iterator[tuple[str, Fields]]:
+def _stages(model: str, choice: MethodChoice, situation: Situation, extra: Settings) -> Iterator[tuple[str, Fields]]:
     before = model
     for method in choice.stages:
         fields: Fields = {"method": (method, "")}
@@ -145,7 +150,7 @@ def _training(method: str, situation: Situation) -> Fields:
     }
 
 
-def _afterwards(model: str, choice: Choice) -> Iterator[tuple[str, Fields]]:
+def _afterwards(model: str, choice: MethodChoice) -> Iterator[tuple[str, Fields]]:
     """Comparison with what training began with, a merged model, and a page."""
     last = f"stage:{choice.method}"
     if choice.method != "reward":
@@ -178,7 +183,7 @@ def _nested(fields: Settings) -> Settings:
 # --- The text ----------------------------------------------------------------------------------------------------
 
 
-def _text(name: str, choice: Choice, machine: Sequence[str], stages: dict[str, Fields]) -> str:
+def _text(name: str, choice: MethodChoice, machine: Sequence[str], stages: dict[str, Fields]) -> str:
     others = [f"{each}: {why}." for each, why in choice.others]
     lines = [
         *_comments(["Written by prefine init. Every value can be changed here, or for one run with --set."]),

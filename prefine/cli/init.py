@@ -14,7 +14,7 @@ from prefine.errors import PrefineError
 from prefine.terminal import echo
 
 if TYPE_CHECKING:
-    from prefine.advice.chooser import Choice
+    from prefine.advice.chooser import MethodChoice
     from prefine.data.audit.facts import DataFacts
     from prefine.foreign_recipes.settings import Moved
 
@@ -186,7 +186,7 @@ def _say_facts(source: str, facts: DataFacts) -> None:
     echo(f"{source}: {facts.records:,} {facts.kind}{more}{refused}; {longest}.")
 
 
-def _say_choice(choice: Choice) -> None:
+def _say_choice(choice: MethodChoice) -> None:
     for reason in choice.reasons:
         echo(reason)
     for warning in choice.warnings:
