@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from prefine.recipe.loading import load_recipe
+from prefine.recipe.pipeline import load_pipeline
 from prefine.recipe.registry import RECIPES as RECIPES_OF_STAGES
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "prefine" / "recipes").glob("*.yaml"))
+PIPELINES = sorted((ROOT / "prefine" / "recipes" / "pipelines").glob("*.yaml"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -31,6 +33,15 @@ def test_every_shipped_recipe_is_valid_and_opens_with_its_command_and_hardware(p
     assert command is not None and command[2] == path.name
     assert any("Tried on" in line for line in lines[1:3])
     load_recipe(path, [], RECIPES_OF_STAGES[command[1]])
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_every_shipped_pipeline_is_valid_and_opens_with_its_command_its_purpose_and_hardware(path: Path) -> None:
+    command, purpose, hardware = path.read_text("utf-8").splitlines()[:3]
+    assert command == f"# prefine run {path.name}"
+    assert re.fullmatch(r"# [A-Z].*\.", purpose)
+    assert re.match(r"# (Tried on|Not tried)", hardware)
+    assert load_pipeline(path).stages
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

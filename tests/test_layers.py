@@ -28,6 +28,7 @@ WITHOUT_TORCH = (
     "runs",
     "recipe",
     "foreign_recipes",
+    "recipes",
     "feedback",
     "annotation",
     "annotation.importing",

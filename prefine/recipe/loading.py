@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefine.errors import RecipeError, all_of
 from prefine.recipe.problems import describe, joined
-from prefine.recipe.shipped import shipped_recipes
+from prefine.recipe.shipped import shipped_pipelines, shipped_recipes
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -176,7 +176,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
         remedy = "Check the path."
-        if path.stem in shipped_recipes():
+        if path.stem in shipped_recipes() | shipped_pipelines():
             remedy = f"Check the path, or write it first: prefine recipe {path.stem} > {path.name}"
         raise RecipeError(f"There is no recipe {path}", remedy) from None
     except IsADirectoryError:

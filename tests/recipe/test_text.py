@@ -13,7 +13,7 @@ from prefine.errors import RecipeError
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.loading import load_recipe, resolved_yaml
 from prefine.recipe.registry import RECIPES
-from prefine.recipe.shipped import shipped_recipes, stage_of
+from prefine.recipe.shipped import shipped_pipelines, shipped_recipes, stage_of
 from prefine.recipe.text import commented_recipe
 
 NAMES = list(shipped_recipes())
@@ -84,7 +84,7 @@ def test_the_verb_prints_one_or_lists_all(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["recipe"])
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed[:-1]] == NAMES
+    assert [line.split()[0] for line in listed[:-1]] == [*NAMES, "Pipelines,", *shipped_pipelines()]
     assert "prefine recipe NAME > NAME.yaml" in listed[-1]
 
 
@@ -94,7 +94,10 @@ def test_an_unknown_name_is_answered_with_those_there_are(
     with pytest.raises(SystemExit) as left:
         main(["recipe", "grpo"])
     assert left.value.code == 2
-    assert capsys.readouterr().err == ("error: There is no recipe 'grpo'. The recipes are " + ", ".join(NAMES) + ".\n")
+    assert capsys.readouterr().err == (
+        f"error: There is no recipe 'grpo'. The recipes are {', '.join(NAMES)}; the pipelines "
+        f"{', '.join(shipped_pipelines())}.\n"
+    )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=r"prefine recipe dpo > dpo\.yaml"):
         load_recipe(Path("recipes/dpo.yaml"), [], RECIPES["dpo"])
@@ -119,3 +122,14 @@ def test_completion_is_installed_and_knows_the_recipes(
     with pytest.raises(SystemExit):
         main([])
     assert capsys.readouterr().out.split() == ["quickstart-dpo"]
+
+
+def test_pipelines_are_listed_and_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["recipe"])
+    listed = capsys.readouterr().out
+    assert {"support-desk", "sentiment-ppo", "7b-24gb", "7b-40gb", "hh-rlhf", "summarisation"} <= set(listed.split())
+    for name, path in shipped_pipelines().items():
+        with pytest.raises(SystemExit):
+            main(["recipe", name])
+        assert capsys.readouterr().out == path.read_text("utf-8")
