@@ -22,6 +22,7 @@ TOPICS = {
     "annotation/page": {
         "annotation_page": "the annotation page in a browser",
         "annotation_safety": "what models and people write stays text on the page",
+        "page_kills": "eight people and a server that is killed",
     },
     "cli": {
         "bad_arguments": "refusals of every verb",
@@ -72,6 +73,7 @@ TOPICS = {
         "streams": "streams on the wire, and clients that leave",
     },
     "training": {
+        "annotation_walk": "people's votes on two runs, and a run that learns from them",
         "api": "the Python API, on runs",
         "damaged_runs": "lost and changed files of a run",
         "disk_full": "a full disk",

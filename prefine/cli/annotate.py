@@ -323,4 +323,5 @@ def _open(
             if browser and is_loopback(host) and sys.stderr.isatty():
                 webbrowser.open(address)
 
-        run_app(create_app(project, policy, password or None), sock, ready)
+        sessions = path.with_name(f"{path.name}.sessions")
+        run_app(create_app(project, policy, password or None, sessions), sock, ready)
