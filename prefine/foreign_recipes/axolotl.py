@@ -137,6 +137,7 @@ def _adapter(mover: Mover) -> None:
                 mover.leave(setting, "adapter is not set, so that it has no effect there either")
         return
     rules.lora_targets(mover, "lora_target_modules")
+    rules.adapter_start(mover, "peft_init_lora_weights")
     linear = mover.take("lora_target_linear")
     if linear is not None and linear.value is True:
         mover.write("lora.targets", "all-linear", linear)

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
 }
 _PREFERENCE_DEFAULTS = {"pref_beta": 0.1}
 _LORA_RANK = 8
+_PISSA_PASSES = 16
 _BETA_OF_STAGES = ("dpo", "orpo", "kto")
 # Its names of columns -> prefine's, whose names are those of the layouts that it reads by default.
 _COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"}
@@ -104,6 +105,9 @@ def _adapter(mover: Mover) -> None:
     elif isinstance(rank.value, int):
         mover.write("lora.alpha", 2 * rank.value, note="twice lora_rank by default")
     rules.lora_targets(mover, "lora_target")
+    if mover.value("pissa_init") is True:
+        passes = mover.take("pissa_iter") or Setting("pissa_iter", _PISSA_PASSES, default=True)
+        rules.adapter_start(mover, "pissa_init", passes)
 
 
 def _quantisation(mover: Mover) -> None:

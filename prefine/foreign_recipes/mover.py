@@ -155,6 +155,7 @@ class Mover:
                 written = fields.pop(path)
                 names = ", ".join(written.names) or path
                 self.moved.left.append(Left(names, _shown(written.value), reason))
+                self.todo(f"Set {path}, or mean its default: the value {_shown(written.value)} is not valid here.")
             if not found:
                 for mistake in mistakes:
                     self.todo(f"{mistake.text}. {mistake.remedy}")

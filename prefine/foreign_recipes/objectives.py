@@ -7,8 +7,6 @@ from typing import Any
 from prefine.foreign_recipes.mover import Mover
 from prefine.foreign_recipes.settings import Setting, Written
 
-_LOSSES = ("sigmoid", "robust", "hinge", "ipo", "simpo", "conservative")
-_NO_LOSS = "dpo.loss has sigmoid, conservative, robust, hinge, ipo and simpo"
 _SCALES = {
     **dict.fromkeys(("true", "group"), "group"),
     **dict.fromkeys(("false", "none"), "none"),
@@ -20,47 +18,48 @@ _WHOLE = "rollouts are drawn from the whole distribution, as the ratios need"
 
 
 def preference_loss(mover: Mover, losses: Setting | None, weights: Setting | None, smoothing: Setting | None) -> None:
-    """The loss of DPO: one, or one with a weighted likelihood of the chosen answer.
+    """The loss of DPO: one, or several with weights; the recipe's own rules refuse those that prefine does not have.
 
     Args:
         losses: a name, or a list of names.
         weights: of each, in a list.
         smoothing: share of flipped labels.
     """
-    flipped = bool(smoothing is not None and smoothing.value)
-    names, shares = _losses(losses, weights)
-    if losses is not None and None not in names:
-        main = [(name, share) for name, share in zip(names, shares, strict=True) if name != "sft"]
-        name = str(main[0][0]) if len(main) == 1 else ""
-        likelihood = sum(share for each, share in zip(names, shares, strict=True) if each == "sft")
-        used = [each for each in (losses, weights) if each is not None]
+    flipped = smoothing if smoothing is not None and smoothing.value else None
+    if smoothing is not None and flipped is None:
+        mover.leave(smoothing, "it is 0: no label is taken as flipped")
+    if losses is None:
+        if flipped is not None:
+            mover.write("dpo.loss", "conservative", flipped)
+            mover.write("dpo.label_smoothing", flipped.value, flipped)
+        return
+    shares = _losses(losses, weights)
+    used = [each for each in (losses, weights) if each is not None]
+    main = [name for name in shares if name != "sft"]
+    if len(main) == 1 and shares[main[0]]:
+        name = main[0]
         if name == "sigmoid_norm":
-            mover.write("dpo.loss", "sigmoid", *used, note="divided by answer tokens")
             mover.write("dpo.length_normalized", True, losses)
-        elif name == "sigmoid" and flipped and smoothing is not None:
-            mover.write("dpo.loss", "conservative", *used, smoothing)
-        elif name in _LOSSES:
-            mover.write("dpo.loss", name, *used)
-        else:
-            for setting in used:
-                mover.leave(setting, _NO_LOSS if len(main) == 1 else "several losses with weights are not mapped here")
-        if name and likelihood and main[0][1]:
-            mover.write("dpo.nll_weight", likelihood / main[0][1], *used)
-    elif losses is not None:
-        mover.leave(losses, _NO_LOSS)
-    if smoothing is not None:
-        if flipped and "dpo.loss" in mover.moved.fields:
-            mover.write("dpo.label_smoothing", smoothing.value, smoothing)
-        else:
-            mover.leave(smoothing, "it is 0: no label is taken as flipped" if not flipped else _NO_LOSS)
+        smoothed = "conservative" if name == "sigmoid" and flipped is not None else name
+        mover.write("dpo.loss", {"sigmoid_norm": "sigmoid"}.get(smoothed, smoothed), *used)
+        if "sft" in shares:
+            mover.write("dpo.nll_weight", shares["sft"] / shares[name], *used)
+    else:
+        mover.write("dpo.loss", shares, *used)
+    if flipped is not None:
+        mover.write("dpo.label_smoothing", flipped.value, flipped)
 
 
-def _losses(losses: Setting | None, weights: Setting | None) -> tuple[list[str | None], list[float]]:
-    value = None if losses is None else losses.value
-    names = value if isinstance(value, list) else [value]
+def _losses(losses: Setting, weights: Setting | None) -> dict[str, float]:
+    """Each loss with its weight; 1 where none is given."""
+    names = losses.value if isinstance(losses.value, list) else [losses.value]
     given = weights.value if weights is not None else None
     shares = given if isinstance(given, list) and len(given) == len(names) else [1.0] * len(names)
-    return [None if name is None else str(name) for name in names], [float(share) for share in shares]
+    return {str(name): float(share) for name, share in zip(names, shares, strict=True) if _is_number(share)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def strength(mover: Mover, *names: str) -> None:

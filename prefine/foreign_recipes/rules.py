@@ -300,6 +300,25 @@ def lora_targets(mover: Mover, name: str) -> None:
     mover.write("lora.targets", value, setting)
 
 
+def adapter_start(mover: Mover, name: str, passes: Setting | None = None) -> None:
+    """How an adapter starts: peft's init_lora_weights, or LLaMA-Factory's pissa_init with its number of passes."""
+    setting = mover.take(name)
+    if setting is None or setting.value is None:
+        return
+    value = setting.value
+    if value is False:
+        mover.leave(setting, "an adapter starts without an effect")
+    elif value is True and passes is None:
+        mover.write("lora.init", "default", setting)
+    elif value is True:
+        several = isinstance(passes.value, int) and passes.value > 0 if passes is not None else False
+        used = [setting] if passes is None else [setting, passes]
+        start = f"pissa_niter_{passes.value}" if passes is not None and several else "pissa"
+        mover.write("lora.init", start, *used)
+    else:
+        mover.write("lora.init", value, setting)
+
+
 def full_training(mover: Mover, note: str, *settings: Setting) -> None:
     """All weights are trained; the recipe's `lora` is null."""
     for path in [path for path in mover.moved.fields if path.startswith("lora.")]:

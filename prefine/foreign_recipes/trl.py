@@ -277,6 +277,9 @@ def _of_lora_config(mover: Mover, name: str) -> None:
     if plain == "target_modules":
         rules.lora_targets(mover, name)
         return
+    if plain == "init_lora_weights":
+        rules.adapter_start(mover, name)
+        return
     setting = mover.take(name)
     if setting is None:
         return

@@ -153,7 +153,7 @@ def test_values_of_another_form_keep_their_meaning(tmp_path: Path, arguments: st
         ("warmup_steps=10", "warmup_steps", "set it to 10 divided by their number"),
         ("eval_strategy='epoch'", "eval_strategy", "counts steps"),
         ("fp16=True", "fp16", "does not train in float16"),
-        ("loss_type='apo_zero'", "loss_type", "dpo.loss has"),
+        ("loss_type='apo_zero'", "loss_type", "but must be"),
         ("optim='adafactor'", "optim", "the optimiser is AdamW"),
         ("max_length=None", "max_length", "1024 by default"),
         ("learning_rate=0", "learning_rate", "must be greater than 0"),
