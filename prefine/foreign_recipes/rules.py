@@ -13,6 +13,7 @@ _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant", "c
 _TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
 _ATTENTION = ("auto", "flash_attention_2", "sdpa", "eager")
 _NO_FLOAT16 = "prefine does not train in float16, whose small gradients become zero: model.dtype auto chooses"
+_ADAMW = ("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf")
 _TYPES = {
     **dict.fromkeys(("bf16", "pure_bf16"), "bfloat16"),
     **dict.fromkeys(("fp16", "half"), "float16"),
@@ -98,7 +99,7 @@ def adam(mover: Mover) -> None:
         mover.write("training.adam_betas", betas, *found)
     optimiser = mover.take("optim")
     if optimiser is not None:
-        is_adamw = str(optimiser.value).startswith("adamw")
+        is_adamw = str(optimiser.value) in _ADAMW
         mover.leave(optimiser, f"{'as here, ' if is_adamw else ''}the optimiser is AdamW, with states in float32")
     steps = mover.take("max_steps")
     if steps is not None:

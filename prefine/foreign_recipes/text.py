@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefine.foreign_recipes.settings import Moved, Written
 from prefine.recipe.loading import yaml_value
+from prefine.recipe.problems import field_paths
 from prefine.recipe.registry import RECIPES
 
 _COMMENT_COLUMN = 48
@@ -39,12 +40,12 @@ def _to_do(moved: Moved) -> Iterator[str]:
 
 def _fields(moved: Moved) -> Iterator[str]:
     """The fields in the order of the recipe's own, those of a section together."""
-    order = list(RECIPES[moved.configuration.stage].model_fields)
+    order = list(field_paths(RECIPES[moved.configuration.stage]))
     sections: dict[str, dict[str, Written]] = {}
-    for path, written in moved.fields.items():
+    for path in sorted(moved.fields, key=order.index):
         section, _, name = path.partition(".")
-        sections.setdefault(section, {})[name] = written
-    for section in sorted(sections, key=order.index):
+        sections.setdefault(section, {})[name] = moved.fields[path]
+    for section in sections:
         for name, written in sections[section].items():
             if not name:
                 yield _line(f"{section}: {yaml_value(written.value)}", written.origin)
