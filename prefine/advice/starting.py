@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ def starting_pipeline(
     choice: MethodChoice,
     situation: Situation,
     machine: Sequence[str],
-    extra: Settings | None = None,
+    extra: Mapping[str, Settings] | None = None,
 ) -> Start:
     """The pipeline for a choice.
 
@@ -54,7 +54,7 @@ def starting_pipeline(
         choice: of the method.
         situation: the data.
         machine: what the machine has, in sentences for the file's head.
-        extra: fields that the machine asks of every training stage, by dotted name.
+        extra: fields that the machine's memory asks for, by stage and dotted name.
 
     Raises:
         RecipeError: the values are not valid, as for a model's name with a NUL.
@@ -71,7 +71,9 @@ Fields = dict[str, tuple[Any, str]]
 """Dotted name -> (value, comment)."""
 
 
-def _stages(model: str, choice: MethodChoice, situation: Situation, extra: Settings) -> Iterator[tuple[str, Fields]]:
+def _stages(
+    model: str, choice: MethodChoice, situation: Situation, extra: Mapping[str, Settings]
+) -> Iterator[tuple[str, Fields]]:
     before = model
     for method in choice.stages:
         fields: Fields = {"method": (method, "")}
@@ -79,7 +81,7 @@ def _stages(model: str, choice: MethodChoice, situation: Situation, extra: Setti
         fields["model.name"] = (before, where)
         fields |= _data(method, situation)
         fields |= _training(method, situation)
-        for path, value in extra.items():
+        for path, value in extra.get(method, {}).items():
             fields[path] = (value, "for this machine's memory")
         if method == choice.method:
             for path, value in choice.settings.items():

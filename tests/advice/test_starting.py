@@ -76,10 +76,10 @@ def test_stages_begin_with_the_model_before_them(tmp_path: Path) -> None:
     assert recipe_values(tmp_path / "p.yaml")["stages"]["ppo"]["reward"] == {"name": "stage:reward"}
 
 
-def test_settings_of_the_machine_are_in_every_training_stage() -> None:
-    begun = start(extra={"model.quantization": "nf4"})
+def test_settings_of_the_machine_are_in_the_stage_that_needs_them() -> None:
+    begun = start(extra={"dpo": {"model.quantization": "nf4"}})
     quantised = {name: stage.recipe.model.quantization for name, stage in begun.pipeline.stages.items() if stage.trains}  # type: ignore[attr-defined]
-    assert quantised == {"sft": "nf4", "dpo": "nf4"}
+    assert quantised == {"sft": "none", "dpo": "nf4"}
 
 
 def test_line_breaks_in_a_name_cannot_add_fields(tmp_path: Path) -> None:
