@@ -40,6 +40,7 @@ VERBS = {
     "doctor": "prefine.cli.doctor:doctor",
     "recipe": "prefine.cli.recipe:recipe",
     "data check": "prefine.cli.data:check",
+    "data audit": "prefine.cli.data_audit:audit",
     "sft": "prefine.cli.sft:sft",
     "dpo": "prefine.cli.dpo:dpo",
     "kto": "prefine.cli.kto:kto",

@@ -71,7 +71,7 @@ def require_quarantine(quarantine: Path | None, sources: Sequence[str], out: Pat
 
     if out is not None and quarantine is not None and out.resolve() == quarantine.resolve():
         raise RecipeError(f"--out and --quarantine are both {out}", "Name two files.")
-    _require_apart([(name, path) for name, path in (("--out", out), ("--quarantine", quarantine)) if path], sources)
+    require_apart([(name, path) for name, path in (("--out", out), ("--quarantine", quarantine)) if path], sources)
     if quarantine is not None:
         require_writable(quarantine, folder_is_made=True)
         _require_quarantine_file(quarantine)
@@ -97,7 +97,7 @@ def require_report_folder(folder: Path, sources: Sequence[str], run: Path | None
     from prefine.runs.ownership import is_own_page
 
     held, page = folder / JSON_NAME, folder / PAGE_NAME
-    _require_apart([("--out", held), ("--out", page)], sources)
+    require_apart([("--out", held), ("--out", page)], sources)
     for path in (held, page):
         require_writable(path, folder_is_made=True)
     if run is not None and folder.resolve() == run.resolve():
@@ -150,8 +150,8 @@ def write_rows(
         raise
 
 
-def _require_apart(written: Sequence[tuple[str, Path]], sources: Sequence[str]) -> None:
-    """Refuse to overwrite a source; `written` has options with their files."""
+def require_apart(written: Sequence[tuple[str, Path]], sources: Sequence[str]) -> None:
+    """Raise RecipeError if a source would be overwritten; `written` has options with their files."""
     from prefine.data.reading.source_names import source_names
     from prefine.data.reading.sources import locate
     from prefine.errors import RecipeError

@@ -67,7 +67,12 @@ class AuditFinding:
     def as_json(self) -> dict[str, Any]:
         """For a file."""
         found = asdict(self)
-        return {**found, "severity": self.severity.value, "share": self.share}
+        return {**found, "says": plain(self.says), "severity": self.severity.value, "share": self.share}
+
+
+def plain(text: str) -> str:
+    """A sentence without the spaces and joiners that keep figures together on a page."""
+    return text.replace("\u202f", " ").replace("\u2060", "")
 
 
 def unchecked(check: str, title: str, why: str, remedy: str = "") -> AuditFinding:

@@ -24,9 +24,11 @@ from prefine.data.audit.reading import AuditedQuarantine
 from prefine.data.audit.token_lengths import TokenCount, TokenLengths
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.reading.source_names import source_names
+from prefine.data.reading.sources import locate
 from prefine.data.records.kinds import KINDS, kind_of_sources
 from prefine.data.records.selection import Place, normalised
 from prefine.data.records.stream import RecordStream, read_records
+from prefine.errors import DataError
 from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.text_form import AS_FOUND, TextForm
 
@@ -170,6 +172,7 @@ def audit_sources(
     """
     start = time.perf_counter()
     names = source_names(list(settings.sources))
+    _require_different(names)
     kind = settings.kind or kind_of_sources(names, split=settings.split, text=settings.text, rules=settings.rules)
     drops, places = Drops(), list[Place]()
     checks = _checks(settings, drops, places, find_near)
@@ -199,6 +202,14 @@ def audit_sources(
         drops=drops,
         seconds=time.perf_counter() - start,
     )
+
+
+def _require_different(names: Sequence[str]) -> None:
+    """Raise DataError if a file is read twice: each of its rows would repeat itself."""
+    paths = [part.path.resolve() for name in names for part in locate(name) if part.path is not None]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise DataError(f"{path} is named twice", "Name each file once.")
 
 
 def _checks(settings: AuditSettings, drops: Drops, places: Sequence[Place], find_near: bool) -> AuditChecks:

@@ -13,6 +13,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias, cast
@@ -221,14 +222,29 @@ def _file_rows(part: Part, path: Path, note: Note) -> Iterator[Row]:
 
 def _text_rows(stream: Buffered, part: Part, note: Note) -> Iterator[Row]:
     _refuse_other_files(stream, part)
-    tabular = part.form in ("csv", "tsv")
-    text = utf8_stream(stream, part.text.encoding, note, may_be_western=tabular or part.form == "txt")
+    text = _as_utf8(stream, part, note)
     _refuse_binary(text, part)
-    if tabular:
+    if part.form in ("csv", "tsv"):
         usual = "\t" if part.form == "tsv" else ","
         return read_csv(text, part.name, note, delimiter=part.text.delimiter, usual=usual)
     reader = {"jsonl": read_jsonl, "json": read_json_array, "txt": read_lines}[part.form]
     return reader(cast(BinaryIO, text), part.name)
+
+
+@contextmanager
+def text_of(part: Part) -> Iterator[Buffered]:
+    """A text file as it is, but unpacked and as UTF-8: its lines are those that rows name."""
+    path = cast(Path, part.path)
+    with (
+        io.BufferedReader(cast(io.RawIOBase, path.open("rb", buffering=0)), _BUFFER_BYTES) as raw,
+        _unpacked(raw, part.compressed) as stream,
+    ):
+        yield _as_utf8(stream, part, lambda said: None)
+
+
+def _as_utf8(stream: Buffered, part: Part, note: Note) -> Buffered:
+    may_be_western = part.form in ("csv", "tsv", "txt")
+    return utf8_stream(stream, part.text.encoding, note, may_be_western=may_be_western)
 
 
 def _after(line: int) -> str:
