@@ -85,15 +85,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Is this data worth training on? Duplicates, contradictions, leaks, shallow cues, wrong labels, personal data."""
-    import json
-
-    from rich.console import Console
-
-    from prefine.cli.progress import counting
-    from prefine.data.audit.cleaning import write_cleaned
-    from prefine.data.audit.result_file import audit_json
-    from prefine.data.audit.run import AuditSettings, audit_sources
-    from prefine.report.audit.page import write_audit
+    from prefine.data.audit.run import AuditSettings
     from prefine.row_rules import RowRules, columns_named
 
     settings = AuditSettings(
@@ -110,6 +102,20 @@ def audit(
         near,
     )
     _require_outputs(settings, out, fix)
+    _audit(settings, out, fix, as_json)
+
+
+def _audit(settings: AuditSettings, out: Path | None, fix: Path | None, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    from prefine.cli.progress import counting
+    from prefine.data.audit.cleaning import write_cleaned
+    from prefine.data.audit.result_file import audit_json
+    from prefine.data.audit.run import audit_sources
+    from prefine.report.audit.page import write_audit
+
     with counting("auditing") as progress:
         found = audit_sources(settings, progress=progress)
     held = audit_json(found)
@@ -118,8 +124,8 @@ def audit(
     if as_json:
         written = {"page": str(page) if page else None, "fixed": _copy_json(copy) if copy else None}
         echo(json.dumps({**held, **{name: value for name, value in written.items() if value is not None}}, indent=2))
-        return
-    _print(Console(highlight=False), found, page, copy)
+    else:
+        _print(Console(highlight=False), found, page, copy)
 
 
 def _counter(model: str | None) -> TokenCount | None:

@@ -135,5 +135,5 @@ def _signed(block: Sequence[Entry]) -> Iterator[tuple[Entry, Any, Signature]]:
     """Entries with the sketch and the signature of their prompts."""
     if not block:
         return
-    prompts = [shingles(entry.prompt, "p") for entry in block]
+    prompts = [shingles(entry.prompt) for entry in block]
     yield from zip(block, sketches(prompts), signatures(prompts), strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from prefine.data.audit.drops import Drops, Why
@@ -26,11 +27,14 @@ from prefine.records import Preference
 
 
 class _Seen(NamedTuple):
+    """What is kept of a record: signatures of the prompt and of each answer, with the answers' numbers of shingles."""
+
     number: int
     direction: int
     numbers: int
     prompt: Signature
-    answers: Signature
+    answers: tuple[Signature, ...]
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class NearDuplicates:
     Args:
         places: see JudgedItems.
         drops: takes near duplicates; None to leave none out.
+
+    Attributes:
+        near, opposed: numbers of records that nearly repeat, or nearly contradict, an earlier one.
     """
 
     def __init__(self, places: Sequence[Place], drops: Drops | None) -> None:
@@ -57,7 +64,8 @@ class NearDuplicates:
         self._drops = drops
         self._index: SimilarTexts[_Seen] = SimilarTexts()
         self._waiting: list[Entry] = []
-        self._records = self._near = self._opposed = 0
+        self.near: list[int] = []
+        self.opposed: list[int] = []
         self._examples: dict[bool, list[tuple[float, AuditExample]]] = {False: [], True: []}
 
     def add(self, entry: Entry) -> None:
@@ -73,21 +81,21 @@ class NearDuplicates:
             self._finding(
                 "near_duplicates",
                 "Near duplicates",
-                self._near,
+                len(self.near),
                 records,
                 False,
-                f"{plural(self._near, 'record nearly repeats', 'records nearly repeat')} an earlier one: at least "
+                f"{plural(len(self.near), 'record nearly repeats', 'records nearly repeat')} an earlier one: at least "
                 f"{percent(THRESHOLD)} of the three-word runs of the prompt and of the answers are the same.",
                 "Keep one of each, or they count several times: --fix with --near removes the later ones.",
             ),
             self._finding(
                 "near_contradictions",
                 "Near contradictions",
-                self._opposed,
+                len(self.opposed),
                 records,
                 True,
-                f"{plural(self._opposed, 'record says', 'records say')} the opposite of an earlier one about nearly "
-                "the same answers.",
+                f"{plural(len(self.opposed), 'record says', 'records say')} the opposite of an earlier one about "
+                "nearly the same answers.",
                 "Read them: a small edit turned the preference around, or one of the two is wrong.",
             ),
         ]
@@ -102,52 +110,42 @@ class NearDuplicates:
 
     def _look(self) -> None:
         block, self._waiting = self._waiting, []
-        self._records += len(block)
         if not block:
             return
-        prompts = [shingles(entry.prompt, "p") for entry in block]
-        answers = [_sides(entry.answers) for entry in block]
-        wholes = sketches([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])
-        of_prompts, of_answers = signatures(prompts), signatures(answers)
-        swapped = {place: _sides(entry.answers[::-1]) for place, entry in enumerate(block) if _is_judged(entry)}
-        turned = dict(zip(swapped, sketches([prompts[k] + each for k, each in swapped.items()]), strict=True))
-        of_turned = dict(zip(swapped, signatures(list(swapped.values())), strict=True)) if swapped else {}
-        for place, entry in enumerate(block):
-            _, direction = judged_item(entry.record)
-            numbers = numbers_in(entry.text) if len(entry.answers) < 2 else _numbers(entry)
-            seen = _Seen(entry.number, direction, numbers, of_prompts[place], of_answers[place])
-            case = self._case(entry, seen, wholes[place], turned.get(place), of_turned.get(place))
+        prompts = [shingles(entry.prompt) for entry in block]
+        answers = [[shingles(answer) for answer in entry.answers] for entry in block]
+        wholes = sketches([[*prompt, *chain(*each)] for prompt, each in zip(prompts, answers, strict=True)])
+        of_prompts, of_answers = signatures(prompts), iter(signatures([each for both in answers for each in both]))
+        for entry, whole, of_prompt, both in zip(block, wholes, of_prompts, answers, strict=True):
+            sizes = tuple(map(len, both))
+            own = tuple(islice(of_answers, len(both)))
+            seen = _Seen(entry.number, judged_item(entry.record)[1], _numbers(entry), of_prompt, own, sizes)
+            case = self._case(entry, seen, whole)
             if case is None:
-                self._index.add(wholes[place], seen)
+                self._index.add(whole, seen)
             else:
                 self._note(entry, case)
 
-    def _case(self, entry: Entry, seen: _Seen, whole: Any, turned: Any, of_turned: Signature | None) -> _Case | None:
-        found = self._best(whole, seen, seen.answers)
-        if found is not None:
-            opposed = not isinstance(entry.record, Preference) and found[1].direction != seen.direction
-            return _Case(found[0], found[1].number, opposed)
-        if turned is not None and of_turned is not None:
-            found = self._best(turned, seen, of_turned)
-            if found is not None:
-                return _Case(found[0], found[1].number, True)
-        return None
-
-    def _best(self, sketch: Any, seen: _Seen, answers: Signature) -> tuple[float, _Seen] | None:
-        best: tuple[float, _Seen] | None = None
-        for other in self._index.candidates(sketch):
+    def _case(self, entry: Entry, seen: _Seen, whole: Any) -> _Case | None:
+        """The most similar earlier record, if one is similar enough."""
+        is_pair = isinstance(entry.record, Preference)
+        best: _Case | None = None
+        for other in self._index.candidates(whole):
             if other.numbers != seen.numbers or similarity(other.prompt, seen.prompt) < THRESHOLD:
                 continue
-            likeness = similarity(other.answers, answers)
-            if likeness >= THRESHOLD and (best is None or likeness > best[0]):
-                best = likeness, other
+            likeness = _likeness(seen, other.answers)
+            swapped = _likeness(seen, other.answers[::-1]) if is_pair else 0.0
+            opposed = swapped > likeness if is_pair else other.direction != seen.direction
+            likeness = max(likeness, swapped)
+            if likeness >= THRESHOLD and (best is None or likeness > best.likeness):
+                best = _Case(likeness, other.number, opposed and seen.direction * other.direction != 0)
         return best
 
     def _note(self, entry: Entry, case: _Case) -> None:
         if case.swapped:
-            self._opposed += 1
+            self.opposed.append(entry.number)
         else:
-            self._near += 1
+            self.near.append(entry.number)
             if self._drops is not None:
                 self._drops.drop(entry.number, entry.place, Why.NEAR_DUPLICATE, self._places[case.number])
         examples = self._examples[case.swapped]
@@ -158,14 +156,14 @@ class NearDuplicates:
             )
 
 
-def _sides(answers: Sequence[str]) -> list[str]:
-    return [each for side, answer in enumerate(answers) for each in shingles(answer, str(side))]
+def _likeness(seen: _Seen, answers: tuple[Signature, ...]) -> float:
+    """The similarity of the answers, each weighted by its length; 1 without answers."""
+    if not answers:
+        return 1.0
+    parts = zip(seen.sizes, seen.answers, answers, strict=True)
+    return sum(size * similarity(own, other) for size, own, other in parts) / sum(seen.sizes)
 
 
 def _numbers(entry: Entry) -> int:
     """As numbers_in, the same whichever of two answers comes first."""
     return hash((numbers_in(entry.prompt), *sorted(map(numbers_in, entry.answers))))
-
-
-def _is_judged(entry: Entry) -> bool:
-    return isinstance(entry.record, Preference) and not entry.record.tie

@@ -35,6 +35,8 @@ from prefine.text_form import AS_FOUND, TextForm
 CONTEXT = 1024
 """The default of data.max_length_tokens."""
 _ROWS_BETWEEN_PROGRESS = 200
+# White space and punctuation that two nearly equal answers may differ in, besides a tenth of their length.
+_MOST_IGNORED = 20
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}
 
 
@@ -115,7 +117,7 @@ class AuditChecks:
         judged_before = self.judgements.add(entry)
         if self.near is not None and not judged_before:
             self.near.add(entry)
-        if len(entry.answers) == 2 and normalised(entry.answers[0]) == normalised(entry.answers[1]):
+        if len(entry.answers) == 2 and _nearly_equal(*entry.answers):
             self.nearly_equal += 1
             if len(self.nearly_equal_examples) < MOST_EXAMPLES:
                 self.nearly_equal_examples.append(AuditExample([at(entry.place)], shown(entry), "nearly the same"))
@@ -141,6 +143,11 @@ class AuditChecks:
         ]
         useless = _USELESS.get(kind, ())
         return sorted((each for each in found if each.check not in useless), key=lambda each: _RANK[each.severity])
+
+
+def _nearly_equal(first: str, second: str) -> bool:
+    """Whether two answers differ only as `normalised` texts do not; most differ in length already."""
+    return abs(len(first) - len(second)) <= _MOST_IGNORED + len(first) // 10 and normalised(first) == normalised(second)
 
 
 _OF_JUDGEMENTS = ("contradictions", "near_contradictions", "disagreement", "length_bias", "shallow_cues", "label_noise")

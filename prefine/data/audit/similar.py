@@ -22,24 +22,26 @@ BLOCK = 500
 """Texts that are looked up at once."""
 _MOST_CANDIDATES = 64
 # Words; a character of a script without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) is one.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORDS = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_ASCII_WORDS = re.compile(r"\w+", re.ASCII)
+_NUMBERS = re.compile(r"\d+")
+_WORDS = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 T = TypeVar("T")
 Signature = NDArray[np.uint16]
 
 
-def shingles(text: str, mark: str) -> list[str]:
-    """The text's runs of three words, each with a mark in front; shorter texts are one shingle."""
-    words = _WORDS.findall(text.lower())
+def shingles(text: str) -> list[str]:
+    """The text's runs of three words; a shorter text is one shingle."""
+    words = (_ASCII_WORDS if text.isascii() else _WORDS).findall(text.lower())
     if len(words) < 3:
-        return [f"{mark}{' '.join(words) or text}"]
-    return [f"{mark}{a} {b} {c}" for a, b, c in zip(words, words[1:], words[2:], strict=False)]
+        return [" ".join(words) or text]
+    return [f"{a} {b} {c}" for a, b, c in zip(words, words[1:], words[2:], strict=False)]
 
 
 def numbers_in(text: str) -> int:
-    """Hash of the words with digits: rows that differ in a number are different, as in exercises from one template."""
-    return hash(tuple(word for word in _WORDS.findall(text) if not word.isalpha() and any(map(str.isdigit, word))))
+    """Hash of the numbers in a text: rows that differ in a number are different, as in exercises from one template."""
+    return hash(tuple(_NUMBERS.findall(text)))
 
 
 def signatures(sets: Sequence[Sequence[str]]) -> Signature:

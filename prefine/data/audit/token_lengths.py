@@ -33,7 +33,7 @@ def estimated_tokens(entry: Entry) -> int:
 
 
 def _estimated(text: str) -> int:
-    ascii_characters = len(text) if text.isascii() else sum(map(str.isascii, text))
+    ascii_characters = len(text) if text.isascii() else len(text.encode("ascii", "ignore"))
     return round(ascii_characters / _ASCII_CHARACTERS + (len(text) - ascii_characters) / _OTHER_CHARACTERS)
 
 

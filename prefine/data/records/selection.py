@@ -51,10 +51,14 @@ def normalised(text: str) -> str:
     """The text without differences that a reader would ignore: NFKC, case folded, single white space, no end
     punctuation.
     """
-    folded = text
-    for _ in range(2):  # casefold can undo NFKC and vice versa
-        folded = unicodedata.normalize("NFKC", folded).casefold()
-    folded = _SPACE.sub(" ", _INVISIBLE.sub("", folded)).strip()
+    if text.isascii():
+        folded = text.lower()
+    else:
+        folded = text
+        for _ in range(2):  # casefold can undo NFKC and vice versa
+            folded = unicodedata.normalize("NFKC", folded).casefold()
+        folded = _INVISIBLE.sub("", folded)
+    folded = _SPACE.sub(" ", folded).strip()
     start, end = 0, len(folded)
     while start < end and _is_edge(folded[start]):
         start += 1
