@@ -1,8 +1,8 @@
 """python -m benchmarks.audit FILE: time and memory of an audit of 100,000 pairs, and precision and recall.
 
-Faults of known kinds are planted. The pairs are recombined from the sentences of FILE (pairs of human preferences): they
-are as long and as varied as real ones, and repeat each other only where a fault was planted. `--rows` sets their number;
-`--peer` measures rensa and datasketch on the same texts.
+Faults of known kinds are planted. The pairs are recombined from the sentences of FILE (pairs of human preferences):
+they are as long and as varied as real ones, and repeat each other only where a fault was planted. `--rows` sets their
+number; `--peer` measures rensa and datasketch on the same texts.
 """
 
 from __future__ import annotations
