@@ -66,7 +66,7 @@ class AuditFinding:
 
     def as_json(self) -> dict[str, Any]:
         """For a file."""
-        found = asdict(self)
+        found = {**asdict(self), "examples": [asdict(example) for example in self.examples]}
         return {**found, "says": plain(self.says), "severity": self.severity.value, "share": self.share}
 
 

@@ -63,9 +63,7 @@ class Languages:
         check, title = "languages", "Languages"
         shares, looked = self.shares, len(self._sample.values)
         if not shares:
-            return unchecked(
-                check, title, f"No text has the {_FEWEST_LETTERS} letters that are needed to tell a language."
-            )
+            return unchecked(check, title, "No text is long and clear enough to tell its language.")
         found = self._classified()
         differ = [number for number, (asked, answered, _) in enumerate(found) if _differ(asked, answered)]
         known = sum(self._language(asked, answered) != UNKNOWN for asked, answered, _ in found)

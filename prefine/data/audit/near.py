@@ -25,6 +25,9 @@ from prefine.data.records.selection import Place, judged_item
 from prefine.formatting import percent, plural
 from prefine.records import Preference
 
+MOST_INDEXED = 200_000
+"""Records that later ones are compared with; each takes about 5 KB of memory."""
+
 
 class _Seen(NamedTuple):
     """What is kept of a record: signatures of the prompt and of each answer, with the answers' numbers of shingles."""
@@ -64,6 +67,7 @@ class NearDuplicates:
         self._drops = drops
         self._index: SimilarTexts[_Seen] = SimilarTexts()
         self._waiting: list[Entry] = []
+        self._indexed = 0
         self.near: list[int] = []
         self.opposed: list[int] = []
         self._examples: dict[bool, list[tuple[float, AuditExample]]] = {False: [], True: []}
@@ -105,6 +109,8 @@ class NearDuplicates:
     ) -> AuditFinding:
         examples = [example for _, example in self._examples[opposed]]
         says = says if count else "None found."
+        if self._indexed > MOST_INDEXED:
+            says += f" Only the first {MOST_INDEXED:,} different records were compared with all later ones."
         severity = by_share(count, of, medium=0.02, high=0.15)
         return AuditFinding(check, title, severity, says, count, of, "records", remedy if count else "", examples)
 
@@ -122,7 +128,9 @@ class NearDuplicates:
             seen = _Seen(entry.number, judged_item(entry.record)[1], _numbers(entry), of_prompt, own, sizes)
             case = self._case(entry, seen, whole)
             if case is None:
-                self._index.add(whole, seen)
+                if self._indexed < MOST_INDEXED:
+                    self._index.add(whole, seen)
+                self._indexed += 1
             else:
                 self._note(entry, case)
 

@@ -99,22 +99,24 @@ class DataKind:
     """A kind of personal data.
 
     Attributes:
+        title, several: its name, of one and of more.
         proven: whether a check digit or a strict form proves a match.
         secret: whether it gives access to money or systems.
     """
 
     title: str
+    several: str
     proven: bool
     secret: bool
 
 
 KINDS_OF_DATA = {
-    "card": DataKind("payment card numbers", proven=True, secret=True),
-    "iban": DataKind("IBANs", proven=True, secret=True),
-    "key": DataKind("keys and tokens", proven=False, secret=True),
-    "email": DataKind("e-mail addresses", proven=False, secret=False),
-    "phone": DataKind("phone numbers", proven=False, secret=False),
-    "ip": DataKind("public IP addresses", proven=False, secret=False),
+    "card": DataKind("payment card number", "payment card numbers", proven=True, secret=True),
+    "iban": DataKind("IBAN", "IBANs", proven=True, secret=True),
+    "key": DataKind("key or token", "keys or tokens", proven=False, secret=True),
+    "email": DataKind("e-mail address", "e-mail addresses", proven=False, secret=False),
+    "phone": DataKind("phone number", "phone numbers", proven=False, secret=False),
+    "ip": DataKind("public IP address", "public IP addresses", proven=False, secret=False),
 }
 
 _RANKS = {kind: rank for rank, kind in enumerate(KINDS_OF_DATA)}

@@ -34,7 +34,7 @@ class PersonalData:
     def finding(self) -> AuditFinding:
         """Of all records."""
         parts = [
-            f"{self._matches[kind]:,} {about.title} in {plural(self._in_records[kind], 'record')}"
+            f"{plural(self._matches[kind], about.title, about.several)} in {plural(self._in_records[kind], 'record')}"
             for kind, about in KINDS_OF_DATA.items()
             if self._matches[kind]
         ]

@@ -1,0 +1,101 @@
+"""Check digits prove cards and IBANs; a match is never shown as a whole."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefine.data.audit.personal import iban_holds, luhn_holds, masked, personal_matches
+
+# Published examples: Visa's and American Express's test numbers; ISO 13616 and national banks' IBANs.
+CARDS = ("4111 1111 1111 1111", "378282246310005", "5555-5555-5555-4444", "6011111111111117", "4222222222222")
+IBANS = ("DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432", "FR1420041010050500013M02606", "NO9386011117947")
+
+
+def kinds(text: str) -> list[str]:
+    return [match.kind for match in personal_matches(text)]
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_card_is_proven_by_its_check_digit(card: str) -> None:
+    assert kinds(f"My card is {card}, thanks.") == ["card"]
+    other = card[:-1] + str((int(card[-1]) + 1) % 10)
+    assert kinds(f"My card is {other}, thanks.") == []
+
+
+@pytest.mark.parametrize("iban", IBANS)
+def test_an_iban_is_proven_by_its_check_digits(iban: str) -> None:
+    assert kinds(f"Pay to {iban} today.") == ["iban"]
+    assert kinds(f"Pay to {iban} NOW PLEASE") == ["iban"]
+    at = 6
+    other = iban[:at] + str((int(iban[at]) + 1) % 10 if iban[at].isdigit() else 1) + iban[at + 1 :]
+    assert kinds(f"Pay to {other} today.") == []
+
+
+@given(st.text("0123456789", min_size=12, max_size=18))
+def test_exactly_one_last_digit_satisfies_luhn(digits: str) -> None:
+    assert sum(luhn_holds(digits + last) for last in "0123456789") == 1
+
+
+@given(st.integers(min_value=0, max_value=10**18 - 1))
+def test_exactly_one_pair_of_check_digits_from_02_on_satisfies_mod_97(account: int) -> None:
+    assert sum(iban_holds(f"DE{check:02d}{account:018d}") for check in range(2, 99)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Write to jane.doe+x@mail.acme.co.uk.", "email"),
+        ("Call +49 30 901820 now", "phone"),
+        ("Call (212) 867-5309 now", "phone"),
+        ("from 93.184.216.34 at noon", "ip"),
+        ("from 2606:2800:220:1:248:1893:25c8:1946 at noon", "ip"),
+        ("key AKIAABCDEFGHIJKLMNOP", "key"),
+        ("-----BEGIN RSA PRIVATE KEY-----", "key"),
+    ],
+)
+def test_patterns(text: str, kind: str) -> None:
+    assert kinds(text) == [kind]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "write to name@example.com or user@domain.com",
+        "decorate it with @property",
+        "call 555-555-0123",
+        "from 2024-01-12 to 2024-02-13, 12:30:45",
+        "127.0.0.1, 192.168.0.1, 8.8.8.8 and version 2.0.0.1",
+        "AKIAIOSFODNN7EXAMPLE is the documented key",
+        "std::vector and a::b, 3.14159265358979, 1,000,000,000,000",
+        "order 1234567890123456789012",
+        "0000000000000000 and 1111111111111111",
+    ],
+)
+def test_what_only_looks_like_it(text: str) -> None:
+    assert kinds(text) == []
+
+
+def test_masking_shows_no_whole_secret() -> None:
+    secrets = ["4111 1111 1111 1111", "GB82WEST12345698765432", "jane.doe@gmail.com", "(212) 867-5309"]
+    shown = masked(" and ".join(secrets))
+    assert not any(secret in shown for secret in secrets)
+    assert shown == "[card …1111] and [IBAN GB…32] and [e-mail j…@g….com] and [phone …09]"
+
+
+@settings(max_examples=40)
+@given(st.text("ab1 4@.-+(", max_size=60))
+def test_masking_leaves_other_text_as_it_is(text: str) -> None:
+    if not personal_matches(text):
+        assert masked(text) == text
+
+
+@pytest.mark.parametrize("unit", ["1", "1 ", "a.", "A1", "+1-", "2:", "eyJ", "AB12 ", "sk-", "@", "1.1", "a@a."])
+def test_hostile_texts_take_linear_time(unit: str) -> None:
+    text = unit * (200_000 // len(unit))
+    start = time.process_time()
+    personal_matches(text)
+    assert time.process_time() - start < 5
