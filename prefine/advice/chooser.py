@@ -33,6 +33,11 @@ NEEDS = {
     "ppo": ("preferences", "votes", "prompts", "demonstrations"),
     "reward": ("preferences", "votes"),
 }
+_KINDS_OF_GOALS = {
+    "imitate": "demonstrations, pairs or answers with a thumb up",
+    "prefer": "pairs or votes",
+    "control": "pairs, votes or --reward",
+}
 _NAMES = {
     "preferences": "preference pairs",
     "votes": "votes",
@@ -76,11 +81,18 @@ def choose(
     Raises:
         RecipeError: there is no such method, or nothing in the data that it, or any, could learn from.
     """
+    if asked is not None and goal != "auto":
+        raise RecipeError(f"--goal {goal} has no effect with --method {asked}", "Leave one of them out.")
     if asked is not None:
         _require_possible(situation, methods, asked)
         method, reasons = asked, [f"--method {asked} was asked for; the data have {_counted(situation)}."]
     else:
         method, reasons = _fitting(situation, methods, goal)
+    if situation.reward is not None and method != "ppo":
+        raise RecipeError(
+            f"--reward {situation.reward} has no effect: {method} does not use a reward",
+            "Leave it out, or choose --goal control.",
+        )
     weak = weak_signal(situation)
     settings: dict[str, Any] = {}
     if method == "dpo" and weak:
@@ -120,7 +132,7 @@ def weak_signal(situation: Situation) -> list[str]:
 def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tuple[str, list[str]]:
     pairs, votes, shown = situation.pairs, situation.votes, situation.demonstrations
     with_prompts = pairs + votes + shown + situation.prompts
-    if situation.reward is not None and with_prompts:
+    if situation.reward is not None and with_prompts and goal in ("auto", "control"):
         return "ppo", [
             f"{situation.reward} scores any answer, and there are {with_prompts:,} records with a prompt: PPO raises "
             "that score directly."
@@ -132,6 +144,11 @@ def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tupl
         ]
     if goal == "imitate" and (shown or pairs or situation.thumbs_up):
         return "sft", [f"Imitation is wanted: SFT learns from {_imitated(situation)}."]
+    if goal in _KINDS_OF_GOALS and not (pairs or (votes and goal != "imitate")):
+        raise RecipeError(
+            f"--goal {goal} needs {_KINDS_OF_GOALS[goal]}, and the data have {_counted(situation)}",
+            "Add such data, or leave --goal out.",
+        )
     if pairs:
         return "dpo", [
             f"There are {pairs:,} preference pairs: DPO learns from them directly, without a reward model and rollouts."

@@ -86,6 +86,7 @@ def test_other_methods_of_the_same_data_are_named() -> None:
 @pytest.mark.parametrize(
     ("counts", "asked", "message"),
     [
+        ({"pairs": 60, "reward": "mine:score"}, "dpo", "--reward mine:score has no effect: dpo does not use a reward"),
         ({"prompts": 60}, None, "The data have 60 prompts without an answer: there is nothing to learn from"),
         ({}, None, "The data have no usable record"),
         ({"votes": 60}, "dpo", "--method dpo needs preference pairs, and the data have 60 votes"),
@@ -93,10 +94,18 @@ def test_other_methods_of_the_same_data_are_named() -> None:
         ({"pairs": 60}, "evaluate", "--method 'evaluate' is not a method. The methods are sft, reward, dpo, orpo"),
     ],
 )
-def test_what_cannot_be_learned_from_is_refused(counts: dict[str, int], asked: str | None, message: str) -> None:
+def test_what_cannot_be_learned_from_is_refused(counts: dict[str, Any], asked: str | None, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         choose(situation(**counts), ALL, asked=asked)
     assert message in str(caught.value)
+
+
+def test_a_goal_that_the_data_cannot_serve_is_refused() -> None:
+    """It is not replaced by what they can serve."""
+    with pytest.raises(RecipeError, match="--goal prefer needs pairs or votes, and the data have 60 demonstrations"):
+        choose(situation(demonstrations=60), ALL, goal="prefer")
+    with pytest.raises(RecipeError, match="--goal control has no effect with --method dpo"):
+        choose(situation(pairs=60), ALL, goal="control", asked="dpo")
 
 
 @given(
@@ -106,13 +115,18 @@ def test_what_cannot_be_learned_from_is_refused(counts: dict[str, int], asked: s
 )
 def test_every_stage_has_data_to_learn_from(counts: dict[str, int], goal: Any, rewarded: bool) -> None:
     data = situation(**counts, thumbs_up=counts["votes"] // 2, reward="mine:score" if rewarded else None)
-    try:
-        choice = choose(data, ALL, goal=goal)
-    except RecipeError:
-        judged = counts["pairs"] + counts["votes"] + counts["demonstrations"]
-        assert not judged
-        assert not (rewarded and counts["prompts"])
+    judged, scored = counts["pairs"] + counts["votes"], rewarded and sum(counts.values())
+    possible = {
+        "auto": judged or counts["demonstrations"] or scored,
+        "imitate": (counts["pairs"] or counts["demonstrations"] or data.thumbs_up) and not rewarded,
+        "prefer": judged and not rewarded,
+        "control": judged or scored,
+    }
+    if not possible[goal]:
+        with pytest.raises(RecipeError):
+            choose(data, ALL, goal=goal)
         return
+    choice = choose(data, ALL, goal=goal)
     for method in choice.stages:
         assert any(data.of(kind) for kind in NEEDS[method])
     assert choice.reasons
