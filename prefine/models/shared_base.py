@@ -23,6 +23,7 @@ from prefine.models.loading.adapter_settings import read_settings
 from prefine.models.loading.heads import IN_ADAPTER
 from prefine.models.loading.load import LoadedModel, load_model, load_tokenizer
 from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, base_hash, one_line
+from prefine.models.loading.pissa import hold
 from prefine.models.scoring.packed_scorer import PackedReward, read_scale
 from prefine.models.scoring.scorer import ScoreScale
 from prefine.recipe.sections import ModelSection
@@ -51,6 +52,8 @@ def add_copy(model: Any, name: str, *, learns: bool = False) -> dict[str, nn.Par
     for key, parameter in added.items():
         parameter.copy_(named[".".join(OWN_ADAPTER if part == name else part for part in key.split("."))])
     _only_learn(model, [*learned, *(added.values() if learns else ())])
+    if learns:
+        hold(model, name)
     return added
 
 

@@ -37,6 +37,8 @@ _NAMES: dict[str, str] = {
     "lora.r": "lora_r lora_rank rank",
     "lora.alpha": "lora_alpha",
     "lora.dropout": "lora_dropout",
+    "lora.rslora": "use_rslora peft_use_rslora",
+    "lora.dora": "use_dora peft_use_dora",
     "lora.targets": "lora_target lora_target_modules target_modules",
     "data.train": "dataset datasets dataset_name dataset_path train_file train_dataset pretraining_dataset",
     "data.heldout": "eval_dataset test_datasets validation_file",
@@ -142,6 +144,9 @@ _NOTED: dict[tuple[str, str], str] = {
     ),
     ("model.name", "A run or the folder of an adapter is trained further."): "adapter_name_or_path lora_model_dir",
     ("lora.targets", "It is all-linear by default."): "lora_target_linear",
+    ("lora.init", "Write default, pissa or pissa_niter_N; others are not there."): (
+        "init_lora_weights peft_init_lora_weights pissa_init pissa_iter"
+    ),
     ("lora.dropout", "It is 0 by default."): "disable_dropout",
     ("reward.name|reward.more", "A function is written module:function."): "reward_funcs reward_functions",
     ("reward.weight", "Each source has its own; further sources are in reward.more."): "reward_weights",
@@ -178,8 +183,8 @@ _ABSENT: dict[str, str] = {
     "the rate rises over training.warmup_fraction and then follows training.schedule": (
         "lr_scheduler_kwargs cosine_min_lr_ratio cosine_constant_lr_ratio lr_div_factor lr_quadratic_warmup"
     ),
-    "adapters are plain LoRA": (
-        "use_rslora use_dora use_qalora use_bdlora use_oft oft_* module_dropout pissa_* init_lora_weights bias "
+    "adapters are LoRA, rsLoRA or DoRA": (
+        "use_qalora use_bdlora use_oft oft_* module_dropout pissa_convert bias "
         "lora_bias lora_fan_in_fan_out fan_in_fan_out layers_to_transform layers_pattern rank_pattern alpha_pattern "
         "loftq_config layer_replication peft_* auto_mapping inference_mode exclude_modules corda_config eva_config "
         "arrow_config kasa_config velora_config megatron_config megatron_core runtime_config lora_ga_config "

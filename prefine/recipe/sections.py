@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from prefine.errors import RecipeError
 from prefine.paths import new_folder, path_in_recipe
@@ -61,6 +62,12 @@ def named_model(name: str, **settings: Any) -> ModelSection:
         raise RecipeError(f"{first['input']!r:.80}: {rule}", f"{remedy}.", field=f"model.{field}") from None
 
 
+def _adapter_start(value: str) -> str:
+    if not re.fullmatch(r"default|pissa|pissa_niter_[1-9]\d{0,2}", value):
+        raise ValueError("write default, pissa or pissa_niter_N, for example pissa_niter_4")
+    return value
+
+
 class LoraSection(RecipeSection):
     """Low-rank adapters (Hu et al. 2021). `lora: null` in a recipe trains all weights instead."""
 
@@ -68,6 +75,29 @@ class LoraSection(RecipeSection):
     alpha: Positive = 32.0
     dropout: Fraction = 0.0
     targets: str | list[str] = Field("all-linear", description="module names, or all-linear (all but the head)")
+    rslora: bool = Field(
+        False, description="rank-stabilised: scale by alpha / sqrt(r) in place of alpha / r (arXiv 2312.03732)"
+    )
+    dora: bool = Field(False, description="train magnitudes and directions of weights apart (arXiv 2402.09353); slower")
+    init: Annotated[str, AfterValidator(_adapter_start)] = Field(
+        "default",
+        description="pissa: start on the r principal components of each weight (arXiv 2404.02948); pissa_niter_N: "
+        "found in N passes, which is faster; saved as an adapter of rank 2 r on the original base",
+    )
+
+    @property
+    def on_principal(self) -> bool:
+        """Whether the adapter starts on the principal components of the weights."""
+        return self.init != "default"
+
+    @model_validator(mode="after")
+    def _principal_components_are_whole(self) -> LoraSection:
+        if self.on_principal and self.dropout:
+            raise ValueError(
+                f"dropout {self.dropout:g} would drop the principal components that init {self.init} starts on: set it "
+                "to 0, or init to default"
+            )
+        return self
 
 
 class DataSection(RecipeSection):

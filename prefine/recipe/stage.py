@@ -25,6 +25,22 @@ class StageRecipe(RecipeSection):
             raise ValueError(f"model.quantization {self.model.quantization!r} needs lora: frozen weights do not learn")
         return self
 
+    @model_validator(mode="after")
+    def _principal_components_fit(self) -> StageRecipe:
+        if self.lora is None or not self.lora.on_principal:
+            return self
+        if self.model.quantization != "none":
+            raise ValueError(
+                f"lora.init {self.lora.init} needs whole weights, but model.quantization is {self.model.quantization}: "
+                "set that to none, or lora.init to default"
+            )
+        if self.training.weight_decay:
+            raise ValueError(
+                f"training.weight_decay {self.training.weight_decay:g} would pull the weights that lora.init "
+                f"{self.lora.init} starts on, and what it holds of them, towards 0: set it to 0"
+            )
+        return self
+
 
 class WritingRecipe(StageRecipe):
     """A stage whose model generates text: its report shows samples."""

@@ -248,6 +248,21 @@ def test_a_run_on_a_quantised_base(trained: Callable[..., Path], tmp_path: Path,
 
 
 @in_this_process
+def test_a_run_with_a_variant_of_lora(trained: Callable[..., Path], tmp_path: Path) -> None:
+    """Merged, DoRA on principal components computes what it computed in training; as an adapter, on the same base."""
+    run = trained("sft", {"lora.init": "pissa", "lora.dropout": 0.0, "lora.dora": True, "lora.rslora": True})
+    said = json.loads((run / "manifest.json").read_text())["model"]["adapter_form"]
+    assert said == "PiSSA: starts on 4 principal components, saved as rank 8 on the original base; " + (
+        "rank-stabilised scale; DoRA"
+    )
+    exported = export_run(str(run), "merged", out=tmp_path / "merged")
+    (proof,) = exported.values["proof"]
+    assert proof["kl_mean"] < 1e-6
+    assert proof["kept"] == pytest.approx(1, abs=1e-3)
+    assert export_run(str(run), "adapter", out=tmp_path / "adapter").failures == []
+
+
+@in_this_process
 def test_a_run_without_answers_is_compared_on_its_own(trained: Callable[..., Path], tmp_path: Path) -> None:
     """PPO's rows are prompts."""
     run = trained("ppo", {"training.max_steps": 1, **tiny.UNGUARDED})

@@ -104,6 +104,12 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "grpo as dr. grpo has it": {"advantage": "grpo", "ppo.loss_average": "max_length", "ppo.advantage_std": "none"},
     "all weights": {"lora": None},
+    "principal components, and a critic on them": {
+        "lora.init": "pissa",
+        "lora.dropout": 0.0,
+        "lora.dora": True,
+        "ppo.critic": "adapter",
+    },
     "an adaptive controller": {"kl.controller": "adaptive", "kl.horizon": 4, "kl.target": 1e-3},
     "a running scale": {"reward.scale": "running", "rollout.samples_per_prompt": 2},
     "updates that end early": {"ppo.max_kl": 3e-3, "ppo.epochs": 4, "ppo.minibatches": 1},

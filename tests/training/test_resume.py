@@ -61,6 +61,8 @@ def test_stopped_after_any_step_and_resumed_is_the_same_run(
 KINDS: dict[str, dict[str, Any]] = {
     "all weights": {"lora": None},
     "bf16": {"model.dtype": "bfloat16"},
+    "rank-stabilised dora": {"lora.rslora": True, "lora.dora": True},
+    "principal components": {"lora.init": "pissa_niter_4", "lora.dropout": 0.0},
     "padded rows": {"model.attn_implementation": "sdpa"},
     "recomputed layers": {"model.gradient_checkpointing": True},
     "nf4": {"model.quantization": "nf4"},

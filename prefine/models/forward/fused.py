@@ -112,10 +112,11 @@ def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     weight = self.base_layer.weight
     if self.disable_adapters and not self.merged and not args and not kwargs:
         return cast(Tensor, self.base_layer(x))
+    variant = self.lora_variant.get(name)
     plain = (
         name in self.lora_A
         and not (args or kwargs or self.merged or self.disable_adapters)
-        and name not in self.lora_variant
+        and (variant is None or (_is_dora(variant) and not self.fan_in_fan_out))
         and self.lora_B[name].bias is None
         and weight.dtype == _product_type(x)
         and not weight.requires_grad
@@ -126,6 +127,8 @@ def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
     rate = self.lora_dropout[name]
     dropped = rate(rows) if isinstance(rate, nn.Dropout) and rate.p and self.training else None
+    if variant is not None:
+        return _dora_product(self, cast(str, name), rows, dropped).view(*x.shape[:-1], -1)
     down, up = self.lora_A[name].weight, self.lora_B[name].weight
     bias = self.base_layer.bias
     if dropped is None and not torch.is_grad_enabled():
@@ -134,17 +137,73 @@ def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return out.view(*x.shape[:-1], -1)
 
 
+def _dora_product(self: Any, name: str, x: Tensor, dropped: Tensor | None) -> Tensor:
+    """m (W + scale B A) x / |W + scale B A| + bias, by output (DoRA, Liu et al. 2024, arXiv 2402.09353, eq. 5).
+
+    Unlike peft's, the norms are computed in fp32 also if the weights are bf16: at the start, where m is the norm, the
+    layer is then its base. With dropout the base's part of the first term is that of x, as in peft.
+
+    Args:
+        x: (T, I) rows in the compute type.
+        dropped: the same after dropout; None without dropout.
+    """
+    layer, down, up = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+    ratio, scale = _dora_ratio(self, name), self.scaling[name]
+    if dropped is None:
+        out = _LoraLinear.apply(x, None, layer.weight, None, down, up, scale) * ratio  # type: ignore[no-untyped-call]
+    else:
+        update = F.linear(F.linear(dropped, down.to(x.dtype)), (up * scale).to(x.dtype))
+        out = F.linear(x, layer.weight) + (ratio - 1) * F.linear(dropped, layer.weight) + ratio * update
+    rounded: Tensor = out.to(x.dtype)
+    return rounded if layer.bias is None else rounded + layer.bias
+
+
+def _dora_ratio(self: Any, name: str) -> Tensor:
+    """(O,) fp32: magnitudes over the norms of W + scale B A, which get no gradient (arXiv 2402.09353, sec. 4.3)."""
+    found = _kept[-1].ratios.get((id(self), name)) if _kept and not torch.is_grad_enabled() else None
+    if found is None:
+        found = cast(Tensor, self.lora_magnitude_vector[name].weight / _dora_norms(self, name))
+        if _kept and not torch.is_grad_enabled():
+            _kept[-1].ratios[id(self), name] = found
+    return found
+
+
+@torch.no_grad()
+def _dora_norms(self: Any, name: str) -> Tensor:
+    """(O,) fp32: the norms of the rows of W + scale B A."""
+    weight = self.base_layer.weight
+    with torch.autocast(weight.device.type, enabled=False):
+        down, up = self.lora_A[name].weight.float(), self.lora_B[name].weight.float()
+        return cast(Tensor, torch.linalg.norm(torch.addmm(weight.float(), up, down, alpha=self.scaling[name]), dim=1))
+
+
+@torch.no_grad()
+def start_magnitudes(model: nn.Module, name: str) -> None:
+    """Set the magnitudes of a new DoRA adapter to the norms in fp32; peft rounds them to the type of bf16 weights."""
+    for layer in model.modules():
+        if _is_lora(layer) and not cast(Any, layer).fan_in_fan_out and type(cast(Any, layer).base_layer) is nn.Linear:
+            cast(Any, layer).lora_magnitude_vector[name].weight.copy_(_dora_norms(layer, name))
+
+
+def _is_dora(variant: object) -> bool:
+    from peft.tuners.lora.variants import DoraLinearVariant
+
+    return type(variant) is DoraLinearVariant
+
+
 @dataclass
 class WeightCache:
     """Forms of the weights that are computed once while the weights do not change.
 
     Attributes:
         casts: an adapter's matrices in the compute type, by layer and name.
+        ratios: magnitudes over norms of a DoRA adapter, by layer and name.
         packed: weights in oneDNN's layout, by layer; None if they are not packed.
     """
 
     casts: dict[tuple[int, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
     packed: dict[int, Tensor] | None = None
+    ratios: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
 
 _kept: list[WeightCache] = []

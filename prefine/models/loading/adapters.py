@@ -14,10 +14,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from prefine.errors import ModelError
+from prefine.models.forward.active_adapter import OWN_ADAPTER
+from prefine.models.forward.fused import start_magnitudes
 from prefine.models.loading.adapter_settings import module_names, read_settings
 from prefine.models.loading.heads import IN_ADAPTER, SCORE, adapter_head_shape
 from prefine.models.loading.location import ADAPTER_WEIGHTS, Location, one_line
 from prefine.models.loading.module_names import matching_names
+from prefine.models.loading.pissa import start_on_principal, with_held_half
 from prefine.recipe.sections import LoraSection
 
 log = logging.getLogger("prefine")
@@ -40,17 +43,8 @@ def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainab
         return _saved_adapter(base, location, location.adapter, lora, trainable, scores)
     if lora is None or not trainable:
         return base
-    from peft import LoraConfig, get_peft_model
-
     try:
-        config = LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=_targets(base, lora.targets),
-            **_task(scores),
-        )
-        return get_peft_model(base, config)
+        return _new_adapter(base, lora, scores)
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
         raise ModelError(
@@ -58,6 +52,29 @@ def put_adapter(base: Any, location: Location, lora: LoraSection | None, trainab
             f"Its linear modules are {', '.join(names)}; all-linear takes all but the head.",
             field="lora.targets",
         ) from error
+
+
+def _new_adapter(base: Any, lora: LoraSection, scores: bool) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    rank, alpha = lora.r, lora.alpha
+    if lora.on_principal:
+        rank, alpha = with_held_half(rank, alpha, rank_stabilised=lora.rslora)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_targets(base, lora.targets),
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        **_task(scores),
+    )
+    model = get_peft_model(base, config)
+    if lora.dora:
+        start_magnitudes(model, OWN_ADAPTER)
+    if lora.on_principal:
+        start_on_principal(model, OWN_ADAPTER, lora.init)
+    return model
 
 
 def _targets(base: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
@@ -121,8 +138,11 @@ def _saved_adapter(
             "Use the base model it was trained on.",
             field="model.name",
         )
-    kept = {name: getattr(settings, name, None) for name in ("r", "lora_alpha", "lora_dropout")}
-    if lora is not None and kept != {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}:
+    names = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
+    kept = {name: getattr(settings, name, None) for name in names}
+    if lora is not None and (
+        lora.on_principal or list(kept.values()) != [lora.r, lora.alpha, lora.dropout, lora.rslora, lora.dora]
+    ):
         log.warning("the adapter %s keeps its own settings, whatever lora says: %s", folder, kept)
     return model
 

@@ -23,6 +23,7 @@ from prefine.models.forward import attention, fused
 from prefine.models.forward.active_adapter import OWN_ADAPTER
 from prefine.models.forward.packed import PackedModel, ScoreHead, embedding_rows
 from prefine.models.forward.path_probe import choose_path, take_padded_path
+from prefine.models.loading.adapter_form import adapter_form, trained_weights
 from prefine.models.loading.adapters import put_adapter
 from prefine.models.loading.card import Base, Story, describe_result
 from prefine.models.loading.device import bound_kernel_caches, choose_device, choose_dtype
@@ -95,7 +96,8 @@ class LoadedModel:
             "identity": asdict(self.identity),
             "adapter": None if self.location.adapter is None else str(self.location.adapter),
             "parameters": self.packed.causal.num_parameters(),  # it counts 4-bit weights correctly
-            "trainable_parameters": sum(p.numel() for p in self.trainable().values()),
+            "adapter_form": adapter_form(self.packed.model, fused=self.faster.get("lora", 0) > 0),
+            "trainable_parameters": trained_weights(self.packed.model),
             "compute_dtype": str(self.packed.compute_dtype).removeprefix("torch."),
             "dtype_reason": self.dtype_reason,
             "forward": self._forward(),

@@ -353,5 +353,6 @@ def _about(loaded: LoadedModel) -> list[str]:
     share = facts["trainable_parameters"] / facts["parameters"]
     return [
         f"model {facts['name']}: {facts['parameters'] / 1e6:.0f} M parameters, {share:.1%} trained, "
-        f"{facts['compute_dtype']} on {loaded.packed.device} ({facts['dtype_reason']}), {facts['forward']} forward"
+        f"{facts['compute_dtype']} on {loaded.packed.device} ({facts['dtype_reason']}), {facts['forward']} forward",
+        *([] if facts["adapter_form"] is None else [f"adapter: {facts['adapter_form']}"]),
     ]

@@ -23,6 +23,7 @@ from prefine.data.tokens.trees import TokenTree, collate, microbatches
 from prefine.models.forward.active_adapter import OWN_ADAPTER
 from prefine.models.forward.packed import FORWARD_VERSION, evaluating
 from prefine.models.loading.load import LoadedModel
+from prefine.models.loading.pissa import holds_start
 from prefine.objectives.masked import per_sequence
 from prefine.recipe.stage import StageRecipe
 from prefine.runs.cache import cache_directory, cache_entry, whole
@@ -129,7 +130,9 @@ def _bits_of_some_rows(loaded: LoadedModel, store: Sequence[TokenTree], max_toke
 def _sums(loaded: LoadedModel, trees: Sequence[TokenTree], max_tokens: int) -> Iterator[tuple[int, Tensor]]:
     """For each microbatch: the trees done so far, and the summed log-probability of each of its answers."""
     model = loaded.packed
-    adapter = None if loaded.location.adapter is None else OWN_ADAPTER
+    # An adapter that holds its start is 0 but for rounding, which the reference shares with the policy.
+    on_adapter = loaded.location.adapter is not None or holds_start(model.model)
+    adapter = OWN_ADAPTER if on_adapter else None
     done = 0
     with evaluating(model):
         for run in microbatches(trees, max_tokens):
