@@ -304,12 +304,14 @@ def _plain(keys: Keys, value: Any) -> Any:
     return memory_source(value) if keys in _SOURCES and is_rows(value) else value
 
 
-def _display(show: bool | None, on_step: OnStep | None, on_evaluation: OnStep | None) -> Display:
+def _display(show: bool | Display | None, on_step: OnStep | None, on_evaluation: OnStep | None) -> Display:
     from rich.console import Console
 
     from prefine.training.display import Callbacks, Display
     from prefine.training.notebook import NotebookDisplay, in_notebook
 
+    if isinstance(show, Display):  # of a pipeline
+        return show
     given = {"on_step": on_step, "on_evaluation": on_evaluation}
     callbacks = Callbacks(**{name: function for name, function in given.items() if function is not None})
     if in_notebook() and show is not False:

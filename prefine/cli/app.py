@@ -1,7 +1,7 @@
 """The command line: the table of verbs, and the only place that turns errors into exit codes.
 
 Exit codes: 0 success, 2 an error that the user can correct, 130 interrupted, 141 the output is closed (as by `| head`),
-1 a bug (with its traceback), 3 a candidate that fails its gate (`prefine evaluate`).
+1 a bug (with its traceback), 3 a candidate that fails its gate (`prefine evaluate`, `prefine run`).
 
 `prefine --help` must be fast, so a verb's module imports only typer and the standard library at its top; torch and the
 rest are imported inside the verb.
@@ -38,6 +38,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 VERBS = {
     "init": "prefine.cli.init:init",
     "doctor": "prefine.cli.doctor:doctor",
+    "run": "prefine.cli.run:run",
     "recipe": "prefine.cli.recipe:recipe",
     "data check": "prefine.cli.data:check",
     "data audit": "prefine.cli.data_audit:audit",
@@ -58,7 +59,11 @@ VERBS = {
     "serve": "prefine.cli.serve:serve",
     "report": "prefine.cli.report:report",
     "watch": "prefine.cli.watch:watch",
-    "runs": "prefine.cli.runs:runs",
+    "runs list": "prefine.cli.runs:list_",
+    "runs compare": "prefine.cli.runs:compare",
+    "runs tag": "prefine.cli.runs:tag",
+    "runs remove": "prefine.cli.runs:remove",
+    "runs reproduce": "prefine.cli.runs:reproduce",
     "feedback export": "prefine.cli.feedback:export",
     "annotate compare": "prefine.cli.annotate:compare",
     "annotate open": "prefine.cli.annotate:open_",
@@ -80,11 +85,12 @@ GROUPS = {
     "annotate": "Let people judge answers on a local page, and train on their votes.",
     "evals": "Exchange evaluations with OpenAI Evals and Promptfoo.",
     "cache": "Show and clear the cache.",
+    "runs": "List, compare, tag, remove and reproduce runs.",
 }
 # The default verb of a group, if the second word is not one of its verbs: `prefine reward RECIPE` trains.
-DEFAULTS = {"reward": "train", "export": "write", "cache": "list"}
+DEFAULTS = {"reward": "train", "export": "write", "cache": "list", "runs": "list"}
 # Groups whose default verb needs no argument, so the group's name alone is a command.
-COMPLETE = {"cache"}
+COMPLETE = {"cache", "runs"}
 
 
 class _VerbGroup(TyperGroup):

@@ -1,4 +1,4 @@
-"""prefine runs."""
+"""prefine runs: list, compare, tag, remove and reproduce runs."""
 
 from __future__ import annotations
 
@@ -10,37 +10,136 @@ import typer
 from prefine.cli.options import AsJson
 from prefine.terminal import echo, visible
 
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as in runs/dpo.", show_default=False)]
+RunPaths = Annotated[
+    list[Path], typer.Argument(metavar="RUN", help="Runs' folders, as in runs/dpo.", show_default=False)
+]
 
-def runs(
+
+def list_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the runs.")] = Path("runs"),
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only runs with this tag.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first: stage, status and main result."""
+    """List runs, newest first: stage, status, tags and main result."""
     import json
 
     from prefine.errors import CheckpointError
+    from prefine.history.tags import tags_of
     from prefine.run import find_runs
 
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}", "Name the folder that your runs are in.")
     found, unreadable = find_runs(folder)
+    rows = [(run, tags) for run in found for tags in [tags_of(run.path)] if tag is None or tag in tags]
     if as_json:
         told = [
             {
                 "run": str(run.path),
                 "stage": run.stage,
                 "status": run.status,
+                "tags": tags,
                 "result": run.result,
                 "figures": run.figures(),
             }
-            for run in found
+            for run, tags in rows
         ]
         echo(json.dumps(told, indent=2))
     else:
-        widest = max((len(str(run.path)) for run in found), default=0)
-        for run in found:
-            echo(visible(f"{run.path!s:<{widest}}  {run.stage:<6}  {run.status:<8}  {run.result}"))
-        if not found:
-            echo(f"no run in {folder}")
+        widest = max((len(str(run.path)) for run, _ in rows), default=0)
+        for run, tags in rows:
+            words = f"[{' '.join(tags)}] " if tags else ""
+            echo(visible(f"{run.path!s:<{widest}}  {run.stage:<6}  {run.status:<8}  {words}{run.result}"))
+        if not rows:
+            echo(visible(f"no run in {folder}" if tag is None else f"no run in {folder} has the tag {tag}"))
     for error in unreadable:
         echo(visible(f"left out: {error}"), err=True)
+
+
+def compare(runs: RunPaths, as_json: AsJson = False) -> None:
+    """Show the figures of two runs or more side by side, and the fields in which their recipes differ."""
+    import json
+
+    from prefine.history.comparison import compare_runs
+
+    found = compare_runs(runs)
+    if as_json:
+        echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, name in enumerate(("", *found.names)):
+        table.add_column(Text(visible(name)), overflow="fold", style="cyan" if number == 0 else "")
+    for place, (name, values) in enumerate(found.rows):
+        if place == found.figures:
+            table.add_section()
+        table.add_row(*(Text(visible(each)) for each in (name, *values)))
+    Console(highlight=False).print(table)
+    if len(found.rows) == found.figures:
+        echo("The recipes are the same.")
+
+
+def tag(
+    run: RunPath,
+    tags: Annotated[
+        list[str] | None, typer.Argument(metavar="TAG", help="Words to add; none shows the run's tags.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag to remove. Repeatable.")] = None,
+) -> None:
+    """Add and remove tags of a run; prefine runs --tag finds them."""
+    from prefine.history.tags import change_tags
+
+    found = change_tags(run, tags or [], remove or [])
+    echo(visible(f"{run}: {' '.join(found) or 'no tags'}"))
+
+
+def remove(
+    runs: RunPaths,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also runs that other runs were made from.")] = False,
+) -> None:
+    """Delete runs with all their files. Refuses one that other runs were made from."""
+    import sys
+
+    from prefine.errors import CheckpointError
+    from prefine.formatting import plural
+    from prefine.history.removal import remove_run
+    from prefine.run import Run
+
+    for each in runs:
+        Run(each)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise CheckpointError("nothing is removed: there is no terminal to ask at", "Add --yes.")
+        names = ", ".join(map(str, runs))
+        if not typer.confirm(visible(f"Delete {plural(len(runs), 'run')}: {names}?")):
+            echo("nothing is removed")
+            return
+    for each in runs:
+        size = remove_run(each, force=force, leaving=runs)
+        echo(visible(f"removed {each}, {size / 1e6:,.1f} MB"))
+
+
+def reproduce(
+    run: RunPath,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the recipe here; else it is printed.")] = None,
+) -> None:
+    """Write the recipe and the command that make a run again, and say what differs now: data, model, versions."""
+    from prefine.history.reproduction import commented, reproduction_of
+    from prefine.runs.atomic import require_writable, write_text
+
+    file = out or Path(f"{run.name}.yaml")
+    if out is not None:
+        require_writable(out)
+    made = reproduction_of(run, file, run.with_name(f"{run.name}-again"))
+    if out is None:
+        echo(visible(commented(made, run)).rstrip("\n"))
+        return
+    write_text(out, commented(made, run))
+    for each in made.differences:
+        echo(visible(f"differs: {each}"))
+    echo(visible(f"to make it again: {made.command}"))

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from prefine.data.reading.feedback_rows import content_digest
+from prefine.data.reading.content import content_hash
 from prefine.data.reading.quarantine import Quarantine, refusal_of
 from prefine.data.reading.source_names import SAMPLE, listed_sources, source_names
-from prefine.data.reading.sources import Part, locate
+from prefine.data.reading.sources import locate
 from prefine.data.records.column_names import ColumnNames
 from prefine.data.records.selection import Place, group_of, is_heldout, sample_of
 from prefine.data.records.stream import RecordStream, read_records
@@ -174,7 +174,7 @@ class Preparation(Generic[R]):
         return [
             {
                 "path": name if name.startswith(SAMPLE) else part.name,
-                "sha256": _content_hash(part),
+                "sha256": content_hash(part),
             }
             for name in listed_sources(sources)
             for part in locate(source_names(name)[0])
@@ -308,15 +308,3 @@ def _read_summary(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         if sha256_of_file(store) != summary["sha256"][name]:
             return summary, f"{store.name} was changed or damaged"
     return summary, None
-
-
-def _content_hash(part: Part) -> str:
-    path = part.path
-    if path is None:
-        return part.name
-    if part.form == "feedback":
-        return content_digest(path)
-    if path.is_file():
-        return sha256_of_file(path)
-    listed = sorted(each for each in path.rglob("*") if each.is_file())
-    return hashlib.sha256("".join(sha256_of_file(each) for each in listed).encode()).hexdigest()

@@ -27,7 +27,9 @@ METHODS: dict[str, type[RecipeSection]] = {
 }
 """Method -> its recipe, in the order in which stages usually follow each other."""
 
-_OWN_FIELDS = ("method", "recipe", "run")
+_OWN_FIELDS = ("method", "recipe", "run", "force")
+# Methods whose verb has --force as a field of the stage: PPO uses a reward model whose readiness says no-go.
+_FORCIBLE = ("ppo",)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class PipelineStage:
         references: the stages that its recipe names, in the order of their fields.
         parents: the stages that must be done first: `references`, and for an export the evaluations whose gate may
             stop it.
+        force: use a reward model although its readiness report says no-go.
     """
 
     name: str
@@ -50,6 +53,7 @@ class PipelineStage:
     folder: Path
     references: tuple[str, ...]
     parents: tuple[str, ...]
+    force: bool = False
 
     @property
     def trains(self) -> bool:
@@ -81,6 +85,11 @@ def read_stage(
             f"{source}: run is {json.dumps(values['run'])}, but a stage's folder is {folder}",
             "Leave run out, or change the pipeline's folder.",
         )
+    force = values.pop("force", False) if method in _FORCIBLE else False
+    if not isinstance(force, bool):
+        raise RecipeError(
+            f"{source}: force is {json.dumps(force)}, but must be a valid boolean", "Write true or false."
+        )
     if file is not None:
         values = _merged(_from_file(file, source), values)
     assign(values, [each for each in assignments if each not in own])
@@ -90,7 +99,7 @@ def read_stage(
     recipe = _checked(values, assignments, model, name, source)
     _require_named_models(recipe, written, source)
     references = tuple(dict.fromkeys(target for _, target in references_of(recipe)))
-    return PipelineStage(name, method, recipe, folder, references, references)
+    return PipelineStage(name, method, recipe, folder, references, references, force)
 
 
 def _checked(

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 import psutil
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, ProgressColumn
 
 from prefine.rounding import two_digits
 from prefine.terminal import visible
@@ -168,12 +168,16 @@ class Display:
                 self.say(f"{what}: {total:,} rows")
             yield
         else:
-            with Progress(BarLine(lambda: self.console.width), console=self.console) as bar:
+            with self.new_bar(BarLine(lambda: self.console.width)) as bar:
                 self._bar, self._task = bar, bar.add_task(what, total=total, completed=done, facts=[], pace=self._pace)
                 try:
                     yield
                 finally:
                     self._bar = None
+
+    def new_bar(self, *columns: ProgressColumn) -> Progress:
+        """The progress bar of one pass on a terminal."""
+        return Progress(*columns, console=self.console)
 
     def step(self, step: int, row: Mapping[str, float]) -> None:
         """Show an optimiser step."""

@@ -1,0 +1,1 @@
+"""Runs of the past: compared, tagged, removed and made again."""

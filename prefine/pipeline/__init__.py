@@ -1,0 +1,1 @@
+"""Pipelines: stages that follow each other, each run once for the same inputs, from one file."""

@@ -1,0 +1,183 @@
+"""Runs a pipeline: each stage after its parents, once for the same inputs.
+
+A stage's record says what it began with before it begins, and what it left once it is done. So whatever ends the
+process, the next call sees which stages are done, and goes on with the one that was running.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prefine.errors import CheckpointError, Paused, PrefineError, RecipeError, Stopped
+from prefine.formatting import duration, listing, plural
+from prefine.pipeline.inputs import key_of
+from prefine.pipeline.records import PipelineLock, PipelineRecords, StageRecord
+from prefine.pipeline.standing import Choice, Standing, standing, standings
+from prefine.pipeline.summary import write_summary
+from prefine.pipeline.view import PipelineView
+from prefine.pipeline.work import clear, require_stage, run_stage
+from prefine.recipe.pipeline import Pipeline
+from prefine.runs.ownership import refuse_foreign_page
+
+_KEPT = "What is finished is kept: the same command goes on from here."
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """A pipeline that ran to its end.
+
+    Attributes:
+        folder: of the pipeline.
+        page: report.html in it.
+        ran: the stages that ran now, in order. cached: those that did not need to.
+        failed_gates: evaluations whose gate is not passed; they stop exports of their candidates.
+    """
+
+    folder: Path
+    page: Path
+    ran: tuple[str, ...]
+    cached: tuple[str, ...]
+    failed_gates: tuple[str, ...]
+
+
+def run_chosen(pipeline: Pipeline, choice: Choice, view: PipelineView) -> PipelineResult:
+    """Run the chosen stages that are not cached.
+
+    Raises:
+        PrefineError: a stage cannot go on; what is finished is kept. Paused: interrupted.
+    """
+    page = pipeline.folder / "report.html"
+    records = PipelineRecords(pipeline.folder)
+    with PipelineLock(records):
+        refuse_foreign_page(page)
+        before = standings(pipeline, records, choice)
+        _require(before)
+        view.begin(before)
+        run = _Running(pipeline, choice, view, records)
+        try:
+            for place, stage in enumerate(pipeline.stages.values(), start=1):
+                run.take(stage.name, place)
+        finally:
+            with suppress(CheckpointError):  # on a full disk the first error matters
+                records.digests.save()
+                write_summary(pipeline, records, run.found, page)
+        failed = tuple(
+            name
+            for name in choice.names
+            if (record := records.read(name)) is not None and record.status == "done" and record.gate is False
+        )
+        view.say(_closing(run, failed, page))
+    return PipelineResult(pipeline.folder, page, tuple(run.ran), tuple(run.cached), failed)
+
+
+def _require(found: list[Standing]) -> None:
+    """Refuse before any work what can be seen now."""
+    states = {each.stage.name: each for each in found}
+    for each in found:
+        if not each.runs:
+            continue
+        try:
+            require_stage(each.stage)
+        except PrefineError as error:
+            raise _of_stage(each.stage.name, error, error.remedy) from error
+        for parent in each.stage.parents:
+            left = states[parent]
+            if left.state == "left" and (left.record is None or left.record.status != "done"):
+                raise RecipeError(
+                    f"stage {each.stage.name} needs the result of stage {parent}, which has none",
+                    f"Run that one first: --only {parent}, or leave --from and --only out.",
+                )
+
+
+class _Running:
+    """One call: what each stage came to.
+
+    Args:
+        pipeline, choice, view, records: see run_chosen.
+
+    Attributes:
+        found: stage -> where it stands.
+        ran, cached: names of stages.
+    """
+
+    def __init__(self, pipeline: Pipeline, choice: Choice, view: PipelineView, records: PipelineRecords) -> None:
+        self._pipeline, self._choice, self._view, self._records = pipeline, choice, view, records
+        self.found: dict[str, Standing] = {}
+        self.ran: list[str] = []
+        self.cached: list[str] = []
+
+    def take(self, name: str, place: int) -> None:
+        """Run a stage if it is to run."""
+        now = standing(self._pipeline.stages[name], self._records, self._choice, self.found)
+        self.found[name] = now
+        if now.state == "cached":
+            self.cached.append(name)
+        elif now.state == "blocked":
+            self._view.ended(name, "blocked", f"stage {name} is not run: {now.why}")
+        elif now.runs:
+            self._view.stage(now, place)
+            record = self._run(now)
+            self.found[name] = replace(now, state="cached", record=record)
+            self.ran.append(name)
+
+    def _run(self, now: Standing) -> StageRecord:
+        name, began = now.stage.name, time.monotonic()
+        before = now.record if now.state == "to resume" and now.record is not None else None
+        if before is None:
+            clear(now.stage, known=now.record is not None)
+        spent = 0.0 if before is None else before.seconds
+        record = StageRecord("running", key_of(now.inputs), now.inputs, seconds=spent)
+        self._records.write(name, record)
+
+        def seconds() -> float:
+            return round(spent + time.monotonic() - began, 1)
+
+        try:
+            result = run_stage(self._pipeline, now.stage, self._view.display, self._records.digests)
+        except (Stopped, KeyboardInterrupt) as error:
+            self._records.write(name, replace(record, seconds=seconds()))
+            self._view.ended(name, "failed", f"stage {name}: interrupted")
+            raise Paused(f"interrupted in stage {name}; what is done is kept") from error
+        except Exception as error:
+            reason = error.problem if isinstance(error, PrefineError) else f"{type(error).__name__}: {error}"
+            with suppress(CheckpointError):
+                self._records.write(name, replace(record, status="failed", reason=reason, seconds=seconds()))
+            self._view.ended(name, "failed", f"stage {name} failed")
+            if isinstance(error, PrefineError):
+                raise _of_stage(name, error, f"{error.remedy} {_KEPT}") from error
+            raise
+        finally:
+            _free_memory()
+        done = replace(
+            record, status="done", results=result.results, others=result.others, gate=result.gate, seconds=seconds()
+        )
+        self._records.write(name, done)
+        text = "its gate is not passed" if result.gate is False else "done"
+        self._view.ended(name, "done", f"stage {name}: {text} in {duration(done.seconds)}", done.seconds)
+        return done
+
+
+def _of_stage(name: str, error: PrefineError, remedy: str) -> PrefineError:
+    """An error with the stage's name."""
+    field = "" if error.field is None else f"{error.field}: "
+    return PrefineError(f"stage {name}: {field}{error.problem}", remedy)
+
+
+def _free_memory() -> None:
+    """Give the models of a finished stage back before the next one loads its own."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _closing(run: _Running, failed: tuple[str, ...], page: Path) -> str:
+    parts = [f"{plural(len(run.ran), 'stage')} run", f"{len(run.cached)} cached"]
+    if failed:
+        parts.append(f"the gate of {listing(list(failed))} is not passed")
+    return f"{'; '.join(parts)}: {page}"

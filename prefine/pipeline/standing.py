@@ -1,0 +1,171 @@
+"""Which stages are cached and which run, each with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from prefine.errors import PrefineError
+from prefine.formatting import listing, plural
+from prefine.pipeline.digests import KnownDigests, joined_digest
+from prefine.pipeline.inputs import Inputs, changes, key_of, stage_inputs
+from prefine.pipeline.records import PipelineRecords, StageRecord
+from prefine.recipe.pipeline import Pipeline
+from prefine.recipe.pipeline_stage import PipelineStage
+
+_MOST_CHANGES = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which stages a command concerns.
+
+    Attributes:
+        names: in order; the others are used as they are.
+        force: run these although they are cached.
+    """
+
+    names: tuple[str, ...]
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a stage stands.
+
+    Attributes:
+        stage: the stage.
+        state: cached; to run, from its beginning; to resume: it goes on where it was; blocked: by a gate; left: not
+            chosen.
+        why: the reason, as a clause.
+        inputs: its inputs; without those of parents that run first.
+        record: what was known before.
+    """
+
+    stage: PipelineStage
+    state: Literal["cached", "to run", "to resume", "blocked", "left"]
+    why: str
+    inputs: Inputs
+    record: StageRecord | None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is to run."""
+        return self.state in ("to run", "to resume")
+
+
+def chosen(pipeline: Pipeline, start: str | None, only: str | None, force: bool) -> Choice:
+    """The stages of `--from`, `--only`, or all.
+
+    Raises:
+        RecipeError: there is no such stage.
+    """
+    if only is not None:
+        return Choice((pipeline.stage(only, "--only").name,), force)
+    if start is not None:
+        wanted = {pipeline.stage(start, "--from").name, *pipeline.descendants(start)}
+        return Choice(tuple(name for name in pipeline.stages if name in wanted), force)
+    return Choice(tuple(pipeline.stages), force)
+
+
+def result_digest(record: StageRecord) -> str:
+    """One hash of a finished stage, for the inputs of those that need it: what it began with, and what came of it."""
+    return joined_digest({**record.results, "key": record.key, "gate": str(record.gate)})
+
+
+def standings(pipeline: Pipeline, records: PipelineRecords, choice: Choice) -> list[Standing]:
+    """Where each stage stands now, in order."""
+    found: dict[str, Standing] = {}
+    for stage in pipeline.stages.values():
+        found[stage.name] = standing(stage, records, choice, found)
+    return list(found.values())
+
+
+def standing(
+    stage: PipelineStage, records: PipelineRecords, choice: Choice, parents: Mapping[str, Standing]
+) -> Standing:
+    """Where a stage stands, given where its parents stand."""
+    record = records.read(stage.name)
+    if stage.name not in choice.names:
+        return Standing(stage, "left", _left(stage, record, records.digests, parents), {}, record)
+    waiting = [name for name in stage.parents if parents[name].runs]
+    done = [name for name in stage.parents if name not in waiting]
+    inputs = stage_inputs(stage, _results(done, parents), records.digests)
+    blocked = [name for name in stage.parents if _closed(parents[name])]
+    if blocked:
+        return Standing(stage, "blocked", f"the gate of {listing(blocked)} is not passed", inputs, record)
+    if waiting:
+        before = {} if record is None else _without(record.inputs, waiting)
+        own = changes(before, inputs) if record is not None else []
+        why = f"{listing(waiting)} {'runs' if len(waiting) == 1 else 'run'} first"
+        return Standing(stage, "to run", "; ".join([*_shortened(own), why]), inputs, record)
+    state, why = _state(stage, record, inputs, choice.force, records.digests)
+    return Standing(stage, state, why, inputs, record)
+
+
+def _state(
+    stage: PipelineStage, record: StageRecord | None, inputs: Inputs, force: bool, digests: KnownDigests
+) -> tuple[Literal["cached", "to run", "to resume"], str]:
+    if record is None:
+        return "to run", "it has not run yet"
+    if record.key != key_of(inputs):
+        return "to run", "; ".join(_shortened(changes(record.inputs, inputs))) or "its inputs have changed"
+    if record.status == "running":
+        return "to resume", "it was interrupted, and goes on where it was"
+    if record.status == "failed":
+        return "to resume", f"it failed: {record.reason}"
+    if flaw := flaw_of(stage, record, digests):
+        return "to run", flaw
+    if force:
+        return "to run", "--force"
+    files = plural(len(record.results) + len(record.others), "file")
+    return "cached", f"it ran with the same recipe, data, models and code, and left {files} that are there unchanged"
+
+
+def _left(
+    stage: PipelineStage, record: StageRecord | None, digests: KnownDigests, parents: Mapping[str, Standing]
+) -> str:
+    if record is None or record.status != "done":
+        return "not chosen, and it has no result"
+    if flaw := flaw_of(stage, record, digests):
+        return f"not chosen, but {flaw}"
+    try:
+        inputs = stage_inputs(stage, _results(stage.parents, parents), digests)
+    except PrefineError:  # its data may be gone: it is not asked for them
+        return "not chosen: its result is used as it is"
+    changed = _shortened(changes(record.inputs, inputs))
+    return "not chosen: its result is used as it is" + (f", although {'; '.join(changed)}" if changed else "")
+
+
+def _results(names: Sequence[str], parents: Mapping[str, Standing]) -> dict[str, str]:
+    """Hashes of the results of stages that are done."""
+    return {name: result_digest(known) for name in names if (known := parents[name].record) is not None}
+
+
+def _closed(parent: Standing) -> bool:
+    """Whether a stage's gate is not passed, or it is blocked itself."""
+    if parent.state == "blocked":
+        return True
+    return not parent.runs and parent.record is not None and parent.record.gate is False
+
+
+def flaw_of(stage: PipelineStage, record: StageRecord, digests: KnownDigests) -> str | None:
+    """What is wrong with the files of a finished stage; None if they are as it left them."""
+    for name in (*record.results, *record.others):
+        if not (stage.folder / name).is_file():
+            return f"{stage.folder / name} is missing"
+    for name, digest in record.results.items():
+        if digests.of_file(stage.folder / name) != digest:
+            return f"{stage.folder / name} was changed"
+    return None
+
+
+def _without(inputs: Mapping[str, object], stages: Sequence[str]) -> dict[str, object]:
+    names = {f"stage {name}" for name in stages}
+    return {name: value for name, value in inputs.items() if name not in names}
+
+
+def _shortened(texts: Sequence[str]) -> list[str]:
+    more = len(texts) - _MOST_CHANGES
+    return [*texts[:_MOST_CHANGES], *([f"{more} more inputs differ"] if more > 0 else [])]

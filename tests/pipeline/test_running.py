@@ -1,0 +1,141 @@
+"""A pipeline keeps what is finished, whatever ends it, and only one process runs it at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from prefine.errors import CheckpointError, Paused, PrefineError, RecipeError, Stopped, TrainingError
+from prefine.pipeline.records import PipelineLock, PipelineRecords
+from prefine.pipeline.work import StageResult
+from prefine.recipe.pipeline_stage import PipelineStage
+from tests.pipeline.fake import STAGES, Desk
+
+
+def ending(desk: Desk, name: str, error: BaseException) -> None:
+    """Let the work of one stage end with an error."""
+
+    def work(stage: PipelineStage) -> StageResult | None:
+        if stage.name == name:
+            (stage.folder / "half").write_text("half")
+            raise error
+        return None
+
+    desk.work = work
+
+
+def test_every_stage_runs_once_after_its_parents(desk: Desk) -> None:
+    result = desk.run()
+    assert tuple(desk.worked) == result.ran == ("sft", "reward", "dpo", "ppo", "better", "served", "all")
+    again = desk.run()
+    assert (again.ran, again.cached) == ((), STAGES)
+    assert desk.worked == []
+
+
+def test_a_failure_keeps_what_succeeded_and_says_what_to_do(desk: Desk) -> None:
+    ending(desk, "dpo", TrainingError("the loss is not finite", "Lower training.learning_rate."))
+    with pytest.raises(PrefineError) as caught:
+        desk.run()
+    assert str(caught.value) == (
+        "stage dpo: the loss is not finite. Lower training.learning_rate. "
+        "What is finished is kept: the same command goes on from here."
+    )
+    assert desk.worked == ["sft", "reward", "dpo"]
+    assert "the loss is not finite" in Path("out/report.html").read_text()
+    desk.work = lambda stage: None
+    assert desk.run().ran == ("dpo", "ppo", "better", "served", "all")
+    assert Path("out/dpo/half").exists()  # it went on in its folder
+    assert "stage 3 of 7: dpo (dpo), to resume: it failed: the loss is not finite" in desk.view.said
+
+
+@pytest.mark.parametrize("error", [Stopped("stopped after step 3"), KeyboardInterrupt()])
+def test_an_interrupted_stage_goes_on_in_its_folder(desk: Desk, error: BaseException) -> None:
+    ending(desk, "reward", error)
+    with pytest.raises(Paused, match="interrupted in stage reward; what is done is kept"):
+        desk.run()
+    desk.work = lambda stage: None
+    assert desk.run().ran == STAGES[1:]
+    assert Path("out/reward/half").exists()
+
+
+def test_an_interrupted_stage_begins_anew_if_its_recipe_changed(desk: Desk) -> None:
+    ending(desk, "reward", Stopped("stopped"))
+    with pytest.raises(Paused):
+        desk.run()
+    desk.work = lambda stage: None
+    desk.run("stages.reward.reward.heads=2")
+    assert not Path("out/reward/half").exists()
+
+
+def test_a_bug_is_no_error_of_the_user_s(desk: Desk) -> None:
+    ending(desk, "sft", ZeroDivisionError("division by zero"))
+    with pytest.raises(ZeroDivisionError):
+        desk.run()
+    record = PipelineRecords(Path("out")).read("sft")
+    assert record is not None and (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
+
+
+def test_a_gate_that_is_not_passed_stops_the_export(desk: Desk) -> None:
+    desk.gates["better"] = False
+    result = desk.run()
+    assert result.failed_gates == ("better",)
+    assert "served" not in desk.worked and "all" in desk.worked
+    assert "stage served is not run: the gate of better is not passed" in desk.view.said
+    again = desk.run()
+    assert (again.ran, again.failed_gates) == ((), ("better",))
+    desk.gates["better"] = True
+    assert desk.run("stages.better.samples=2").ran == ("better", "served")
+
+
+def test_two_at_once_are_refused_in_one_line(desk: Desk) -> None:
+    with PipelineLock(PipelineRecords(Path("out"))), pytest.raises(CheckpointError) as caught:
+        desk.run()
+    assert caught.value.lines == (
+        f"out is in use by process {os.getpid()}, which runs this pipeline. "
+        "Wait for it to end, or set another folder (--set folder=NEW).",
+    )
+    assert desk.worked == []
+    desk.run()  # the lock is gone with its holder
+
+
+def test_a_folder_that_the_pipeline_did_not_make_is_kept(desk: Desk) -> None:
+    Path("out/dpo").mkdir(parents=True)
+    Path("out/dpo/mine.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="out/dpo is there already, and this pipeline did not make it"):
+        desk.run()
+    assert Path("out/dpo/mine.txt").read_text() == "mine"
+    assert desk.worked == ["sft", "reward"]
+
+
+def test_a_page_of_somebody_else_s_is_kept(desk: Desk) -> None:
+    Path("out").mkdir()
+    Path("out/report.html").write_text("mine")
+    with pytest.raises(CheckpointError, match="was not written by prefine"):
+        desk.run()
+    assert desk.worked == []
+
+
+def test_only_needs_the_results_of_its_parents(desk: Desk) -> None:
+    with pytest.raises(RecipeError, match="stage dpo needs the result of stage sft, which has none"):
+        desk.run(only="dpo")
+    assert desk.run(only="sft").ran == ("sft",)
+    assert desk.run(only="dpo").ran == ("dpo",)
+
+
+def test_missing_data_and_gates_are_refused_before_any_work(desk: Desk) -> None:
+    with pytest.raises(PrefineError, match=r"stage dpo: nix\.jsonl: no such file or folder"):
+        desk.run("stages.dpo.data.train=nix.jsonl")
+    with pytest.raises(PrefineError, match="stage better: There is no gate file nix.yaml"):
+        desk.run("stages.better.gate=nix.yaml")
+    with pytest.raises(PrefineError, match="stage served: --to is 'gguff', and there is no format"):
+        desk.run("stages.served.to=gguff")
+    assert desk.worked == []
+
+
+def test_a_damaged_record_counts_as_none(desk: Desk) -> None:
+    desk.run()
+    Path("out/.pipeline/served.json").write_text("{")
+    with pytest.raises(CheckpointError, match="out/served is there already"):
+        desk.run()

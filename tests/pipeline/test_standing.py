@@ -1,0 +1,140 @@
+"""A stage runs when one of its inputs has changed, with those that need it and no others; it says which input."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from prefine.errors import RecipeError
+from prefine.pipeline import inputs as inputs_module
+from prefine.pipeline.records import PipelineRecords
+from prefine.pipeline.standing import chosen, standings
+from tests.pipeline.fake import STAGES, Desk
+
+# A key of every stage, and the stages that run if it changes: its own and its children's.
+CHANGED = {
+    "sft": ("stages.sft.training.seed=4", set(STAGES)),
+    "reward": ("stages.reward.reward.heads=2", {"reward", "ppo", "all"}),
+    "dpo": ("stages.dpo.dpo.beta=0.3", {"dpo", "better", "served", "all"}),
+    "ppo": ("stages.ppo.kl.coefficient=0.3", {"ppo", "all"}),
+    "better": ("stages.better.samples=2", {"better", "served"}),
+    "served": ("stages.served.dtype=float32", {"served"}),
+    "all": ("stages.all.runs=[stage:sft, stage:reward, stage:dpo, stage:ppo]", {"all"}),
+}
+
+
+def to_run(desk: Desk, *overrides: str) -> dict[str, str]:
+    """Stage -> why, of those that would run."""
+    made = desk.pipeline(*overrides)
+    found = standings(made, PipelineRecords(made.folder), chosen(made, None, None, False))
+    return {each.stage.name: each.why for each in found if each.runs}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_changed_key_runs_its_stage_and_its_children_only(desk: Desk, name: str) -> None:
+    desk.run()
+    assert to_run(desk) == {}
+    override, expected = CHANGED[name]
+    why = to_run(desk, override)
+    assert set(why) == expected
+    field = override.partition("=")[0].removeprefix(f"stages.{name}.")
+    assert why[name].startswith(f"{field} was ")
+    result = desk.run(override)
+    assert set(desk.worked) == set(result.ran) == expected
+    assert desk.run(override).ran == ()
+    assert set(desk.run().ran) == expected  # and back
+
+
+def test_a_stage_says_why_it_is_cached_or_runs(desk: Desk) -> None:
+    assert to_run(desk)["sft"] == "it has not run yet"
+    assert to_run(desk)["ppo"] == "sft and reward run first"
+    desk.run()
+    made = desk.pipeline()
+    found = standings(made, PipelineRecords(made.folder), chosen(made, None, None, False))
+    assert {each.state for each in found} == {"cached"}
+    assert found[0].why == (
+        "it ran with the same recipe, data, models and code, and left 1 file that are there unchanged"
+    )
+    why = to_run(desk, "stages.dpo.dpo.beta=0.3", "stages.dpo.training.seed=1")
+    assert why["dpo"] == "training.seed was 0 and is 1; dpo.beta was 0.1 and is 0.3"
+    assert why["better"] == "dpo runs first"
+
+
+@pytest.mark.parametrize(
+    ("file", "first", "expected"),
+    [
+        ("pairs.jsonl", "reward", {"reward", "dpo", "ppo", "better", "served", "all"}),
+        ("questions.jsonl", "better", {"better", "served"}),
+        ("gate.yaml", "better", {"better", "served"}),
+    ],
+)
+def test_changed_content_of_a_file_runs_the_stages_that_read_it(
+    desk: Desk, file: str, first: str, expected: set[str]
+) -> None:
+    desk.run()
+    changed = Path(file).read_text() + "\n"
+    Path(file).write_text(changed)
+    why = to_run(desk)
+    assert set(why) == expected
+    assert why[first] == f"the content of {file} has changed"
+
+
+def test_a_file_that_is_only_touched_changes_nothing(desk: Desk) -> None:
+    desk.run()
+    os.utime("pairs.jsonl", (1, 1))
+    assert to_run(desk) == {}
+
+
+def test_a_result_that_was_changed_or_lost_is_made_again(desk: Desk) -> None:
+    desk.run()
+    Path("out/dpo/weights").write_text("mine")
+    assert to_run(desk)["dpo"] == "out/dpo/weights was changed"
+    Path("out/dpo/weights").unlink()
+    assert to_run(desk)["dpo"] == "out/dpo/weights is missing"
+    assert set(desk.run().ran) == {"dpo"}  # the same bytes: nobody else needs to run
+    assert to_run(desk) == {}
+
+
+def test_changed_code_runs_a_stage_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.run()
+    real = inputs_module.code_digest
+    monkeypatch.setattr(inputs_module, "code_digest", lambda method: "new" if method == "dpo" else real(method))
+    why = to_run(desk)
+    assert set(why) == {"dpo", "better", "served", "all"}
+    assert why["dpo"] == "prefine's code of this stage has changed"
+
+
+def test_a_reward_function_s_module_is_an_input(desk: Desk) -> None:
+    Path("mine.py").write_text("def points(rows): return [0.0] * len(rows)\n")
+    overrides = ("stages.ppo.reward.name=mine:points",)
+    desk.run(*overrides)
+    Path("mine.py").write_text("def points(rows): return [1.0] * len(rows)\n")
+    assert to_run(desk, *overrides)["ppo"] == "the content of mine:points has changed"
+
+
+def test_a_model_in_a_folder_is_an_input(desk: Desk) -> None:
+    Path("model").mkdir()
+    Path("model/weights").write_text("one")
+    desk.run("stages.sft.model.name=./model")
+    Path("model/weights").write_text("two")
+    assert to_run(desk, "stages.sft.model.name=./model")["sft"] == "the content of ./model has changed"
+
+
+def test_from_and_only_use_the_others_as_they_are(desk: Desk) -> None:
+    desk.run()
+    assert set(desk.run("stages.sft.training.seed=3", "stages.dpo.dpo.beta=0.2", start="dpo").ran) == {
+        *("dpo", "better", "served", "all")
+    }
+    made = desk.pipeline("stages.sft.training.seed=4")
+    found = standings(made, PipelineRecords(made.folder), chosen(made, None, "dpo", True))
+    assert {each.stage.name for each in found if each.runs} == {"dpo"}
+    assert found[0].why == "not chosen: its result is used as it is, although training.seed was 0 and is 4"
+    assert set(desk.run(only="served", force=True).ran) == {"served"}
+    assert set(desk.run(force=True).ran) == set(STAGES)
+
+
+def test_a_stage_that_is_not_there_is_named(desk: Desk) -> None:
+    with pytest.raises(RecipeError, match=r"--from: There is no stage 'dop'\. Did you mean dpo\?"):
+        chosen(desk.pipeline(), "dop", None, False)
