@@ -20,21 +20,18 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 # Supervised fine-tuning, a reward model, preferences, then PPO, on the embedded model and the shipped data.
-# Its runs are made anew each time. It deletes nothing in a folder that it has not marked as its own.
+# A second call goes on where the first one ended, and runs only what has changed; runs of an older release are made
+# anew. It deletes nothing in a folder that it has not marked as its own.
 quickstart: export FOLDER := $(RUNS)
 quickstart: $(VENV)/.installed
 	@if [ -n "$$(ls -A "$$FOLDER" 2>/dev/null)" ] && [ ! -f "$$FOLDER/.quickstart" ]; then \
 		echo "RUNS: $$FOLDER holds files that make quickstart did not write." \
 			"Set RUNS to a new folder, or move that one away." >&2; exit 2; fi
 	mkdir -p "$$FOLDER" && touch "$$FOLDER/.quickstart"
-	rm -rf "$$FOLDER/sft" "$$FOLDER/reward" "$$FOLDER/dpo" "$$FOLDER/ppo"
-	$(BIN)/prefine sft prefine/recipes/quickstart-sft.yaml --set run="$$FOLDER/sft"
-	$(BIN)/prefine reward prefine/recipes/quickstart-reward.yaml --set run="$$FOLDER/reward" --set model.name="$$FOLDER/sft"
-	$(BIN)/prefine dpo prefine/recipes/quickstart-dpo.yaml --set run="$$FOLDER/dpo" --set model.name="$$FOLDER/sft"
-	$(BIN)/prefine ppo prefine/recipes/quickstart-ppo.yaml --set run="$$FOLDER/ppo" --set model.name="$$FOLDER/sft" \
-		--set reward.name="$$FOLDER/reward"
+	[ -d "$$FOLDER/.pipeline" ] || rm -rf "$$FOLDER/sft" "$$FOLDER/reward" "$$FOLDER/dpo" "$$FOLDER/ppo"
+	$(BIN)/prefine run prefine/recipes/pipelines/quickstart.yaml --set folder="$$FOLDER"
 	@echo
-	@echo "Look at:  $$FOLDER/{sft,dpo,ppo}/report.html and $$FOLDER/reward/readiness.html"
+	@echo "Look at:  $$FOLDER/report.html"
 	@echo "Talk to:  $(BIN)/prefine chat $$FOLDER/ppo"
 
 test: $(VENV)/.installed-dev

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prefine.api import reward as reward
     from prefine.api import score as score
     from prefine.api import sft as sft
+    from prefine.pipeline.call import run_pipeline as run_pipeline
     from prefine.run import Run as Run
 
 __version__ = "0.1.0"
@@ -40,9 +41,13 @@ __all__ = [
     "load_recipe",
     "ppo",
     "reward",
+    "run_pipeline",
     "score",
     "sft",
 ]
+
+
+_ELSEWHERE = {"Run": "prefine.run", "run_pipeline": "prefine.pipeline.call"}
 
 
 def __getattr__(name: str) -> Any:
@@ -50,7 +55,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'prefine' has no attribute {name!r}")
     if name == "errors":
         return import_module("prefine.errors")
-    found = getattr(import_module("prefine.run" if name == "Run" else "prefine.api"), name)
+    found = getattr(import_module(_ELSEWHERE.get(name, "prefine.api")), name)
     globals()[name] = found
     return found
 

@@ -53,8 +53,9 @@ def test_the_quickstart_begins_anew_in_its_own_folder(venv: Path, tmp_path: Path
     for _ in range(2):
         done = make("quickstart", f"RUNS={runs}", f"VENV={venv}")
         assert done.returncode == 0, done.stderr
-        assert f"<prefine><sft><prefine/recipes/quickstart-sft.yaml><--set><run={runs}/sft>" in done.stdout
-        assert done.stdout.count("<prefine>") == 4
+        pipeline = "prefine/recipes/pipelines/quickstart.yaml"
+        assert f"<prefine><run><{pipeline}><--set><folder={runs}>" in done.stdout
+        assert done.stdout.count("<prefine>") == 1
         assert not (runs / "sft").exists()
         (runs / "sft").mkdir()
         (runs / "mine").mkdir(exist_ok=True)

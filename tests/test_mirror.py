@@ -59,6 +59,7 @@ TOPICS = {
         "scorer": "packed scores against transformers",
         "vocabulary": "tokens without an embedding",
     },
+    "pipeline": {"kills": "kill -9 of a pipeline that trains"},
     "objectives": {"bandit": "the objectives together"},
     "serving/page": {
         "chat_page": "the chat page in a browser",

@@ -10,47 +10,43 @@ import pytest
 
 from prefine.cli.app import main
 
-RECIPES = Path(__file__).parent.parent / "prefine" / "recipes"
+PIPELINE = Path(__file__).parent.parent / "prefine" / "recipes" / "pipelines" / "quickstart.yaml"
 
 
-def run(*arguments: str) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    assert left.value.code in (0, None)
-
-
-def small(run_folder: Path, limit: int, steps: int, writes: bool = True) -> list[str]:
-    changes: dict[str, object] = {
-        "run": run_folder,
-        "data.limit": limit,
+def small(stage: str, steps: int, **changes: object) -> list[str]:
+    """Overrides that make a stage small."""
+    fields: dict[str, object] = {
+        "data.limit": 60,
         "data.heldout_fraction": 0.25,
         "training.max_steps": steps,
         "training.batch_size": 4,
         "training.evaluate_every_steps": "null",
         "training.save_every_steps": "null",
+        **({} if stage == "reward" else {"report.samples": 2, "report.max_new_tokens": 12}),
+        **changes,
     }
-    if writes:
-        changes |= {"report.samples": 2, "report.max_new_tokens": 12}
-    return [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+    return [word for name, value in fields.items() for word in ("--set", f"stages.{stage}.{name}={value}")]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)  # in float32 on one core
 @pytest.mark.usefixtures("embedded_model")
 def test_quickstart_ends_with_models_that_prefer_what_people_prefer(tmp_path: Path) -> None:
-    sft, dpo, reward = tmp_path / "sft", tmp_path / "dpo", tmp_path / "reward"
-    run("sft", str(RECIPES / "quickstart-sft.yaml"), *small(sft, 60, 5))
-    changes = ["--set", f"model.name={sft}", "--set", "training.learning_rate=2.0e-4"]
-    run("dpo", str(RECIPES / "quickstart-dpo.yaml"), *small(dpo, 60, 8), *changes)
-
-    changes = ["--set", f"model.name={sft}", "--set", "training.learning_rate=4.0e-4"]
-    changes += ["--set", "readiness.trained_pairs=10"]
-    run("reward", str(RECIPES / "quickstart-reward.yaml"), *small(reward, 60, 10, writes=False), *changes)
-
-    ppo = tmp_path / "ppo"
-    changes = ["--set", f"model.name={sft}", "--set", f"reward.name={reward}", "--set", "rollout.max_new_tokens=24"]
-    changes += ["--set", "rollout.heldout_prompts=4", "--set", "rollout.heldout_samples=2", "--force"]
-    run("ppo", str(RECIPES / "quickstart-ppo.yaml"), *small(ppo, 60, 2), *changes)
+    sft, dpo, reward, ppo = (tmp_path / name for name in ("sft", "dpo", "reward", "ppo"))
+    answers = {"rollout.max_new_tokens": 24, "rollout.heldout_prompts": 4, "rollout.heldout_samples": 2}
+    with pytest.raises(SystemExit) as left:
+        main(
+            [
+                *("run", str(PIPELINE), "--set", f"folder={tmp_path}"),
+                *small("sft", 5),
+                *small("dpo", 8, **{"training.learning_rate": "2.0e-4"}),
+                *small("reward", 10, **{"training.learning_rate": "4.0e-4", "readiness.trained_pairs": 10}),
+                *small("ppo", 2, **answers, force="true"),
+            ]
+        )
+    assert left.value.code in (0, None)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "All 4 stages are done" in page and 'href="ppo/report.html"' in page
     told = json.loads((ppo / "evaluation.json").read_text())["heldout"]
     assert told["before"]["kl_k3"] < 1e-3
     assert 0 < told["after"]["kl_k3"] < 0.2

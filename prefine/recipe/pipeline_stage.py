@@ -16,6 +16,7 @@ from prefine.recipe.loading import Assignment, RecipeSection, assign, recipe_val
 from prefine.recipe.pipeline_methods import EvaluateRecipe, ExportRecipe, ReportRecipe
 from prefine.recipe.problems import describe, joined
 from prefine.recipe.registry import RECIPES
+from prefine.recipe.shipped import shipped_recipes
 from prefine.recipe.stage import StageRecipe
 
 STAGE = "stage:"
@@ -120,11 +121,15 @@ def _checked(
 
 
 def _from_file(file: Any, source: str) -> dict[str, Any]:
-    """The values of the recipe that a stage starts from, without its run."""
+    """The values of the recipe that a stage starts from, a file or the name of one that comes with prefine; no run."""
     if not isinstance(file, str):
-        raise RecipeError(f"{source}: recipe is {json.dumps(file)}, but must be a file", "Write its path.")
+        raise RecipeError(
+            f"{source}: recipe is {json.dumps(file)}, but must be a file",
+            "Write its path, or the name of a shipped one.",
+        )
     try:
-        values = recipe_values(Path(file).expanduser())
+        path = Path(file).expanduser()
+        values = recipe_values(path if path.exists() else shipped_recipes().get(file, path))
     except RecipeError as error:
         raise RecipeError(f"{source}: recipe: {error.problem}", error.remedy) from None
     if is_pipeline(values):

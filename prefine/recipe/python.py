@@ -40,13 +40,15 @@ def recipe_from(
     if isinstance(recipe, model) and not overrides:
         return recipe
     values, source = _values(recipe, model)
-    assignments = [each for name, value in overrides.items() for each in _assignments(tuple(name.split(".")), value)]
-    return checked_recipe(
-        _plain((), values, plain),
-        [(keys, _plain(keys, value, plain), origin) for keys, value, origin in assignments],
-        model,
-        source,
-    )
+    return checked_recipe(_plain((), values, plain), assignments_of(overrides, plain), model, source)
+
+
+def assignments_of(
+    overrides: Mapping[str, Any], plain: Callable[[Keys, Any], Any] = lambda keys, value: value
+) -> list[Assignment]:
+    """Keywords as assignments; see `recipe_from`."""
+    found = [each for name, value in overrides.items() for each in _assignments(tuple(name.split(".")), value)]
+    return [(keys, _plain(keys, value, plain), origin) for keys, value, origin in found]
 
 
 def _values(recipe: RecipeLike, model: type[StageRecipe]) -> tuple[dict[str, Any], str]:

@@ -75,10 +75,14 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     source = tiny.write_rows(tmp_path / "in.jsonl", tiny.pairs(2))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data:\n  train: {source}\nmodel:\n  name: ./none\n")
+    pipeline = tmp_path / "pipeline.yaml"
+    stage = f"{{method: sft, model: {{name: ./none}}, data: {{train: {source}}}}}"
+    pipeline.write_text(f"stages:\n  sft: {stage}\n")
     return {
         "FILE": str(source),
         "MODEL": "./none",
         "RECIPE": str(recipe),
+        "PIPELINE": str(pipeline),
         "RUN": "./none",
         "CANDIDATE": "./none",
         "FOLDER": "./new",

@@ -127,7 +127,7 @@ def test_only_needs_the_results_of_its_parents(desk: Desk) -> None:
 def test_missing_data_and_gates_are_refused_before_any_work(desk: Desk) -> None:
     with pytest.raises(PrefineError, match=r"stage dpo: nix\.jsonl: no such file or folder"):
         desk.run("stages.dpo.data.train=nix.jsonl")
-    with pytest.raises(PrefineError, match="stage better: There is no gate file nix.yaml"):
+    with pytest.raises(PrefineError, match=r"stage better: There is no gate file nix\.yaml"):
         desk.run("stages.better.gate=nix.yaml")
     with pytest.raises(PrefineError, match="stage served: --to is 'gguff', and there is no format"):
         desk.run("stages.served.to=gguff")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +39,18 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
             store.record(NewEvent(register(store, "a", "A"), "up"))
         return str(folder / "feedback.db")
 
+    def pipeline() -> str:
+        values = tiny.recipe("sft", folder / "run", model, data, SHORT).model_dump(mode="json", exclude={"run"})
+        stages = {"sft": {"method": "sft", **values}, "all": {"method": "report"}}
+        (folder / "pipeline.yaml").write_text(json.dumps({"stages": stages}))
+        return str(folder / "pipeline.yaml")
+
     chat = {"prompt": "Q", "completion": "A"}
     words: dict[str, Callable[[], list[str]]] = {
         "init": lambda: ["--data", str(data), "--model", str(model), "--out", str(folder / "pipeline.yaml"), "--yes"],
         "doctor": lambda: ["--device", "cpu"],
         "data check": lambda: [str(data), "--model", str(model)],
+        "run": lambda: [pipeline(), "--set", f"folder={folder / 'pipeline'}"],
         "sft": lambda: [recipe("sft", **{"data.train": rows(*[chat | {"prompt": f"Q{n}"} for n in range(12)])})],
         "dpo": lambda: [recipe("dpo", **{"model.name": str(sft_run)})],
         "kto": lambda: [recipe("kto", **{"data.train": rows(*tiny.votes(26))})],
@@ -62,7 +71,11 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "export verify": lambda: [str(export_run(str(sft_run), "merged", out=folder / "exported").folder)],
         "serve": lambda: [str(sft_run), "--port", "0", "--feedback", str(folder / "feedback.db")],
         "report": lambda: [str(sft_run)],
-        "runs": lambda: [str(sft_run.parent)],
+        "runs list": lambda: [str(sft_run.parent)],
+        "runs compare": lambda: [str(sft_run), str(reward_run)],
+        "runs tag": lambda: [str(shutil.copytree(sft_run, folder / "tagged")), "best"],
+        "runs remove": lambda: [str(shutil.copytree(sft_run, folder / "old")), "--yes"],
+        "runs reproduce": lambda: [str(sft_run)],
         "feedback export": lambda: [feedback(), "--to", "votes"],
         "watch": lambda: [str(sft_run), "--once"],
         "evals write": lambda: [
