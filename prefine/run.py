@@ -56,11 +56,6 @@ class Run(os.PathLike[str]):
         return dict(mapping(self._facts.manifest.get("recipe")))
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """manifest.json: recipe, versions, commit, data hashes, self-checks."""
-        return dict(self._facts.manifest)
-
-    @property
     def warnings(self) -> list[str]:
         """The run's warnings."""
         found = self._facts.manifest.get("warnings")

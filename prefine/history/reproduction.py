@@ -17,7 +17,7 @@ from prefine.models.loading.identity import identity_of
 from prefine.models.loading.location import base_hash, locate_model
 from prefine.recipe.loading import checked_recipe, resolved_yaml
 from prefine.recipe.registry import RECIPES
-from prefine.report.facts import dictionaries, mapping, text
+from prefine.report.facts import dictionaries, mapping, read_run, text
 from prefine.run import Run
 from prefine.runs.directory import run_provenance
 
@@ -53,7 +53,7 @@ def reproduction_of(folder: Path, file: Path, again: Path) -> Reproduction:
     stage = run.stage
     if stage not in RECIPES or not run.recipe:
         raise CheckpointError(f"{folder} has no recipe of a known stage", "Name another run.")
-    manifest = run.manifest
+    manifest = read_run(folder).manifest
     values = {**run.recipe, "run": str(again)}
     measured = text(mapping(manifest.get("model")).get("compute_dtype"))
     if measured in ("float32", "bfloat16"):
