@@ -17,7 +17,7 @@ from prefine.errors import CheckpointError, Paused, PrefineError, RecipeError, S
 from prefine.formatting import duration, listing, plural
 from prefine.pipeline.inputs import key_of
 from prefine.pipeline.records import PipelineLock, PipelineRecords, StageRecord
-from prefine.pipeline.standing import Choice, Standing, standing, standings
+from prefine.pipeline.standing import ChosenStages, StageStanding, standing, standings
 from prefine.pipeline.summary import write_summary
 from prefine.pipeline.view import PipelineView
 from prefine.pipeline.work import clear, require_stage, run_stage
@@ -45,7 +45,7 @@ class PipelineResult:
     failed_gates: tuple[str, ...]
 
 
-def run_chosen(pipeline: Pipeline, choice: Choice, view: PipelineView) -> PipelineResult:
+def run_chosen(pipeline: Pipeline, choice: ChosenStages, view: PipelineView) -> PipelineResult:
     """Run the chosen stages that are not cached.
 
     Raises:
@@ -75,7 +75,7 @@ def run_chosen(pipeline: Pipeline, choice: Choice, view: PipelineView) -> Pipeli
     return PipelineResult(pipeline.folder, page, tuple(run.ran), tuple(run.cached), failed)
 
 
-def _require(found: list[Standing]) -> None:
+def _require(found: list[StageStanding]) -> None:
     """Refuse before any work what can be seen now."""
     states = {each.stage.name: each for each in found}
     for each in found:
@@ -105,9 +105,9 @@ class _Running:
         ran, cached: names of stages.
     """
 
-    def __init__(self, pipeline: Pipeline, choice: Choice, view: PipelineView, records: PipelineRecords) -> None:
+    def __init__(self, pipeline: Pipeline, choice: ChosenStages, view: PipelineView, records: PipelineRecords) -> None:
         self._pipeline, self._choice, self._view, self._records = pipeline, choice, view, records
-        self.found: dict[str, Standing] = {}
+        self.found: dict[str, StageStanding] = {}
         self.ran: list[str] = []
         self.cached: list[str] = []
 
@@ -125,7 +125,7 @@ class _Running:
             self.found[name] = replace(now, state="cached", record=record)
             self.ran.append(name)
 
-    def _run(self, now: Standing) -> StageRecord:
+    def _run(self, now: StageStanding) -> StageRecord:
         name, began = now.stage.name, time.monotonic()
         before = now.record if now.state == "to resume" and now.record is not None else None
         if before is None:

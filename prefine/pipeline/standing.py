@@ -18,7 +18,7 @@ _MOST_CHANGES = 3
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenStages:
     """Which stages a command concerns.
 
     Attributes:
@@ -31,7 +31,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Standing:
+class StageStanding:
     """Where a stage stands.
 
     Attributes:
@@ -55,18 +55,18 @@ class Standing:
         return self.state in ("to run", "to resume")
 
 
-def chosen(pipeline: Pipeline, start: str | None, only: str | None, force: bool) -> Choice:
+def chosen(pipeline: Pipeline, start: str | None, only: str | None, force: bool) -> ChosenStages:
     """The stages of `--from`, `--only`, or all.
 
     Raises:
         RecipeError: there is no such stage.
     """
     if only is not None:
-        return Choice((pipeline.stage(only, "--only").name,), force)
+        return ChosenStages((pipeline.stage(only, "--only").name,), force)
     if start is not None:
         wanted = {pipeline.stage(start, "--from").name, *pipeline.descendants(start)}
-        return Choice(tuple(name for name in pipeline.stages if name in wanted), force)
-    return Choice(tuple(pipeline.stages), force)
+        return ChosenStages(tuple(name for name in pipeline.stages if name in wanted), force)
+    return ChosenStages(tuple(pipeline.stages), force)
 
 
 def result_digest(record: StageRecord) -> str:
@@ -74,34 +74,34 @@ def result_digest(record: StageRecord) -> str:
     return joined_digest({**record.results, "key": record.key, "gate": str(record.gate)})
 
 
-def standings(pipeline: Pipeline, records: PipelineRecords, choice: Choice) -> list[Standing]:
+def standings(pipeline: Pipeline, records: PipelineRecords, choice: ChosenStages) -> list[StageStanding]:
     """Where each stage stands now, in order."""
-    found: dict[str, Standing] = {}
+    found: dict[str, StageStanding] = {}
     for stage in pipeline.stages.values():
         found[stage.name] = standing(stage, records, choice, found)
     return list(found.values())
 
 
 def standing(
-    stage: PipelineStage, records: PipelineRecords, choice: Choice, parents: Mapping[str, Standing]
-) -> Standing:
+    stage: PipelineStage, records: PipelineRecords, choice: ChosenStages, parents: Mapping[str, StageStanding]
+) -> StageStanding:
     """Where a stage stands, given where its parents stand."""
     record = records.read(stage.name)
     if stage.name not in choice.names:
-        return Standing(stage, "left", _left(stage, record, records.digests, parents), {}, record)
+        return StageStanding(stage, "left", _left(stage, record, records.digests, parents), {}, record)
     waiting = [name for name in stage.parents if parents[name].runs]
     done = [name for name in stage.parents if name not in waiting]
     inputs = stage_inputs(stage, _results(done, parents), records.digests)
     blocked = [name for name in stage.parents if _closed(parents[name])]
     if blocked:
-        return Standing(stage, "blocked", f"the gate of {listing(blocked)} is not passed", inputs, record)
+        return StageStanding(stage, "blocked", f"the gate of {listing(blocked)} is not passed", inputs, record)
     if waiting:
         before = {} if record is None else _without(record.inputs, waiting)
         own = changes(before, inputs) if record is not None else []
         why = f"{listing(waiting)} {'runs' if len(waiting) == 1 else 'run'} first"
-        return Standing(stage, "to run", "; ".join([*_shortened(own), why]), inputs, record)
+        return StageStanding(stage, "to run", "; ".join([*_shortened(own), why]), inputs, record)
     state, why = _state(stage, record, inputs, choice.force, records.digests)
-    return Standing(stage, state, why, inputs, record)
+    return StageStanding(stage, state, why, inputs, record)
 
 
 def _state(
@@ -124,7 +124,7 @@ def _state(
 
 
 def _left(
-    stage: PipelineStage, record: StageRecord | None, digests: KnownDigests, parents: Mapping[str, Standing]
+    stage: PipelineStage, record: StageRecord | None, digests: KnownDigests, parents: Mapping[str, StageStanding]
 ) -> str:
     if record is None or record.status != "done":
         return "not chosen, and it has no result"
@@ -138,12 +138,12 @@ def _left(
     return "not chosen: its result is used as it is" + (f", although {'; '.join(changed)}" if changed else "")
 
 
-def _results(names: Sequence[str], parents: Mapping[str, Standing]) -> dict[str, str]:
+def _results(names: Sequence[str], parents: Mapping[str, StageStanding]) -> dict[str, str]:
     """Hashes of the results of stages that are done."""
     return {name: result_digest(known) for name in names if (known := parents[name].record) is not None}
 
 
-def _closed(parent: Standing) -> bool:
+def _closed(parent: StageStanding) -> bool:
     """Whether a stage's gate is not passed, or it is blocked itself."""
     if parent.state == "blocked":
         return True

@@ -11,7 +11,7 @@ from prefine.errors import CheckpointError
 from prefine.formatting import duration
 from prefine.json_reading import JsonError, read_json_object
 from prefine.pipeline.records import PipelineRecords, StageRecord
-from prefine.pipeline.standing import Standing
+from prefine.pipeline.standing import StageStanding
 from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.pipeline_stage import PipelineStage
 from prefine.report.facts import dictionaries, mapping, read_run, text
@@ -19,7 +19,7 @@ from prefine.report.headline import headline, tiles
 from prefine.report.pipeline_page import StageFigure, StageLine, write_pipeline_page
 
 
-def write_summary(pipeline: Pipeline, records: PipelineRecords, found: Mapping[str, Standing], page: Path) -> Path:
+def write_summary(pipeline: Pipeline, records: PipelineRecords, found: Mapping[str, StageStanding], page: Path) -> Path:
     """Write the page of a pipeline; returns its path.
 
     Args:
@@ -35,7 +35,7 @@ def write_summary(pipeline: Pipeline, records: PipelineRecords, found: Mapping[s
     return write_pipeline_page(pipeline.name, lines, page)
 
 
-def _line(stage: PipelineStage, record: StageRecord | None, now: Standing | None, folder: Path) -> StageLine:
+def _line(stage: PipelineStage, record: StageRecord | None, now: StageStanding | None, folder: Path) -> StageLine:
     state, why = _state(record, now)
     done = record is not None and record.status == "done"
     sentence, figures = _result(stage) if done else ("", [])
@@ -52,7 +52,7 @@ def _line(stage: PipelineStage, record: StageRecord | None, now: Standing | None
     )
 
 
-def _state(record: StageRecord | None, now: Standing | None) -> tuple[str, str]:
+def _state(record: StageRecord | None, now: StageStanding | None) -> tuple[str, str]:
     if now is not None and now.state == "blocked":
         return "not run", now.why
     if record is None:

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from prefine.formatting import duration
-from prefine.pipeline.standing import Standing
+from prefine.pipeline.standing import StageStanding
 from prefine.terminal import visible
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class PipelineView:
         self._lines: dict[str, str] = {}
         self._display: Display | None = None
 
-    def begin(self, standings: Sequence[Standing]) -> None:
+    def begin(self, standings: Sequence[StageStanding]) -> None:
         """Show where all stages stand."""
         self._lines = {each.stage.name: _MARKS.get(each.state, "·") for each in standings}
         for line in standing_lines(standings):
             self.say(line)
 
-    def stage(self, standing: Standing, place: int) -> None:
+    def stage(self, standing: StageStanding, place: int) -> None:
         """A stage begins; `place` counts from 1."""
         self._lines[standing.stage.name] = _MARKS["now"]
         name, method = standing.stage.name, standing.stage.method
@@ -70,7 +70,7 @@ class PipelineView:
         return Text("  ·  ".join(parts), style="dim", overflow="ellipsis", no_wrap=True)
 
 
-def standing_lines(standings: Sequence[Standing]) -> list[str]:
+def standing_lines(standings: Sequence[StageStanding]) -> list[str]:
     """A line for each stage: its name, method, state, and why."""
     names = max((len(each.stage.name) for each in standings), default=0)
     methods = max((len(each.stage.method) for each in standings), default=0)
