@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -202,7 +203,8 @@ def evaluate(
         max_new_tokens, temperature, top_k, top_p, seed: of the answers; both models have the same seeds.
         lm_eval: tasks of lm-eval-harness, or their YAML files.
         settings: limit, reference, reward, samples, slots, regression, force, device, dtype and chat_template: see
-            prefine.evaluation.comparing.request.EvaluationRequest.
+            prefine.evaluation.comparing.request.EvaluationRequest. judge_template, judge_max_tokens, price_in and
+            price_out of the judge; timeout_s, attempts and at_once of requests to endpoints.
 
     Returns:
         The comparison, and the folder with its report.
@@ -211,23 +213,13 @@ def evaluate(
         PrefineError: a model, a file or a setting cannot be used.
     """
     from prefine.evaluation.comparing.evaluate import evaluate as compare
-    from prefine.evaluation.comparing.request import EvaluationRequest, judge_request
+    from prefine.evaluation.comparing.request import EvaluationRequest, judge_request, patience_of
     from prefine.generation.sampling import Sampling
 
-    known = {
-        "limit",
-        "reference",
-        "reward",
-        "samples",
-        "slots",
-        "regression",
-        "force",
-        "device",
-        "dtype",
-        "chat_template",
-    }
-    if unknown := sorted(settings.keys() - known):
-        raise RecipeError(f"evaluate has no argument {unknown[0]!r}", f"There are {', '.join(sorted(known))}.")
+    _require_known(settings)
+    of_judge = {name: settings.pop(name, None) for name in _OF_JUDGES}
+    if of_judge["judge_template"] is not None:
+        of_judge["judge_template"] = Path(of_judge["judge_template"])
     try:
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed=seed)
     except ValueError as error:
@@ -241,12 +233,38 @@ def evaluate(
             demonstrations=_sources(demonstrations),
             sampling=sampling,
             lm_eval=tuple(lm_eval),
-            judge=judge_request(judge, judge_model),
+            judge=judge_request(judge, judge_model, **of_judge),
+            patience=patience_of(**{name: settings.pop(name, None) for name in _OF_ENDPOINTS}),
             gate=None if gate is None else Path(gate),
             out=None if out is None else Path(out),
             **settings,
         )
     )
+
+
+# Further arguments of `evaluate`.
+_OF_REQUESTS = (
+    "limit",
+    "reference",
+    "reward",
+    "samples",
+    "slots",
+    "regression",
+    "force",
+    "device",
+    "dtype",
+    "chat_template",
+)
+_OF_ENDPOINTS = ("timeout_s", "attempts", "at_once")
+_OF_JUDGES = ("judge_template", "judge_max_tokens", "price_in", "price_out")
+
+
+def _require_known(settings: Mapping[str, Any]) -> None:
+    """Refuse an argument that `evaluate` does not have."""
+    known = {*_OF_REQUESTS, *_OF_ENDPOINTS, *_OF_JUDGES}
+    if unknown := sorted(settings.keys() - known):
+        named = sorted({*known, *signature(evaluate).parameters} - {"settings"})
+        raise RecipeError(f"evaluate has no argument {unknown[0]!r}", f"There are {', '.join(named)}.")
 
 
 def _sources(given: Any) -> tuple[str, ...]:

@@ -177,6 +177,21 @@ def ours(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict
     return {"metrics": list(run.metrics("train"))}
 
 
+def answer_after(ids: Sequence[int], prompts: Sequence[Sequence[int]], pad: int) -> list[int]:
+    """The tokens after the prompt in what TRL gives a reward model: a prompt and an answer, padded on both sides; every
+    token that is `pad` is 0 there. An answer may hold the text that ends a prompt, so the prompts are compared whole.
+    """
+    row = [0 if each == pad else each for each in ids]
+    masked = [[0 if each == pad else each for each in prompt] for prompt in prompts]
+    places = range(len(row))
+    starts = (place for place in places if row[place] != 0)
+    start = next(starts, 0)
+    fitting = [len(prompt) for prompt in masked if row[start : start + len(prompt)] == prompt]
+    if not fitting:
+        raise ValueError("the row begins with none of the prompts")
+    return row[start + max(fitting) :]
+
+
 def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[str, Any]:
     """PPO with TRL 1.10; returns its log."""
     sys.path.insert(0, os.environ["PREFINE_TRL_PPO"])
@@ -195,7 +210,7 @@ def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[
         messages = [message.model_dump() for message in prompt.prompt]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         rows.append({"input_ids": ids, "lengths": len(ids)})
-    marker = tokenizer.encode("<|im_start|>assistant\n")
+    asked = [row["input_ids"] for row in rows]
 
     class Ids(nn.Module):
         """Passes token ids on as hidden states."""
@@ -216,14 +231,10 @@ def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[
             self.unused = nn.Parameter(torch.zeros(1))
 
         def score(self, hidden: Tensor) -> Tensor:
-            texts = [_answer(row.long().tolist()) for row in hidden.squeeze(-1)]
+            answers = [answer_after(row.long().tolist(), asked, tokenizer.pad_token_id) for row in hidden.squeeze(-1)]
+            texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
             scores = torch.tensor(log.scored(texts), device=hidden.device)
             return scores[:, None, None].expand(*hidden.shape[:2], 1)
-
-    def _answer(ids: list[int]) -> str:
-        last = max(place for place in range(len(ids)) if ids[place : place + len(marker)] == marker)
-        text: str = tokenizer.decode(ids[last + len(marker) :], skip_special_tokens=True)
-        return text
 
     whole: dict[str, Any] = {"dtype": torch.float32}
     with tempfile.TemporaryDirectory() as scratch:

@@ -30,8 +30,23 @@ _OPTIONS = {
     "candidate": "CANDIDATE",
     **{
         name: f"--{name.replace('_', '-')}"
-        for name in ("chat_template", "device", "dtype", "judge", "judge_model", "prompts", "reference", "reward")
+        for name in (
+            "at_once",
+            "attempts",
+            "chat_template",
+            "device",
+            "judge",
+            "judge_max_tokens",
+            "judge_model",
+            "judge_template",
+            "price_in",
+            "price_out",
+            "prompts",
+            "reference",
+            "reward",
+        )
     },
+    "timeout_s": "--timeout",
 }
 
 Candidate = Annotated[
@@ -61,6 +76,24 @@ JudgeUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="Endpoint of a language model that judges: http://host:port/v1.")
 ]
 JudgeModel = Annotated[str | None, typer.Option(metavar="NAME", help="The judge's name at its endpoint.")]
+JudgeTemplateFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The text that asks the judge; see prefine judge.")
+]
+JudgeMaxTokens = Annotated[
+    int | None, typer.Option(min=1, max=LARGEST_COUNT, help="The longest reply of the judge; default: 1,024 tokens.")
+]
+PriceIn = Annotated[float | None, typer.Option(min=0, help="The judge's price of a million prompt tokens.")]
+PriceOut = Annotated[float | None, typer.Option(min=0, help="The judge's price of a million tokens of replies.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(min=0.1, max=86_400, metavar="SECONDS", help="Of a request to an endpoint; default: 60."),
+]
+Attempts = Annotated[
+    int | None, typer.Option(min=1, max=100, help="Of a request to an endpoint, with growing waits; default: 6.")
+]
+AtOnce = Annotated[
+    int | None, typer.Option(min=1, max=256, help="At most this many requests to an endpoint at once; default: 8.")
+]
 ReferenceName = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Of the KL divergence; default: the baseline.")
 ]
@@ -98,6 +131,13 @@ def evaluate(
     reward: RewardName = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = None,
+    judge_template: JudgeTemplateFile = None,
+    judge_max_tokens: JudgeMaxTokens = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    timeout: Timeout = None,
+    attempts: Attempts = None,
+    at_once: AtOnce = None,
     reference: ReferenceName = None,
     pairs: PairFiles = None,
     demonstrations: DemonstrationFiles = None,
@@ -123,7 +163,7 @@ def evaluate(
     from prefine.cli.evaluation_output import evaluation_progress, said_of
     from prefine.errors import about
     from prefine.evaluation.comparing.evaluate import evaluate as compare
-    from prefine.evaluation.comparing.request import EvaluationRequest, judge_request
+    from prefine.evaluation.comparing.request import EvaluationRequest, judge_request, patience_of
     from prefine.generation.sampling import Sampling
 
     with sampling_options("evaluate"):
@@ -143,13 +183,14 @@ def evaluate(
             slots,
             regression,
             tuple(lm_eval or ()),
-            judge_request(judge, judge_model),
+            judge_request(judge, judge_model, judge_template, judge_max_tokens, price_in, price_out),
             gate,
             out,
             force,
             device,
             chat_template=chat_template,
             command=("prefine", *sys.argv[1:]),
+            patience=patience_of(timeout, attempts, at_once),
         )
         comparison, folder = compare(request, progress)
     for line in said_of(comparison, folder):

@@ -108,7 +108,7 @@ class RegressionGroup(_Part):
     Attributes:
         lost, gained: items that only the baseline, or only the candidate, passed.
         missing: items that one of the models could not answer; they are in no other figure.
-        category: "all" for the whole set. examples: ids of lost items.
+        category: "all" for the whole set. examples: ids of the lost items.
     """
 
     category: str
@@ -201,6 +201,10 @@ class Comparison(_Part):
     seconds: dict[str, float] = Field(default_factory=dict)
 
 
+PASSED = "passed"
+"""In regression.jsonl the name in `scores` of whether the answer passed: 1 or 0."""
+
+
 class AnswerOf(_Part):
     """One model's answer to a prompt.
 
@@ -221,7 +225,7 @@ class AnswerOf(_Part):
 
 
 class AnswerRow(_Part):
-    """A prompt with both answers: a line of answers.jsonl.
+    """A prompt with both answers: a line of answers.jsonl, and of regression.jsonl.
 
     Attributes:
         prompt: the turns, with role and content. tools: that the models could call.

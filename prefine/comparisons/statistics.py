@@ -19,8 +19,6 @@ from prefine.significance import (
     median_of_changes,
 )
 
-_MOST_EXAMPLES = 5
-
 ALL_CATEGORIES = "all"
 """The category of the group that has the items of all of them."""
 
@@ -129,7 +127,7 @@ def regression_group(
         p=found.p,
         finding="no difference shown",
         sentence="",
-        examples=lost[:_MOST_EXAMPLES],
+        examples=lost,
     )
     return with_group_finding(group)
 

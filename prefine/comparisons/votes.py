@@ -169,8 +169,8 @@ def counted(votes: Sequence[ArenaVote], rows: Sequence[AnswerRow], candidate: st
     return CountedVotes(winners, len(used), dict(left_out))
 
 
-def votes_of(rows: Sequence[AnswerRow], judge: str, candidate: str, baseline: str) -> list[ArenaVote]:
-    """A judge's verdicts as votes; the candidate is model A.
+def require_votable(rows: Iterable[AnswerRow], candidate: str, baseline: str) -> None:
+    """Refuse what no vote can be written on.
 
     Raises:
         DataError: both models have one name, or a prompt has no turns.
@@ -180,8 +180,17 @@ def votes_of(rows: Sequence[AnswerRow], judge: str, candidate: str, baseline: st
             f"both models are called {candidate!r}, which no vote can tell apart", "Rename one of the files."
         )
     for row in rows:
-        if judge in row.verdicts and not row.prompt:
+        if not row.prompt:
             raise DataError(f"row {row.id!r} has no prompt, without which no vote can be written", "Leave the row out.")
+
+
+def votes_of(rows: Sequence[AnswerRow], judge: str, candidate: str, baseline: str) -> list[ArenaVote]:
+    """A judge's verdicts as votes; the candidate is model A.
+
+    Raises:
+        DataError: see require_votable.
+    """
+    require_votable([row for row in rows if judge in row.verdicts], candidate, baseline)
     now = time.time()
     winners: dict[Winner, ArenaWinner] = {"candidate": "model_a", "baseline": "model_b", "tie": "tie"}
     return [

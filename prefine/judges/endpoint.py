@@ -1,16 +1,18 @@
 """A model behind an OpenAI-compatible endpoint: one request at a time to /chat/completions, until it is answered.
 
-Requests that fail for the moment (no connection, no answer in time, 408, 409, 425, 429, 5xx) are sent again. The wait
+Requests that fail temporarily (no connection, no answer in time, 408, 409, 425, 429, 5xx) are sent again. The wait
 before that doubles each time, with jitter, or is as long as the endpoint's Retry-After says.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -38,6 +40,26 @@ _CHECK_SERVER = "Check that the server runs and that the URL is right; the same 
 _PATH = "/chat/completions"
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How endpoints are asked.
+
+    Attributes:
+        timeout_s: the longest time of one attempt.
+        attempts: of one request.
+        at_once: the most requests at a time.
+    """
+
+    timeout_s: float = 60.0
+    attempts: int = 6
+    at_once: int = 8
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise RecipeError(f"{name} is {value}; it must be a number above 0", "Change it.", field=name)
+
+
 class BadRequestError(EndpointError):
     """The endpoint refuses what this one request holds (400, 413, 422).
 
@@ -60,7 +82,7 @@ class BadRequestError(EndpointError):
 
 
 class _TryAgainError(Exception):
-    """An attempt failed for the moment.
+    """An attempt failed; another one may not.
 
     Args:
         reason: continues the sentence after the endpoint's name.

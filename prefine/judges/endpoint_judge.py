@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from prefine.judges.cache import Reply, ReplyCache, key_of
+from prefine.judges.chat_form import ChatForm, FormedChat, is_too_long
 from prefine.judges.endpoint import BadRequestError, Endpoint
 from prefine.judges.judge import NoVerdictError, Preferred
 from prefine.judges.replies import VERDICT_FORM, verdict_in
@@ -20,10 +20,7 @@ _REMINDER = (
     "\n\nA reply with anything but a verdict cannot be used. Reply with one letter and nothing else: A, B, or C if"
     " neither is better. (Attempt {attempt}.)"
 )
-_CONTEXT_EXCEEDED = "context_length_exceeded"
 _PER_PRICE = 1e6
-# After so many requests that were refused in all forms with one message, and none that was not, all would be.
-_REFUSED_ALIKE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,40 +41,6 @@ class JudgeSettings:
     price_out: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """What of a request this endpoint takes; found out by its refusals, so that it decides no key of the cache.
-
-    Attributes:
-        schema: JSON schemas for the reply. temperature: temperatures other than its own.
-        tokens: the field for the longest reply; newer models of OpenAI take only max_completion_tokens.
-        proved: whether a request in this form has succeeded.
-    """
-
-    schema: bool = True
-    temperature: bool = True
-    tokens: str = "max_tokens"
-    proved: bool = False
-
-    def without(self, refused: str) -> _Form | None:
-        """The form to try after a refusal in these words; None if the form is not the reason."""
-        if self.proved:
-            return None
-        if "max_completion_tokens" in refused and self.tokens == "max_tokens":
-            return replace(self, tokens="max_completion_tokens")
-        if "temperature" in refused and self.temperature:
-            return replace(self, temperature=False)
-        return replace(self, schema=False) if self.schema else None
-
-    def body(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The request's body in this form."""
-        body = dict(asked)
-        body[self.tokens] = body.pop("max_tokens")
-        if not self.temperature:
-            del body["temperature"]
-        return body | ({"response_format": VERDICT_FORM} if self.schema else {})
-
-
 class EndpointJudge:
     """See Judge. Replies come from the cache where it has them; others are put there before they are read.
 
@@ -95,9 +58,8 @@ class EndpointJudge:
         self._settings = settings
         self._cache = cache
         self._template = template or JudgeTemplate()
-        self._form = _Form()
+        self._chat = FormedChat(endpoint, ChatForm(optional=("temperature",), last="response_format"))
         self._lock = threading.Lock()
-        self._refused: Counter[str] = Counter()
         self._spent = {
             "requests": 0,
             "requests_now": 0,
@@ -108,8 +70,8 @@ class EndpointJudge:
 
     @property
     def name(self) -> str:
-        """The model's name, with the template's if it is not the one of the package."""
-        return f"{self._settings.model} ({self._template.name})" if self._template.name else self._settings.model
+        """See judge_name."""
+        return judge_name(self._settings, self._template)
 
     def prefer(self, prompt: Sequence[Mapping[str, Any]], first: str, second: str, reference: str = "") -> Preferred:
         """See Judge."""
@@ -158,28 +120,14 @@ class EndpointJudge:
 
     def _ask(self, asked: Mapping[str, Any]) -> Reply:
         """The endpoint's reply, in the fullest form that it takes."""
-        form: _Form | None = self._form
-        while form is not None:
-            try:
-                reply = self._endpoint.chat(form.body(asked))
-            except BadRequestError as error:
-                refused, form = error, form.without(error.whole)
-                continue
-            self._form = replace(form, proved=True)
-            return reply
-        if refused.code == _CONTEXT_EXCEEDED or refused.status == 413:
-            raise NoVerdictError("conversation and answers are too long for the judge")
-        with self._lock:
-            self._refused[refused.message] += 1
-            is_hopeless = not self._form.proved and self._refused[refused.message] >= _REFUSED_ALIKE
-        if is_hopeless:  # some endpoints refuse an unknown model so
-            raise self._endpoint.ending(
-                f"refuses every request with status {refused.status}: {refused.message or 'without a reason'}",
-                "Check the model's name and the URL; the same command then continues.",
-            )
-        raise NoVerdictError(
-            f"the judge refused the request (status {refused.status}: {refused.message or 'no reason'})"
-        )
+        try:
+            return self._chat.ask({**asked, "response_format": VERDICT_FORM})
+        except BadRequestError as refused:
+            if is_too_long(refused):
+                raise NoVerdictError("conversation and answers are too long for the judge") from None
+            raise NoVerdictError(
+                f"the judge refused the request (status {refused.status}: {refused.message or 'no reason'})"
+            ) from None
 
     def _count(self, reply: Reply, now: int) -> None:
         with self._lock:
@@ -195,3 +143,8 @@ class EndpointJudge:
         if reply.finish_reason == "content_filter":
             return "the endpoint's content filter held the reply back"
         return "the reply is not a verdict" if reply.text.strip() else "the reply is blank"
+
+
+def judge_name(settings: JudgeSettings, template: JudgeTemplate) -> str:
+    """A judge in reports: its model, with the template's name if it is not the one of the package."""
+    return f"{settings.model} ({template.name})" if template.name else settings.model

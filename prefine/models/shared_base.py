@@ -111,9 +111,13 @@ def load_host(locations: Sequence[Location], section: ModelSection) -> LoadedMod
     return load_model(section.model_copy(update={"name": first.name}), None, trainable=False)
 
 
-def on_same_base(host: LoadedModel, location: Location) -> bool:
-    """Whether a located model has the base of a loaded one: by the hashes of the weights, or by name without hashes."""
-    known = location.base_sha256 if location.adapter is not None else base_hash(location.base)
+def on_same_base(host: LoadedModel, location: Location, revision: str | None = None) -> bool:
+    """Whether a located model has the base of a loaded one: by the hashes of the weights, or by name without hashes.
+
+    Args:
+        revision: of the located model's base at the hub.
+    """
+    known = location.base_sha256 if location.adapter is not None else base_hash(location.base, revision)
     return known == host.base_sha256 if known else location.base == host.location.base
 
 

@@ -23,6 +23,7 @@ from prefine.runs.ownership import LOCK_NAME, is_ours
 _LOCKS = Path("/proc/locks")
 _SILENCE_S = 120.0
 _RECENT_STEPS = 30
+_COMPARED_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Snapshot:
 
 @dataclass
 class RunFiles:
-    """Reads a run again and again; a file that has not changed is not read again.
+    """Reads a run again and again: a file that has not changed is not read, of one that has grown only what is new.
 
     Attributes:
         path: the run's folder.
@@ -96,6 +97,7 @@ class RunFiles:
     path: Path
     clock: Callable[[], float] = time.time
     _kept: dict[Path, tuple[tuple[int, int, int], Any]] = field(default_factory=dict)
+    _lines: dict[Path, _Lines] = field(default_factory=dict)
     _changed: tuple[float, float] | None = None  # the latest change, and when it was first seen
     _moments: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
 
@@ -149,8 +151,12 @@ class RunFiles:
         return found
 
     def _rows(self, path: Path) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._cached(path, [], _rows_of)
+        found: list[dict[str, Any]] = self._cached(path, [], self._read_rows)
         return found
+
+    def _read_rows(self, path: Path) -> list[dict[str, Any]]:
+        self._lines[path] = _read_lines(path, self._lines.get(path) or _Lines())
+        return self._lines[path].rows
 
     def _cached(self, path: Path, missing: Any, read: Callable[[Path], Any]) -> Any:
         known, value = self._kept.get(path, (None, missing))
@@ -174,16 +180,37 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _rows_of(path: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Lines:
+    """The rows of a file's whole lines so far.
+
+    Attributes:
+        read: bytes of these lines. end: the last of them, which show whether the file still has them.
+    """
+
+    read: int = 0
+    end: bytes = b""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _read_lines(path: Path, known: _Lines) -> _Lines:
+    """The rows of a file's whole lines. What is known is not read again, unless a roll-back or a resume replaced it."""
+    with path.open("rb") as file:
+        file.seek(known.read - len(known.end))
+        if file.read(len(known.end)) != known.end:
+            known = _Lines()
+            file.seek(0)
+        new = file.read()
+    new = new[: new.rfind(b"\n") + 1]
     rows = []
-    for line in path.read_bytes().splitlines():
+    for line in new.splitlines():
         try:
             row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict):
             rows.append(row)
-    return rows
+    return _Lines(known.read + len(new), (known.end + new)[-_COMPARED_BYTES:], [*known.rows, *rows])
 
 
 def is_locked(path: Path, locks: Path = _LOCKS) -> bool | None:

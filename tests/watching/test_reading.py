@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefine.errors import CheckpointError
-from prefine.watching.reading import RunFiles, is_locked
+from prefine.watching.reading import RunFiles, _Lines, _read_lines, is_locked
 from tests.watching.conftest import Going
 
 
@@ -20,6 +20,24 @@ def test_half_written_and_damaged_lines_are_skipped(going: Going) -> None:
     with (going.path / "metrics.jsonl").open("ab") as file:
         file.write(b'ss": 0.5}\n')
     assert files.read().step == 21
+
+
+def test_only_what_is_new_is_read_and_what_was_replaced_is_read_again(tmp_path: Path) -> None:
+    """Lines are appended; then a roll-back cuts the file and writes other ones, more than there were."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(f'{{"step": {step}, "loss": 1}}\n' for step in range(1000)))
+    first = _read_lines(file, _Lines())
+    with file.open("a") as more:
+        more.write('{"step": 1000, "loss": 1}\n{"step": 10')
+    marked = _Lines(first.read, first.end, [{"kept": True}])
+    grown = _read_lines(file, marked)
+    assert grown.rows == [{"kept": True}, {"step": 1000, "loss": 1}]
+    assert len(grown.end) == 4096
+    file.write_text("".join(f'{{"step": {step}, "loss": 2}}\n' for step in range(1002)))
+    replaced = _read_lines(file, grown)
+    assert [len(replaced.rows), replaced.rows[-1]["loss"]] == [1002, 2]
+    file.write_text("")
+    assert _read_lines(file, replaced).rows == []
 
 
 def test_a_file_that_cannot_be_read_counts_as_it_was(going: Going) -> None:

@@ -9,15 +9,12 @@ from typing import Any
 from prefine.errors import EndpointError
 from prefine.evaluation.comparing.answering import SideAnswer
 from prefine.evaluation.comparing.questions import EvaluationPrompt
-from prefine.evaluation.comparing.sides import EndpointName
+from prefine.evaluation.comparing.sides import ENDPOINT_KEY_VARIABLE, EndpointName
 from prefine.generation.sampling import Sampling
 from prefine.judges.cache import Reply, ReplyCache, key_of
-from prefine.judges.endpoint import Endpoint
+from prefine.judges.chat_form import ChatForm, FormedChat
+from prefine.judges.endpoint import Endpoint, Patience
 
-KEY_VARIABLE = "PREFINE_ENDPOINT_KEY"
-"""The environment variable with the key of endpoints that are compared; a judge's key has its own."""
-
-_AT_ONCE = 8
 _FILTERED = "content_filter"
 
 
@@ -28,6 +25,7 @@ def ask_all(
     sampling: Sampling,
     cache: ReplyCache,
     progress: Callable[[int], None] = lambda done: None,
+    patience: Patience | None = None,
     *,
     first_wait_s: float = 1.0,
 ) -> list[SideAnswer]:
@@ -37,12 +35,21 @@ def ask_all(
 
     Args:
         seeds: of each answer.
+        patience: how endpoints are asked.
         first_wait_s: see Endpoint.
     """
+    asked = patience or Patience()
     with (
-        Endpoint(name.url, key_variable=KEY_VARIABLE, first_wait_s=first_wait_s) as endpoint,
-        ThreadPoolExecutor(_AT_ONCE) as pool,
+        Endpoint(
+            name.url,
+            key_variable=ENDPOINT_KEY_VARIABLE,
+            timeout_s=asked.timeout_s,
+            attempts=asked.attempts,
+            first_wait_s=first_wait_s,
+        ) as endpoint,
+        ThreadPoolExecutor(asked.at_once) as pool,
     ):
+        chat = FormedChat(endpoint, ChatForm(_optional(sampling)))
 
         def answered(prompt: EvaluationPrompt, seed: int) -> SideAnswer:
             body = _body(name.model, prompt, seed, sampling)
@@ -50,7 +57,7 @@ def ask_all(
             try:
                 reply = cache.get(key)
                 if reply is None:
-                    reply = endpoint.chat(body)
+                    reply = chat.ask(body)
                     if reply.finish_reason != _FILTERED:  # a filter may change its mind
                         cache.put(key, name.model, reply)
             except EndpointError as error:
@@ -68,6 +75,14 @@ def ask_all(
             pool.shutdown(cancel_futures=True)
             raise
     return found
+
+
+def _optional(sampling: Sampling) -> tuple[str, ...]:
+    """Fields that may be left out of a request, as it then means the same: some models take no sampling settings but
+    their own. A seed only makes answers repeatable.
+    """
+    defaults = {"temperature": sampling.temperature == 1, "top_p": sampling.top_p == 1}
+    return ("seed", *(name for name, is_default in defaults.items() if is_default))
 
 
 def _body(model: str, prompt: EvaluationPrompt, seed: int, sampling: Sampling) -> dict[str, Any]:

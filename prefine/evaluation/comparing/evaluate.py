@@ -20,11 +20,12 @@ from prefine.evaluation.comparing.benchmarks import require_tasks
 from prefine.evaluation.comparing.folder import EvaluationFolder, Progress
 from prefine.evaluation.comparing.gathered import Gathered
 from prefine.evaluation.comparing.gathering import gather
+from prefine.evaluation.comparing.overlap import trained_on_warnings
 from prefine.evaluation.comparing.parts import Parts
 from prefine.evaluation.comparing.questions import Questions, from_files, from_run, read_demonstrations, read_pairs
 from prefine.evaluation.comparing.request import EvaluationRequest, default_folder
 from prefine.evaluation.comparing.rewards import require_reward
-from prefine.evaluation.comparing.sides import NamedSide, Sides, as_section, named_side, starting_model, with_dtype
+from prefine.evaluation.comparing.sides import NamedSide, Sides, as_section, named_side, starting_side, with_dtype
 from prefine.report.comparison.page import write_comparison
 from prefine.runs.atomic import sha256_of_file, write_json
 
@@ -53,12 +54,14 @@ def evaluate(request: EvaluationRequest, progress: Progress = lambda what, done,
     gate = None if request.gate is None else read_gate(request.gate)
     require_tasks(request.lm_eval)
     candidate = named_side("candidate", request.candidate)
-    baseline = named_side("baseline", request.baseline or starting_model(candidate))
+    baseline = named_side("baseline", request.baseline) if request.baseline else starting_side(candidate)
     sides = {"candidate": candidate, "baseline": baseline}
     if request.reference is not None:
         sides["reference"] = named_side("reference", request.reference)
     require_reward(request.reward)
     questions = _questions(request, candidate)
+    for side in sides.values():
+        side.fetch()
     path = request.out or default_folder(candidate.name, baseline.name)
     with EvaluationFolder(path, request.force) as folder:
         folder.begin(_settings(request, sides, questions))
@@ -68,10 +71,12 @@ def evaluate(request: EvaluationRequest, progress: Progress = lambda what, done,
             gathered = gather(request, sides, questions, parts)
         except (Stopped, KeyboardInterrupt) as error:
             raise Paused(f"interrupted; what was computed is kept in {path}") from error
+        gathered.warnings += trained_on_warnings(sides, questions)
         comparison = _compared(request, sides, questions, gathered, parts)
         if gate is not None:
             comparison = comparison.model_copy(update={"gate": gate.rules(comparison)})
-        folder.write_answers([row.model_dump(mode="json") for row in gathered.rows])
+        folder.write_rows(folder.answers, [row.model_dump(mode="json") for row in gathered.rows])
+        folder.write_rows(folder.regression, [row.model_dump(mode="json") for row in gathered.regression_rows])
         write_json(folder.report, comparison.model_dump(mode="json"))
         write_comparison(folder.path)
     return Evaluation(comparison, path)

@@ -6,12 +6,13 @@ NAME/
   parts/         NAME.json: a part's settings; NAME.jsonl: its rows (NAME.jsonl.partial while it is computed);
                  judgements.json: what `prefine judge` added
   replies.db     replies of endpoints that are compared; judge.db: those of judges
-  answers.jsonl  report.json  report.html
+  answers.jsonl  regression.jsonl  report.json  report.html
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ MARK = b"prefine evaluation"
 Progress = Callable[[str, int, int], None]
 """Called with the name of the work, how much of it is done, and how much there is."""
 
+_HASH = re.compile(r"[0-9a-f]{64}")
 _NEW_FOLDER = "Name a new folder with --out, or begin anew with --force."
 
 
@@ -45,8 +47,8 @@ class EvaluationFolder:
         force: begin anew, whatever comparison the folder holds.
 
     Attributes:
-        path: the folder. answers, report, page: its results. parts: the folder of the parts. judgements: what
-            `prefine judge` added.
+        path: the folder. answers, regression, report, page: its results. parts: the folder of the parts.
+            judgements: what `prefine judge` added.
 
     Raises:
         CheckpointError: another process writes it, it holds other files, or it cannot be written.
@@ -55,6 +57,7 @@ class EvaluationFolder:
     def __init__(self, path: Path, force: bool = False) -> None:
         self.path = path
         self.answers = path / "answers.jsonl"
+        self.regression = path / "regression.jsonl"
         self.report = path / "report.json"
         self.page = path / "report.html"
         self.replies = path / "replies.db"
@@ -102,8 +105,11 @@ class EvaluationFolder:
     ) -> None:
         self._lock.close()
 
-    def begin(self, settings: Mapping[str, JSON]) -> None:
+    def begin(self, settings: Mapping[str, JSON], remedy: str = _NEW_FOLDER) -> None:
         """Note what is compared; what the folder holds already must be of the same settings.
+
+        Args:
+            remedy: what to do if it is of others.
 
         Raises:
             RecipeError: it is of others, and `force` was not given.
@@ -119,11 +125,8 @@ class EvaluationFolder:
                 return
             if not self._force:
                 name = differs[0]
-                raise RecipeError(
-                    f"{self.path} holds a comparison with other settings: {name} was {_short(before.get(name))} and is "
-                    f"{_short(plain.get(name))}",
-                    _NEW_FOLDER,
-                )
+                change = _difference(name, before.get(name), plain.get(name))
+                raise RecipeError(f"{self.path} holds a comparison with other settings: {change}", remedy)
             self._clear()
         self._asked = {"settings": plain}
         write_json(self._question, self._asked)
@@ -143,7 +146,14 @@ class EvaluationFolder:
         verdicts, which hold for the same answers only. The model behind a compared endpoint may have changed.
         """
         parts = [each for each in self.parts.iterdir() if each != self.judgements]
-        for path in (self.answers, self.report, self.page, *self.path.glob(f"{self.replies.name}*"), *parts):
+        for path in (
+            self.answers,
+            self.regression,
+            self.report,
+            self.page,
+            *self.path.glob(f"{self.replies.name}*"),
+            *parts,
+        ):
             remove(path)
 
     @property
@@ -219,9 +229,9 @@ class EvaluationFolder:
         """Drop a part, so that the next call computes it again."""
         remove(self.parts / f"{part}.jsonl")
 
-    def write_answers(self, rows: Iterable[Mapping[str, JSON]]) -> None:
-        """Write answers.jsonl."""
-        with atomic_write(self.answers) as temporary:
+    def write_rows(self, path: Path, rows: Iterable[Mapping[str, JSON]]) -> None:
+        """Write a result of rows."""
+        with atomic_write(path) as temporary:
             temporary.write_bytes(b"".join(map(json_bytes, rows)))
 
 
@@ -265,6 +275,13 @@ def _is_marked(lock: Path) -> bool:
         return lock.read_bytes() in (b"", MARK)
     except OSError:
         return False
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    """What differs; hashes of files and prompts say nothing to a reader."""
+    if _HASH.search(json.dumps([was, now])):
+        return f"the {name.replace('_', ' ')} {'differ' if name.endswith('s') else 'differs'}"
+    return f"{name} was {_short(was)} and is {_short(now)}"
 
 
 def _short(value: Any) -> str:

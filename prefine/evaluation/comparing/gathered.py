@@ -21,6 +21,7 @@ class Gathered:
     Attributes:
         rows: prompts with both answers. places: the number of each row's prompt.
         left_out: prompts without both answers, by reason.
+        regression_rows: the answers to the regression set.
         metrics: that are not of answers: of pairs, of demonstrations.
         same_tokens: whether both models have one vocabulary, so that lengths in tokens compare.
         decided_by: the metric or the judge that decides; "" if nothing can.
@@ -33,6 +34,7 @@ class Gathered:
     metrics: list[Metric] = field(default_factory=list)
     win_rates: list[WinRate] = field(default_factory=list)
     regression: list[RegressionGroup] = field(default_factory=list)
+    regression_rows: list[AnswerRow] = field(default_factory=list)
     benchmarks: list[Metric] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     not_computed: dict[str, str] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from prefine.evaluation.comparing.heldout import (
     pair_metrics,
     regression_answers,
     regression_groups,
+    regression_rows,
     unanswered_items,
 )
 from prefine.evaluation.comparing.judgements import kept_judgements
@@ -28,8 +29,8 @@ from prefine.evaluation.comparing.request import EvaluationRequest, JudgeRequest
 from prefine.evaluation.comparing.rewards import optimised_reward, reward_name, reward_win_rate, score_answers
 from prefine.evaluation.comparing.sides import NamedSide, as_section
 from prefine.judges.cache import ReplyCache
-from prefine.judges.endpoint import Endpoint
-from prefine.judges.endpoint_judge import EndpointJudge, JudgeSettings
+from prefine.judges.endpoint import Endpoint, Patience
+from prefine.judges.endpoint_judge import EndpointJudge
 from prefine.judges.judging import judge_answers
 
 
@@ -69,7 +70,8 @@ def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions
     note_not_finite(found, answers, measured["kl"], scores)
     _add_heldout(found, sides, questions, measured)
     if request.regression:
-        found.regression = regression_groups(regression)
+        found.regression_rows = regression_rows(regression)
+        found.regression = regression_groups(found.regression_rows)
         if why := unanswered_items(regression):
             found.not_computed["the whole regression set"] = f"without an answer: {why}"
     if name is None:
@@ -77,7 +79,7 @@ def gather(request: EvaluationRequest, sides: Mapping[str, NamedSide], questions
     else:
         _add_reward(found, name, sides["candidate"])
     if request.judge is not None:
-        _add_judge(found, request.judge, parts)
+        _add_judge(found, request.judge, request.patience or Patience(), parts)
     found.decided_by = _deciding(found, request)
     _add_kept(found, parts)
     return found
@@ -164,16 +166,19 @@ def _add_reward(found: Gathered, name: str, candidate: NamedSide) -> None:
         )
 
 
-def _add_judge(found: Gathered, request: JudgeRequest, parts: Parts) -> None:
+def _add_judge(found: Gathered, request: JudgeRequest, patience: Patience, parts: Parts) -> None:
     """The verdicts and the win rate of a language model behind an endpoint."""
-    with Endpoint(request.url) as endpoint, ReplyCache(parts.folder.judge_replies) as cache:
-        judge = EndpointJudge(endpoint, JudgeSettings(model=request.model), cache)
+    with (
+        Endpoint(request.url, timeout_s=patience.timeout_s, attempts=patience.attempts) as endpoint,
+        ReplyCache(parts.folder.judge_replies) as cache,
+    ):
+        judge = EndpointJudge(endpoint, request.settings, cache, request.template)
         total = len({*found.places})
         judged = judge_answers(
             found.rows,
             judge,
-            at_once=request.at_once,
-            progress=lambda done: parts.progress(f"judge: {request.model}", done, total),
+            at_once=patience.at_once,
+            progress=lambda done: parts.progress(f"judge: {request.name}", done, total),
         )
     found.rows = judged.rows
     found.win_rates.insert(0, judged.win_rate)
@@ -194,7 +199,7 @@ def _deciding(found: Gathered, request: EvaluationRequest) -> str:
     none of these. A figure that the user did not choose never replaces one that failed.
     """
     if request.judge is not None:
-        return request.judge.model
+        return request.judge.name
     if request.reward is not None:
         return request.reward
     rates = [rate.judge for rate in found.win_rates if rate.finding != "not computed"]

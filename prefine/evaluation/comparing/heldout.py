@@ -14,7 +14,7 @@ from prefine.comparisons.answer_metrics import (
     mean_by_prompt,
     perplexity,
 )
-from prefine.comparisons.result import Metric, RegressionGroup
+from prefine.comparisons.result import PASSED, AnswerOf, AnswerRow, Metric, RegressionGroup
 from prefine.comparisons.statistics import ALL_CATEGORIES, regression_group
 from prefine.evaluation.comparing.answering import SideAnswer
 from prefine.evaluation.comparing.gathered import ROLES, Rows
@@ -26,7 +26,7 @@ from prefine.generation.answers import context_of
 from prefine.generation.sampling import Sampling
 from prefine.models.loading.load import LoadedModel
 from prefine.records import Demonstration, Message, Preference
-from prefine.regression.items import TITLES, items
+from prefine.regression.items import TITLES, Item, items
 
 # Items of the regression set ask for short answers; the likeliest tokens, so that chance plays no part.
 REGRESSION_SAMPLING = Sampling(128, temperature=0.0)
@@ -128,23 +128,43 @@ def regression_answers(role: str, parts: Parts) -> list[SideAnswer]:
     return parts.answers(role, "regression", prompts, REGRESSION_SAMPLING)
 
 
-def regression_groups(answers: Mapping[str, Sequence[SideAnswer]]) -> list[RegressionGroup]:
-    """The whole regression set, then its categories. Items that a model could not answer are counted as missing; a
-    category that has no others is only in the count of the whole set.
-    """
-    asked = list(zip(items(), answers["candidate"], answers["baseline"], strict=True))
-    checked = [
-        (item.category, item.id, item.check(now.text), item.check(was.text))
-        for item, now, was in asked
+def regression_rows(answers: Mapping[str, Sequence[SideAnswer]]) -> list[AnswerRow]:
+    """The items of the regression set that both models answered; `scores` says whether an answer passed (1 or 0)."""
+    return [
+        AnswerRow(
+            id=item.id,
+            category=item.category,
+            prompt=list(item.prompt),
+            candidate=_checked(item, now),
+            baseline=_checked(item, was),
+        )
+        for item, now, was in zip(items(), answers["candidate"], answers["baseline"], strict=True)
         if not now.failed and not was.failed
     ]
+
+
+def _checked(item: Item, answer: SideAnswer) -> AnswerOf:
+    return AnswerOf(
+        text=answer.text, tokens=answer.tokens, ended=answer.ended, scores={PASSED: float(item.check(answer.text))}
+    )
+
+
+def regression_groups(rows: Sequence[AnswerRow]) -> list[RegressionGroup]:
+    """The whole regression set, then its categories. Items that a model could not answer are counted as missing; a
+    category that has no others is only in the count of the whole set.
+
+    Args:
+        rows: from `regression_rows`.
+    """
     found = []
+    asked = [item.category for item in items()]
     for category, title in {ALL_CATEGORIES: "the regression set", **TITLES}.items():
-        own = [each for each in checked if category in (ALL_CATEGORIES, each[0])]
-        count = sum(category in (ALL_CATEGORIES, item.category) for item, _, _ in asked)
+        own = [row for row in rows if category in (ALL_CATEGORIES, row.category)]
+        count = sum(category in (ALL_CATEGORIES, each) for each in asked)
         if own:
-            _, ids, now_passed, was_passed = zip(*own, strict=True)
-            found.append(regression_group(category, title, now_passed, was_passed, ids, missing=count - len(own)))
+            now, was = ([bool(getattr(row, role).scores[PASSED]) for row in own] for role in ROLES)
+            ids = [row.id for row in own]
+            found.append(regression_group(category, title, now, was, ids, missing=count - len(own)))
     return found
 
 

@@ -14,7 +14,7 @@ from prefine.comparisons.missing import with_missing
 from prefine.comparisons.result import AnswerRow, Comparison, Side, Verdict, Winner, WinRate, prompt_numbers
 from prefine.comparisons.statistics import corrected
 from prefine.comparisons.verdict import verdict
-from prefine.comparisons.votes import RefusedVote, counted, read_votes, votes_of, write_votes
+from prefine.comparisons.votes import RefusedVote, counted, read_votes, require_votable, votes_of, write_votes
 from prefine.comparisons.win_rate import WITHOUT_VOTE, length_difference, win_rate
 from prefine.errors import EndpointError, RecipeError
 from prefine.evaluation.comparing.answer_files import AnswerPairs, paired_answers
@@ -96,16 +96,19 @@ def judge_comparison(
         PrefineError: the answers, the votes or the folder cannot be used.
     """
     pairs = _pairs(answers, out)
-    path = answers[0] if pairs is None else (out or _FOLDER / "-against-".join(_short(each) for each in answers))
+    path = answers[0] if pairs is None else (out or _FOLDER / "-against-".join(map(_short, _names(answers))))
     if pairs is None:
         read_comparison(path)  # before anything is made there
     with EvaluationFolder(path) as folder:
         if pairs is not None:
-            folder.begin({"answers": [sha256_of_file(each) for each in answers]})
+            folder.begin({"answers": [sha256_of_file(each) for each in answers]}, "Name a new folder with --out.")
             if not folder.report.exists():
                 _write(folder, _of_files(answers, pairs), pairs.rows)
         found = Judgement(path, read_comparison(path))
         rows, rates = read_answers(path), []
+        names = (found.comparison.candidate.name, found.comparison.baseline.name)
+        if votes_out is not None:  # before a judge is paid
+            require_votable(rows, *names)
         if votes is not None:
             rows, rate, found.refused = _by_people(rows, votes, found.comparison)
             rates.append(rate)
@@ -121,7 +124,6 @@ def judge_comparison(
             keep_judgements(folder.judgements, rows, rates)
             _write(folder, found.comparison, rows)
         if votes_out is not None:
-            names = (found.comparison.candidate.name, found.comparison.baseline.name)
             judges = sorted({name for row in rows for name in row.verdicts})
             write_votes(votes_out, [vote for name in judges for vote in votes_of(rows, name, *names)])
     return found
@@ -167,8 +169,8 @@ def _pairs(answers: Sequence[Path], out: Path | None) -> AnswerPairs | None:
 def _of_files(answers: Sequence[Path], pairs: AnswerPairs) -> Comparison:
     """A comparison without any figures yet."""
     candidate, baseline = (
-        Side(name=_name(each), kind="answers", identity=sha256_of_file(each), facts={"file": str(each)})
-        for each in answers
+        Side(name=name, kind="answers", identity=sha256_of_file(each), facts={"file": str(each)})
+        for name, each in zip(_names(answers), answers, strict=True)
     )
     categories = Counter(row.category for row in pairs.rows if row.category)
     prompts = len({*prompt_numbers(pairs.rows)})
@@ -200,7 +202,7 @@ def _by_people(
     found = counted(read, asked, comparison.candidate.name, comparison.baseline.name)
     warnings = [f"{count} of {len(read)} votes are not used: {reason}." for reason, count in found.left_out.items()]
     if refused:
-        warnings.append(f"{len(refused)} lines of {votes.name} are no votes; the first: {refused[0].reason}.")
+        warnings.append(f"{len(refused)} lines of {votes.name} are not votes; the first: {refused[0].reason}.")
     failed = {WITHOUT_VOTE: blank} if (blank := found.winners.count(None)) else {}
     differences = [length_difference(row) for row in asked]
     rate = win_rate(
@@ -218,15 +220,31 @@ def _without(row: AnswerRow, judge: str) -> dict[str, Winner]:
 
 
 def _write(folder: EvaluationFolder, comparison: Comparison, rows: Sequence[AnswerRow]) -> None:
-    folder.write_answers([row.model_dump(mode="json") for row in rows])
+    folder.write_rows(folder.answers, [row.model_dump(mode="json") for row in rows])
     write_json(folder.report, comparison.model_dump(mode="json"))
     write_comparison(folder.path)
 
 
+def _names(files: Sequence[Path]) -> list[str]:
+    """What two files of answers are called: by their names without the endings of their form, and as few of their
+    folders as tell them apart.
+
+    Raises:
+        RecipeError: they are one file.
+    """
+    places = [file.resolve() for file in files]
+    if places[0] == places[1]:
+        raise RecipeError(f"{files[0]} is named twice", "Name two files of answers.")
+    for size in range(max(len(place.parts) for place in places)):
+        names = ["/".join([*place.parts[-1 - size : -1], _name(place)]) for place in places]
+        if names[0] != names[1]:
+            return names
+    return [place.name for place in places]  # a.jsonl and a.csv
+
+
 def _name(file: Path) -> str:
-    """What a file of answers is called: its name without the endings of its form."""
     return re.sub(r"(\.(jsonl|json|csv|tsv|parquet|gz))+$", "", file.name) or file.name
 
 
-def _short(file: Path) -> str:
-    return re.sub(r"[^\w.\-]+", "-", _name(file)).strip("-.") or "answers"
+def _short(name: str) -> str:
+    return re.sub(r"[^\w.\-]+", "-", name).strip("-.") or "answers"

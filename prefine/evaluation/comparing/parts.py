@@ -64,7 +64,13 @@ class Parts:
             name = f"{role}: {what}"
             with ReplyCache(self._folder.replies) as cache:
                 return ask_all(
-                    endpoint, asked, seeds, sampling, cache, lambda done: self._progress(name, done, len(asked))
+                    endpoint,
+                    asked,
+                    seeds,
+                    sampling,
+                    cache,
+                    lambda done: self._progress(name, done, len(asked)),
+                    self._request.patience,
                 )
         slots = self._request.slots
 

@@ -101,7 +101,7 @@ def from_run(run: Path, limit: int | None = None) -> Questions | None:
         return None
     store = open_stores(RunDirectory(run).data)[1]
     records = [_record_of(store.record_json(row)) for row in range(len(store))]
-    prompts = _limited(_distinct(_of_record(record, number) for number, record in enumerate(records, start=1)), limit)
+    prompts = _limited(_distinct(prompts_of(records)), limit)
     if not prompts:
         return None
     return Questions(
@@ -141,6 +141,21 @@ def read_demonstrations(sources: Sequence[str]) -> tuple[list[Demonstration], Co
     with Quarantine(None) as quarantine:
         found = list(read_records(source_names(list(sources)), Demonstration, quarantine=quarantine))
     return found, Counter(quarantine.reasons)
+
+
+def prompts_of(records: Iterable[Preference | Demonstration | Completion | Prompt]) -> list[EvaluationPrompt]:
+    """The prompts of records, in order, repetitions included."""
+    return [_of_record(record, number) for number, record in enumerate(records, start=1)]
+
+
+def prompt_of_json(text: str) -> EvaluationPrompt:
+    """The prompt of a stored record."""
+    return _of_record(_record_of(text), 0)
+
+
+def prompt_digest(prompt: EvaluationPrompt) -> str:
+    """The same for equal prompts: a hash of turns and tools."""
+    return digest_of([prompt.turns, prompt.tools])
 
 
 def _record_of(text: str) -> Preference | Demonstration | Completion | Prompt:
@@ -196,7 +211,7 @@ def _distinct(prompts: Iterable[EvaluationPrompt]) -> list[EvaluationPrompt]:
     """The prompts without repetitions, each with an id of its own."""
     first: dict[str, EvaluationPrompt] = {}
     for each in prompts:
-        first.setdefault(digest_of([each.turns, each.tools]), each)
+        first.setdefault(prompt_digest(each), each)
     return list(_with_own_ids(first.values()))
 
 

@@ -25,8 +25,8 @@ from prefine.formatting import duration, moment, whole
 from prefine.report.comparison.figures import MARKS
 from prefine.report.comparison.forest import forest
 from prefine.report.comparison.pictures import answer_charts
-from prefine.report.comparison.reading import PAGE_NAME, read_answers, read_comparison
-from prefine.report.comparison.samples import shown_samples
+from prefine.report.comparison.reading import PAGE_NAME, REGRESSION_NAME, read_answers, read_comparison
+from prefine.report.comparison.samples import lengths_in_tokens, shown_samples
 from prefine.report.comparison.win_rates import regression, win_rates
 from prefine.report.facts import RunFacts, count, mapping, read_run
 from prefine.report.overlay import NamedRun, SettingRow, events_of, overlaid, recipe_rows
@@ -49,14 +49,21 @@ def write_comparison(folder: Path) -> Path:
     """
     comparison, rows = read_comparison(folder), read_answers(folder)
     page = folder / PAGE_NAME
-    html = render(comparison_context(comparison, rows), "comparison.html.j2")
+    checked = read_answers(folder, REGRESSION_NAME)
+    html = render(comparison_context(comparison, rows, checked), "comparison.html.j2")
     refuse_foreign_page(page)
     write_text(page, html)
     return page
 
 
-def comparison_context(comparison: Comparison, rows: Sequence[AnswerRow]) -> dict[str, Any]:
-    """All content of the page as formatted text, by the template's names."""
+def comparison_context(
+    comparison: Comparison, rows: Sequence[AnswerRow], checked: Sequence[AnswerRow] = ()
+) -> dict[str, Any]:
+    """All content of the page as formatted text, by the template's names.
+
+    Args:
+        rows: of answers.jsonl. checked: of regression.jsonl.
+    """
     samples = shown_samples(comparison, rows)
     runs, gone = _runs(comparison)
     script = (TEMPLATES / "comparison.js").read_text(encoding="utf-8").strip()
@@ -77,9 +84,9 @@ def comparison_context(comparison: Comparison, rows: Sequence[AnswerRow]) -> dic
         "gate": comparison.gate,
         "gate_failed": sum(not rule.passed for rule in comparison.gate),
         "win_rates": win_rates(comparison),
-        "pictures": answer_charts(rows),
+        "pictures": answer_charts(rows, in_tokens=lengths_in_tokens(comparison)),
         "forest": forest(comparison),
-        "regression": regression(comparison, samples.anchors),
+        "regression": regression(comparison, checked),
         "lost": sum(group.lost for group in comparison.regression if group.category != ALL_CATEGORIES),
         "samples": samples,
         "not_computed": _not_computed(comparison),

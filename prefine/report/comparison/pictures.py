@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prefine.comparisons.result import AnswerOf, AnswerRow
+from prefine.comparisons.answer_metrics import mean_by_prompt
+from prefine.comparisons.result import AnswerOf, AnswerRow, prompt_numbers
 from prefine.formatting import figure, plural, tokens
 from prefine.intervals import median
 from prefine.report.charts import Chart, Key, drawn
@@ -13,14 +14,27 @@ from prefine.report.plots import Bars, histogram
 Read = Callable[[AnswerOf], float | None]
 
 
-def answer_charts(rows: Sequence[AnswerRow]) -> list[Chart]:
-    """The charts that have figures."""
+def answer_charts(rows: Sequence[AnswerRow], *, in_tokens: bool) -> list[Chart]:
+    """The charts that have figures.
+
+    Args:
+        in_tokens: whether lengths are in tokens, else in characters.
+    """
+    unit = "tokens" if in_tokens else "characters"
     return drawn(
         *_pair_of_charts(rows, "reward", "Reward", lambda answer: answer.reward, _score),
-        *_pair_of_charts(rows, "tokens", "Answer length", lambda answer: float(answer.tokens), tokens),
+        *_pair_of_charts(rows, unit, "Answer length", _tokens if in_tokens else _characters, tokens),
         _both(rows, "kl", "KL per token", lambda answer: answer.kl_per_token, _nats, "nats, to the reference"),
         _both(rows, "entropy", "Entropy", lambda answer: answer.entropy, _nats, "nats, mean over an answer’s tokens"),
     )
+
+
+def _tokens(answer: AnswerOf) -> float:
+    return float(answer.tokens)
+
+
+def _characters(answer: AnswerOf) -> float:
+    return float(len(answer.text))
 
 
 def _score(value: float | None) -> str:
@@ -52,7 +66,7 @@ def _both(
     if not before or not after:
         return None
     was, now = told(median(before)), told(median(after))
-    noun = "tokens" if name == "tokens" else unit.split(",")[0] or name
+    noun = unit.split(",")[0] or name
     counted = plural(len(after), "answer") if len(after) == len(before) else f"{len(before)} and {len(after)} answers"
     return Chart(
         f"{title}: median {was} → {now}",
@@ -72,9 +86,10 @@ def _both(
 def _shift(
     rows: Sequence[AnswerRow], name: str, title: str, read: Read, told: Callable[[float | None], str]
 ) -> Chart | None:
-    """The distribution of candidate − baseline over prompts; None without pairs."""
+    """The distribution of candidate − baseline over prompts, whose answers are averaged; None without pairs."""
     both = [(read(row.candidate), read(row.baseline)) for row in rows]
-    changes = [now - was for now, was in both if now is not None and was is not None]
+    of_rows = [None if now is None or was is None else now - was for now, was in both]
+    changes = [change for change in mean_by_prompt(of_rows, prompt_numbers(rows)) if change is not None]
     middle = median(changes)
     if middle is None:
         return None
@@ -89,7 +104,7 @@ def _shift(
             f"{name}-change",
             f"{title}, candidate minus baseline; median {shown}",
             [Bars(changes, "after", middle, filled=True)],
-            xlabel=f"change of {'tokens' if name == 'tokens' else name}",
+            xlabel=f"change of {name}",
             ylabel="prompts",
             reference=0,
         ),

@@ -11,6 +11,7 @@ from prefine.errors import CheckpointError
 
 REPORT_NAME = "report.json"
 ANSWERS_NAME = "answers.jsonl"
+REGRESSION_NAME = "regression.jsonl"
 PAGE_NAME = "report.html"
 
 
@@ -35,13 +36,13 @@ def read_comparison(folder: Path) -> Comparison:
         raise CheckpointError(f"{path} {_complaint(error)}", "Repeat the evaluation, or restore the file.") from None
 
 
-def read_answers(folder: Path) -> list[AnswerRow]:
-    """The rows of answers.jsonl; empty if there is no file. A truncated last line is ignored.
+def read_answers(folder: Path, name: str = ANSWERS_NAME) -> list[AnswerRow]:
+    """The rows of answers.jsonl or regression.jsonl; empty if there is no file. A truncated last line is ignored.
 
     Raises:
         CheckpointError: it cannot be read, or a line before the last is damaged.
     """
-    path = folder / ANSWERS_NAME
+    path = folder / name
     try:
         lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line feed is not complete
     except FileNotFoundError:

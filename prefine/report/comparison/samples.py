@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from prefine.comparisons.answer_metrics import LENGTH
 from prefine.comparisons.result import AnswerOf, AnswerRow, Comparison
 from prefine.degeneration import is_blank
 from prefine.formatting import figure, plural
@@ -95,11 +96,6 @@ class AnswerSections:
     categories: list[ShownCategory] = field(default_factory=list)
     left_out: int = 0
 
-    @property
-    def anchors(self) -> dict[str, str]:
-        """Anchors of the listed rows, by their ids."""
-        return {row.id: row.anchor for category in self.categories for row in category.rows}
-
 
 @dataclass(frozen=True)
 class _Measure:
@@ -116,7 +112,11 @@ def shown_samples(comparison: Comparison, rows: Sequence[AnswerRow]) -> AnswerSe
         return AnswerSections()
     measure = _measure(comparison, rows)
     changes = [measure.change(row) if measure else None for row in rows]
-    shown = [_row(place, row, measure, changes[place]) for place, row in enumerate(rows)]
+    in_tokens = lengths_in_tokens(comparison)
+    shown = [
+        shown_row(row, measure, changes[place], anchor=f"row-{place + 1}", in_tokens=in_tokens)
+        for place, row in enumerate(rows)
+    ]
     known = sorted(
         (place for place, change in enumerate(changes) if change is not None), key=lambda place: -(changes[place] or 0)
     )
@@ -195,15 +195,37 @@ def _by_verdict(judge: str) -> _Measure:
     )
 
 
-def _row(place: int, row: AnswerRow, measure: _Measure | None, change: float | None) -> ShownRow:
+def lengths_in_tokens(comparison: Comparison) -> bool:
+    """Whether lengths are shown in tokens: those of two models may differ, and endpoints may not count them."""
+    return any(metric.name == LENGTH.name and metric.change is not None for metric in comparison.metrics)
+
+
+def shown_row(
+    row: AnswerRow,
+    measure: _Measure | None = None,
+    change: float | None = None,
+    *,
+    anchor: str = "",
+    in_tokens: bool,
+) -> ShownRow:
+    """A prompt with both answers, and what is known of them.
+
+    Args:
+        measure: what rows are called better or worse by. change: its value.
+        anchor: unique on the page; "" for a row that nothing refers to.
+        in_tokens: see lengths_in_tokens.
+    """
     outcome = "unknown" if change is None else "better" if change > 0 else "worse" if change < 0 else "same"
     size = "" if change is None or measure is None or measure.is_verdict else figure(change, 2, signed=True)
     return ShownRow(
-        anchor=f"row-{place + 1}",
+        anchor=anchor,
         id=row.id,
         category=row.category,
         prompt=[SampleTurn(str(turn.get("role") or "unknown"), _said(turn.get("content"))) for turn in row.asked],
-        answers=[_answer("baseline", row.baseline), _answer("candidate", row.candidate)],
+        answers=[
+            _answer("baseline", row.baseline, in_tokens=in_tokens),
+            _answer("candidate", row.candidate, in_tokens=in_tokens),
+        ],
         reference=_clipped(row.reference),
         outcome=outcome,
         change=f"{measure.name} {size}" if measure and size else "",
@@ -212,14 +234,14 @@ def _row(place: int, row: AnswerRow, measure: _Measure | None, change: float | N
     )
 
 
-def _answer(kind: str, answer: AnswerOf) -> SampleAnswer:
+def _answer(kind: str, answer: AnswerOf, *, in_tokens: bool) -> SampleAnswer:
     blank = is_blank(answer.text)
     figures = (("reward", answer.reward, 2), ("KL per token", answer.kl_per_token, 3))
     told = [f"{name} {figure(value, decimals)}" for name, value, decimals in figures if value is not None]
     return SampleAnswer(
         kind,
         "" if blank else _clipped(answer.text),
-        [plural(answer.tokens, "token"), *told],
+        [plural(answer.tokens, "token") if in_tokens else plural(len(answer.text), "character"), *told],
         answer.ended,
         "" if blank else answer.degenerate or "",
     )

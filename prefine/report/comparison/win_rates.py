@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefine.comparisons.result import Comparison, Estimate, RegressionGroup, WinRate
+from prefine.comparisons.result import AnswerRow, Comparison, Estimate, RegressionGroup, WinRate
+from prefine.comparisons.statistics import ALL_CATEGORIES
 from prefine.formatting import INTERVAL, figure, percent, percent_range, plural, whole
 from prefine.intervals import Interval
 from prefine.report.comparison.figures import Mark, mark_of, p_text
+from prefine.report.comparison.samples import ShownRow, lengths_in_tokens, shown_row
 from prefine.report.parts import TableRow
 
 
@@ -118,20 +120,12 @@ def _spent(key: str, value: float) -> str:
 
 
 @dataclass(frozen=True)
-class LostItem:
-    """An item of the regression set that only the baseline passed.
+class ShownRegression:
+    """One category of the regression set.
 
     Attributes:
-        anchor: of its answers on the page; empty if they are not there.
+        examples: ids of the items that only the baseline passed. rows: these with both answers, as far as known.
     """
-
-    id: str
-    anchor: str
-
-
-@dataclass(frozen=True)
-class ShownRegression:
-    """One category of the regression set."""
 
     title: str
     mark: Mark
@@ -141,17 +135,20 @@ class ShownRegression:
     lost: int
     gained: int
     sentence: str
-    examples: list[LostItem]
+    examples: list[str]
+    rows: list[ShownRow]
 
 
-def regression(comparison: Comparison, anchors: Mapping[str, str]) -> list[ShownRegression]:
+def regression(comparison: Comparison, checked: Sequence[AnswerRow]) -> list[ShownRegression]:
     """Each category of the regression set, what got worse first.
 
     Args:
-        anchors: of the answers on the page, by their rows' ids.
+        checked: of regression.jsonl, for the lost items side by side; empty if there are none.
     """
     order = {"worse": 0, "no difference shown": 1, "better": 2}
     groups = sorted(comparison.regression, key=lambda group: order.get(group.finding, 3))
+    in_tokens = lengths_in_tokens(comparison)
+    lost = {row.id: shown_row(row, in_tokens=in_tokens) for row in checked}
     return [
         ShownRegression(
             group.title,
@@ -162,7 +159,9 @@ def regression(comparison: Comparison, anchors: Mapping[str, str]) -> list[Shown
             group.lost,
             group.gained,
             group.sentence,
-            [LostItem(name, anchors.get(name, "")) for name in group.examples],
+            examples,
+            [lost[name] for name in examples if name in lost],
         )
         for group in groups
+        for examples in [[] if group.category == ALL_CATEGORIES else group.examples]  # those of all are in the others
     ]

@@ -141,6 +141,8 @@ def test_a_gate_decides_on_shipping(asked: Callable[..., EvaluationRequest], tmp
 
 def test_other_settings_are_refused_or_begin_anew(asked: Callable[..., EvaluationRequest]) -> None:
     evaluate(asked())
+    with pytest.raises(RecipeError, match="other settings: the prompts differ"):
+        evaluate(asked(limit=3))
     with pytest.raises(
         RecipeError, match=r"other settings: sampling was .* Name a new folder with --out, or .*--force"
     ):
@@ -171,7 +173,7 @@ def test_a_chat_template_is_known_by_its_text(asked: Callable[..., EvaluationReq
     template.write_text(tiny.CHATML)
     evaluate(asked(chat_template=str(template)))
     template.write_text(tiny.CHATML + " ")
-    with pytest.raises(RecipeError, match="other settings: chat_template was"):
+    with pytest.raises(RecipeError, match="other settings: the chat template differs"):
         evaluate(asked(chat_template=str(template)))
 
 

@@ -13,11 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from prefine.comparisons.result import Metric
 from prefine.errors import DataError
-from prefine.evaluation.comparing import answering, endpoint_answers, gathering
+from prefine.evaluation.comparing import answering, gathering
 from prefine.evaluation.comparing.evaluate import evaluate
 from prefine.evaluation.comparing.folder import read_rows
-from prefine.evaluation.comparing.request import EvaluationRequest, JudgeRequest
+from prefine.evaluation.comparing.request import EvaluationRequest, judge_request
 from prefine.generation.sampling import Sampling
+from prefine.judges.endpoint import Patience
+from prefine.report.comparison.reading import REGRESSION_NAME, read_answers
 from tests.evaluation.comparing.test_evaluate import ROWS, answers_in
 from tests.evaluation.comparing.test_evaluate import asked as asked
 from tests.evaluation.comparing.test_evaluate import models as models
@@ -138,15 +140,16 @@ def test_the_regression_set_is_answered_and_checked(asked: Ask, monkeypatch: pyt
     few = [item for item in items() if item.category == "arithmetic"][:3]
     monkeypatch.setattr(heldout, "items", lambda: few)
     monkeypatch.setattr(heldout, "REGRESSION_SAMPLING", Sampling(6, temperature=0.0))
-    comparison, _ = evaluate(asked(regression=True))
+    comparison, folder = evaluate(asked(regression=True))
     whole, group = comparison.regression
+    rows = read_answers(folder, REGRESSION_NAME)
+    assert [(row.id, row.candidate.scores["passed"]) for row in rows] == [(item.id, 0) for item in few]
     assert (whole.category, whole.candidate.count) == ("all", 3)
     assert (group.category, group.candidate.value, group.candidate.count) == ("arithmetic", 0, 3)
 
 
-def test_an_endpoint_as_candidate(asked: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_as_candidate(asked: Ask) -> None:
     """What text allows is computed; the rest is named with its reason. A second call asks nothing again."""
-    monkeypatch.setattr(endpoint_answers, "_AT_ONCE", 1)
 
     def answer(body: dict[str, Any], number: int) -> Any:
         return (
@@ -154,7 +157,7 @@ def test_an_endpoint_as_candidate(asked: Ask, monkeypatch: pytest.MonkeyPatch) -
         )
 
     with running(answer) as fake:
-        request = asked(candidate=f"{fake.url}#m")
+        request = asked(candidate=f"{fake.url}#m", patience=Patience(at_once=1))
         comparison, folder = evaluate(request)
         count = len(fake.asked)
         assert evaluate(request)[0].metrics == comparison.metrics
@@ -201,14 +204,35 @@ def test_a_prompt_that_does_not_fit_one_of_the_models_is_left_out(
     }
 
 
-def test_an_endpoint_that_is_down(asked: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_takes_less_than_it_is_asked_for(asked: Ask) -> None:
+    """A newer model of OpenAI's: another name for the longest answer, and no sampling settings but its own. At
+    temperature 1 without top-p, leaving them out changes nothing.
+    """
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        for name, said in (("max_tokens", "use max_completion_tokens"), ("top_p", "top_p"), ("seed", "seed")):
+            if name in body:
+                return refusal(400, f"Unsupported parameter: {said}")
+        return Answer("good answer")
+
+    with running(answer) as fake:
+        assert evaluate(asked(candidate=f"{fake.url}#m"))[0].prompts["count"] == len(ROWS)
+        assert fake.asked[-1] | {"messages": []} == {
+            "model": "m",
+            "messages": [],
+            "temperature": 1.0,
+            "max_completion_tokens": 8,
+        }
+        with pytest.raises(DataError, match="Unsupported parameter: top_p"):
+            evaluate(asked(candidate=f"{fake.url}#m", sampling=Sampling(8, top_p=0.5), force=True))
+
+
+def test_an_endpoint_that_is_down(asked: Ask) -> None:
     """Nothing can be compared: one line with the reason, before the other model generates for hours."""
-    real = endpoint_answers.Endpoint
-    monkeypatch.setattr(endpoint_answers, "Endpoint", lambda url, **kept: real(url, attempts=1))
     with pytest.raises(
         DataError, match=r"no prompt was answered by both models \(candidate: .*what was computed is kept"
     ):
-        evaluate(asked(candidate="http://127.0.0.1:9/v1#m"))
+        evaluate(asked(candidate="http://127.0.0.1:9/v1#m", patience=Patience(attempts=1)))
     assert not (asked().out / "parts" / "baseline-answers.jsonl").exists()  # type: ignore[operator]
 
 
@@ -228,10 +252,23 @@ def test_an_answer_with_figures_that_are_not_finite_ends_nothing(asked: Ask, mon
     assert named(comparison.metrics)["kl_per_token"].change.count == len(ROWS) - 1  # type: ignore[union-attr]
 
 
+def test_a_judge_has_its_template_its_length_and_its_cost(asked: Ask, tmp_path: Path) -> None:
+    template = tmp_path / "short.txt"
+    template.write_text("$conversation $answer_a $answer_b Which?")
+    with running(lambda body, number: Answer('{"verdict": "tie"}')) as fake:
+        judge = judge_request(fake.url, "m", judge_template=template, judge_max_tokens=7, price_in=1.0, price_out=2.0)
+        comparison, _ = evaluate(asked(judge=judge))
+    (rate,) = comparison.win_rates
+    assert rate.judge == comparison.verdict.decided_by == "m (short)"
+    assert {body["max_tokens"] for body in fake.asked} == {7}
+    assert all(body["messages"][0]["content"].endswith("Which?") for body in fake.asked)
+    assert rate.spent["cost"] == pytest.approx(len(fake.asked) * (100 * 1 + 10 * 2) / 1e6)
+
+
 def test_a_judge_that_fails_is_replaced_by_nothing(asked: Ask, reward_run: Path) -> None:
     """The user named a judge, whose replies are no verdicts: the reward model does not decide in its place."""
     with running(lambda body, number: Answer("I would rather not say.")) as fake:
-        comparison, _ = evaluate(asked(judge=JudgeRequest(fake.url, "judge-1"), reward=str(reward_run)))
+        comparison, _ = evaluate(asked(judge=judge_request(fake.url, "judge-1"), reward=str(reward_run)))
     assert (comparison.verdict.decided_by, comparison.verdict.decision) == ("judge-1", "no difference shown")
     assert comparison.not_computed["judge judge-1"].startswith(f"no verdict on {len(ROWS)} of {len(ROWS)} prompts")
 
@@ -239,7 +276,7 @@ def test_a_judge_that_fails_is_replaced_by_nothing(asked: Ask, reward_run: Path)
 def test_a_judge_behind_an_endpoint_decides(asked: Ask, reward_run: Path) -> None:
     """A judge that always prefers the first answer it sees is inconsistent: all ties."""
     with running(lambda body, number: Answer('{"verdict": "A"}')) as fake:
-        comparison, folder = evaluate(asked(judge=JudgeRequest(fake.url, "judge-1"), reward=str(reward_run)))
+        comparison, folder = evaluate(asked(judge=judge_request(fake.url, "judge-1"), reward=str(reward_run)))
     first, second = comparison.win_rates
     assert (first.judge, second.judge) == ("judge-1", str(reward_run))
     assert comparison.verdict.decided_by == "judge-1"

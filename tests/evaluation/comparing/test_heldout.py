@@ -13,6 +13,7 @@ from prefine.evaluation.comparing.heldout import (
     missing_rows,
     pair_metrics,
     regression_groups,
+    regression_rows,
     unanswered_items,
 )
 from prefine.records import Message, Preference
@@ -82,7 +83,9 @@ def test_items_without_an_answer_are_counted(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(heldout, "items", lambda: chosen)
     answered, gone = SideAnswer(text="x"), SideAnswer(failed="content filter")
     answers = {"candidate": [answered, answered, gone, gone, gone], "baseline": [answered] * 5}
-    whole, arithmetic = regression_groups(answers)
+    rows = regression_rows(answers)
+    whole, arithmetic = regression_groups(rows)
+    assert [row.candidate.scores for row in rows] == [{"passed": 0.0}] * 2
     assert (whole.category, whole.candidate.count, whole.missing) == ("all", 2, 3)
     assert (arithmetic.category, arithmetic.candidate.count, arithmetic.missing) == ("arithmetic", 2, 1)
     assert "3 items had no answer" in whole.sentence

@@ -12,8 +12,8 @@ from prefine.comparisons.result import Comparison
 from prefine.comparisons.statistics import paired_metric
 from prefine.comparisons.votes import read_votes
 from prefine.comparisons.win_rate import win_rate
-from prefine.errors import CheckpointError, RecipeError
-from prefine.evaluation.comparing.judged import AskedJudge, judge_comparison, with_win_rates
+from prefine.errors import CheckpointError, DataError, RecipeError
+from prefine.evaluation.comparing.judged import AskedJudge, _names, judge_comparison, with_win_rates
 from prefine.judges.endpoint_judge import JudgeSettings
 from prefine.judges.template import JudgeTemplate
 from prefine.report.comparison.reading import read_answers, read_comparison
@@ -134,6 +134,34 @@ def test_other_answers_are_refused(files: tuple[Path, Path], tmp_path: Path, nam
     (tmp_path / "folder").mkdir()
     with pytest.raises(RecipeError, match="the answers are"):
         judge_comparison([tmp_path / name for name in names])
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Their names stand in votes, which hold for one of the two only."""
+    for name, file in zip(("a", "b"), files, strict=True):
+        (tmp_path / name).mkdir()
+        file.rename(tmp_path / name / "answers.jsonl")
+    places, votes = [tmp_path / name / "answers.jsonl" for name in "ab"], tmp_path / "votes.jsonl"
+    with running(prefers_good) as fake:
+        found = judge_comparison(places, judge=by(fake), out=tmp_path / "out", votes_out=votes)
+    assert (found.comparison.candidate.name, found.comparison.baseline.name) == ("a/answers", "b/answers")
+    assert judge_comparison([tmp_path / "out"], votes=votes).win_rates[0].wins == 10
+    with pytest.raises(RecipeError, match="is named twice"):
+        judge_comparison([places[0], places[0]], out=tmp_path / "other")
+    assert _names([Path("a.jsonl"), Path("a.csv")]) == ["a.jsonl", "a.csv"]
+
+
+def test_votes_that_cannot_be_written_are_refused_before_a_judge_is_paid(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with running(prefers_good) as fake:
+        judge_comparison(files, judge=by(fake), out=tmp_path / "out")
+        report = tmp_path / "out" / "report.json"
+        report.write_text(report.read_text().replace('"name": "sft"', '"name": "dpo"'))
+        asked = len(fake.asked)
+        with pytest.raises(DataError, match="both models are called"):
+            judge_comparison([tmp_path / "out"], judge=by(fake, "m2"), votes_out=tmp_path / "v.jsonl")
+        assert len(fake.asked) == asked
 
 
 def test_folders_that_hold_something_else_are_refused_and_left_alone(files: tuple[Path, Path], tmp_path: Path) -> None:

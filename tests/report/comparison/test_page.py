@@ -139,6 +139,25 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         assert harmless in text_of(html)
 
 
+def test_items_that_were_lost_are_shown_side_by_side(tmp_path: Path) -> None:
+    """With both answers, not with the answers to a prompt of the user's that has the same id."""
+    folder = write_evaluation(tmp_path / "e")
+    sides = {
+        role: AnswerOf(text=text, tokens=1, ended=True, scores={"passed": float(passed)})
+        for role, text, passed in (("candidate", "forty-one", False), ("baseline", "forty-two", True))
+    }
+    item = AnswerRow(
+        id="arithmetic-1", category="arithmetic", prompt=[{"role": "user", "content": "What is 6 × 7?"}], **sides
+    )
+    (folder / "regression.jsonl").write_text(item.model_dump_json() + "\n", encoding="utf-8")
+    html = html_of(without_answers(folder))
+    assert_harmless(html)
+    text = text_of(html)
+    lost = text[text.index("passed only with the baseline: arithmetic-1, arithmetic-2") :]
+    assert lost.index("What is 6 × 7?") < lost.index("forty-two") < lost.index("forty-one")
+    assert "passed only with the baseline: instruction-1" in text
+
+
 def test_a_line_that_is_being_written_is_ignored(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "eval")
     with (folder / "answers.jsonl").open("a", encoding="utf-8") as file:

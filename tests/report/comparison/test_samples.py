@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefine.comparisons.result import AnswerRow, Verdict
+from prefine.report.comparison.pictures import answer_charts
 from prefine.report.comparison.samples import AnswerSections, shown_samples
 from tests.report.comparison.made_up import answer_rows, comparison
 
@@ -100,3 +101,31 @@ def test_many_and_long_answers_do_not_swell_the_page() -> None:
     assert (samples.count, samples.left_out) == (500, 100)
     answer = samples.categories[0].rows[0].answers[1]
     assert answer.content.endswith("… [14,000 more characters in answers.jsonl]")
+
+
+def test_lengths_are_in_tokens_only_if_those_of_both_models_compare() -> None:
+    rows = answer_rows()[:2]
+    found = comparison(answer_rows())
+    other = found.model_copy(update={"metrics": []})
+    facts = [shown_samples(each, rows).categories[0].rows[0].answers[0].facts[0] for each in (found, other)]
+    assert facts[0].endswith(" tokens")
+    assert facts[1] == f"{len(rows[0].baseline.text)} characters"
+    titles = [[chart.title for chart in answer_charts(rows, in_tokens=tokens)] for tokens in (True, False)]
+    assert titles[0] != titles[1]
+
+
+def test_the_paired_change_is_one_a_prompt() -> None:
+    """Two answers to one prompt, with changes of +3 and -1, are one prompt with a change of +1."""
+    one = answer_rows()[0]
+    rows = [
+        one.model_copy(
+            update={
+                "candidate": one.candidate.model_copy(update={"reward": change}),
+                "baseline": one.baseline.model_copy(update={"reward": 0.0}),
+            }
+        )
+        for change in (3.0, -1.0)
+    ]
+    (shift,) = [chart for chart in answer_charts(rows, in_tokens=True) if chart.title.startswith("Reward, paired")]
+    assert shift.title == "Reward, paired change: median +1.00"
+    assert "1 higher, 0 lower, 0 same" in str(shift)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from prefine.recipe.sft import SftRecipe
 from prefine.recipe.stage import StageRecipe
+from prefine.training.tracking.tensorboard_files import TensorboardFiles
+from prefine.training.tracking.tracker import TrackedRun
 from tests.training import tiny
 from tests.training.tracking.runs import THREE_STEPS, metrics_of, only_this_machine
 
@@ -51,3 +54,20 @@ def test_tensorboard_has_figures_recipe_samples_and_histograms(make: Make) -> No
     assert margins.sum == pytest.approx(sum(pair["after_margin"] for pair in pairs))
     assert events.Histograms("heldout_rows/margin")[-1].histogram_value.num == len(pairs)
     assert [event.step for event in events.Scalars("rolling/loss")] == [1, 2, 3]
+
+
+def test_steps_that_a_resumed_run_repeats_are_shown_once(tmp_path: Path) -> None:
+    """Killed after step 5, resumed after step 3."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = SftRecipe(run=str(tmp_path / "run"))
+    for resumed, steps in ((False, range(1, 6)), (True, range(4, 7))):
+        tracker = TensorboardFiles(TrackedRun(recipe, "sft", "1", resumed))
+        for step in steps:
+            tracker.log({"loss": 10.0 * resumed + step}, step)
+        tracker.close(failed=not resumed)
+    events = EventAccumulator(str(tmp_path / "run" / "prefine")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        *((step, step) for step in (1, 2, 3)),
+        *((step, 10 + step) for step in (4, 5, 6)),
+    ]
