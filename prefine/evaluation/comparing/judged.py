@@ -20,6 +20,7 @@ from prefine.errors import EndpointError, RecipeError
 from prefine.evaluation.comparing.answer_files import AnswerPairs, paired_answers
 from prefine.evaluation.comparing.folder import EvaluationFolder
 from prefine.evaluation.comparing.judgements import keep_judgements
+from prefine.formatting import plural
 from prefine.judges.cache import ReplyCache
 from prefine.judges.endpoint import Endpoint
 from prefine.judges.endpoint_judge import EndpointJudge, JudgeSettings
@@ -202,7 +203,9 @@ def _by_people(
     found = counted(read, asked, comparison.candidate.name, comparison.baseline.name)
     warnings = [f"{count} of {len(read)} votes are not used: {reason}." for reason, count in found.left_out.items()]
     if refused:
-        warnings.append(f"{len(refused)} lines of {votes.name} are not votes; the first: {refused[0].reason}.")
+        are_none = "is not a vote" if len(refused) == 1 else "are not votes"
+        lines = plural(len(refused), "line")
+        warnings.append(f"{lines} of {votes.name} {are_none}; the first: {refused[0].reason}.")
     failed = {WITHOUT_VOTE: blank} if (blank := found.winners.count(None)) else {}
     differences = [length_difference(row) for row in asked]
     rate = win_rate(

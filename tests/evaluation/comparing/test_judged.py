@@ -70,7 +70,7 @@ def test_votes_of_people_and_a_judge_stand_side_by_side(files: tuple[Path, Path]
     assert (rate.judge, rate.losses, rate.failed, rate.finding) == ("people", 8, {"without a vote": 2}, "worse")
     assert [str(each) for each in found.refused] == [f"{votes}, line 10: question_id: Field required"]
     assert "1 of 9 votes are not used" in rate.warnings[0]
-    assert "1 lines of votes.jsonl are no votes" in rate.warnings[1]
+    assert "1 line of votes.jsonl is not a vote" in rate.warnings[1]
     comparison = read_comparison(out)
     assert [rate.judge for rate in comparison.win_rates] == ["m", "people"]
     assert comparison.verdict.decided_by == "m"  # as before

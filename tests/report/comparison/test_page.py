@@ -144,14 +144,14 @@ def test_items_that_were_lost_are_shown_side_by_side(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "e")
     sides = {
         role: AnswerOf(text=text, tokens=1, ended=True, scores={"passed": float(passed)})
-        for role, text, passed in (("candidate", "forty-one", False), ("baseline", "forty-two", True))
+        for role, text, passed in (("candidate", "<b>forty-one</b>", False), ("baseline", "forty-two", True))
     }
     item = AnswerRow(
         id="arithmetic-1", category="arithmetic", prompt=[{"role": "user", "content": "What is 6 × 7?"}], **sides
     )
     (folder / "regression.jsonl").write_text(item.model_dump_json() + "\n", encoding="utf-8")
     html = html_of(without_answers(folder))
-    assert_harmless(html)
+    assert "<b>forty-one" not in html
     text = text_of(html)
     lost = text[text.index("passed only with the baseline: arithmetic-1, arithmetic-2") :]
     assert lost.index("What is 6 × 7?") < lost.index("forty-two") < lost.index("forty-one")
