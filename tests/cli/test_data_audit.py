@@ -45,6 +45,12 @@ def test_findings_page_json_and_copy(run: Run, source: str, tmp_path: Path) -> N
     assert len((tmp_path / "clean.jsonl").read_text().splitlines()) == 2
 
 
+def test_rows_of_several_kinds_are_named(run: Run, tmp_path: Path) -> None:
+    mixed = written(tmp_path / "mixed.jsonl", [pair(1), pair(2), {"prompt": "q", "completion": "a", "label": True}])
+    _, out, _ = run(mixed)
+    assert "by their columns, rows are preferences (2), votes (1)" in out
+
+
 def test_one_json_object(run: Run, source: str, tmp_path: Path) -> None:
     code, out, _ = run(source, "--json", "--fix", tmp_path / "clean.jsonl")
     held = json.loads(out)

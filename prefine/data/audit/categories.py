@@ -102,7 +102,12 @@ class Categories:
                 lines.append(f"{excerpt_of(value)} is {percent(most / total)} of {excerpt_of(name)}.")
             elif rare and severity is Severity.NONE:
                 severity = Severity.LOW
-        figures: dict[str, Any] = {"columns": {name: dict(counts.most_common()) for name, counts in usable.items()}}
+        figures: dict[str, Any] = {
+            "columns": {
+                name: {excerpt_of(value): count for value, count in counts.most_common()}
+                for name, counts in usable.items()
+            }
+        }
         return AuditFinding(
             check,
             title,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 
-from prefine.data.audit.entries import Entry, at
+from prefine.data.audit.entries import Entry, at, excerpt_of
 from prefine.data.audit.findings import MOST_EXAMPLES, AuditExample, AuditFinding, Severity, unchecked
 from prefine.data.audit.judgements import ItemJudgement, JudgedItems
 from prefine.data.audit.own_votes import RowVotes
@@ -122,7 +122,7 @@ class Disagreement:
         shares = [
             (agreeing[who] / count, names[who], count) for who, count in compared.items() if count >= _FEWEST_OF_ONE
         ]
-        return [{"annotator": who, "agreement": share, "compared": count} for share, who, count in sorted(shares)[:5]]
+        return [{"annotator": excerpt_of(who), "agreement": share, "compared": count} for share, who, count in sorted(shares)[:5]]
 
 
 def _first(found: Iterator[tuple[bytes, list[ItemJudgement]]]) -> list[tuple[bytes, list[ItemJudgement]]]:
