@@ -122,7 +122,10 @@ class Disagreement:
         shares = [
             (agreeing[who] / count, names[who], count) for who, count in compared.items() if count >= _FEWEST_OF_ONE
         ]
-        return [{"annotator": excerpt_of(who), "agreement": share, "compared": count} for share, who, count in sorted(shares)[:5]]
+        return [
+            {"annotator": excerpt_of(who), "agreement": share, "compared": count}
+            for share, who, count in sorted(shares)[:5]
+        ]
 
 
 def _first(found: Iterator[tuple[bytes, list[ItemJudgement]]]) -> list[tuple[bytes, list[ItemJudgement]]]:
