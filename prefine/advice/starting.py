@@ -103,8 +103,7 @@ _READ_AS = {
 
 
 def _data(method: str, situation: Situation) -> Fields:
-    kinds = ("prompts", *NEEDS[method]) if method == "ppo" else NEEDS[method]
-    kind = next(kind for kind in kinds if situation.of(kind))
+    kind = next(kind for kind in _kinds(method) if situation.of(kind))
     files = situation.of(kind)
     longest = next((each for each in _LENGTHS if each >= _ROOM * situation.longest_tokens), _LENGTHS[-1])
     fields: Fields = {
@@ -121,6 +120,11 @@ def _data(method: str, situation: Situation) -> Fields:
     return fields
 
 
+def _kinds(method: str) -> tuple[str, ...]:
+    """What a method learns from; PPO from prompts, if there are any."""
+    return ("prompts", *NEEDS[method]) if method == "ppo" else NEEDS[method]
+
+
 def _count(situation: Situation, kind: str) -> int:
     counts = {"preferences": situation.pairs, "votes": situation.votes, "demonstrations": situation.demonstrations}
     return max(1, counts.get(kind, situation.prompts))
@@ -133,7 +137,8 @@ def _held_out(situation: Situation) -> float:
 
 
 def _training(method: str, situation: Situation) -> Fields:
-    records = max(_count(situation, kind) for kind in NEEDS[method])
+    kind = next(kind for kind in _kinds(method) if situation.of(kind))
+    records = round(_count(situation, kind) * (1 - _held_out(situation)))
     if method == "ppo":
         steps = max(8, min(100, 3 * records // _PROMPTS_OF_AN_UPDATE))
         return {
@@ -142,7 +147,7 @@ def _training(method: str, situation: Situation) -> Fields:
             "training.max_steps": (steps, "updates; watch reward and KL, and stop sooner or go on"),
         }
     size = 8 if records < 2_000 else 16 if records < 20_000 else 32
-    steps = max(1, records // size)
+    steps = max(1, -(-records // size))
     every = max(1, min(100, steps // 4))
     return {
         "training.epochs": (2.0 if records < 1_000 and method == "sft" else 1.0, "passes over the data"),

@@ -68,6 +68,12 @@ def test_lengths_have_room_for_other_tokenizers(tokens: int, length: int) -> Non
     assert start(situation).pipeline.stages["dpo"].recipe.data.max_length_tokens == length  # type: ignore[attr-defined]
 
 
+def test_steps_are_counted_without_the_held_out_rows() -> None:
+    """300 rows, a fifth held out, 8 in a step: 240 / 8."""
+    situation = Situation(pairs=300, longest_tokens=10, sources={"preferences": ["a.jsonl"]})
+    assert "# about 30 steps in a pass" in start(situation).text
+
+
 def test_stages_begin_with_the_model_before_them(tmp_path: Path) -> None:
     begun = start(goal="control")
     models = {name: stage.recipe.model.name for name, stage in begun.pipeline.stages.items() if stage.trains}  # type: ignore[attr-defined]
