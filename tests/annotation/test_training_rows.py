@@ -171,7 +171,7 @@ def test_training_reads_a_project_as_every_kind(kind: str, tmp_path: Path) -> No
     stream = read_records([str(path)], KINDS[kind], quarantine=Quarantine())
     records = list(stream)
     assert len(records) == {"preferences": 1, "votes": 2, "demonstrations": 1, "prompts": 1}[kind]
-    assert not stream.counts.quarantined
+    assert not stream.counts.quarantined and not stream.counts.answers_unread
     for record in records:
         if isinstance(record, Preference):
             assert (record.chosen, record.rejected) == ("dpo on 1", "sft on 1")

@@ -120,7 +120,9 @@ _ANSWER_LIKE = re.compile(
     r"(.+_)?(answer|response|completion|output|reply|chosen|rejected|summary|solution|reasoning|thinking|rationale)s?(_.+)?",
     re.IGNORECASE,
 )
-_ABOUT_ANSWERS = re.compile(r".*_(id|ids|model|models|name|type|source|lang|language|length|url|author)", re.IGNORECASE)
+_ABOUT_ANSWERS = re.compile(
+    r".*_(id|ids|model|models|run|name|type|source|lang|language|length|url|author)", re.IGNORECASE
+)
 
 
 def answers_unread(value: Mapping[str, Any], kind: type[BaseModel], shape: Shape) -> list[str]:
