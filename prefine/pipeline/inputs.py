@@ -77,7 +77,11 @@ def _words(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     kind, _, what = name.partition(" ")
     match kind:
         case "recipe" | "method":
-            return f"{what or kind} was {_shown(before.get(name))} and is {_shown(now.get(name))}"
+            if name not in before:
+                return f"{what} is {_shown(now[name])}, and was not a field before"
+            if name not in now:
+                return f"{what} was {_shown(before[name])}, and is not a field any more"
+            return f"{what or kind} was {_shown(before[name])} and is {_shown(now[name])}"
         case "content":
             return f"the content of {what} has changed"
         case "stage":

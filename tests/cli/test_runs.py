@@ -71,3 +71,39 @@ except SystemExit:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "sft" in done.stdout, done.stderr
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+    """Exit code, output and errors of a verb of runs."""
+    with pytest.raises(SystemExit) as left:
+        main(["runs", *arguments])
+    shown = capsys.readouterr()
+    return left.value.code or 0, shown.out, shown.err
+
+
+def test_tags_are_shown_and_filter_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = a_run(tmp_path / "one", "2026-01-01T00:00:00")
+    a_run(tmp_path / "two", "2026-02-01T00:00:00")
+    assert said(capsys, "tag", str(one), "best", "v2") == (0, f"{one}: best v2\n", "")
+    assert said(capsys, "tag", str(one), "--remove", "v2")[1] == f"{one}: best\n"
+    out = listed(capsys, str(tmp_path), "--tag", "best")[0]
+    assert len(out.splitlines()) == 1 and "[best] " in out
+    assert listed(capsys, str(tmp_path), "--tag", "none")[0] == f"no run in {tmp_path} has the tag none\n"
+
+
+def test_two_runs_are_compared_as_a_table_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = a_run(tmp_path / "one", "2026-01-01T00:00:00", recipe={"training": {"seed": 0}})
+    two = a_run(tmp_path / "two", "2026-02-01T00:00:00", recipe={"training": {"seed": 7}})
+    code, out, _ = said(capsys, "compare", str(one), str(two))
+    assert code == 0 and "training.seed" in out and "Perplexity" in out
+    found = json.loads(said(capsys, "compare", str(one), str(two), "--json")[1])
+    assert found["two"]["recipe"] == {"training.seed": "7"}
+
+
+def test_a_run_is_removed_only_when_that_was_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = a_run(tmp_path / "one", "2026-01-01T00:00:00", prefine="0.1.0", recipe={})
+    code, _, err = said(capsys, "remove", str(one))
+    assert (code, err) == (2, "error: nothing is removed: there is no terminal to ask at. Add --yes.\n")
+    assert one.exists()
+    assert said(capsys, "remove", str(one), "--yes")[1].startswith(f"removed {one}, ")
+    assert not one.exists()
