@@ -17,6 +17,7 @@ from prefine.cli.app import VERBS, main
 from prefine.export.run_export import export_run
 from prefine.feedback.store import FeedbackStore, NewEvent
 from prefine.serving.service import Service
+from tests.annotation.projects import project, vote
 from tests.export.here import reload_here
 from tests.feedback.feedback_store import WITH_TEXTS, register
 from tests.training import tiny
@@ -45,11 +46,22 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         (folder / "pipeline.yaml").write_text(json.dumps({"stages": stages}))
         return str(folder / "pipeline.yaml")
 
+    def two_heads() -> str:
+        made = tiny.recipe("reward", folder / "heads", model, data, SHORT | {"reward.heads": 2})
+        tiny.train(made)
+        return str(made.run)
+
+    def judged() -> str:
+        with project(folder / "project.db", 2) as people:
+            vote(people, "dpo")
+        return str(folder / "project.db")
+
     chat = {"prompt": "Q", "completion": "A"}
     words: dict[str, Callable[[], list[str]]] = {
         "init": lambda: ["--data", str(data), "--model", str(model), "--out", str(folder / "pipeline.yaml"), "--yes"],
         "doctor": lambda: ["--device", "cpu"],
         "data check": lambda: [str(data), "--model", str(model)],
+        "data audit": lambda: [str(data), "--out", str(folder / "audit")],
         "run": lambda: [pipeline(), "--set", f"folder={folder / 'pipeline'}"],
         "sft": lambda: [recipe("sft", **{"data.train": rows(*[chat | {"prompt": f"Q{n}"} for n in range(12)])})],
         "dpo": lambda: [recipe("dpo", **{"model.name": str(sft_run)})],
@@ -77,6 +89,17 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "runs remove": lambda: [str(shutil.copytree(sft_run, folder / "old")), "--yes"],
         "runs reproduce": lambda: [str(sft_run)],
         "feedback export": lambda: [feedback(), "--to", "votes"],
+        "annotate compare": lambda: [
+            *(str(sft_run), str(model), "--prompts", rows(*[{"prompt": f"Q{n}"} for n in range(4)])),
+            *("--max-new-tokens", "8", "--out", str(folder / "compared"), "--port", "0"),
+        ],
+        "annotate open": lambda: [judged(), "--port", "0"],
+        "annotate import": lambda: [
+            *(rows({"prompt": "Q", "chosen": "A", "rejected": "B"}), "--project", str(folder / "project.db")),
+            *("--order", "disagreement", "--reward", two_heads()),
+        ],
+        "annotate export": lambda: [judged(), "--to", "csv", "--out", str(folder / "votes.csv")],
+        "annotate status": lambda: [judged()],
         "watch": lambda: [str(sft_run), "--once"],
         "evals write": lambda: [
             rows(chat, chat | {"prompt": "R"}),
@@ -135,6 +158,13 @@ def answer_once(app: Any, service: Service, sock: socket.socket, ready: Callable
         assert client.get("/").status_code == 200
 
 
+def open_once(app: Any, sock: socket.socket, ready: Callable[[], None]) -> None:
+    """The same of a page."""
+    ready()
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        assert client.get("/").status_code == 200
+
+
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.usefixtures("real_report")
 @pytest.mark.filterwarnings("error:Could not find a config file")  # peft's, where it would ask the hub for a folder
@@ -151,6 +181,7 @@ def test_no_connection_is_tried(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
     monkeypatch.setattr("prefine.serving.server.run_server", answer_once)
+    monkeypatch.setattr("prefine.web.server.run_app", open_once)
     reload_here(monkeypatch)  # in a process of its own nothing would be seen
     code = run(*verb.split(), *arguments(verb, tmp_path, model, data, sft_run, reward_run))
     assert (code, tried) == (0, []), capsys.readouterr()
