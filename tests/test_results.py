@@ -34,3 +34,17 @@ def test_figures_of_other_settings_are_refused(tmp_path: Path) -> None:
         require_settings(tmp_path, dtype="bfloat16", sizes=(1, 2))
     with pytest.raises(SystemExit, match="holds figures of other settings"):
         require_settings(tmp_path, dtype="float32", sizes=(1, 2))
+
+
+def test_the_answer_is_what_follows_the_whole_prompt() -> None:
+    """Padded on both sides, and with the text that ends a prompt in the answer; one prompt begins another one. The pad
+    token ends turns, too, and is 0 in what TRL passes on.
+    """
+    pad, marker = 9, [7, 8]
+    short, longer = [1, 2, pad, *marker], [1, 2, pad, *marker, 3, pad, *marker]
+    answer = [5, *marker, 6]
+    row = [0, 0, *(0 if each == pad else each for each in longer), *answer, 0]
+    assert sentiment.answer_after(row, [short, longer], pad) == [*answer, 0]
+    assert sentiment.answer_after([0, 0, *row[2:7], 4], [short, longer], pad) == [4]
+    with pytest.raises(ValueError, match="begins with none of the prompts"):
+        sentiment.answer_after([0, 4, 4], [short, longer], pad)
