@@ -35,7 +35,7 @@ from prefine.models.forward.fused import WeightCache
 from prefine.models.forward.packed import PackedModel, evaluating
 
 # Prompt tokens in one row; memory grows with it.
-_ROW_TOKENS = 4096
+ROW_TOKENS = 4096
 # Rows of logits in memory at once for log-probabilities of a prompt.
 _SCORED_ROWS = 256
 
@@ -150,7 +150,7 @@ class SlotWriter(Writer):
             self._extend(parts)
         oversize: Oversize = "whole" if limit is None else "split"
         while room > 0 and (free := self.slots - len(self._active)):
-            most = int(min(room, _ROW_TOKENS))
+            most = int(min(room, ROW_TOKENS))
             taken = take_prompts(self._queue, self._filling, self._prefixes, free, most, oversize)
             if not taken.tokens:
                 break

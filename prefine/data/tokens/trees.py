@@ -298,11 +298,6 @@ def folds(rows: int, count: int, seed: int) -> list[int]:
     return part
 
 
-def steps_per_epoch(rows: int, per_step: int) -> int:
-    """Optimiser steps in one pass over `rows`, of at most `per_step` rows each."""
-    return -(-rows // per_step)
-
-
 def even_part(order: Sequence[int], part: int, parts: int) -> list[int]:
     """Part `part` of `order` cut into `parts` of equal size, or one less, without a short rest."""
     return list(order[len(order) * part // parts : len(order) * (part + 1) // parts])

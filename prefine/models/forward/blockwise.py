@@ -19,10 +19,10 @@ from prefine.data.tokens.trees import Segment, runs
 
 # Above this many scores a block's probabilities are recomputed in the backward pass instead of kept, so that
 # memory grows linearly with tokens.
-_KEEP_PROBABILITIES_UP_TO = 1 << 21
+KEEP_PROBABILITIES_UP_TO = 1 << 21
 # Rows of queries in one block. Causal blocks skip the keys to their right, so smaller blocks waste less work on
 # long sequences; larger ones make better matrix products.
-_BLOCK_ROWS = 512
+BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,8 @@ def causal_bias(rows: int, keys: int, window: int | None, dtype: torch.dtype, de
 
 
 # A microbatch's shapes are the same in every layer; more entries would only hold memory.
-_known_bias = lru_cache(maxsize=64)(causal_bias)
+KNOWN_BIASES = 64
+_known_bias = lru_cache(maxsize=KNOWN_BIASES)(causal_bias)
 
 
 def _bias(block: Block, rule: ScoreRule, like: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ class _CausalBlocks(torch.autograd.Function):
             rows = slice(block.rows.start, block.rows.stop)
             p = _probabilities(q[:, :, rows], _taken(k, block.keys), _bias(block, rule, q), rule.scale)
             out[:, :, rows] = torch.bmm(p, _taken(v, block.keys)).view(heads, groups, len(block.rows), -1)
-            kept.append(p if p.numel() <= _KEEP_PROBABILITIES_UP_TO else None)
+            kept.append(p if p.numel() <= KEEP_PROBABILITIES_UP_TO else None)
         ctx.save_for_backward(q, k, v, *kept)
         ctx.blocks, ctx.rule = blocks, rule
         return out
@@ -169,7 +170,7 @@ def _plain_block(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, rule: ScoreRule)
 def blockwise(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], rule: ScoreRule) -> Tensor:
     """Attention within the segments of a row: q (H, T, D), k and v (K, T, D) -> (H, T, D)."""
     grouped = q.view(k.shape[0], -1, *q.shape[1:])
-    blocks = _blocks(tuple(segments), rule.window, _BLOCK_ROWS)
+    blocks = _blocks(tuple(segments), rule.window, BLOCK_ROWS)
     if rule.softcap is None and not rule.dropout:
         out: Tensor = _CausalBlocks.apply(grouped, k, v, blocks, rule)  # type: ignore[no-untyped-call]
         return out.flatten(0, 1)

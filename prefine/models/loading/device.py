@@ -167,7 +167,7 @@ def _speedup(rates: Mapping[str, float]) -> float:
     return rates.get("bfloat16", 0.0) / rates.get("float32", math.inf)
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and not {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}.isdisjoint(cpu_instructions())
 
 
@@ -194,7 +194,7 @@ def matmul_rates(device: torch.device) -> dict[str, float]:
             matrices[name] = _square(side // 4, device, dtype)
             best[name] = min(_seconds(matrices[name]) for _ in range(3))
             # A type with instructions for it is never that slow: another program was using the cores.
-            if best[name] * 4**3 <= _LONGEST_PRODUCT_S or (name == "bfloat16" and _multiplies_bfloat16(device)):
+            if best[name] * 4**3 <= _LONGEST_PRODUCT_S or (name == "bfloat16" and multiplies_bfloat16(device)):
                 full = _square(side, device, dtype)
                 best[name], matrices[name] = _seconds(full), full
     until = perf_counter() + _MEASURING_BUDGET_S

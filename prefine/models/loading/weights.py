@@ -56,6 +56,22 @@ def read_object(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def config_of(base: str, revision: str | None = None) -> dict[str, Any]:
+    """The content of a base's config.json; of a hub model only that file is fetched.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    path = Path(base) / CONFIG if Path(base).is_dir() else _fetch(base, CONFIG, revision)
+    if path is None or not path.is_file():
+        raise ModelError(
+            f"{base!r} has no {CONFIG} on this machine, and it could not be fetched",
+            "Check the name and the network, and HF_HUB_OFFLINE.",
+            field="model.name",
+        )
+    return read_object(path)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that a folder's weights are loaded from, sorted by name; empty if none are in safetensors format.
 

@@ -35,7 +35,7 @@ from prefine.recipe.sections import ModelSection
 
 log = logging.getLogger("prefine")
 
-_MAX_TOKENS = 8192
+MAX_TOKENS = 8192
 
 
 class PackedReward(RewardModel):
@@ -57,7 +57,7 @@ class PackedReward(RewardModel):
         scale: ScoreScale | None,
         *,
         closed: bool = False,
-        max_tokens: int = _MAX_TOKENS,
+        max_tokens: int = MAX_TOKENS,
         head: ScoreHead | None = None,
         adapter: str = OWN_ADAPTER,
     ) -> None:
@@ -71,7 +71,7 @@ class PackedReward(RewardModel):
         self._adapter = adapter
         self._told = False
         context = getattr(loaded.packed.causal.config.get_text_config(), "max_position_embeddings", None)
-        self._max_length = scale.max_length_tokens if scale is not None else context or _MAX_TOKENS
+        self._max_length = scale.max_length_tokens if scale is not None else context or MAX_TOKENS
 
     def score(self, questions: Iterable[Question]) -> Iterator[list[Score] | None]:
         """See RewardModel."""

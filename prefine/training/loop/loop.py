@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from prefine.data.tokens.trees import TokenTree, steps_per_epoch
+from prefine.data.tokens.trees import TokenTree
 from prefine.errors import NotFiniteError, RewardError, Stopped
 from prefine.models.loading.device import return_freed_memory
 from prefine.recipe.guards import GuardsSection
 from prefine.recipe.sections import TrainingSection
+from prefine.recipe.steps import steps_per_epoch, total_steps
 from prefine.runs.directory import RunDirectory
 from prefine.training.display import Display, peak_memory_gb
 from prefine.training.loop.checkpointer import Checkpointer
@@ -29,7 +30,7 @@ from prefine.training.loop.optimiser_step import OptimiserStep
 from prefine.training.loop.processes import Processes
 from prefine.training.loop.rollback import Rollback
 from prefine.training.loop.run_log import RunLog
-from prefine.training.loop.schedule import advance, new_scheduler, rows_of_step, total_steps
+from prefine.training.loop.schedule import advance, new_scheduler, rows_of_step
 from prefine.training.loop.state import Position, TrainingState
 from prefine.training.resources import resources
 from prefine.training.tracking.trackers import Trackers

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from prefine.data.tokens.trees import epoch_order, even_part, steps_per_epoch
+from prefine.data.tokens.trees import epoch_order, even_part
 from prefine.recipe.sections import TrainingSection
-
-
-def total_steps(rows: int, section: TrainingSection) -> int:
-    """The number of steps of a whole run over `rows` training rows; at least 1."""
-    steps = math.ceil(round(section.epochs * steps_per_epoch(rows, section.batch_size), 6))  # 1.1 * 10 is above 11
-    return max(1, steps if section.max_steps is None else min(steps, section.max_steps))
+from prefine.recipe.steps import steps_per_epoch
 
 
 def rows_of_step(step: int, rows: int, section: TrainingSection) -> list[int]:

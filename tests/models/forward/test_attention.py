@@ -93,9 +93,9 @@ def test_blockwise_is_dense_attention(
     rule: str, keep_probabilities: bool, block_rows: int, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Segments longer than a block, and probabilities made again in the backward pass, change nothing."""
-    monkeypatch.setattr(blockwise, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(blockwise, "BLOCK_ROWS", block_rows)
     if not keep_probabilities:
-        monkeypatch.setattr(blockwise, "_KEEP_PROBABILITIES_UP_TO", 0)
+        monkeypatch.setattr(blockwise, "KEEP_PROBABILITIES_UP_TO", 0)
     # The capped kernel takes its softmax in fp32 whatever its inputs are.
     exact = 1e-12 if "softcap" not in rule else 1e-5
     for dtype, tolerance in ((torch.float64, exact), (torch.float32, 1e-5), (torch.bfloat16, 0.05)):
@@ -117,7 +117,7 @@ def test_probabilities_are_kept_up_to_the_limit_only(monkeypatch: pytest.MonkeyP
     arguments = (q.view(2, 3, TOKENS, 8)[:, :, :4].requires_grad_(), k[:, :4], v[:, :4], blocks, PLAIN)
     for limit, passes in ((2 * 3 * 4 * 4, 1), (2 * 3 * 4 * 4 - 1, 2)):
         made.clear()
-        monkeypatch.setattr(blockwise, "_KEEP_PROBABILITIES_UP_TO", limit)
+        monkeypatch.setattr(blockwise, "KEEP_PROBABILITIES_UP_TO", limit)
         blockwise._CausalBlocks.apply(*arguments).sum().backward()
         assert len(made) == passes
 

@@ -60,8 +60,8 @@ def test_blocks_and_recomputation_change_nothing(architecture: str, monkeypatch:
     """Sequences longer than a block of queries, and probabilities not kept for the backward pass."""
     model = tiny.packed(architecture)
     expected, right = alone(model), gradients(model, alone(model))
-    monkeypatch.setattr(blockwise, "_BLOCK_ROWS", 4)
-    monkeypatch.setattr(blockwise, "_KEEP_PROBABILITIES_UP_TO", 0)
+    monkeypatch.setattr(blockwise, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(blockwise, "KEEP_PROBABILITIES_UP_TO", 0)
     ours = model(BATCH)
     assert (ours - expected).abs().max() <= 1e-5
     assert_same_gradients(gradients(model, ours), right)

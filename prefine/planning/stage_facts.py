@@ -1,0 +1,297 @@
+"""What a recipe means for memory and time: the models that a stage holds, what it trains, and how its forward runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from prefine.errors import RecipeError, about
+from prefine.generation.slot_writer import ROW_TOKENS
+from prefine.planning.activations import Forward, Head, Kernel, TreeLengths
+from prefine.planning.architecture import Architecture, LinearShape
+from prefine.planning.machine import Machine
+from prefine.planning.model_facts import STAGE, AdapterFacts, ModelFacts
+from prefine.planning.workload import Workload
+from prefine.recipe.registry import RECIPES
+from prefine.recipe.reward import RewardRecipe
+from prefine.recipe.rl import PpoRecipe
+from prefine.recipe.stage import StageRecipe, WritingRecipe
+from prefine.recipe.steps import total_steps
+
+_SIZES = {"float32": 4, "bfloat16": 2}
+_FUNCTION = re.compile(r"[\w.]+:\w+")
+_REPORT_SLOTS = 32
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """A stage to be planned.
+
+    Attributes:
+        method: sft, reward, dpo, ppo, …
+        recipe: its recipe.
+        model: what it begins with.
+        rewards: the reward models that it loads; functions take no memory.
+        machine: where it runs.
+        rows: training rows; None if not known.
+    """
+
+    method: str
+    recipe: StageRecipe
+    model: ModelFacts
+    rewards: tuple[ModelFacts, ...]
+    machine: Machine
+    rows: int | None = None
+
+    @cached_property
+    def shapes(self) -> Architecture:
+        """The model's shapes."""
+        return self.model.architecture
+
+    @property
+    def rl(self) -> PpoRecipe | None:
+        """The recipe, if answers are generated to learn from."""
+        return self.recipe if isinstance(self.recipe, PpoRecipe) else None
+
+    # --- What is trained -------------------------------------------------------------------------------------------
+
+    @property
+    def adapter(self) -> AdapterFacts | None:
+        """The adapter that is trained: the model's own, else the recipe's."""
+        if self.model.adapter is not None:
+            return self.model.adapter
+        lora = self.recipe.lora
+        if lora is None:
+            return None
+        return AdapterFacts(lora.r, lora.targets if isinstance(lora.targets, str) else tuple(lora.targets))
+
+    @property
+    def all_weights(self) -> bool:
+        """Whether all weights are trained."""
+        return self.adapter is None
+
+    @property
+    def rank(self) -> int:
+        """Of the adapters; 0 without."""
+        return 0 if self.adapter is None else self.adapter.rank
+
+    @cached_property
+    def targets(self) -> tuple[LinearShape, ...]:
+        """Layers with adapters."""
+        return () if self.adapter is None else self.shapes.targets(self.adapter.targets)
+
+    @property
+    def score_heads(self) -> int:
+        """Outputs of a reward model; 0 for a language model."""
+        return self.recipe.reward.heads if isinstance(self.recipe, RewardRecipe) else 0
+
+    @property
+    def base_parameters(self) -> int:
+        """Weights without adapters; a reward model has a score head instead of its output layer."""
+        if not self.score_heads:
+            return self.shapes.parameters
+        head = 0 if self.shapes.tied else self.shapes.vocabulary * self.shapes.hidden
+        return self.shapes.parameters - head + self.score_heads * self.shapes.hidden
+
+    @property
+    def other_parameters(self) -> int:
+        """Of those, what quantisation leaves as it is."""
+        return self.base_parameters - self.shapes.linear_parameters
+
+    @property
+    def own_adapter(self) -> int:
+        """Weights of one adapter."""
+        return sum(self.rank * (each.inputs + each.outputs) for each in self.targets)
+
+    @property
+    def passes(self) -> int:
+        """Trunks in a forward: two for a critic with an adapter of its own."""
+        return 2 if self.rl is not None and self.rl.advantage == "gae" and self.rl.ppo.critic == "adapter" else 1
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Weights of all trained adapters."""
+        return self.own_adapter * self.passes
+
+    @property
+    def trainable(self) -> int:
+        """Weights that are trained."""
+        head = self.score_heads * self.shapes.hidden
+        if self.rl is not None and self.rl.advantage == "gae":
+            head += self.shapes.hidden + 1
+        return (self.base_parameters if self.all_weights else self.adapter_parameters) + head
+
+    # --- Further models --------------------------------------------------------------------------------------------
+
+    @property
+    def extra_weights(self) -> int:
+        """Bytes of models besides the one that is trained."""
+        if self.rl is None:
+            return 0
+        reference = self._reference_bytes()
+        return reference + sum(self._reward_bytes(each) for each in self.rewards)
+
+    @property
+    def extra_why(self) -> str:
+        """What they are, for people."""
+        apart = sum(not self.shares(each) for each in self.rewards)
+        shared = len(self.rewards) - apart
+        parts = ["a copy of all weights as reference"] if self.all_weights else []
+        parts += [f"{shared} reward model{'s' * (shared > 1)} on the same weights"] if shared else []
+        parts += [f"{apart} reward model{'s' * (apart > 1)} with weights of their own"] if apart else []
+        return ", ".join(parts) or "the reference's adapter"
+
+    def _reference_bytes(self) -> int:
+        """The reference: a copy of all weights, or of the adapter that the policy began with; a new one needs none."""
+        if self.all_weights:
+            return self.base_parameters * 4
+        return 0 if self.model.adapter is None else self.own_adapter * 4
+
+    def shares(self, reward: ModelFacts) -> bool:
+        """Whether a reward model is an adapter on the policy's weights (see models/shared_base.shares_base)."""
+        return reward.adapter is not None and not self.all_weights and reward.base == self.model.base
+
+    def _reward_bytes(self, reward: ModelFacts) -> int:
+        if self.shares(reward) and reward.adapter is not None:
+            targets = self.shapes.targets(reward.adapter.targets)
+            return sum(reward.adapter.rank * (each.inputs + each.outputs) for each in targets) * 4
+        return reward.architecture.parameters * self.itemsize
+
+    # --- How it runs -----------------------------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> str:
+        """The compute type."""
+        return self.machine.dtype if self.recipe.model.dtype == "auto" else self.recipe.model.dtype
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number of it."""
+        return _SIZES[self.dtype]
+
+    @property
+    def quantization(self) -> str:
+        """Of the frozen weights."""
+        return self.recipe.model.quantization
+
+    @property
+    def head(self) -> Head:
+        """What reads the hidden states."""
+        return "score" if self.score_heads else "actor_critic" if self.rl is not None else "language"
+
+    @property
+    def forward(self) -> Forward:
+        """How its forward runs."""
+        padded = self.recipe.model.attn_implementation in ("sdpa", "eager")
+        quantized = self.quantization != "none"
+        return Forward(
+            self.shapes,
+            self.machine.device,
+            self.itemsize,
+            cast(Kernel, "padded" if padded else self.machine.kernel(self.dtype)),
+            self.rank,
+            self.targets,
+            fused=not quantized,
+            checkpointing=self.recipe.model.gradient_checkpointing,
+            quantized=quantized,
+        )
+
+    @property
+    def samples(self) -> int:
+        """Answers to each prompt that the run generates."""
+        return 0 if self.rl is None else self.rl.samples_per_prompt
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of those, at most."""
+        return 0 if self.rl is None else self.rl.rollout.max_new_tokens
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimiser step; for PPO prompts of a minibatch."""
+        size = self.recipe.training.batch_size
+        size = size if self.rows is None else min(size, max(1, self.rows))
+        return size if self.rl is None else -(-size // min(size, self.rl.ppo.minibatches))
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the run; None if the number of rows is not known and the recipe does not limit them."""
+        if self.rows is None:
+            return self.recipe.training.max_steps
+        return total_steps(self.rows, self.recipe.training)
+
+    @property
+    def generates(self) -> bool:
+        """Whether text is generated."""
+        return self.rl is not None or (isinstance(self.recipe, WritingRecipe) and self.recipe.report.samples > 0)
+
+    @property
+    def generated(self) -> tuple[int, int]:
+        """Sequences generated at once, and new tokens of each, where they need the most."""
+        found = []
+        if isinstance(self.recipe, WritingRecipe) and self.recipe.report.samples:
+            found.append((min(_REPORT_SLOTS, self.recipe.report.samples), self.recipe.report.max_new_tokens))
+        if self.rl is not None:
+            asked = self.recipe.training.batch_size * self.samples
+            found.append((min(self.rl.rollout.slots, asked), self.rl.rollout.max_new_tokens))
+        return max(found, key=lambda each: each[0] * each[1])
+
+    def longest_prompt(self, workload: Workload) -> int:
+        """Tokens of the longest prompt that is answered."""
+        return max((tree.prompt for tree in workload.trees), default=1)
+
+    def prompts(self, workload: Workload) -> tuple[TreeLengths, ...]:
+        """The prompts of one row of generation."""
+        longest = self.longest_prompt(workload)
+        count = max(1, min(self.generated[0], ROW_TOKENS // longest))
+        return (TreeLengths(longest, ()),) * count
+
+
+def stage_facts(
+    recipe: StageRecipe, method: str, parents: Mapping[str, ModelFacts], machine: Machine, rows: int | None = None
+) -> StageFacts:
+    """Find the models of a recipe.
+
+    Args:
+        parents: what other stages of a pipeline will leave, for the names stage:NAME.
+
+    Raises:
+        ModelError, RecipeError: a model cannot be found.
+    """
+    model = _found(recipe.model.name, parents, recipe.model.revision)
+    rewards = []
+    if isinstance(recipe, PpoRecipe):
+        names = [recipe.reward.name, *(each.name for each in recipe.reward.more)]
+        names += [recipe.reward.judge] if recipe.reward.judge else []
+        for name in names:
+            if not _is_function(name):
+                with about("reward.name"):
+                    rewards.append(_found(name, parents, None))
+    return StageFacts(method, recipe, model, tuple(rewards), machine, rows)
+
+
+def _found(name: str, parents: Mapping[str, ModelFacts], revision: str | None) -> ModelFacts:
+    if name.startswith(STAGE) and name.removeprefix(STAGE) in parents:
+        return parents[name.removeprefix(STAGE)]
+    return ModelFacts.of(name, revision)
+
+
+def _is_function(name: str) -> bool:
+    """Whether a reward's name is module:function."""
+    return bool(_FUNCTION.fullmatch(name)) and not name.startswith((STAGE, "embedded:")) and not Path(name).exists()
+
+
+def method_of(recipe: Any) -> str:
+    """The method of a recipe, by its type.
+
+    Raises:
+        RecipeError: it is of none.
+    """
+    for method, kind in RECIPES.items():
+        if type(recipe) is kind:
+            return method
+    raise RecipeError(f"{type(recipe).__name__} is not a recipe of a stage", f"There are {', '.join(RECIPES)}.")

@@ -1,0 +1,169 @@
+"""The rows that a stage will compute: how many, and how long, counted in the data or assumed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from prefine.data.lengths import EvenSample
+from prefine.data.prepare import source_names
+from prefine.data.reading.quarantine import Quarantine
+from prefine.data.records.kinds import KINDS, kind_of_sources
+from prefine.data.records.selection import group_of, is_heldout
+from prefine.data.records.stream import read_records
+from prefine.data.tokens.fitting import whole_row
+from prefine.data.tokens.template import ChatTemplate
+from prefine.errors import DataError, TemplateError
+from prefine.planning.activations import TreeLengths
+from prefine.recipe.sections import DataSection
+from prefine.records import Demonstration, Preference, Prompt, Record, Vote
+
+# What each method's rows are read as; of those without an entry, as what they are.
+_READ_AS: dict[str, type[Record]] = {"sft": Demonstration, "dpo": Preference, "orpo": Preference, "ppo": Prompt}
+_ANSWERS = {"dpo": 2, "orpo": 2, "reward": 2, "ppo": 0}
+_TOKENIZED = 400
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The training rows of a stage.
+
+    Attributes:
+        rows: how many; None if they are not known.
+        heldout: held-out rows, likewise.
+        trees: lengths of some of them, evenly chosen, before they are cut.
+        source: what the lengths are from, for people.
+    """
+
+    rows: int | None
+    heldout: int | None
+    trees: tuple[TreeLengths, ...]
+    source: str
+
+    def cut(self, most: int, answer_tokens: int = 0, answers: int = 0) -> Workload:
+        """With rows cut to a length as data/tokens/fitting.py cuts them: the prompt is shortened, answers are not.
+
+        Args:
+            most: data.max_length_tokens.
+            answer_tokens: of answers that will be generated, which count towards the length.
+            answers: how many to each prompt.
+        """
+        fitting = [_cut(tree, most - answer_tokens) for tree in self.trees]
+        kept = [tree for tree in fitting if tree is not None]
+        share = len(kept) / max(1, len(fitting))
+        rows = None if self.rows is None else round(self.rows * share)
+        if answers:
+            kept = [replace(tree, answers=(answer_tokens,) * answers) for tree in kept]
+        return replace(self, rows=rows, trees=tuple(kept))
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean tokens of a row."""
+        return sum(tree.tokens for tree in self.trees) / max(1, len(self.trees))
+
+
+def _cut(tree: TreeLengths, most: int) -> TreeLengths | None:
+    room = most - max(tree.answers, default=0)
+    return replace(tree, prompt=min(tree.prompt, room)) if room >= 1 else None
+
+
+def longest_rows(method: str, most: int) -> Workload:
+    """Rows of the full length, for data that are not there yet: half of each is the prompt."""
+    half = max(1, most // 2)
+    tree = TreeLengths(most - half, (half,) * _ANSWERS.get(method, 1))
+    return Workload(None, None, (tree,), f"assumed: every row has {most} tokens (data.max_length_tokens)")
+
+
+def rows_of_lengths(lengths: Iterable[TreeLengths], heldout: int) -> Workload:
+    """Rows that are prepared already."""
+    trees = tuple(lengths)
+    return Workload(len(trees), heldout, trees, "counted")
+
+
+def counted_rows(method: str, section: DataSection, template: ChatTemplate) -> Workload:
+    """Count the rows of a recipe's data, and the tokens of some of them.
+
+    Raises:
+        DataError: the data cannot be found or read.
+    """
+    kind = _READ_AS.get(method) or KINDS[
+        kind_of_sources(source_names(section.train), split=section.split, text=section.text_form, rules=section.row_rules)
+    ]
+    if kind not in (Demonstration, Preference, Prompt, Vote):
+        raise DataError("the data are of no kind that can be trained on", "Name other data.", field="data.train")
+    sample: EvenSample[Record] = EvenSample(_TOKENIZED)
+    rows = apart = 0
+    for record in _records(section.train, section, kind, section.split):
+        if section.heldout is None and is_heldout(group_of(record), section.seed, section.heldout_fraction):
+            apart += 1
+            continue
+        if sample.wants(rows):
+            sample.add(record)
+        rows += 1
+    if section.heldout is not None:
+        apart = sum(1 for _ in _records(section.heldout, section, kind, section.heldout_split))
+    trees = tuple(_lengths(sample.values, template))
+    if section.limit is not None:
+        rows = min(rows, section.limit)
+    return Workload(rows, apart, trees, f"counted: {rows:,} rows, tokens of {len(trees):,} of them")
+
+
+def _records(sources: str | list[str], section: DataSection, kind: type[Record], split: str) -> Iterator[Record]:
+    with Quarantine() as quarantine:
+        yield from read_records(
+            source_names(sources),
+            kind,
+            quarantine=quarantine,
+            split=split,
+            deduplicate=section.deduplicate,
+            text=section.text_form,
+            rules=section.row_rules,
+        )
+
+
+def _lengths(records: Sequence[Record], template: ChatTemplate) -> Iterator[TreeLengths]:
+    for record in records:
+        try:
+            tree = whole_row(template, record).tree
+        except TemplateError:  # the run sets such rows aside
+            continue
+        yield TreeLengths(len(tree.prompt), tuple(map(len, tree.answers)))
+
+
+def largest_microbatch(trees: Sequence[TreeLengths], count: int, budget: int) -> tuple[TreeLengths, ...]:
+    """The microbatch of the most tokens, then of the longest rows, that an optimiser step of `count` rows can have.
+
+    A row longer than the budget is a microbatch of its own (see data/tokens/trees.microbatches). If fewer rows are
+    known than a step has, they stand for the others.
+    """
+    ordered = sorted(trees, key=lambda tree: (tree.tokens, tree.longest), reverse=True)
+    ordered = [tree for tree in ordered for _ in range(-(-count // len(ordered)))][: max(count, len(ordered))]
+    taken: list[TreeLengths] = []
+    room = budget
+    for tree in ordered:
+        if len(taken) < count and (tree.tokens <= room or not taken):
+            taken.append(tree)
+            room -= tree.tokens
+    return tuple(taken)
+
+
+def microbatch_count(trees: Sequence[TreeLengths], count: int, budget: int) -> int:
+    """Microbatches of an optimiser step of `count` rows of the mean length."""
+    mean = sum(tree.tokens for tree in trees) / max(1, len(trees))
+    return max(1, -(-round(mean * count) // budget))
+
+
+def typical_microbatch(trees: Sequence[TreeLengths], budget: int, count: int) -> tuple[TreeLengths, ...]:
+    """Rows drawn as a run draws them, up to the budget or `count`; the same every time."""
+    order = list(trees)
+    random.Random(0).shuffle(order)
+    taken: list[TreeLengths] = []
+    room = budget
+    for place in range(count):
+        tree = order[place % len(order)]
+        if taken and tree.tokens > room:
+            break
+        taken.append(tree)
+        room -= tree.tokens
+    return tuple(taken)
