@@ -1,4 +1,4 @@
-"""Predicted and measured peak memory: python -m benchmarks.memory_plan [--sizes 30M 135M] [--lengths 256 1024] [--out F].
+"""Predicted and measured peak memory: python -m benchmarks.memory_plan [--sizes 30M] [--lengths 256].
 
 Each cell trains a few steps of a stage in a process of its own, on rows of one length that fill the token budget, and
 compares the largest resident memory of that process with `prefine plan`. Models have random weights: memory depends on
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.work import peak_memory_gb, tell
+
 
 def _shape(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int) -> dict[str, int]:
     return {
@@ -67,7 +67,7 @@ def make_rows(stage: str, length: int, count: int, path: Path) -> Path:
     """Rows whose prompt and answer have `length` tokens together, half of them each."""
 
     def text(number: int, tokens: int, word: str) -> str:
-        return f"{number}" + f" {word}" * tokens  # a token a word
+        return f"{number}" + f" {word}" * tokens + f" {number}"  # a token a word; a prompt may be cut at its start
 
     half = length // 2 - 24  # the rest is the template's
     rows: list[dict[str, str]] = []
@@ -88,9 +88,7 @@ def rows_a_step(stage: str, length: int, budget: int) -> int:
     return max(1, budget // tree)
 
 
-def values(
-    stage: str, length: int, budget: int, dtype: str, model: Path, folder: Path, reward: Path
-) -> dict[str, Any]:
+def values(stage: str, length: int, budget: int, dtype: str, model: Path, folder: Path, reward: Path) -> dict[str, Any]:
     """The cell's recipe."""
     batch = rows_a_step(stage, length, budget)
     found: dict[str, Any] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from prefine.data.reading.memory_rows import is_rows, memory_source
-from prefine.errors import RecipeError
+from prefine.errors import RecipeError, about
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.kto import KtoRecipe
 from prefine.recipe.python import Keys, RecipeLike, recipe_from
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from prefine.evaluation.comparing.evaluate import Evaluation
     from prefine.named_model import Model, PromptLike
     from prefine.objectives.dpo import PairLogprobs
+    from prefine.planning.fit import Fit
+    from prefine.planning.plan import StagePlan
     from prefine.training.display import Display
 
 OnStep = Callable[[int, Mapping[str, float]], object]
@@ -159,6 +161,36 @@ def ppo(
     from prefine.training.rl.stage import run_ppo
 
     return Run(run_ppo(made, resume, _display(display, on_step, on_evaluation), force=force))
+
+
+@overload
+def plan(method: str, recipe: RecipeLike = None, *, fit: None = None, **overrides: Any) -> StagePlan: ...
+@overload
+def plan(method: str, recipe: RecipeLike = None, *, fit: str, **overrides: Any) -> Fit: ...
+def plan(method: str, recipe: RecipeLike = None, *, fit: str | None = None, **overrides: Any) -> StagePlan | Fit:
+    """Predict a stage's peak memory, time and disk without loading weights, as `prefine plan`.
+
+    Args:
+        method: sft, reward, dpo or ppo.
+        recipe: a path, a dict, a recipe object, or None for the defaults.
+        fit: a size such as "24GB": find the cheapest change of the recipe that fits.
+        overrides: see `sft`.
+
+    Returns:
+        The plan; with `fit`, what was found: its `changes` and its `plan`.
+
+    Raises:
+        PrefineError: the recipe is not valid, a model cannot be found, or its architecture is not known.
+    """
+    made = recipe_from(recipe, overrides, _recipe_type(method), _plain)
+    from prefine.planning.fit import bytes_of, fit_stage
+    from prefine.planning.plan import plan_stage
+
+    if fit is None:
+        return plan_stage(made, method=method)
+    with about("fit"):
+        budget = bytes_of(fit)
+    return fit_stage(made, method=method, budget_bytes=budget)
 
 
 def generate(model: str | os.PathLike[str], prompts: Sequence[PromptLike], **settings: Any) -> Rows:
@@ -310,9 +342,13 @@ def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> Stag
     Raises:
         RecipeError: it is not valid; lists every field, value and rule.
     """
+    return recipe_from(recipe, overrides, _recipe_type(stage), _plain)
+
+
+def _recipe_type(stage: str) -> type[StageRecipe]:
     if stage not in RECIPES:
         raise RecipeError(f"stage is {stage!r}", f"Write one of {', '.join(RECIPES)}.")
-    return recipe_from(recipe, overrides, RECIPES[stage], _plain)
+    return RECIPES[stage]
 
 
 def _plain(keys: Keys, value: Any) -> Any:

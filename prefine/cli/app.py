@@ -40,6 +40,7 @@ VERBS = {
     "doctor": "prefine.cli.doctor:doctor",
     "run": "prefine.cli.run:run",
     "recipe": "prefine.cli.recipe:recipe",
+    "plan": "prefine.cli.plan:plan",
     "data check": "prefine.cli.data:check",
     "data audit": "prefine.cli.data_audit:audit",
     "sft": "prefine.cli.sft:sft",

@@ -1,8 +1,8 @@
 """What a forward and its backward hold in memory, in bytes, derived from the code of models/forward.
 
-Each function says which tensors it counts. tests/planning/test_activations.py counts the tensors that live while a real
-model trains, and compares. T are the tokens of a packed row, H the hidden width, Q and K the widths of queries and keys,
-I that of the MLP, b the bytes of a number of the compute type.
+Each function says which tensors it counts; tests/planning/test_activations.py counts those that live while a real model
+trains. Names in comments: H is the hidden width, I that of the MLP, r the rank of adapters, b the bytes of a number of
+the compute type.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ _FP32 = 4
 
 @dataclass(frozen=True, slots=True)
 class TreeLengths:
-    """Tokens of a prompt and of each answer to it."""
+    """Tokens of a prompt and of each answer to it.
+
+    Attributes:
+        shared: of the prompt, those that a microbatch computes once for all its prompts.
+    """
 
     prompt: int
     answers: tuple[int, ...]
+    shared: int = 0
 
     @property
     def tokens(self) -> int:
@@ -109,7 +114,9 @@ class Step:
         return self.saved + self.scores + self.weights + self.masks + self.passing
 
 
-def step_bytes(how: Forward, trees: Sequence[TreeLengths], head: Head, *, entropy: bool = False, passes: int = 1) -> Step:
+def step_bytes(
+    how: Forward, trees: Sequence[TreeLengths], head: Head, *, entropy: bool = False, passes: int = 1
+) -> Step:
     """A forward and its backward over the trees of one microbatch.
 
     Args:
@@ -150,8 +157,13 @@ def _residual(how: Forward) -> int:
 def row_tokens(how: Forward, trees: Sequence[TreeLengths]) -> int:
     """Tokens that the trunk computes: each prompt once; on the padded path each answer after its prompt, padded."""
     if how.kernel != "padded":
-        return sum(tree.tokens for tree in trees)
+        return shared_tokens(trees) + sum(tree.tokens - tree.shared for tree in trees)
     return sum(max(1, len(tree.answers)) for tree in trees) * max(tree.longest for tree in trees)
+
+
+def shared_tokens(trees: Sequence[TreeLengths]) -> int:
+    """Tokens that all prompts of a microbatch begin with, which it computes once."""
+    return trees[0].shared if trees else 0
 
 
 def saved_per_token(how: Forward) -> int:
@@ -217,13 +229,16 @@ def weight_casts(how: Forward) -> int:
 
 def blocks(trees: Sequence[TreeLengths]) -> list[tuple[int, int]]:
     """Rows of queries and of keys of each block of the blockwise kernel (see data/tokens/trees.runs)."""
-    found = []
+    runs = [(shared_tokens(trees), 0)]
     for tree in trees:
         first = tree.answers[0] if tree.answers else 0
-        for own, before in [(tree.prompt + first, 0), *((answer, tree.prompt) for answer in tree.answers[1:])]:
-            for start in range(0, own, BLOCK_ROWS):
-                rows = min(BLOCK_ROWS, own - start)
-                found.append((rows, before + start + rows))
+        runs.append((tree.prompt - tree.shared + first, tree.shared))
+        runs += [(answer, tree.prompt) for answer in tree.answers[1:]]
+    found = []
+    for own, before in runs:
+        for start in range(0, own, BLOCK_ROWS):
+            rows = min(BLOCK_ROWS, own - start)
+            found.append((rows, before + start + rows))
     return found
 
 

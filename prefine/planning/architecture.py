@@ -50,7 +50,6 @@ class Architecture:
         tied: whether embeddings and output layer share their weights.
         parameters: all weights, those shared counted once.
         linears: the linear layers of the trunk, which quantisation and all-linear adapters apply to.
-        other_parameters: weights of embeddings, norms and the output layer.
     """
 
     kind: str
@@ -146,9 +145,7 @@ def _require_plausible(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         counted = "layers" in name or "heads" in name or "experts" in name
         if isinstance(value, int) and value > (10_000 if counted else _LARGEST_SIDE):
-            raise ModelError(
-                f"its config has {name} {value:,}", "Check the model's config.json.", field="model.name"
-            )
+            raise ModelError(f"its config has {name} {value:,}", "Check the model's config.json.", field="model.name")
 
 
 def _measured(kind: str, config: Any, model: Any) -> Architecture:
@@ -160,7 +157,11 @@ def _measured(kind: str, config: Any, model: Any) -> Architecture:
         for inputs, outputs in [shape]
     )
     heads = config.num_attention_heads
-    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    tied = head is not None and (
+        head.weight is model.get_input_embeddings().weight or bool(getattr(config, "tie_word_embeddings", False))
+    )
+    # On the meta device, tied weights may still be two tensors.
+    unshared = 0 if head is None or head.weight is model.get_input_embeddings().weight else head.weight.numel()
     leaves = {each.name.rpartition(".")[2] for each in linears}
     return Architecture(
         kind=kind,
@@ -174,16 +175,10 @@ def _measured(kind: str, config: Any, model: Any) -> Architecture:
         context=getattr(config, "max_position_embeddings", None),
         softcap=getattr(config, "attn_logit_softcapping", None) is not None,
         gated=leaves.issuperset(_GATED),
-        tied=tied or bool(getattr(config, "tie_word_embeddings", False)),
-        parameters=_parameters(model, head, bool(getattr(config, "tie_word_embeddings", False))),
+        tied=tied,
+        parameters=int(model.num_parameters()) - (unshared if tied else 0),
         linears=linears,
     )
-
-
-def _parameters(model: Any, head: Any, tied: bool) -> int:
-    own = 0 if head is None or not tied else head.weight.numel()
-    shared = head is not None and head.weight is model.get_input_embeddings().weight
-    return sum(each.numel() for each in model.parameters()) - (0 if shared else own)
 
 
 def _shape(module: nn.Module) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prefine.planning.activations import Forward, Head, TreeLengths, row_tokens
 from prefine.planning.stage_facts import StageFacts
-from prefine.planning.workload import Workload, typical_microbatch
+from prefine.planning.workload import Workload, typical_rows
 
 # The share of the measured rate of large products that a whole step reaches, by device and bytes of a number: the rest
 # goes to smaller products, attention and what is no product. See docs/planning.md.
@@ -17,6 +17,8 @@ _CALLS_OF_A_LAYER_S = 0.00035
 # Starting, loading, probing, checking, saving and writing the report.
 _REST_S = 20.0
 _REPORT_SLOTS = 32
+# Rows whose lengths stand for all.
+_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -85,20 +87,22 @@ def _keys_seen(trees: Sequence[TreeLengths]) -> float:
 
 def _step_seconds(stage: StageFacts, workload: Workload, rate: float) -> float:
     """One optimiser step on rows of the mean length."""
-    trees = typical_microbatch(workload.trees, 1 << 40, min(stage.rows_per_step, 256))
+    trees = typical_rows(workload.trees, _ROWS)
     work = training_flops(stage.forward, trees, stage.head, stage.passes)
     return work * stage.rows_per_step / len(trees) / rate
 
 
 def _forward_seconds(stage: StageFacts, trees: Sequence[TreeLengths], rows: int, rate: float) -> float:
-    sample = typical_microbatch(trees, 1 << 40, min(len(trees), 256))
+    sample = typical_rows(trees, _ROWS)
     return inference_flops(stage.forward, sample, stage.head) * rows / len(sample) / rate
 
 
 def _update_seconds(stage: StageFacts, workload: Workload, rate: float) -> float:
     """An update of PPO: answers, their scores, log-probabilities under policy and reference, and the steps on them."""
     assert stage.rl is not None  # noqa: S101
-    prompts = stage.recipe.training.batch_size if stage.rows is None else min(stage.rows, stage.recipe.training.batch_size)
+    prompts = (
+        stage.recipe.training.batch_size if stage.rows is None else min(stage.rows, stage.recipe.training.batch_size)
+    )
     learned = _step_seconds(stage, workload, rate) * min(prompts, stage.rl.ppo.minibatches) * stage.rl.ppo.epochs
     forward = _forward_seconds(stage, workload.trees, prompts, rate)
     written = generation_seconds(

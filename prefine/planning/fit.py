@@ -154,7 +154,10 @@ class _Search:
         recipe = changed(self.facts.recipe, made)
         if recipe is None:
             return None
-        return planned(StageFacts(self.facts.method, recipe, self.facts.model, self.facts.rewards, self.facts.machine), self.workload)
+        return planned(
+            StageFacts(self.facts.method, recipe, self.facts.model, self.facts.rewards, self.facts.machine),
+            self.workload,
+        )
 
     def without_needless(self, found: Fit) -> Fit:
         """Leave out changes without which it fits, too: the dearest first."""
@@ -205,7 +208,8 @@ def changes(recipe: StageRecipe, plan: StagePlan) -> Iterator[list[Change]]:
         yield [Change("model.quantization", "nf4", "frozen weights of 4 bits; slower products")]
     if lora is not None:
         yield [
-            Change("lora.r", rank, "an adapter that can learn less") for rank in _halves(lora.r, min(_LEAST_RANK, lora.r))
+            Change("lora.r", rank, "an adapter that can learn less")
+            for rank in _halves(lora.r, min(_LEAST_RANK, lora.r))
         ]
     yield [
         Change("data.max_length_tokens", size, "longer rows lose their oldest turns, or are left out")

@@ -9,15 +9,19 @@ from typing import Any, cast
 from prefine.generation.slot_forward import SlotForward
 from prefine.generation.slot_writer import ROW_TOKENS
 from prefine.models.scoring.packed_scorer import MAX_TOKENS
-from prefine.planning.activations import Head, TreeLengths, inference_bytes, step_bytes
+from prefine.planning.activations import TreeLengths, inference_bytes, step_bytes
 from prefine.planning.stage_facts import StageFacts
 from prefine.planning.workload import Workload, largest_microbatch, microbatch_count
 
 # Resident memory of a process that has imported what a run needs, before it loads a model, and of one that has loaded
 # and probed it, read its data and compiled kernels. Measured on Linux, x86-64, torch 2.13: see docs/planning.md.
 LOADING_BASE = 480_000_000
-CPU_BASE = 610_000_000
-# Not measured by this project on a GPU: the driver's context with the libraries' own buffers, and the share that torch's
+CPU_BASE = 620_000_000
+# The heap of the C library (glibc): temporaries of a layer leave holes that later aligned blocks do not fit. It is a
+# measured share of what a step holds. Blocks above the largest threshold are mapped apart and leave none.
+HEAP_HOLES_SHARE = 0.25
+_MAPPED_APART = 32 << 20
+# Not measured on a GPU: the driver's context with the libraries' own buffers, and the share of memory that torch's
 # allocator holds in blocks that it cannot use.
 GPU_BASE = 700_000_000
 GPU_UNUSED_SHARE = 0.05
@@ -98,7 +102,6 @@ def weight_bytes(stage: StageFacts) -> int:
 
 def _held(stage: StageFacts, workload: Workload) -> list[Term]:
     """What is in memory during the whole of training."""
-    shapes = stage.shapes
     base = CPU_BASE if stage.machine.device != "cuda" else GPU_BASE
     what = "Python, torch and libraries" if stage.machine.device != "cuda" else "driver and libraries on the GPU"
     dtype = "float32" if stage.all_weights else stage.dtype
@@ -109,7 +112,11 @@ def _held(stage: StageFacts, workload: Workload) -> list[Term]:
     ]
     if stage.adapter_parameters:
         found.append(
-            Term("adapters", stage.adapter_parameters * _FP32, f"rank {stage.rank} on {len(stage.targets)} layers, float32")
+            Term(
+                "adapters",
+                stage.adapter_parameters * _FP32,
+                f"rank {stage.rank} on {len(stage.targets)} layers, float32",
+            )
         )
     if stage.extra_weights:
         found.append(Term("other models", stage.extra_weights, stage.extra_why))
@@ -120,12 +127,13 @@ def _held(stage: StageFacts, workload: Workload) -> list[Term]:
         size = round(touched * workload.mean_tokens * 8)
         if stage.machine.device != "cuda" and size:
             found.append(Term("rows", size, f"{touched:,} rows of {workload.mean_tokens:.0f} tokens, mapped from disk"))
-    del shapes
     return found
 
 
 def _trained(stage: StageFacts) -> list[Term]:
-    return [Term("optimiser", stage.trainable * 2 * _FP32, f"AdamW: two float32 for each of {stage.trainable:,} weights")]
+    return [
+        Term("optimiser", stage.trainable * 2 * _FP32, f"AdamW: two float32 for each of {stage.trainable:,} weights")
+    ]
 
 
 def _gradients(stage: StageFacts) -> Term:
@@ -138,7 +146,8 @@ def step_trees(stage: StageFacts, workload: Workload) -> tuple[TreeLengths, ...]
     budget = stage.recipe.training.max_tokens_per_microbatch
     if stage.rl is not None:  # an answer is independent of its prompt's others: a large tree is computed in parts
         trees = tuple(_part(tree, budget) for tree in trees)
-    return largest_microbatch(trees, stage.rows_per_step * (stage.samples if stage.rl is not None else 1), budget)
+    count = stage.rows_per_step * (stage.samples if stage.rl is not None else 1)
+    return largest_microbatch(trees, count, budget, workload.shared)
 
 
 def _part(tree: TreeLengths, budget: int) -> TreeLengths:
@@ -165,6 +174,10 @@ def _step(stage: StageFacts, workload: Workload) -> list[Term]:
         found.append(Term("casts", step.weights, "of trained matrices, kept for the backward pass"))
     if several or stage.all_weights:
         found.append(_gradients(stage))
+    width = sum(tree.tokens for tree in trees) * stage.shapes.hidden * stage.itemsize
+    if stage.machine.device == "cpu" and width < _MAPPED_APART:
+        held = step.saved + step.scores + step.passing
+        found.append(Term("heap", round(HEAP_HOLES_SHARE * held), "holes that the C library leaves: a measured share"))
     return [term for term in found if term.bytes]
 
 
@@ -202,8 +215,8 @@ def _generation(stage: StageFacts, workload: Workload) -> list[Term]:
 
 def _scoring(stage: StageFacts, workload: Workload) -> Term:
     """Forwards without gradients over an update's answers: by the reward model, the policy and its reference."""
-    measured = inference_bytes(stage.forward, step_trees(stage, workload), cast(Head, "actor_critic"), entropy=True)
-    trees = largest_microbatch(workload.trees, stage.recipe.training.batch_size, MAX_TOKENS)
+    measured = inference_bytes(stage.forward, step_trees(stage, workload), "actor_critic", entropy=True)
+    trees = largest_microbatch(workload.trees, stage.recipe.training.batch_size, MAX_TOKENS, workload.shared)
     scored = inference_bytes(stage.forward, trees, None)
     return Term("answers", max(measured, scored), "one layer at a time, over the largest microbatch")
 

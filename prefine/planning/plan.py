@@ -104,7 +104,8 @@ class StagePlan:
 
     def lines(self) -> list[str]:
         """For a terminal."""
-        found = [f"{self.method} on {self.device} in {self.dtype}: {gigabytes(self.peak_bytes)} at its peak ({self.peak.name})"]
+        peak = f"{gigabytes(self.peak_bytes)} at its peak ({self.peak.name})"
+        found = [f"{self.method} on {self.device} in {self.dtype}: {peak}"]
         width = max(len(term.name) for term in self.memory)
         found += [f"  {gigabytes(term.bytes):>9}  {term.name:<{width}}  {term.why}" for term in self.memory]
         found += [f"  other moments: {name}" for name in [self._others()] if name]

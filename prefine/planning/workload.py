@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from prefine.data.lengths import EvenSample
-from prefine.data.prepare import source_names
 from prefine.data.reading.quarantine import Quarantine
+from prefine.data.reading.source_names import source_names
 from prefine.data.records.kinds import KINDS, kind_of_sources
 from prefine.data.records.selection import group_of, is_heldout
 from prefine.data.records.stream import read_records
 from prefine.data.tokens.fitting import whole_row
 from prefine.data.tokens.template import ChatTemplate
+from prefine.data.tokens.trees import TokenTree, worth_sharing
 from prefine.errors import DataError, TemplateError
+from prefine.intervals import evenly_chosen
 from prefine.planning.activations import TreeLengths
 from prefine.recipe.sections import DataSection
 from prefine.records import Demonstration, Preference, Prompt, Record, Vote
@@ -34,12 +35,14 @@ class Workload:
         heldout: held-out rows, likewise.
         trees: lengths of some of them, evenly chosen, before they are cut.
         source: what the lengths are from, for people.
+        shared: tokens that all prompts begin with, such as a system turn.
     """
 
     rows: int | None
     heldout: int | None
     trees: tuple[TreeLengths, ...]
     source: str
+    shared: int = 0
 
     def cut(self, most: int, answer_tokens: int = 0, answers: int = 0) -> Workload:
         """With rows cut to a length as data/tokens/fitting.py cuts them: the prompt is shortened, answers are not.
@@ -75,21 +78,20 @@ def longest_rows(method: str, most: int) -> Workload:
     return Workload(None, None, (tree,), f"assumed: every row has {most} tokens (data.max_length_tokens)")
 
 
-def rows_of_lengths(lengths: Iterable[TreeLengths], heldout: int) -> Workload:
-    """Rows that are prepared already."""
-    trees = tuple(lengths)
-    return Workload(len(trees), heldout, trees, "counted")
-
-
 def counted_rows(method: str, section: DataSection, template: ChatTemplate) -> Workload:
     """Count the rows of a recipe's data, and the tokens of some of them.
 
     Raises:
         DataError: the data cannot be found or read.
     """
-    kind = _READ_AS.get(method) or KINDS[
-        kind_of_sources(source_names(section.train), split=section.split, text=section.text_form, rules=section.row_rules)
-    ]
+    kind = (
+        _READ_AS.get(method)
+        or KINDS[
+            kind_of_sources(
+                source_names(section.train), split=section.split, text=section.text_form, rules=section.row_rules
+            )
+        ]
+    )
     if kind not in (Demonstration, Preference, Prompt, Vote):
         raise DataError("the data are of no kind that can be trained on", "Name other data.", field="data.train")
     sample: EvenSample[Record] = EvenSample(_TOKENIZED)
@@ -103,10 +105,12 @@ def counted_rows(method: str, section: DataSection, template: ChatTemplate) -> W
         rows += 1
     if section.heldout is not None:
         apart = sum(1 for _ in _records(section.heldout, section, kind, section.heldout_split))
-    trees = tuple(_lengths(sample.values, template))
+    found = list(_trees(sample.values, template))
+    trees = tuple(TreeLengths(len(tree.prompt), tuple(map(len, tree.answers))) for tree in found)
+    shared = worth_sharing([tree.prompt for tree in found])
     if section.limit is not None:
         rows = min(rows, section.limit)
-    return Workload(rows, apart, trees, f"counted: {rows:,} rows, tokens of {len(trees):,} of them")
+    return Workload(rows, apart, trees, f"counted: {rows:,} rows, tokens of {len(trees):,} of them", shared)
 
 
 def _records(sources: str | list[str], section: DataSection, kind: type[Record], split: str) -> Iterator[Record]:
@@ -122,20 +126,21 @@ def _records(sources: str | list[str], section: DataSection, kind: type[Record],
         )
 
 
-def _lengths(records: Sequence[Record], template: ChatTemplate) -> Iterator[TreeLengths]:
+def _trees(records: Sequence[Record], template: ChatTemplate) -> Iterator[TokenTree]:
     for record in records:
         try:
-            tree = whole_row(template, record).tree
+            yield whole_row(template, record).tree
         except TemplateError:  # the run sets such rows aside
             continue
-        yield TreeLengths(len(tree.prompt), tuple(map(len, tree.answers)))
 
 
-def largest_microbatch(trees: Sequence[TreeLengths], count: int, budget: int) -> tuple[TreeLengths, ...]:
+def largest_microbatch(
+    trees: Sequence[TreeLengths], count: int, budget: int, shared: int = 0
+) -> tuple[TreeLengths, ...]:
     """The microbatch of the most tokens, then of the longest rows, that an optimiser step of `count` rows can have.
 
-    A row longer than the budget is a microbatch of its own (see data/tokens/trees.microbatches). If fewer rows are
-    known than a step has, they stand for the others.
+    Its prompts share `shared` tokens if they are several. A row longer than the budget is a microbatch of its own. If
+    fewer rows are known than a step has, they stand for the others.
     """
     ordered = sorted(trees, key=lambda tree: (tree.tokens, tree.longest), reverse=True)
     ordered = [tree for tree in ordered for _ in range(-(-count // len(ordered)))][: max(count, len(ordered))]
@@ -145,7 +150,10 @@ def largest_microbatch(trees: Sequence[TreeLengths], count: int, budget: int) ->
         if len(taken) < count and (tree.tokens <= room or not taken):
             taken.append(tree)
             room -= tree.tokens
-    return tuple(taken)
+    if len(taken) == 1:
+        return tuple(taken)
+    least = min(shared, *(tree.prompt - 1 for tree in taken))
+    return tuple(replace(tree, shared=max(0, least)) for tree in taken)
 
 
 def microbatch_count(trees: Sequence[TreeLengths], count: int, budget: int) -> int:
@@ -154,16 +162,6 @@ def microbatch_count(trees: Sequence[TreeLengths], count: int, budget: int) -> i
     return max(1, -(-round(mean * count) // budget))
 
 
-def typical_microbatch(trees: Sequence[TreeLengths], budget: int, count: int) -> tuple[TreeLengths, ...]:
-    """Rows drawn as a run draws them, up to the budget or `count`; the same every time."""
-    order = list(trees)
-    random.Random(0).shuffle(order)
-    taken: list[TreeLengths] = []
-    room = budget
-    for place in range(count):
-        tree = order[place % len(order)]
-        if taken and tree.tokens > room:
-            break
-        taken.append(tree)
-        room -= tree.tokens
-    return tuple(taken)
+def typical_rows(trees: Sequence[TreeLengths], most: int) -> tuple[TreeLengths, ...]:
+    """Evenly chosen rows, at most so many."""
+    return tuple(trees[place] for place in evenly_chosen(len(trees), most))

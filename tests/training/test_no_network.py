@@ -79,6 +79,7 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "generate": lambda: [str(sft_run), "--prompts", rows(chat), "--max-new-tokens", "4"],
         "chat": lambda: [str(sft_run), "--max-new-tokens", "4"],
         "recipe": lambda: ["dpo"],
+        "plan": lambda: [recipe("dpo", **{"model.name": str(sft_run)}), "--method", "dpo"],
         "export write": lambda: [str(sft_run), "--to", "adapter", "--out", str(folder / "exported")],
         "export verify": lambda: [str(export_run(str(sft_run), "merged", out=folder / "exported").folder)],
         "serve": lambda: [str(sft_run), "--port", "0", "--feedback", str(folder / "feedback.db")],

@@ -177,7 +177,7 @@ def collate(trees: Sequence[TokenTree]) -> PackedBatch:
         input_ids    [5 6 7 8 9]    position_ids [0 1 2 3 2]
         predict_from [1 2 1]        targets [7 8 9]        sequence [0 0 1]
     """
-    shared = _worth_sharing([tree.prompt for tree in trees])
+    shared = worth_sharing([tree.prompt for tree in trees])
     ids = list(trees[0].prompt[:shared]) if shared else []
     positions = list(range(shared))
     segments = [Segment(0, shared, ())] if shared else []
@@ -214,7 +214,7 @@ def collate(trees: Sequence[TokenTree]) -> PackedBatch:
     )
 
 
-def _worth_sharing(prompts: Sequence[Sequence[int]]) -> int:
+def worth_sharing(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens of all prompts are computed once; 0 if that saves nothing."""
     shared = common_beginning(prompts) if len(prompts) > 1 else 0
     return shared if shared >= _LEAST_SHARED_TOKENS else 0

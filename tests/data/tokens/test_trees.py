@@ -20,7 +20,6 @@ from prefine.data.tokens.trees import (
     folds,
     microbatches,
     parts_of,
-    steps_per_epoch,
     token_offsets,
 )
 
@@ -247,11 +246,6 @@ def test_folds_are_drawn_and_not_cut_from_one_end_to_the_other() -> None:
     for epoch in range(3):
         order = epoch_order(300, 0, epoch)
         assert [part[row] for row in order] != [place % 3 for place in range(300)]
-
-
-@pytest.mark.parametrize(("rows", "per_step", "steps"), [(8, 4, 2), (9, 4, 3), (1, 4, 1), (0, 4, 0)])
-def test_the_ragged_last_step_counts(rows: int, per_step: int, steps: int) -> None:
-    assert steps_per_epoch(rows, per_step) == steps
 
 
 def test_token_offsets() -> None:

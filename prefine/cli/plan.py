@@ -1,0 +1,85 @@
+"""prefine plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefine.cli.options import AsJson, Overrides, RecipePath
+from prefine.terminal import echo
+
+if TYPE_CHECKING:
+    from prefine.planning.fit import Fit
+    from prefine.recipe.stage import StageRecipe
+
+
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides,
+    method: Annotated[
+        str | None, typer.Option(help="sft, reward, dpo or ppo; default: by the recipe.", show_default=False)
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Name the cheapest change that fits this memory: 24GB.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict a recipe's peak memory, time and disk before it runs, without loading weights."""
+    import json
+
+    from prefine.errors import about
+    from prefine.planning.fit import bytes_of, fit_stage
+    from prefine.planning.plan import plan_stage
+
+    with about("--fit"):
+        budget = None if fit is None else bytes_of(fit)
+    name, made = _recipe(recipe, overrides, method)
+    if budget is None:
+        found = plan_stage(made, method=name)
+        echo(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(found.lines()))
+        return
+    fitted = fit_stage(made, method=name, budget_bytes=budget)
+    if as_json:
+        echo(json.dumps({**fitted.plan.as_json(), "fit": fitted.as_json()}, indent=2))
+        return
+    echo("\n".join([*fitted.plan.lines(), "", *_fit_lines(fitted)]))
+
+
+def _recipe(path: RecipePath, overrides: Overrides, method: str | None) -> tuple[str, StageRecipe]:
+    """The recipe and its method."""
+    from prefine.errors import RecipeError
+    from prefine.recipe.loading import load_recipe, recipe_values
+    from prefine.recipe.method import method_in
+    from prefine.recipe.pipeline_stage import is_pipeline
+    from prefine.recipe.registry import RECIPES
+
+    values = recipe_values(path)
+    if is_pipeline(values):
+        raise RecipeError(f"{path} is a pipeline", "Plan the recipes of its stages one by one.")
+    if method is None:
+        method = method_in(values, path.stem)
+    elif method not in RECIPES:
+        raise RecipeError(f"{method!r:.60} is no method", f"Write one of {', '.join(RECIPES)}.", field="--method")
+    return method, load_recipe(path, overrides, RECIPES[method])
+
+
+def _fit_lines(found: Fit) -> list[str]:
+    from prefine.planning.plan import gigabytes
+
+    budget, before = gigabytes(found.budget), gigabytes(found.before.peak_bytes)
+    if not found.made:
+        return (
+            [f"it fits {budget} as it is"]
+            if found.fits
+            else [f"it needs {before}, and no change was found that saves memory"]
+        )
+    peak = gigabytes(found.plan.peak_bytes)
+    settings = " ".join(f"--set '{text}'" if " " in text or "{" in text else f"--set {text}" for text in found.changes)
+    said = (
+        f"to fit {budget} ({before} as it is): {peak} with"
+        if found.fits
+        else f"nothing fits {budget}; the least found is {peak} with"
+    )
+    return [said, f"  {settings}", *(f"  {change.field}: {change.costs}" for change in found.made)]
