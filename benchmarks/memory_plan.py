@@ -171,33 +171,43 @@ def main() -> None:
         recipe = json.loads(Path(args.cell[1]).read_text())
         run_cell(args.cell[0], recipe, None if args.timeline is None else Path(args.timeline))
         return
+    print("| stage | model | length | type | predicted | measured | ratio |\n|---|---|---|---|---|---|---|")
     for size in args.sizes:
         model = make_model(size, args.folder / size)
         for dtype in args.dtypes:
             for length in args.lengths:
                 for stage in args.stages:
-                    cell(stage, size, length, dtype, model, args.folder, timeline=args.timeline is not None)
+                    row = cell(stage, size, length, dtype, model, args.folder, timeline=args.timeline is not None)
+                    print(row, flush=True)
 
 
-def cell(stage: str, size: str, length: int, dtype: str, model: Path, root: Path, *, timeline: bool) -> None:
-    """Measure one cell, unless it was measured before."""
+def cell(stage: str, size: str, length: int, dtype: str, model: Path, root: Path, *, timeline: bool) -> str:
+    """A row of the table; a cell that was measured before is not measured again."""
     folder = root / f"{stage}-{size}-{length}-{dtype}"
     result = folder / "result.json"
-    if result.exists():
-        print(folder.name, result.read_text())
-        return
     folder.mkdir(parents=True, exist_ok=True)
     budget = TOKENS_PER_MICROBATCH[size]
-    make_rows(stage, length, 4 * rows_a_step(stage, length, budget), folder / "train.jsonl")
-    make_rows(stage, length, 1000 + HELDOUT, folder / "all.jsonl")
-    lines = (folder / "all.jsonl").read_text().splitlines(keepends=True)
-    (folder / "heldout.jsonl").write_text("".join(lines[-HELDOUT:]))
-    reward = root / f"reward-{size}-{length}-{dtype}" / "run"
-    made = values(stage, length, budget, dtype, model, folder, reward)
-    began = time.time()
-    found = measured(stage, made, folder, timeline=timeline)
-    result.write_text(json.dumps({"measured_gb": found, "seconds": round(time.time() - began)}))
-    print(folder.name, result.read_text(), flush=True)
+    made = values(stage, length, budget, dtype, model, folder, root / f"reward-{size}-{length}-{dtype}" / "run")
+    if not result.exists():
+        make_rows(stage, length, 4 * rows_a_step(stage, length, budget), folder / "train.jsonl")
+        make_rows(stage, length, 1000 + HELDOUT, folder / "all.jsonl")
+        lines = (folder / "all.jsonl").read_text().splitlines(keepends=True)
+        (folder / "heldout.jsonl").write_text("".join(lines[-HELDOUT:]))
+        result.write_text(json.dumps({"measured_gb": measured(stage, made, folder, timeline=timeline)}))
+    found = float(json.loads(result.read_text())["measured_gb"])
+    said = predicted(stage, made)
+    return f"| {stage} | {size} | {length} | {dtype} | {said:.2f} | {found:.2f} | {said / found:.2f} |"
+
+
+def predicted(stage: str, made: dict[str, Any]) -> float:
+    """The peak that `prefine plan` says, GB."""
+    from prefine.planning.machine import machine_for
+    from prefine.planning.plan import plan_stage
+    from prefine.recipe.python import recipe_from
+    from prefine.recipe.registry import RECIPES
+
+    recipe = recipe_from(made, {}, RECIPES[stage])
+    return plan_stage(recipe, method=stage, machine=machine_for("cpu", measured=False)).peak_bytes / 1e9
 
 
 if __name__ == "__main__":

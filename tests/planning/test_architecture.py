@@ -39,7 +39,7 @@ def test_targets_are_found_as_peft_finds_them() -> None:
     shapes = architecture_of(QWEN_7B)
     assert len(shapes.targets(["q_proj", "v_proj"])) == 2 * 28
     assert len(shapes.targets(r"model\.layers\.0\..*_proj")) == 7
-    with pytest.raises(ModelError, match="matches no linear module. There are down_proj, gate_proj"):
+    with pytest.raises(ModelError, match="matches no linear module"):
         shapes.targets(["query"])
 
 
