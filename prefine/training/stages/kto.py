@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from prefine.data.tokens.store import TokenStore
-from prefine.data.tokens.trees import PackedBatch, TokenTree, collate, microbatches, steps_per_epoch
+from prefine.data.tokens.trees import PackedBatch, TokenTree, collate, microbatches
 from prefine.errors import RecipeError
 from prefine.intervals import mean
 from prefine.models.forward.packed import evaluating
@@ -21,6 +21,7 @@ from prefine.objectives import kto
 from prefine.objectives.masked import per_sequence
 from prefine.recipe.effects import Unread, without_effect
 from prefine.recipe.kto import KtoRecipe
+from prefine.recipe.steps import steps_per_epoch
 from prefine.records import Vote
 from prefine.runs.atomic import JSON
 from prefine.training.display import Display

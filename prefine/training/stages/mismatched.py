@@ -22,8 +22,9 @@ from prefine.models.forward.packed import evaluating
 from prefine.objectives.kto import kl_baseline
 from prefine.objectives.masked import per_sequence
 from prefine.recipe.stage import StageRecipe
+from prefine.recipe.steps import total_steps
 from prefine.training.loop.processes import Processes
-from prefine.training.loop.schedule import rows_of_step, total_steps
+from prefine.training.loop.schedule import rows_of_step
 from prefine.training.run.session import Session
 from prefine.training.stages.reference import reference_of_trees
 
