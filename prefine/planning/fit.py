@@ -25,7 +25,7 @@ _LEAST_BUDGET, _LEAST_LENGTH, _LEAST_RANK, _LEAST_SLOTS = 256, 128, 4, 4
 
 
 @dataclass(frozen=True)
-class Change:
+class RecipeChange:
     """Another value of a field.
 
     Attributes:
@@ -58,7 +58,7 @@ class Fit:
     budget: int
     before: StagePlan
     plan: StagePlan
-    made: tuple[Change, ...] = ()
+    made: tuple[RecipeChange, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -122,13 +122,13 @@ def fit_stage(
     before = planned(facts, rows)
     if before.fits(budget_bytes):
         return Fit(budget_bytes, before, before)
-    best: tuple[tuple[Change, ...], StagePlan] = ((), before)
+    best: tuple[tuple[RecipeChange, ...], StagePlan] = ((), before)
     for levels in changes(recipe, before):
         for change in levels:
             plan = search.plan((change,))
             if plan is not None and plan.fits(budget_bytes):
                 return Fit(budget_bytes, before, plan, (change,))
-    made: tuple[Change, ...] = ()
+    made: tuple[RecipeChange, ...] = ()
     for levels in changes(recipe, before):
         for change in levels:
             kept = tuple(each for each in made if each.field != change.field)
@@ -149,7 +149,7 @@ class _Search:
     facts: StageFacts
     workload: Workload
 
-    def plan(self, made: Sequence[Change]) -> StagePlan | None:
+    def plan(self, made: Sequence[RecipeChange]) -> StagePlan | None:
         """With these changes; None if the recipe's rules refuse them."""
         recipe = changed(self.facts.recipe, made)
         if recipe is None:
@@ -170,7 +170,7 @@ class _Search:
         return Fit(found.budget, found.before, plan, made)
 
 
-def changed(recipe: StageRecipe, made: Sequence[Change]) -> StageRecipe | None:
+def changed(recipe: StageRecipe, made: Sequence[RecipeChange]) -> StageRecipe | None:
     """The recipe with changes; None if its rules refuse them."""
     values = recipe.model_dump(mode="json", exclude_unset=True)
     assignments = [(tuple(change.field.split(".")), change.value, change.text) for change in made]
@@ -180,7 +180,7 @@ def changed(recipe: StageRecipe, made: Sequence[Change]) -> StageRecipe | None:
         return None
 
 
-def changes(recipe: StageRecipe, plan: StagePlan) -> Iterator[list[Change]]:
+def changes(recipe: StageRecipe, plan: StagePlan) -> Iterator[list[RecipeChange]]:
     """The changes that save memory, the cheapest first; each as levels, the mildest first.
 
     Their order: what changes no result beyond rounding (the token budget, slots, a second copy of weights that is only
@@ -191,33 +191,36 @@ def changes(recipe: StageRecipe, plan: StagePlan) -> Iterator[list[Change]]:
     longest = max((tree.longest for tree in plan.workload.trees), default=_LEAST_BUDGET)
     least = max(_LEAST_BUDGET, min(longest, training.max_tokens_per_microbatch))
     yield [
-        Change("training.max_tokens_per_microbatch", size, "nothing but smaller products")
+        RecipeChange("training.max_tokens_per_microbatch", size, "nothing but smaller products")
         for size in _halves(training.max_tokens_per_microbatch, least)
     ]
     if isinstance(recipe, PpoRecipe):
         yield [
-            Change("rollout.slots", size, "slower generation") for size in _halves(recipe.rollout.slots, _LEAST_SLOTS)
+            RecipeChange("rollout.slots", size, "slower generation")
+            for size in _halves(recipe.rollout.slots, _LEAST_SLOTS)
         ]
     if not model.gradient_checkpointing:
-        yield [Change("model.gradient_checkpointing", True, "a third more computing in training steps")]
+        yield [RecipeChange("model.gradient_checkpointing", True, "a third more computing in training steps")]
     if plan.dtype == "float32":
-        yield [Change("model.dtype", "bfloat16", "three digits in matrix products; slow without instructions for it")]
+        yield [
+            RecipeChange("model.dtype", "bfloat16", "three digits in matrix products; slow without instructions for it")
+        ]
     if lora is None:
-        yield [Change("lora", {}, "adapters are trained instead of all weights")]
+        yield [RecipeChange("lora", {}, "adapters are trained instead of all weights")]
     if model.quantization == "none":
-        yield [Change("model.quantization", "nf4", "frozen weights of 4 bits; slower products")]
+        yield [RecipeChange("model.quantization", "nf4", "frozen weights of 4 bits; slower products")]
     if lora is not None:
         yield [
-            Change("lora.r", rank, "an adapter that can learn less")
+            RecipeChange("lora.r", rank, "an adapter that can learn less")
             for rank in _halves(lora.r, min(_LEAST_RANK, lora.r))
         ]
     yield [
-        Change("data.max_length_tokens", size, "longer rows lose their oldest turns, or are left out")
+        RecipeChange("data.max_length_tokens", size, "longer rows lose their oldest turns, or are left out")
         for size in _halves(recipe.data.max_length_tokens, _LEAST_LENGTH)
     ]
     # Only with shorter rows can the budget fall further.
     yield [
-        Change("training.max_tokens_per_microbatch", size, "nothing but smaller products")
+        RecipeChange("training.max_tokens_per_microbatch", size, "nothing but smaller products")
         for size in _halves(least, _LEAST_BUDGET)
     ]
 

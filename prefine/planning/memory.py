@@ -10,6 +10,7 @@ from prefine.generation.slot_forward import SlotForward
 from prefine.generation.slot_writer import ROW_TOKENS
 from prefine.models.scoring.packed_scorer import MAX_TOKENS
 from prefine.planning.activations import TreeLengths, inference_bytes, step_bytes
+from prefine.planning.other_models import other_models_bytes, other_models_why
 from prefine.planning.stage_facts import StageFacts
 from prefine.planning.workload import Workload, largest_microbatch, microbatch_count
 
@@ -118,8 +119,8 @@ def _held(stage: StageFacts, workload: Workload) -> list[Term]:
                 f"rank {stage.rank} on {len(stage.targets)} layers, float32",
             )
         )
-    if stage.extra_weights:
-        found.append(Term("other models", stage.extra_weights, stage.extra_why))
+    if others := other_models_bytes(stage):
+        found.append(Term("other models", others, other_models_why(stage)))
     if stage.recipe.training.keep_best:
         found.append(Term("best weights", stage.trainable * _FP32, "training.keep_best: a copy of what is trained"))
     if rows := workload.rows:
@@ -196,11 +197,12 @@ def _loading(stage: StageFacts) -> Moment | None:
 def _generation(stage: StageFacts, workload: Workload) -> list[Term]:
     a, b = stage.shapes, stage.itemsize
     slots, new = stage.generated
-    longest = stage.longest_prompt(workload) + new
+    prompt = max((tree.prompt for tree in workload.trees), default=1)
+    longest = prompt + new
     room = SlotForward(cast(Any, None), slots).room(longest, slots)
     cache = a.layers * 2 * a.kv_width * b * room
-    prompts = stage.prompts(workload)
-    row = inference_bytes(stage.forward, prompts, None)
+    prompts = max(1, min(slots, ROW_TOKENS // prompt))
+    row = inference_bytes(stage.forward, (TreeLengths(prompt, ()),) * prompts, None)
     logits = slots * a.vocabulary * (b + 3 * _FP32)
     found = [
         Term("keys and values", cache, f"{slots} slots of up to {longest:,} tokens, and an eighth more"),

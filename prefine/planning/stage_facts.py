@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from prefine.errors import RecipeError, about
-from prefine.generation.slot_writer import ROW_TOKENS
-from prefine.planning.activations import Forward, Head, Kernel, TreeLengths
+from prefine.planning.activations import Forward, Head, Kernel
 from prefine.planning.architecture import Architecture, LinearShape
 from prefine.planning.machine import Machine
 from prefine.planning.model_facts import STAGE, AdapterFacts, ModelFacts
-from prefine.planning.workload import Workload
 from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
@@ -28,8 +26,8 @@ _REPORT_SLOTS = 32
 
 
 @dataclass(frozen=True)
-class StageFacts:
-    """A stage to be planned.
+class TrainedWeights:
+    """What a stage trains.
 
     Attributes:
         method: sft, reward, dpo, ppo, …
@@ -56,8 +54,6 @@ class StageFacts:
     def rl(self) -> PpoRecipe | None:
         """The recipe, if answers are generated to learn from."""
         return self.recipe if isinstance(self.recipe, PpoRecipe) else None
-
-    # --- What is trained -------------------------------------------------------------------------------------------
 
     @property
     def adapter(self) -> AdapterFacts | None:
@@ -125,43 +121,10 @@ class StageFacts:
             head += self.shapes.hidden + 1
         return (self.base_parameters if self.all_weights else self.adapter_parameters) + head
 
-    # --- Further models --------------------------------------------------------------------------------------------
 
-    @property
-    def extra_weights(self) -> int:
-        """Bytes of models besides the one that is trained."""
-        if self.rl is None:
-            return 0
-        reference = self._reference_bytes()
-        return reference + sum(self._reward_bytes(each) for each in self.rewards)
-
-    @property
-    def extra_why(self) -> str:
-        """What they are, for people."""
-        apart = sum(not self.shares(each) for each in self.rewards)
-        shared = len(self.rewards) - apart
-        parts = ["a copy of all weights as reference"] if self.all_weights else []
-        parts += [f"{shared} reward model{'s' * (shared > 1)} on the same weights"] if shared else []
-        parts += [f"{apart} reward model{'s' * (apart > 1)} with weights of their own"] if apart else []
-        return ", ".join(parts) or "the reference's adapter"
-
-    def _reference_bytes(self) -> int:
-        """The reference: a copy of all weights, or of the adapter that the policy began with; a new one needs none."""
-        if self.all_weights:
-            return self.base_parameters * 4
-        return 0 if self.model.adapter is None else self.own_adapter * 4
-
-    def shares(self, reward: ModelFacts) -> bool:
-        """Whether a reward model is an adapter on the policy's weights (see models/shared_base.shares_base)."""
-        return reward.adapter is not None and not self.all_weights and reward.base == self.model.base
-
-    def _reward_bytes(self, reward: ModelFacts) -> int:
-        if self.shares(reward) and reward.adapter is not None:
-            targets = self.shapes.targets(reward.adapter.targets)
-            return sum(reward.adapter.rank * (each.inputs + each.outputs) for each in targets) * 4
-        return reward.architecture.parameters * self.itemsize
-
-    # --- How it runs -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class StageFacts(TrainedWeights):
+    """A stage to be planned: what it trains, and how it runs."""
 
     @property
     def dtype(self) -> str:
@@ -239,16 +202,6 @@ class StageFacts:
             asked = self.recipe.training.batch_size * self.samples
             found.append((min(self.rl.rollout.slots, asked), self.rl.rollout.max_new_tokens))
         return max(found, key=lambda each: each[0] * each[1])
-
-    def longest_prompt(self, workload: Workload) -> int:
-        """Tokens of the longest prompt that is answered."""
-        return max((tree.prompt for tree in workload.trees), default=1)
-
-    def prompts(self, workload: Workload) -> tuple[TreeLengths, ...]:
-        """The prompts of one row of generation."""
-        longest = self.longest_prompt(workload)
-        count = max(1, min(self.generated[0], ROW_TOKENS // longest))
-        return (TreeLengths(longest, ()),) * count
 
 
 def stage_facts(
