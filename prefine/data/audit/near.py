@@ -26,7 +26,7 @@ from prefine.formatting import percent, plural
 from prefine.records import Preference
 
 MOST_INDEXED = 200_000
-"""Records that later ones are compared with; each takes about 5 KB of memory."""
+"""Records that later ones are compared with; each takes about 4 KB of memory."""
 
 
 class _Seen(NamedTuple):
