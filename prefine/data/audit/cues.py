@@ -101,7 +101,7 @@ class Cues:
             round(accuracy * of),
             of,
             "pairs" if self._is_pairs else "votes",
-            "A model can learn these words instead of quality. Read the most telling ones; add rows in which they are in the "
+            "A model can learn these words instead of quality. Read them; add rows in which they are in the "
             "worse answer. A reward model should be clearly better than this figure."
             if severity is not Severity.NONE
             else "",
