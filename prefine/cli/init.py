@@ -165,15 +165,20 @@ def _write_pipeline(
     from prefine.advice.chooser import choose
     from prefine.advice.looking import look
     from prefine.advice.machine import machine_sentences
+    from prefine.advice.memory import fitted
     from prefine.advice.starting import starting_pipeline
     from prefine.recipe.registry import RECIPES
 
     _require_new(out)
     situation = look(data, reward, _say_facts)
     choice = choose(situation, RECIPES, goal=goal.value, asked=method)
-    start = starting_pipeline(name, model, choice, situation, machine_sentences())
+    start = starting_pipeline(name, model, choice, situation, [])
+    changes, needs = fitted(start.pipeline)
+    start = starting_pipeline(name, model, choice, situation, [*machine_sentences(), *needs], changes)
     _write(out, start.text)
     _say_choice(choice)
+    for sentence in needs:
+        echo(sentence)
     echo(f"Written: {out}, with the stages {', '.join(start.pipeline.stages)}.")
     echo(f"Next: prefine plan {out}   # time, memory, disk; then")
     echo(f"      prefine run {out}")

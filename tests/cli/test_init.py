@@ -17,6 +17,7 @@ from tests.training import tiny
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("prefine.advice.machine.machine_sentences", lambda: ["cpu: a processor"])
+    monkeypatch.setattr("prefine.advice.memory.fitted", lambda pipeline: ({}, ["sft needs little."]))
     tiny.write_rows(tmp_path / "pairs.jsonl", tiny.pairs(12))
 
 
@@ -36,6 +37,8 @@ def test_a_pipeline_for_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "There are 12 preference pairs: DPO" in shown
     assert "warning: 12 preference pairs are few" in shown
     assert "prefine run pipeline.yaml" in shown
+    assert "sft needs little." in shown
+    assert "# - sft needs little." in (tmp_path / "pipeline.yaml").read_text()
 
 
 def test_an_existing_file_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

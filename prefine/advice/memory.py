@@ -1,0 +1,53 @@
+"""Whether a new pipeline's stages fit this machine's memory, and the cheapest changes with which they do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefine.errors import ModelError, RecipeError
+from prefine.planning.fit import fit_stage
+from prefine.planning.machine import Machine, machine_for
+from prefine.planning.model_facts import ModelFacts
+from prefine.planning.plan import gigabytes
+from prefine.planning.workload import longest_rows
+from prefine.recipe.pipeline import Pipeline
+from prefine.recipe.stage import StageRecipe
+
+
+def fitted(pipeline: Pipeline, machine: Machine | None = None) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Changes by stage and dotted name, empty where a stage fits as it is; and a sentence for each stage.
+
+    The longest rows that the recipes allow are assumed: then no data has to be tokenised, and no later row needs more.
+
+    Args:
+        pipeline: with models that can be found; for others nothing is changed, and the sentence says so.
+        machine: None for this one.
+    """
+    parents: dict[str, ModelFacts] = {}
+    changes: dict[str, dict[str, Any]] = {}
+    said: list[str] = []
+    try:
+        machine = machine or machine_for("auto", measured=False)
+        budget = machine.memory_bytes
+        if budget is None:
+            return {}, []
+        for stage in pipeline.stages.values():
+            if not isinstance(stage.recipe, StageRecipe):
+                continue
+            rows = longest_rows(stage.method, stage.recipe.data.max_length_tokens)
+            fit = fit_stage(
+                stage.recipe, budget_bytes=budget, method=stage.method, parents=parents, machine=machine, workload=rows
+            )
+            parents[stage.name] = fit.plan.result
+            if fit.made:
+                changes[stage.name] = {change.field: change.value for change in fit.made}
+            said.append(_sentence(stage.name, gigabytes(fit.plan.peak_bytes), gigabytes(budget), fit.fits, fit.changes))
+    except (ModelError, RecipeError) as error:
+        said.append(f"Memory is not planned: {error}")
+    return changes, said
+
+
+def _sentence(stage: str, peak: str, budget: str, fits: bool, changes: tuple[str, ...]) -> str:
+    needs = f"{stage} needs about {peak} of {budget}"
+    with_changes = f" with {', '.join(changes)}" if changes else ""
+    return f"{needs}{with_changes}." if fits else f"{needs}{with_changes}: it does not fit. Take a smaller model."

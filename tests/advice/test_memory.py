@@ -1,0 +1,63 @@
+"""A new pipeline is planned before it is written: what does not fit is changed, and what is not known is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from prefine.advice.chooser import choose
+from prefine.advice.memory import fitted
+from prefine.advice.situation import Situation
+from prefine.advice.starting import starting_pipeline
+from prefine.errors import ModelError
+from prefine.planning.model_facts import ModelFacts
+from prefine.recipe.pipeline import Pipeline
+from prefine.recipe.registry import RECIPES
+from tests.planning.test_plan import BIG, GPU
+
+GB = 10**9
+PAIRS = Situation(pairs=4000, longest_tokens=700, sources={"preferences": ["pairs.jsonl"]})
+
+
+def pipeline() -> Pipeline:
+    return starting_pipeline("desk", "org/7b", choose(PAIRS, RECIPES), PAIRS, []).pipeline
+
+
+@pytest.fixture
+def big(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ModelFacts, "of", staticmethod(lambda name, revision=None: BIG))
+
+
+@pytest.mark.usefixtures("big")
+def test_what_fits_is_not_changed() -> None:
+    changes, said = fitted(pipeline(), GPU)
+    assert changes == {}
+    assert [sentence.split()[0] for sentence in said] == ["sft", "dpo"]
+    assert said[0].endswith("of 80.00 GB.")
+
+
+@pytest.mark.usefixtures("big")
+def test_what_does_not_fit_gets_the_cheapest_change() -> None:
+    changes, said = fitted(pipeline(), replace(GPU, memory_bytes=24 * GB))
+    assert set(changes) == {"sft", "dpo"}
+    choice = choose(PAIRS, RECIPES)
+    begun = starting_pipeline("desk", "org/7b", choice, PAIRS, said, changes)
+    again, _ = fitted(begun.pipeline, replace(GPU, memory_bytes=24 * GB))
+    assert again == {}
+    for field, value in changes["dpo"].items():
+        assert f"{field.rpartition('.')[2]}: {str(value).lower()}" in begun.text
+
+
+@pytest.mark.usefixtures("big")
+def test_what_cannot_fit_is_said() -> None:
+    _, said = fitted(pipeline(), replace(GPU, memory_bytes=2 * GB))
+    assert "it does not fit. Take a smaller model." in said[0]
+
+
+def test_a_model_that_is_not_known_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str, revision: str | None = None) -> ModelFacts:
+        raise ModelError("There is no such model", "Check the name.")
+
+    monkeypatch.setattr(ModelFacts, "of", staticmethod(unknown))
+    assert fitted(pipeline(), GPU) == ({}, ["Memory is not planned: There is no such model. Check the name."])
