@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefine.cli.options import AsJson, Overrides, RecipePath
-from prefine.terminal import echo
+from prefine.terminal import echo, visible
 
 if TYPE_CHECKING:
     from prefine.planning.fit import Fit
@@ -26,15 +26,23 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict a recipe's peak memory, time and disk before it runs, without loading weights."""
+    """Predict the peak memory, time and disk of a recipe, or of a pipeline's stages that are not cached.
+
+    No weights are loaded.
+    """
     import json
 
     from prefine.errors import about
     from prefine.planning.fit import bytes_of, fit_stage
     from prefine.planning.plan import plan_stage
+    from prefine.recipe.loading import recipe_values
+    from prefine.recipe.pipeline_stage import is_pipeline
 
     with about("--fit"):
         budget = None if fit is None else bytes_of(fit)
+    if is_pipeline(recipe_values(recipe)):
+        _pipeline(recipe, overrides, {"--fit": fit, "--method": method}, as_json)
+        return
     name, made = _recipe(recipe, overrides, method)
     if budget is None:
         found = plan_stage(made, method=name)
@@ -47,17 +55,30 @@ def plan(
     echo("\n".join([*fitted.plan.lines(), "", *_fit_lines(fitted)]))
 
 
+def _pipeline(path: RecipePath, overrides: Overrides, of_recipes: dict[str, str | None], as_json: bool) -> None:
+    """Show a pipeline's stages, cached or to run, with their plans."""
+    import json
+
+    from prefine.errors import RecipeError
+    from prefine.pipeline.planned import plan_json, plan_lines, plan_pipeline
+    from prefine.recipe.pipeline import load_pipeline
+
+    for option, value in of_recipes.items():
+        if value is not None:
+            raise RecipeError(f"{path} is a pipeline", "Give it with the recipe of one stage.", field=option)
+    planned = plan_pipeline(load_pipeline(path, overrides))
+    for line in [json.dumps(plan_json(planned), indent=2)] if as_json else plan_lines(planned):
+        echo(visible(line))
+
+
 def _recipe(path: RecipePath, overrides: Overrides, method: str | None) -> tuple[str, StageRecipe]:
     """The recipe and its method."""
     from prefine.errors import RecipeError
     from prefine.recipe.loading import load_recipe, recipe_values
     from prefine.recipe.method import method_in
-    from prefine.recipe.pipeline_stage import is_pipeline
     from prefine.recipe.registry import RECIPES
 
     values = recipe_values(path)
-    if is_pipeline(values):
-        raise RecipeError(f"{path} is a pipeline", "Plan the recipes of its stages one by one.")
     if method is None:
         method = method_in(values, path.stem)
     elif method not in RECIPES:
