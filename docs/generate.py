@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.kto import KtoRecipe
+from prefine.recipe.orpo import OrpoRecipe
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sft import SftRecipe
@@ -61,11 +62,12 @@ def rows(defaults: BaseModel, prefix: str) -> list[str]:
 
 def page() -> str:
     """The whole page."""
-    dpo, kto, sft, reward, ppo = DpoRecipe(), KtoRecipe(), SftRecipe(), RewardRecipe(), PpoRecipe()
+    dpo, kto, orpo, sft, reward, ppo = DpoRecipe(), KtoRecipe(), OrpoRecipe(), SftRecipe(), RewardRecipe(), PpoRecipe()
     parts = [HEAD]
     for recipe, names in (
         (dpo, ("model", "lora", "data", "training", "report", "dpo")),
         (kto, ("kto",)),
+        (orpo, ("orpo",)),
         (reward, ("reward", "readiness")),
         (ppo, ("reward", "rollout", "kl", "ppo", "guards")),
         (dpo, ("guards",)),
@@ -77,7 +79,7 @@ def page() -> str:
             parts.append(section(title, type(defaults), defaults))
     parts += ["## Which stage has what", "", "| | `run` | sections of its own | other defaults |", "|---|---|---|---|"]
     shared = {"run", "model", "lora", "data", "training"}
-    for name, made in (("sft", sft), ("reward", reward), ("dpo", dpo), ("kto", kto), ("ppo", ppo)):
+    for name, made in (("sft", sft), ("reward", reward), ("dpo", dpo), ("kto", kto), ("orpo", orpo), ("ppo", ppo)):
         own = [key for key in type(made).model_fields if key not in shared]
         sections = ", ".join(f"`{key}`" for key in own)
         parts.append(f"| `prefine {name}` | `{made.run}` | {sections} | {others(made, dpo)} |")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prefine.api import kto as kto
     from prefine.api import load as load
     from prefine.api import load_recipe as load_recipe
+    from prefine.api import orpo as orpo
     from prefine.api import plan as plan
     from prefine.api import ppo as ppo
     from prefine.api import reward as reward
@@ -40,6 +41,7 @@ __all__ = [
     "kto",
     "load",
     "load_recipe",
+    "orpo",
     "plan",
     "ppo",
     "reward",

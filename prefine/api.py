@@ -16,6 +16,7 @@ from prefine.data.reading.memory_rows import is_rows, memory_source
 from prefine.errors import RecipeError, about
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.kto import KtoRecipe
+from prefine.recipe.orpo import OrpoRecipe
 from prefine.recipe.python import Keys, RecipeLike, recipe_from
 from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
@@ -118,6 +119,22 @@ def kto(
     from prefine.training.stages.kto import run_kto
 
     return Run(run_kto(made, resume, _display(display, on_step, on_evaluation)))
+
+
+def orpo(
+    recipe: RecipeLike = None,
+    *,
+    resume: bool = False,
+    display: bool | None = None,
+    on_step: OnStep | None = None,
+    on_evaluation: OnStep | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train a model on preference pairs without a reference: ORPO. Arguments as for `sft`."""
+    made = load_recipe("orpo", recipe, **overrides)
+    from prefine.training.stages.orpo import run_orpo
+
+    return Run(run_orpo(made, resume, _display(display, on_step, on_evaluation)))
 
 
 def reward(
@@ -328,6 +345,8 @@ def load_recipe(stage: Literal["dpo"], recipe: RecipeLike = None, **overrides: A
 @overload
 def load_recipe(stage: Literal["kto"], recipe: RecipeLike = None, **overrides: Any) -> KtoRecipe: ...
 @overload
+def load_recipe(stage: Literal["orpo"], recipe: RecipeLike = None, **overrides: Any) -> OrpoRecipe: ...
+@overload
 def load_recipe(stage: Literal["reward"], recipe: RecipeLike = None, **overrides: Any) -> RewardRecipe: ...
 @overload
 def load_recipe(stage: Literal["ppo"], recipe: RecipeLike = None, **overrides: Any) -> PpoRecipe: ...
@@ -335,7 +354,7 @@ def load_recipe(stage: str, recipe: RecipeLike = None, **overrides: Any) -> Stag
     """A stage's recipe, validated, with every field.
 
     Args:
-        stage: sft, reward, dpo, kto or ppo.
+        stage: sft, reward, dpo, kto, orpo or ppo.
         recipe: a path, a dict, another recipe object, or None for the defaults.
         overrides: see `sft`.
 

@@ -42,7 +42,7 @@ class Run(os.PathLike[str]):
 
     @property
     def stage(self) -> str:
-        """sft, dpo, kto, reward or ppo."""
+        """sft, dpo, kto, orpo, reward or ppo."""
         return self._facts.stage
 
     @property

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "prefine"
 
 # They meet only through files in run folders.
 STAGES = {
-    f"prefine.training.{stage}" for stage in ("stages.sft", "stages.dpo", "stages.kto", "stages.reward", "rl.stage")
+    f"prefine.training.{stage}"
+    for stage in ("stages.sft", "stages.dpo", "stages.kto", "stages.orpo", "stages.reward", "rl.stage")
 }
 
 # Reading data and writing pages must be cheap: none of these reaches torch by any path.

@@ -46,6 +46,7 @@ VERBS = {
     "sft": "prefine.cli.sft:sft",
     "dpo": "prefine.cli.dpo:dpo",
     "kto": "prefine.cli.kto:kto",
+    "orpo": "prefine.cli.orpo:orpo",
     "reward train": "prefine.cli.reward:train",
     "reward check": "prefine.cli.reward:check",
     "reward merge": "prefine.cli.reward:merge",

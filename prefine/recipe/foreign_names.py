@@ -60,10 +60,11 @@ _NAMES: dict[str, str] = {
     "training.tracker_project": (
         "project wandb_project swanlab_project comet_project_name mlflow_experiment_name trackio_project"
     ),
-    "dpo.beta|kto.beta|kl.coefficient": "beta rl_beta",
-    "dpo.beta|kto.beta": "pref_beta",
+    "dpo.beta|kto.beta|orpo.beta|kl.coefficient": "beta rl_beta",
+    "dpo.beta|kto.beta|orpo.beta": "pref_beta",
     "dpo.beta": "dpo_beta",
     "dpo.loss|kto.loss|reward.loss": "loss_type",
+    "orpo.beta": "orpo_alpha",
     "kto.desirable_weight": "desirable_weight kto_chosen_weight kto_desirable_weight",
     "kto.undesirable_weight": "undesirable_weight kto_rejected_weight kto_undesirable_weight",
     "dpo.loss": "pref_loss",
@@ -161,7 +162,7 @@ _NOTED: dict[tuple[str, str], str] = {
 
 # Why there is none -> names, or patterns of names.
 _ABSENT: dict[str, str] = {
-    "the verb says it: prefine sft, dpo, kto, reward, ppo": (
+    "the verb says it: prefine sft, dpo, kto, orpo, reward, ppo": (
         "stage do_train do_predict rl task trainer method process_reward_model num_labels rlhf_type train_type"
     ),
     "pass --resume to the command": (
@@ -230,7 +231,7 @@ _ABSENT: dict[str, str] = {
     ),
     "dpo.loss lists the available losses": (
         "loss_weights f_divergence_type f_alpha_divergence_coef discopop_tau ld_alpha use_weighting "
-        "dpo_use_weighting pref_bco_weight orpo_alpha dpo_use_logits_to_keep dpo_norm_loss use_dft_loss"
+        "dpo_use_weighting pref_bco_weight dpo_use_logits_to_keep dpo_norm_loss use_dft_loss"
     ),
     "the clipped objective of PPO is the only one": (
         "delta importance_sampling_level off_policy_mask_threshold sapo_* vespo_* top_entropy_quantile "
@@ -318,6 +319,7 @@ FIELDS, REASONS = _listed()
 _STAGE_OF = {
     "dpo": "dpo",
     "kto": "kto",
+    "orpo": "orpo",
     "kl": "ppo",
     "rollout": "ppo",
     "ppo": "ppo",
@@ -330,6 +332,7 @@ _OF_REWARD_MODELS = ("reward.loss", "reward.label_smoothing", "reward.centring_w
 _VERBS_OF_SECTIONS = {
     "dpo": "prefine dpo",
     "kto": "prefine kto",
+    "orpo": "prefine orpo",
     "readiness": "prefine reward",
     "reward": "prefine reward or prefine ppo",
     **dict.fromkeys(("rollout", "kl", "ppo", "advantage"), "prefine ppo"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.kto import KtoRecipe
+from prefine.recipe.orpo import OrpoRecipe
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sft import SftRecipe
@@ -14,5 +15,6 @@ RECIPES: dict[str, type[StageRecipe]] = {
     "reward": RewardRecipe,
     "dpo": DpoRecipe,
     "kto": KtoRecipe,
+    "orpo": OrpoRecipe,
     "ppo": PpoRecipe,
 }

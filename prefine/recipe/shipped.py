@@ -12,7 +12,7 @@ def shipped_recipes() -> dict[str, Path]:
     """Name -> path of each, those of the quickstart last."""
     folder = Path(str(files("prefine"))) / "recipes"
     found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    order = ("sft", "reward", "dpo", "kto", "ppo")
+    order = ("sft", "reward", "dpo", "kto", "orpo", "ppo")
     return dict(sorted(found.items(), key=lambda item: ("-" in item[0], order.index(stage_of(item[0])))))
 
 

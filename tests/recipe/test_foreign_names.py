@@ -181,6 +181,7 @@ def test_an_answer_names_a_field_that_this_recipe_has_or_the_verb_whose_recipes_
         ("kto", "beta", "Did you mean kto.beta?"),
         ("kto", "desirable_weight", "Did you mean kto.desirable_weight?"),
         ("dpo", "kto_rejected_weight", "In prefine it is kto.undesirable_weight of a prefine kto recipe."),
+        ("orpo", "orpo_alpha", "In prefine it is orpo.beta."),
         ("ppo", "kl_coef", "In prefine it is kl.coefficient."),
     ],
 )

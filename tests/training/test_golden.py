@@ -23,6 +23,7 @@ RECORDED = (
     *("loss", "grad_norm", "margin", "logp_chosen", "logp_rejected", "perplexity"),
     *("score_chosen", "score_rejected", "learning_rate"),
     *("kl_baseline", "reward_up", "reward_down", "logp_up", "logp_down"),
+    *("loss_nll", "loss_odds_ratio"),
     *("policy_loss", "value_loss", "approx_kl", "clip_fraction", "explained_variance"),
     *("score", "reward", "kl_k1", "kl_k3", "kl_coefficient", "entropy", "response_tokens", "ended"),
 )
@@ -31,7 +32,7 @@ OF_PPO = {**tiny.UNGUARDED, "training.learning_rate": 3e-3, "rollout.samples_per
 OF_PPO |= {"kl.controller": "adaptive", "kl.horizon": 40, "kl.target": 0.01, "reward.scale": "running"}
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "orpo", "reward", "ppo"])
 def test_twenty_steps(stage: str, make: Callable[..., StageRecipe]) -> None:
     changes: dict[str, Any] = {"lora.dropout": 0.0, "training.epochs": 4, "training.evaluate_every_steps": 10}
     changes |= OF_PPO if stage == "ppo" else {}

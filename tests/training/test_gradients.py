@@ -62,12 +62,14 @@ def trees(loaded: LoadedModel) -> dict[str, list[TokenTree]]:
     template = loaded.template
     records = [Preference.model_validate_json(tiny.json.dumps(pair)) for pair in pairs]
     labels = [vote["label"] for vote in tiny.votes(ROWS)]
+    pair_trees = [template.preference_tree(pair, i) for i, pair in enumerate(records)]
     return {
         "sft": [
             template.demonstration_tree(Demonstration.model_validate_json(tiny.json.dumps({"messages": chat})), i)
             for i, chat in enumerate(chats)
         ],
-        "dpo": [template.preference_tree(pair, i) for i, pair in enumerate(records)],
+        "dpo": pair_trees,
+        "orpo": pair_trees,
         "kto": VotedTrees(
             [
                 template.answers_tree(pair.prompt, [pair.chosen if up else pair.rejected], row=i)
@@ -95,6 +97,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dpo", {}),
     ("dpo", {"dpo.loss": "ipo", "dpo.nll_weight": 0.5}),
     ("dpo", {"dpo.loss": "simpo", "dpo.beta": 2.0}),
+    ("orpo", {"orpo.beta": 0.5}),
 ]
 
 
@@ -146,7 +149,7 @@ def renumbered(trees: Sequence[TokenTree]) -> list[TokenTree]:
     return [TokenTree(tree.prompt, tree.answers, tree.supervised, row) for row, tree in enumerate(trees)]
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "orpo"])
 def test_a_big_step_is_the_weighted_mean_of_small_ones(
     stage: str, make: Make, loaded: LoadedModel, trees: dict[str, list[TokenTree]], tmp_path: Path
 ) -> None:

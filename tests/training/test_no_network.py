@@ -65,6 +65,7 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "run": lambda: [pipeline(), "--set", f"folder={folder / 'pipeline'}"],
         "sft": lambda: [recipe("sft", **{"data.train": rows(*[chat | {"prompt": f"Q{n}"} for n in range(12)])})],
         "dpo": lambda: [recipe("dpo", **{"model.name": str(sft_run)})],
+        "orpo": lambda: [recipe("orpo")],
         "kto": lambda: [recipe("kto", **{"data.train": rows(*tiny.votes(26))})],
         "reward train": lambda: [recipe("reward")],
         "reward check": lambda: [str(reward_run), "--out", str(folder / "out"), "--policy", str(sft_run)],

@@ -30,7 +30,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Loop, "__post_init__", asked)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "reward"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "orpo", "reward"])
 def test_stopped_after_any_step_and_resumed_is_the_same_run(
     stage: str, make: Make, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:

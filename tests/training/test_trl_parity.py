@@ -1,4 +1,4 @@
-"""Losses and gradients of DPO and KTO are TRL 1.16's on the same tokens and weights; TRL's own trainers do the work.
+"""Losses and gradients of DPO, KTO and ORPO are TRL 1.16's on the same tokens and weights, by TRL's own trainers.
 
 Where the two differ in what they average, the test says so and compares what both define:
 
@@ -7,6 +7,8 @@ Where the two differ in what they average, the test says so and compares what bo
 - TRL's DPOTrainer has no conservative loss; its "aot" is that loss after sorting the pairs' log-ratios by size,
   which for a batch of one pair is the conservative loss.
 - SimPO is CPOTrainer's, in trl.experimental; its gamma is our simpo_margin.
+- ORPOTrainer's supervised loss counts the prompt as well, and averages over all tokens of a batch: the test takes its
+  odds-ratio loss, and adds the cross-entropy of the chosen answer's tokens.
 - KTOTrainer pairs each prompt with the answer before it in one device's batch, we in an optimiser step: equal where the
   step is one batch.
 """
@@ -180,6 +182,26 @@ def test_simpo(make: Make, loaded: LoadedModel, trees: list[TokenTree], trainer:
         alpha=0.0, loss_type="simpo", simpo_gamma=GAMMA, beta=2.0, label_smoothing=0.0, accelerator=trainer.accelerator
     )
     compare(ours, CPOTrainer.cpo_loss(settings, chosen, rejected)[0].mean(), model)
+
+
+def test_orpo(make: Make, loaded: LoadedModel, trees: list[TokenTree], trainer: Any, tmp_path: Path) -> None:
+    """ORPOTrainer's own log-probabilities and odds-ratio loss, on the logits of the same model."""
+    from trl.experimental.orpo import ORPOTrainer
+
+    made = make("orpo", changes={**QUIET, "training.batch_size": PAIRS, "orpo.beta": BETA})
+    ours = record(made, loaded, trees, tmp_path / "ours")
+    batch = collated(trainer, trees)
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    chosen, rejected = ORPOTrainer.get_batch_logps(logits, labels, average_log_prob=True).chunk(2)
+    settings = SimpleNamespace(beta=BETA, accelerator=trainer.accelerator)
+    odds = ORPOTrainer.odds_ratio_loss(settings, chosen, rejected)[0]
+    supervised = [
+        torch.nn.functional.cross_entropy(row[:-1], wanted[1:], ignore_index=-100)
+        for row, wanted in zip(logits[:PAIRS], labels[:PAIRS], strict=True)
+    ]
+    compare(ours, torch.stack(supervised).mean() - odds.mean(), model)
 
 
 # --- Votes ------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from prefine.cli.app import main
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.kto import KtoRecipe
 from prefine.recipe.loading import resolved_yaml
+from prefine.recipe.orpo import OrpoRecipe
 from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
@@ -34,6 +35,7 @@ from prefine.training.run.run_stage import run_stage
 from prefine.training.run.stage import Stage
 from prefine.training.stages.dpo import DpoStage
 from prefine.training.stages.kto import KtoStage
+from prefine.training.stages.orpo import OrpoStage
 from prefine.training.stages.reward import RewardStage
 from prefine.training.stages.sft import SftStage
 from tests.tiny import CHATML, byte_tokenizer
@@ -161,6 +163,8 @@ def stage_of(made: StageRecipe) -> Stage[Any, Any]:
         return DpoStage(made)
     if isinstance(made, KtoRecipe):
         return KtoStage(made)
+    if isinstance(made, OrpoRecipe):
+        return OrpoStage(made)
     assert isinstance(made, SftRecipe)
     return SftStage(made)
 

@@ -43,7 +43,7 @@ _PROPOSED: dict[type[BaseModel], tuple[tuple[str, ...], ...]] = {
     Prompt: (("prompt",),),
 }
 _VERBS: dict[type[BaseModel], str] = {
-    Preference: "preferences: prefine dpo, prefine reward and prefine sft learn from them",
+    Preference: "preferences: prefine dpo, prefine orpo, prefine reward and prefine sft learn from them",
     Vote: "votes: prefine kto, prefine reward and prefine sft learn from them",
     Demonstration: "demonstrations: prefine sft learns from them",
     Prompt: "prompts: prefine ppo and prefine generate use them",

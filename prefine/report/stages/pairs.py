@@ -80,8 +80,9 @@ def record(facts: RunFacts) -> str:
 
 def per_token(facts: RunFacts) -> bool:
     """Whether the objective compares log-probabilities per token, not summed over an answer."""
-    section = mapping(mapping(facts.manifest.get("recipe")).get("dpo"))
-    return section.get("loss") in ("ipo", "simpo") or section.get("length_normalized") is True
+    recipe = mapping(facts.manifest.get("recipe"))
+    section = mapping(recipe.get("dpo"))
+    return "orpo" in recipe or section.get("loss") in ("ipo", "simpo") or section.get("length_normalized") is True
 
 
 def nats(facts: RunFacts) -> str:

@@ -42,11 +42,15 @@ class PreferenceReport(StageReport):
     Attributes:
         ranking: condition for ranking the preferred answer first.
         accuracy: meaning of accuracy without a reference model.
+        against_a_fall: what keeps the chosen answers likely.
+        against_length: what keeps the model from learning length.
     """
 
     title = "Direct preference optimisation"
     ranking = "The model’s own log-probability per token is higher than the other answer’s."
     accuracy = "share of pairs whose preferred answer has the higher log-probability per token"
+    against_a_fall = "use a smaller learning rate, a larger dpo.beta, or dpo.nll_weight"
+    against_length = "Balance the lengths in the training data, or set dpo.length_normalized."
 
     def has_reference(self, facts: RunFacts) -> bool:
         """Whether rewards are measured against the model as it was, so that at step 0 all are 0."""
@@ -106,10 +110,10 @@ class PreferenceReport(StageReport):
     def cautions(self, facts: RunFacts) -> Iterator[Caution]:
         """A move the wrong way, few pairs, chosen answers that fall, a preference for length."""
         yield from _accuracy(facts, self.shares(facts))
-        yield from _chosen_falls(facts)
+        yield from _chosen_falls(facts, self.against_a_fall)
         yield from loss_rises(facts)
         yield from answer_cautions(facts)
-        yield from _length_bias(facts)
+        yield from _length_bias(facts, self.against_length)
 
 
 def _loss_at_the_start(facts: RunFacts) -> str:
@@ -265,7 +269,7 @@ def _accuracy(facts: RunFacts, found: Shares) -> Iterator[Caution]:
         )
 
 
-def _chosen_falls(facts: RunFacts) -> Iterator[Caution]:
+def _chosen_falls(facts: RunFacts, remedy: str) -> Iterator[Caution]:
     # The run itself warns of a large fall; once is enough.
     said = any("chosen answers became less likely" in line for line in texts(facts.manifest.get("warnings")))
     if chosen_falls(facts) and not said:
@@ -274,11 +278,11 @@ def _chosen_falls(facts: RunFacts) -> Iterator[Caution]:
             f"The chosen answers became less likely: mean log-probability {figure(before)} before, "
             f"{figure(after)} after.",
             "The objective only widens the gap to the rejected answers; both can fall. If the samples read worse, "
-            "use a smaller learning rate, a larger dpo.beta, or dpo.nll_weight.",
+            f"{remedy}.",
         )
 
 
-def _length_bias(facts: RunFacts) -> Iterator[Caution]:
+def _length_bias(facts: RunFacts, remedy: str) -> Iterator[Caution]:
     split = length_split(facts)
     if split is None:
         return
@@ -290,5 +294,5 @@ def _length_bias(facts: RunFacts) -> Iterator[Caution]:
         yield Caution(
             f"The model learned to prefer {better} answers: right in {percent(longer.value)} of the pairs whose chosen "
             f"answer is longer, in {percent(shorter.value)} of those where it is shorter.",
-            "Balance the lengths in the training data, or set dpo.length_normalized.",
+            remedy,
         )

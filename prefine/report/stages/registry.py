@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefine.report.facts import RunFacts
+from prefine.report.stages.orpo import OrpoReport
 from prefine.report.stages.preference import PreferenceReport
 from prefine.report.stages.reward import RewardReport
 from prefine.report.stages.rl import RlReport
@@ -14,6 +15,7 @@ STAGE_REPORTS: dict[str, StageReport] = {
     "sft": SupervisedReport(),
     "dpo": PreferenceReport(),
     "kto": VotesReport(),
+    "orpo": OrpoReport(),
     "reward": RewardReport(),
     "ppo": RlReport(),
 }

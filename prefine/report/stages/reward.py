@@ -12,6 +12,7 @@ class RewardReport(PreferenceReport):
     title = "Reward modelling"
     prints_its_warnings = True  # with the reasons of its readiness verdict
     ranking = "Its score is higher than the other answer’s."
+    against_length = "Balance the lengths in the training data."
     accuracy = "share of pairs whose preferred answer has the higher score"
 
     def has_reference(self, facts: RunFacts) -> bool:

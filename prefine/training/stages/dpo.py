@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,28 +12,21 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from prefine.data.tokens.trees import PackedBatch, collate, microbatches
-from prefine.intervals import mean
 from prefine.models.forward.packed import evaluating
 from prefine.objectives import dpo
-from prefine.objectives.masked import Paired, paired, per_sequence
+from prefine.objectives.masked import Paired
 from prefine.recipe.dpo import DpoRecipe, DpoSection
 from prefine.records import Preference
-from prefine.runs.atomic import JSON
 from prefine.training.display import Display
-from prefine.training.loop.contract import Sums
 from prefine.training.loop.guards import Limit
-from prefine.training.run.before import Before
 from prefine.training.run.checks import SelfCheck, check_first_loss, require
 from prefine.training.run.run_stage import run_stage
 from prefine.training.run.session import Session
-from prefine.training.run.stage import Objective, Stage
+from prefine.training.run.stage import Stage
 from prefine.training.run.user_functions import UserFunction, function_hash, function_name
 from prefine.training.stages.own_objective import PairLosses, check_objective, losses_of, require_objective
+from prefine.training.stages.pairs import PairObjective, PairOutcome, Part
 from prefine.training.stages.reference import reference_of_rows
-from prefine.training.tracking.tracker import Details
-
-# A fall of the chosen answers' mean log-probability by more than this many nats is worth a warning.
-_CHOSEN_FALL_NATS = 5.0
 
 
 def run_dpo(
@@ -47,25 +38,6 @@ def run_dpo(
         objective: computes the losses of pairs, if dpo.loss is function.
     """
     return run_stage(DpoStage(recipe, objective), resume, display)
-
-
-@dataclass(frozen=True)
-class PairOutcome:
-    """One value per pair, (B,) fp32 each.
-
-    Attributes:
-        loss: the loss.
-        margin: beta-scaled reward margin, nats; above 0 if the pair is ranked as labelled.
-        policy: summed log-probabilities under the policy.
-        tokens: answer lengths.
-        chosen_fall: fall of the chosen answer's log-probability below the reference's, nats; None without a reference.
-    """
-
-    loss: Tensor
-    margin: Tensor
-    policy: Paired
-    tokens: Paired
-    chosen_fall: Tensor | None
 
 
 def pair_outcome(
@@ -167,7 +139,7 @@ def _references_of(session: Session[DpoRecipe]) -> References:
     return References(train, heldout)
 
 
-class DpoObjective(Objective[DpoRecipe]):
+class DpoObjective(PairObjective[DpoRecipe]):
     """The preference objective that the recipe names, a mean over pairs.
 
     Args:
@@ -176,78 +148,21 @@ class DpoObjective(Objective[DpoRecipe]):
         given: see DpoStage.
     """
 
+    against_a_fall = "dpo.nll_weight (1.0, for example)"
+
     def __init__(self, session: Session[DpoRecipe], references: References, given: PairLosses | None) -> None:
         super().__init__(session)
         self._section = session.recipe.dpo
-        self._max_tokens = session.recipe.training.max_tokens_per_microbatch
         self._references = references
         self._given = given
-        self._pairs: dict[str, list[float]] = {}
-        self.before: Before = Before(session.run.heldout_before)
 
-    def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
-        """The loss of a microbatch of training pairs, with logged metrics."""
-        pairs = self._outcome(model, batch, self._references.train)
-        return Sums(pairs.loss.sum(), "trees", {name: float(v.sum()) for name, v in _logged(pairs).items()})
-
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """Means over held-out pairs. Each pair's values are kept for `finish`."""
-        parts: dict[str, list[Tensor]] = {}
-        for run in microbatches(self._session.prepared.heldout, self._max_tokens):
-            pairs = self._outcome(self._session.loaded.packed, collate(run), self._references.heldout)
-            for name, values in {"loss": pairs.loss, **_logged(pairs), **_judged(pairs)}.items():
-                parts.setdefault(name, []).append(values.cpu())
-        joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
-        self._pairs = {name: tensor.tolist() for name, tensor in joined.items()}
-        self.before.keep(self._pairs, write=self._session.processes.is_main)
-        return {name: float(tensor.mean()) for name, tensor in joined.items() if not name.endswith("_tokens")}
-
-    def heldout_details(self) -> Details:
-        """The figures of each held-out pair."""
-        return Details(self._pairs)
-
-    def finish(self) -> dict[str, JSON]:
-        """Held-out metrics and each pair, before and after; warns if the chosen answers became less likely."""
-        if not self._pairs:  # resumed after the last step: no step of this process has evaluated
-            self.evaluate()
-        before = self.before.value
-        metrics = self._session.before_and_after()
-        heldout = self._session.prepared.heldout
-        pairs = [
-            {
-                "id": json.loads(heldout.record_json(i)).get("id"),
-                "before_margin": before["margin"][i],
-                "after_margin": self._pairs["margin"][i],
-                "before_ranked": before["policy_accuracy"][i],
-                "after_ranked": self._pairs["policy_accuracy"][i],
-                "chosen_shift": self._pairs["logp_chosen"][i] - before["logp_chosen"][i],
-                "rejected_shift": self._pairs["logp_rejected"][i] - before["logp_rejected"][i],
-                "chosen_tokens": self._pairs["chosen_tokens"][i],
-                "rejected_tokens": self._pairs["rejected_tokens"][i],
-            }
-            for i in range(len(heldout))
-        ]
-        change = mean([pair["chosen_shift"] for pair in pairs])
-        certain = change is not None and change.interval is not None and change.interval.high < 0
-        if change is not None and certain and change.value < -_CHOSEN_FALL_NATS:
-            self._session.warnings.append(
-                f"The chosen answers became less likely: their mean log-probability fell by {-change.value:.1f} nats. "
-                "To prevent that, set dpo.nll_weight (1.0, for example) or lower training.learning_rate."
-            )
-        return {**metrics, "count": len(heldout), "pairs": pairs}
-
-    def _outcome(self, model: nn.Module, batch: PackedBatch, reference: Tensor | None) -> PairOutcome:
-        batch = batch.to(self._session.loaded.packed.device)
-        policy = paired(per_sequence(model(batch), batch.sequence, batch.sequences))
+    def outcome(self, model: nn.Module, batch: PackedBatch, part: Part) -> PairOutcome:
+        """See PairObjective."""
+        policy, tokens = self._computed(model, batch)
+        reference = {"train": self._references.train, "heldout": self._references.heldout}[part]
         rows = None if reference is None else reference[list(batch.rows)].to(policy.chosen.device)
-        return pair_outcome(
-            self._section,
-            policy,
-            None if rows is None else Paired(rows[:, 0], rows[:, 1]),
-            paired(batch.sequence_lengths()),
-            self._given,
-        )
+        against = None if rows is None else Paired(rows[:, 0], rows[:, 1])
+        return pair_outcome(self._section, policy, against, tokens, self._given)
 
     @torch.no_grad()
     def first_loss_checks(self) -> list[SelfCheck]:
@@ -259,7 +174,7 @@ class DpoObjective(Objective[DpoRecipe]):
         model = self._session.loaded.packed
         rows = next(microbatches(self._session.prepared.train, self._max_tokens))
         with evaluating(model):
-            first, second = (self._outcome(model, collate(rows), self._references.train) for _ in range(2))
+            first, second = (self.outcome(model, collate(rows), "train") for _ in range(2))
         own = []
         if self._given is not None:  # policy and reference agree here
             pairs = dpo.PairLogprobs(first.policy, first.policy, first.tokens, self._section.beta)
@@ -270,24 +185,3 @@ class DpoObjective(Objective[DpoRecipe]):
             repeated=float((first.margin - second.margin).abs().max()),
             largest=float(torch.stack(first.policy).abs().max()),
         )
-
-
-def _logged(pairs: PairOutcome) -> dict[str, Tensor]:
-    return {
-        "accuracy": (pairs.margin > 0).float(),
-        "margin": pairs.margin.detach(),
-        "logp_chosen": pairs.policy.chosen.detach(),
-        "logp_rejected": pairs.policy.rejected.detach(),
-        **({} if pairs.chosen_fall is None else {"chosen_fall": pairs.chosen_fall}),
-    }
-
-
-def _judged(pairs: PairOutcome) -> dict[str, Tensor]:
-    """Metrics of evaluations only: whether the policy alone, per token, prefers the chosen answer; lengths."""
-    mean_chosen = pairs.policy.chosen / pairs.tokens.chosen
-    mean_rejected = pairs.policy.rejected / pairs.tokens.rejected
-    return {
-        "policy_accuracy": (mean_chosen > mean_rejected).float(),
-        "chosen_tokens": pairs.tokens.chosen,
-        "rejected_tokens": pairs.tokens.rejected,
-    }

@@ -33,7 +33,7 @@ from prefine.training.tracking.trackio_run import TrackioRun
 from prefine.training.tracking.wandb_run import WandbRun
 
 _OFFLINE = {"wandb": "Run wandb login, or set WANDB_MODE=offline, which needs no account"}
-# Names of the per-row results in evaluation.json, for DPO, KTO, SFT and PPO.
+# Names of the per-row results in evaluation.json, for DPO and ORPO, KTO, SFT and PPO.
 _ROWS_OF_STAGES = ("pairs", "votes", "rows", "responses")
 _KINDS: Mapping[str, StartTracker] = {
     "wandb": WandbRun,

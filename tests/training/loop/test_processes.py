@@ -69,6 +69,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dpo", {"training.batch_size": 6, "dpo.nll_weight": 0.5}),
     # The last step of each epoch has two votes, one for each process.
     ("kto", {"training.batch_size": 7, "kto.undesirable_weight": 1.5}),
+    ("orpo", {"training.batch_size": 6}),
     ("reward", {"reward.heads": 3, "training.early_stopping_patience": None}),
     ("sft", {"lora": None, "training.batch_size": 1, "training.max_steps": 4}),
     ("ppo", {"reward.scale": "running", "rollout.samples_per_prompt": 2, "training.max_steps": 4}),

@@ -27,6 +27,7 @@ from prefine.generation.writer import Writer
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.guards import Action, GuardSection
 from prefine.recipe.kto import KtoRecipe
+from prefine.recipe.orpo import OrpoRecipe
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sft import SftRecipe
 from prefine.recipe.stage import StageRecipe
@@ -41,16 +42,24 @@ from prefine.training.rl.stage import PpoObjective, PpoStage, run_ppo
 from prefine.training.run.stage import Objective, Stage
 from prefine.training.stages.dpo import DpoObjective, DpoStage, run_dpo
 from prefine.training.stages.kto import KtoObjective, KtoStage, run_kto
+from prefine.training.stages.orpo import OrpoObjective, OrpoStage, run_orpo
 from prefine.training.stages.sft import SftObjective, SftStage, run_sft
 from tests.training import tiny
 from tests.training.loop.test_processes import together
 
 Make = Callable[..., StageRecipe]
-STAGES: dict[str, type[Stage[Any, Any]]] = {"sft": SftStage, "dpo": DpoStage, "kto": KtoStage, "ppo": PpoStage}
+STAGES: dict[str, type[Stage[Any, Any]]] = {
+    "sft": SftStage,
+    "dpo": DpoStage,
+    "kto": KtoStage,
+    "orpo": OrpoStage,
+    "ppo": PpoStage,
+}
 OBJECTIVES: dict[str, type[Objective[Any]]] = {
     "sft": SftObjective,
     "dpo": DpoObjective,
     "kto": KtoObjective,
+    "orpo": OrpoObjective,
     "ppo": PpoObjective,
 }
 QUICK = {"report.samples": 0, "training.self_checks": False, "training.max_steps": 7}
@@ -88,6 +97,8 @@ def train(made: StageRecipe, resume: bool = False) -> str:
         run_dpo(made, resume, said)
     elif isinstance(made, KtoRecipe):
         run_kto(made, resume, said)
+    elif isinstance(made, OrpoRecipe):
+        run_orpo(made, resume, said)
     else:
         assert isinstance(made, SftRecipe)
         run_sft(made, resume, said)
@@ -398,7 +409,7 @@ def stops_and_resumes(made: StageRecipe, points: Collection[int], monkeypatch: p
                 assert tiny.manifest(Path(made.run))["status"] == "stopped"
 
 
-@pytest.mark.parametrize(("stage", "safe_points"), [("sft", 8), ("dpo", 8), ("kto", 8), ("ppo", 8 + 11)])
+@pytest.mark.parametrize(("stage", "safe_points"), [("sft", 8), ("dpo", 8), ("kto", 8), ("orpo", 8), ("ppo", 8 + 11)])
 def test_stopped_at_any_safe_point_and_resumed_is_the_same_run(
     stage: str, safe_points: int, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
