@@ -83,6 +83,15 @@ def simpo(policy_means: Paired, beta: float, target_margin: float) -> Tensor:
     return -F.logsigmoid(beta * (policy_means.chosen - policy_means.rejected) - target_margin)
 
 
+def bco_pair(log_ratios: Paired, beta: float) -> Tensor:
+    """-log sigma(beta h_c) - log sigma(-beta h_r): each answer by itself, against the reference.
+
+    Binary classifier optimisation (Jung et al. 2024, arXiv 2404.04656, eq. 9) of both answers of a pair, with reward
+    shift 0, as in TRL. `log_ratios` are log pi - log ref of each answer.
+    """
+    return -F.logsigmoid(beta * log_ratios.chosen) - F.logsigmoid(-beta * log_ratios.rejected)
+
+
 def chosen_nll(chosen: Tensor, chosen_tokens: Tensor) -> Tensor:
     """-log pi_c / |c|, a term that keeps the chosen answer likely (Pang et al. 2024, arXiv 2404.19733, eq. 1)."""
     return -chosen / chosen_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from prefine.recipe.guards import GuardSection, GuardsSection
 from prefine.recipe.loading import RecipeSection
@@ -22,11 +22,23 @@ _BETA_OF_MEANS = 5.0
 _SIMPO_MARGIN = 1.0
 
 
+Loss = Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "bco_pair", "simpo", "function"]
+# Simpo has another beta and no reference, and a user's function can add terms itself.
+AddedLoss = Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "bco_pair", "sft"]
+# A value of the wrong form has one error then, not one of each form.
+OneOrSeveral = Annotated[
+    Annotated[Loss, Tag("one")] | Annotated[dict[AddedLoss, Positive], Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, dict) else "one"),
+]
+
+
 class DpoSection(RecipeSection):
     """The preference objective (prefine/objectives/dpo.py)."""
 
-    loss: Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "simpo", "function"] = Field(
-        "sigmoid", description="function: the one that prefine.dpo(objective=…) is given (docs/python.md)"
+    loss: OneOrSeveral = Field(
+        "sigmoid",
+        description="function: the one that prefine.dpo(objective=…) is given (docs/python.md); a mapping adds several "
+        "with weights, also sft, the chosen answer's mean token NLL: {sigmoid: 0.8, bco_pair: 0.2, sft: 1.0}",
     )
     beta: Positive = Field(
         _BETA,
@@ -51,10 +63,36 @@ class DpoSection(RecipeSection):
         beta = _BETAS.get(str(values.get("loss")), _BETA_OF_MEANS if means else _BETA)
         return {**values, "beta": beta}
 
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _several_have_weights(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            raise ValueError("several losses are written with their weights: {sigmoid: 1.0, sft: 0.5}")
+        return value
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each loss by name."""
+        return {self.loss: 1.0} if isinstance(self.loss, str) else dict(self.loss)
+
+    @model_validator(mode="after")
+    def _several_are_several(self) -> DpoSection:
+        if isinstance(self.loss, str):
+            return self
+        if len(self.loss) < 2:
+            raise ValueError(f"loss {self.loss} is a mapping of one: write several losses with weights, or one name")
+        if not self.loss.keys() - {"sft"}:
+            raise ValueError("loss holds sft only: prefine sft trains that")
+        if self.nll_weight:
+            raise ValueError(f"nll_weight is {self.nll_weight} with several losses: give sft this weight among them")
+        return self
+
     @model_validator(mode="after")
     def _normalising_has_a_use(self) -> DpoSection:
         if self.loss == "function" and self.length_normalized:
             raise ValueError("length_normalized is true with loss 'function', which gets sums and lengths")
+        if self.length_normalized and self.weights.keys() <= {"ipo", "sft"} and not isinstance(self.loss, str):
+            raise ValueError("length_normalized is true with ipo and sft, which are means over tokens anyway")
         return self
 
     @model_validator(mode="after")
@@ -65,7 +103,7 @@ class DpoSection(RecipeSection):
 
     @model_validator(mode="after")
     def _smoothing_has_a_use(self) -> DpoSection:
-        smoothed = self.loss in ("conservative", "robust")
+        smoothed = not self.weights.keys().isdisjoint(("conservative", "robust"))
         if smoothed != (self.label_smoothing > 0):
             raise ValueError(
                 f"label_smoothing is {self.label_smoothing} with loss {self.loss!r}: "

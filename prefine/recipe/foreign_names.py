@@ -144,6 +144,7 @@ _NOTED: dict[tuple[str, str], str] = {
         "finetuning_type adapter use_peft use_lora peft_config peft_type lora_config"
     ),
     ("model.name", "A run or the folder of an adapter is trained further."): "adapter_name_or_path lora_model_dir",
+    ("dpo.loss", "Write several losses with their weights: {sigmoid: 0.8, bco_pair: 0.2, sft: 1.0}."): "loss_weights",
     ("lora.targets", "It is all-linear by default."): "lora_target_linear",
     ("lora.init", "Write default, pissa or pissa_niter_N; others are not there."): (
         "init_lora_weights peft_init_lora_weights pissa_init pissa_iter"
@@ -230,7 +231,7 @@ _ABSENT: dict[str, str] = {
         "model_adapter_name force_use_ref_model"
     ),
     "dpo.loss lists the available losses": (
-        "loss_weights f_divergence_type f_alpha_divergence_coef discopop_tau ld_alpha use_weighting "
+        "f_divergence_type f_alpha_divergence_coef discopop_tau ld_alpha use_weighting "
         "dpo_use_weighting pref_bco_weight dpo_use_logits_to_keep dpo_norm_loss use_dft_loss"
     ),
     "the clipped objective of PPO is the only one": (

@@ -6,8 +6,10 @@ e^-0.2 = 0.818731 and ln 1.818731 = 0.598139; e^0.2 = 1.221403 and ln 2.221403 =
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prefine.errors import RecipeError
 from prefine.objectives import dpo
 from prefine.objectives.masked import Paired
+from prefine.recipe.dpo import DpoRecipe, DpoSection
+from prefine.recipe.loading import load_recipe
+from prefine.training.stages.dpo import pair_outcome
+from prefine.training.stages.pairs import PairOutcome
 
 # One pair: chosen gains 1.5 nats on the reference (-10 + 11.5), rejected loses 0.5 (-12 + 11.5); margin 1.5 + 0.5 = 2.
 # The other way round the margin is -2.
@@ -232,3 +239,68 @@ def test_each_pair_has_its_own_loss() -> None:
         lambda m: dpo.ipo(m, 0.1),
     ):
         assert torch.equal(losses(margin), torch.cat([losses(each) for each in alone]))
+
+
+# --- Several losses ---------------------------------------------------------------------------------------------------
+
+
+def test_bco_pair_by_hand() -> None:
+    """beta h is ln 3 for both: sigma is 3/4 for the chosen answer and 1/4 for the rejected one."""
+    ratios = Paired(torch.tensor([2 * math.log(3)]), torch.tensor([2 * math.log(3)]))
+    assert dpo.bco_pair(ratios, 0.5).item() == pytest.approx(math.log(4 / 3) + math.log(4))
+
+
+SEVERAL = {"sigmoid": 0.8, "bco_pair": 0.2, "ipo": 0.5, "sft": 1.0}
+
+
+def test_several_losses_are_added_with_their_weights() -> None:
+    """Each is what it is alone; the margin is that of sums over answers."""
+    policy = Paired(torch.tensor([-3.0, -8.0]), torch.tensor([-5.0, -6.0]))
+    reference = Paired(torch.tensor([-4.0, -7.0]), torch.tensor([-4.5, -6.5]))
+    tokens = Paired(torch.tensor([2.0, 4.0]), torch.tensor([5.0, 3.0]))
+
+    def outcome(loss: object) -> PairOutcome:
+        return pair_outcome(DpoSection.model_validate({"loss": loss, "beta": 0.1}), policy, reference, tokens)
+
+    found = outcome(SEVERAL)
+    alone = {name: outcome(name).loss for name in SEVERAL if name != "sft"} | {"sft": -policy.chosen / tokens.chosen}
+    assert found.terms.keys() == SEVERAL.keys()
+    for name, values in alone.items():
+        torch.testing.assert_close(found.terms[name], values)
+    torch.testing.assert_close(found.loss, sum(weight * alone[name] for name, weight in SEVERAL.items()))
+    torch.testing.assert_close(found.margin, outcome("sigmoid").margin)
+    assert not outcome("bco_pair").terms
+
+
+@pytest.mark.parametrize(
+    ("section", "rule"),
+    [
+        ({"loss": {"sigmoid": 1.0}}, "is a mapping of one"),
+        ({"loss": {}}, "is a mapping of one"),
+        ({"loss": {"sigmoid": 1.0, "sft": 0.0}}, "greater than 0"),
+        ({"loss": {"sigmoid": 1.0, "simpo": 1.0}}, "dpo.loss is \"simpo\", but must be 'sigmoid'"),
+        ({"loss": "sft"}, "dpo.loss is"),
+        ({"loss": "sigmod"}, "Did you mean sigmoid?"),
+        ({"loss": ["sigmoid", "sft"]}, "several losses are written with their weights: {sigmoid: 1.0, sft: 0.5}"),
+        ({"loss": {"sigmoid": 1.0, "sft": 1.0}, "nll_weight": 0.5}, "give sft this weight"),
+        ({"loss": {"sigmoid": 1.0, "robust": 1.0}}, "label_smoothing is 0.0 with loss"),
+        ({"loss": {"sigmoid": 1.0, "bco_pair": 1.0}, "label_smoothing": 0.1}, "label_smoothing is 0.1 with loss"),
+        ({"loss": {"ipo": 1.0, "sft": 1.0}, "length_normalized": True}, "means over tokens anyway"),
+        ({"loss": {"sigmoid": 1.0, "sft": 1.0}, "simpo_margin": 0.5}, "only simpo uses it"),
+    ],
+)
+def test_what_several_losses_cannot_be(section: dict[str, object], rule: str, tmp_path: Path) -> None:
+    """In a file and in --set: one line each, which names the field."""
+    path = tmp_path / "dpo.yaml"
+    path.write_text(json.dumps({"dpo": section}))
+    with pytest.raises(RecipeError) as raised:
+        load_recipe(path, [], DpoRecipe)
+    (line,) = raised.value.lines
+    assert rule in line
+    assert "dpo" in line
+
+
+def test_several_losses_on_the_command_line() -> None:
+    made = load_recipe(None, ["dpo.loss={sigmoid: 0.8, sft: 1}"], DpoRecipe)
+    assert made.dpo.weights == {"sigmoid": 0.8, "sft": 1.0}
+    assert made.dpo.beta == 0.1

@@ -176,6 +176,7 @@ def test_an_answer_names_a_field_that_this_recipe_has_or_the_verb_whose_recipes_
         ("dpo", "num_generations", "In prefine it is rollout.samples_per_prompt of a prefine ppo recipe."),
         ("ppo", "num_generations", "In prefine it is rollout.samples_per_prompt."),
         ("ppo", "beta", "In prefine it is kl.coefficient."),
+        ("dpo", "loss_weights", "In prefine it is dpo.loss. Write several losses with their weights"),
         ("dpo", "beta", "Did you mean dpo.beta?"),
         ("sft", "beta", "In prefine it is dpo.beta of a prefine dpo recipe."),
         ("kto", "beta", "Did you mean kto.beta?"),

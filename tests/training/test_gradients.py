@@ -97,6 +97,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dpo", {}),
     ("dpo", {"dpo.loss": "ipo", "dpo.nll_weight": 0.5}),
     ("dpo", {"dpo.loss": "simpo", "dpo.beta": 2.0}),
+    ("dpo", {"dpo.loss": {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}}),
     ("orpo", {"orpo.beta": 0.5}),
 ]
 

@@ -121,12 +121,21 @@ def one_step(make: Make, loaded: LoadedModel, trees: list[TokenTree], folder: Pa
     return record(make("dpo", changes=quiet | changes), loaded, trees, folder)
 
 
-WHOLE_BATCH = {
-    "sigmoid": {"dpo.loss": "sigmoid"},
-    "hinge": {"dpo.loss": "hinge"},
-    "ipo": {"dpo.loss": "ipo"},
-    "robust": {"dpo.loss": "robust", "dpo.label_smoothing": SMOOTHING},
-    "sigmoid_norm": {"dpo.loss": "sigmoid", "dpo.length_normalized": True},
+WHOLE_BATCH: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+    "sigmoid": ({"dpo.loss": "sigmoid"}, {"sigmoid": 1.0}),
+    "hinge": ({"dpo.loss": "hinge"}, {"hinge": 1.0}),
+    "ipo": ({"dpo.loss": "ipo"}, {"ipo": 1.0}),
+    "robust": ({"dpo.loss": "robust", "dpo.label_smoothing": SMOOTHING}, {"robust": 1.0}),
+    "sigmoid_norm": ({"dpo.loss": "sigmoid", "dpo.length_normalized": True}, {"sigmoid_norm": 1.0}),
+    "bco_pair": ({"dpo.loss": "bco_pair"}, {"bco_pair": 1.0}),
+    "several": (
+        {"dpo.loss": {"sigmoid": 0.8, "bco_pair": 0.2, "ipo": 0.1, "hinge": 2.0}},
+        {"sigmoid": 0.8, "bco_pair": 0.2, "ipo": 0.1, "hinge": 2.0},
+    ),
+    "several smoothed": (
+        {"dpo.loss": {"robust": 0.5, "bco_pair": 1.0}, "dpo.label_smoothing": SMOOTHING},
+        {"robust": 0.5, "bco_pair": 1.0},
+    ),
 }
 
 
@@ -135,8 +144,9 @@ def test_losses_that_both_define_for_a_batch(
     name: str, make: Make, loaded: LoadedModel, trees: list[TokenTree], trainer: Any, tmp_path: Path
 ) -> None:
     """Ours packed with prompts shared and in several microbatches, theirs padded."""
-    ours = one_step(make, loaded, trees, tmp_path / "ours", WHOLE_BATCH[name])
-    trainer.loss_types, trainer.loss_weights = [name], [1.0]
+    changes, losses = WHOLE_BATCH[name]
+    ours = one_step(make, loaded, trees, tmp_path / "ours", changes)
+    trainer.loss_types, trainer.loss_weights = list(losses), list(losses.values())
     trainer.model.train()
     compare(ours, trainer.compute_loss(trainer.model, collated(trainer, trees)), trainer.model)
 
@@ -149,6 +159,10 @@ ONE_PAIR = {
     "sigmoid and nll": (
         {"dpo.loss": "sigmoid", "dpo.nll_weight": NLL},
         {"loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, NLL]},
+    ),
+    "mixed preference optimisation": (
+        {"dpo.loss": {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}},
+        {"loss_types": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
     ),
 }
 

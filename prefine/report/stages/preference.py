@@ -8,7 +8,7 @@ from typing import Any
 from prefine.formatting import INTERVAL, MISSING, figure, figure_range, percent, percent_range, whole
 from prefine.intervals import Share, mean
 from prefine.report.answers import answer_cautions, sample_tiles
-from prefine.report.charts import Chart, drawn, loss_chart
+from prefine.report.charts import Chart, drawn, loss_chart, metric_chart
 from prefine.report.facts import RunFacts, mapping, number, numbers, texts
 from prefine.report.loss import held_out, kept_line, loss_headline, loss_rises, loss_tile
 from prefine.report.parts import NO_CHANGE, Caution, Headline, ShareScale, TableRow, Tile, Whisker, as_before
@@ -91,6 +91,7 @@ class PreferenceReport(StageReport):
             loss_chart(facts, self.loss_unit(facts)),
             accuracy_chart(facts, meaning, has_reference=has_reference),
             margin_chart(facts),
+            *_loss_charts(facts),
         )
 
     def loss_unit(self, facts: RunFacts) -> str:
@@ -114,6 +115,15 @@ class PreferenceReport(StageReport):
         yield from loss_rises(facts)
         yield from answer_cautions(facts)
         yield from _length_bias(facts, self.against_length)
+
+
+def _loss_charts(facts: RunFacts) -> list[Chart | None]:
+    """Each loss of several."""
+    losses = mapping(mapping(mapping(facts.manifest.get("recipe")).get("dpo")).get("loss"))
+    return [
+        metric_chart(facts, f"loss_{name}", f"Loss {name}", f"without its weight {figure(number(weight))}")
+        for name, weight in losses.items()
+    ]
 
 
 def _loss_at_the_start(facts: RunFacts) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,31 +52,50 @@ def pair_outcome(
     Args:
         objective: computes the losses if the section's loss is function.
     """
-    means = Paired(policy.chosen / tokens.chosen, policy.rejected / tokens.rejected)
-    beta, smoothing = section.beta, section.label_smoothing
+    means = _per_token(policy, tokens)
+    beta = section.beta
     if reference is None:
         raw = means.chosen - means.rejected
         loss = dpo.simpo(means, beta, section.simpo_margin)
-    else:
-        compared, against = policy, reference
-        if section.length_normalized or section.loss == "ipo":
-            compared = means
-            against = Paired(reference.chosen / tokens.chosen, reference.rejected / tokens.rejected)
-        raw = dpo.log_ratio_margin(compared, against)
-        if objective is not None:
-            loss = losses_of(objective, dpo.PairLogprobs(policy, reference, tokens, beta))
-        else:
-            loss = {
-                "sigmoid": lambda: dpo.sigmoid(raw, beta),
-                "conservative": lambda: dpo.conservative(raw, beta, smoothing),
-                "robust": lambda: dpo.robust(raw, beta, smoothing),
-                "hinge": lambda: dpo.hinge(raw, beta),
-                "ipo": lambda: dpo.ipo(raw, beta),
-            }[section.loss]()
+        return _outcome(section, policy, tokens, loss, beta * raw)
+    against = _per_token(reference, tokens)
+    normalised = section.length_normalized or section.loss == "ipo"
+    raw = dpo.log_ratio_margin(*((means, against) if normalised else (policy, reference)))
+    fall = (reference.chosen - policy.chosen).detach()
+    if objective is not None:
+        loss = losses_of(objective, dpo.PairLogprobs(policy, reference, tokens, beta))
+        return _outcome(section, policy, tokens, loss, beta * raw, fall)
+    compared = (means, against) if section.length_normalized else (policy, reference)
+    smoothing, ratios = (
+        section.label_smoothing,
+        Paired(*(ours - theirs for ours, theirs in zip(*compared, strict=True))),
+    )
+    computed: dict[str, Callable[[], Tensor]] = {
+        "sigmoid": lambda: dpo.sigmoid(raw, beta),
+        "conservative": lambda: dpo.conservative(raw, beta, smoothing),
+        "robust": lambda: dpo.robust(raw, beta, smoothing),
+        "hinge": lambda: dpo.hinge(raw, beta),
+        "ipo": lambda: dpo.ipo(dpo.log_ratio_margin(means, against), beta),
+        "bco_pair": lambda: dpo.bco_pair(ratios, beta),
+        "sft": lambda: dpo.chosen_nll(policy.chosen, tokens.chosen),
+    }
+    if isinstance(section.loss, str):
+        return _outcome(section, policy, tokens, computed[section.loss](), beta * raw, fall)
+    terms = {name: computed[name]() for name in section.weights}
+    loss = torch.stack([weight * terms[name] for name, weight in section.weights.items()]).sum(0)
+    return PairOutcome(loss, beta * raw, policy, tokens, fall, terms)
+
+
+def _outcome(
+    section: DpoSection, policy: Paired, tokens: Paired, loss: Tensor, margin: Tensor, fall: Tensor | None = None
+) -> PairOutcome:
     if section.nll_weight:
         loss = loss + section.nll_weight * dpo.chosen_nll(policy.chosen, tokens.chosen)
-    fall = None if reference is None else (reference.chosen - policy.chosen).detach()
-    return PairOutcome(loss, beta * raw, policy, tokens, fall)
+    return PairOutcome(loss, margin, policy, tokens, fall)
+
+
+def _per_token(logprobs: Paired, tokens: Paired) -> Paired:
+    return Paired(logprobs.chosen / tokens.chosen, logprobs.rejected / tokens.rejected)
 
 
 class DpoStage(Stage[DpoRecipe, Preference]):
