@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import prefine
 from prefine.errors import DataError
 from prefine.recipe.stage import StageRecipe
 from prefine.report.facts import read_run
@@ -37,9 +38,9 @@ def test_a_run_learns_chosen_answers_and_their_odds(make: Make) -> None:
 
 
 def test_its_report_shows_both_losses_and_speaks_of_its_own_fields(make: Make) -> None:
-    made = make("orpo", changes=QUICK)
-    tiny.train(made)
-    facts = read_run(Path(made.run))
+    run = prefine.orpo(make("orpo", changes=QUICK), display=False)
+    assert (run.stage, run.status) == ("orpo", "finished")
+    facts = read_run(run.path)
     report = stage_report(facts)
     titles = [chart.title.partition(":")[0] for chart in report.charts(facts)]
     assert titles[-2:] == ["Supervised loss", "Odds-ratio loss"]
