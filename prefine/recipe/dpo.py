@@ -73,7 +73,7 @@ class DpoSection(RecipeSection):
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each loss by name."""
-        return {self.loss: 1.0} if isinstance(self.loss, str) else dict(self.loss)
+        return {self.loss: 1.0} if isinstance(self.loss, str) else dict(self.loss.items())
 
     @model_validator(mode="after")
     def _several_are_several(self) -> DpoSection:
