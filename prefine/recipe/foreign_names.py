@@ -205,7 +205,7 @@ _ABSENT: dict[str, str] = {
         "packing packing_strategy eval_packing neat_packing sample_packing sample_packing_* eval_sample_packing "
         "padding_free pad_to_sequence_len pad_to_multiple_of group_by_length batch_flattening length_column_name "
         "train_sampling_strategy multipack_real_batches curriculum_sampling pretraining_sample_concatenation "
-        "pretrain_multipack_* max_packed_sequence_len"
+        "padding_value pretrain_multipack_* max_packed_sequence_len"
     ),
     "only assistant turns are learned from, the end of turn included": (
         "train_on_inputs train_on_prompt assistant_only_loss completion_only_loss mask_history "
@@ -263,6 +263,7 @@ _ABSENT: dict[str, str] = {
         "ignore_bias_buffers plugins use_v1_kernels flex_attn_compile_kwargs flash_optimum use_pose pose_* "
         "noisy_embedding_alpha"
     ),
+    "models are decoders": "is_encoder_decoder",
     "every run can be repeated to the last bit on the same machine": "full_determinism",
     "only text is read": (
         "freeze_multi_modal_projector freeze_language_model use_audio_in_video image_* video_* audio_* crop_to_patches "
@@ -280,7 +281,8 @@ _ABSENT: dict[str, str] = {
     ),
     "the reward is named by reward.name": ("reward_model_adapters reward_model_quantization_bit reward_model_type"),
     "prefine evaluate measures models after training": (
-        "do_causal_lm_eval eval_causal_lm_metrics do_bench_eval bench_dataset bench_split dpo_generate_during_eval"
+        "do_causal_lm_eval eval_causal_lm_metrics do_bench_eval bench_dataset bench_split dpo_generate_during_eval "
+        "generate_during_eval"
     ),
     "the section guards sets limits on a run's figures": "loss_watchdog_threshold loss_watchdog_patience",
     "early stopping counts evaluations: training.early_stopping_patience": "early_stopping_steps",
