@@ -29,8 +29,8 @@ def test_a_run_without_results_has_nothing_to_add(stage: str) -> None:
 
 
 def test_a_run_of_an_unknown_stage_is_read_by_its_figures(dpo_run: Path, sft_run: Path) -> None:
-    dpo, sft = (dataclasses.replace(read_run(run), manifest={"stage": "orpo"}) for run in (dpo_run, sft_run))
-    assert stage_title(dpo) == "orpo" and stage_title(read_run(dpo_run)) == "Direct preference optimisation"
+    dpo, sft = (dataclasses.replace(read_run(run), manifest={"stage": "novel"}) for run in (dpo_run, sft_run))
+    assert stage_title(dpo) == "novel" and stage_title(read_run(dpo_run)) == "Direct preference optimisation"
     assert stage_report(dpo) is STAGE_REPORTS["dpo"]
     ppo = dataclasses.replace(EMPTY, rollouts=[{"step": 1}])
     assert stage_report(ppo) is STAGE_REPORTS["ppo"]
