@@ -67,12 +67,12 @@ def make_rows(stage: str, length: int, count: int, path: Path) -> Path:
     """Rows whose prompt and answer have `length` tokens together, half of them each."""
 
     def text(number: int, tokens: int, word: str) -> str:
-        return f"{number}" + f" {word}" * tokens + f" {number}"  # a token a word; a prompt may be cut at its start
+        return f"{number}" + f" {word}" * tokens  # a token a word
 
-    half = length // 2 - 24  # the rest is the template's
+    half = length // 2 - 24  # the rest is the template's; a prompt that was cut would begin as the others do
     rows: list[dict[str, str]] = []
     for number in range(count):
-        row = {"prompt": text(number, half, "time")}
+        row = {"prompt": text(number, half - 24, "time")}
         if stage == "sft":
             row["completion"] = text(number, half, "people")
         elif stage != "ppo":

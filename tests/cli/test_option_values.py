@@ -98,6 +98,7 @@ def refused(place: Place, value: str, words: dict[str, str], capsys: pytest.Capt
         given = [*(words.get(word, word) if word != place.name else value for word in place.words.split())]
         given = given if "--prompts" in given else ["--", *given]
     options = ["--model", "./none"] if place.verb == "data check" and place.name != "--model" else []
+    options += ["--method", "dpo"] if place.verb == "plan" and place.name != "--method" else []
     with pytest.raises(SystemExit) as leaving:
         main([*place.verb.split(), *options, *given])
     shown = capsys.readouterr()
