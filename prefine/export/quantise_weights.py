@@ -17,8 +17,8 @@ def quantise_weights(job: dict[str, Any]) -> None:
     Args:
         job: `folder` (a transformers model), `out`, `format` (auto_gptq or auto_awq), `symmetric`, `group_size`,
             `algorithms` (auto-round's names, its own if empty), `iterations` (of its own algorithm; 0: it searches for
-            the scales alone), `device`, `seed`, `threads`, and `tokens`, a safetensors file with `rows` (rows, tokens)
-            int64 to calibrate on.
+            the scales alone), `device`, `half` (compute in 16 bits, else in float32), `seed`, `threads`, and
+            `tokens`, a safetensors file with `rows` (rows, tokens) int64 to calibrate on.
     """
     import torch
     from safetensors.torch import load_file
@@ -37,6 +37,7 @@ def quantise_weights(job: dict[str, Any]) -> None:
         seqlen=rows.shape[1],
         batch_size=min(8, len(rows)),
         dataset=batches,
+        amp=job["half"],
         seed=job["seed"],
         device_map=job["device"],
         enable_torch_compile=False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import time
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from prefine.export.reload import SAFELY, ForeignModel, TransformersModel
 from prefine.export.room import require_disk
 from prefine.export.source import ExportSource
 from prefine.json_reading import read_json_object
-from prefine.models.loading.device import choose_device
+from prefine.models.loading.device import choose_device, choose_dtype
 from prefine.models.loading.weights import fetched_whole
 
 _BITS = 4
@@ -38,7 +39,7 @@ _MOST_BYTES = 1
 _DTYPE = "float16"
 # A group of this many weights has a scale of its own; smaller ones where a layer's inputs do not divide by it.
 _GROUP_SIZES = (128, 64, 32)
-_ROWS, _ROW_TOKENS, _FEWEST_ROWS = 128, 512, 8
+_ROW_TOKENS, _FEWEST_ROWS = 512, 8
 _SHORTEST_ROW = 64
 # On a GPU auto-round learns how to round, in its default number of steps. A processor would take hours for that: there
 # it searches for the scales alone, weighted by what the calibration rows put through each layer.
@@ -66,6 +67,7 @@ class QuantizedFormat:
     )
     symmetric: bool
     algorithms: tuple[str, ...]
+    most_rows: int
 
     def require(self, source: ExportSource, options: ExportOptions) -> None:
         """See Format."""
@@ -83,7 +85,7 @@ class QuantizedFormat:
             raise MissingDependencyError(
                 f"--to {self.name} needs auto-round, which is not installed", "Run: pip install 'prefine[quantize]'."
             )
-        calibration_rows(source)
+        calibration_rows(source, self.most_rows)
         group_size(read_json_object(fetched_whole(source.location.base, source.revision) / "config.json"))
         require_room_for_merged(source, options.final, options.dtype or _DTYPE)
         # The merged model and the quantised one are there at the same time.
@@ -95,7 +97,7 @@ class QuantizedFormat:
         work = folder / ".work"
         merged, made = work / "merged", work / "made"
         merged.mkdir(parents=True)
-        rows = calibration_rows(source)
+        rows = calibration_rows(source, self.most_rows)
         source.save_merged(merged, options.dtype or _DTYPE)
         source.release()
         save_file({"rows": rows}, work / "rows.safetensors")
@@ -110,6 +112,7 @@ class QuantizedFormat:
             "group_size": group_size(read_json_object(merged / "config.json")),
             "iterations": _ITERATIONS.get(device.type, 0),
             "device": str(device) if device.type in _ITERATIONS else "cpu",
+            "half": choose_dtype("auto", device)[0] != torch.float32,
             "seed": _SEED,
             "threads": torch.get_num_threads(),
         }
@@ -135,6 +138,7 @@ class GptqFormat(QuantizedFormat):
     name = "gptq"
     symmetric = True
     algorithms = ()  # auto-round's own, which GPTQ's file format holds as well
+    most_rows = 128
 
 
 class AwqFormat(QuantizedFormat):
@@ -143,10 +147,12 @@ class AwqFormat(QuantizedFormat):
     name = "awq"
     symmetric = False
     algorithms = ("awq", "rtn")  # AWQ's own: channels scaled by their activations, then rounded
+    # Each layer runs on all rows about 40 times. 16 sequences do (Lin et al. 2023, arXiv 2306.00978, figure 8).
+    most_rows = 16
 
 
-def calibration_rows(source: ExportSource) -> Tensor:
-    """(rows, tokens) int64: prompts and first answers of the run's training rows, one after the other.
+def calibration_rows(source: ExportSource, most_rows: int) -> Tensor:
+    """(rows, tokens) int64: prompts and first answers of training rows of the run, in a random order, end to end.
 
     Raises:
         ModelError: it is no run, or its rows are too few.
@@ -157,9 +163,11 @@ def calibration_rows(source: ExportSource) -> Tensor:
             f"{source.name} has no training rows to calibrate on", "Name a run of prefine, whose data/ is still there."
         )
     tokens: list[int] = []
-    for tree in TokenStore(path):
+    store = TokenStore(path)
+    for index in random.Random(_SEED).sample(range(len(store)), len(store)):  # noqa: S311 - no secret
+        tree = store[index]
         tokens += [*tree.prompt, *(tree.answers[0] if tree.answers else ())]
-        if len(tokens) >= _ROWS * _ROW_TOKENS:
+        if len(tokens) >= most_rows * _ROW_TOKENS:
             break
     length = min(_ROW_TOKENS, len(tokens) // _FEWEST_ROWS)
     if length < _SHORTEST_ROW:
@@ -167,7 +175,7 @@ def calibration_rows(source: ExportSource) -> Tensor:
             f"{source.name} has {len(tokens)} tokens to calibrate on, and {_FEWEST_ROWS * _SHORTEST_ROW} are needed",
             "Train it on more rows, or export with --to gguf, which needs no calibration.",
         )
-    rows = min(_ROWS, len(tokens) // length)
+    rows = min(most_rows, len(tokens) // length)
     return torch.tensor(tokens[: rows * length], dtype=torch.int64).view(rows, length)
 
 

@@ -42,20 +42,25 @@ def options(folder: Path, *types: str) -> ExportOptions:
 
 
 def test_rows_are_prompts_with_their_first_answers_end_to_end(tmp_path: Path) -> None:
-    rows = calibration_rows(a_run(tmp_path))
+    rows = calibration_rows(a_run(tmp_path), 128)
     assert rows.shape == (8, 250)  # 2,000 tokens in the fewest rows that will do
-    assert rows.flatten().tolist() == [row for row in range(40) for _ in range(50)]
+    texts = rows.flatten().view(40, 50)  # each row's tokens lie together, the rows in a random order
+    assert (texts == texts[:, :1]).all()
+    assert sorted(texts[:, 0].tolist()) == list(range(40))
+    assert texts[:, 0].tolist() != list(range(40))
 
 
 def test_no_more_rows_than_needed_are_taken(tmp_path: Path) -> None:
-    assert calibration_rows(a_run(tmp_path, trees=700, length=200)).shape == (128, 512)
+    source = a_run(tmp_path, trees=700, length=200)
+    assert calibration_rows(source, 128).shape == (128, 512)
+    assert calibration_rows(source, 16).shape == (16, 512)
 
 
 def test_too_few_rows_and_models_that_are_no_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has 100 tokens to calibrate on, and 512 are needed"):
-        calibration_rows(a_run(tmp_path, trees=2))
+        calibration_rows(a_run(tmp_path, trees=2), 128)
     with pytest.raises(ModelError, match="has no training rows"):
-        calibration_rows(ExportSource("m", Location("m", "m", "m", None, "m"), None, {}))
+        calibration_rows(ExportSource("m", Location("m", "m", "m", None, "m"), None, {}), 128)
 
 
 @pytest.mark.parametrize(
