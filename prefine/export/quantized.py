@@ -6,6 +6,7 @@ kernels of their own for the same files.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,7 +25,6 @@ from prefine.data.tokens.store import TokenStore
 from prefine.errors import MissingDependencyError, ModelError, RecipeError
 from prefine.export.child import run_quietly
 from prefine.export.formats import Artefact, ExportOptions, ProofLimits
-from prefine.export.gguf_convert import auto_round_installed
 from prefine.export.merged import require_room_for_merged
 from prefine.export.reload import SAFELY, ForeignModel, TransformersModel
 from prefine.export.room import require_disk
@@ -68,6 +69,7 @@ class QuantizedFormat:
     symmetric: bool
     algorithms: tuple[str, ...]
     most_rows: int
+    packages: Mapping[str, str]
 
     def require(self, source: ExportSource, options: ExportOptions) -> None:
         """See Format."""
@@ -81,10 +83,11 @@ class QuantizedFormat:
                 f"{source.name} is a reward model, and {self.name} files are for models that generate text",
                 "Export it with --to merged.",
             )
-        if not auto_round_installed():
-            raise MissingDependencyError(
-                f"--to {self.name} needs auto-round, which is not installed", "Run: pip install 'prefine[quantize]'."
-            )
+        for module, package in self.packages.items():
+            if not installed(module):
+                raise MissingDependencyError(
+                    f"--to {self.name} needs {package}, which is not installed", "Run: pip install 'prefine[quantize]'."
+                )
         calibration_rows(source, self.most_rows)
         group_size(read_json_object(fetched_whole(source.location.base, source.revision) / "config.json"))
         require_room_for_merged(source, options.final, options.dtype or _DTYPE)
@@ -139,6 +142,7 @@ class GptqFormat(QuantizedFormat):
     symmetric = True
     algorithms = ()  # auto-round's own, which GPTQ's file format holds as well
     most_rows = 128
+    packages = MappingProxyType({"auto_round": "auto-round"})
 
 
 class AwqFormat(QuantizedFormat):
@@ -149,6 +153,13 @@ class AwqFormat(QuantizedFormat):
     algorithms = ("awq", "rtn")  # AWQ's own: channels scaled by their activations, then rounded
     # Each layer runs on all rows about 40 times. 16 sequences do (Lin et al. 2023, arXiv 2306.00978, figure 8).
     most_rows = 16
+    # auto-round itself has no kernel for these files on a processor, and would load them without their weights.
+    packages = MappingProxyType({"auto_round": "auto-round", "auto_round_kernel": "auto-round-lib"})
+
+
+def installed(module: str) -> bool:
+    """Whether a module is there; it is not imported."""
+    return importlib.util.find_spec(module) is not None
 
 
 def calibration_rows(source: ExportSource, most_rows: int) -> Tensor:
