@@ -89,6 +89,7 @@ TOPICS = {
         "learning": "what a model learns",
         "memory_rows": "runs on rows in memory",
         "no_network": "no verb uses the network",
+        "online_dpo": "online DPO against TRL's and plain DPO",
         "ppo_refusals": "refusals of PPO",
         "ppo_resume": "exact resume of PPO",
         "python_docs": "docs/python.md and the notebooks",

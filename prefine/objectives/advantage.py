@@ -102,6 +102,21 @@ def without_signal(rewards: Tensor) -> Tensor:
     return rewards.amin(1) == rewards.amax(1)
 
 
+def best_and_worst(rewards: Tensor) -> Tensor:
+    """(P, n): 1 for the best answer of each group, -1 for the worst one, 0 for others; all 0 if all are equal.
+
+    Of equally good answers the first one is the best, of equally bad ones the first one the worst. With n = 2 these are
+    the pairs of online DPO (Guo et al. 2024, arXiv 2402.04792, alg. 1).
+
+    Args:
+        rewards: (P, n) of n answers to each of P prompts, n at least 2.
+    """
+    signs = torch.zeros_like(rewards)
+    signs.scatter_(1, rewards.argmax(1, keepdim=True), 1.0)
+    signs.scatter_(1, rewards.argmin(1, keepdim=True), -1.0)
+    return torch.where(without_signal(rewards)[:, None], 0.0, signs)
+
+
 def explained_variance(values: Tensor, targets: Tensor) -> float:
     """1 - Var(target - value) / Var(target): 1 if the critic is right up to a constant, 0 if it is no better
     than a constant.

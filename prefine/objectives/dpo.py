@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prefine.objectives.masked import Paired
+from prefine.objectives.masked import Paired, per_sequence
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,18 @@ def bco_pair(log_ratios: Paired, beta: float) -> Tensor:
     shift 0, as in TRL. `log_ratios` are log pi - log ref of each answer.
     """
     return -F.logsigmoid(beta * log_ratios.chosen) - F.logsigmoid(-beta * log_ratios.rejected)
+
+
+def margin_of_tokens(log_ratios: Tensor, signs: Tensor, pairs: Tensor, count: int) -> Tensor:
+    """Margins (B,) of pairs whose tokens lie end to end: sums of log-ratios, those of rejected answers negative.
+
+    Args:
+        log_ratios: (R,) log pi - log ref of each token.
+        signs: (R,) 1 for tokens of chosen answers, -1 for those of rejected ones, 0 for tokens of neither.
+        pairs: (R,) int64 number of each token's pair, below count.
+        count: B.
+    """
+    return per_sequence(signs * log_ratios, pairs, count)
 
 
 def chosen_nll(chosen: Tensor, chosen_tokens: Tensor) -> Tensor:

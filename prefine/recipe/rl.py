@@ -29,6 +29,12 @@ _OF_GAE = (
     *("ppo.value_coefficient", "ppo.value_warmup_updates", "reward.whiten"),
 )
 
+# Settings of losses with a ratio, or of groups with more than a pair that counts.
+_NOT_OF_PAIRS = (
+    *("ppo.clip", "ppo.clip_high", "ppo.loss_average", "ppo.entropy_coefficient"),
+    *("rollout.drop_equal_groups", "rollout.skip_truncated"),
+)
+
 
 def _settings_of(guard: str, section: GuardSection) -> tuple[str, ...]:
     """A guard's settings by their dotted names; a guard that is off needs no figures."""
@@ -78,7 +84,9 @@ class RolloutSection(RecipeSection):
     """How answers to learn from are generated."""
 
     samples_per_prompt: Count | None = Field(
-        None, description="answers to each prompt; null: 1 with gae, 4 with rloo and grpo, which need at least 2"
+        None,
+        description="answers to each prompt; null: 1 with gae, 2 with online_dpo, 4 with rloo and grpo; at least 2 but "
+        "for gae",
     )
     drop_equal_groups: bool = Field(
         False, description="rloo and grpo: skip prompts whose answers all have the same reward (arXiv 2503.14476)"
@@ -178,8 +186,10 @@ class PpoRecipe(WritingRecipe):
     run: RunFolder = "runs/ppo"
     model: ModelSection = ModelSection(name="runs/sft")
     training: PpoTrainingSection = PpoTrainingSection()
-    advantage: Literal["gae", "rloo", "grpo"] = Field(
-        "gae", description="gae has a critic; rloo and grpo compare the answers to one prompt"
+    advantage: Literal["gae", "rloo", "grpo", "online_dpo"] = Field(
+        "gae",
+        description="gae has a critic; rloo and grpo compare the answers to one prompt; online_dpo takes DPO's loss on "
+        "the best and the worst of them (arXiv 2402.04792)",
     )
     reward: PpoRewardSection = PpoRewardSection()
     rollout: RolloutSection = RolloutSection()
@@ -194,7 +204,7 @@ class PpoRecipe(WritingRecipe):
     @property
     def samples_per_prompt(self) -> int:
         """Answers to each prompt."""
-        return self.rollout.samples_per_prompt or (1 if self.advantage == "gae" else 4)
+        return self.rollout.samples_per_prompt or {"gae": 1, "online_dpo": 2}.get(self.advantage, 4)
 
     @model_validator(mode="after")
     def _groups_have_siblings(self) -> PpoRecipe:
@@ -202,6 +212,11 @@ class PpoRecipe(WritingRecipe):
             raise ValueError(
                 f"advantage {self.advantage} compares the answers to one prompt: rollout.samples_per_prompt is "
                 f"{self.samples_per_prompt}; set it to 2 or more, for example 4"
+            )
+        if self.advantage == "online_dpo" and self.kl.coefficient == 0:
+            raise ValueError(
+                "kl.coefficient is the beta of DPO's loss with advantage online_dpo, and at 0 nothing is learned: set "
+                "it to 0.1, for example"
             )
         return self
 
@@ -248,6 +263,12 @@ class PpoRecipe(WritingRecipe):
                 self.advantage == "gae",
                 ("rollout.drop_equal_groups", "rollout.skip_truncated"),
                 "gae has no groups",
+                "advantage to grpo",
+            ),
+            Unread(
+                self.advantage == "online_dpo",
+                _NOT_OF_PAIRS,
+                "online_dpo learns from pairs, without ratios and ties",
                 "advantage to grpo",
             ),
             Unread(

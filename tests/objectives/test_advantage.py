@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prefine.objectives.advantage import explained_variance, gae, grpo, returns, rloo, token_rewards, without_signal
+from prefine.objectives.advantage import (
+    best_and_worst,
+    explained_variance,
+    gae,
+    grpo,
+    returns,
+    rloo,
+    token_rewards,
+    without_signal,
+)
 
 Answer = list[tuple[float, float]]
 
@@ -201,6 +210,12 @@ def test_grpo_by_hand() -> None:
     assert grpo(torch.tensor([[1.0, 2.0, 6.0]]))[0].tolist() == pytest.approx(
         [-0.755900, -0.377950, 1.133850], abs=1e-5
     )
+
+
+def test_the_best_and_the_worst() -> None:
+    """The first of equals; none of a group whose answers are all equal."""
+    rewards = torch.tensor([[0.0, 2.0, 1.0], [3.0, 3.0, 1.0], [1.0, 0.0, 0.0], [2.0, 2.0, 2.0]])
+    assert best_and_worst(rewards).tolist() == [[-1, 1, 0], [1, 0, -1], [1, -1, 0], [0, 0, 0]]
 
 
 def test_what_grpo_divides_by() -> None:

@@ -99,6 +99,14 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
         {"reward.overlong_tokens": 65, "rollout.max_new_tokens": 64},
         "reward.overlong_tokens 65 is more than an answer can have: at most rollout.max_new_tokens, 64",
     ),
+    "one sample for a pair": (
+        {"advantage": "online_dpo", "rollout.samples_per_prompt": 1},
+        "advantage online_dpo compares the answers to one prompt",
+    ),
+    "no pull for dpo": (
+        {"advantage": "online_dpo", "kl.coefficient": 0.0},
+        "kl.coefficient is the beta of DPO's loss with advantage online_dpo, and at 0 nothing is learned",
+    ),
     "one sample for rloo": (
         {"advantage": "rloo", "rollout.samples_per_prompt": 1},
         "advantage rloo compares the answers to one prompt: rollout.samples_per_prompt is 1; set it to 2 or more",
@@ -160,6 +168,8 @@ WITHOUT_EFFECT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "guards.kl_factor": (3.0, {"kl.coefficient": 0.0}, "kl.coefficient is 0"),
     "reward.missing_eos_value": (2.0, {"reward.missing_eos": "none"}, "reward.missing_eos is none"),
     "guards.reward_clipped.limit": (0.9, {"reward.clip": None}, "reward.clip is null"),
+    "ppo.loss_average": ("answers", {"advantage": "online_dpo"}, "online_dpo learns from pairs"),
+    "ppo.entropy_coefficient": (0.1, {"advantage": "online_dpo"}, "online_dpo learns from pairs"),
     "ppo.clip": (0.1, {"ppo.epochs": 1, "ppo.minibatches": 1}, "an update takes one step, at ratio 1"),
     "ppo.max_kl": (0.5, {"ppo.epochs": 1, "ppo.minibatches": 1}, "an update takes one step, at ratio 1"),
     "reward.judge": ("runs/judge", {"rollout.heldout_prompts": 0}, "no held-out answers are generated"),

@@ -103,6 +103,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "reward.overlong_tokens": 6,
     },
     "grpo as dr. grpo has it": {"advantage": "grpo", "ppo.loss_average": "max_length", "ppo.advantage_std": "none"},
+    "online dpo": {"advantage": "online_dpo"},
     "all weights": {"lora": None},
     "principal components, and a critic on them": {
         "lora.init": "pissa",

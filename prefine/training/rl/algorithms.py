@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefine.data.tokens.trees import PackedBatch
 from prefine.models.actor_critic import TokenOutputs
-from prefine.objectives import advantage, kl, ppo
+from prefine.objectives import advantage, dpo, kl, ppo
 from prefine.objectives.masked import whitened
 from prefine.recipe.rl import PpoRecipe
 from prefine.training.rl.rewards import Scored
@@ -45,6 +45,7 @@ class KnownTokens:
         values: the critic's predictions; zeros without a critic.
         advantages: see Targets.
         returns: see Targets.
+        prompts: (R,) int64, the number of each token's prompt.
         weights: of the policy's loss, see Algorithm.weights; None for 1.
     """
 
@@ -53,6 +54,7 @@ class KnownTokens:
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    prompts: Tensor
     weights: Tensor | None = None
 
     @staticmethod
@@ -73,6 +75,7 @@ class KnownTokens:
             own(rollouts.values),
             own(targets.advantages),
             own(targets.returns),
+            own(rollouts.prompts),
             None if weights is None else own(weights),
         )
 
@@ -87,10 +90,13 @@ class Algorithm(ABC):
     Attributes:
         has_critic: whether a critic is trained with the policy.
         kl_in_loss: whether the KL penalty is part of the loss; otherwise it is part of the token rewards.
+        apart: whether the loss of an answer needs no other answer, so that the answers to a prompt may be in different
+            microbatches.
     """
 
     has_critic: ClassVar[bool] = False
     kl_in_loss: ClassVar[bool] = False
+    apart: ClassVar[bool] = True
 
     def __init__(self, recipe: PpoRecipe) -> None:
         self._recipe = recipe
@@ -262,7 +268,52 @@ class Grpo(GroupAlgorithm):
         return advantage.grpo(rewards, self._recipe.ppo.advantage_std)
 
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"gae": Gae, "rloo": Rloo, "grpo": Grpo}
+class OnlineDpo(GroupAlgorithm):
+    """Online DPO (Guo et al. 2024, arXiv 2402.04792): DPO on the best and the worst of the answers to each prompt.
+
+    The reward says which they are. The KL coefficient is the beta of DPO's loss, which pulls towards the reference.
+    """
+
+    kl_in_loss = True
+    apart = False
+
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """1 for the chosen answer and -1 for the rejected one: see objectives.advantage.best_and_worst."""
+        return advantage.best_and_worst(rewards)
+
+    def trained_prompts(self, scored: Scored, ended: Tensor) -> list[int]:
+        """Those whose answers are not all equally good: a tie says nothing about which to prefer."""
+        return [place for place, silent in enumerate(self.without_signal(scored).tolist()) if not silent]
+
+    def weights(self, rollouts: Rollouts, prompts: Sequence[int]) -> Tensor | None:
+        """(T,) tokens of the step over its pairs: the loop's mean over tokens becomes a mean over pairs."""
+        tokens = sum(len(answer) for place in prompts for answer in rollouts.trees[place].answers)
+        return torch.full_like(rollouts.logprobs, tokens / max(1, len(prompts)))
+
+    def metrics(self, scored: Scored) -> dict[str, float]:
+        """Also the mean difference of the rewards of chosen and rejected answers, ties as 0."""
+        groups = self._groups(scored.shaped)
+        return {**super().metrics(scored), "score_margin": float((groups.amax(1) - groups.amin(1)).mean())}
+
+    def loss(
+        self, out: TokenOutputs, known: KnownTokens, kl_coefficient: float, *, critic_only: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See Algorithm.loss; figures of pairs are (B,) for B pairs."""
+        assert known.weights is not None  # noqa: S101 - see `weights`
+        found, pairs = torch.unique(known.prompts, return_inverse=True)
+        count = len(found)
+        margins = dpo.margin_of_tokens(out.logprobs - known.reference, known.advantages, pairs, count)
+        weight = known.weights[0]  # all are equal
+        parts = {
+            "policy_loss": dpo.sigmoid(margins, kl_coefficient) * weight,
+            "accuracy": (margins > 0).float() * weight,
+            "margin": kl_coefficient * margins * weight,
+            "approx_kl": ppo.approximate_kl(out.logprobs, known.logprobs),
+        }
+        return parts["policy_loss"].sum(), parts
+
+
+ALGORITHMS: dict[str, type[Algorithm]] = {"gae": Gae, "rloo": Rloo, "grpo": Grpo, "online_dpo": OnlineDpo}
 
 
 def algorithm_of(recipe: PpoRecipe) -> Algorithm:

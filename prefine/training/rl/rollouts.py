@@ -73,6 +73,12 @@ class Rollouts:
         )
 
     @property
+    def prompts(self) -> Tensor:
+        """(T,) int64: the number of each token's prompt."""
+        tokens = torch.tensor([sum(map(len, tree.answers)) for tree in self.trees])
+        return torch.arange(len(self.trees)).repeat_interleave(tokens)
+
+    @property
     def kl(self) -> Tensor:
         """(T,) k1 to the reference, nats."""
         return kl.k1(self.logprobs, self.reference)

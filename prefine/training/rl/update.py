@@ -173,7 +173,8 @@ class Update:
         1. Prompts that are not trained on are measured separately.
         """
         parts, limit = self._parts, self._recipe.training.max_tokens_per_microbatch
-        trees = tuple(replace(tree, row=place, apart=True) for place, tree in enumerate(answers.trees))
+        apart = parts.algorithm.apart
+        trees = tuple(replace(tree, row=place, apart=apart) for place, tree in enumerate(answers.trees))
         trained = parts.algorithm.trained_prompts(scored, torch.tensor(answers.ended))
         left_out = sorted(set(range(len(trees))) - set(trained))
         groups = [
@@ -214,7 +215,9 @@ class Update:
             places = self._minibatches(trained, epoch)[part]
             self._weights = parts.algorithm.weights(rollouts, places)
             with progress.timings.of("train"):
-                row = steps.optimise([rollouts.trees[place] for place in places], learning)
+                row = steps.optimise(
+                    [replace(rollouts.trees[place], apart=parts.algorithm.apart) for place in places], learning
+                )
             progress.ratios = extremes(parts.session.processes.gather(progress.ratios))
             parts.session.record_checks(parts.first_ratio.check(progress.ratios))
             progress.rows.append(row)

@@ -110,7 +110,8 @@ def test_with_a_critic_no_prompt_is_without_signal() -> None:
 def known(**more: float) -> KnownTokens:
     """One token of advantage 2 at ratio 1."""
     columns = {"logprobs": -0.5, "reference": -0.5, "values": 1.0, "advantages": 2.0, "returns": 3.0, **more}
-    return KnownTokens(**{name: torch.tensor([value]) for name, value in columns.items()})
+    known = {name: torch.tensor([value]) for name, value in columns.items()}
+    return KnownTokens(**known, prompts=torch.zeros(1, dtype=torch.int64))
 
 
 def loss(section: dict[str, Any], values: float | None, entropy: float | None, **more: Any) -> float:
