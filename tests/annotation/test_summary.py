@@ -21,7 +21,8 @@ def test_one_annotator_on_two_models() -> None:
     """The win rate is the first model's."""
     found = summary(table({"ann": "nnoo"}), items(4, 100))
     assert "2 wins, 0 ties, 2 losses" in found[0]
-    assert found[0].startswith("The candidate is new, the baseline old. Judged by people, the candidate wins 50")
+    assert found[0].startswith("The candidate is new, the baseline old. Judged by people, ")
+    assert "the candidate wins 50" in found[0]
     assert found[1] == "Neither model is ahead after 4 labels."
     assert [sentence.split(":")[0] for sentence in found[2:]] == ["All annotators"]
 
@@ -41,7 +42,7 @@ def test_annotators_are_named_if_something_is_shown_of_them() -> None:
     assert "short: All annotators: Krippendorff's α" in found
     assert found.count("Cohen's κ") == 6  # of four annotators each two; by criterion only of two
     assert "ann and dan: Cohen's κ = −1.00" in found
-    assert "\nJudged by people, short, the candidate wins" in found
+    assert "\nJudged by people, short, " in found
     assert "too fast" not in found
     hasty = [judged(i, "eve", "new", seconds=1.0) for i in range(1, 41)]
     assert "eve: too fast to have read the answers: 40 of 40 votes, 100" in "\n".join(summary(hasty, items(40, 1_440)))

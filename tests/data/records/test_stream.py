@@ -116,7 +116,8 @@ def test_wrong_columns_of_a_whole_file_are_one_error_that_names_them_and_leave_n
         "prefine dpo, prefine reward and prefine sft learn from them. Use one of these commands, or other data."
     )
     votes = write(tmp_path / "votes.jsonl", [{"messages": [], "label": True}])
-    assert "; they are those of votes: prefine reward and prefine sft learn from them. " in refusal(votes, Preference)
+    verbs = "prefine kto, prefine reward and prefine sft"
+    assert f"; they are those of votes: {verbs} learn from them. " in refusal(votes, Preference)
 
 
 def test_nothing_kept_is_an_error_with_the_three_commonest_reasons(tmp_path: Path) -> None:
