@@ -113,7 +113,8 @@ def test_wrong_columns_of_a_whole_file_are_one_error_that_names_them_and_leave_n
         assert not (tmp_path / "quarantine.jsonl").exists()
     assert refusal(good, Vote) == (
         f"{good}: its columns (prompt, chosen, rejected) fit no format of a vote; they are those of preferences: "
-        "prefine dpo, prefine reward and prefine sft learn from them. Use one of these commands, or other data."
+        "prefine dpo, prefine orpo, prefine reward and prefine sft learn from them. Use one of these commands, or "
+        "other data."
     )
     votes = write(tmp_path / "votes.jsonl", [{"messages": [], "label": True}])
     verbs = "prefine kto, prefine reward and prefine sft"
