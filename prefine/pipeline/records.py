@@ -45,6 +45,7 @@ class StageRecord:
         gate: of an evaluation: whether its gate passed; None without one.
         reason: why it failed.
         seconds: that it took, over all attempts.
+        planned: what was expected of it, see `predicted`; of a stage that does not train {}.
     """
 
     status: Status
@@ -55,6 +56,7 @@ class StageRecord:
     gate: bool | None = None
     reason: str = ""
     seconds: float = 0.0
+    planned: dict[str, float] = field(default_factory=dict)
 
 
 class PipelineRecords:
@@ -79,7 +81,8 @@ class PipelineRecords:
             record = StageRecord(**{**values, "others": tuple(values["others"])})
         except (OSError, JsonError, KeyError, TypeError):
             return None
-        return record if isinstance(record.inputs, dict) and isinstance(record.results, dict) else None
+        named = (record.inputs, record.results, record.planned)
+        return record if all(isinstance(each, dict) for each in named) else None
 
     def write(self, stage: str, record: StageRecord) -> None:
         """Write a stage's record. Raises CheckpointError if the disk is full or not writable."""

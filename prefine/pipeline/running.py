@@ -16,6 +16,7 @@ from pathlib import Path
 from prefine.errors import CheckpointError, Paused, PrefineError, RecipeError, Stopped
 from prefine.formatting import duration, listing, plural
 from prefine.pipeline.inputs import key_of
+from prefine.pipeline.prediction import predicted
 from prefine.pipeline.records import PipelineLock, PipelineRecords, StageRecord
 from prefine.pipeline.standing import ChosenStages, StageStanding, standing, standings
 from prefine.pipeline.summary import write_summary
@@ -131,7 +132,8 @@ class _Running:
         if before is None:
             clear(now.stage, known=now.record is not None)
         spent = 0.0 if before is None else before.seconds
-        record = StageRecord("running", key_of(now.inputs), now.inputs, seconds=spent)
+        planned = predicted(self._pipeline.in_place(name), now.stage.method) if before is None else before.planned
+        record = StageRecord("running", key_of(now.inputs), now.inputs, seconds=spent, planned=planned)
         self._records.write(name, record)
 
         def seconds() -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prefine.errors import CheckpointError
 from prefine.formatting import duration
 from prefine.json_reading import JsonError, read_json_object
+from prefine.pipeline.prediction import in_words
 from prefine.pipeline.records import PipelineRecords, StageRecord
 from prefine.pipeline.standing import StageStanding
 from prefine.recipe.pipeline import Pipeline
@@ -39,6 +41,8 @@ def _line(stage: PipelineStage, record: StageRecord | None, now: StageStanding |
     state, why = _state(record, now)
     done = record is not None and record.status == "done"
     sentence, figures = _result(stage) if done else ("", [])
+    planned = in_words({} if record is None else record.planned)
+    figures = [replace(each, before=each.before or planned.get(each.label, "")) for each in figures]
     return StageLine(
         name=stage.name,
         method=stage.method,
