@@ -248,10 +248,9 @@ class PpoRecipe(WritingRecipe):
 
     def _unread(self) -> list[Unread]:
         """Settings without effect, given the others."""
-        apart = self.data.heldout or self.data.heldout_fraction
-        written = apart and self.rollout.heldout_prompts
-        one_step = self.ppo.epochs * self.ppo.minibatches == 1
-        clips = [name for name in ("clip", "clip_high", "max_kl", "value_clip") if getattr(self.ppo, name) is not None]
+        return [*self._unread_by_advantage(), *self._unread_by_others()]
+
+    def _unread_by_advantage(self) -> list[Unread]:
         return [
             Unread(
                 self.advantage != "gae",
@@ -277,6 +276,14 @@ class PpoRecipe(WritingRecipe):
                 f"advantage {self.advantage} does not divide by one",
                 "advantage to grpo",
             ),
+        ]
+
+    def _unread_by_others(self) -> list[Unread]:
+        apart = self.data.heldout or self.data.heldout_fraction
+        written = apart and self.rollout.heldout_prompts
+        one_step = self.ppo.epochs * self.ppo.minibatches == 1
+        clips = [name for name in ("clip", "clip_high", "max_kl", "value_clip") if getattr(self.ppo, name) is not None]
+        return [
             Unread(
                 self.reward.overlong_tokens is None,
                 ("reward.overlong_penalty",),

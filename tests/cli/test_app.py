@@ -45,7 +45,7 @@ def test_version() -> None:
 
 def test_help_lists_the_verbs_in_the_tables_order() -> None:
     shown = CliRunner().invoke(app, ["--help"]).stdout.split("Commands")[1]
-    places = [shown.index(f" {verb.split()[0]} ") for verb in VERBS]
+    places = [shown.index(f"│ {verb.split()[0]} ") for verb in VERBS]
     assert places == sorted(places)
 
 

@@ -83,8 +83,8 @@ def test_recipes_that_are_not_valid(recipe: Any, overrides: dict[str, Any], prob
 def test_a_recipe_of_another_stage(make: Make) -> None:
     with pytest.raises(RecipeError, match="recipe is a SftRecipe, not a DpoRecipe"):
         prefine.dpo(make("sft"))
-    with pytest.raises(RecipeError, match=r"^stage is 'kto'. Write one of sft, reward, dpo, ppo"):
-        prefine.load_recipe("kto")  # type: ignore[call-overload]
+    with pytest.raises(RecipeError, match=r"^stage is 'cpo'. Write one of sft, reward, dpo, kto, orpo, ppo"):
+        prefine.load_recipe("cpo")  # type: ignore[call-overload]
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -248,8 +248,8 @@ assert not {{"torch", "transformers"}} & sys.modules.keys()
 def test_public_names_are_there_and_no_others() -> None:
     assert all(hasattr(prefine, name) for name in prefine.__all__)
     assert set(prefine.__all__) <= set(dir(prefine))
-    with pytest.raises(AttributeError, match="module 'prefine' has no attribute 'kto'"):
-        prefine.kto  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'prefine' has no attribute 'cpo'"):
+        prefine.cpo  # type: ignore[attr-defined]  # noqa: B018
 
 
 # --- Models ----------------------------------------------------------------------------------------------------------

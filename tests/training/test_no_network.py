@@ -35,6 +35,9 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
     def rows(*given: dict[str, Any]) -> str:
         return str(tiny.write_rows(folder / "in.jsonl", list(given)))
 
+    def other_rows(row: dict[str, Any]) -> str:
+        return str(tiny.write_rows(folder / "other.jsonl", [row]))
+
     def feedback() -> str:
         with FeedbackStore(folder / "feedback.db", WITH_TEXTS) as store:
             store.record(NewEvent(register(store, "a", "A"), "up"))
@@ -71,7 +74,14 @@ def arguments(verb: str, folder: Path, model: Path, data: Path, sft_run: Path, r
         "reward check": lambda: [str(reward_run), "--out", str(folder / "out"), "--policy", str(sft_run)],
         "reward merge": lambda: [str(reward_run), str(folder / "merged")],
         "ppo": lambda: [recipe("ppo", **{"reward.name": str(reward_run)}, **tiny.UNGUARDED)],
-        "judge": lambda: [rows(chat), rows(chat), "--votes-out", str(folder / "votes"), "--out", str(folder / "j")],
+        "judge": lambda: [
+            rows(chat),
+            other_rows(chat),
+            "--votes-out",
+            str(folder / "votes"),
+            "--out",
+            str(folder / "j"),
+        ],
         "score": lambda: [str(reward_run), rows(chat), "--out", str(folder / "out.jsonl")],
         "evaluate": lambda: [
             *(str(sft_run), "--max-new-tokens", "4", "--limit", "2", "--no-regression"),

@@ -61,7 +61,7 @@ def test_another_recipe_is_refused_with_the_fields_that_differ(
             {"dpo.loss": "ipo", "lora.r": 8},
             "(dpo.beta was 0.1 and is 1.0, dpo.loss was 'sigmoid' and is 'ipo', lora.r was 4 and is 8)",
         ),
-        ({"lora": None}, "lora.r was 4 and is None"),
+        ({"lora": None}, "(lora.alpha was 8.0 and is None, lora.dora was False and is None, lora.dropout was "),
         ({"data.heldout_fraction": 0.3}, "(data.heldout_fraction was 0.2 and is 0.3)"),
     ):
         said = refusal(make("dpo", "cut", changes))

@@ -159,6 +159,8 @@ def default_folder(candidate: str, baseline: str) -> Path:
 
 
 def _short(name: str) -> str:
+    if "\0" in name:
+        raise RecipeError(f"{name!r:.100} names no model: a name cannot hold NUL", "Write another name.")
     endpoint = endpoint_name(name)
     last = endpoint.model if endpoint is not None else Path(name).expanduser().resolve().name or name
     return re.sub(r"[^\w.\-]+", "-", last.removeprefix("embedded:").rpartition("/")[2]).strip("-.") or "model"
