@@ -91,6 +91,52 @@ def test_personal_data_is_counted_and_never_shown(tmp_path: Path) -> None:
     assert "[card …1111]" in found(audit, "duplicates").examples[0].text
 
 
+def _with_a_system_turn(system: str) -> dict[str, object]:
+    turns = [{"role": "system", "content": system}, {"role": "user", "content": "abcd"}]
+    return {"prompt": turns, "chosen": "yes", "rejected": "no"}
+
+
+def test_system_turns_count_as_tokens_and_are_not_compared(tmp_path: Path) -> None:
+    audit = audited(tmp_path, [_with_a_system_turn("abcd" * 100), _with_a_system_turn("wxyz" * 100)])
+    # 100 + 1 + 1 tokens, and five for each of three turns.
+    assert found(audit, "token_lengths").figures["maximum"] == 117
+    assert (found(audit, "duplicates").count, found(audit, "near_duplicates").count) == (0, 1)
+    tool = {"type": "function", "function": {"name": "look_up", "description": "d" * 4_000}}
+    audit = audited(tmp_path, [pair(1), pair(2, tools=[tool])])
+    assert found(audit, "token_lengths").figures["maximum"] > 1_000
+
+
+IBAN = "DE89 3704 0044 0532 0130 00"
+CALL = {"type": "function", "function": {"name": "pay", "arguments": json.dumps({"to": f"Jane\n{IBAN}"})}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        _with_a_system_turn(f"Refunds go to {IBAN}."),
+        pair(1, tools=[{"type": "function", "function": {"name": "pay", "description": f"to {IBAN}"}}]),
+        {
+            "messages": [
+                {"role": "user", "content": "Pay"},
+                {"role": "assistant", "content": "", "tool_calls": [CALL]},
+                {"role": "tool", "content": "done"},
+                {"role": "assistant", "content": "Paid."},
+            ]
+        },
+        {
+            "messages": [
+                {"role": "user", "content": "Pay"},
+                {"role": "assistant", "content": "Paid.", "reasoning_content": f"It must go to {IBAN}."},
+            ]
+        },
+    ],
+    ids=["system turn", "tool", "tool call", "reasoning"],
+)
+def test_personal_data_is_found_wherever_it_is_said(tmp_path: Path, row: dict[str, object]) -> None:
+    finding = found(audited(tmp_path, [row]), "personal_data")
+    assert finding.figures["matches"]["iban"] == 1
+
+
 def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
     name = written(tmp_path / "rows.jsonl", [pair(1)])
     with pytest.raises(DataError, match="is named twice"):
