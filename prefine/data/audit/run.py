@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from prefine.data.audit.categories import Categories
+from prefine.data.audit.copies import Copies
 from prefine.data.audit.cues import Cues
 from prefine.data.audit.disagreement import Disagreement
 from prefine.data.audit.drops import Drops
@@ -99,6 +100,7 @@ class AuditChecks:
     """All checks of one audit."""
 
     quarantine: AuditedQuarantine
+    copies: Copies
     judgements: JudgedItems
     disagreement: Disagreement
     near: NearDuplicates | None
@@ -127,7 +129,7 @@ class AuditChecks:
         self.disagreement.add(entry)
 
     def findings(self, stream: RecordStream[Any], records: int, kind: str) -> list[AuditFinding]:
-        """Of all records, the most serious first."""
+        """Of all records, the most serious first; also decides which copies are left out."""
         found = [
             *self.judgements.findings(),
             self.disagreement.finding(),
@@ -141,6 +143,7 @@ class AuditChecks:
             *self.categories.findings(),
             *self.quarantine.findings(stream.counts, self.nearly_equal_examples, self.nearly_equal),
         ]
+        self.copies.decide()  # the checks above decided on contradictions and leaks
         useless = _USELESS.get(kind, ())
         return sorted((each for each in found if each.check not in useless), key=lambda each: _RANK[each.severity])
 
@@ -220,12 +223,14 @@ def _require_different(names: Sequence[str]) -> None:
 
 
 def _checks(settings: AuditSettings, drops: Drops, places: Sequence[Place], find_near: bool) -> AuditChecks:
-    judgements = JudgedItems(places, drops, settings.contradictions)
+    copies = Copies(places, drops)
+    judgements = JudgedItems(places, drops, copies, settings.contradictions)
     return AuditChecks(
         quarantine=AuditedQuarantine(drops),
+        copies=copies,
         judgements=judgements,
         disagreement=Disagreement(judgements),
-        near=NearDuplicates(places, drops if settings.near else None) if find_near else None,
+        near=NearDuplicates(places, copies if settings.near else None) if find_near else None,
         leaks=Leaks(drops, near_too=settings.near),
         length_bias=LengthCheck(),
         cues=Cues(),
