@@ -200,14 +200,15 @@ def audit_sources(
         if records % _ROWS_BETWEEN_PROGRESS == 0:
             progress(stream.counts.rows_in)
     progress(stream.counts.rows_in)
+    rows, counts, findings = stream.counts.rows_in, stream.counts.as_dict(), checks.findings(stream, records, kind)
     return Audit(
         settings=settings,
         kind=kind,
-        rows=stream.counts.rows_in,
+        rows=rows,
         records=records,
-        complete=most_records is None or records < most_records,
-        counts=stream.counts.as_dict(),
-        findings=checks.findings(stream, records, kind),
+        complete=records != most_records or next(stream, None) is None,
+        counts=counts,
+        findings=findings,
         checks=checks,
         drops=drops,
         seconds=time.perf_counter() - start,

@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from prefine.data.audit.facts import data_facts
+from prefine.data.audit.facts import data_facts, facts_of
 from prefine.data.audit.findings import Severity
 from prefine.data.audit.result_file import audit_json
 from prefine.data.audit.run import AuditSettings, audit_sources
@@ -151,7 +152,16 @@ def test_facts(tmp_path: Path) -> None:
     assert facts.complete and facts.thumbs_up is None
     assert facts.shallow_accuracy is not None and 0.35 < facts.shallow_accuracy < 0.65
     some = data_facts([str(tmp_path / "rows.jsonl")], most_records=100)
-    assert (some.records, some.complete) == (100, False)
+    assert (some.records, some.complete, some.rows, some.rows_by_kind) == (100, False, 100, {"preferences": 100})
+    whole = data_facts([str(tmp_path / "rows.jsonl")], most_records=251)
+    assert (whole.records, whole.complete, whole.rows_by_kind) == (251, True, facts.rows_by_kind)
+
+
+def test_kinds_are_counted_of_the_rows_that_were_read(tmp_path: Path) -> None:
+    rows = [*({"prompt": "q", "completion": f"a{n}", "label": True} for n in range(3)), pair(1)]
+    audit = audited(tmp_path, rows, kind="votes")
+    assert facts_of(audit).rows_by_kind == {"preferences": 1, "votes": 3}
+    assert facts_of(replace(audit, complete=False, rows=2)).rows_by_kind == {"votes": 2}
 
 
 def test_an_audit_imports_no_torch() -> None:
