@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefine.data.audit.drops import Drops, Why
 from prefine.row_rules import RowRules
-from tests.data.audit.writing import audited, dropped_lines, text
+from tests.data.audit.writing import audited, dropped_lines, found, text
 
 PLACES = [("f", 1), ("f", 2), ("f", 2), ("f", 2), ("f", 4)]
 """Of five records; row 3 gives none."""
@@ -51,12 +51,15 @@ def test_a_row_without_a_record_is_left_out_and_one_with_a_record_is_not() -> No
 
 
 def test_a_row_stays_for_its_new_record(tmp_path: Path) -> None:
-    """Two of the second row's three pairs repeat, and contradict, others; the third pair is new."""
+    """Two of the third row's three pairs nearly repeat earlier ones and contradict later ones; the last pair is new."""
     first, second, third = text(1), text(2), text(3)
     rows = [
-        {"prompt": "q", "answers": [second, first]},
+        {"prompt": "q", "answers": [f"{first} indeed", f"{second} indeed"]},
+        {"prompt": "q", "answers": [f"{first} indeed", f"{third} indeed"]},
         {"prompt": "q", "answers": [first, second, third]},
+        {"prompt": "q", "answers": [second, first]},
         {"prompt": "q", "answers": [third, first]},
     ]
-    audit = audited(tmp_path, rows, rules=RowRules(pairs="all"), contradictions="drop")
-    assert set(dropped_lines(audit)) == {1, 3}
+    audit = audited(tmp_path, rows, rules=RowRules(pairs="all"), contradictions="drop", near=True)
+    assert audit.records == 7 and found(audit, "near_duplicates").count == 2
+    assert set(dropped_lines(audit)) == {4, 5}
