@@ -192,7 +192,9 @@ def _cards(text: str) -> Iterator[PersonalMatch]:
         while first < len(groups):
             start, end = groups[first]
             of_four = end - start == _CARD_GROUP
-            part = () if of_four and passed >= _TABLE_GROUPS else groups[first : first + _MOST_CARD_DIGITS]
+            part: Sequence[tuple[int, int]] = (
+                () if of_four and passed >= _TABLE_GROUPS else groups[first : first + _MOST_CARD_DIGITS]
+            )
             size = _card_size(text, part, whole=len(groups) if first == 0 else 0)
             if size:
                 end = groups[first + size - 1][1]
