@@ -147,12 +147,20 @@ def personal_data(draw: random.Random) -> Iterator[tuple[str, str, bool]]:
     """Kinds of personal data with a text, and whether it is really one: others only look like it."""
     for _ in range(_PLANTED_OF_A_KIND):
         card = luhn_completed("4" + "".join(draw.choices("0123456789", k=14)))
-        yield "card", f"{card[:4]} {card[4:8]} {card[8:12]} {card[12:]}", True
+        spaced = f"{card[:4]} {card[4:8]} {card[8:12]} {card[12:]}"
+        for beside in ("{}", "{} 12/25", "{} 123", "no.{}", "2024 {}"):
+            yield "card", beside.format(draw.choice((card, spaced, spaced.replace(" ", "-")))), True
+        yield "card", f"0.{card}", False
         yield "card", card[:-1] + str((int(card[-1]) + 1) % 10), False
         yield "card", "".join(draw.choices("0123456789", k=20)), False
         account = "".join(draw.choices("0123456789", k=18))
         check = 98 - int(account + "131400") % 97
         yield "iban", f"DE{check:02d}{account}", True
+        yield (
+            "iban",
+            f"de{check:02d} {account[:4]} {account[4:8]} {account[8:12]} {account[12:16]} {account[16:]}",
+            True,
+        )
         yield "iban", f"DE{(check + 1) % 97 + 2:02d}{account}" if (check + 1) % 97 + 2 != check else "DE00", False
         name = "".join(draw.choices("abcdefghij", k=6))
         yield "email", f"{name}@{name[::-1]}.org", True

@@ -95,18 +95,20 @@ def choose(
         )
     weak = weak_signal(situation)
     settings: dict[str, Any] = {}
-    if method == "dpo" and weak:
+    if method == "dpo" and weak and not situation.read_in_part:
         settings["dpo.beta"] = _BETA_WEAK
         reasons += [*weak, f"dpo.beta is {_BETA_WEAK} instead of {_BETA}: the model stays nearer to where it began."]
-    if method == "kto":
-        settings |= _balanced(situation, reasons)
+    balance, why = _balanced(situation)
+    if method == "kto" and balance and not situation.at_least("votes"):
+        settings |= balance
+        reasons.append(why)
     if method == "ppo":
         settings["reward.name"] = situation.reward or "stage:reward"
     return MethodChoice(
         method=method,
         stages=_stages(situation, method),
         reasons=tuple(reasons),
-        warnings=tuple(_warnings(situation, method, weak)),
+        warnings=tuple(_warnings(situation, method, [] if "dpo.beta" in settings else weak)),
         settings=settings,
         others=tuple(_others(situation, methods, method)),
     )
@@ -134,8 +136,8 @@ def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tupl
     with_prompts = pairs + votes + shown + situation.prompts
     if situation.reward is not None and with_prompts and goal in ("auto", "control"):
         return "ppo", [
-            f"{situation.reward} scores any answer, and there are {with_prompts:,} records with a prompt: PPO raises "
-            "that score directly."
+            f"{situation.reward} scores any answer, and there are {'at least ' if situation.read_in_part else ''}"
+            f"{with_prompts:,} records with a prompt: PPO raises that score directly."
         ]
     if goal == "control" and pairs + votes:
         return "ppo", [
@@ -151,20 +153,22 @@ def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tupl
         )
     if pairs:
         return "dpo", [
-            f"There are {pairs:,} preference pairs: DPO learns from them directly, without a reward model and rollouts."
+            f"There are {_many(situation, 'preferences')}: DPO learns from them directly, without a reward model and "
+            "rollouts."
         ]
     if votes and "kto" in methods:
         return "kto", [
-            f"There are {votes:,} votes on single answers and no pairs: KTO learns from each vote by itself."
+            f"There are {_many(situation, 'votes')} on single answers and no pairs: KTO learns from each vote by "
+            "itself."
         ]
     if votes:
         return "ppo", [
-            f"There are {votes:,} votes on single answers and no pairs: a reward model learns from them, and PPO from "
-            "it."
+            f"There are {_many(situation, 'votes')} on single answers and no pairs: a reward model learns from them, "
+            "and PPO from it."
         ]
     if shown:
-        return "sft", [f"There are {shown:,} demonstrations and no judgements: SFT imitates them."]
-    what = f"{situation.prompts:,} prompts without an answer" if situation.prompts else "no usable record"
+        return "sft", [f"There are {_many(situation, 'demonstrations')} and no judgements: SFT imitates them."]
+    what = f"{_many(situation, 'prompts')} without an answer" if situation.prompts else "no usable record"
     raise RecipeError(
         f"The data have {what}: there is nothing to learn from",
         "Add answers, votes or pairs, or name what scores an answer: --reward module:function.",
@@ -199,16 +203,21 @@ def _counts(situation: Situation) -> dict[str, int]:
 
 
 def _counted(situation: Situation) -> str:
-    found = [f"{count:,} {_NAMES[kind]}" for kind, count in _counts(situation).items() if count]
+    found = [_many(situation, kind) for kind, count in _counts(situation).items() if count]
     return " and ".join(found) or "no usable record"
+
+
+def _many(situation: Situation, kind: str) -> str:
+    """How many records of a kind there are, in words."""
+    return f"{situation.at_least(kind)}{_counts(situation)[kind]:,} {_NAMES[kind]}"
 
 
 def _imitated(situation: Situation) -> str:
     if situation.demonstrations:
-        return f"{situation.demonstrations:,} demonstrations"
+        return _many(situation, "demonstrations")
     if situation.pairs:
-        return f"the better answers of {situation.pairs:,} preference pairs"
-    return f"the {situation.thumbs_up:,} answers with a thumb up"
+        return f"the better answers of {_many(situation, 'preferences')}"
+    return f"the {situation.at_least('votes')}{situation.thumbs_up:,} answers with a thumb up"
 
 
 def _stages(situation: Situation, method: str) -> tuple[str, ...]:
@@ -220,21 +229,23 @@ def _stages(situation: Situation, method: str) -> tuple[str, ...]:
     return (*before, method)
 
 
-def _balanced(situation: Situation, reasons: list[str]) -> dict[str, Any]:
-    """Weights of the rarer side of votes, so that both sides count about the same."""
+def _balanced(situation: Situation) -> tuple[dict[str, Any], str]:
+    """The weight of the rarer side of votes, so that both sides count about the same, and a sentence that says why."""
     up, down = situation.thumbs_up, situation.votes - situation.thumbs_up
     if not situation.votes or not up or not down or max(up, down) <= _MOST_UNEQUAL_VOTES * min(up, down):
-        return {}
+        return {}, ""
     rarer = "desirable_weight" if up < down else "undesirable_weight"
     weight = round(max(up, down) / min(up, down), 2)
-    reasons.append(
-        f"{up:,} votes are up and {down:,} down: kto.{rarer} is {weight}, so that both sides count the same."
-    )
-    return {f"kto.{rarer}": weight}
+    why = f"{up:,} votes are up and {down:,} down: kto.{rarer} is {weight}, so that both sides count the same."
+    return {f"kto.{rarer}": weight}, why
 
 
 def _warnings(situation: Situation, method: str, weak: list[str]) -> list[str]:
-    found = []
+    found = [
+        f"Of {source} only the first {read:,} records were read: the shares and lengths here are theirs, and no "
+        "setting is derived from such a share. prefine data audit reads all."
+        for source, read in situation.read_in_part.items()
+    ]
     used = next((kind for kind in NEEDS[method] if _counts(situation)[kind]), "prompts")
     count = _counts(situation)[used]
     if count < _FEW[used]:
@@ -242,8 +253,7 @@ def _warnings(situation: Situation, method: str, weak: list[str]) -> list[str]:
             f"{count:,} {_NAMES[used]} are few; below about {_FEW[used]:,} the held-out ones say little, and a model "
             "learns the others by heart. Look at the samples of the report, and add data."
         )
-    if weak and method != "dpo":
-        found += weak
+    found += weak
     if situation.shallow_accuracy is not None and situation.shallow_accuracy >= _SHALLOW:
         found.append(
             f"Single words tell better answers from worse ones in {situation.shallow_accuracy:.0%} of cases: a model "
@@ -256,8 +266,14 @@ def _warnings(situation: Situation, method: str, weak: list[str]) -> list[str]:
             f"The better answer is the {longer} one in {max(bias, 1 - bias):.0%} of pairs: a model can learn length. "
             "Balance the pairs, or set dpo.length_normalized: true."
         )
-    if method == "kto" and situation.votes and situation.thumbs_up in (0, situation.votes):
+    up, down = situation.thumbs_up, situation.votes - situation.thumbs_up
+    if method == "kto" and situation.votes and not (up and down):
         found.append("All votes are the same: KTO needs both, thumbs up and thumbs down.")
+    elif method == "kto" and situation.at_least("votes"):
+        found += [
+            f"{up:,} of the votes read are up and {down:,} down: set {name} to {weight} if all votes are as unequal."
+            for name, weight in _balanced(situation)[0].items()
+        ]
     return found
 
 

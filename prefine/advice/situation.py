@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ class Situation:
         length_bias: share of pairs whose better answer is the longer one.
         longest_tokens: of the longest record, estimated.
         sources: the files of each kind.
+        read_in_part: files of which only the first records were read, with their number. All figures are of what was
+            read.
     """
 
     pairs: int = 0
@@ -42,10 +44,15 @@ class Situation:
     length_bias: float | None = None
     longest_tokens: int = 0
     sources: dict[str, list[str]] = field(default_factory=dict)
+    read_in_part: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, kind: str) -> list[str]:
         """The files of a kind of records."""
         return self.sources.get(kind, [])
+
+    def at_least(self, kind: str) -> str:
+        """ "at least " before a count of records of a kind of which there may be more than were read; else empty."""
+        return "at least " if any(source in self.read_in_part for source in self.of(kind)) else ""
 
 
 def situation_of(found: Sequence[tuple[str, DataFacts]], reward: str | None = None) -> Situation:
@@ -80,4 +87,5 @@ def situation_of(found: Sequence[tuple[str, DataFacts]], reward: str | None = No
         length_bias=highest("length_bias"),
         longest_tokens=max((facts.longest_tokens for _, facts in found), default=0),
         sources=sources,
+        read_in_part={source: facts.records for source, facts in found if not facts.complete},
     )

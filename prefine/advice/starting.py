@@ -112,7 +112,11 @@ def _data(method: str, situation: Situation) -> Fields:
             _READ_AS.get((method, kind), f"the prompts of these {kind}" if method == "ppo" else kind),
         ),
         "data.heldout_fraction": (_held_out(situation), "of the prompts; the same ones in every stage, by data.seed"),
-        "data.max_length_tokens": (longest, f"the longest record has about {situation.longest_tokens:,} tokens"),
+        "data.max_length_tokens": (
+            longest,
+            f"the longest record{' read' if situation.read_in_part else ''} has about "
+            f"{situation.longest_tokens:,} tokens",
+        ),
     }
     if method == "ppo":
         room = min(_NEW_TOKENS, longest // 2)
@@ -151,7 +155,7 @@ def _training(method: str, situation: Situation) -> Fields:
     every = max(1, min(100, steps // 4))
     return {
         "training.epochs": (2.0 if records < 1_000 and method == "sft" else 1.0, "passes over the data"),
-        "training.batch_size": (size, f"about {steps:,} steps in a pass"),
+        "training.batch_size": (size, f"{situation.at_least(kind) or 'about '}{steps:,} steps in a pass"),
         "training.evaluate_every_steps": (every, ""),
         "training.save_every_steps": (every, "a stopped run goes on from there"),
     }

@@ -68,6 +68,37 @@ def test_the_rarer_side_of_votes_weighs_more() -> None:
     assert choose(situation(votes=700, thumbs_up=400), ALL).settings == {}  # 4 to 3 is within the paper's range
 
 
+def test_shares_of_a_file_that_was_read_in_part_set_nothing() -> None:
+    """The first records of a sorted file are all thumbs up, or all of one annotator."""
+    part = {"a.jsonl": 20_000}
+    votes = choose(situation(votes=20_000, thumbs_up=15_000, read_in_part=part), ALL)
+    assert votes.settings == {} and len(votes.reasons) == 1
+    assert votes.reasons[0].startswith("There are at least 20,000 votes")
+    assert votes.warnings[0].startswith("Of a.jsonl only the first 20,000 records were read")
+    assert votes.warnings[1].startswith(
+        "15,000 of the votes read are up and 5,000 down: set kto.undesirable_weight to 3.0"
+    )
+    pairs = choose(situation(pairs=20_000, agreement=0.6, read_in_part=part), ALL)
+    assert pairs.settings == {} and "at least 20,000 preference pairs" in pairs.reasons[0]
+    assert pairs.warnings[1].startswith("People agree on 60%")
+    whole = choose(situation(pairs=20_000, agreement=0.6), ALL)
+    assert whole.settings == {"dpo.beta": 0.3} and whole.warnings == ()
+
+
+def test_only_the_kind_that_was_read_in_part_has_at_least() -> None:
+    mixed = Situation(
+        pairs=900,
+        votes=20_000,
+        contradictions=200,
+        agreement=0.6,
+        sources={"preferences": ["p.jsonl"], "votes": ["v.jsonl"]},
+        read_in_part={"v.jsonl": 20_000},
+    )
+    choice = choose(mixed, ALL, asked="dpo")
+    assert choice.reasons[0].endswith("the data have 900 preference pairs and at least 20,000 votes.")
+    assert choice.settings == {}  # whose agreement it is, is not known
+
+
 def test_warnings_have_the_figures() -> None:
     choice = choose(situation(pairs=120, shallow_accuracy=0.81, length_bias=0.9), ALL)
     few, shallow, length = choice.warnings

@@ -74,6 +74,15 @@ def test_steps_are_counted_without_the_held_out_rows() -> None:
     assert "# about 30 steps in a pass" in start(situation).text
 
 
+def test_a_file_that_was_read_in_part_may_have_more_rows_and_longer_ones() -> None:
+    data = {"pairs": 20_000, "longest_tokens": 99, "sources": {"preferences": ["a.jsonl"]}}
+    text = start(Situation(**data, read_in_part={"a.jsonl": 20_000})).text
+    assert "# at least 1,188 steps in a pass" in text and "# the longest record read has about 99 tokens" in text
+    assert "# - Of a.jsonl only the first 20,000 records were read" in text
+    text = start(Situation(**data)).text
+    assert "# about 1,188 steps in a pass" in text and "# the longest record has about 99 tokens" in text
+
+
 def test_stages_begin_with_the_model_before_them(tmp_path: Path) -> None:
     begun = start(goal="control")
     models = {name: stage.recipe.model.name for name, stage in begun.pipeline.stages.items() if stage.trains}  # type: ignore[attr-defined]

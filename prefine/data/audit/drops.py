@@ -35,38 +35,43 @@ class Drops:
     """Collects records to leave out, by row. A row is left out only if all of its records are."""
 
     def __init__(self) -> None:
+        self._records: dict[int, DroppedRow] = {}
         self._rows: dict[Place, DroppedRow] = {}
         self._dropped: Counter[Place] = Counter()
         self._further: Counter[Place] = Counter()
+        self._without_records: dict[Place, DroppedRow] = {}
         self._trees: set[Place] = set()
         self._last: Place | None = None
-        self._last_record: dict[Place, int] = {}
 
     def read(self, place: Place, row: Mapping[str, Any]) -> None:
         """Note that a record was read from a row; those of one row come one after the other."""
         if place == self._last:
             self._further[place] += 1
         self._last = place
+        self._without_records.pop(place, None)
         if is_flat_message(row):
             self._trees.add(place)
 
     def drop(self, number: int, place: Place, why: Why, other: Place | None = None) -> None:
-        """Leave out record `number`, of the row at `place`; the first reason counts."""
-        if self._last_record.get(place) == number:
+        """Leave out record `number`, of the row at `place`; the first reason counts, of a record and of a row."""
+        if number in self._records:
             return
-        self._last_record[place] = number
-        self._rows.setdefault(place, DroppedRow(why, other))
+        self._records[number] = DroppedRow(why, other)
+        self._rows.setdefault(place, self._records[number])
         self._dropped[place] += 1
 
     def drop_row(self, place: Place, why: Why) -> None:
-        """Leave out a row that gave no record."""
-        self._rows.setdefault(place, DroppedRow(why))
-        self._dropped[place] += 1
+        """Leave out a row unless it gives a record."""
+        if place != self._last:
+            self._without_records[place] = DroppedRow(why)
+
+    def of(self, number: int) -> DroppedRow | None:
+        """Why a record is left out; None if it is not."""
+        return self._records.get(number)
 
     def rows(self) -> dict[Place, DroppedRow]:
         """Rows to leave out. A message of a tree stays: other rows need it."""
-        return {
-            place: row
-            for place, row in self._rows.items()
-            if self._dropped[place] > self._further[place] and place not in self._trees
+        rows = self._without_records | {
+            place: row for place, row in self._rows.items() if self._dropped[place] > self._further[place]
         }
+        return {place: row for place, row in rows.items() if place not in self._trees}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,7 +12,8 @@ from prefine.data.audit.personal import masked
 from prefine.data.reading.rows import printable
 from prefine.data.records.row_flags import plain_name
 from prefine.data.records.selection import Place
-from prefine.records import Completion, Demonstration, Preference, Record, Vote
+from prefine.json_reading import JsonError, parse_json
+from prefine.records import Completion, Conversation, Demonstration, Preference, Record, Vote
 
 _EXCERPT_CHARACTERS = 160
 _LOOKED_AT = 2_000
@@ -34,7 +35,9 @@ class Entry:
         number: of the record, from 0.
         place: file and line of its row.
         row: the columns of that row, as they were read.
-        prompt: the turns before the answer, without system turns, as one text.
+        prompt: the turns before the answer, without system turns, as one text. It is what texts are compared by.
+        system: system turns and reasoning, as one text.
+        tools: definitions and calls of tools.
         answers: (chosen, rejected), (completion,), (the last answer,) of a demonstration, or none of a prompt.
         annotator: who judged it, if a column says so.
     """
@@ -44,20 +47,55 @@ class Entry:
     record: Record
     row: Mapping[str, Any]
     prompt: str
+    system: str
+    tools: tuple[Mapping[str, Any], ...]
     answers: tuple[str, ...]
     annotator: str | None
 
     @property
     def text(self) -> str:
         """Everything that is said, as one text."""
-        return "\n".join((self.prompt, *self.answers))
+        return "\n".join((self.system, self.prompt, *self.answers, *_texts_in(self.tools)))
 
 
 def entry_of(number: int, place: Place, record: Record, row: Mapping[str, Any]) -> Entry:
     """The entry of a record that was read from a row."""
-    turns = record.messages[:-1] if isinstance(record, Demonstration) else record.prompt
-    prompt = "\n".join(turn.content for turn in turns if turn.role != "system")
-    return Entry(number, place, record, row, prompt, _answers(record), _annotator(row))
+    turns = record.messages if isinstance(record, Demonstration) else record.prompt
+    asked = turns[:-1] if isinstance(record, Demonstration) else turns
+    return Entry(
+        number=number,
+        place=place,
+        record=record,
+        row=row,
+        prompt="\n".join(turn.content for turn in asked if turn.role != "system"),
+        system=_system(turns),
+        tools=(*record.tools, *(call for turn in turns for call in turn.tool_calls)),
+        answers=_answers(record),
+        annotator=_annotator(row),
+    )
+
+
+def _system(turns: Conversation) -> str:
+    said = [turn.content for turn in turns if turn.role == "system"]
+    return "\n".join([*said, *(turn.reasoning for turn in turns if turn.reasoning is not None)])
+
+
+def _texts_in(values: tuple[Any, ...]) -> Iterator[str]:
+    """Keys, texts and numbers in JSON values, in any order. A call's arguments may be the text of a JSON value."""
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+            try:
+                waiting.append(parse_json(value))
+            except JsonError:
+                yield value
+        elif isinstance(value, str | int | float):
+            yield str(value)
 
 
 def _answers(record: Record) -> tuple[str, ...]:

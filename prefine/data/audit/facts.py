@@ -29,7 +29,8 @@ class DataFacts:
 
     Attributes:
         kind: what most rows are: preferences, votes, demonstrations or prompts.
-        rows, records, quarantined: as read. Without `complete` only the first rows were read.
+        rows, records, quarantined: as read. Without `complete` only the first records were read, and all
+            facts are theirs.
         rows_by_kind: rows by what their columns say they are; "unknown" too.
         duplicates: records that repeat an earlier one.
         contradictions: items that were judged in both directions.
@@ -90,16 +91,16 @@ def data_facts(
         DataError: a source cannot be read, or has no usable row.
     """
     settings = AuditSettings(sources, kind, split=split, text=text, rules=rules)
-    return facts_of(audit_sources(settings, most_records=most_records, find_near=False), most_records)
+    return facts_of(audit_sources(settings, most_records=most_records, find_near=False))
 
 
-def facts_of(audit: Audit, most_rows: int = 20_000) -> DataFacts:
-    """The facts in an audit; at most `most_rows` rows are looked at for their kinds."""
+def facts_of(audit: Audit) -> DataFacts:
+    """The facts in an audit."""
     checks, lengths = audit.checks, audit.checks.tokens.lengths
     return DataFacts(
         kind=audit.kind,
         rows=audit.rows,
-        rows_by_kind=_rows_by_kind(audit.settings, most_rows),
+        rows_by_kind=_rows_by_kind(audit.settings, None if audit.complete else audit.rows),
         complete=audit.complete,
         records=audit.records,
         quarantined=int(audit.counts["quarantined"]),
@@ -119,7 +120,7 @@ def facts_of(audit: Audit, most_rows: int = 20_000) -> DataFacts:
     )
 
 
-def _rows_by_kind(settings: AuditSettings, most: int) -> dict[str, int]:
+def _rows_by_kind(settings: AuditSettings, most: int | None) -> dict[str, int]:
     """Rows by the kind that their columns say, in the order of KINDS."""
     names = ColumnNames(settings.rules.columns)
     found: Counter[str] = Counter()

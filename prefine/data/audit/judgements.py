@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from prefine.data.audit.copies import Copies
 from prefine.data.audit.drops import Drops, Why
 from prefine.data.audit.entries import Entry, at, excerpt_of
 from prefine.data.audit.findings import MOST_EXAMPLES, AuditExample, AuditFinding, by_share
@@ -29,17 +30,19 @@ class JudgedItems:
 
     Args:
         places: of all records so far, by number; filled by the caller.
-        drops: takes the rows that a cleaned copy leaves out.
-        rule: which rows of a contradiction it leaves out.
+        drops: takes the rows of contradictions that a cleaned copy leaves out.
+        copies: takes duplicates.
+        rule: which rows of a contradiction are left out.
 
     Attributes:
         places: see above.
         annotators: names of annotators in rows, each with its number.
     """
 
-    def __init__(self, places: Sequence[Place], drops: Drops, rule: ContradictionRule = "keep") -> None:
+    def __init__(self, places: Sequence[Place], drops: Drops, copies: Copies, rule: ContradictionRule = "keep") -> None:
         self.places = places
         self._drops = drops
+        self._copies = copies
         self._rule = rule
         self._items: dict[bytes, ItemJudgement | list[ItemJudgement]] = {}
         self._contents: dict[tuple[bytes, int], int] = {}
@@ -91,7 +94,7 @@ class JudgedItems:
 
     def _repeat(self, entry: Entry, first: int) -> None:
         self._repeated += 1
-        self._drops.drop(entry.number, entry.place, Why.DUPLICATE, self.places[first])
+        self._copies.exact(entry.number, first)
         if len(self._repeats) < MOST_EXAMPLES:
             places = [at(entry.place), at(self.places[first])]
             self._repeats.append(AuditExample(places, excerpt_of(entry.prompt)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from prefine.data.audit.drops import Drops, Why
+from prefine.data.audit.copies import Copies
 from prefine.data.audit.entries import Entry, at, shown
 from prefine.data.audit.findings import MOST_EXAMPLES, AuditExample, AuditFinding, by_share
 from prefine.data.audit.similar import (
@@ -56,15 +56,15 @@ class NearDuplicates:
 
     Args:
         places: see JudgedItems.
-        drops: takes near duplicates; None to leave none out.
+        copies: takes near duplicates; None to leave none out.
 
     Attributes:
         near, opposed: numbers of records that nearly repeat, or nearly contradict, an earlier one.
     """
 
-    def __init__(self, places: Sequence[Place], drops: Drops | None) -> None:
+    def __init__(self, places: Sequence[Place], copies: Copies | None) -> None:
         self._places = places
-        self._drops = drops
+        self._copies = copies
         self._index: SimilarTexts[_Seen] = SimilarTexts()
         self._waiting: list[Entry] = []
         self._indexed = 0
@@ -90,7 +90,7 @@ class NearDuplicates:
                 False,
                 f"{plural(len(self.near), 'record nearly repeats', 'records nearly repeat')} an earlier one: at least "
                 f"{percent(THRESHOLD)} of the three-word runs of the prompt and of the answers are the same.",
-                "Keep one of each, or they count several times: --fix with --near removes the later ones.",
+                "Keep one of each, or they count several times: --fix with --near keeps the first one.",
             ),
             self._finding(
                 "near_contradictions",
@@ -154,8 +154,8 @@ class NearDuplicates:
             self.opposed.append(entry.number)
         else:
             self.near.append(entry.number)
-            if self._drops is not None:
-                self._drops.drop(entry.number, entry.place, Why.NEAR_DUPLICATE, self._places[case.number])
+            if self._copies is not None:
+                self._copies.near(entry.number, case.number)
         examples = self._examples[case.swapped]
         if len(examples) < MOST_EXAMPLES:
             places = [at(entry.place), at(self._places[case.number])]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +36,15 @@ _IBAN_LENGTHS = {
     }.items()
     for country in countries.split()
 }
-_CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){12,18}(?![\w-]|[.,]\d)")
+# Groups of digits: a card, what follows it (expiry, check value) and what comes before it. Not a decimal's
+# fraction, and not the account in something that begins as an IBAN does.
+_NUMBERS = re.compile(r"(?<![\w-])(?<!\d[.,])(?<!\b[A-Z]{2}\d\d )\d(?:[ -]?\d){12,}")
+_GROUP = re.compile(r"\d+")
+_GOES_ON = re.compile(r"\w|[.,]\d|-(?!\d)")
+_MOST_CARD_DIGITS = 19
+_CARD_GROUP = 4
+# After so many groups of four digits that begin no card, further ones are a table; one in ten would satisfy Luhn.
+_TABLE_GROUPS = 2
 # Issuer prefixes with their lengths: Visa, Mastercard, American Express, Discover, Diners Club, JCB, UnionPay, Maestro.
 _ISSUERS = (
     (re.compile(r"4"), (13, 16, 19)),
@@ -48,7 +56,11 @@ _ISSUERS = (
     (re.compile(r"62"), (16, 17, 18, 19)),
     (re.compile(r"(?:50|5[6-9]|6[37])"), (13, 14, 15, 16, 17, 18, 19)),
 )
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+_IBAN_START = re.compile(r"(?<![A-Za-z0-9])([A-Za-z]{2})[0-9]{2}")
+_IBANS = {
+    country: re.compile(rf"{country}(?:[ -]?[A-Za-z0-9]){{{length - 2}}}(?![A-Za-z0-9])", re.IGNORECASE | re.ASCII)
+    for country, length in _IBAN_LENGTHS.items()
+}
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])")
 # RFC 2606 reserves the first; the others are what people write where an address belongs.
 _NOBODY = re.compile(
@@ -111,8 +123,8 @@ class DataKind:
 
 
 KINDS_OF_DATA = {
+    "iban": DataKind("IBAN", "IBANs", proven=True, secret=True),  # first: its digits may look like a card
     "card": DataKind("payment card number", "payment card numbers", proven=True, secret=True),
-    "iban": DataKind("IBAN", "IBANs", proven=True, secret=True),
     "key": DataKind("key or token", "keys or tokens", proven=False, secret=True),
     "email": DataKind("e-mail address", "e-mail addresses", proven=False, secret=False),
     "phone": DataKind("phone number", "phone numbers", proven=False, secret=False),
@@ -174,23 +186,59 @@ def _finders(text: str) -> Iterator[Callable[[str], Iterator[PersonalMatch]]]:
 
 
 def _cards(text: str) -> Iterator[PersonalMatch]:
-    for match in _CARD.finditer(text):
-        digits = match[0].replace(" ", "").replace("-", "")
-        issued = any(prefix.match(digits) and len(digits) in lengths for prefix, lengths in _ISSUERS)
-        if issued and len(set(digits)) > 1 and luhn_holds(digits):
-            yield PersonalMatch("card", *match.span(), f"card …{digits[-4:]}")
+    for run in _NUMBERS.finditer(text):
+        groups = [match.span() for match in _GROUP.finditer(text, *run.span())]
+        first = passed = 0
+        while first < len(groups):
+            start, end = groups[first]
+            of_four = end - start == _CARD_GROUP
+            part: Sequence[tuple[int, int]] = (
+                () if of_four and passed >= _TABLE_GROUPS else groups[first : first + _MOST_CARD_DIGITS]
+            )
+            size = _card_size(text, part, whole=len(groups) if first == 0 else 0)
+            if size:
+                end = groups[first + size - 1][1]
+                digits = _digits(text[start:end])
+                yield PersonalMatch("card", start, end, f"card …{digits[-4:]}")
+            passed = passed + 1 if of_four and not size else 0
+            first += size or 1
+
+
+def _card_size(text: str, groups: Sequence[tuple[int, int]], whole: int) -> int:
+    """How many of these groups of digits, from the first one on, are a card's; the most that can be, or 0.
+
+    Groups have four digits or more, the last one excepted; a run of `whole` groups may have any.
+    """
+    size, digits, usual = 0, "", True
+    for count, (start, end) in enumerate(groups, start=1):
+        if len(digits) + end - start > _MOST_CARD_DIGITS or not (usual or whole):
+            break
+        digits += text[start:end]
+        if (usual or count == whole) and _is_card(digits) and not _GOES_ON.match(text, end):
+            size = count
+        usual = usual and end - start >= _CARD_GROUP
+    return size
+
+
+def _is_card(digits: str) -> bool:
+    issued = any(len(digits) in lengths and prefix.match(digits) for prefix, lengths in _ISSUERS)
+    return issued and len(set(digits)) > 1 and luhn_holds(digits)
+
+
+def _digits(text: str) -> str:
+    return re.sub(r"\D", "", text)
 
 
 def _ibans(text: str) -> Iterator[PersonalMatch]:
-    for match in _IBAN.finditer(text):
-        compact = match[0].replace(" ", "")
-        length = _IBAN_LENGTHS.get(compact[:2], 0)
-        if length and iban_holds(compact[:length]):
-            end, seen = match.start(), 0
-            while seen < length:  # words in capitals after it may look like further groups
-                seen += text[end] != " "
-                end += 1
-            yield PersonalMatch("iban", match.start(), end, f"IBAN {compact[:2]}…{compact[length - 2 : length]}")
+    for start in _IBAN_START.finditer(text):
+        pattern = _IBANS.get(start[1].upper())
+        match = pattern.match(text, start.start()) if pattern else None
+        if match is None:
+            continue
+        compact = match[0].replace(" ", "").replace("-", "").upper()
+        # Words and a short number may have the length and, one in 97, the check digits; digits are half of any IBAN.
+        if 2 * len(_digits(compact)) >= len(compact) and iban_holds(compact):
+            yield PersonalMatch("iban", *match.span(), f"IBAN {compact[:2]}…{compact[-2:]}")
 
 
 def _keys(text: str) -> Iterator[PersonalMatch]:
@@ -211,7 +259,7 @@ def _emails(text: str) -> Iterator[PersonalMatch]:
 
 def _phones(text: str) -> Iterator[PersonalMatch]:
     for match in _PHONE.finditer(text):
-        digits = re.sub(r"\D", "", match[0])
+        digits = _digits(match[0])
         fictional = digits[-7:-4] == "555" or len(set(digits)) < 3
         if _FEWEST_PHONE_DIGITS <= len(digits) <= _MOST_PHONE_DIGITS and not fictional:
             yield PersonalMatch("phone", *match.span(), f"phone …{digits[-2:]}")

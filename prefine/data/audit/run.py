@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from prefine.data.audit.categories import Categories
+from prefine.data.audit.copies import Copies
 from prefine.data.audit.cues import Cues
 from prefine.data.audit.disagreement import Disagreement
 from prefine.data.audit.drops import Drops
@@ -99,6 +100,7 @@ class AuditChecks:
     """All checks of one audit."""
 
     quarantine: AuditedQuarantine
+    copies: Copies
     judgements: JudgedItems
     disagreement: Disagreement
     near: NearDuplicates | None
@@ -127,7 +129,7 @@ class AuditChecks:
         self.disagreement.add(entry)
 
     def findings(self, stream: RecordStream[Any], records: int, kind: str) -> list[AuditFinding]:
-        """Of all records, the most serious first."""
+        """Of all records, the most serious first; also decides which copies are left out."""
         found = [
             *self.judgements.findings(),
             self.disagreement.finding(),
@@ -141,6 +143,7 @@ class AuditChecks:
             *self.categories.findings(),
             *self.quarantine.findings(stream.counts, self.nearly_equal_examples, self.nearly_equal),
         ]
+        self.copies.decide()  # the checks above decided on contradictions and leaks
         useless = _USELESS.get(kind, ())
         return sorted((each for each in found if each.check not in useless), key=lambda each: _RANK[each.severity])
 
@@ -197,14 +200,15 @@ def audit_sources(
         if records % _ROWS_BETWEEN_PROGRESS == 0:
             progress(stream.counts.rows_in)
     progress(stream.counts.rows_in)
+    rows, counts, findings = stream.counts.rows_in, stream.counts.as_dict(), checks.findings(stream, records, kind)
     return Audit(
         settings=settings,
         kind=kind,
-        rows=stream.counts.rows_in,
+        rows=rows,
         records=records,
-        complete=most_records is None or records < most_records,
-        counts=stream.counts.as_dict(),
-        findings=checks.findings(stream, records, kind),
+        complete=records != most_records or next(stream, None) is None,
+        counts=counts,
+        findings=findings,
         checks=checks,
         drops=drops,
         seconds=time.perf_counter() - start,
@@ -220,12 +224,14 @@ def _require_different(names: Sequence[str]) -> None:
 
 
 def _checks(settings: AuditSettings, drops: Drops, places: Sequence[Place], find_near: bool) -> AuditChecks:
-    judgements = JudgedItems(places, drops, settings.contradictions)
+    copies = Copies(places, drops)
+    judgements = JudgedItems(places, drops, copies, settings.contradictions)
     return AuditChecks(
         quarantine=AuditedQuarantine(drops),
+        copies=copies,
         judgements=judgements,
         disagreement=Disagreement(judgements),
-        near=NearDuplicates(places, drops if settings.near else None) if find_near else None,
+        near=NearDuplicates(places, copies if settings.near else None) if find_near else None,
         leaks=Leaks(drops, near_too=settings.near),
         length_bias=LengthCheck(),
         cues=Cues(),

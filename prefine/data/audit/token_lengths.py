@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,11 +26,12 @@ TokenCount = Callable[[Record], int | None]
 
 
 def estimated_tokens(entry: Entry) -> int:
-    """Tokens of the prompt and the longest answer, estimated from characters."""
+    """Tokens of the prompt, with system turns and tools, and of the longest answer, estimated from characters."""
     longest = max(entry.answers, key=len, default="")
     record = entry.record
     turns = len(getattr(record, "messages", ())) or len(getattr(record, "prompt", ())) + bool(entry.answers)
-    return _estimated(entry.prompt) + _estimated(longest) + _TURN_TOKENS * turns
+    tools = "".join(json.dumps(each, ensure_ascii=False) for each in entry.tools)
+    return sum(map(_estimated, (entry.system, entry.prompt, tools, longest))) + _TURN_TOKENS * turns
 
 
 def _estimated(text: str) -> int:

@@ -26,6 +26,62 @@ def test_a_card_is_proven_by_its_check_digit(card: str) -> None:
     assert kinds(f"My card is {other}, thanks.") == []
 
 
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{} 12/25",
+        "{} 123",
+        "{} 12/25 123",
+        "{}-1234",
+        "card no.{}",
+        "{} 1225",
+        "12 {} 12/25",
+        "2024 {}",
+        "a,{}, b",
+        "{}.",
+    ],
+)
+def test_what_stands_beside_a_card_does_not_hide_it(card: str, around: str) -> None:
+    text = around.format(card)
+    (match,) = personal_matches(text)
+    assert match.kind == "card"
+    assert text[: match.start] == around.partition("{}")[0] and match.end >= text.index(card) + len(card)
+
+
+def test_several_cards_after_each_other_are_several() -> None:
+    found = personal_matches("4111 1111 1111 1111 5555 5555 5555 4444 123")
+    assert [match.hint for match in found] == ["card …1111", "card …4444"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.4111111111111111 and 3,4111111111111111",
+        "1200 1300 1400 4111 1111 1111 1111 1500",  # a table of numbers
+        "4 111111111111111 12",
+        "41111111111111112 and x4111111111111111",
+    ],
+)
+def test_numbers_that_only_contain_a_card(text: str) -> None:
+    assert kinds(text) == []
+
+
+@pytest.mark.parametrize("iban", IBANS)
+@pytest.mark.parametrize("around", ["pay to {} when it is due", "iban:{}", "{}, please"])
+def test_ibans_in_lower_case_and_with_hyphens(iban: str, around: str) -> None:
+    for written in (iban.lower(), iban.replace(" ", "-"), iban.replace(" ", "").lower()):
+        text = around.format(written)
+        (match,) = personal_matches(text)
+        assert (match.kind, text[match.start : match.end]) == ("iban", written)
+
+
+def test_an_iban_is_not_taken_for_the_card_in_it() -> None:
+    account = "4111111111111111"
+    iban = next(f"AT{check:02d}{account}" for check in range(2, 99) if iban_holds(f"AT{check:02d}{account}"))
+    assert kinds(f"{iban[:4]} {iban[4:]}") == ["iban"]
+
+
 @pytest.mark.parametrize("iban", IBANS)
 def test_an_iban_is_proven_by_its_check_digits(iban: str) -> None:
     assert kinds(f"Pay to {iban} today.") == ["iban"]
@@ -93,7 +149,9 @@ def test_masking_leaves_other_text_as_it_is(text: str) -> None:
         assert masked(text) == text
 
 
-@pytest.mark.parametrize("unit", ["1", "1 ", "a.", "A1", "+1-", "2:", "eyJ", "AB12 ", "sk-", "@", "1.1", "a@a."])
+@pytest.mark.parametrize(
+    "unit", ["1", "1 ", "a.", "A1", "+1-", "2:", "eyJ", "AB12 ", "DE12 ", "11111 ", "sk-", "@", "1.1", "a@a."]
+)
 def test_hostile_texts_take_linear_time(unit: str) -> None:
     text = unit * (200_000 // len(unit))
     start = time.process_time()

@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from prefine.data.audit.facts import data_facts
+from prefine.data.audit.facts import data_facts, facts_of
 from prefine.data.audit.findings import Severity
 from prefine.data.audit.result_file import audit_json
 from prefine.data.audit.run import AuditSettings, audit_sources
@@ -91,6 +92,52 @@ def test_personal_data_is_counted_and_never_shown(tmp_path: Path) -> None:
     assert "[card …1111]" in found(audit, "duplicates").examples[0].text
 
 
+def _with_a_system_turn(system: str) -> dict[str, object]:
+    turns = [{"role": "system", "content": system}, {"role": "user", "content": "abcd"}]
+    return {"prompt": turns, "chosen": "yes", "rejected": "no"}
+
+
+def test_system_turns_count_as_tokens_and_are_not_compared(tmp_path: Path) -> None:
+    audit = audited(tmp_path, [_with_a_system_turn("abcd" * 100), _with_a_system_turn("wxyz" * 100)])
+    # 100 + 1 + 1 tokens, and five for each of three turns.
+    assert found(audit, "token_lengths").figures["maximum"] == 117
+    assert (found(audit, "duplicates").count, found(audit, "near_duplicates").count) == (0, 1)
+    tool = {"type": "function", "function": {"name": "look_up", "description": "d" * 4_000}}
+    audit = audited(tmp_path, [pair(1), pair(2, tools=[tool])])
+    assert found(audit, "token_lengths").figures["maximum"] > 1_000
+
+
+IBAN = "DE89 3704 0044 0532 0130 00"
+CALL = {"type": "function", "function": {"name": "pay", "arguments": json.dumps({"to": f"Jane\n{IBAN}"})}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        _with_a_system_turn(f"Refunds go to {IBAN}."),
+        pair(1, tools=[{"type": "function", "function": {"name": "pay", "description": f"to {IBAN}"}}]),
+        {
+            "messages": [
+                {"role": "user", "content": "Pay"},
+                {"role": "assistant", "content": "", "tool_calls": [CALL]},
+                {"role": "tool", "content": "done"},
+                {"role": "assistant", "content": "Paid."},
+            ]
+        },
+        {
+            "messages": [
+                {"role": "user", "content": "Pay"},
+                {"role": "assistant", "content": "Paid.", "reasoning_content": f"It must go to {IBAN}."},
+            ]
+        },
+    ],
+    ids=["system turn", "tool", "tool call", "reasoning"],
+)
+def test_personal_data_is_found_wherever_it_is_said(tmp_path: Path, row: dict[str, object]) -> None:
+    finding = found(audited(tmp_path, [row]), "personal_data")
+    assert finding.figures["matches"]["iban"] == 1
+
+
 def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
     name = written(tmp_path / "rows.jsonl", [pair(1)])
     with pytest.raises(DataError, match="is named twice"):
@@ -105,7 +152,16 @@ def test_facts(tmp_path: Path) -> None:
     assert facts.complete and facts.thumbs_up is None
     assert facts.shallow_accuracy is not None and 0.35 < facts.shallow_accuracy < 0.65
     some = data_facts([str(tmp_path / "rows.jsonl")], most_records=100)
-    assert (some.records, some.complete) == (100, False)
+    assert (some.records, some.complete, some.rows, some.rows_by_kind) == (100, False, 100, {"preferences": 100})
+    whole = data_facts([str(tmp_path / "rows.jsonl")], most_records=251)
+    assert (whole.records, whole.complete, whole.rows_by_kind) == (251, True, facts.rows_by_kind)
+
+
+def test_kinds_are_counted_of_the_rows_that_were_read(tmp_path: Path) -> None:
+    rows = [*({"prompt": "q", "completion": f"a{n}", "label": True} for n in range(3)), pair(1)]
+    audit = audited(tmp_path, rows, kind="votes")
+    assert facts_of(audit).rows_by_kind == {"preferences": 1, "votes": 3}
+    assert facts_of(replace(audit, complete=False, rows=2)).rows_by_kind == {"votes": 2}
 
 
 def test_an_audit_imports_no_torch() -> None:
