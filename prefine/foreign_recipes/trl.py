@@ -295,7 +295,8 @@ def _of_lora_config(mover: Mover, name: str) -> None:
 
 def _loss(mover: Mover, trainer: str) -> None:
     losses, weights = mover.take("loss_type"), mover.take("loss_weights")
-    preference_loss(mover, losses, weights, mover.take("label_smoothing"))
+    smoothed = frozenset({"sigmoid"} if trainer == "CPO" else {"robust"})
+    preference_loss(mover, losses, weights, mover.take("label_smoothing"), smoothed)
     if trainer != "CPO":
         return
     likelihood, margin = mover.take("cpo_alpha"), mover.take("simpo_gamma")

@@ -121,6 +121,23 @@ def test_every_field_of_the_class_is_written_or_has_a_reason(trainer: str, tmp_p
         assert "does not know" not in " ".join(each.reason for each in done.left), name
 
 
+def test_smoothing_is_written_only_where_trl_smooths(tmp_path: Path) -> None:
+    """In TRL 1.16 DPO's robust loss, but CPO's sigmoid."""
+    done = moved(tmp_path, "DPOConfig(loss_type=['sigmoid', 'hinge'], label_smoothing=0.1)\n")
+    assert left(done, "label_smoothing") == "as here, it has no effect on sigmoid and hinge"
+    assert done.fields["dpo.loss"].value == {"sigmoid": 1.0, "hinge": 1.0}
+    assert "dpo.label_smoothing" not in done.fields
+    cpo = moved(tmp_path, "CPOConfig(label_smoothing=0.1)\n")
+    assert (cpo.fields["dpo.loss"].value, cpo.fields["dpo.label_smoothing"].value) == ("conservative", 0.1)
+
+
+def test_weights_that_do_not_fit_are_a_thing_to_do(tmp_path: Path) -> None:
+    done = moved(tmp_path, "DPOConfig(loss_type=['sigmoid', 'hinge', 'sft'], loss_weights=[1.0, 0.5])\n")
+    assert "dpo.loss" not in done.fields
+    assert any("Set dpo.loss: there are 3 losses" in line for line in done.to_do)
+    assert left(done, "loss_weights") == left(done, "loss_type")
+
+
 @pytest.mark.parametrize(
     ("arguments", "field", "value"),
     [
@@ -134,7 +151,13 @@ def test_every_field_of_the_class_is_written_or_has_a_reason(trainer: str, tmp_p
         ("bf16=True", "model.dtype", "bfloat16"),
         ("use_cpu=True", "model.device", "cpu"),
         ("loss_type='sigmoid_norm'", "dpo.length_normalized", True),
-        ("loss_type='sigmoid', label_smoothing=0.1", "dpo.loss", "conservative"),
+        ("loss_type='sigmoid', label_smoothing=0.1", "dpo.loss", "sigmoid"),
+        (
+            "loss_type=['sigmoid', 'hinge', 'sigmoid'], loss_weights=[1, 0.5, 2]",
+            "dpo.loss",
+            {"sigmoid": 3, "hinge": 0.5},
+        ),
+        ("loss_type=['robust', 'hinge'], label_smoothing=0.1", "dpo.label_smoothing", 0.1),
         ("loss_type='robust', label_smoothing=0.1", "dpo.label_smoothing", 0.1),
         ("loss_type=['ipo']", "dpo.loss", "ipo"),
         ("report_to='none'", "training.trackers", []),
