@@ -115,6 +115,41 @@ def group_rollouts(mover: Mover, advantage: str) -> None:
             )
 
 
+def rollout_pairs(mover: Mover) -> None:
+    """Online DPO: two answers to each prompt, of which the rewards choose one; each batch is one step."""
+    mover.write("advantage", "online_dpo", note="from the trainer")
+    for path in ("ppo.epochs", "ppo.minibatches"):
+        mover.write(path, 1, note="from the trainer: a batch is one step")
+    beta = mover.take("beta")
+    values = [] if beta is None else _listed(beta.value)
+    if beta is not None and len(values) == 1:
+        mover.write("kl.coefficient", values[0], beta)
+    elif beta is not None:
+        mover.leave(beta, "kl.coefficient is the same in all epochs")
+        mover.todo("Set kl.coefficient, DPO's beta: the file has another one for each epoch.")
+    penalty = mover.take("missing_eos_penalty")
+    if penalty is not None and penalty.value is not None:
+        mover.write("reward.missing_eos", "penalty", penalty)
+        mover.write("reward.missing_eos_value", penalty.value, penalty)
+    elif penalty is not None:
+        mover.write("reward.missing_eos", "none", penalty)
+    mover.write("reward.clip", None, note="from the trainer, which does not clip rewards")
+    judged = "judge" in mover.moved.configuration.settings
+    loss, judge = mover.take("loss_type"), mover.take("judge")
+    if loss is not None and loss.value == "sigmoid":
+        mover.leave(loss, "as here, the loss is that of DPO")
+    elif loss is not None:
+        mover.leave(loss, "online DPO has the sigmoid loss only")
+        mover.todo(f"The file asks for the loss {loss.value}; prefine's online DPO has the sigmoid loss only.")
+    if judge is not None:
+        mover.leave(judge, _NO_JUDGE)
+    if judged:
+        mover.todo(f"Set reward.name: {_NO_JUDGE}.")
+
+
+_NO_JUDGE = "rewards score each answer by itself, judges that compare two answers are not offered"
+
+
 def _group_loss(mover: Mover) -> None:
     """What advantages are divided by, and what the loss is averaged over."""
     for name, path, values in (
