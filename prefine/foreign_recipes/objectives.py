@@ -17,45 +17,67 @@ _ROOM_FOR_PROMPTS = 512
 _WHOLE = "rollouts are drawn from the whole distribution, as the ratios need"
 
 
-def preference_loss(mover: Mover, losses: Setting | None, weights: Setting | None, smoothing: Setting | None) -> None:
+def preference_loss(
+    mover: Mover, losses: Setting | None, weights: Setting | None, smoothing: Setting | None, smoothed: frozenset[str]
+) -> None:
     """The loss of DPO: one, or several with weights; the recipe's own rules refuse those that prefine does not have.
 
     Args:
         losses: a name, or a list of names.
         weights: of each, in a list.
         smoothing: share of flipped labels.
+        smoothed: the losses that the other trainer smooths.
     """
-    flipped = smoothing if smoothing is not None and smoothing.value else None
-    if smoothing is not None and flipped is None:
-        mover.leave(smoothing, "it is 0: no label is taken as flipped")
+    names = [] if losses is None else [str(name) for name in _listed(losses.value)]
+    if smoothing is not None and (reason := _no_smoothing(smoothing, names, smoothed)):
+        mover.leave(smoothing, reason)
+        smoothing = None
     if losses is None:
-        if flipped is not None:
-            mover.write("dpo.loss", "conservative", flipped)
-            mover.write("dpo.label_smoothing", flipped.value, flipped)
         return
-    shares = _losses(losses, weights)
     used = [each for each in (losses, weights) if each is not None]
+    shares = _shares(names, weights)
+    if shares is None:
+        for each in filter(None, (*used, smoothing)):
+            mover.leave(each, "the losses need a weight each")
+        mover.todo(f"Set dpo.loss: there are {len(names)} losses, and loss_weights does not have a number for each.")
+        return
     main = [name for name in shares if name != "sft"]
     if len(main) == 1 and shares[main[0]]:
         name = main[0]
         if name == "sigmoid_norm":
             mover.write("dpo.length_normalized", True, losses)
-        smoothed = "conservative" if name == "sigmoid" and flipped is not None else name
-        mover.write("dpo.loss", {"sigmoid_norm": "sigmoid"}.get(smoothed, smoothed), *used)
+        named = "conservative" if name == "sigmoid" and smoothing is not None else name
+        mover.write("dpo.loss", {"sigmoid_norm": "sigmoid"}.get(named, named), *used)
         if "sft" in shares:
             mover.write("dpo.nll_weight", shares["sft"] / shares[name], *used)
     else:
         mover.write("dpo.loss", shares, *used)
-    if flipped is not None:
-        mover.write("dpo.label_smoothing", flipped.value, flipped)
+    if smoothing is not None:
+        mover.write("dpo.label_smoothing", smoothing.value, smoothing)
 
 
-def _losses(losses: Setting, weights: Setting | None) -> dict[str, float]:
-    """Each loss with its weight; 1 where none is given."""
-    names = losses.value if isinstance(losses.value, list) else [losses.value]
-    given = weights.value if weights is not None else None
-    shares = given if isinstance(given, list) and len(given) == len(names) else [1.0] * len(names)
-    return {str(name): float(share) for name, share in zip(names, shares, strict=True) if _is_number(share)}
+def _no_smoothing(smoothing: Setting, names: list[str], smoothed: frozenset[str]) -> str:
+    """Why labels are not smoothed; empty if they are."""
+    if not smoothing.value:
+        return "it is 0: no label is taken as flipped"
+    if smoothed.isdisjoint(names):
+        return f"as here, it has no effect on {' and '.join(names)}" if names else "the loss is not known"
+    return ""
+
+
+def _shares(names: list[str], weights: Setting | None) -> dict[str, float] | None:
+    """The weight of each loss: 1 without weights, the sum where a name is repeated; None if they do not fit."""
+    given = [1.0] * len(names) if weights is None or weights.value is None else _listed(weights.value)
+    if len(given) != len(names) or not all(map(_is_number, given)):
+        return None
+    shares = dict.fromkeys(names, 0.0)
+    for name, share in zip(names, given, strict=True):
+        shares[name] += share
+    return shares
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _is_number(value: Any) -> bool:
@@ -91,6 +113,41 @@ def group_rollouts(mover: Mover, advantage: str) -> None:
                 setting,
                 f"{'as here, ' if off else ''}rollouts are drawn from the whole distribution, as the ratios need",
             )
+
+
+def rollout_pairs(mover: Mover) -> None:
+    """Online DPO: two answers to each prompt, of which the rewards choose one; each batch is one step."""
+    mover.write("advantage", "online_dpo", note="from the trainer")
+    for path in ("ppo.epochs", "ppo.minibatches"):
+        mover.write(path, 1, note="from the trainer: a batch is one step")
+    beta = mover.take("beta")
+    values = [] if beta is None else _listed(beta.value)
+    if beta is not None and len(values) == 1:
+        mover.write("kl.coefficient", values[0], beta)
+    elif beta is not None:
+        mover.leave(beta, "kl.coefficient is the same in all epochs")
+        mover.todo("Set kl.coefficient, DPO's beta: the file has another one for each epoch.")
+    penalty = mover.take("missing_eos_penalty")
+    if penalty is not None and penalty.value is not None:
+        mover.write("reward.missing_eos", "penalty", penalty)
+        mover.write("reward.missing_eos_value", penalty.value, penalty)
+    elif penalty is not None:
+        mover.write("reward.missing_eos", "none", penalty)
+    mover.write("reward.clip", None, note="from the trainer, which does not clip rewards")
+    judged = "judge" in mover.moved.configuration.settings
+    loss, judge = mover.take("loss_type"), mover.take("judge")
+    if loss is not None and loss.value == "sigmoid":
+        mover.leave(loss, "as here, the loss is that of DPO")
+    elif loss is not None:
+        mover.leave(loss, "online DPO has the sigmoid loss only")
+        mover.todo(f"The file asks for the loss {loss.value}; prefine's online DPO has the sigmoid loss only.")
+    if judge is not None:
+        mover.leave(judge, _NO_JUDGE)
+    if judged:
+        mover.todo(f"Set reward.name: {_NO_JUDGE}.")
+
+
+_NO_JUDGE = "rewards score each answer by itself, judges that compare two answers are not offered"
 
 
 def _group_loss(mover: Mover) -> None:

@@ -9,7 +9,13 @@ from typing import Any
 from prefine.errors import RecipeError
 from prefine.foreign_recipes import rules
 from prefine.foreign_recipes.mover import Mover
-from prefine.foreign_recipes.objectives import group_rollouts, preference_loss, reward_sources, strength
+from prefine.foreign_recipes.objectives import (
+    group_rollouts,
+    preference_loss,
+    reward_sources,
+    rollout_pairs,
+    strength,
+)
 from prefine.foreign_recipes.python_file import QUANTISATION, Script, ScriptCall
 from prefine.foreign_recipes.settings import Configuration, Moved, Setting, Written
 from prefine.foreign_recipes.sources import training_data
@@ -27,6 +33,7 @@ _TRAINERS = {
     "GRPO": ("ppo", "grpo"),
     "RLOO": ("ppo", "rloo"),
     "PPO": ("ppo", "gae"),
+    "OnlineDPO": ("ppo", "online_dpo"),
 }
 # A setting that one of them alone has says which trainer a YAML file is for.
 _TELLING = {
@@ -65,6 +72,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{"num_iterations": 1, "epsilon": 0.2, "temperature": 1.0},
     },
     "PPO": _SHARED,
+    "OnlineDPO": {
+        **_SHARED,
+        **{"learning_rate": 5e-7, "beta": [0.1], "max_length": 512, "max_new_tokens": 64, "temperature": 0.9},
+        **{"missing_eos_penalty": None, "loss_type": "sigmoid"},
+    },
 }
 _LORA_DEFAULTS = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05}  # of TRL's ModelConfig
 PEFT_DEFAULTS = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0}  # of peft's LoraConfig
@@ -211,6 +223,8 @@ def _moved(trainer: str, configuration: Configuration) -> Moved:
     advantage = _TRAINERS[trainer][1]
     if advantage in ("grpo", "rloo"):
         group_rollouts(mover, advantage)
+    elif advantage == "online_dpo":
+        rollout_pairs(mover)
     if (sources := mover.take("reward_funcs")) is not None:
         _sources_of_rewards(mover, sources)
     strength(mover, "beta")
@@ -295,7 +309,8 @@ def _of_lora_config(mover: Mover, name: str) -> None:
 
 def _loss(mover: Mover, trainer: str) -> None:
     losses, weights = mover.take("loss_type"), mover.take("loss_weights")
-    preference_loss(mover, losses, weights, mover.take("label_smoothing"))
+    smoothed = frozenset({"sigmoid"} if trainer == "CPO" else {"robust"})
+    preference_loss(mover, losses, weights, mover.take("label_smoothing"), smoothed)
     if trainer != "CPO":
         return
     likelihood, margin = mover.take("cpo_alpha"), mover.take("simpo_gamma")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -20,6 +21,7 @@ _BETAS = {"ipo": 1.0, "simpo": 2.0}
 _BETA = 0.1
 _BETA_OF_MEANS = 5.0
 _SIMPO_MARGIN = 1.0
+_OF_MEANS = {"ipo", "sft"}  # losses that compare means over tokens, or nothing
 
 
 Loss = Literal["sigmoid", "conservative", "robust", "hinge", "ipo", "bco_pair", "simpo", "function"]
@@ -43,7 +45,8 @@ class DpoSection(RecipeSection):
     beta: Positive = Field(
         _BETA,
         description="strength of the pull towards the reference; where the recipe sets none it is 2.0 for simpo, 1.0 "
-        "for ipo (its tau), 5.0 for the others with length_normalized, else 0.1",
+        "for ipo (its tau), 5.0 for the others with length_normalized, else 0.1; "
+        "ipo together with them has no default",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         0.0, description="share of flipped labels that conservative and robust assume"
@@ -59,9 +62,15 @@ class DpoSection(RecipeSection):
     def _beta_of_the_loss(cls, values: Any) -> Any:
         if not isinstance(values, dict) or "beta" in values:
             return values
-        means = values.get("length_normalized") is True
-        beta = _BETAS.get(str(values.get("loss")), _BETA_OF_MEANS if means else _BETA)
-        return {**values, "beta": beta}
+        means, loss = values.get("length_normalized") is True, values.get("loss")
+        names = loss.keys() if isinstance(loss, dict) else {str(loss)}
+        others = _BETA_OF_MEANS if means else _BETA
+        if "ipo" in names and not names <= _OF_MEANS:
+            raise ValueError(
+                f"beta is not set with loss {loss}: alone, ipo's is {_BETAS['ipo']} and that of the others {others}; "
+                "set the one that all of them use"
+            )
+        return {**values, "beta": _BETAS["ipo"] if "ipo" in names else _BETAS.get(str(loss), others)}
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -74,6 +83,11 @@ class DpoSection(RecipeSection):
     def weights(self) -> dict[str, float]:
         """The weight of each loss by name."""
         return {self.loss: 1.0} if isinstance(self.loss, str) else dict(self.loss.items())
+
+    @property
+    def compares_means(self) -> bool:
+        """Whether margins are of means over tokens, not of sums over answers."""
+        return self.length_normalized or self.loss == "simpo" or self.weights.keys() <= _OF_MEANS
 
     @model_validator(mode="after")
     def _several_are_several(self) -> DpoSection:
@@ -91,7 +105,7 @@ class DpoSection(RecipeSection):
     def _normalising_has_a_use(self) -> DpoSection:
         if self.loss == "function" and self.length_normalized:
             raise ValueError("length_normalized is true with loss 'function', which gets sums and lengths")
-        if self.length_normalized and self.weights.keys() <= {"ipo", "sft"} and not isinstance(self.loss, str):
+        if self.length_normalized and self.weights.keys() <= _OF_MEANS and not isinstance(self.loss, str):
             raise ValueError("length_normalized is true with ipo and sft, which are means over tokens anyway")
         return self
 
@@ -110,6 +124,13 @@ class DpoSection(RecipeSection):
                 "conservative and robust need it above 0, the others do not use it"
             )
         return self
+
+
+def keeps_chosen_likely(loss: object) -> str:
+    """The setting that keeps chosen answers likely with a value of dpo.loss."""
+    if not isinstance(loss, Mapping):
+        return "dpo.nll_weight"
+    return "a larger weight of sft in dpo.loss" if "sft" in loss else "a weight of sft in dpo.loss"
 
 
 class DpoTrainingSection(TrainingSection):

@@ -135,7 +135,9 @@ class PpoSection(RecipeSection):
         0.2, description="clip range of the ratio, below 1 and, without clip_high, above it"
     )
     clip_high: Positive | None = Field(
-        None, description="clip range above 1; null: clip. Clip-higher of DAPO is 0.28 (arXiv 2503.14476)"
+        None,
+        description="clip range above 1, from clip to below 1; null: clip. Clip-higher of DAPO is 0.28 (arXiv "
+        "2503.14476)",
     )
     loss_average: Literal["tokens", "answers", "max_length"] = Field(
         "tokens",
@@ -165,6 +167,22 @@ class PpoSection(RecipeSection):
     value_warmup_updates: Annotated[int, Field(ge=0)] = Field(
         0, description="first updates, in which only the critic learns"
     )
+
+    @model_validator(mode="after")
+    def _clip_high_is_a_range_above_clip(self) -> PpoSection:
+        high = self.clip_high
+        if high is not None and high >= 1:
+            hint = f": for {high} set {round(high - 1, 6)}" if 1 < high < 2 else ""
+            raise ValueError(
+                f"clip_high is {high}, but must be below 1: it is the range above ratio 1, not the largest "
+                f"ratio{hint}. DAPO's is 0.28"
+            )
+        if high is not None and high < self.clip:
+            raise ValueError(
+                f"clip_high {high} is below clip {self.clip}, so that good answers could move less than bad ones: "
+                f"set clip_high to {self.clip} or more, or clip to {high} or less"
+            )
+        return self
 
 
 class PpoTrainingSection(TrainingSection):

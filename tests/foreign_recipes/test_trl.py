@@ -36,7 +36,9 @@ def config_classes() -> dict[str, Any]:
     trl = pytest.importorskip("trl")
     orpo = pytest.importorskip("trl.experimental.orpo")
     names = ("SFT", "DPO", "Reward", "KTO", "GRPO", "RLOO")
-    return {name: getattr(trl, f"{name}Config") for name in names} | {"ORPO": orpo.ORPOConfig}
+    online = pytest.importorskip("trl.experimental.online_dpo")
+    known = {name: getattr(trl, f"{name}Config") for name in names}
+    return known | {"ORPO": orpo.ORPOConfig, "OnlineDPO": online.OnlineDPOConfig}
 
 
 def moved(tmp_path: Path, text: str, name: str = "train.py", method: str | None = None) -> Moved:
@@ -106,11 +108,11 @@ def test_defaults_of_an_adapter_are_those_of_peft() -> None:
     assert {name: fields[name] for name in PEFT_DEFAULTS} == PEFT_DEFAULTS
 
 
-@pytest.mark.parametrize("trainer", ["SFT", "DPO", "Reward", "KTO", "ORPO", "GRPO", "RLOO"])
+@pytest.mark.parametrize("trainer", ["SFT", "DPO", "Reward", "KTO", "ORPO", "GRPO", "RLOO", "OnlineDPO"])
 def test_every_field_of_the_class_is_written_or_has_a_reason(trainer: str, tmp_path: Path) -> None:
     """Each with a value of its own that is not the default, so that none can hide behind another."""
     names = [field.name for field in dataclasses.fields(config_classes()[trainer])]
-    stage = {"GRPO": "ppo", "RLOO": "ppo"}.get(trainer, trainer.lower())
+    stage = {"GRPO": "ppo", "RLOO": "ppo", "OnlineDPO": "ppo"}.get(trainer, trainer.lower())
     if stage not in RECIPES:
         pytest.skip(f"no method {stage}")
     for name in names:
@@ -119,6 +121,47 @@ def test_every_field_of_the_class_is_written_or_has_a_reason(trainer: str, tmp_p
         told = {part for each in done.left for part in each.name.split(", ")}
         assert f"{name}: a mark" in origins or name in told, name
         assert "does not know" not in " ".join(each.reason for each in done.left), name
+
+
+def test_smoothing_is_written_only_where_trl_smooths(tmp_path: Path) -> None:
+    """In TRL 1.16 DPO's robust loss, but CPO's sigmoid."""
+    done = moved(tmp_path, "DPOConfig(loss_type=['sigmoid', 'hinge'], label_smoothing=0.1)\n")
+    assert left(done, "label_smoothing") == "as here, it has no effect on sigmoid and hinge"
+    assert done.fields["dpo.loss"].value == {"sigmoid": 1.0, "hinge": 1.0}
+    assert "dpo.label_smoothing" not in done.fields
+    cpo = moved(tmp_path, "CPOConfig(label_smoothing=0.1)\n")
+    assert (cpo.fields["dpo.loss"].value, cpo.fields["dpo.label_smoothing"].value) == ("conservative", 0.1)
+
+
+def test_online_dpo(tmp_path: Path) -> None:
+    """A batch counts prompts there, too; the penalty of TRL's default is none, prefine's is 1."""
+    script = (
+        "args = OnlineDPOConfig(per_device_train_batch_size=4, beta=[0.3]{})\n"
+        "OnlineDPOTrainer(model='org/m', reward_funcs='org/rm', args=args, train_dataset=load_dataset('org/d'){})\n"
+    )
+    done = moved(tmp_path, script.format("", ""))
+    expected = {
+        **{"advantage": "online_dpo", "kl.coefficient": 0.3, "training.batch_size": 4, "ppo.epochs": 1},
+        **{"ppo.minibatches": 1, "rollout.max_new_tokens": 64, "rollout.temperature": 0.9, "reward.name": "org/rm"},
+        **{"reward.missing_eos": "none", "reward.clip": None, "data.max_length_tokens": 512},
+    }
+    assert expected.items() <= {path: written.value for path, written in done.fields.items()}.items()
+    assert not done.to_do
+    assert RECIPES["ppo"].model_validate(done.values)
+    other = moved(tmp_path, script.format(", missing_eos_penalty=0.5, loss_type='ipo'", ", judge='pair'"))
+    fields = {path: written.value for path, written in other.fields.items()}
+    assert (fields["reward.missing_eos"], fields["reward.missing_eos_value"]) == ("penalty", 0.5)
+    assert left(other, "loss_type") == "online DPO has the sigmoid loss only"
+    assert "compare two answers" in left(other, "judge")
+    assert len(other.to_do) == 2
+    assert any("kl.coefficient" in line for line in moved(tmp_path, "OnlineDPOConfig(beta=[0.1, 0.2])\n").to_do)
+
+
+def test_weights_that_do_not_fit_are_a_thing_to_do(tmp_path: Path) -> None:
+    done = moved(tmp_path, "DPOConfig(loss_type=['sigmoid', 'hinge', 'sft'], loss_weights=[1.0, 0.5])\n")
+    assert "dpo.loss" not in done.fields
+    assert any("Set dpo.loss: there are 3 losses" in line for line in done.to_do)
+    assert left(done, "loss_weights") == left(done, "loss_type")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +177,13 @@ def test_every_field_of_the_class_is_written_or_has_a_reason(trainer: str, tmp_p
         ("bf16=True", "model.dtype", "bfloat16"),
         ("use_cpu=True", "model.device", "cpu"),
         ("loss_type='sigmoid_norm'", "dpo.length_normalized", True),
-        ("loss_type='sigmoid', label_smoothing=0.1", "dpo.loss", "conservative"),
+        ("loss_type='sigmoid', label_smoothing=0.1", "dpo.loss", "sigmoid"),
+        (
+            "loss_type=['sigmoid', 'hinge', 'sigmoid'], loss_weights=[1, 0.5, 2]",
+            "dpo.loss",
+            {"sigmoid": 3, "hinge": 0.5},
+        ),
+        ("loss_type=['robust', 'hinge'], label_smoothing=0.1", "dpo.label_smoothing", 0.1),
         ("loss_type='robust', label_smoothing=0.1", "dpo.label_smoothing", 0.1),
         ("loss_type=['ipo']", "dpo.loss", "ipo"),
         ("report_to='none'", "training.trackers", []),

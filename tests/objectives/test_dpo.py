@@ -22,7 +22,7 @@ from prefine.objectives import dpo
 from prefine.objectives.masked import Paired
 from prefine.recipe.dpo import DpoRecipe, DpoSection
 from prefine.recipe.loading import load_recipe
-from prefine.training.stages.dpo import pair_outcome
+from prefine.training.stages.dpo import DpoStage, pair_outcome
 from prefine.training.stages.pairs import PairOutcome
 
 # One pair: chosen gains 1.5 nats on the reference (-10 + 11.5), rejected loses 0.5 (-12 + 11.5); margin 1.5 + 0.5 = 2.
@@ -283,6 +283,8 @@ def test_several_losses_are_added_with_their_weights() -> None:
         ({"loss": "sigmod"}, "Did you mean sigmoid?"),
         ({"loss": ["sigmoid", "sft"]}, "several losses are written with their weights: {sigmoid: 1.0, sft: 0.5}"),
         ({"loss": {"sigmoid": 1.0, "sft": 1.0}, "nll_weight": 0.5}, "give sft this weight"),
+        ({"loss": {"ipo": 1.0, "sigmoid": 1.0}}, "beta is not set with loss {'ipo': 1.0, 'sigmoid': 1.0}"),
+        ({"loss": {"ipo": 1, "hinge": 1}, "length_normalized": True}, "ipo's is 1.0 and that of the others 5.0; set"),
         ({"loss": {"sigmoid": 1.0, "robust": 1.0}}, "label_smoothing is 0.0 with loss"),
         ({"loss": {"sigmoid": 1.0, "bco_pair": 1.0}, "label_smoothing": 0.1}, "label_smoothing is 0.1 with loss"),
         ({"loss": {"ipo": 1.0, "sft": 1.0}, "length_normalized": True}, "means over tokens anyway"),
@@ -298,6 +300,29 @@ def test_what_several_losses_cannot_be(section: dict[str, object], rule: str, tm
     (line,) = raised.value.lines
     assert rule in line
     assert "dpo" in line
+
+
+def test_ipo_with_sft_has_the_beta_and_the_margin_of_ipo() -> None:
+    """Sums fall by 1 and 3 nats over 2 and 5 tokens: -0.5 + 0.6 a token."""
+    both = DpoSection.model_validate({"loss": {"ipo": 1.0, "sft": 0.5}})
+    assert both.beta == DpoSection.model_validate({"loss": "ipo"}).beta == 1.0
+    one, zero = (Paired(torch.tensor([a]), torch.tensor([b])) for a, b in ((-1.0, -3.0), (0.0, 0.0)))
+    found = pair_outcome(both, one, zero, Paired(torch.tensor([2.0]), torch.tensor([5.0])))
+    assert found.margin.item() == pytest.approx(0.1)
+    assert DpoSection.model_validate({"loss": {"ipo": 1.0, "hinge": 1.0}, "beta": 0.5}).beta == 0.5
+
+
+@pytest.mark.parametrize(
+    ("loss", "setting"),
+    [
+        ("hinge", "dpo.nll_weight"),
+        ({"sigmoid": 1.0, "hinge": 1.0}, "a weight of sft in dpo.loss"),
+        ({"sigmoid": 1.0, "sft": 0.1}, "a larger weight of sft in dpo.loss"),
+    ],
+)
+def test_the_guard_on_chosen_answers_names_a_setting_that_is_accepted(loss: object, setting: str) -> None:
+    (limit,) = DpoStage(DpoRecipe.model_validate({"dpo": {"loss": loss}})).guards()
+    assert f"too; {setting} or a lower learning rate" in str(limit)
 
 
 def test_several_losses_on_the_command_line() -> None:

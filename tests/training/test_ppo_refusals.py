@@ -99,6 +99,15 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
         {"reward.overlong_tokens": 65, "rollout.max_new_tokens": 64},
         "reward.overlong_tokens 65 is more than an answer can have: at most rollout.max_new_tokens, 64",
     ),
+    "a largest ratio for a range": (
+        {"ppo.clip_high": 1.28},
+        "clip_high is 1.28, but must be below 1: it is the range above ratio 1, not the largest ratio: for 1.28 set 0",
+    ),
+    "a range of 1": ({"ppo.clip_high": 1.0}, "clip_high is 1.0, but must be below 1"),
+    "less room above than below": (
+        {"ppo.clip": 0.3, "ppo.clip_high": 0.2},
+        "clip_high 0.2 is below clip 0.3, so that good answers could move less than bad ones: set clip_high to 0.3 or",
+    ),
     "one sample for a pair": (
         {"advantage": "online_dpo", "rollout.samples_per_prompt": 1},
         "advantage online_dpo compares the answers to one prompt",

@@ -11,8 +11,10 @@ class OrpoReport(PreferenceReport):
     """ORPO."""
 
     title = "Odds ratio preference optimisation"
-    against_a_fall = "use a smaller learning rate or a smaller orpo.beta"
-    against_length = "Balance the lengths in the training data."
+
+    def against_a_fall(self, facts: RunFacts) -> str:
+        """What keeps the chosen answers likely."""
+        return "use a smaller learning rate or a smaller orpo.beta"
 
     def has_reference(self, facts: RunFacts) -> bool:
         """Never."""

@@ -82,7 +82,8 @@ def per_token(facts: RunFacts) -> bool:
     """Whether the objective compares log-probabilities per token, not summed over an answer."""
     recipe = mapping(facts.manifest.get("recipe"))
     section = mapping(recipe.get("dpo"))
-    return "orpo" in recipe or section.get("loss") in ("ipo", "simpo") or section.get("length_normalized") is True
+    names = mapping(section.get("loss")).keys() or {section.get("loss")}
+    return "orpo" in recipe or names <= {"ipo", "simpo", "sft"} or section.get("length_normalized") is True
 
 
 def nats(facts: RunFacts) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefine.formatting import INTERVAL, MISSING, figure, figure_range, percent, percent_range, whole
 from prefine.intervals import Share, mean
+from prefine.recipe.dpo import keeps_chosen_likely
 from prefine.report.answers import answer_cautions, sample_tiles
 from prefine.report.charts import Chart, drawn, loss_chart, metric_chart
 from prefine.report.facts import RunFacts, mapping, number, numbers, texts
@@ -42,15 +43,22 @@ class PreferenceReport(StageReport):
     Attributes:
         ranking: condition for ranking the preferred answer first.
         accuracy: meaning of accuracy without a reference model.
-        against_a_fall: what keeps the chosen answers likely.
-        against_length: what keeps the model from learning length.
     """
 
     title = "Direct preference optimisation"
     ranking = "The model’s own log-probability per token is higher than the other answer’s."
     accuracy = "share of pairs whose preferred answer has the higher log-probability per token"
-    against_a_fall = "use a smaller learning rate, a larger dpo.beta, or dpo.nll_weight"
-    against_length = "Balance the lengths in the training data, or set dpo.length_normalized."
+
+    def against_a_fall(self, facts: RunFacts) -> str:
+        """What keeps the chosen answers likely."""
+        loss = mapping(mapping(facts.manifest.get("recipe")).get("dpo")).get("loss")
+        return f"use a smaller learning rate, a larger dpo.beta, or {keeps_chosen_likely(loss)}"
+
+    def against_length(self, facts: RunFacts) -> str:
+        """What keeps the model from learning length."""
+        loss = mapping(mapping(facts.manifest.get("recipe")).get("dpo")).get("loss")
+        normalise = "" if per_token(facts) or loss == "function" else ", or set dpo.length_normalized"
+        return f"Balance the lengths in the training data{normalise}."
 
     def has_reference(self, facts: RunFacts) -> bool:
         """Whether rewards are measured against the model as it was, so that at step 0 all are 0."""
@@ -111,10 +119,10 @@ class PreferenceReport(StageReport):
     def cautions(self, facts: RunFacts) -> Iterator[Caution]:
         """A move the wrong way, few pairs, chosen answers that fall, a preference for length."""
         yield from _accuracy(facts, self.shares(facts))
-        yield from _chosen_falls(facts, self.against_a_fall)
+        yield from _chosen_falls(facts, self.against_a_fall(facts))
         yield from loss_rises(facts)
         yield from answer_cautions(facts)
-        yield from _length_bias(facts, self.against_length)
+        yield from _length_bias(facts, self.against_length(facts))
 
 
 def _loss_charts(facts: RunFacts) -> list[Chart | None]:

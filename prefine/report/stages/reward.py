@@ -12,8 +12,11 @@ class RewardReport(PreferenceReport):
     title = "Reward modelling"
     prints_its_warnings = True  # with the reasons of its readiness verdict
     ranking = "Its score is higher than the other answer’s."
-    against_length = "Balance the lengths in the training data."
     accuracy = "share of pairs whose preferred answer has the higher score"
+
+    def against_length(self, facts: RunFacts) -> str:
+        """What keeps the model from learning length."""
+        return "Balance the lengths in the training data."
 
     def has_reference(self, facts: RunFacts) -> bool:
         """Never: scores are absolute."""

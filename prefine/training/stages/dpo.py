@@ -15,7 +15,7 @@ from prefine.data.tokens.trees import PackedBatch, collate, microbatches
 from prefine.models.forward.packed import evaluating
 from prefine.objectives import dpo
 from prefine.objectives.masked import Paired
-from prefine.recipe.dpo import DpoRecipe, DpoSection
+from prefine.recipe.dpo import DpoRecipe, DpoSection, keeps_chosen_likely
 from prefine.records import Preference
 from prefine.training.display import Display
 from prefine.training.loop.guards import Limit
@@ -59,8 +59,7 @@ def pair_outcome(
         loss = dpo.simpo(means, beta, section.simpo_margin)
         return _outcome(section, policy, tokens, loss, beta * raw)
     against = _per_token(reference, tokens)
-    normalised = section.length_normalized or section.loss == "ipo"
-    raw = dpo.log_ratio_margin(*((means, against) if normalised else (policy, reference)))
+    raw = dpo.log_ratio_margin(*((means, against) if section.compares_means else (policy, reference)))
     fall = (reference.chosen - policy.chosen).detach()
     if objective is not None:
         loss = losses_of(objective, dpo.PairLogprobs(policy, reference, tokens, beta))
@@ -130,7 +129,8 @@ class DpoStage(Stage[DpoRecipe, Preference]):
 
     def guards(self) -> Sequence[Limit]:
         """The chosen answers' log-probability must not fall together with the rejected ones'."""
-        means = "the chosen answers become unlikely, too; dpo.nll_weight or a lower learning rate prevents that"
+        setting = keeps_chosen_likely(self.recipe.dpo.loss)
+        means = f"the chosen answers become unlikely, too; {setting} or a lower learning rate prevents that"
         return (Limit("chosen_fall", "chosen_fall", self.recipe.guards.chosen_fall, means),)
 
     def start(self, session: Session[DpoRecipe]) -> DpoObjective:
@@ -167,11 +167,11 @@ class DpoObjective(PairObjective[DpoRecipe]):
         given: see DpoStage.
     """
 
-    against_a_fall = "dpo.nll_weight (1.0, for example)"
-
     def __init__(self, session: Session[DpoRecipe], references: References, given: PairLosses | None) -> None:
         super().__init__(session)
         self._section = session.recipe.dpo
+        example = "" if "sft" in self._section.weights else " (1.0, for example)"
+        self.against_a_fall = f"{keeps_chosen_likely(self._section.loss)}{example}"
         self._references = references
         self._given = given
 

@@ -129,7 +129,7 @@ class KtoObjective(Objective[KtoRecipe]):
         self._max_tokens = session.recipe.training.max_tokens_per_microbatch
         self._train, self._heldout = train, heldout
         self._baselines = baselines
-        self._baseline = 0.0
+        self._baseline: float | None = None
         self._votes: dict[str, list[float]] = {}
         self.before: Before = Before(session.run.heldout_before)
 
@@ -139,7 +139,7 @@ class KtoObjective(Objective[KtoRecipe]):
             self._baseline = self._baselines[0].of_group(steps.number, steps.processes)
         row = steps.optimise(trees)
         up = row.pop("up")
-        return {**_by_side(row, up), **self._named_baseline(self._baseline)}
+        return {**_by_side(row, up), **_named(self._baseline)}
 
     def loss(self, model: nn.Module, batch: PackedBatch) -> Sums:
         """The loss of a microbatch of training votes, with logged metrics."""
@@ -155,7 +155,7 @@ class KtoObjective(Objective[KtoRecipe]):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Means over held-out votes. Each vote's values are kept for `finish`."""
-        baseline = 0.0 if self._baselines is None else self._baselines[1].of_group(0)
+        baseline = None if self._baselines is None else self._baselines[1].of_group(0)
         parts: dict[str, list[Tensor]] = {}
         for run in microbatches(self._session.prepared.heldout, self._max_tokens):
             votes = self._outcome(self._session.loaded.packed, collate(run), self._heldout, baseline)
@@ -176,7 +176,7 @@ class KtoObjective(Objective[KtoRecipe]):
         return {
             **{name: float(value.mean()) for name, value in means.items()},
             **sides,
-            **self._named_baseline(baseline),
+            **_named(baseline),
         }
 
     def heldout_details(self) -> Details:
@@ -208,15 +208,16 @@ class KtoObjective(Objective[KtoRecipe]):
         model = self._session.loaded.packed
         rows = next(microbatches(self._session.prepared.train, self._max_tokens))
         with evaluating(model):
-            first, second = (self._outcome(model, collate(rows), self._train, 0.0) for _ in range(2))
+            first, second = (self._outcome(model, collate(rows), self._train, None) for _ in range(2))
         return check_first_log_ratio(
             float(first.log_ratio.mean()),
             repeated=float((first.log_ratio - second.log_ratio).abs().max()),
             largest=float(first.logp.abs().max()),
         )
 
-    def _outcome(self, model: nn.Module, batch: PackedBatch, votes: Votes, baseline: float) -> VoteOutcome:
+    def _outcome(self, model: nn.Module, batch: PackedBatch, votes: Votes, baseline: float | None) -> VoteOutcome:
         batch = batch.to(self._session.loaded.packed.device)
+        baseline = 0.0 if baseline is None else baseline
         logp = per_sequence(model(batch), batch.sequence, batch.sequences)
         rows = list(batch.rows)
         up, reference = votes.up[rows].to(logp.device), votes.reference[rows].to(logp.device)
@@ -231,9 +232,6 @@ class KtoObjective(Objective[KtoRecipe]):
             reward=self._beta * log_ratio.detach(),
         )
 
-    def _named_baseline(self, baseline: float) -> dict[str, float]:
-        return {} if self._baselines is None else {"kl_baseline": baseline}
-
     def _warn_of_a_fall(self, shifts: Sequence[float]) -> None:
         change = mean(shifts)
         certain = change is not None and change.interval is not None and change.interval.high < 0
@@ -242,6 +240,10 @@ class KtoObjective(Objective[KtoRecipe]):
                 f"The liked answers became less likely: their mean log-probability fell by {-change.value:.1f} nats. "
                 "To prevent that, raise kto.desirable_weight or lower training.learning_rate."
             )
+
+
+def _named(baseline: float | None) -> dict[str, float]:
+    return {} if baseline is None else {"kl_baseline": baseline}
 
 
 def _by_side(row: dict[str, float], up: float) -> dict[str, float]:

@@ -8,6 +8,8 @@ from prefine.report.charts import Chart
 from prefine.report.facts import RunFacts
 from prefine.report.headline import headline, tiles
 from prefine.report.stages.pair_charts import pair_chart, shift_points, shift_summary
+from prefine.report.stages.pairs import nats
+from prefine.report.stages.preference import PreferenceReport
 from prefine.report.stages.registry import stage_report
 from tests.report.pair_facts import AFTER, BEFORE, facts
 
@@ -42,6 +44,30 @@ def test_a_move_that_chance_explains_is_not_called_one(share: float, count: int,
 
 
 IPO = {"stage": "dpo", "recipe": {"dpo": {"loss": "ipo", "beta": 0.5, "nll_weight": 0.0}}}
+
+
+@pytest.mark.parametrize(
+    ("section", "fall", "length"),
+    [
+        ({"loss": "sigmoid"}, "or dpo.nll_weight", "data, or set dpo.length_normalized."),
+        ({"loss": {"sigmoid": 1.0, "hinge": 1.0}}, "or a weight of sft in dpo.loss", "or set dpo.length_normalized."),
+        ({"loss": {"ipo": 1.0, "sft": 1.0}}, "or a larger weight of sft in dpo.loss", "training data."),
+        ({"loss": "function"}, "or dpo.nll_weight", "training data."),
+        ({"loss": "hinge", "length_normalized": True}, "or dpo.nll_weight", "training data."),
+    ],
+)
+def test_advice_names_settings_that_the_recipe_accepts(section: dict[str, object], fall: str, length: str) -> None:
+    run = facts(manifest={"stage": "dpo", "recipe": {"dpo": section}})
+    advice = stage_report(run)
+    assert isinstance(advice, PreferenceReport)
+    assert advice.against_a_fall(run).endswith(fall)
+    assert advice.against_length(run).endswith(length)
+
+
+def test_ipo_with_sft_is_per_token_as_ipo_is() -> None:
+    both, mixed = ({"ipo": 1.0, other: 1.0} for other in ("sft", "hinge"))
+    assert nats(facts(manifest={"stage": "dpo", "recipe": {"dpo": {"loss": both}}})) == "nats per token"
+    assert nats(facts(manifest={"stage": "dpo", "recipe": {"dpo": {"loss": mixed}}})) == "nats"
 
 
 def test_ipos_chart_counts_the_pairs_that_its_accuracy_counts() -> None:

@@ -124,6 +124,30 @@ def test_one_vote_a_step_is_refused(make: Make, tmp_path: Path) -> None:
         tiny.train(make("kto", "one", on(tmp_path, 1, 0)))
 
 
+def test_votes_on_one_prompt_are_refused_but_without_a_baseline(make: Make, tmp_path: Path) -> None:
+    votes = [{**row, "prompt": "question"} for row in rows(3, 3)]
+    changes = {**on(tmp_path, 1, 1), "data.train": str(tiny.write_rows(tmp_path / "one.jsonl", votes))}
+    with pytest.raises(RecipeError, match=r"in each of the 2 steps all prompts are equal.*apo_zero_unpaired"):
+        tiny.train(make("kto", "refused", changes))
+    tiny.train(make("kto", "unpaired", {**changes, "kto.loss": "apo_zero_unpaired"}))
+    some = {**changes, "data.train": str(tiny.write_rows(tmp_path / "some.jsonl", [*votes, *rows(1, 0)]))}
+    made = make("kto", "some", {**some, "training.batch_size": 4})
+    tiny.train(made)
+    (line,) = [line for line in tiny.manifest(Path(made.run))["warnings"] if "KL baseline" in line]
+    assert "In 1 of 2 steps all prompts are equal" in line
+    assert sum("kl_baseline" in row for row in tiny.metrics(Path(made.run)) if row["kind"] == "train") == 1
+
+
+def test_a_held_out_part_of_one_vote_has_no_baseline(make: Make, tmp_path: Path) -> None:
+    heldout = str(tiny.write_rows(tmp_path / "heldout.jsonl", [{**rows(1, 0)[0], "prompt": "another question"}]))
+    made = make("kto", changes={**on(tmp_path, 3, 3), "data.heldout": heldout, "data.heldout_fraction": 0})
+    tiny.train(made)
+    (line,) = [line for line in tiny.manifest(Path(made.run))["warnings"] if "KL baseline" in line]
+    assert "All held-out votes have the same prompt" in line
+    found = tiny.metrics(Path(made.run))
+    assert {row["kind"] for row in found if "kl_baseline" in row} == {"train"}
+
+
 def test_a_weight_without_votes_is_refused_and_one_kind_of_votes_warned_of(make: Make, tmp_path: Path) -> None:
     changes = on(tmp_path, 6, 0)
     with pytest.raises(

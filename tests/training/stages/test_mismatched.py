@@ -8,13 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefine.data.tokens.trees import TokenTree, collate
 from prefine.models.loading.load import LoadedModel, load_model
 from prefine.objectives.masked import per_sequence
 from prefine.recipe.sections import LoraSection, ModelSection, TrainingSection
 from prefine.training.stages import mismatched
-from prefine.training.stages.mismatched import KlBaseline, MismatchedTrees, baseline_of_steps
+from prefine.training.stages.mismatched import (
+    KlBaseline,
+    MismatchedTrees,
+    baseline_of_steps,
+    heldout_order,
+    places_of_others,
+)
 from tests.training.stepping import learning_weights
 
 
@@ -49,6 +57,39 @@ def test_each_prompt_gets_the_answer_before_it_in_its_group() -> None:
     assert MismatchedTrees(ROWS, 1, lambda _: [2, 3], 4)[0] == tree([3, 3, 3], [40], 0)
     assert MismatchedTrees(ROWS, 1, lambda _: [3, 2], 2)[0] == tree([4], [30], 0, [False])
     assert len(MismatchedTrees([], 1, lambda _: [], 5)) == 0
+
+
+def test_answers_of_the_same_prompt_are_passed_over() -> None:
+    """Votes on two answers of each prompt, one after the other; a group of one prompt has no mismatched answers."""
+    rows = [tree([row // 2], [10 + row], row) for row in range(6)]
+    found = MismatchedTrees(rows, 3, lambda number: [[0, 1, 2, 3, 4], [4, 5], [5, 1, 0]][number], 5)
+    assert [(each.prompt[0], each.answers[0][0]) for each in found] == [
+        *[(0, 14), (0, 14), (1, 11), (1, 11), (2, 13)],
+        *[(2, 10), (0, 15), (0, 15)],
+    ]
+    assert ([found.size(number) for number in range(3)], found.empty_groups()) == ([5, 0, 3], 1)
+    assert [found[place] for place in range(8)] == list(found)
+
+
+def test_held_out_votes_are_mixed_where_prompts_repeat() -> None:
+    """Of liked and disliked answers to each prompt, both kinds follow other prompts."""
+    assert heldout_order(ROWS, 7) == [0, 1, 2, 3, 4]
+    rows = [tree([row // 2], [row % 2], row) for row in range(40)]
+    order = heldout_order(rows, 7)
+    assert order == heldout_order(rows, 7) != heldout_order(rows, 8)
+    assert sorted(order) == list(range(40))
+    assert 10 < sum(each.answers[0][0] for each in MismatchedTrees(rows, 1, lambda _: order, 5)) < 30
+
+
+@given(st.lists(st.sampled_from("ABC"), max_size=9))
+def test_the_nearest_earlier_place_with_another_prompt(prompts: list[str]) -> None:
+    count = len(prompts)
+    wanted = [
+        next((p - back) % count for back in range(1, count) if prompts[p - back] != prompts[p])
+        for p in range(count)
+        if len(set(prompts)) > 1
+    ]
+    assert places_of_others(prompts) == wanted
 
 
 @pytest.fixture(scope="module")
