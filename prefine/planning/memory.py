@@ -209,7 +209,7 @@ def _generation(stage: StageFacts, workload: Workload) -> list[Term]:
         Term("new tokens", max(row, logits), f"a row of up to {ROW_TOKENS:,} prompt tokens, or {slots} rows of logits"),
     ]
     packed = (a.linear_parameters + a.vocabulary * a.hidden) * b
-    free = stage.machine.memory_bytes or 0
+    free = stage.machine.usable_bytes or 0
     if stage.machine.packs and b < _FP32 and not stage.all_weights and packed < free * _SHARE_FOR_PACKING:
         found.append(Term("packed weights", packed, "a second copy in the layout of bfloat16 products"))
     return found
