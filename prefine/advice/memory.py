@@ -8,7 +8,7 @@ from prefine.errors import ModelError, RecipeError
 from prefine.planning.fit import fit_stage
 from prefine.planning.machine import Machine, machine_for
 from prefine.planning.model_facts import ModelFacts
-from prefine.planning.plan import gigabytes
+from prefine.planning.plan import gigabytes, room
 from prefine.planning.workload import longest_rows
 from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.stage import StageRecipe
@@ -28,7 +28,7 @@ def fitted(pipeline: Pipeline, machine: Machine | None = None) -> tuple[dict[str
     said: list[str] = []
     try:
         machine = machine or machine_for("auto", measured=False)
-        budget = machine.memory_bytes
+        budget = machine.usable_bytes
         if budget is None:
             return {}, []
         for stage in pipeline.stages.values():
@@ -41,13 +41,13 @@ def fitted(pipeline: Pipeline, machine: Machine | None = None) -> tuple[dict[str
             parents[stage.name] = fit.plan.result
             if fit.made:
                 changes[stage.name] = {change.field: change.value for change in fit.made}
-            said.append(_sentence(stage.name, gigabytes(fit.plan.peak_bytes), gigabytes(budget), fit.fits, fit.changes))
+            said.append(_sentence(stage.name, gigabytes(fit.plan.peak_bytes), room(machine), fit.fits, fit.changes))
     except (ModelError, RecipeError) as error:
         said.append(f"Memory is not planned: {error}")
     return changes, said
 
 
 def _sentence(stage: str, peak: str, budget: str, fits: bool, changes: tuple[str, ...]) -> str:
-    needs = f"{stage} needs about {peak} of {budget}"
+    needs = f"{stage} needs about {peak} of the {budget}"
     with_changes = f" with {', '.join(changes)}" if changes else ""
     return f"{needs}{with_changes}." if fits else f"{needs}{with_changes}: it does not fit. Take a smaller model."

@@ -28,7 +28,7 @@ def plan(
 ) -> None:
     """Predict the peak memory, time and disk of a recipe, or of a pipeline's stages that are not cached.
 
-    No weights are loaded.
+    A pipeline's stages that do not fit are shown with the changes with which they do. No weights are loaded.
     """
     import json
 
@@ -41,7 +41,7 @@ def plan(
     with about("--fit"):
         budget = None if fit is None else bytes_of(fit)
     if is_pipeline(recipe_values(recipe)):
-        _pipeline(recipe, overrides, {"--fit": fit, "--method": method}, as_json)
+        _pipeline(recipe, overrides, method, budget, as_json)
         return
     name, made = _recipe(recipe, overrides, method)
     if budget is None:
@@ -55,7 +55,7 @@ def plan(
     echo("\n".join([*fitted.plan.lines(), "", *_fit_lines(fitted)]))
 
 
-def _pipeline(path: RecipePath, overrides: Overrides, of_recipes: dict[str, str | None], as_json: bool) -> None:
+def _pipeline(path: RecipePath, overrides: Overrides, method: str | None, budget: int | None, as_json: bool) -> None:
     """Show a pipeline's stages, cached or to run, with their plans."""
     import json
 
@@ -63,11 +63,10 @@ def _pipeline(path: RecipePath, overrides: Overrides, of_recipes: dict[str, str 
     from prefine.pipeline.planned import plan_json, plan_lines, plan_pipeline
     from prefine.recipe.pipeline import load_pipeline
 
-    for option, value in of_recipes.items():
-        if value is not None:
-            raise RecipeError(f"{path} is a pipeline", "Give it with the recipe of one stage.", field=option)
-    planned = plan_pipeline(load_pipeline(path, overrides))
-    for line in [json.dumps(plan_json(planned), indent=2)] if as_json else plan_lines(planned):
+    if method is not None:
+        raise RecipeError(f"{path} is a pipeline", "Give it with the recipe of one stage.", field="--method")
+    planned = plan_pipeline(load_pipeline(path, overrides), budget)
+    for line in [json.dumps(plan_json(planned), indent=2)] if as_json else plan_lines(planned, budget):
         echo(visible(line))
 
 
@@ -87,6 +86,7 @@ def _recipe(path: RecipePath, overrides: Overrides, method: str | None) -> tuple
 
 
 def _fit_lines(found: Fit) -> list[str]:
+    from prefine.planning.fit import as_options
     from prefine.planning.plan import gigabytes
 
     budget, before = gigabytes(found.budget), gigabytes(found.before.peak_bytes)
@@ -97,10 +97,9 @@ def _fit_lines(found: Fit) -> list[str]:
             else [f"it needs {before}, and no change was found that saves memory"]
         )
     peak = gigabytes(found.plan.peak_bytes)
-    settings = " ".join(f"--set '{text}'" if " " in text or "{" in text else f"--set {text}" for text in found.changes)
     said = (
         f"to fit {budget} ({before} as it is): {peak} with"
         if found.fits
         else f"nothing fits {budget}; the least found is {peak} with"
     )
-    return [said, f"  {settings}", *(f"  {change.field}: {change.costs}" for change in found.made)]
+    return [said, f"  {as_options(found.changes)}", *(f"  {change.field}: {change.costs}" for change in found.made)]

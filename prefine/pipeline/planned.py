@@ -1,4 +1,7 @@
-"""What a pipeline is going to cost: its stages cached or to run, with time, peak memory and disk of those to run."""
+"""What a pipeline is going to cost: its stages cached or to run, with time, peak memory and disk of those to run.
+
+Where a stage does not fit into memory, the cheapest changes with which it does are found, as settings of the pipeline.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from prefine.formatting import MISSING, duration, plural
 from prefine.pipeline.records import PipelineRecords
 from prefine.pipeline.standing import StageStanding, chosen, standings
 from prefine.pipeline.view import standing_lines
+from prefine.planning.fit import Fit, as_options, fit_stage
+from prefine.planning.machine import machine_for
 from prefine.planning.model_facts import ModelFacts
-from prefine.planning.plan import StagePlan, gigabytes, plan_stage
+from prefine.planning.plan import StagePlan, gigabytes, plan_stage, room
 from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.stage import StageRecipe
 
@@ -23,17 +28,33 @@ class PlannedStage:
 
     Attributes:
         standing: whether it is cached, and why.
-        plan: None for a stage that does not train, or that cannot be planned.
-        why_not: why it cannot.
+        plan: as the pipeline is, after the changes that earlier stages need; None for a stage that does not train, or
+            that cannot be planned.
+        fit: how it fits into memory; None for a stage that does not run, or where the memory is not known.
+        why_not: why it cannot be planned.
     """
 
     standing: StageStanding
     plan: StagePlan | None
+    fit: Fit | None = None
     why_not: str = ""
 
+    @property
+    def changes(self) -> list[str]:
+        """What it needs to fit, as --set takes it."""
+        return [] if self.fit is None else [f"{self.prefix}{change}" for change in self.fit.changes]
 
-def plan_pipeline(pipeline: Pipeline) -> list[PlannedStage]:
+    @property
+    def prefix(self) -> str:
+        """Stands before its fields in a pipeline's settings."""
+        return f"stages.{self.standing.stage.name}."
+
+
+def plan_pipeline(pipeline: Pipeline, budget: int | None = None) -> list[PlannedStage]:
     """Every stage of a pipeline with its plan. Nothing is run, and no weights are loaded.
+
+    Args:
+        budget: bytes that each stage to run is to fit into; None for what its device has.
 
     Raises:
         DataError: a source does not exist.
@@ -46,17 +67,35 @@ def plan_pipeline(pipeline: Pipeline) -> list[PlannedStage]:
             found.append(PlannedStage(each, None))
             continue
         try:
-            plan = plan_stage(recipe, method=each.stage.method, parents=results)
+            planned = _planned(each, recipe, results, budget)
         except (ModelError, RecipeError) as error:
-            found.append(PlannedStage(each, None, error.problem))
+            found.append(PlannedStage(each, None, why_not=error.problem))
             continue
-        results[each.stage.name] = plan.result
-        found.append(PlannedStage(each, plan))
+        last = planned.plan if planned.fit is None else planned.fit.plan
+        if last is not None:
+            results[each.stage.name] = last.result
+        found.append(planned)
     return found
 
 
-def plan_lines(planned: Sequence[PlannedStage]) -> list[str]:
-    """For a terminal: where each stage stands; then time, memory and disk of those to run, and of all together."""
+def _planned(
+    standing: StageStanding, recipe: StageRecipe, parents: dict[str, ModelFacts], budget: int | None
+) -> PlannedStage:
+    method, machine = standing.stage.method, machine_for(recipe.model.device)
+    limit = machine.usable_bytes if budget is None else budget
+    if limit is None or not standing.runs:
+        return PlannedStage(standing, plan_stage(recipe, method=method, parents=parents, machine=machine))
+    fit = fit_stage(recipe, budget_bytes=limit, method=method, parents=parents, machine=machine)
+    return PlannedStage(standing, fit.before, fit)
+
+
+def plan_lines(planned: Sequence[PlannedStage], budget: int | None = None) -> list[str]:
+    """For a terminal: where each stage stands; time, memory and disk of those to run, and of all together; what to
+    change so that all fit.
+
+    Args:
+        budget: as it was given to `plan_pipeline`.
+    """
     lines = standing_lines([each.standing for each in planned])
     to_run = [each for each in planned if each.standing.runs]
     if not to_run:
@@ -68,13 +107,36 @@ def plan_lines(planned: Sequence[PlannedStage]) -> list[str]:
         if plan is None:
             lines.append(f"{name}  not planned{f': {each.why_not}' if each.why_not else ''}")
             continue
-        limit = plan.memory_limit
-        verdict = "" if limit is None or plan.fits(limit) else f", more than the {gigabytes(limit)} of this machine"
+        verdict = ""
+        if each.fit is not None and not plan.fits(each.fit.budget):
+            verdict = f", more than {_memory(plan, budget)}"
         lines.append(
             f"{name}  {duration(plan.seconds)}, peak {gigabytes(plan.peak_bytes)}{verdict}, "
             f"disk {gigabytes(plan.disk_bytes)}"
         )
-    return [*lines, _total(to_run)]
+    return [*lines, _total(to_run), *_fit_lines(to_run, budget)]
+
+
+def _memory(plan: StagePlan, budget: int | None) -> str:
+    return f"the {room(plan.machine)} of this machine" if budget is None else gigabytes(budget)
+
+
+def _fit_lines(to_run: Sequence[PlannedStage], budget: int | None) -> list[str]:
+    """The settings with which all stages fit, and what they cost; nothing where all fit this machine as they are."""
+    fits = [(each, each.fit) for each in to_run if each.fit is not None]
+    tight = [(each, fit) for each, fit in fits if not fit.before.fits(fit.budget)]
+    if not tight:
+        return [f"each planned stage fits {gigabytes(budget)} as it is"] if fits and budget is not None else []
+    changes = [change for each, _ in tight for change in each.changes]
+    lines = ["", "to fit:", f"  {as_options(changes)}"] if changes else [""]
+    for each, fit in tight:
+        name, peak = each.standing.stage.name, gigabytes(fit.plan.peak_bytes)
+        if fit.fits:
+            lines.append(f"  {name}: {peak} then")
+        else:
+            lines.append(f"  {name}: {peak} is the least found, which does not fit; take a smaller model")
+        lines += [f"    {each.prefix}{change.field}: {change.costs}" for change in fit.made]
+    return lines
 
 
 def _total(to_run: Sequence[PlannedStage]) -> str:
@@ -98,6 +160,7 @@ def plan_json(planned: Sequence[PlannedStage]) -> list[dict[str, Any]]:
             "state": each.standing.state,
             "why": each.standing.why,
             "plan": None if each.plan is None else each.plan.as_json(),
+            "fit": None if each.fit is None else each.fit.as_json(each.prefix),
         }
         for each in planned
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prefine.planning.activations import Forward, Head, TreeLengths, row_tokens
 from prefine.planning.stage_facts import StageFacts
-from prefine.planning.workload import Workload, typical_rows
+from prefine.planning.workload import Workload, mismatched, typical_rows
 
 # The share of the measured rate of large products that a whole step reaches, by device and bytes of a number: the rest
 # goes to smaller products, attention and what is no product. See docs/planning.md.
@@ -41,15 +41,18 @@ def duration(stage: StageFacts, workload: Workload) -> Duration | None:
         return None
     rate *= _EFFICIENCY[stage.machine.device, stage.itemsize]
     step = _update_seconds(stage, workload, rate) if stage.rl is not None else _step_seconds(stage, workload, rate)
+    step += _baseline_seconds(stage, workload, stage.rows_per_step, rate)
     if stage.steps is None:
         return Duration(step, None)
     every = stage.recipe.training.evaluate_every_steps
     evaluations = 2 + ((stage.steps - 1) // every if every else 0)
     total = _REST_S + stage.steps * step + evaluations * _evaluation_seconds(stage, workload, rate)
     total += 2 * _sample_seconds(stage, workload, rate)
-    if stage.method in ("dpo", "kto"):  # the reference's pass over all rows
+    if stage.has_reference:  # its pass over all rows, and over those that the baseline of each step will read
         rows = (workload.rows or 0) + (workload.heldout or 0)
         total += _forward_seconds(stage, workload.trees, rows, rate)
+        read = stage.steps * stage.rows_per_step + (workload.heldout or 0)
+        total += _baseline_seconds(stage, workload, read, rate)
     return Duration(step, total)
 
 
@@ -92,6 +95,14 @@ def _step_seconds(stage: StageFacts, workload: Workload, rate: float) -> float:
     return work * stage.rows_per_step / len(trees) / rate
 
 
+def _baseline_seconds(stage: StageFacts, workload: Workload, rows: int, rate: float) -> float:
+    """Forwards without gradients over so many prompts with the answers of others; 0 without a baseline."""
+    if not stage.has_baseline:
+        return 0.0
+    trees = mismatched(workload.trees, stage.recipe.data.max_length_tokens)
+    return _forward_seconds(stage, trees, rows, rate)
+
+
 def _forward_seconds(stage: StageFacts, trees: Sequence[TreeLengths], rows: int, rate: float) -> float:
     sample = typical_rows(trees, _ROWS)
     return inference_flops(stage.forward, sample, stage.head) * rows / len(sample) / rate
@@ -124,7 +135,8 @@ def generation_seconds(stage: StageFacts, sequences: int, slots: int, new_tokens
 def _evaluation_seconds(stage: StageFacts, workload: Workload, rate: float) -> float:
     """One evaluation on held-out rows; of PPO on answers to some of the held-out prompts."""
     if stage.rl is None:
-        return _forward_seconds(stage, workload.trees, workload.heldout or 0, rate)
+        rows = workload.heldout or 0
+        return _forward_seconds(stage, workload.trees, rows, rate) + _baseline_seconds(stage, workload, rows, rate)
     rollout = stage.rl.rollout
     prompts = min(rollout.heldout_prompts, workload.heldout or 0)
     if not prompts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,16 +71,25 @@ class Fit:
         """The changes as --set takes them."""
         return tuple(change.text for change in self.made)
 
-    def as_json(self) -> dict[str, Any]:
-        """For --json."""
+    def as_json(self, prefix: str = "") -> dict[str, Any]:
+        """For --json.
+
+        Args:
+            prefix: stands before each field, as in stages.NAME.
+        """
         return {
             "budget_bytes": self.budget,
             "fits": self.fits,
-            "changes": [{"set": change.text, "costs": change.costs} for change in self.made],
+            "changes": [{"set": prefix + change.text, "costs": change.costs} for change in self.made],
             "peak_bytes": self.plan.peak_bytes,
             "peak_moment": self.plan.peak.name,
             "seconds": self.plan.seconds,
         }
+
+
+def as_options(changes: Iterable[str]) -> str:
+    """Changes as options, to be pasted into a shell."""
+    return " ".join(f"--set {shlex.quote(text)}" for text in changes)
 
 
 def bytes_of(text: str) -> int:

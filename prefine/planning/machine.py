@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from time import perf_counter
 
 import torch
 
 from prefine.errors import ModelError
+from prefine.export.room import available_memory
 from prefine.models.forward.attention import choose_kernel, flash_attention_installed
 from prefine.models.loading.device import (
     choose_device,
@@ -36,6 +37,7 @@ class Machine:
         bandwidth: measured speed of reading memory, bytes/s; 0 likewise.
         packs: whether weights are packed a second time while text is generated (see fused.packed_weights).
         flash: whether FlashAttention is installed.
+        available_bytes: what a process can take of its memory now, within a container's limit; None if not known.
     """
 
     device: str
@@ -45,6 +47,12 @@ class Machine:
     bandwidth: float = 0.0
     packs: bool = False
     flash: bool = False
+    available_bytes: int | None = None
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """What a run can take: what is available, or all memory where that is not known; None for another machine's."""
+        return self.memory_bytes if self.available_bytes is None else self.available_bytes
 
     def kernel(self, dtype: str) -> str:
         """The attention kernel for a compute type."""
@@ -67,7 +75,7 @@ def machine_for(asked: str, *, measured: bool = True) -> Machine:
         if kind not in _ELSEWHERE:
             raise
         return Machine(kind, _ELSEWHERE[kind])
-    return _this_machine(device, measured)
+    return replace(_this_machine(device, measured), available_bytes=_available(device))
 
 
 @lru_cache(maxsize=4)
@@ -76,12 +84,20 @@ def _this_machine(device: torch.device, measured: bool) -> Machine:
     return Machine(
         device.type,
         str(dtype).removeprefix("torch."),
-        int(device_report(device)["memory_total_gb"] * 1e9),
-        matmul_rates(device) if measured else {},
-        _bandwidth(device) if measured else 0.0,
+        round(device_report(device)["memory_total_gb"] * 1e9),
+        gflops=matmul_rates(device) if measured else {},
+        bandwidth=_bandwidth(device) if measured else 0.0,
         packs=multiplies_bfloat16(device),
         flash=flash_attention_installed(),
     )
+
+
+def _available(device: torch.device) -> int:
+    """Bytes that are free now: of a GPU its own, else the machine's within the limits of its control groups."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of torch's allocator
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return available_memory()
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from prefine.generation.slot_forward import SlotForward
@@ -12,7 +12,7 @@ from prefine.models.scoring.packed_scorer import MAX_TOKENS
 from prefine.planning.activations import TreeLengths, inference_bytes, step_bytes
 from prefine.planning.other_models import other_models_bytes, other_models_why
 from prefine.planning.stage_facts import StageFacts
-from prefine.planning.workload import Workload, largest_microbatch, microbatch_count
+from prefine.planning.workload import Workload, largest_microbatch, microbatch_count, mismatched
 
 # Resident memory of a process that has imported what a run needs, before it loads a model, and of one that has loaded
 # and probed it, read its data and compiled kernels. Measured on Linux, x86-64, torch 2.13: see docs/planning.md.
@@ -74,6 +74,8 @@ def moments(stage: StageFacts, workload: Workload) -> tuple[Moment, ...]:
     if (loading := _loading(stage)) is not None:
         found.append(loading)
     found.append(Moment("optimiser step", (*held, *learned, _gradients(stage))))
+    if stage.has_baseline:
+        found.append(Moment("baseline", (*held, *learned, _baseline(stage, workload))))
     if stage.generates:
         found.append(Moment("generation", (*held, *learned, *_generation(stage, workload))))
     if stage.rl is not None:
@@ -116,7 +118,8 @@ def _held(stage: StageFacts, workload: Workload) -> list[Term]:
             Term(
                 "adapters",
                 stage.adapter_parameters * _FP32,
-                f"rank {stage.rank} on {len(stage.targets)} layers, float32",
+                f"rank {stage.rank} on {len(stage.targets)} layers, float32"
+                + (", half of which holds the start" if stage.on_principal else ""),
             )
         )
     if others := other_models_bytes(stage):
@@ -209,7 +212,7 @@ def _generation(stage: StageFacts, workload: Workload) -> list[Term]:
         Term("new tokens", max(row, logits), f"a row of up to {ROW_TOKENS:,} prompt tokens, or {slots} rows of logits"),
     ]
     packed = (a.linear_parameters + a.vocabulary * a.hidden) * b
-    free = stage.machine.memory_bytes or 0
+    free = stage.machine.usable_bytes or 0
     if stage.machine.packs and b < _FP32 and not stage.all_weights and packed < free * _SHARE_FOR_PACKING:
         found.append(Term("packed weights", packed, "a second copy in the layout of bfloat16 products"))
     return found
@@ -221,6 +224,17 @@ def _scoring(stage: StageFacts, workload: Workload) -> Term:
     trees = largest_microbatch(workload.trees, stage.recipe.training.batch_size, MAX_TOKENS, workload.shared)
     scored = inference_bytes(stage.forward, trees, None)
     return Term("answers", max(measured, scored), "one layer at a time, over the largest microbatch")
+
+
+def _baseline(stage: StageFacts, workload: Workload) -> Term:
+    """A forward without gradients over prompts with the answers of others: at worst each with the longest one."""
+    training = stage.recipe.training
+    longest = max(workload.trees, key=lambda tree: sum(tree.answers)).answers
+    paired = [replace(tree, answers=longest) for tree in workload.trees]
+    trees = mismatched(paired, stage.recipe.data.max_length_tokens)
+    chosen = largest_microbatch(trees, stage.rows_per_step, training.max_tokens_per_microbatch, workload.shared)
+    size = inference_bytes(stage.forward, chosen, stage.head)
+    return Term("answers of others", size, "one layer at a time, over the largest microbatch")
 
 
 def _with_unused(moment: Moment) -> Moment:

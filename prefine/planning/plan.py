@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefine.errors import DataError, ModelError, TemplateError
+from prefine.formatting import MISSING
 from prefine.formatting import duration as in_words
 from prefine.planning.duration import Duration, duration
 from prefine.planning.machine import Machine, machine_for
@@ -25,26 +26,35 @@ class StagePlan:
 
     Attributes:
         method: sft, reward, dpo, ppo, …
-        device, dtype: where it computes, and in which number type.
+        machine: where it computes.
+        dtype: in which number type.
         moments: of its run, each with its terms; the first is a training step.
         workload: the rows that were assumed.
         steps: of the run; None if not known.
         time: None where rates are not known.
         disk_bytes: of its checkpoints and its result.
-        memory_limit: memory of the device; None if it is not this machine's.
         result: the model that it will leave, for plans of later stages.
     """
 
     method: str
-    device: str
+    machine: Machine
     dtype: str
     moments: tuple[Moment, ...]
     workload: Workload
     steps: int | None
     time: Duration | None
     disk_bytes: int
-    memory_limit: int | None
     result: ModelFacts
+
+    @property
+    def device(self) -> str:
+        """The type of the device."""
+        return self.machine.device
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes of the device's memory that a run can take; None if the device is not this machine's."""
+        return self.machine.usable_bytes
 
     @property
     def peak(self) -> Moment:
@@ -92,6 +102,7 @@ class StagePlan:
                 for moment in self.moments
             ],
             "memory_limit_bytes": self.memory_limit,
+            "memory_total_bytes": self.machine.memory_bytes,
             "fits": None if self.memory_limit is None else self.fits(self.memory_limit),
             "rows": self.workload.rows,
             "mean_row_tokens": self.workload.mean_tokens,
@@ -111,7 +122,7 @@ class StagePlan:
         found += [f"  other moments: {name}" for name in [self._others()] if name]
         if self.memory_limit is not None:
             verdict = "fits" if self.fits(self.memory_limit) else "does not fit"
-            found.append(f"  {verdict} the {gigabytes(self.memory_limit)} of this machine's {self.device}")
+            found.append(f"  {verdict} the {room(self.machine)} of this machine's {self.device}")
         found.append(f"rows: {self.workload.source}; {self.workload.mean_tokens:,.0f} tokens each on average")
         found.append(self._time_line())
         found.append(f"disk: {gigabytes(self.disk_bytes)} of checkpoints and result")
@@ -170,14 +181,13 @@ def planned(facts: StageFacts, workload: Workload) -> StagePlan:
     facts = StageFacts(facts.method, facts.recipe, facts.model, facts.rewards, facts.machine, cut.rows)
     return StagePlan(
         method=facts.method,
-        device=facts.machine.device,
+        machine=facts.machine,
         dtype=facts.dtype,
         moments=moments(facts, cut),
         workload=cut,
         steps=facts.steps,
         time=duration(facts, cut),
         disk_bytes=_disk(facts),
-        memory_limit=facts.machine.memory_bytes,
         result=_result(facts),
     )
 
@@ -209,6 +219,15 @@ def _result(facts: StageFacts) -> ModelFacts:
     if facts.all_weights:
         return ModelFacts(model.name, f"the result of {facts.recipe.run}", model.config, None, weight_bytes(facts))
     return ModelFacts(model.name, model.base, model.config, facts.adapter, model.file_bytes)
+
+
+def room(machine: Machine) -> str:
+    """The memory that a run can take, and of how much, in words."""
+    total, usable = machine.memory_bytes, machine.usable_bytes
+    if total is None or usable is None:
+        return MISSING
+    free = "" if total == usable else f"{gigabytes(usable)} that are free of the "
+    return f"{free}{gigabytes(total)}"
 
 
 def gigabytes(size: int) -> str:

@@ -14,6 +14,8 @@ from prefine.planning.activations import Forward, Head, Kernel
 from prefine.planning.architecture import Architecture, LinearShape
 from prefine.planning.machine import Machine
 from prefine.planning.model_facts import STAGE, AdapterFacts, ModelFacts
+from prefine.recipe.dpo import DpoRecipe
+from prefine.recipe.kto import KtoRecipe
 from prefine.recipe.registry import RECIPES
 from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.rl import PpoRecipe
@@ -63,7 +65,16 @@ class TrainedWeights:
         lora = self.recipe.lora
         if lora is None:
             return None
-        return AdapterFacts(lora.r, lora.targets if isinstance(lora.targets, str) else tuple(lora.targets))
+        rank = 2 * lora.r if self.on_principal else lora.r
+        return AdapterFacts(rank, lora.targets if isinstance(lora.targets, str) else tuple(lora.targets))
+
+    @property
+    def on_principal(self) -> bool:
+        """Whether a new adapter starts on principal components: it has twice the rank, and half of it holds the start.
+
+        The other half alone learns, but both are parameters, with gradients and moments (models/loading/pissa.py).
+        """
+        return self.model.adapter is None and self.recipe.lora is not None and self.recipe.lora.on_principal
 
     @property
     def all_weights(self) -> bool:
@@ -186,6 +197,18 @@ class StageFacts(TrainedWeights):
         if self.rows is None:
             return self.recipe.training.max_steps
         return total_steps(self.rows, self.recipe.training)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether log-probabilities of all rows under the reference are computed before the first step."""
+        if isinstance(self.recipe, DpoRecipe):
+            return self.recipe.dpo.loss != "simpo"
+        return isinstance(self.recipe, KtoRecipe)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether each step measures KTO's KL baseline, on its prompts with the answers of others."""
+        return isinstance(self.recipe, KtoRecipe) and self.recipe.kto.loss == "kto"
 
     @property
     def generates(self) -> bool:

@@ -21,7 +21,13 @@ from prefine.recipe.sections import DataSection
 from prefine.records import Demonstration, Preference, Prompt, Record, Vote
 
 # What each method's rows are read as; of those without an entry, as what they are.
-_READ_AS: dict[str, type[Record]] = {"sft": Demonstration, "dpo": Preference, "orpo": Preference, "ppo": Prompt}
+_READ_AS: dict[str, type[Record]] = {
+    "sft": Demonstration,
+    "dpo": Preference,
+    "orpo": Preference,
+    "kto": Vote,
+    "ppo": Prompt,
+}
 _ANSWERS = {"dpo": 2, "orpo": 2, "reward": 2, "ppo": 0}
 _TOKENIZED = 400
 
@@ -154,6 +160,14 @@ def largest_microbatch(
         return tuple(taken)
     least = min(shared, *(tree.prompt - 1 for tree in taken))
     return tuple(replace(tree, shared=max(0, least)) for tree in taken)
+
+
+def mismatched(trees: Sequence[TreeLengths], most: int) -> tuple[TreeLengths, ...]:
+    """Each prompt with the answer of the row before, cut to `most` tokens, as KTO's baseline has them."""
+    return tuple(
+        replace(tree, answers=(min(trees[place - 1].answers[0], max(1, most - tree.prompt)),))
+        for place, tree in enumerate(trees)
+    )
 
 
 def microbatch_count(trees: Sequence[TreeLengths], count: int, budget: int) -> int:

@@ -34,7 +34,7 @@ def test_what_fits_is_not_changed() -> None:
     changes, said = fitted(pipeline(), GPU)
     assert changes == {}
     assert [sentence.split()[0] for sentence in said] == ["sft", "dpo"]
-    assert said[0].endswith("of 80.00 GB.")
+    assert said[0].endswith("of the 80.00 GB.")
 
 
 @pytest.mark.usefixtures("big")
@@ -47,6 +47,13 @@ def test_what_does_not_fit_gets_the_cheapest_change() -> None:
     assert again == {}
     for field, value in changes["dpo"].items():
         assert f"{field.rpartition('.')[2]}: {str(value).lower()}" in begun.text
+
+
+@pytest.mark.usefixtures("big")
+def test_memory_that_others_have_taken_does_not_count() -> None:
+    changes, said = fitted(pipeline(), replace(GPU, available_bytes=24 * GB))
+    assert changes == fitted(pipeline(), replace(GPU, memory_bytes=24 * GB))[0] != {}
+    assert "of the 24.00 GB that are free of the 80.00 GB with " in said[0]
 
 
 @pytest.mark.usefixtures("big")

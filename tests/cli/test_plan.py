@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 import prefine
 from prefine.cli.app import main
@@ -59,6 +61,28 @@ def test_a_change_that_fits_is_a_line_to_paste(recipe: Path, capsys: pytest.Capt
     _, out, _ = shown(capsys, str(recipe), "--fit", "8GB")
     assert "it fits 8.00 GB as it is" in out
     assert prefine.plan("dpo", recipe, fit="8GB").changes == ()
+
+
+def test_a_pipeline_gets_settings_of_its_stages(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prefine.pipeline.planned.machine_for", lambda asked: HERE)
+    dpo = {key: value for key, value in yaml.safe_load(recipe.read_text()).items() if key != "run"}
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(yaml.safe_dump({"folder": str(tmp_path / "all"), "stages": {"dpo": {"method": "dpo", **dpo}}}))
+    whole = prefine.plan("dpo", recipe).peak_bytes
+    budget = f"{(whole - 100_000) / 1e6}MB"
+    code, out, _ = shown(capsys, str(file), "--fit", budget)
+    assert code == 0
+    _, _, pasted = out.partition("to fit:\n")
+    words = shlex.split(pasted.splitlines()[0])
+    assert words[0] == "--set" and words[1].startswith("stages.dpo.")
+    _, out, _ = shown(capsys, str(file), *words, "--json")
+    assert json.loads(out)[0]["plan"]["peak_bytes"] < whole
+    _, out, _ = shown(capsys, str(file), "--fit", "8GB")
+    assert "each planned stage fits 8.00 GB as it is" in out
+    code, _, err = shown(capsys, str(file), "--method", "dpo")
+    assert code == 2 and "--method" in err
 
 
 def test_refusals_name_what_was_written(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

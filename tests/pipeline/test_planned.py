@@ -1,7 +1,12 @@
-"""A pipeline's plan: what is cached costs nothing; the stages to run have their time, memory and disk, and a sum."""
+"""A pipeline's plan: what is cached costs nothing; the stages to run have their time, memory and disk, and a sum.
+
+What does not fit gets settings of the pipeline with which it does.
+"""
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +15,11 @@ import pytest
 from prefine.errors import ModelError
 from prefine.pipeline import planned as module
 from prefine.pipeline.planned import plan_json, plan_lines, plan_pipeline
+from prefine.planning.fit import Fit
+from prefine.planning.machine import Machine
+from prefine.planning.model_facts import ModelFacts
 from tests.pipeline.fake import Desk
+from tests.planning.test_plan import BIG, GPU
 
 GB = 10**9
 
@@ -19,8 +28,9 @@ GB = 10**9
 def parents(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """Method -> the parents whose results its plan was given. A reward model cannot be planned."""
     seen: dict[str, list[str]] = {}
+    here = Machine("cpu", "float32", 2 * GB)
 
-    def plan(recipe: Any, *, method: str, parents: dict[str, str]) -> Any:
+    def plan(recipe: Any, *, method: str, parents: dict[str, str], machine: Machine) -> Any:
         seen[method] = list(parents)
         if method == "reward":
             raise ModelError("its architecture is not known", "Name another.")
@@ -30,13 +40,26 @@ def parents(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
             seconds=60.0 * size,
             peak_bytes=size * GB,
             disk_bytes=GB,
-            memory_limit=2 * GB,
+            machine=machine,
             fits=lambda limit: size * GB <= limit,
             as_json=lambda: {"peak_bytes": size * GB},
         )
 
+    def fit(recipe: Any, *, budget_bytes: int, **known: Any) -> Fit:
+        made = plan(recipe, **known)
+        return Fit(budget_bytes, made, made)
+
+    monkeypatch.setattr(module, "machine_for", lambda asked: here)
     monkeypatch.setattr(module, "plan_stage", plan)
+    monkeypatch.setattr(module, "fit_stage", fit)
     return seen
+
+
+@pytest.fixture
+def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model has 7 billion weights, and the machine a GPU of 80 GB of which 22 GB are free."""
+    monkeypatch.setattr(ModelFacts, "of", staticmethod(lambda name, revision=None: BIG))
+    monkeypatch.setattr(module, "machine_for", lambda asked: replace(GPU, available_bytes=22 * GB))
 
 
 def shown(desk: Desk, *overrides: str) -> list[str]:
@@ -51,8 +74,9 @@ def test_time_memory_and_disk_of_what_is_to_run(desk: Desk, parents: dict[str, l
     assert "reward  not planned: its architecture is not known" in lines
     dpo = next(line for line in lines if line.startswith("dpo ") and "peak" in line)
     assert "peak 3.00 GB, more than the 2.00 GB of this machine, disk 1.00 GB" in dpo
-    assert lines[-1].startswith("7 stages to run: 6 min")
-    assert lines[-1].endswith("peak 3.00 GB, disk 3.00 GB (without the 4 stages not planned)")
+    total = next(line for line in lines if line.startswith("7 stages to run: 6 min"))
+    assert total.endswith("peak 3.00 GB, disk 3.00 GB (without the 4 stages not planned)")
+    assert lines[-2:] == ["", "  dpo: 3.00 GB is the least found, which does not fit; take a smaller model"]
 
 
 def test_what_is_cached_costs_nothing(desk: Desk, parents: dict[str, list[str]]) -> None:
@@ -63,3 +87,43 @@ def test_what_is_cached_costs_nothing(desk: Desk, parents: dict[str, list[str]])
     found = {each["stage"]: each for each in plan_json(plan_pipeline(desk.pipeline()))}
     assert (found["dpo"]["state"], found["dpo"]["plan"]) == ("cached", {"peak_bytes": 3 * GB})
     assert found["reward"]["plan"] is None
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_what_does_not_fit_this_machine_gets_settings_that_do(desk: Desk) -> None:
+    """They are options of this command and of prefine run; with them every stage fits."""
+    lines = shown(desk)
+    assert any("more than the 22.00 GB that are free of the 80.00 GB of this machine" in line for line in lines)
+    pasted = shlex.split(lines[lines.index("to fit:") + 1])
+    settings = [word for word in pasted if word != "--set"]
+    assert settings and len(pasted) == 2 * len(settings)
+    assert {word.split(".")[1] for word in settings} >= {"sft", "dpo"}
+    again = shown(desk, *settings)
+    assert "to fit:" not in again and not any("more than" in line for line in again)
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_a_given_size_takes_the_place_of_the_machines(desk: Desk) -> None:
+    planned = plan_pipeline(desk.pipeline(), 79 * GB)
+    assert plan_lines(planned, 79 * GB)[-1] == "each planned stage fits 79.00 GB as it is"
+    found = {each["stage"]: each["fit"] for each in plan_json(plan_pipeline(desk.pipeline(), 12 * GB))}
+    assert found["sft"]["budget_bytes"] == 12 * GB and found["sft"]["fits"]
+    assert all(change["set"].startswith("stages.sft.") for change in found["sft"]["changes"])
+    assert found["better"] is None
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_later_stages_are_planned_with_the_changes_of_earlier_ones(desk: Desk) -> None:
+    """All weights of SFT become an adapter, which DPO trains further with its rank: no new adapter is counted."""
+    desk.values["stages"]["sft"]["lora"] = None
+    sft, _, dpo = plan_pipeline(desk.pipeline(), 30 * GB)[:3]
+    assert sft.fit is not None and "stages.sft.lora={}" in sft.changes
+    assert dpo.fit is not None and dpo.fit.before.result.adapter == sft.fit.plan.result.adapter
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_a_cached_stage_is_not_to_be_changed(desk: Desk) -> None:
+    desk.run()
+    planned = {each.standing.stage.name: each for each in plan_pipeline(desk.pipeline("stages.ppo.kl.coefficient=0.3"))}
+    assert planned["sft"].plan is not None and planned["sft"].fit is None
+    assert planned["ppo"].fit is not None

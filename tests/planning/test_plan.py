@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from prefine.planning.machine import Machine
 from prefine.planning.model_facts import AdapterFacts, ModelFacts
 from prefine.planning.plan import StagePlan, plan_stage
 from prefine.planning.workload import Workload
+from prefine.recipe.loading import load_recipe as load_values
+from prefine.recipe.registry import RECIPES
 from tests.planning.test_architecture import QWEN_7B
 from tests.training import tiny
 
@@ -113,6 +116,20 @@ def test_the_work_of_a_step_by_hand() -> None:
     linear, adapters = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18_944), 40_370_176
     expected = 5 * (4 * linear + 6 * adapters) + 28 * 12 * 15 * 3584 + 4 * 3 * 3584 * 152_064
     assert found.seconds_per_step == pytest.approx(expected)
+
+
+def test_the_reference_points_of_the_page_are_those_of_the_planner() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "planning.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\w+) \| ([^|]*)\| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    prompts = Workload(10_000, 500, (TreeLengths(200, ()),), "by hand")
+    parents = {"big": BIG, "reward": ModelFacts("reward", "big", QWEN_7B, AdapterFacts(16))}
+    for method, settings, peak, weights in rows:
+        made = load_values(None, ["model.name=stage:big", *re.findall("`(.*?)`", settings)], RECIPES[method])
+        workload = prompts if method == "ppo" else PAIRS
+        found = plan_stage(made, method=method, parents=parents, machine=GPU, workload=workload)
+        shown = f"{found.peak_bytes / 1e9:.1f}", f"{size(found, 'weights') / 1e9:.1f}"
+        assert shown == (peak, weights), (method, settings)
+    assert len(rows) == 6
 
 
 def test_rows_are_counted_in_the_data(tmp_path: Path) -> None:
