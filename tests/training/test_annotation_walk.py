@@ -116,4 +116,6 @@ def test_sixty_votes_teach_a_run_what_the_annotator_likes(
     run("annotate", "status", "evaluations/dpo-against-sft/project.db")
     said = capsys.readouterr().out
     assert wins > losses + 15, (wins, ties, losses)
-    assert "The candidate is runs/dpo, the baseline runs/sft. Judged by people, the candidate is better: it wins " in said
+    assert (
+        "The candidate is runs/dpo, the baseline runs/sft. Judged by people, the candidate is better: it wins " in said
+    )
