@@ -166,9 +166,10 @@ def export(
     Training reads the project itself, too: prefine dpo RECIPE --set data.train=project.db.
     """
     from prefine.annotation.project import ProjectReader
-    from prefine.cli.annotation_export import export_arena, export_csv, export_evals, export_rows
+    from prefine.cli.annotation_export import export_arena, export_csv, export_evals, export_rows, refuse_project
 
     reader = ProjectReader(project)
+    refuse_project(project, out)
     if to is AnnotationFormat.preferences:
         lines = export_rows(project, "preferences", out)
     elif to is AnnotationFormat.votes:

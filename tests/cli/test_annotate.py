@@ -117,6 +117,33 @@ def test_every_format_is_exported(pairs: str, capsys: pytest.CaptureFixture[str]
     assert "promptfoo eval -c promptfoo/promptfooconfig.yaml" in said
 
 
+@pytest.mark.parametrize("to", ["preferences", "votes", "arena", "csv", "openai-evals", "promptfoo"])
+@pytest.mark.parametrize("out", ["project.db", "link.db", "./project.db-wal", "project.db.sessions"])
+def test_no_export_is_written_over_the_project(
+    to: str, out: str, pairs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("import", pairs) == 0
+    judge("dpo", "dpo")
+    Path("link.db").symlink_to("project.db")
+    before = Path("project.db").read_bytes()
+    capsys.readouterr()
+    assert run("export", "--to", to, "--out", out) == 2
+    assert "is the project, or belongs to it, and would be lost" in capsys.readouterr().err
+    assert Path("project.db").read_bytes() == before
+
+
+def test_a_spreadsheet_replaces_no_file_with_content(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("import", pairs) == 0
+    judge("dpo")
+    Path("mine.csv").write_text("mine")
+    Path("empty.csv").touch()
+    capsys.readouterr()
+    assert run("export", "--to", "csv", "--out", "mine.csv") == 2
+    assert "a file with content is not replaced" in capsys.readouterr().err
+    assert Path("mine.csv").read_text() == "mine"
+    assert run("export", "--to", "csv", "--out", "empty.csv") == 0
+
+
 def test_status_shows_progress_and_what_the_votes_say(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("import", pairs, "--order", "given") == 0
     capsys.readouterr()
