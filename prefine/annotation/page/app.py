@@ -125,13 +125,13 @@ def _judging(project: Project, sessions: Sessions) -> APIRouter:
 
     @router.post("/undo")
     def undo(request: Request) -> Response:
-        """Take the latest vote back. `ballot` is what it said, for the page to show it again; null: there was none."""
+        """Take the latest vote back. `ballot` is what it said of `answers`, for the page to show it again; null: there was none."""
         vote = project.undo(sessions.required(request).name)
         if vote is None:
             return json_response({"ballot": None})
         said = vote.ballot
         fields = ("choice", "ranking", "text", "text_of", "strength", "note", "criteria", "seconds")
-        return json_response({"ballot": {name: getattr(said, name) for name in fields}})
+        return json_response({"ballot": {name: getattr(said, name) for name in fields}, "answers": vote.shown})
 
     @router.post("/pause")
     def pause(body: PauseBody, request: Request) -> Response:
