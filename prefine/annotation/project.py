@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, get_args
 
-from prefine.annotation.assignments import give_back, next_task
+from prefine.annotation.assignments import give_back, lease_of, next_task
 from prefine.annotation.database import PROJECT_FILE, read_settings, write_settings
 from prefine.annotation.items import insert_items, is_encodable, order_items, read_item, read_items
 from prefine.annotation.reading import read_judgements, read_progress, read_votes
@@ -25,6 +25,7 @@ from prefine.annotation.records import (
     Ballot,
     CastVote,
     HumanJudgement,
+    JudgedAnswer,
     Kind,
     Order,
     ProjectProgress,
@@ -88,6 +89,20 @@ class ProjectReader:
         """How far the project and each annotator are."""
         with self._reading() as connection:
             return read_progress(connection, read_settings(connection).overlap)
+
+    def shown(self, annotator: str, token: str) -> tuple[JudgedAnswer, ...]:
+        """The answers of the annotator's open task in the order shown; empty if its token is another.
+
+        Raises:
+            DataError: there is no such annotator.
+        """
+        with self._reading() as connection:
+            who, _ = _annotator(connection, annotator)
+            lease = lease_of(connection, who)
+            if lease is None or lease.token != token:
+                return ()
+            answers = {each.id: each for each in read_item(connection, lease.item).answers}
+            return tuple(answers[each] for each in lease.shown)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
@@ -10,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from prefine import __version__
 from prefine.annotation.page.access import Entrance
-from prefine.annotation.page.bodies import LinkBody, NameBody, PauseBody, VoteBody
+from prefine.annotation.page.bodies import LinkBody, NameBody, PauseBody, TaskBody, VoteBody
 from prefine.annotation.page.differences import differences
 from prefine.annotation.page.screens import Screens
 from prefine.annotation.project import Project
@@ -23,6 +24,8 @@ from prefine.web.json_body import JsonRoute
 from prefine.web.policy import AccessPolicy
 from prefine.web.sessions import Sessions
 from prefine.web.static_files import StaticFiles
+
+log = logging.getLogger("prefine")
 
 
 def create_app(
@@ -140,13 +143,14 @@ def _judging(project: Project, sessions: Sessions) -> APIRouter:
         return json_response({})
 
     @router.post("/differences")
-    def compared(request: Request) -> Response:
+    def compared(body: TaskBody, request: Request) -> Response:
         """The first two answers of the open task in parts, in the order shown; see `differences`."""
-        task = project.next_task(sessions.required(request).name)
-        if task is None or len(task.shown) < 2:
-            raise ApiError(409, "there are no two answers to compare; load the page again", code="no_task")
-        texts = {answer.id: answer.text for answer in task.item.answers}
-        return json_response({"parts": differences(*(texts[identifier] for identifier in task.shown[:2]))})
+        shown = project.shown(sessions.required(request).name, body.token)
+        if len(shown) < 2:
+            raise ApiError(
+                409, "this task is not open any more, or has no two answers; load the page again", code="no_task"
+            )
+        return json_response({"parts": differences(shown[0].text, shown[1].text)})
 
     return router
 
@@ -156,12 +160,16 @@ def _address(request: Request) -> str:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    """503: a full disk, a damaged file. With a field it is about what the client sent."""
+    """503: a full disk, a damaged file. With a field it is about what the client sent.
+
+    What happened goes to the log only: a path says which models are compared, and anybody may ask.
+    """
     if not isinstance(error, DataError | CheckpointError):
         raise error
     if error.field is not None:
         return refused_request(error).response()
-    message = error.lines[0]
+    log.error("%s", error.lines[0])
+    message = "the project cannot be used now; whoever opened this page finds the reason in its terminal"
     return ApiError(503, message, kind="server_error", code="project_unavailable").response()
 
 

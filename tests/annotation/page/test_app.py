@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,12 +98,32 @@ def test_no_model_or_run_is_sent_to_a_browser(tmp_path: Path, kind: Kind) -> Non
         anna.enter()
         page = anna.page()
         assert "Question 0?" in page and "one 0" in page
-        answers = [page, anna.ask("GET", "/link").text, anna.post("/api/differences").text]
+        answers = [page, anna.ask("GET", "/link").text, anna.post("/api/differences", {"token": task(page)[0]}).text]
         anna.post("/api/vote", ballot(page, choice="skip"))
         answers += [anna.post("/api/undo").text, anna.post("/api/pause", {"paused": True}).text, anna.page()]
         for text in answers:
             assert not any(name in text for name in MODELS) and "runs/" not in text
             assert "sft" not in text.lower()
+
+
+def test_a_project_that_cannot_be_read_says_no_path_to_a_browser(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / f"{MODELS[0]}-against-{MODELS[1]}"
+    folder.mkdir()
+    with project_of(folder, "compare") as project:
+        anna = client(project)
+        anna.enter()
+        body = ballot(anna.page())
+        nobody = client(project)
+        with contextlib.closing(sqlite3.connect(folder / "compare.db")) as other:
+            other.execute("DROP TABLE settings")
+        answers = [nobody.ask("GET", "/"), nobody.ask("GET", "/link"), anna.post("/api/vote", body)]
+    assert [answer.status_code for answer in answers] == [503] * 3
+    for answer in answers:
+        assert not any(name in answer.text for name in MODELS) and str(tmp_path) not in answer.text
+        assert "sft" not in answer.text and answer.json()["error"]["code"] == "project_unavailable"
+    assert str(folder / "compare.db") in caplog.text
 
 
 def test_every_response_has_the_security_headers(project: Project) -> None:
@@ -151,7 +173,7 @@ def test_nothing_is_changed_without_a_session_and_its_token(project: Project) ->
         ("/api/vote", body),
         ("/api/undo", {}),
         ("/api/pause", {"paused": True}),
-        ("/api/differences", {}),
+        ("/api/differences", {"token": body["token"]}),
         ("/api/leave", {}),
     ]
     for path, said in changes:
@@ -220,6 +242,22 @@ def test_pausing_and_coming_to_the_end(project: Project) -> None:
     assert "Nothing left to judge" in (page := anna.page()) and "<strong>2</strong> items" in page
     anna.post("/api/leave")
     assert 'id="enter"' in anna.page()
+
+
+def test_what_differs_is_shown_of_the_open_task_only(project: Project) -> None:
+    anna = client(project)
+    anna.enter()
+    token, ids = task(page := anna.page())
+    texts = {answer.id: answer.text for each in project.items() for answer in each.answers}
+    parts = anna.post("/api/differences", {"token": token}).json()["parts"]
+    assert ["".join(text for text, _ in side) for side in parts] == [texts[each] for each in ids]
+    anna.post("/api/vote", ballot(page))
+    assert code(anna.post("/api/differences", {"token": token})) == (409, "no_task")
+    newer = task(anna.page())[0]
+    assert code(anna.post("/api/differences", {"token": token})) == (409, "no_task")
+    assert anna.post("/api/differences", {"token": newer}).status_code == 200
+    anna.post("/api/pause", {"paused": True})
+    assert code(anna.post("/api/differences", {"token": newer})) == (409, "no_task")
 
 
 def test_two_annotators_judge_different_items(project: Project) -> None:

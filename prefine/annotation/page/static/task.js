@@ -190,7 +190,7 @@ const pressable = (choice) => () => choices.find((button) => button.dataset.choi
 const ofKind = {
   compare: {
     a: pressable(first), ArrowLeft: pressable(first), b: pressable(second), ArrowRight: pressable(second),
-    t: pressable("tie"), "=": pressable("tie"), x: pressable("both_bad"), d: () => toggleDifferences(cards, editing),
+    t: pressable("tie"), "=": pressable("tie"), x: pressable("both_bad"), d: () => toggleDifferences(token, cards, editing),
     1: () => details.strength("1"), 2: () => details.strength("2"), 3: () => details.strength("3"),
   },
   rank: {
@@ -230,7 +230,7 @@ wireButton("pause", "pause", pause);
 wireButton("open-keys", "keys", () => openDialog("keys"));
 wireButton("open-instructions", "instructions", () => openDialog("instructions"));
 wireButton("toggle-options", "details", () => details.toggle(), "Details");
-wireButton("differences", "differences", () => toggleDifferences(cards, editing), "Differences");
+wireButton("differences", "differences", () => toggleDifferences(token, cards, editing), "Differences");
 const fit = kind === "rewrite" ? wireRewriting() : () => {};
 restore();
 fit();
