@@ -97,8 +97,8 @@ def _verdicts(
     for each in judgements:
         if each.criterion == criterion and not each.repeat:
             last[each.item] = max(each.at, last.get(each.item, each.at))
-    for unit in sorted(between(judgements, candidate, baseline, criterion), key=lambda unit: last[unit.item]):
-        yield len(unit.values), winner_of(unit, candidate, baseline)
+    for units in sorted(between(judgements, candidate, baseline, criterion), key=lambda units: last[units[0].item]):
+        yield len({name for unit in units for name in unit.values}), winner_of(units, candidate, baseline)
 
 
 def _log_evidence(wins: float, losses: float) -> float:

@@ -214,7 +214,7 @@ def _holds_rows(partial: Path) -> RecipeError:
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse a file with content. A file of rows has no mark of its writer, so none is replaced but an empty one (mktemp).
+    """Refuse a file with content: it has no mark of its writer, so none is replaced but an empty one (mktemp).
 
     Raises:
         RecipeError: there is such a file.

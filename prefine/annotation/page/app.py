@@ -128,7 +128,7 @@ def _judging(project: Project, sessions: Sessions) -> APIRouter:
 
     @router.post("/undo")
     def undo(request: Request) -> Response:
-        """Take the latest vote back. `ballot` is what it said of `answers`, for the page to show it again; null: there was none."""
+        """Take the latest vote back. `ballot` is what it said of `answers`, to be shown again; null: there was none."""
         vote = project.undo(sessions.required(request).name)
         if vote is None:
             return json_response({"ballot": None})

@@ -53,9 +53,7 @@ def _common(left: Sequence[str], right: Sequence[str]) -> tuple[set[int], set[in
     return found
 
 
-def _path(
-    left: Sequence[str], right: Sequence[str], best: Any, weights: Sequence[int]
-) -> Iterator[tuple[int, int]]:
+def _path(left: Sequence[str], right: Sequence[str], best: Any, weights: Sequence[int]) -> Iterator[tuple[int, int]]:
     """The places of the same words, from the end; neighbours stay neighbours where that costs nothing."""
     row, column = len(left), len(right)
     while row and column:
