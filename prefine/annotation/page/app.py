@@ -40,9 +40,10 @@ def create_app(
         sessions_path: see Sessions.
     """
     app = FastAPI(title="prefine annotate", version=__version__, docs_url=None, redoc_url=None)
-    sessions = Sessions(sessions_path)
+    entrance = Entrance(project, password)
+    sessions = Sessions(sessions_path, lets_in=entrance.lets_in)
     app.include_router(_pages(project, sessions, password is not None))
-    app.include_router(_entering(Entrance(project, password), sessions))
+    app.include_router(_entering(entrance, sessions))
     app.include_router(_judging(project, sessions))
     install_handlers(app)
     for kind in (DataError, CheckpointError):
@@ -96,15 +97,15 @@ def _entering(entrance: Entrance, sessions: Sessions) -> APIRouter:
     @router.post("/link")
     def by_link(body: LinkBody, request: Request) -> Response:
         """Begin the session of a personal link's owner."""
-        name = entrance.by_link(body.token)
-        sessions.begin(name, request, response := json_response({}))
+        name, opened_by = entrance.by_link(body.token)
+        sessions.begin(name, request, response := json_response({}), opened_by)
         return response
 
     @router.post("/enter")
     def by_name(body: NameBody, request: Request) -> Response:
         """Begin a session with a name, and the password if there is one."""
-        name = entrance.by_name(" ".join(body.name.split()), body.password, _address(request))
-        sessions.begin(name, request, response := json_response({}))
+        name, opened_by = entrance.by_name(" ".join(body.name.split()), body.password, _address(request))
+        sessions.begin(name, request, response := json_response({}), opened_by)
         return response
 
     @router.post("/leave")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from prefine.annotation.page.app import create_app
-from prefine.annotation.project import Project
+from prefine.annotation.project import Project, ProjectReader
 from prefine.annotation.records import Kind, ProjectSettings
 from prefine.web.guard import SECURITY_HEADERS
 from prefine.web.policy import session_policy
@@ -141,7 +141,10 @@ def test_a_personal_link_lets_its_owner_in_until_there_is_a_newer_one(project: P
     anna = client(project, "secret words")
     assert anna.post("/api/link", {"token": token}).status_code == 200
     assert "Question 0?" in anna.page()
+    body = ballot(anna.page())
     newer = project.annotator("anna")
+    assert code(anna.post("/api/vote", body)) == (401, "no_session")
+    assert 'id="password"' in anna.page()
     assert code(client(project).post("/api/link", {"token": token})) == (401, "not_let_in")
     assert client(project).post("/api/link", {"token": newer}).status_code == 200
 
@@ -155,6 +158,26 @@ def test_a_password_is_asked_for_and_guessing_it_takes_long(project: Project) ->
     assert code(response) == (429, "too_many_attempts") and response.headers["retry-after"] == "1"
     assert project.progress().annotators == ()
     assert client(project, "secret words").enter(password="secret words").status_code == 200
+
+
+@pytest.mark.parametrize("newer", ["other words", None])
+def test_a_changed_password_ends_the_sessions_that_it_began(
+    newer: str | None, tmp_path: Path, project: Project
+) -> None:
+    def opened(password: str | None) -> Browser:
+        policy = session_policy("127.0.0.1", password)
+        return Browser(create_app(project, policy, password, tmp_path / "sessions.json"))
+
+    anna = opened("secret words")
+    anna.enter(password="secret words")
+    ben = opened("secret words")
+    ben.post("/api/link", {"token": project.annotator("ben")})
+    assert "secret words" not in (tmp_path / "sessions.json").read_text()
+    for password, answers in (("secret words", True), (newer, False)):
+        again, linked = opened(password), opened(password)
+        again.cookies, linked.cookies = anna.cookies, ben.cookies
+        assert ('class="answer"' in again.page()) == answers
+        assert 'class="answer"' in linked.page()
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\x00b", "a\u202eb", "x" * 61])
@@ -231,7 +254,8 @@ def test_a_ballot_that_is_not_allowed_is_refused(project: Project, said: dict[st
     assert not list(project.votes())
 
 
-def test_pausing_and_coming_to_the_end(project: Project) -> None:
+def test_pausing_and_coming_to_the_end(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ProjectReader, "progress")  # which reads all votes
     anna = client(project)
     anna.enter()
     assert anna.post("/api/pause", {"paused": True}).status_code == 200
