@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,13 @@ class SqliteFile:
         """Of the newest tables."""
         return len(self.migrations)
 
-    def open_for_writing(self, path: Path) -> sqlite3.Connection:
+    def open_for_writing(
+        self, path: Path, begin: Callable[[sqlite3.Connection], None] = lambda connection: None
+    ) -> sqlite3.Connection:
         """The database at `path`, made if there is none, brought to the newest version. Threads may use it in turns.
+
+        Args:
+            begin: called with the newest tables, in the transaction that makes them.
 
         Raises:
             DataError: a file of that name is something else, or was written by a later release.
@@ -68,7 +73,7 @@ class SqliteFile:
                 connection.execute("PRAGMA foreign_keys = ON")
                 for pragma in self.pragmas:
                     connection.execute(f"PRAGMA {pragma}")
-                self._migrate(connection, path)
+                self._migrate(connection, path, begin)
                 connection.execute("PRAGMA journal_mode = WAL")
             except BaseException:
                 connection.close()
@@ -167,7 +172,7 @@ class SqliteFile:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _migrate(self, connection: sqlite3.Connection, path: Path) -> None:
+    def _migrate(self, connection: sqlite3.Connection, path: Path, begin: Callable[[sqlite3.Connection], None]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         self._require_version(version, path)
@@ -175,6 +180,7 @@ class SqliteFile:
         for migration in self.migrations[version:]:
             for statement in _statements(migration):
                 connection.execute(statement)
+        begin(connection)
         connection.execute(f"PRAGMA application_id = {self.application_id}")
         connection.execute(f"PRAGMA user_version = {self.version}")
         connection.execute("COMMIT")

@@ -110,7 +110,7 @@ def agreement_of_pairs(
             tables = np.array([np.outer(*(_one(unit.values[name]) for name in pair)) for unit in common])
             items = _by_item(common, tables)
             value, interval = _with_interval(items, lambda tables: _kappa(tables, "linear"))
-            found[pair] = _in_words(_KAPPA, " and ".join(pair), value, interval, len(items), 2 * len(common))
+            found[pair] = _in_words(_KAPPA, " and ".join(pair), value, interval, len(items), 2 * len(items))
     return found
 
 
@@ -132,7 +132,8 @@ def _alpha_of(units: Sequence[Rated], who: str, of: str | None = None) -> Agreem
         added = crossed + crossed.transpose(0, 2, 1)
     items = _by_item(several, added)
     value, interval = _with_interval(items, lambda sums: _alpha(sums, "ordinal", _VALUES))
-    return _in_words(_ALPHA, who, value, interval, len(items), int(counts.sum()), others=of is not None)
+    votes = len({(unit.item, name) for unit in several for name in unit.values})  # a ranking is one, of several pairs
+    return _in_words(_ALPHA, who, value, interval, len(items), votes, others=of is not None)
 
 
 def _with_interval(items: Any, coefficient: Callable[[Any], Any]) -> tuple[float | None, Interval | None]:

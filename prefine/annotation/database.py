@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prefine.annotation.records import ProjectSettings
+from prefine.errors import DataError
 from prefine.sqlite_file import SqliteFile
 
 # MIGRATIONS[n] brings version n to n + 1. One that was released never changes.
@@ -121,12 +122,28 @@ is_project = PROJECT_FILE.is_one
 
 
 def read_settings(connection: sqlite3.Connection) -> ProjectSettings:
-    """The project's settings."""
-    (value,) = connection.execute("SELECT value FROM settings").fetchone()
-    found: dict[str, Any] = json.loads(value)
+    """The project's settings.
+
+    Raises:
+        DataError: it has none: an earlier release was killed while it made the project.
+    """
+    row = connection.execute("SELECT value FROM settings").fetchone()
+    if row is None:
+        raise DataError("the project was not finished when it was made", "Make it with the same command again.")
+    found: dict[str, Any] = json.loads(row[0])
     return ProjectSettings(**{**found, "criteria": tuple(found["criteria"])})
 
 
+def has_settings(connection: sqlite3.Connection) -> bool:
+    """Whether the project was finished when it was made."""
+    return connection.execute("SELECT 1 FROM settings").fetchone() is not None
+
+
+def insert_settings(connection: sqlite3.Connection, settings: ProjectSettings) -> None:
+    """Write the settings of a new project. In a transaction of the caller's."""
+    connection.execute("INSERT INTO settings VALUES (1, ?)", (json.dumps(asdict(settings)),))
+
+
 def write_settings(connection: sqlite3.Connection, settings: ProjectSettings) -> None:
-    """Write the settings. In a transaction of the caller's."""
-    connection.execute("INSERT OR REPLACE INTO settings VALUES (1, ?)", (json.dumps(asdict(settings)),))
+    """Write other settings. In a transaction of the caller's."""
+    connection.execute("UPDATE settings SET value = ?", (json.dumps(asdict(settings)),))

@@ -22,6 +22,7 @@ from prefine.exchange.cases import Suite, suite_of_records
 from prefine.records import Message, Preference
 from prefine.runs.atomic import write_text
 
+_OF_A_PREFERENCE = ("prompt", "chosen", "rejected", "id", "tie")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -97,6 +98,7 @@ def battles(path: Path) -> Suite:
                 rejected=value["rejected"][0]["content"],
                 id=value["id"],
                 tie=value.get("tie", False),
+                extra={name: column for name, column in value.items() if name not in _OF_A_PREFERENCE},
             )
 
     suite = suite_of_records(records())
@@ -110,15 +112,14 @@ def write_csv(project: ProjectReader, path: Path) -> int:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    most = max((len(item.answers) for item in project.items()), default=ANSWERS[project.settings.kind][1])
-    criteria = project.settings.criteria
+    settings = project.settings
     text = io.StringIO()
-    writer = csv.DictWriter(text, _columns(most, criteria), lineterminator="\r\n")
+    columns = _columns(ANSWERS[settings.kind][1], settings.criteria)
+    writer = csv.DictWriter(text, columns, lineterminator="\r\n")
     writer.writeheader()
     count = 0
-    for vote in project.votes():
-        item = project.item(vote.item)
-        writer.writerow({name: _cell(value) for name, value in _line(vote, item, criteria).items()})
+    for vote, item in project.votes_with_items():
+        writer.writerow({name: _cell(value) for name, value in _line(vote, item, settings.criteria).items()})
         count += 1
     # Excel takes a file for UTF-8 only with this mark.
     write_text(path, "\ufeff" + text.getvalue())

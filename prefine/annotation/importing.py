@@ -12,6 +12,7 @@ Which it is, the rows say:
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -82,9 +83,11 @@ def items_of_comparison(rows: Iterable[AnswerRow], candidate: str, baseline: str
     """The items of an evaluation's answers.jsonl.
 
     Args:
-        candidate, baseline: the models' names, which are also their runs.
+        candidate, baseline: the models' names, which are also their runs. `./runs/dpo/` is `runs/dpo`, so that the
+            same comparison adds nothing, however it is typed.
     """
     found = ImportedItems()
+    names = [name if "://" in name else os.path.normpath(name) for name in (candidate, baseline)]
     for row in rows:
         turns = _turns([_told(turn) for turn in row.prompt])
         if turns is None:
@@ -92,7 +95,7 @@ def items_of_comparison(rows: Iterable[AnswerRow], candidate: str, baseline: str
             continue
         answers = tuple(
             JudgedAnswer("", side.text, name, name)
-            for name, side in ((candidate, row.candidate), (baseline, row.baseline))
+            for name, side in zip(names, (row.candidate, row.baseline), strict=True)
         )
         found.items.append(AnnotationItem(0, row.id, turns, row.category, answers))
     found.items = [*_fitting(found.items, kind, found.left_out)]

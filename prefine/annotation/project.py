@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, get_args
 
-from prefine.annotation.assignments import give_back, next_task
-from prefine.annotation.database import PROJECT_FILE, read_settings, write_settings
+from prefine.annotation.assignments import give_back, lease_of, next_task
+from prefine.annotation.database import PROJECT_FILE, has_settings, insert_settings, read_settings, write_settings
 from prefine.annotation.items import insert_items, is_encodable, order_items, read_item, read_items
 from prefine.annotation.reading import read_judgements, read_progress, read_votes
 from prefine.annotation.records import (
@@ -25,6 +25,7 @@ from prefine.annotation.records import (
     Ballot,
     CastVote,
     HumanJudgement,
+    JudgedAnswer,
     Kind,
     Order,
     ProjectProgress,
@@ -84,10 +85,41 @@ class ProjectReader:
         with self._reading() as connection:
             return list(read_judgements(connection))
 
+    def votes_with_items(self) -> Iterator[tuple[CastVote, AnnotationItem]]:
+        """Current votes in the order of writing, each with its item; all as they are at one moment."""
+        with self._reading() as connection:
+            for vote in read_votes(connection):
+                yield vote, read_item(connection, vote.item)
+
+    def standing(self, annotator: str) -> tuple[bool, int]:
+        """Whether an annotator has paused, and how many current votes they have; it takes a look at one row.
+
+        Raises:
+            DataError: there is no such annotator.
+        """
+        with self._reading() as connection:
+            who, paused = _annotator(connection, annotator)
+            (done,) = connection.execute("SELECT done FROM annotators WHERE number = ?", (who,)).fetchone()
+            return paused, done
+
     def progress(self) -> ProjectProgress:
         """How far the project and each annotator are."""
         with self._reading() as connection:
             return read_progress(connection, read_settings(connection).overlap)
+
+    def shown(self, annotator: str, token: str) -> tuple[JudgedAnswer, ...]:
+        """The answers of the annotator's open task in the order shown; empty if its token is another.
+
+        Raises:
+            DataError: there is no such annotator.
+        """
+        with self._reading() as connection:
+            who, _ = _annotator(connection, annotator)
+            lease = lease_of(connection, who)
+            if lease is None or lease.token != token:
+                return ()
+            answers = {each.id: each for each in read_item(connection, lease.item).answers}
+            return tuple(answers[each] for each in lease.shown)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -126,14 +158,16 @@ class Project(ProjectReader):
         """
         require_settings(settings)
         require_writable(path)
-        if path.exists():
-            raise DataError(f"{path} exists already", "Go on with it (prefine annotate open), or choose another name.")
-        connection = PROJECT_FILE.open_for_writing(path)
-        try:
-            with PROJECT_FILE.transaction(connection, path, durable=True):
-                write_settings(connection, settings)
-        finally:
-            connection.close()
+        exists = DataError(f"{path} exists already", "Go on with it (prefine annotate open), or choose another name.")
+        if is_begun(path):
+            raise exists
+
+        def begin(connection: sqlite3.Connection) -> None:
+            if has_settings(connection):  # another process was faster
+                raise exists
+            insert_settings(connection, settings)
+
+        PROJECT_FILE.open_for_writing(path, begin).close()
         return cls(path)
 
     def __enter__(self) -> Self:
@@ -191,15 +225,13 @@ class Project(ProjectReader):
         self.join(name)
         token = secrets.token_urlsafe(24)
         with self._writing() as connection:
-            connection.execute("UPDATE annotators SET token_hash = ? WHERE name = ?", (_hash(token), name))
+            connection.execute("UPDATE annotators SET token_hash = ? WHERE name = ?", (hash_of_token(token), name))
         return token
 
-    def by_token(self, token: str) -> str | None:
-        """The annotator whose personal link has this token; None if nobody's has."""
+    def by_token(self, token_hash: bytes) -> str | None:
+        """The annotator whose personal link has the token of this `hash_of_token`; None if nobody's has."""
         with self._lock, PROJECT_FILE.errors(self.path):
-            row = self._connection.execute(
-                "SELECT name FROM annotators WHERE token_hash = ?", (_hash(token),)
-            ).fetchone()
+            row = self._connection.execute("SELECT name FROM annotators WHERE token_hash = ?", (token_hash,)).fetchone()
         return None if row is None else str(row[0])
 
     def join(self, name: str) -> None:
@@ -262,6 +294,19 @@ class Project(ProjectReader):
             yield connection
 
 
+def is_begun(path: Path) -> bool:
+    """Whether a file is at `path` that is more than what a kill leaves of a project that was being made.
+
+    That is an empty file; earlier releases left tables without settings, too.
+    """
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        return False
+    if not PROJECT_FILE.is_one(path):
+        return True
+    with PROJECT_FILE.opened_for_reading(path) as connection:
+        return has_settings(connection)
+
+
 def require_settings(settings: ProjectSettings) -> None:
     """Refuse settings that cannot be.
 
@@ -296,6 +341,6 @@ def _annotator(connection: sqlite3.Connection, name: str) -> tuple[int, bool]:
     return row[0], bool(row[1])
 
 
-def _hash(token: str) -> bytes:
-    """Tokens are random, so a fast hash is enough."""
+def hash_of_token(token: str) -> bytes:
+    """What is stored of a personal link. Tokens are random, so a fast hash is enough."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

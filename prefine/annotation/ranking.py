@@ -24,7 +24,7 @@ class Ranked:
         strength: log-odds; the mean of all models is 0. The chance that a model is preferred to another is
             1 / (1 + exp(other's strength - its strength)).
         interval: of the strength; None if there are too few items.
-        wins, ties, losses: votes.
+        wins, ties, losses: comparisons; a vote that ranks several answers gives several.
         below: the model in the next place; None for the last one.
         over_next: the chance that it is preferred to that model.
         over_next_interval: of that chance.
@@ -97,7 +97,7 @@ def ranking(judgements: Sequence[Judgement], criterion: str | None = None) -> Ra
     won, tied = _results(pairs, models, criterion)
     items = won + tied / 2
     wins = items.sum(axis=0)
-    votes = round(wins.sum())
+    votes = len({(each.item, each.annotator) for each in pairs})
     if reason := _why_not(wins, models):
         return Ranking((), len(items), votes, reason)
     strengths = _fit(wins)

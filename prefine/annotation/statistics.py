@@ -61,7 +61,8 @@ class Consistency:
 
     Attributes:
         annotator: None: all annotators together.
-        same: repeats with the same judgement as the first time. repeats: with a judgement both times.
+        same: repeats with the same judgement as the first time; a ranking is the same if all its pairs are.
+        repeats: votes on an item that was judged before.
     """
 
     annotator: str | None
@@ -81,6 +82,8 @@ class Consistency:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How often an annotator agrees with the majority of the others on the same item, beside all other annotators.
+
+    A ranking agrees if more than half of its pairs do.
 
     Attributes:
         agreed: with the majority of the others. judged: items on which the others have one.
@@ -148,35 +151,42 @@ def people_win_rate(
     criterion: str | None = None,
     lengths: Mapping[str, int] | None = None,
 ) -> WinRate:
-    """How often people preferred the candidate's answer. A pair of answers counts once, by the majority of its votes.
+    """How often people preferred the candidate's answer. An item counts once, by the majority of its votes.
+
+    If an item has several answers of a model, all pairs of the two models' answers are taken together.
 
     Args:
         candidate, baseline: models.
         lengths: of answers, by id, in any unit: for the win rate at equal length.
     """
-    units = between(judgements, candidate, baseline, criterion)
-    winners = [winner_of(unit, candidate, baseline) for unit in units]
+    items = between(judgements, candidate, baseline, criterion)
+    winners = [winner_of(units, candidate, baseline) for units in items]
     differences = []
     if lengths is not None:
         models = models_of(judgements)
-        for unit in units:
-            size = {models[answer]: lengths[answer] for answer in unit.answers}
-            differences.append(float(size[candidate] - size[baseline]))
+        for units in items:
+            sizes = [{models[answer]: lengths[answer] for answer in unit.answers} for unit in units]
+            differences.append(sum(size[candidate] - size[baseline] for size in sizes) / len(sizes))
     judge = "people" if criterion is None else f"people, {criterion}"
     return win_rate(judge, winners, differences)
 
 
 def between(
     judgements: Iterable[Judgement], candidate: str, baseline: str, criterion: str | None = None
-) -> list[Rated]:
-    """What annotators said of pairs of these two models' answers."""
+) -> list[list[Rated]]:
+    """What annotators said of pairs of these two models' answers, by item."""
     both = {candidate, baseline}
-    return rated([each for each in judgements if len(each.models) == 2 and set(each.models) == both], criterion)
+    found: dict[int, list[Rated]] = {}
+    pairs = [each for each in judgements if len(each.models) == 2 and set(each.models) == both]
+    for unit in rated(pairs, criterion):
+        found.setdefault(unit.item, []).append(unit)
+    return list(found.values())
 
 
-def winner_of(unit: Rated, candidate: str, baseline: str) -> Winner:
-    """Which side the votes on a pair favour; a tie if there are as many for each."""
-    balance = sum(value - 0.5 for value in unit.values.values()) * (1 if candidate < baseline else -1)
+def winner_of(units: Iterable[Rated], candidate: str, baseline: str) -> Winner:
+    """Which side the votes on an item's pairs favour; a tie if there are as many for each."""
+    balance = sum(value - 0.5 for unit in units for value in unit.values.values())
+    balance *= 1 if candidate < baseline else -1
     return "tie" if balance == 0 else "candidate" if balance > 0 else "baseline"
 
 
@@ -202,16 +212,17 @@ def side_bias(judgements: Sequence[Judgement]) -> list[SideBias]:
 def consistency(judgements: Sequence[Judgement]) -> list[Consistency]:
     """Of all annotators together, and of each."""
     before: dict[tuple[str, int, tuple[str, ...]], str] = {}
-    same: Counter[str] = Counter()
-    repeats: Counter[str] = Counter()
+    alike: dict[tuple[str, int], bool] = {}  # by annotator and vote: the pairs of a ranking are one observation
     whole = [each for each in judgements if each.criterion is None]
     for each in sorted(whole, key=lambda each: (each.repeat, each.at)):
         key = (each.annotator, each.item, tuple(sorted(each.answers)))
         if not each.repeat:
             before[key] = each.winner
         elif key in before:
-            repeats[each.annotator] += 1
-            same[each.annotator] += before[key] == each.winner
+            vote = (each.annotator, each.vote)
+            alike[vote] = alike.get(vote, True) and before[key] == each.winner
+    repeats = Counter(name for name, _ in alike)
+    same = Counter(name for (name, _), is_same in alike.items() if is_same)
     total = Consistency(None, same.total(), repeats.total(), _interval(same.total(), repeats.total()))
     names = sorted({each.annotator for each in judgements})
     return [total] + [
@@ -223,14 +234,14 @@ def standings(judgements: Sequence[Judgement], criterion: str | None = None) -> 
     """How each annotator stands beside the others. Items on which the others have no majority do not count."""
     from scipy.stats import fisher_exact
 
-    agreed: Counter[str] = Counter()
-    judged: Counter[str] = Counter()
+    pairs: dict[tuple[str, int], list[bool]] = {}  # those of an item are one observation
     for unit in rated(judgements, criterion):
         for name, value in unit.values.items():
             others = majority([other for who, other in unit.values.items() if who != name])
             if others is not None:
-                judged[name] += 1
-                agreed[name] += value == others
+                pairs.setdefault((name, unit.item), []).append(value == others)
+    judged = Counter(name for name, _ in pairs)
+    agreed = Counter(name for (name, _), found in pairs.items() if 2 * sum(found) > len(found))
     found = []
     for name in sorted({each.annotator for each in judgements}):
         own = (agreed[name], judged[name])

@@ -1,7 +1,8 @@
 """A project's votes -> rows to train on. Every vote becomes part of a row or is handed on with the reason why not.
 
-Votes of several annotators on a pair are one row, by majority; as many votes for each side are a tie. Repeats of an
-annotator are left out: they measure self-consistency.
+Votes of several annotators on a pair are one row, by majority; as many votes for each side are a tie. If most say that
+both answers are bad, the pair is a tie and both answers are false. Repeats of an annotator are left out: they measure
+self-consistency.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class PairTally:
 
     Attributes:
         first, second: in the order of the import.
-        balance: votes for the first minus votes for the second.
+        balance: votes for the first minus votes for the second; 0 if most said that both are bad.
         judgements: at least one.
     """
 
@@ -126,7 +127,8 @@ def pair_tallies(judged: JudgedItem) -> Iterator[PairTally]:
         own = tuple(each for each in judgements if each.answers == (first.id, second.id))
         if own:
             balance = sum((each.winner == first.id) - (each.winner == second.id) for each in own)
-            yield PairTally(first, second, balance, own)
+            most_bad = 2 * sum(each.both_bad for each in own) > len(own)
+            yield PairTally(first, second, 0 if most_bad else balance, own)
 
 
 def _preferences(judged: JudgedItem) -> Iterator[FeedbackRow]:
@@ -196,9 +198,8 @@ def _labelled(judged: JudgedItem) -> Iterator[FeedbackRow]:
         votes = concerned[answer.id]
         if not votes:
             continue
-        number, worth = max(each.vote for each in votes), balance[answer.id]
-        if worth == 0 and 2 * bad[answer.id] > len(votes):
-            worth = -1  # most called both answers bad
+        most_bad = 2 * bad[answer.id] > len(votes)
+        number, worth = max(each.vote for each in votes), -1 if most_bad else balance[answer.id]
         if worth == 0:
             yield FeedbackRow(number, unused=_UNDECIDED)
         elif not answer.text.strip():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,8 +47,11 @@ from prefine.cli.options import (
 from prefine.terminal import echo
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from prefine.annotation.importing import ImportedItems
     from prefine.evaluation.comparing.request import EvaluationRequest
+    from prefine.web.policy import AccessPolicy
 
 _PASSWORD_VARIABLE = "PREFINE_PASSWORD"  # noqa: S105 - a name
 _DEFAULT_PROJECT = Path("project.db")
@@ -146,8 +149,9 @@ def open_(
     browser: Browser = True,
 ) -> None:
     """Open the page on which people judge. Ctrl-C ends it. A vote that the page has taken is on the disk."""
-    order_by_reward(project, reward, device)
-    _open(project, host, port, password, allow_host or (), link or (), browser=browser)
+    with _listening(host, port, password, allow_host or ()) as (policy, sock):
+        order_by_reward(project, reward, device)
+        _open(project, policy, sock, password, allow_host or (), link or (), browser=browser)
 
 
 def export(
@@ -166,9 +170,10 @@ def export(
     Training reads the project itself, too: prefine dpo RECIPE --set data.train=project.db.
     """
     from prefine.annotation.project import ProjectReader
-    from prefine.cli.annotation_export import export_arena, export_csv, export_evals, export_rows
+    from prefine.cli.annotation_export import export_arena, export_csv, export_evals, export_rows, refuse_project
 
     reader = ProjectReader(project)
+    refuse_project(project, out)
     if to is AnnotationFormat.preferences:
         lines = export_rows(project, "preferences", out)
     elif to is AnnotationFormat.votes:
@@ -273,9 +278,10 @@ def compare(
         chat_template=chat_template,
         command=("prefine", *sys.argv[1:]),
     )
-    add_items(path, settings, [_answered(request, candidate, baseline)])
-    order_by_reward(path, reward, device)
-    _open(path, host, port, password, allow_host or (), link or (), browser=browser)
+    with _listening(host, port, password, allow_host or ()) as (policy, sock):  # refused before any work
+        add_items(path, settings, [_answered(request, candidate, baseline)])
+        order_by_reward(path, reward, device)
+        _open(path, policy, sock, password, allow_host or (), link or (), browser=browser)
 
 
 def _answered(request: EvaluationRequest, candidate: str, baseline: str) -> ImportedItems:
@@ -291,10 +297,23 @@ def _answered(request: EvaluationRequest, candidate: str, baseline: str) -> Impo
     return items_of_comparison(read_answers(folder), candidate, baseline, "compare")
 
 
+@contextmanager
+def _listening(
+    host: str, port: int, password: str | None, names: Sequence[str]
+) -> Iterator[tuple[AccessPolicy, socket]]:
+    """Inside, the page's address is taken; who may come in is settled."""
+    from prefine.web.policy import session_policy
+    from prefine.web.server import listening_socket
+
+    policy = session_policy(host, password or None, other_names=names)
+    with listening_socket(host, port) as sock:
+        yield policy, sock
+
+
 def _open(
     path: Path,
-    host: str,
-    port: int,
+    policy: AccessPolicy,
+    sock: socket,
     password: str | None,
     names: Sequence[str],
     links: Sequence[str],
@@ -307,20 +326,17 @@ def _open(
     from prefine.annotation.page.access import link_path
     from prefine.annotation.page.app import create_app
     from prefine.annotation.project import Project
-    from prefine.web.policy import is_loopback, session_policy
-    from prefine.web.server import address_of, listening_socket, run_app
+    from prefine.web.policy import is_loopback
+    from prefine.web.server import address_for_others, run_app
 
-    policy = session_policy(host, password or None, other_names=names)
-    with ExitStack() as stack:
-        project = stack.enter_context(Project(path))
-        sock = stack.enter_context(listening_socket(host, port))
-        address = address_of(sock)
+    with Project(path) as project:
+        address = address_for_others(sock, names)
         lines = [f"{path} is open at {address} (Ctrl-C ends it)"]
         lines += [f"{name}: {address}{link_path(project.annotator(name))}" for name in links]
 
         def ready() -> None:
             echo("\n".join(lines), err=True)
-            if browser and is_loopback(host) and sys.stderr.isatty():
+            if browser and is_loopback(policy.host) and sys.stderr.isatty():
                 webbrowser.open(address)
 
         sessions = path.with_name(f"{path.name}.sessions")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from prefine.annotation.project import ProjectReader
 
+_BESIDE_A_PROJECT = ("-wal", "-shm", "-journal", ".sessions")
+
 
 def export_rows(project: Path, wanted: Literal["preferences", "votes"], out: Path | None) -> list[str]:
     """Rows to train on, with where they are from."""
@@ -45,12 +47,15 @@ def export_csv(project: ProjectReader, out: Path | None) -> list[str]:
     """Every vote as a line of a spreadsheet.
 
     Raises:
-        RecipeError: no file is named.
+        RecipeError: no file is named, or it exists and is not empty.
     """
     from prefine.annotation.exporting import write_csv
     from prefine.formatting import plural
+    from prefine.runs.row_file import refuse_existing
 
-    return [f"{plural(write_csv(project, _named(out, 'FILE')), 'vote')} in {out}"]
+    path = _named(out, "FILE")
+    refuse_existing(path)
+    return [f"{plural(write_csv(project, path), 'vote')} in {out}"]
 
 
 def export_evals(project: Path, to: str, out: Path | None) -> list[str]:
@@ -73,6 +78,24 @@ def export_evals(project: Path, to: str, out: Path | None) -> list[str]:
         commands = [f"promptfoo eval -c {each} -o results.json" for each in files]
     done = f"{plural(len(suite.battles), 'battle')} in {out}; run:"
     return [*_reasons(suite.left_out), done, *(f"  {command}" for command in commands)]
+
+
+def refuse_project(project: Path, out: Path | None) -> None:
+    """Refuse to write to the project itself, or to a file that belongs to it.
+
+    Raises:
+        RecipeError: `out` is one of them.
+    """
+    from prefine.errors import RecipeError
+
+    if out is None:
+        return
+    own = [project.resolve().with_name(f"{project.resolve().name}{end}") for end in ("", *_BESIDE_A_PROJECT)]
+    same_file = out.exists() and out.samefile(project)
+    if same_file or out.resolve() in own:
+        raise RecipeError(
+            f"{out} is the project, or belongs to it, and would be lost", "Name another place.", field="--out"
+        )
 
 
 def _write(rows: Iterator[Mapping[str, Any]], out: Path | None) -> int:

@@ -130,11 +130,10 @@ def kind_of_project(path: Path, given: dict[str, object]) -> Literal["compare", 
     Raises:
         DataError: a setting that cannot be, or another one than the project has.
     """
+    from prefine.annotation.project import ProjectReader, is_begun, require_settings
     from prefine.errors import DataError, about
 
-    if path.exists():
-        from prefine.annotation.project import ProjectReader
-
+    if is_begun(path):
         there = ProjectReader(path).settings
         for name, value in given.items():
             if getattr(there, name) != value:
@@ -144,8 +143,6 @@ def kind_of_project(path: Path, given: dict[str, object]) -> Literal["compare", 
                     field=_option(name),
                 )
         return there.kind
-    from prefine.annotation.project import require_settings
-
     settings = _made(given)
     with about(None, {name: _option(name) for name in given}):
         require_settings(settings)
@@ -160,14 +157,14 @@ def _made(given: dict[str, object]) -> ProjectSettings:
 
 def add_items(path: Path, given: dict[str, object], found: Sequence[ImportedItems]) -> None:
     """Add items to the project, made if there is none; says how many, and what was left out."""
-    from prefine.annotation.project import Project
+    from prefine.annotation.project import Project, is_begun
     from prefine.formatting import plural
 
     left_out: Counter[str] = Counter()
     items = [item for each in found for item in each.items]
     for each in found:
         left_out += each.left_out
-    with Project(path) if path.exists() else Project.create(path, _made(given)) as project:
+    with Project(path) if is_begun(path) else Project.create(path, _made(given)) as project:
         added = project.add_items(items)
         total = project.progress().items
     for reason, count in left_out.most_common():

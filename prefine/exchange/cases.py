@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefine.comparisons.result import AnswerRow
@@ -18,6 +18,8 @@ Turns = tuple[dict[str, str], ...]
 
 # Columns of a prompt's row that hold what its answer should be, the first that a row has.
 _REFERENCES = ("references", "reference", "ideal", "expected")
+# Columns of a preference that say who judged it, when, and which models and runs the answers are of.
+_ORIGIN = ("annotators", "voted_at", "source", "model", "run", "rejected_model", "rejected_run")
 _FEWEST = 2
 _HAS_TOOLS = "has tools, which these formats cannot hold"
 _HAS_BLOCKS = "has content other than text, which these formats cannot hold"
@@ -40,6 +42,7 @@ class Battle:
     Attributes:
         sides: whose the first and the second answer are: chosen and rejected, or candidate and baseline.
         better: the side that people preferred, None if that is not known.
+        origin: the annotators' pseudonyms, the time of the last vote, models and runs, as far as they are known.
     """
 
     id: str
@@ -48,6 +51,7 @@ class Battle:
     sides: tuple[str, str]
     better: str | None = None
     category: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -104,7 +108,9 @@ def suite_of_records(records: Iterable[Prompt | Demonstration]) -> Suite:
             suite.left_out["is a tie"] += 1
         elif isinstance(record, Preference):
             pair = (("chosen", record.chosen), ("rejected", record.rejected))
-            suite.battles.append(_battle(name, prompt, pair, "chosen"))
+            origin = {column: record.extra[column] for column in _ORIGIN if column in record.extra}
+            category = str(record.extra.get("category") or "")
+            suite.battles.append(replace(_battle(name, prompt, pair, "chosen", category), origin=origin))
         elif not any(text.strip() for text in expected):
             suite.left_out["has no expected answer"] += 1
         else:

@@ -106,7 +106,8 @@ def _battle_sample(battle: Battle) -> dict[str, Any]:
     prompt, (first, second) = [*battle.prompt], battle.answers
     choice = {} if battle.better is None else {"choice": "Yes" if battle.better == battle.sides[0] else "No"}
     fields = {"input1": prompt, "input2": prompt, "completion1": first, "completion2": second, **choice}
-    return {**fields, "id": battle.id, "category": battle.category, "sides": [*battle.sides]}
+    origin = {"metadata": dict(battle.origin)} if battle.origin else {}
+    return {**fields, "id": battle.id, "category": battle.category, "sides": [*battle.sides], **origin}
 
 
 def read_log(path: Path, registry: Path | None = None) -> ResultLog:

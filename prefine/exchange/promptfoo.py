@@ -108,8 +108,18 @@ def _battle_test(battle: Battle, template: JudgeTemplate) -> dict[str, Any]:
         "description": battle.id,
         "vars": {"messages": _json(({"role": "user", "content": question},))},
         "assert": [wanted],
-        "metadata": {"id": battle.id, "category": battle.category, "sides": " ".join(battle.sides)},
+        "metadata": {
+            "id": battle.id,
+            "category": battle.category,
+            "sides": " ".join(battle.sides),
+            **{name: _plain(value) for name, value in battle.origin.items()},
+        },
     }
+
+
+def _plain(value: Any) -> str:
+    """A text, or JSON of what is none."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _json(turns: Turns) -> str:

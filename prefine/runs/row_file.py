@@ -79,7 +79,7 @@ class RowFile:
             raise RecipeError(f"--resume: there is no {self.partial} to continue{whole}", "Leave --resume out.")
         if not self._resume and there and self.partial.stat().st_size:
             raise _holds_rows(self.partial)
-        _refuse_existing(self.path)
+        refuse_existing(self.path)
 
     def _begin(self) -> None:
         """Find the end of the last complete block, of which an interrupted command may have none."""
@@ -165,7 +165,7 @@ class RowFile:
             RecipeError: a file of that name with content exists by now.
         """
         with storage_errors(self.path):
-            _refuse_existing(self.path)
+            refuse_existing(self.path)
             self._file.truncate(self._bytes)
             self._sync()
             self._file.close()  # Windows cannot rename an open file
@@ -213,8 +213,12 @@ def _holds_rows(partial: Path) -> RecipeError:
     )
 
 
-def _refuse_existing(path: Path) -> None:
-    """A file of rows has no mark of its writer, so none is replaced, except an empty one (mktemp)."""
+def refuse_existing(path: Path) -> None:
+    """Refuse a file with content: it has no mark of its writer, so none is replaced but an empty one (mktemp).
+
+    Raises:
+        RecipeError: there is such a file.
+    """
     if path.exists() and path.stat().st_size:
         raise RecipeError(
             f"--out: {path} already exists, and a file with content is not replaced",

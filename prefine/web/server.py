@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -64,8 +65,30 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return sock
 
 
+def address_for_others(sock: socket.socket, names: Sequence[str] = ()) -> str:
+    """The URL under which other machines reach a bound socket, as far as this one knows; its own for a loopback one.
+
+    Args:
+        names: what people call this machine; the first one is taken. Without one, the address of the network card that
+            leads outside, or the machine's name.
+    """
+    host, port = sock.getsockname()[:2]
+    if ipaddress.ip_address(host).is_loopback:
+        return address_of(sock)
+    if names:
+        return f"http://{names[0]}:{port}"
+    if not ipaddress.ip_address(host).is_unspecified:
+        return address_of(sock)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; an address of documentation (RFC 5737)
+            return f"http://{probe.getsockname()[0]}:{port}"
+        except OSError:
+            return f"http://{socket.gethostname()}:{port}"
+
+
 def address_of(sock: socket.socket) -> str:
-    """The URL of a bound socket."""
+    """The URL of a bound socket, for this machine."""
     host, port = sock.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{host}:{port}"

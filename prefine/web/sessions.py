@@ -1,7 +1,8 @@
 """Sessions of people at a local page: a random id in a cookie that scripts and other sites cannot use.
 
 A session begins where somebody has shown who they are (a personal link, a password), and names that person in every
-later request. What is kept here is a hash of the id: whoever reads it cannot take a session over.
+later request. What is kept here is a hash of the id: whoever reads it cannot take a session over. A session ends as
+soon as what opened it (that link, that password) does not let anybody in any more.
 """
 
 from __future__ import annotations
@@ -44,11 +45,15 @@ class WebSession:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What is kept of a session: nothing with which it could be taken over. It ends at the Unix time `ends`."""
+    """What is kept of a session: nothing with which it could be taken over. It ends at the Unix time `ends`.
+
+    `opened_by` is a hash of what opened it.
+    """
 
     name: str
     visit: str
     ends: float
+    opened_by: str
 
 
 class Sessions:
@@ -58,18 +63,29 @@ class Sessions:
         path: where sessions are kept, so that a server that starts again still knows them; None: in memory only. A file
             that cannot be read is as good as none: people begin new sessions.
         clock: Unix time.
+        lets_in: of a name and the `opened_by` that `begin` got, whether a session that this opened still holds.
     """
 
-    def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        clock: Callable[[], float] = time.time,
+        lets_in: Callable[[str, str], bool] = lambda name, opened_by: True,
+    ) -> None:
+        self._lets_in = lets_in
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()
         self._sessions = {} if path is None else _read(path)
 
-    def begin(self, name: str, request: Request, response: Response) -> WebSession:
-        """Begin a session of `name`; the response sets its cookie. The browser's earlier session ends."""
+    def begin(self, name: str, request: Request, response: Response, opened_by: str = "") -> WebSession:
+        """Begin a session of `name`; the response sets its cookie. The browser's earlier session ends.
+
+        Args:
+            opened_by: a hash of the link or the password, for `lets_in`.
+        """
         identifier = secrets.token_urlsafe(32)
-        kept = _Kept(name, secrets.token_hex(8), self._clock() + LIFETIME_S)
+        kept = _Kept(name, secrets.token_hex(8), self._clock() + LIFETIME_S, opened_by)
         with self._lock:
             self._sessions.pop(_hashed(_cookie(request)), None)
             self._sessions[_hashed(identifier)] = kept
@@ -90,7 +106,7 @@ class Sessions:
         identifier = _cookie(request)
         with self._lock:
             kept = self._sessions.get(_hashed(identifier))
-        if kept is None or kept.ends <= self._clock():
+        if kept is None or kept.ends <= self._clock() or not self._lets_in(kept.name, kept.opened_by):
             return None
         return WebSession(kept.name, kept.visit, _form_token(identifier))
 

@@ -16,6 +16,7 @@ from prefine.annotation.agreement import (
     cohen_kappa,
     krippendorff_alpha,
 )
+from prefine.annotation.ranking import ranking
 from tests.annotation.judging import judged, table
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability": sections A, B and C.
@@ -179,3 +180,14 @@ def test_alpha_of_simulated_annotators_is_the_known_one(level: str) -> None:
     true = rng.choice(3, (2_000, 1), p=shares)
     votes = np.where(rng.random((2_000, 3)) < math.sqrt(0.5), true, rng.choice(3, (2_000, 3), p=shares))
     assert krippendorff_alpha(votes.tolist(), level) == pytest.approx(0.5, abs=0.04)  # type: ignore[arg-type]
+
+
+def test_a_ranking_is_one_vote_of_several_pairs() -> None:
+    pairs = (("a", "b"), ("a", "c"), ("b", "c"))
+    votes = [judged(item, who, pair[0], pair) for item in (1, 2) for who in ("ann", "bob") for pair in pairs]
+    votes[0] = judged(1, "ann", "b", ("a", "b"))
+    found = agreement(votes)
+    assert (found.items, found.votes) == (2, 4)
+    (pair,) = agreement_of_pairs(votes).values()
+    assert (pair.items, pair.votes) == (2, 4)
+    assert ranking(votes).votes == 4

@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,9 @@ from prefine.comparisons.votes import read_votes, write_votes
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.records.stream import read_records
 from prefine.exchange.openai_evals import write_registry
+from prefine.exchange.promptfoo import write_config
 from prefine.records import Preference
+from prefine.sqlite_file import SqliteFile
 from tests.annotation.projects import answer_of, ballot, project, taken, vote
 
 
@@ -70,6 +73,23 @@ def test_battles_leave_ties_out_and_say_which_answer_people_preferred(found: Pro
     assert [json.loads(line)["id"] for line in lines] == ["q1", "q2"]
 
 
+def test_battles_keep_where_they_are_from(found: Project, tmp_path: Path) -> None:
+    first = next(iter(found.votes()))
+    origin = {
+        **{"annotators": ["ann"], "voted_at": first.at, "source": "comparison", "model": "dpo", "run": "runs/dpo"},
+        **{"rejected_model": "sft", "rejected_run": "runs/sft"},
+    }
+    suite = battles(found.path)
+    (name,) = write_registry(suite, tmp_path / "evals", "people")
+    line = (tmp_path / "evals" / "data" / name / "samples.jsonl").read_text().splitlines()[0]
+    assert json.loads(line)["metadata"] == origin
+    write_config(suite, tmp_path / "promptfoo", "people", model="judge", url=None)
+    line = (tmp_path / "promptfoo" / "tests.jsonl").read_text().splitlines()[0]
+    kept = json.loads(line)["metadata"]
+    plain = ("annotators", "voted_at")
+    assert {each: json.loads(kept[each]) if each in plain else kept[each] for each in origin} == origin
+
+
 def test_a_spreadsheet_has_every_vote_and_runs_no_formula(tmp_path: Path) -> None:
     with project(tmp_path / "project.db", 2, models=("=dpo", "sft"), criteria=("helpful",)) as found:
         task = taken(found)
@@ -101,3 +121,19 @@ def test_a_ranking_in_a_spreadsheet(tmp_path: Path) -> None:
         write_csv(found, tmp_path / "votes.csv")
     (line,) = csv.DictReader(io.StringIO((tmp_path / "votes.csv").read_bytes().decode("utf-8-sig"), newline=""))
     assert (line["ranking"], line["model_chosen"], line["choice"]) == ("3 = 1 > 2", "c = a", "ranked")
+
+
+def test_a_spreadsheet_does_not_open_the_project_for_each_vote(
+    found: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    reading = SqliteFile.opened_for_reading
+
+    def counted(self: SqliteFile, path: Path) -> Any:
+        opened.append(path)
+        return reading(self, path)
+
+    monkeypatch.setattr(SqliteFile, "opened_for_reading", counted)
+    with found:
+        assert write_csv(found, tmp_path / "votes.csv") == 5
+    assert len(opened) == 2  # the settings, and all votes with their items

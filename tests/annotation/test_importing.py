@@ -105,6 +105,9 @@ def test_an_evaluation(tmp_path: Path) -> None:
     assert [short(each) for each in found.items] == [
         ("1", "Hi", [("new", "runs/dpo", "runs/dpo"), ("old", "runs/sft", "runs/sft")])
     ]
+    assert items_of_comparison(rows, "./runs/dpo/", "runs//sft", "compare").items == found.items
+    endpoint = items_of_comparison(rows, "https://one.example/v1#m", "embedded:small", "compare").items[0]
+    assert [each.model for each in endpoint.answers] == ["https://one.example/v1#m", "embedded:small"]
     assert found.left_out.total() == 3
     with pytest.raises(DataError, match="no prompt has two different answers"):
         items_of_comparison(rows[1:], "runs/dpo", "runs/sft", "compare")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 from dataclasses import replace
@@ -11,12 +12,16 @@ from typing import Any
 import pytest
 
 from prefine.annotation.database import MIGRATIONS, PROJECT_FILE, is_project
-from prefine.annotation.project import Project, ProjectReader
+from prefine.annotation.project import Project, ProjectReader, hash_of_token, is_begun
 from prefine.annotation.records import AnnotationItem, JudgedAnswer, ProjectSettings, PromptTurn
 from prefine.errors import CheckpointError, DataError
 from prefine.feedback.database import is_feedback
 from prefine.feedback.database import open_for_writing as open_feedback
 from tests.annotation.projects import item, project, taken, vote
+
+
+def by_token(found: Project, token: str) -> str | None:
+    return found.by_token(hash_of_token(token))
 
 
 def test_a_project_is_its_owners_alone_and_known_by_its_header(tmp_path: Path) -> None:
@@ -55,6 +60,49 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
         Project.create(tmp_path / "none" / "project.db", ProjectSettings())
     with pytest.raises(CheckpointError):
         Project.create(tmp_path / "a\0b", ProjectSettings())
+
+
+@pytest.mark.parametrize("left", ["nothing", "empty", "tables"])
+def test_what_a_kill_left_of_a_project_is_made_anew(left: str, tmp_path: Path) -> None:
+    path = tmp_path / "project.db"
+    if left == "empty":
+        path.touch()
+    if left == "tables":  # as earlier releases wrote them before the settings
+        PROJECT_FILE.open_for_writing(path).close()
+        with pytest.raises(DataError, match="was not finished"):
+            ProjectReader(path)
+    assert not is_begun(path)
+    Project.create(path, ProjectSettings(title="mine")).close()
+    assert is_begun(path) and ProjectReader(path).settings.title == "mine"
+    with pytest.raises(DataError, match="exists already"):
+        Project.create(path, ProjectSettings(title="yours"))
+    assert ProjectReader(path).settings.title == "mine"
+
+
+def test_a_project_is_made_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "project.db"
+    seen = []
+
+    def killed(connection: sqlite3.Connection, settings: ProjectSettings) -> None:
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            seen.extend(other.execute("SELECT name FROM sqlite_master").fetchall())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("prefine.annotation.project.insert_settings", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Project.create(path, ProjectSettings())
+    assert not seen and not is_begun(path)
+    Project.create(path, ProjectSettings()).close()
+
+
+def test_of_two_who_make_a_project_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "project.db"
+    Project.create(path, ProjectSettings(title="mine")).close()
+    monkeypatch.setattr("prefine.annotation.project.is_begun", lambda path: False)  # it looked before the other began
+    with pytest.raises(DataError, match="exists already"):
+        Project.create(path, ProjectSettings(title="yours"))
+    assert ProjectReader(path).settings.title == "mine"
 
 
 def test_tables_of_a_later_release_are_refused_and_older_ones_brought_forward(tmp_path: Path) -> None:
@@ -138,11 +186,11 @@ def test_items_are_added_all_or_none(bad: AnnotationItem, field: str | None, tmp
 def test_a_link_is_one_annotators_and_a_new_one_ends_the_old(tmp_path: Path) -> None:
     with project(tmp_path / "project.db") as found:
         first, other = found.annotator("ann"), found.annotator("bob")
-        assert (found.by_token(first), found.by_token(other)) == ("ann", "bob")
-        assert found.by_token("") is None
-        assert found.by_token("\udcff") is None
+        assert (by_token(found, first), by_token(found, other)) == ("ann", "bob")
+        assert by_token(found, "") is None
+        assert by_token(found, "\udcff") is None
         second = found.annotator("ann")
-        assert (found.by_token(first), found.by_token(second)) == (None, "ann")
+        assert (by_token(found, first), by_token(found, second)) == (None, "ann")
     everything = b"".join(each.read_bytes() for each in tmp_path.iterdir())
     assert second.encode() not in everything  # only its hash is stored
 

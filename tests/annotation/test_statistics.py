@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 from scipy.stats import binomtest, fisher_exact
 
 from prefine.annotation.records import Answer, Item, Judgement, Turn
+from prefine.annotation.settling import settling
 from prefine.annotation.statistics import (
     characters_of,
     consistency,
@@ -91,11 +95,38 @@ def test_hidden_repeats_show_how_consistent_an_annotator_is() -> None:
     assert bob.sentence == "bob: no hidden repeats yet."
 
 
-def test_a_ranking_is_repeated_pair_by_pair() -> None:
-    pairs = (("a", "b"), ("a", "c"))
-    votes = [judged(1, "ann", "a", pair, vote=1) for pair in pairs]
-    again = [judged(1, "ann", winner, pair, vote=2, repeat=True) for winner, pair in zip("ac", pairs, strict=True)]
-    assert (consistency([*votes, *again])[1].same, consistency([*votes, *again])[1].repeats) == (1, 2)
+def ranked(item: int, annotator: str, order: str, vote: int, *, repeat: bool = False) -> list[Judgement]:
+    """A ranking without ties: the judgements on its pairs."""
+    return [
+        judged(item, annotator, min(pair, key=order.index), pair, vote=vote, repeat=repeat)
+        for pair in combinations(sorted(order), 2)
+    ]
+
+
+def test_a_ranking_is_one_repeat() -> None:
+    votes = ranked(1, "ann", "abcd", 1) + ranked(2, "ann", "abcd", 2)
+    again = ranked(1, "ann", "abdc", 3, repeat=True) + ranked(2, "ann", "abcd", 4, repeat=True)
+    found = consistency([*votes, *again])[1]
+    assert (found.same, found.repeats) == (1, 2)
+
+
+def test_a_ranking_is_one_observation_beside_the_majority() -> None:
+    votes = [*ranked(1, "ann", "abcd", 1), *ranked(1, "bob", "abcd", 2), *ranked(1, "cem", "dcba", 3)]
+    found = {each.annotator: each for each in standings(votes)}
+    assert (found["cem"].agreed, found["cem"].judged) == (0, 1)
+    assert (found["ann"].judged, found["ann"].others_judged) == (0, 1)  # bob and cem have no majority
+    close = [*ranked(1, "ann", "abcd", 1), *ranked(1, "bob", "abcd", 2), *ranked(1, "cem", "abdc", 3)]
+    assert (standings(close)[2].agreed, standings(close)[2].judged) == (1, 1)  # on five of six pairs
+
+
+def test_an_item_with_several_answers_of_a_model_is_one_observation() -> None:
+    pairs = [
+        replace(judged(1, "ann", winner), answers=answers, winner=answers[("new", "old").index(winner)])
+        for winner, answers in (("new", ("n1", "o1")), ("new", ("n2", "o1")), ("old", ("n1", "o2")))
+    ]
+    found = people_win_rate(pairs, "new", "old")
+    assert (found.wins, found.ties, found.losses) == (1, 0, 0)
+    assert settling(pairs, "new", "old").labels == 1
 
 
 def test_who_differs_from_the_majority_of_the_others_is_an_outlier() -> None:

@@ -44,6 +44,7 @@ def judged(path: Path, *votes: str, **settings: Any) -> Path:
         (("dpo", "sft"), None, (1, 1, 0)),
         (("tie",), None, (0, 0, 1)),
         (("both_bad", "tie"), None, (0, 0, 2)),
+        (("both_bad", "both_bad", "dpo"), None, (0, 1, 2)),
     ],
 )
 def test_a_pair_is_one_preference_by_majority(
@@ -121,6 +122,14 @@ def test_votes_are_thumbs_on_both_answers(tmp_path: Path) -> None:
     tied = judged(tmp_path / "tie.db", "tie")
     assert rows(tied, "votes") == []
     assert unused(tied, "votes") == ["votes are as many for the answer as against it"] * 2
+
+
+def test_answers_that_most_call_bad_are_false_and_are_not_imitated(tmp_path: Path) -> None:
+    path = judged(tmp_path / "bad.db", "both_bad", "both_bad", "dpo")
+    assert {row["model"]: row["label"] for row in rows(path, "votes")} == {"dpo": False, "sft": False}
+    assert rows(path, "demonstrations") == []
+    half = judged(tmp_path / "half.db", "both_bad", "dpo")
+    assert {row["model"]: row["label"] for row in rows(half, "votes")} == {"dpo": True, "sft": False}
 
 
 def test_thumbs_are_votes_unless_something_else_is_wanted(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from prefine.annotation.project import Project
 from prefine.cli.app import main
+from prefine.web.server import listening_socket
 from tests.annotation.projects import vote
 
 
@@ -40,6 +41,7 @@ def judge(*said: str) -> None:
 def test_import_makes_a_project_with_the_settings_and_adds_to_it(
     pairs: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("project.db").touch()  # what a kill leaves
     Path("rules.md").write_text("*Read* both.")
     options = [
         "--criterion",
@@ -115,6 +117,48 @@ def test_every_format_is_exported(pairs: str, capsys: pytest.CaptureFixture[str]
     assert "1 event without a row: is a tie" in said
     assert "oaieval MODEL people --registry_path evals" in said
     assert "promptfoo eval -c promptfoo/promptfooconfig.yaml" in said
+
+
+@pytest.mark.parametrize("to", ["preferences", "votes", "arena", "csv", "openai-evals", "promptfoo"])
+@pytest.mark.parametrize("out", ["project.db", "link.db", "./project.db-wal", "project.db.sessions"])
+def test_no_export_is_written_over_the_project(
+    to: str, out: str, pairs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("import", pairs) == 0
+    judge("dpo", "dpo")
+    Path("link.db").symlink_to("project.db")
+    before = Path("project.db").read_bytes()
+    capsys.readouterr()
+    assert run("export", "--to", to, "--out", out) == 2
+    assert "is the project, or belongs to it, and would be lost" in capsys.readouterr().err
+    assert Path("project.db").read_bytes() == before
+
+
+def test_a_spreadsheet_replaces_no_file_with_content(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("import", pairs) == 0
+    judge("dpo")
+    Path("mine.csv").write_text("mine")
+    Path("empty.csv").touch()
+    capsys.readouterr()
+    assert run("export", "--to", "csv", "--out", "mine.csv") == 2
+    assert "a file with content is not replaced" in capsys.readouterr().err
+    assert Path("mine.csv").read_text() == "mine"
+    assert run("export", "--to", "csv", "--out", "empty.csv") == 0
+
+
+@pytest.mark.parametrize("command", [["compare", "none/a", "none/b"], ["open", "--reward", "none/c"]])
+def test_who_may_come_in_is_settled_before_any_work(
+    command: list[str], pairs: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFINE_PASSWORD", raising=False)
+    assert run("import", pairs) == 0
+    capsys.readouterr()
+    assert run(*command, "--host", "0.0.0.0") == 2
+    assert "there is no password" in capsys.readouterr().err
+    with listening_socket("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert run(*command, "--port", str(port)) == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
 
 
 def test_status_shows_progress_and_what_the_votes_say(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
@@ -10,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from prefine import __version__
 from prefine.annotation.page.access import Entrance
-from prefine.annotation.page.bodies import LinkBody, NameBody, PauseBody, VoteBody
+from prefine.annotation.page.bodies import LinkBody, NameBody, PauseBody, TaskBody, VoteBody
 from prefine.annotation.page.differences import differences
 from prefine.annotation.page.screens import Screens
 from prefine.annotation.project import Project
@@ -23,6 +24,8 @@ from prefine.web.json_body import JsonRoute
 from prefine.web.policy import AccessPolicy
 from prefine.web.sessions import Sessions
 from prefine.web.static_files import StaticFiles
+
+log = logging.getLogger("prefine")
 
 
 def create_app(
@@ -37,9 +40,10 @@ def create_app(
         sessions_path: see Sessions.
     """
     app = FastAPI(title="prefine annotate", version=__version__, docs_url=None, redoc_url=None)
-    sessions = Sessions(sessions_path)
+    entrance = Entrance(project, password)
+    sessions = Sessions(sessions_path, lets_in=entrance.lets_in)
     app.include_router(_pages(project, sessions, password is not None))
-    app.include_router(_entering(Entrance(project, password), sessions))
+    app.include_router(_entering(entrance, sessions))
     app.include_router(_judging(project, sessions))
     install_handlers(app)
     for kind in (DataError, CheckpointError):
@@ -93,15 +97,15 @@ def _entering(entrance: Entrance, sessions: Sessions) -> APIRouter:
     @router.post("/link")
     def by_link(body: LinkBody, request: Request) -> Response:
         """Begin the session of a personal link's owner."""
-        name = entrance.by_link(body.token)
-        sessions.begin(name, request, response := json_response({}))
+        name, opened_by = entrance.by_link(body.token)
+        sessions.begin(name, request, response := json_response({}), opened_by)
         return response
 
     @router.post("/enter")
     def by_name(body: NameBody, request: Request) -> Response:
         """Begin a session with a name, and the password if there is one."""
-        name = entrance.by_name(" ".join(body.name.split()), body.password, _address(request))
-        sessions.begin(name, request, response := json_response({}))
+        name, opened_by = entrance.by_name(" ".join(body.name.split()), body.password, _address(request))
+        sessions.begin(name, request, response := json_response({}), opened_by)
         return response
 
     @router.post("/leave")
@@ -125,13 +129,13 @@ def _judging(project: Project, sessions: Sessions) -> APIRouter:
 
     @router.post("/undo")
     def undo(request: Request) -> Response:
-        """Take the latest vote back. `ballot` is what it said, for the page to show it again; null: there was none."""
+        """Take the latest vote back. `ballot` is what it said of `answers`, to be shown again; null: there was none."""
         vote = project.undo(sessions.required(request).name)
         if vote is None:
             return json_response({"ballot": None})
         said = vote.ballot
         fields = ("choice", "ranking", "text", "text_of", "strength", "note", "criteria", "seconds")
-        return json_response({"ballot": {name: getattr(said, name) for name in fields}})
+        return json_response({"ballot": {name: getattr(said, name) for name in fields}, "answers": vote.shown})
 
     @router.post("/pause")
     def pause(body: PauseBody, request: Request) -> Response:
@@ -140,13 +144,14 @@ def _judging(project: Project, sessions: Sessions) -> APIRouter:
         return json_response({})
 
     @router.post("/differences")
-    def compared(request: Request) -> Response:
+    def compared(body: TaskBody, request: Request) -> Response:
         """The first two answers of the open task in parts, in the order shown; see `differences`."""
-        task = project.next_task(sessions.required(request).name)
-        if task is None or len(task.shown) < 2:
-            raise ApiError(409, "there are no two answers to compare; load the page again", code="no_task")
-        texts = {answer.id: answer.text for answer in task.item.answers}
-        return json_response({"parts": differences(*(texts[identifier] for identifier in task.shown[:2]))})
+        shown = project.shown(sessions.required(request).name, body.token)
+        if len(shown) < 2:
+            raise ApiError(
+                409, "this task is not open any more, or has no two answers; load the page again", code="no_task"
+            )
+        return json_response({"parts": differences(shown[0].text, shown[1].text)})
 
     return router
 
@@ -156,12 +161,16 @@ def _address(request: Request) -> str:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    """503: a full disk, a damaged file. With a field it is about what the client sent."""
+    """503: a full disk, a damaged file. With a field it is about what the client sent.
+
+    What happened goes to the log only: a path says which models are compared, and anybody may ask.
+    """
     if not isinstance(error, DataError | CheckpointError):
         raise error
     if error.field is not None:
         return refused_request(error).response()
-    message = error.lines[0]
+    log.error("%s", error.lines[0])
+    message = "the project cannot be used now; whoever opened this page finds the reason in its terminal"
     return ApiError(503, message, kind="server_error", code="project_unavailable").response()
 
 

@@ -42,6 +42,12 @@ class PauseBody(_Body):
     paused: bool
 
 
+class TaskBody(_Body):
+    """The token of the task that is shown."""
+
+    token: Token
+
+
 class VoteBody(_Body):
     """A ballot with the token of its task; see Ballot."""
 

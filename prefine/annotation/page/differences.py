@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
-# The comparison takes quadratic time; 2,000 words each take about 0.1 s.
+# The comparison takes the product of both lengths, whatever the texts repeat: about 0.1 s for 2,000 words each.
 _MOST_WORDS = 2_000
+# A word that is in both texts weighs more than the space beside it.
+_OF_A_WORD, _OF_A_SPACE = 4, 1
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 
@@ -25,12 +28,43 @@ def differences(first: str, second: str) -> tuple[list[Part], list[Part]]:
             break
     else:
         return [(first, first != second)], [(second, first != second)]
-    matcher = difflib.SequenceMatcher(None, left, right, autojunk=False)
     parts: tuple[list[Part], list[Part]] = ([], [])
-    for operation, *bounds in matcher.get_opcodes():
-        for side, words, (start, end) in zip(parts, (left, right), (bounds[:2], bounds[2:]), strict=True):
-            _append(side, words[start:end], operation != "equal")
+    for side, words, common in zip(parts, (left, right), _common(left, right), strict=True):
+        for shared, places in groupby(range(len(words)), common.__contains__):
+            _append(side, [words[place] for place in places], not shared)
     return parts
+
+
+def _common(left: Sequence[str], right: Sequence[str]) -> tuple[set[int], set[int]]:
+    """The places in both of their heaviest common subsequence (Wagner and Fischer 1974, Journal of the ACM 21)."""
+    import numpy as np
+
+    number = {word: place for place, word in enumerate(dict.fromkeys([*left, *right]))}
+    others = np.array([number[word] for word in right], np.int64)
+    weights = [_OF_A_SPACE if word.isspace() else _OF_A_WORD for word in left]
+    best = np.zeros((len(left) + 1, len(right) + 1), np.int32)  # of the beginnings of both
+    for row, (word, weight) in enumerate(zip(left, weights, strict=True)):
+        with_word = np.where(others == number[word], best[row, :-1] + weight, 0)
+        np.maximum.accumulate(np.maximum(best[row, 1:], with_word), out=best[row + 1, 1:])
+    found: tuple[set[int], set[int]] = (set(), set())
+    for one, other in _path(left, right, best, weights):
+        found[0].add(one)
+        found[1].add(other)
+    return found
+
+
+def _path(left: Sequence[str], right: Sequence[str], best: Any, weights: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The places of the same words, from the end; neighbours stay neighbours where that costs nothing."""
+    row, column = len(left), len(right)
+    while row and column:
+        same = left[row - 1] == right[column - 1]
+        if same and best[row, column] == best[row - 1, column - 1] + weights[row - 1]:
+            row, column = row - 1, column - 1
+            yield row, column
+        elif best[row, column] == best[row - 1, column]:
+            row -= 1
+        else:
+            column -= 1
 
 
 def _append(parts: list[Part], words: Sequence[str], differs: bool) -> None:

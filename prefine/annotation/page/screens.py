@@ -46,8 +46,7 @@ class Screens:
 
     def rest(self, project: Project, session: WebSession) -> str:
         """The screen of somebody who has no task now: all is done, or paused."""
-        own = [one for one in project.progress().annotators if one.name == session.name]
-        paused, votes = any(one.paused for one in own), sum(one.votes for one in own)
+        paused, votes = project.standing(session.name)
         return self._draw("rest.html.j2", project.settings, session, paused=paused, votes=votes)
 
     def entrance(self, settings: ProjectSettings, asks_password: bool) -> str:

@@ -9,7 +9,7 @@ const HEADING = /^ {0,3}(#{1,6}) +(.*)$/;
 const RULE = /^ {0,3}(?:-{3,}|\*{3,}|_{3,}) *$/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)]) +(.*)$/;
 const QUOTE = /^ {0,3}> ?(.*)$/;
-const TABLE_RULE = /^ *\|?(?: *:?-+:? *\|)+(?: *:?-+:? *)?$/;
+const TABLE_RULE = /^ *(?:\| *)?(?::?-+:? *\| *)+(?::?-+:? *)?$/;
 const MOST_DEPTH = 6;
 const MOST_CELLS = 50; // of a row of a table; a wider one is shown as text
 
@@ -120,7 +120,15 @@ function drawCode(lines) {
 
 function drawHeading(line) {
   const [, marks, text] = HEADING.exec(line);
-  return inline(make(`h${Math.min(marks.length + 2, 6)}`), text.replace(/ +#+ *$/, ""));
+  return inline(make(`h${Math.min(marks.length + 2, 6)}`), withoutClosing(text));
+}
+
+// A heading may end with a space and any number of #.
+function withoutClosing(text) {
+  const body = text.trimEnd();
+  let end = body.length;
+  while (end > 0 && body[end - 1] === "#") end -= 1;
+  return body[end - 1] === " " ? body.slice(0, end).trimEnd() : body;
 }
 
 function drawQuote(lines, depth) {

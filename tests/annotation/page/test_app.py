@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import httpx
 import pytest
 
 from prefine.annotation.page.app import create_app
-from prefine.annotation.project import Project
+from prefine.annotation.project import Project, ProjectReader
 from prefine.annotation.records import Kind, ProjectSettings
 from prefine.web.guard import SECURITY_HEADERS
 from prefine.web.policy import session_policy
@@ -96,12 +98,32 @@ def test_no_model_or_run_is_sent_to_a_browser(tmp_path: Path, kind: Kind) -> Non
         anna.enter()
         page = anna.page()
         assert "Question 0?" in page and "one 0" in page
-        answers = [page, anna.ask("GET", "/link").text, anna.post("/api/differences").text]
+        answers = [page, anna.ask("GET", "/link").text, anna.post("/api/differences", {"token": task(page)[0]}).text]
         anna.post("/api/vote", ballot(page, choice="skip"))
         answers += [anna.post("/api/undo").text, anna.post("/api/pause", {"paused": True}).text, anna.page()]
         for text in answers:
             assert not any(name in text for name in MODELS) and "runs/" not in text
             assert "sft" not in text.lower()
+
+
+def test_a_project_that_cannot_be_read_says_no_path_to_a_browser(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / f"{MODELS[0]}-against-{MODELS[1]}"
+    folder.mkdir()
+    with project_of(folder, "compare") as project:
+        anna = client(project)
+        anna.enter()
+        body = ballot(anna.page())
+        nobody = client(project)
+        with contextlib.closing(sqlite3.connect(folder / "compare.db")) as other:
+            other.execute("DROP TABLE settings")
+        answers = [nobody.ask("GET", "/"), nobody.ask("GET", "/link"), anna.post("/api/vote", body)]
+    assert [answer.status_code for answer in answers] == [503] * 3
+    for answer in answers:
+        assert not any(name in answer.text for name in MODELS) and str(tmp_path) not in answer.text
+        assert "sft" not in answer.text and answer.json()["error"]["code"] == "project_unavailable"
+    assert str(folder / "compare.db") in caplog.text
 
 
 def test_every_response_has_the_security_headers(project: Project) -> None:
@@ -119,7 +141,10 @@ def test_a_personal_link_lets_its_owner_in_until_there_is_a_newer_one(project: P
     anna = client(project, "secret words")
     assert anna.post("/api/link", {"token": token}).status_code == 200
     assert "Question 0?" in anna.page()
+    body = ballot(anna.page())
     newer = project.annotator("anna")
+    assert code(anna.post("/api/vote", body)) == (401, "no_session")
+    assert 'id="password"' in anna.page()
     assert code(client(project).post("/api/link", {"token": token})) == (401, "not_let_in")
     assert client(project).post("/api/link", {"token": newer}).status_code == 200
 
@@ -133,6 +158,26 @@ def test_a_password_is_asked_for_and_guessing_it_takes_long(project: Project) ->
     assert code(response) == (429, "too_many_attempts") and response.headers["retry-after"] == "1"
     assert project.progress().annotators == ()
     assert client(project, "secret words").enter(password="secret words").status_code == 200
+
+
+@pytest.mark.parametrize("newer", ["other words", None])
+def test_a_changed_password_ends_the_sessions_that_it_began(
+    newer: str | None, tmp_path: Path, project: Project
+) -> None:
+    def opened(password: str | None) -> Browser:
+        policy = session_policy("127.0.0.1", password)
+        return Browser(create_app(project, policy, password, tmp_path / "sessions.json"))
+
+    anna = opened("secret words")
+    anna.enter(password="secret words")
+    ben = opened("secret words")
+    ben.post("/api/link", {"token": project.annotator("ben")})
+    assert "secret words" not in (tmp_path / "sessions.json").read_text()
+    for password, answers in (("secret words", True), (newer, False)):
+        again, linked = opened(password), opened(password)
+        again.cookies, linked.cookies = anna.cookies, ben.cookies
+        assert ('class="answer"' in again.page()) == answers
+        assert 'class="answer"' in linked.page()
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\x00b", "a\u202eb", "x" * 61])
@@ -151,7 +196,7 @@ def test_nothing_is_changed_without_a_session_and_its_token(project: Project) ->
         ("/api/vote", body),
         ("/api/undo", {}),
         ("/api/pause", {"paused": True}),
-        ("/api/differences", {}),
+        ("/api/differences", {"token": body["token"]}),
         ("/api/leave", {}),
     ]
     for path, said in changes:
@@ -178,7 +223,8 @@ def test_a_vote_counts_once_and_only_for_the_open_task(project: Project) -> None
     assert len(vote.ballot.session) == 16  # a name of the visit, which is not the cookie
     assert code(anna.post("/api/vote", body | {"key": "key-00000002"})) == (409, "vote_refused")
     assert "Question 1?" in anna.page()
-    assert anna.post("/api/undo").json()["ballot"]["choice"] == body["choice"]
+    undone = anna.post("/api/undo").json()
+    assert (undone["ballot"]["choice"], undone["answers"]) == (body["choice"], task(page)[1])
     assert task(anna.page())[1] == task(page)[1]
     assert anna.post("/api/undo").json() == {"ballot": None}
 
@@ -208,7 +254,8 @@ def test_a_ballot_that_is_not_allowed_is_refused(project: Project, said: dict[st
     assert not list(project.votes())
 
 
-def test_pausing_and_coming_to_the_end(project: Project) -> None:
+def test_pausing_and_coming_to_the_end(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ProjectReader, "progress")  # which reads all votes
     anna = client(project)
     anna.enter()
     assert anna.post("/api/pause", {"paused": True}).status_code == 200
@@ -219,6 +266,22 @@ def test_pausing_and_coming_to_the_end(project: Project) -> None:
     assert "Nothing left to judge" in (page := anna.page()) and "<strong>2</strong> items" in page
     anna.post("/api/leave")
     assert 'id="enter"' in anna.page()
+
+
+def test_what_differs_is_shown_of_the_open_task_only(project: Project) -> None:
+    anna = client(project)
+    anna.enter()
+    token, ids = task(page := anna.page())
+    texts = {answer.id: answer.text for each in project.items() for answer in each.answers}
+    parts = anna.post("/api/differences", {"token": token}).json()["parts"]
+    assert ["".join(text for text, _ in side) for side in parts] == [texts[each] for each in ids]
+    anna.post("/api/vote", ballot(page))
+    assert code(anna.post("/api/differences", {"token": token})) == (409, "no_task")
+    newer = task(anna.page())[0]
+    assert code(anna.post("/api/differences", {"token": token})) == (409, "no_task")
+    assert anna.post("/api/differences", {"token": newer}).status_code == 200
+    anna.post("/api/pause", {"paused": True})
+    assert code(anna.post("/api/differences", {"token": newer})) == (409, "no_task")
 
 
 def test_two_annotators_judge_different_items(project: Project) -> None:

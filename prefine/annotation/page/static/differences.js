@@ -7,8 +7,8 @@ import { post } from "./requests.js";
 
 let isShown = false;
 
-/** Show what differs, or the answers as they are. An answer that was edited stays as it is. */
-export async function toggleDifferences(cards, editing) {
+/** Show what differs between the answers of the task with this token, or the answers as they are. An answer that was edited stays as it is. */
+export async function toggleDifferences(token, cards, editing) {
   const bodies = cards.map((card) => card.querySelector(".text"));
   if (isShown) {
     cards.forEach((card, index) => {
@@ -19,7 +19,7 @@ export async function toggleDifferences(cards, editing) {
     return;
   }
   try {
-    const { parts } = await post("/api/differences", {}, 1);
+    const { parts } = await post("/api/differences", { token }, 1);
     parts.forEach((side, index) => {
       if (cards[index].dataset.id === editing.id) return;
       const pieces = side.map(([text, differs]) => (differs ? make("mark", {}, text) : text));

@@ -2,7 +2,7 @@
 
 import { wireDetails } from "./details.js";
 import { toggleDifferences } from "./differences.js";
-import { dropDraft, keepDraft, keptDraft } from "./drafts.js";
+import { dropDraft, itemOf, keepDraft, keptDraft } from "./drafts.js";
 import { Editing } from "./editing.js";
 import { dress } from "./elements.js";
 import { toggleFolding, wireFolding } from "./folding.js";
@@ -16,6 +16,7 @@ import { leave, undo } from "./undo.js";
 const SETTLED_MS = 250; // a key pressed twice, or a second tap, must not judge the next item, too
 const { kind, token } = document.body.dataset;
 const cards = [...document.querySelectorAll(".answer[data-id]")];
+const item = itemOf(cards.map((card) => card.dataset.id));
 const letters = new Map(cards.map((card) => [card.dataset.id, card.dataset.letter]));
 const choices = [...document.querySelectorAll("[data-choice]")];
 
@@ -35,13 +36,24 @@ function draft() {
 }
 
 function save() {
-  if (!isSent) keepDraft(token, draft());
+  if (!isSent) keepDraft(item, draft());
 }
 
-const takeBack = () => undo(() => { isSent = true; }); // what is kept then is the vote that was taken back
+/** Whether an editor is open, whose text is in no draft; says so. */
+function isEditing() {
+  const found = document.querySelector(".editor") !== null;
+  if (found) alertUser("Keep the edit or discard it first.");
+  return found;
+}
+
+function takeBack() {
+  if (isEditing()) return;
+  save();
+  undo(() => { isSent = true; }); // of this item, too, what is kept from now on is the vote that was taken back
+}
 
 function restore() {
-  const kept = keptDraft(token);
+  const kept = keptDraft(item);
   if (!kept) return;
   startAt(kept.seconds);
   details.restore(kept);
@@ -56,10 +68,7 @@ function restore() {
 /** Send the vote, and go on to the next task once it is on the server's disk. */
 async function vote(choice, more = {}) {
   if (isSent || !document.body.dataset.ready) return;
-  if (document.querySelector(".editor")) {
-    alertUser("Keep the edit or discard it first.");
-    return;
-  }
+  if (isEditing()) return;
   save();
   isSent = true;
   clearAlert();
@@ -70,7 +79,7 @@ async function vote(choice, more = {}) {
   const ballot = { ...ballotOf(choice), ...more, seconds: Math.min(seconds(), 86400) };
   try {
     await post("/api/vote", { token, key: newKey(), choice, ...ballot });
-    dropDraft();
+    dropDraft(item);
     nextScreen();
   } catch (problem) {
     isSent = false;
@@ -132,6 +141,7 @@ function wireRewriting() {
 }
 
 async function pause() {
+  if (isEditing()) return;
   try {
     save();
     await post("/api/pause", { paused: true });
@@ -180,7 +190,7 @@ const pressable = (choice) => () => choices.find((button) => button.dataset.choi
 const ofKind = {
   compare: {
     a: pressable(first), ArrowLeft: pressable(first), b: pressable(second), ArrowRight: pressable(second),
-    t: pressable("tie"), "=": pressable("tie"), x: pressable("both_bad"), d: () => toggleDifferences(cards, editing),
+    t: pressable("tie"), "=": pressable("tie"), x: pressable("both_bad"), d: () => toggleDifferences(token, cards, editing),
     1: () => details.strength("1"), 2: () => details.strength("2"), 3: () => details.strength("3"),
   },
   rank: {
@@ -220,7 +230,7 @@ wireButton("pause", "pause", pause);
 wireButton("open-keys", "keys", () => openDialog("keys"));
 wireButton("open-instructions", "instructions", () => openDialog("instructions"));
 wireButton("toggle-options", "details", () => details.toggle(), "Details");
-wireButton("differences", "differences", () => toggleDifferences(cards, editing), "Differences");
+wireButton("differences", "differences", () => toggleDifferences(token, cards, editing), "Differences");
 const fit = kind === "rewrite" ? wireRewriting() : () => {};
 restore();
 fit();

@@ -1,6 +1,6 @@
 // Undo: the latest vote is taken back, and its item comes again with what was said of it.
 
-import { dropDraft, keepDraft } from "./drafts.js";
+import { dropDrafts, itemOf, keepDraft } from "./drafts.js";
 import { alertUser, nextScreen } from "./frame.js";
 import { post } from "./requests.js";
 
@@ -11,10 +11,10 @@ export async function undo(leaving = () => {}) {
   if (isBusy) return;
   isBusy = true;
   try {
-    const { ballot } = await post("/api/undo", {}, 1);
+    const { ballot, answers } = await post("/api/undo", {}, 1);
     if (ballot) {
       leaving();
-      keepDraft(null, ballot);
+      keepDraft(itemOf(answers), ballot);
       nextScreen();
       return;
     }
@@ -29,7 +29,7 @@ export async function undo(leaving = () => {}) {
 export async function leave() {
   try {
     await post("/api/leave");
-    dropDraft(); // whoever comes next is somebody else
+    dropDrafts(); // whoever comes next is somebody else
     nextScreen();
   } catch (problem) {
     alertUser(problem.message);
