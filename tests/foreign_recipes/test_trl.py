@@ -63,7 +63,7 @@ def test_a_script_becomes_a_recipe(tmp_path: Path) -> None:
     }
     assert expected.items() <= values.items()
     assert left(done, "run_mystery") == "prefine does not know this setting"
-    assert "not a literal" in left(done, "fsdp")
+    assert "only when the file runs" in left(done, "fsdp")
     assert "comet_ml" in left(done, "report_to")
     assert "data.limit" in left(done, "train_dataset split")
     assert values["model.dtype"] == "bfloat16"
