@@ -151,7 +151,8 @@ def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tupl
     if goal == "control" and pairs + votes:
         return "ppo", [
             f"Control of the reward is wanted: a reward model is trained on {_read(situation, 'reward')}, and PPO "
-            "optimises it with weights, penalties and a limit on the KL divergence that can be changed without new data."
+            "optimises it with weights, penalties and a limit on the KL divergence that can be changed without new "
+            "data."
         ]
     if goal == "imitate" and (shown or pairs or situation.thumbs_up):
         return "sft", [f"Imitation is wanted: SFT learns from {_imitated(situation)}."]

@@ -55,7 +55,9 @@ class ScriptChanges:
                 for target in node.targets:
                     if isinstance(target, ast.Attribute):  # self.args = DPOConfig(…)
                         self._named.setdefault(shown(target), []).append(made)
-        self._trained = min((node.lineno for node in nodes if self._is_training(node)), default=None)
+        self._trained = min(
+            (node.lineno for node in nodes if isinstance(node, ast.Call) and self._is_training(node)), default=None
+        )
         self._found: dict[ast.Call, list[Change]] = {}
         for node in nodes:
             for base, name, value in _changes(node):
@@ -128,7 +130,7 @@ class ScriptChanges:
                 return
             statement = parent
 
-    def _is_training(self, node: ast.AST) -> bool:
+    def _is_training(self, node: ast.Call) -> bool:
         """Whether this is `trainer.train()`."""
         match node:
             case ast.Call(func=ast.Attribute(value=trainer, attr="train")):
