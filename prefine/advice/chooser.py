@@ -108,10 +108,24 @@ def choose(
         method=method,
         stages=_stages(situation, method),
         reasons=tuple(reasons),
-        warnings=tuple(_warnings(situation, method, [] if "dpo.beta" in settings else weak)),
+        warnings=(
+            *_warnings(situation, method, [] if "dpo.beta" in settings else weak),
+            *_unused(situation, _stages(situation, method)),
+        ),
         settings=settings,
         others=tuple(_others(situation, methods, method)),
     )
+
+
+def kind_read(situation: Situation, method: str) -> str:
+    """The kind of records that a method's stage reads: the first one of which there are usable records.
+
+    PPO reads prompts, and the prompts of other records where there are none; SFT takes only votes that are up.
+    """
+    kinds = ("prompts", *NEEDS[method]) if method == "ppo" else NEEDS[method]
+    counts = _counts(situation) | ({"votes": situation.thumbs_up} if method == "sft" else {})
+    named = [kind for kind in kinds if situation.of(kind)]
+    return next((kind for kind in named if counts[kind]), named[0] if named else kinds[0])
 
 
 def weak_signal(situation: Situation) -> list[str]:
@@ -133,7 +147,7 @@ def weak_signal(situation: Situation) -> list[str]:
 
 def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tuple[str, list[str]]:
     pairs, votes, shown = situation.pairs, situation.votes, situation.demonstrations
-    with_prompts = pairs + votes + shown + situation.prompts
+    with_prompts = _counts(situation)[kind_read(situation, "ppo")]
     if situation.reward is not None and with_prompts and goal in ("auto", "control"):
         return "ppo", [
             f"{situation.reward} scores any answer, and there are {'at least ' if situation.read_in_part else ''}"
@@ -141,8 +155,9 @@ def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tupl
         ]
     if goal == "control" and pairs + votes:
         return "ppo", [
-            f"Control of the reward is wanted: a reward model is trained on {_counted(situation)}, and PPO optimises "
-            "it with weights, penalties and a limit on the KL divergence that can be changed without new data."
+            f"Control of the reward is wanted: a reward model is trained on {_read(situation, 'reward')}, and PPO "
+            "optimises it with weights, penalties and a limit on the KL divergence that can be changed without new "
+            "data."
         ]
     if goal == "imitate" and (shown or pairs or situation.thumbs_up):
         return "sft", [f"Imitation is wanted: SFT learns from {_imitated(situation)}."]
@@ -212,6 +227,22 @@ def _many(situation: Situation, kind: str) -> str:
     return f"{situation.at_least(kind)}{_counts(situation)[kind]:,} {_NAMES[kind]}"
 
 
+def _read(situation: Situation, method: str) -> str:
+    return _many(situation, kind_read(situation, method))
+
+
+def _unused(situation: Situation, stages: tuple[str, ...]) -> list[str]:
+    """The files that no stage reads: each stage reads one kind of records."""
+    read = {kind_read(situation, method) for method in stages}
+    return [
+        f"{source} is not used by any stage: it has {_NAMES[kind]}, and the stages read "
+        f"{' and '.join(_NAMES[each] for each in _NAMES if each in read)}."
+        for kind, files in situation.sources.items()
+        if kind not in read
+        for source in files
+    ]
+
+
 def _imitated(situation: Situation) -> str:
     if situation.demonstrations:
         return _many(situation, "demonstrations")
@@ -246,7 +277,7 @@ def _warnings(situation: Situation, method: str, weak: list[str]) -> list[str]:
         "setting is derived from such a share. prefine data audit reads all."
         for source, read in situation.read_in_part.items()
     ]
-    used = next((kind for kind in NEEDS[method] if _counts(situation)[kind]), "prompts")
+    used = kind_read(situation, method)
     count = _counts(situation)[used]
     if count < _FEW[used]:
         found.append(

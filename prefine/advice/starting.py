@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefine.advice.chooser import NEEDS, MethodChoice
+from prefine.advice.chooser import MethodChoice, kind_read
 from prefine.advice.situation import Situation
 from prefine.recipe.loading import yaml_value
 from prefine.recipe.pipeline import Pipeline, checked_pipeline
@@ -103,7 +103,7 @@ _READ_AS = {
 
 
 def _data(method: str, situation: Situation) -> Fields:
-    kind = next(kind for kind in _kinds(method) if situation.of(kind))
+    kind = kind_read(situation, method)
     files = situation.of(kind)
     longest = next((each for each in _LENGTHS if each >= _ROOM * situation.longest_tokens), _LENGTHS[-1])
     fields: Fields = {
@@ -124,11 +124,6 @@ def _data(method: str, situation: Situation) -> Fields:
     return fields
 
 
-def _kinds(method: str) -> tuple[str, ...]:
-    """What a method learns from; PPO from prompts, if there are any."""
-    return ("prompts", *NEEDS[method]) if method == "ppo" else NEEDS[method]
-
-
 def _count(situation: Situation, kind: str) -> int:
     counts = {"preferences": situation.pairs, "votes": situation.votes, "demonstrations": situation.demonstrations}
     return max(1, counts.get(kind, situation.prompts))
@@ -141,7 +136,7 @@ def _held_out(situation: Situation) -> float:
 
 
 def _training(method: str, situation: Situation) -> Fields:
-    kind = next(kind for kind in _kinds(method) if situation.of(kind))
+    kind = kind_read(situation, method)
     records = round(_count(situation, kind) * (1 - _held_out(situation)))
     if method == "ppo":
         steps = max(8, min(100, 3 * records // _PROMPTS_OF_AN_UPDATE))

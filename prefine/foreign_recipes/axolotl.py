@@ -25,8 +25,10 @@ _RENAMED = {
 # Its defaults of what decides the result (utils/schemas/*.py).
 DEFAULTS: dict[str, Any] = {
     **{"num_epochs": 1.0, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "lr_scheduler": "cosine"},
-    "sequence_len": 512,
+    **{"sequence_len": 512, "seed": 42},
 }
+# Its warm-up where the file has none: so much of all steps, and at most 100 of them (core/builders/base.py).
+_WARMUP = 0.03
 _BETA = 0.1
 _ATTENTION = {"flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager"}
 # What a data set's entry may say that a source does.
@@ -50,6 +52,8 @@ def from_axolotl(path: Path, method: str | None = None) -> Moved:
     settings = {name: Setting(name, value) for name, value in given.items()}
     for name, value in DEFAULTS.items():
         settings.setdefault(name, Setting(name, value, default=True))
+    if not any(settings[name].value is not None for name in ("warmup_ratio", "warmup_steps") if name in settings):
+        settings["warmup_ratio"] = Setting("warmup_ratio", _WARMUP, default=True)
     _trl_section(settings)
     renamed = {_RENAMED.get(name, name): setting for name, setting in settings.items()}
     mover = Mover(Configuration("axolotl", str(path), stage, renamed))

@@ -16,6 +16,7 @@ from prefine.recipe.problems import Mistake, describe, field_paths
 from prefine.recipe.registry import RECIPES
 
 _LONGEST_SHOWN = 60
+_NOT_RUN = "its value is known only when the file runs, and prefine does not run it: write the value into the recipe"
 _DOTTED = re.compile(r"\b[a-z]\w*(?:\.[a-z]\w*)+\b")
 # Names that mean the same in prefine and elsewhere, with their section.
 _SAME_NAMES = {
@@ -52,7 +53,7 @@ class Mover:
         """The setting of this name, once; None if there is none, or if its value is an expression (then it is left)."""
         setting = self._settings.pop(name, None)
         if setting is not None and setting.expression is not None:
-            self.leave(setting, "its value is not a literal, and the file is not run: write the value into the recipe")
+            self.leave(setting, _NOT_RUN)
             return None
         return setting
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefine.foreign_recipes.mover import Mover
+from prefine.foreign_recipes.rules import is_count
 from prefine.foreign_recipes.settings import Setting, Written
 
 _SCALES = {
@@ -100,7 +101,7 @@ def group_rollouts(mover: Mover, advantage: str) -> None:
     mover.write("advantage", advantage, note="from the trainer")
     _group_batch(mover)
     longest, prompt = mover.take("max_completion_length"), mover.take("max_prompt_length")
-    _lengths(mover, longest, prompt)
+    answer_lengths(mover, longest, prompt)
     temperature = mover.take("temperature")
     if temperature is not None and temperature.value is not None:
         mover.write("rollout.temperature", temperature.value, temperature)
@@ -180,7 +181,7 @@ def _group_batch(mover: Mover) -> None:
     elif setting is not None:
         count, origin = setting.value, f"generation_batch_size: {setting.value}"
     count = _steps(mover, count)
-    if isinstance(count, int) and isinstance(answers, int) and answers > 0:
+    if is_count(count) and is_count(answers):
         note = f"{origin}; divided by num_generations: {answers}, as prompts are counted"
         names = () if rows is None else rows.names
         mover.moved.fields["training.batch_size"] = Written(max(1, count // answers), note, names)
@@ -190,10 +191,11 @@ def _steps(mover: Mover, rows: Any) -> Any:
     """Write the optimiser steps of an update; the answers of an update, which a step has `rows` of."""
     setting = mover.take("steps_per_generation")
     accumulated = mover.moved.configuration.settings["gradient_accumulation_steps"].value
+    counts = setting is not None and is_count(setting.value) and is_count(accumulated)
     if setting is None or setting.value is None:
         mover.write("ppo.minibatches", 1, note="an update is one step, unless steps_per_generation says otherwise")
         return rows
-    steps, rest = divmod(setting.value, accumulated) if isinstance(setting.value, int) else (0, 1)
+    steps, rest = divmod(setting.value, accumulated) if counts else (0, 1)
     if rest or steps < 1:
         mover.leave(setting, f"it is not a multiple of gradient_accumulation_steps: {accumulated}")
         return rows
@@ -201,7 +203,7 @@ def _steps(mover: Mover, rows: Any) -> Any:
     return rows * steps if isinstance(rows, int) else rows
 
 
-def _lengths(mover: Mover, answer: Setting | None, prompt: Setting | None) -> None:
+def answer_lengths(mover: Mover, answer: Setting | None, prompt: Setting | None) -> None:
     """prefine bounds the answer, and prompt and answer together."""
     if answer is not None and isinstance(answer.value, int):
         mover.write("rollout.max_new_tokens", answer.value, answer)

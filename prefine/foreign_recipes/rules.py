@@ -39,7 +39,7 @@ def batch_size(mover: Mover) -> None:
         return
     size = 1
     for setting in found:
-        if not _is_count(setting.value):
+        if not is_count(setting.value):
             mover.leave(setting, "it is not a whole number above 0; set training.batch_size")
             return
         size *= setting.value
@@ -79,7 +79,7 @@ def _warmup(mover: Mover, setting: Setting) -> None:
                 mover.leave(setting, "warmup_ratio decides")
         else:
             mover.write("training.warmup_fraction", float(value), setting)
-    elif _is_count(steps) and steps > value:
+    elif is_count(steps) and steps > value:
         mover.write("training.warmup_fraction", round(value / steps, 6), setting, note=f"of max_steps: {steps}")
     else:
         mover.leave(
@@ -103,7 +103,7 @@ def adam(mover: Mover) -> None:
         mover.leave(optimiser, f"{'as here, ' if is_adamw else ''}the optimiser is AdamW, with states in float32")
     steps = mover.take("max_steps")
     if steps is not None:
-        if _is_count(steps.value):
+        if is_count(steps.value):
             mover.write("training.max_steps", steps.value, steps)
         else:
             mover.leave(steps, "it is not above 0, so that training.epochs decides")
@@ -139,7 +139,7 @@ def _every(mover: Mover, path: str, strategy: Setting | None, steps: Setting | N
         whole = max(1, round(whole * total.value))
     if strategy is not None and kind != "steps":
         mover.leave(steps, f"{strategy.name} is {kind}, so that it has no effect there either")
-    elif _is_count(whole):
+    elif is_count(whole):
         mover.write(path, whole, steps, *([strategy] if strategy is not None else []))
     else:
         mover.leave(steps, f"{path} is a whole number of steps, or null: {null}")
@@ -156,7 +156,7 @@ def logging(mover: Mover) -> None:
     if strategy is not None and steps is None:
         mover.leave(strategy, "every step is logged by default")
     if steps is not None:
-        if _is_count(steps.value):
+        if is_count(steps.value):
             mover.write("training.log_every_steps", steps.value, steps, *([strategy] if strategy else []))
         else:
             mover.leave(steps, "training.log_every_steps is a whole number of steps")
@@ -328,16 +328,37 @@ def full_training(mover: Mover, note: str, *settings: Setting) -> None:
     mover.write("lora", None, *settings, note=note)
 
 
-def held_out(mover: Mover, name: str) -> None:
-    """A share of the rows is held out; a number of rows is not a share."""
-    setting = mover.take(name)
-    if setting is None or setting.value is None:
-        return
-    value = setting.value
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1:
-        mover.write("data.heldout_fraction", float(value), setting)
+def held_out(mover: Mover, name: str | None = None) -> None:
+    """The share of held-out prompts, always written: prefine holds out a tenth by default, the others nothing.
+
+    Args:
+        mover: with its data and training settings written.
+        name: of the setting that says how much of the data is held out, if the trainer has one.
+    """
+    path = "data.heldout_fraction"
+    setting = mover.take(name) if name is not None else None
+    value = None if setting is None else setting.value
+    if "data.heldout" in mover.moved.fields:
+        if setting is not None and value is not None:
+            mover.leave(setting, "data.heldout names the rows to evaluate on")
+    elif setting is not None and is_count(value):
+        mover.write(path, _HELD_OUT, setting, note=f"to do: {value} divided by the number of prompts")
+        mover.todo(f"Set {path} to {value} divided by the number of prompts: it is a share, and {name} counts rows.")
+    elif setting is not None and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1:
+        mover.write(path, float(value), setting)
     else:
-        mover.leave(setting, "data.heldout_fraction is a share of the prompts, from 0 to 1")
+        if setting is not None and value is not None:
+            mover.leave(setting, f"{path} is a share of the prompts, from 0 to 1")
+        fields = mover.moved.fields
+        needed = [each for each in _NEED_HELD_OUT if each in fields and fields[each].value]
+        if needed:
+            mover.write(path, _HELD_OUT, note=f"the file names no rows to evaluate on, and {needed[0]} needs some")
+        else:
+            mover.write(path, 0.0, note="the file holds nothing out: all rows are trained on, as there")
+
+
+_HELD_OUT = 0.1
+_NEED_HELD_OUT = ("training.keep_best", "training.early_stopping_patience")
 
 
 def same_as_here(mover: Mover, settings: dict[str, tuple[Any, str]]) -> None:
@@ -350,7 +371,8 @@ def same_as_here(mover: Mover, settings: dict[str, tuple[Any, str]]) -> None:
 _ABSENT = object()
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number above 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 

@@ -10,6 +10,7 @@ from prefine.errors import RecipeError
 from prefine.foreign_recipes import rules
 from prefine.foreign_recipes.mover import Mover
 from prefine.foreign_recipes.objectives import (
+    answer_lengths,
     group_rollouts,
     preference_loss,
     reward_sources,
@@ -19,32 +20,10 @@ from prefine.foreign_recipes.objectives import (
 from prefine.foreign_recipes.python_file import QUANTISATION, Script, ScriptCall
 from prefine.foreign_recipes.settings import Configuration, Moved, Setting, Written
 from prefine.foreign_recipes.sources import training_data
+from prefine.foreign_recipes.trl_trainers import TRAINERS, named_by, trainer_of
 from prefine.recipe.loading import recipe_values
 from prefine.recipe.registry import RECIPES
 
-# Name of a trainer's configuration, without Config -> prefine's stage and the kind of advantages.
-_TRAINERS = {
-    "SFT": ("sft", ""),
-    "DPO": ("dpo", ""),
-    "CPO": ("dpo", ""),
-    "Reward": ("reward", ""),
-    "KTO": ("kto", ""),
-    "ORPO": ("orpo", ""),
-    "GRPO": ("ppo", "grpo"),
-    "RLOO": ("ppo", "rloo"),
-    "PPO": ("ppo", "gae"),
-    "OnlineDPO": ("ppo", "online_dpo"),
-}
-# A setting that one of them alone has says which trainer a YAML file is for.
-_TELLING = {
-    "Reward": ("center_rewards_coefficient",),
-    "KTO": ("desirable_weight", "undesirable_weight"),
-    "CPO": ("cpo_alpha", "simpo_gamma"),
-    "GRPO": ("num_generations", "scale_rewards", "epsilon", "num_iterations"),
-    "PPO": ("num_ppo_epochs", "cliprange", "kl_coef", "vf_coef", "reward_model_path"),
-    "DPO": ("loss_weights", "f_divergence_type", "precompute_ref_log_probs", "ld_alpha"),
-    "SFT": ("packing", "completion_only_loss", "assistant_only_loss", "dataset_text_field", "eval_packing"),
-}
 # TRL 1.16's defaults of what decides the result; `tests/foreign_recipes/test_trl.py` compares them with its classes.
 _SHARED = {
     "num_train_epochs": 3.0,
@@ -59,8 +38,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "DPO": {**_SHARED, "learning_rate": 1e-6, "max_length": 1024, "beta": 0.1, "loss_type": ["sigmoid"]},
     "Reward": {**_SHARED, "learning_rate": 1e-4, "max_length": 1024, "center_rewards_coefficient": None},
     "KTO": {**_SHARED, "learning_rate": 1e-6, "max_length": 1024, "beta": 0.1, "loss_type": "kto"},
-    "ORPO": {**_SHARED, "max_length": 1024, "beta": 0.1},
-    "CPO": {**_SHARED, "max_length": 1024, "beta": 0.1, "loss_type": "sigmoid", "cpo_alpha": 1.0, "simpo_gamma": 0.5},
+    "ORPO": {**_SHARED, "learning_rate": 1e-6, "max_length": 1024, "beta": 0.1},
+    "CPO": {
+        **_SHARED,
+        **{"learning_rate": 1e-6, "max_length": 1024, "beta": 0.1, "loss_type": "sigmoid"},
+        **{"cpo_alpha": 1.0, "simpo_gamma": 0.5},
+    },
     "GRPO": {
         **_SHARED,
         **{"learning_rate": 1e-6, "beta": 0.0, "num_generations": 8, "max_completion_length": 512},
@@ -71,7 +54,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{"learning_rate": 1e-6, "beta": 0.05, "num_generations": 2, "max_completion_length": 512},
         **{"num_iterations": 1, "epsilon": 0.2, "temperature": 1.0},
     },
-    "PPO": _SHARED,
+    "PPO": {  # TRL 1.10's, which was the last one with this trainer that was looked at
+        **_SHARED,
+        **{"learning_rate": 3e-6, "kl_coef": 0.05, "cliprange": 0.2, "cliprange_value": 0.2, "vf_coef": 0.1},
+        **{"gamma": 1.0, "lam": 0.95, "num_ppo_epochs": 4, "num_mini_batches": 1},
+        **{"response_length": 53, "temperature": 0.7},
+    },
     "OnlineDPO": {
         **_SHARED,
         **{"learning_rate": 5e-7, "beta": [0.1], "max_length": 512, "max_new_tokens": 64, "temperature": 0.9},
@@ -89,7 +77,7 @@ def from_trl(path: Path, method: str | None = None) -> Moved:
 
     Args:
         path: a script (.py), which is not executed, or a YAML file.
-        method: the stage of prefine that is meant, where a file has several or does not say.
+        method: the stage of prefine, or the trainer, that is meant, where a file has several or does not say.
 
     Raises:
         RecipeError: the file cannot be read, or has no configuration of that method, or several.
@@ -102,7 +90,7 @@ def from_trl(path: Path, method: str | None = None) -> Moved:
 def _configuration(
     trainer: str, path: Path, settings: dict[str, Setting], unread: list[tuple[str, str]]
 ) -> Configuration:
-    stage = _TRAINERS[trainer][0]
+    stage = TRAINERS[trainer][0]
     if stage not in RECIPES:
         raise RecipeError(f"{path}: prefine has no method {stage}", f"Its methods are {', '.join(RECIPES)}.")
     for name, value in DEFAULTS[trainer].items():
@@ -112,17 +100,7 @@ def _configuration(
 
 def _from_yaml(path: Path, method: str | None) -> tuple[str, Configuration]:
     settings = {name: Setting(name, value) for name, value in map(_plain, recipe_values(path).items())}
-    if method is not None:
-        trainer = next((each for each, (stage, _) in _TRAINERS.items() if stage == method and each != "GRPO"), None)
-        told = [each for each, names in _TELLING.items() if any(name in settings for name in names)]
-        trainer = next((each for each in told if _TRAINERS[each][0] == method), trainer)
-    else:
-        trainer = next((each for each, names in _TELLING.items() if any(name in settings for name in names)), None)
-    if trainer is None:
-        raise RecipeError(
-            f"{path} does not say which trainer it is for, as the command did (trl sft, trl dpo, …)",
-            f"Say which: --method {', '.join(RECIPES)}.",
-        )
+    trainer = trainer_of(path, settings, method)
     uses_peft = any(name.startswith("lora_") for name in settings) or bool(settings.get("use_peft"))
     if uses_peft:
         for name, value in _LORA_DEFAULTS.items():
@@ -162,10 +140,11 @@ def _flattened(arguments: Setting) -> dict[str, Setting]:
 
 def _one_configuration(path: Path, script: Script, method: str | None) -> tuple[str, ScriptCall]:
     """The trainer and its configuration. Raises RecipeError where there is none, or more than one."""
-    known = {f"{name}Config": name for name in _TRAINERS}
+    known = {f"{name}Config": name for name in TRAINERS}
     calls = script.calls(*known)
     if method is not None:
-        calls = [call for call in calls if _TRAINERS[known[call.name]][0] == method]
+        meant = named_by(method, [known[call.name] for call in calls])
+        calls = [call for call in calls if known[call.name] in meant]
     if not calls:
         what = f"a configuration for {method}" if method else "any of its configurations"
         raise RecipeError(f"{path} has no call of {what}", f"prefine reads {', '.join(known)}.")
@@ -220,11 +199,13 @@ def _moved(trainer: str, configuration: Configuration) -> Moved:
     _adapter(mover)
     rules.quantisation(mover)
     rules.common_rules(mover)
-    advantage = _TRAINERS[trainer][1]
+    advantage = TRAINERS[trainer][1]
     if advantage in ("grpo", "rloo"):
         group_rollouts(mover, advantage)
     elif advantage == "online_dpo":
         rollout_pairs(mover)
+    elif advantage:
+        answer_lengths(mover, mover.take("response_length"), None)
     if (sources := mover.take("reward_funcs")) is not None:
         _sources_of_rewards(mover, sources)
     strength(mover, "beta")
@@ -232,6 +213,7 @@ def _moved(trainer: str, configuration: Configuration) -> Moved:
         _loss(mover, trainer)
     if (centring := mover.take("center_rewards_coefficient")) is not None:
         mover.write("reward.centring_weight", centring.value or 0.0, centring)
+    rules.held_out(mover)
     rules.same_as_here(mover, _AS_HERE)
     return mover.finish()
 

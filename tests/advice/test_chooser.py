@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefine.advice.chooser import NEEDS, choose, weak_signal
+from prefine.advice.chooser import NEEDS, choose, kind_read, weak_signal
 from prefine.advice.situation import Situation
 from prefine.errors import RecipeError
 
@@ -162,3 +162,25 @@ def test_every_stage_has_data_to_learn_from(counts: dict[str, int], goal: Any, r
         assert any(data.of(kind) for kind in NEEDS[method])
     assert choice.reasons
     assert choice.method not in {name for name, _ in choice.others}
+
+
+def test_a_file_that_no_stage_reads_is_named_and_not_counted() -> None:
+    """DPO and SFT read the pairs; the reward model learns from pairs, and not from the votes, too."""
+    found = Situation(pairs=900, votes=500, thumbs_up=250, sources={"preferences": ["p.jsonl"], "votes": ["v.jsonl"]})
+    choice = choose(found, ALL)
+    unused = "v.jsonl is not used by any stage: it has votes, and the stages read preference pairs."
+    assert unused in choice.warnings
+    controlled = choose(found, ALL, goal="control")
+    assert "is trained on 900 preference pairs, and PPO" in controlled.reasons[0]
+    assert unused in controlled.warnings
+    assert not [each for each in choose(situation(pairs=900), ALL).warnings if "not used" in each]
+
+
+def test_a_kind_without_a_usable_record_is_not_read() -> None:
+    """All pairs are ties, or no vote is up: the stage reads what has records."""
+    found = Situation(ties=9, votes=500, sources={"preferences": ["p.jsonl"], "votes": ["v.jsonl"]})
+    assert kind_read(found, "reward") == "votes"
+    shown = Situation(pairs=5, votes=9, sources={"votes": ["v.jsonl"], "preferences": ["p.jsonl"]})
+    assert kind_read(shown, "sft") == "preferences"
+    scored = Situation(prompts=40, pairs=9, sources={"prompts": ["a"], "preferences": ["p"]}, reward="m:f")
+    assert "there are 40 records with a prompt" in choose(scored, ALL).reasons[0]

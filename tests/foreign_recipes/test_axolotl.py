@@ -115,3 +115,15 @@ def test_without_an_adapter_all_weights_are_trained(tmp_path: Path) -> None:
 def test_a_method_without_a_counterpart_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="rl is 'gdpo', which prefine does not do"):
         moved(tmp_path, rl="gdpo")
+
+
+def test_defaults_that_decide_the_result_are_written(tmp_path: Path) -> None:
+    found = values(moved(tmp_path, base_model="org/m"))
+    expected = {"training.seed": 42, "training.warmup_fraction": 0.03, "data.heldout_fraction": 0.0}
+    assert expected.items() <= found.items()
+    assert values(moved(tmp_path, base_model="org/m", warmup_ratio=0.1))["training.warmup_fraction"] == 0.1
+
+
+def test_a_number_of_held_out_rows_is_to_do(tmp_path: Path) -> None:
+    done = moved(tmp_path, base_model="org/m", val_set_size=200)
+    assert any(sentence.startswith("Set data.heldout_fraction to 200 divided") for sentence in done.to_do)

@@ -98,3 +98,17 @@ def test_all_weights(tmp_path: Path) -> None:
 def test_a_stage_without_a_counterpart_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"stage is 'pt', which prefine does not do\. Its methods are sft, "):
         moved(tmp_path, stage="pt")
+
+
+@pytest.mark.parametrize(("given", "share"), [({}, 0.0), ({"val_size": 0.2}, 0.2), ({"val_size": 200}, 0.1)])
+def test_the_held_out_share_is_written_and_a_number_of_rows_is_to_do(
+    tmp_path: Path, given: dict[str, float], share: float
+) -> None:
+    done = moved(tmp_path, stage="sft", **given)
+    assert done.fields["data.heldout_fraction"].value == share
+    asked = [sentence for sentence in done.to_do if "data.heldout_fraction" in sentence]
+    assert asked == (
+        ["Set data.heldout_fraction to 200 divided by the number of prompts: it is a share, and val_size counts rows."]
+        if given.get("val_size") == 200
+        else []
+    )

@@ -14,6 +14,7 @@ from prefine.errors import RecipeError
 from prefine.foreign_recipes.settings import Moved
 from prefine.foreign_recipes.text import recipe_text
 from prefine.foreign_recipes.trl import DEFAULTS, PEFT_DEFAULTS, from_trl
+from prefine.foreign_recipes.trl_trainers import OWNERS
 from prefine.recipe.loading import load_recipe, recipe_values
 from prefine.recipe.registry import RECIPES
 
@@ -35,10 +36,11 @@ trainer = DPOTrainer(model, args=args, train_dataset=rows, peft_config=LoraConfi
 def config_classes() -> dict[str, Any]:
     trl = pytest.importorskip("trl")
     orpo = pytest.importorskip("trl.experimental.orpo")
+    cpo = pytest.importorskip("trl.experimental.cpo")
     names = ("SFT", "DPO", "Reward", "KTO", "GRPO", "RLOO")
     online = pytest.importorskip("trl.experimental.online_dpo")
     known = {name: getattr(trl, f"{name}Config") for name in names}
-    return known | {"ORPO": orpo.ORPOConfig, "OnlineDPO": online.OnlineDPOConfig}
+    return known | {"ORPO": orpo.ORPOConfig, "CPO": cpo.CPOConfig, "OnlineDPO": online.OnlineDPOConfig}
 
 
 def moved(tmp_path: Path, text: str, name: str = "train.py", method: str | None = None) -> Moved:
@@ -65,7 +67,7 @@ def test_a_script_becomes_a_recipe(tmp_path: Path) -> None:
     }
     assert expected.items() <= values.items()
     assert left(done, "run_mystery") == "prefine does not know this setting"
-    assert "not a literal" in left(done, "fsdp")
+    assert "only when the file runs" in left(done, "fsdp")
     assert "comet_ml" in left(done, "report_to")
     assert "data.limit" in left(done, "train_dataset split")
     assert values["model.dtype"] == "bfloat16"
@@ -100,6 +102,57 @@ def test_defaults_are_those_of_trl(trainer: str) -> None:
         if field.default_factory is not dataclasses.MISSING
     }
     assert {name: fields[name] for name in DEFAULTS[trainer]} == DEFAULTS[trainer]
+
+
+@pytest.mark.parametrize("trainer", DEFAULTS)
+def test_defaults_that_decide_the_result_are_written(trainer: str, tmp_path: Path) -> None:
+    """Whatever the trainer: rate, seed, length, the strength of the pull, warm-up, and what is held out."""
+    done = moved(tmp_path, f"{trainer}Config()\n")
+    stage = done.configuration.stage
+    pull = {"sft": [], "reward": [], "ppo": ["kl.coefficient", "ppo.epochs", "ppo.clip"]}.get(stage, [f"{stage}.beta"])
+    own = ["ppo.lam"] if trainer == "PPO" else []
+    shared = ["learning_rate", "seed", "epochs", "batch_size", "schedule", "warmup_fraction"]
+    needed = [*(f"training.{name}" for name in shared), "data.max_length_tokens", "data.heldout_fraction", *pull, *own]
+    assert not [name for name in needed if name not in done.fields]
+
+
+def test_defaults_of_ppo(tmp_path: Path) -> None:
+    """TRL 1.10 is not installed; its PPOConfig was read."""
+    values = {path: written.value for path, written in moved(tmp_path, "PPOConfig()\n").fields.items()}
+    expected = {
+        **{"training.learning_rate": 3e-6, "kl.coefficient": 0.05, "ppo.clip": 0.2, "ppo.lam": 0.95, "ppo.epochs": 4},
+        **{"rollout.max_new_tokens": 53, "data.max_length_tokens": 565, "ppo.minibatches": 1, "ppo.gamma": 1.0},
+    }
+    assert expected.items() <= values.items()
+
+
+@pytest.mark.parametrize(
+    ("text", "share", "comment"),
+    [
+        ("DPOConfig()", 0.0, "all rows are trained on"),
+        ("DPOConfig(load_best_model_at_end=True)", 0.1, "training.keep_best needs some"),
+    ],
+)
+def test_without_rows_to_evaluate_on_none_are_held_out(tmp_path: Path, text: str, share: float, comment: str) -> None:
+    done = moved(tmp_path, text + "\n")
+    assert done.fields["data.heldout_fraction"].value == share
+    assert comment in done.fields["data.heldout_fraction"].origin
+    out = tmp_path / "dpo.yaml"
+    out.write_text(recipe_text(done, out))
+    assert load_recipe(out, [], RECIPES["dpo"])
+
+
+def test_rows_to_evaluate_on_leave_the_share_alone(tmp_path: Path) -> None:
+    done = moved(tmp_path, "DPOTrainer(args=DPOConfig(), eval_dataset=load_dataset('org/d', split='test'))\n")
+    assert done.fields["data.heldout"].value == "hf:org/d"
+    assert "data.heldout_fraction" not in done.fields
+
+
+@pytest.mark.parametrize("accumulated", ["0", "'a'", "None", "True", "-1"])
+@pytest.mark.parametrize("steps", ["3", "0", "True", "'a'", "2.5"])
+def test_numbers_of_steps_that_are_no_counts_are_listed(tmp_path: Path, steps: str, accumulated: str) -> None:
+    text = f"GRPOConfig(steps_per_generation={steps}, gradient_accumulation_steps={accumulated}, num_generations=0)\n"
+    assert left(moved(tmp_path, text), "steps_per_generation")
 
 
 def test_defaults_of_an_adapter_are_those_of_peft() -> None:
@@ -281,6 +334,9 @@ def test_the_yaml_of_its_command_line(tmp_path: Path) -> None:
         ("a.py", "x = 1\n", "has no call of any of its configurations"),
         ("a.py", "SFTConfig()\nDPOConfig()\n", "has several configurations: SFTConfig in line 1, DPOConfig in line 2"),
         ("a.yaml", "- 1\n", "holds a list, not fields"),
+        ("a.yaml", "num_generations: 4\n", "Say which: --method grpo, rloo"),
+        ("a.yaml", "precompute_ref_log_probs: true\n", "Say which: --method dpo, kto"),
+        ("a.yaml", "cpo_alpha: 1\nnum_ppo_epochs: 1\n", "no trainer has together: cpo_alpha, num_ppo_epochs"),
     ],
 )
 def test_refusals(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -291,3 +347,46 @@ def test_refusals(tmp_path: Path, name: str, text: str, message: str) -> None:
 def test_a_method_chooses_among_several(tmp_path: Path) -> None:
     assert moved(tmp_path, "SFTConfig()\nDPOConfig()\n", method="dpo").configuration.stage == "dpo"
     assert moved(tmp_path, "learning_rate: 1\n", "a.yaml", "reward").configuration.stage == "reward"
+    assert moved(tmp_path, "GRPOConfig()\nRLOOConfig()\n", method="rloo").fields["advantage"].value == "rloo"
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "advantage"),
+    [
+        ("num_generations: 4\n", "rloo", "rloo"),
+        ("num_generations: 4\n", "grpo", "grpo"),
+        ("num_generations: 4\nreward_clip_range: [-1, 1]\n", None, "rloo"),
+        ("num_generations: 4\nscale_rewards: none\n", None, "grpo"),
+        ("scale_rewards: none\n", "ppo", "grpo"),
+    ],
+)
+def test_grpo_and_rloo_are_told_apart(tmp_path: Path, text: str, method: str | None, advantage: str) -> None:
+    assert moved(tmp_path, text, "a.yaml", method).fields["advantage"].value == advantage
+
+
+@pytest.mark.parametrize("method", ["ppo", "sft", "kio"])
+def test_a_method_that_leaves_several_trainers_or_none_is_refused(tmp_path: Path, method: str) -> None:
+    with pytest.raises(RecipeError, match="Say which: --method grpo, rloo"):
+        moved(tmp_path, "num_generations: 4\n", "a.yaml", method)
+
+
+def test_settings_that_tell_trainers_apart_are_those_of_trl() -> None:
+    classes = config_classes()
+    fields = {trainer: {field.name for field in dataclasses.fields(each)} for trainer, each in classes.items()}
+    for name, owners in OWNERS.items():
+        having = {trainer for trainer in classes if name in fields[trainer]}
+        assert having == set(owners) & set(classes), name
+
+
+@pytest.mark.parametrize("trainer", DEFAULTS)
+@pytest.mark.parametrize("value", ["True", "-1", "0", "[]", "{'a': 1}", "1e300", "[1, 'a']", "2.5"])
+def test_a_value_of_any_type_is_written_or_listed(tmp_path: Path, trainer: str, value: str) -> None:
+    names = [*DEFAULTS[trainer], "max_steps", "eval_steps", "steps_per_generation", "loss_weights", "reward_weights"]
+    for name in dict.fromkeys(names):
+        done = moved(
+            tmp_path,
+            f"{trainer}Config({name}={value}, num_generations=4)\n"
+            if name != "num_generations"
+            else f"{trainer}Config({name}={value})\n",
+        )
+        assert recipe_text(done, Path("a.yaml"))
