@@ -2,7 +2,9 @@
 
 FOLDER/
   .pipeline/lock          the process that runs the pipeline
-  .pipeline/NAME.json     a stage's record
+  .pipeline/pipeline.json the name and the file of the pipeline that the folder belongs to
+  .pipeline/stages/       a stage's record: NAME.json
+  .pipeline/old/          results of stages that are being made anew: NAME/, and its record NAME.json
   .pipeline/digests.json  hashes of files, by size and time
   NAME/                   a stage's results
   report.html             the page of the pipeline
@@ -19,9 +21,10 @@ from typing import Any, BinaryIO, Literal, Self
 
 import psutil
 
-from prefine.errors import CheckpointError
+from prefine.errors import CheckpointError, RecipeError
 from prefine.json_reading import JsonError, read_json_object
 from prefine.pipeline.digests import KnownDigests
+from prefine.recipe.pipeline import Pipeline
 from prefine.runs.atomic import storage_errors, sweep_temporaries, write_json
 
 try:
@@ -72,6 +75,8 @@ class PipelineRecords:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.own = folder / ".pipeline"
+        self._stages = self.own / "stages"
+        self._owner = self.own / "pipeline.json"
         self.digests = KnownDigests(self.own / "digests.json")
 
     def read(self, stage: str) -> StageRecord | None:
@@ -88,8 +93,39 @@ class PipelineRecords:
         """Write a stage's record. Raises CheckpointError if the disk is full or not writable."""
         write_json(self._path(stage), asdict(record))
 
+    def require_belongs(self, pipeline: Pipeline) -> None:
+        """Refuse a folder of another pipeline, whose results would be taken for this one's and deleted.
+
+        A pipeline whose file was renamed or moved keeps its folder.
+
+        Raises:
+            RecipeError: the folder belongs to another pipeline.
+        """
+        try:
+            known = read_json_object(self._owner)
+        except (OSError, JsonError):
+            return
+        name, file = known.get("pipeline"), known.get("file")
+        if isinstance(file, str) and pipeline.file is not None:
+            other = Path(file)
+            if other == pipeline.file.resolve() or not other.is_file():
+                return
+        elif name == pipeline.name:
+            return
+        raise RecipeError(
+            f"folder: {self.folder} holds the results of another pipeline, {file or name}",
+            "Set another folder (--set folder=NEW).",
+        )
+
+    def claim(self, pipeline: Pipeline) -> None:
+        """Note which pipeline the folder belongs to. Raises CheckpointError if it cannot be written."""
+        file = None if pipeline.file is None else str(pipeline.file.resolve())
+        self._stages.mkdir(parents=True, exist_ok=True)
+        if file is not None or not self._owner.is_file():
+            write_json(self._owner, {"pipeline": pipeline.name, "file": file})
+
     def _path(self, stage: str) -> Path:
-        return self.own / f"{stage}.json"
+        return self._stages / f"{stage}.json"
 
 
 class PipelineLock:
@@ -112,7 +148,8 @@ class PipelineLock:
                 self._file.truncate(0)
                 self._file.write(f"{os.getpid()} {socket.gethostname()}\n".encode())
                 self._file.flush()
-                sweep_temporaries(records.own)
+                for each in (records.own, *(path for path in records.own.iterdir() if path.is_dir())):
+                    sweep_temporaries(each)
                 sweep_temporaries(records.folder)
             except BaseException:
                 self._file.close()

@@ -58,6 +58,7 @@ def run_chosen(pipeline: Pipeline, choice: ChosenStages, view: PipelineView) -> 
         refuse_foreign_page(page)
         before = standings(pipeline, records, choice)
         _require(before)
+        records.claim(pipeline)
         view.begin(before)
         run = _Running(pipeline, choice, view, records)
         try:

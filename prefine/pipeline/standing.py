@@ -75,7 +75,12 @@ def result_digest(record: StageRecord) -> str:
 
 
 def standings(pipeline: Pipeline, records: PipelineRecords, choice: ChosenStages) -> list[StageStanding]:
-    """Where each stage stands now, in order."""
+    """Where each stage stands now, in order.
+
+    Raises:
+        RecipeError: the folder belongs to another pipeline. DataError: a source does not exist.
+    """
+    records.require_belongs(pipeline)
     found: dict[str, StageStanding] = {}
     for stage in pipeline.stages.values():
         found[stage.name] = standing(stage, records, choice, found)

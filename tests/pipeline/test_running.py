@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import prefine
 from prefine.errors import CheckpointError, Paused, PrefineError, RecipeError, Stopped, TrainingError
 from prefine.pipeline.records import PipelineLock, PipelineRecords
+from prefine.pipeline.running import run_chosen
+from prefine.pipeline.standing import chosen
 from prefine.pipeline.work import StageResult
+from prefine.recipe.pipeline import load_pipeline
 from prefine.recipe.pipeline_stage import PipelineStage
 from tests.pipeline.fake import STAGES, Desk
 
@@ -136,6 +140,28 @@ def test_missing_data_and_gates_are_refused_before_any_work(desk: Desk) -> None:
 
 def test_a_damaged_record_counts_as_none(desk: Desk) -> None:
     desk.run()
-    Path("out/.pipeline/served.json").write_text("{")
+    Path("out/.pipeline/stages/served.json").write_text("{")
     with pytest.raises(CheckpointError, match="out/served is there already"):
         desk.run()
+
+
+def test_two_files_have_two_folders_and_one_does_not_take_the_other_s(desk: Desk) -> None:
+    del desk.values["pipeline"], desk.values["folder"]
+    made = desk.pipeline()
+    assert (made.name, made.folder) == ("p", Path("runs/p"))
+    desk.run()
+    Path("p.yaml").rename("q.yaml")  # a renamed file may keep its folder
+    again = load_pipeline(Path("q.yaml"), ["folder=runs/p"])
+    assert run_chosen(again, chosen(again, None, None, False), desk.view).ran == ()
+    with pytest.raises(RecipeError, match=r"runs/p holds the results of another pipeline, .*q\.yaml\. Set another"):
+        desk.run("stages.sft.training.seed=4")
+    assert desk.worked == [] and Path("runs/p/dpo/weights").is_file()
+    desk.values["pipeline"] = "other"
+    with pytest.raises(RecipeError, match="holds the results of another pipeline"):
+        prefine.run_pipeline({**desk.values, "folder": "runs/p"}, display=False)
+
+
+def test_a_stage_may_have_any_name(desk: Desk) -> None:
+    desk.values["stages"] = {"digests": desk.values["stages"]["sft"], "lock": {"method": "report"}}
+    desk.run()
+    assert desk.run().cached == ("digests", "lock")
