@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,8 @@ try:
     import fcntl
 except ImportError:  # Windows: the process number in the lock decides
     fcntl = None  # type: ignore[assignment]
+
+_CLOCK_S = 2.0  # file systems and processes round their times
 
 Status = Literal["running", "failed", "done"]
 
@@ -76,22 +79,47 @@ class PipelineRecords:
         self.folder = folder
         self.own = folder / ".pipeline"
         self._stages = self.own / "stages"
+        self._old = self.own / "old"
         self._owner = self.own / "pipeline.json"
         self.digests = KnownDigests(self.own / "digests.json")
 
     def read(self, stage: str) -> StageRecord | None:
         """A stage's record; None if there is none, or it is damaged."""
-        try:
-            values = read_json_object(self._path(stage))
-            record = StageRecord(**{**values, "others": tuple(values["others"])})
-        except (OSError, JsonError, KeyError, TypeError):
-            return None
-        named = (record.inputs, record.results, record.planned)
-        return record if all(isinstance(each, dict) for each in named) else None
+        return _record_in(self._path(stage))
 
     def write(self, stage: str, record: StageRecord) -> None:
         """Write a stage's record. Raises CheckpointError if the disk is full or not writable."""
         write_json(self._path(stage), asdict(record))
+
+    def old_folder(self, stage: str) -> Path:
+        """Where a stage's earlier result is while it is made anew."""
+        return self._old / stage
+
+    def read_old(self, stage: str) -> StageRecord | None:
+        """The record of that result; None if there is none."""
+        return _record_in(self._old / f"{stage}.json")
+
+    def write_old(self, stage: str, record: StageRecord) -> None:
+        """Write the record of that result. Raises CheckpointError."""
+        with storage_errors(self._old):
+            self._old.mkdir(exist_ok=True)
+        write_json(self._old / f"{stage}.json", asdict(record))
+
+    def forget_old(self, stage: str) -> None:
+        """Delete the record of that result. Raises CheckpointError."""
+        with storage_errors(self._old):
+            (self._old / f"{stage}.json").unlink(missing_ok=True)
+
+    def runner(self) -> int | None:
+        """The number of the other process of this machine that runs the pipeline now; None if there is none."""
+        lock = self.own / "lock"
+        try:
+            number, host = _holder_in(lock.read_bytes())
+            # The number may be that of a later process, after a kill.
+            begun = psutil.Process(number).create_time() <= lock.stat().st_mtime + _CLOCK_S
+        except (OSError, psutil.Error):
+            return None
+        return number if begun and number not in (0, os.getpid()) and host == socket.gethostname() else None
 
     def require_belongs(self, pipeline: Pipeline) -> None:
         """Refuse a folder of another pipeline, whose results would be taken for this one's and deleted.
@@ -126,6 +154,22 @@ class PipelineRecords:
 
     def _path(self, stage: str) -> Path:
         return self._stages / f"{stage}.json"
+
+
+def _record_in(path: Path) -> StageRecord | None:
+    try:
+        values = read_json_object(path)
+        record = StageRecord(**{**values, "others": tuple(values["others"])})
+    except (OSError, JsonError, KeyError, TypeError):
+        return None
+    named = (record.inputs, record.results, record.planned)
+    return record if all(isinstance(each, dict) for each in named) else None
+
+
+def _holder_in(text: bytes) -> tuple[int, str]:
+    """The process and machine in a lock; 0 if they are not known."""
+    number, _, host = text[:300].decode("utf-8", "replace").strip().partition(" ")
+    return (int(number) if number.isdigit() else 0), host
 
 
 class PipelineLock:
@@ -171,8 +215,7 @@ class PipelineLock:
     def _holder(self) -> tuple[int, str]:
         """The process and machine in the lock; 0 if they are not known."""
         self._file.seek(0)
-        number, _, host = self._file.read(300).decode("utf-8", "replace").strip().partition(" ")
-        return (int(number) if number.isdigit() else 0), host
+        return _holder_in(self._file.read(300))
 
     def _in_use(self, folder: Path, holder: tuple[int, str]) -> CheckpointError:
         number, host = holder
@@ -189,4 +232,6 @@ class PipelineLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with suppress(OSError):
+            self._file.truncate(0)  # this process may live on without running the pipeline
         self._file.close()
