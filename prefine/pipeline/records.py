@@ -72,13 +72,13 @@ class PipelineRecords:
         folder: of the pipeline; it may not exist.
 
     Attributes:
-        folder: likewise. own: where the records are. digests: of files.
+        folder: likewise. own: where the records are. stages: one of each. digests: of files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.own = folder / ".pipeline"
-        self._stages = self.own / "stages"
+        self.stages = self.own / "stages"
         self._old = self.own / "old"
         self._owner = self.own / "pipeline.json"
         self.digests = KnownDigests(self.own / "digests.json")
@@ -86,6 +86,10 @@ class PipelineRecords:
     def read(self, stage: str) -> StageRecord | None:
         """A stage's record; None if there is none, or it is damaged."""
         return _record_in(self._path(stage))
+
+    def known(self) -> list[str]:
+        """The stages that have a record, sorted."""
+        return sorted(file.stem for file in self.stages.glob("*.json"))
 
     def write(self, stage: str, record: StageRecord) -> None:
         """Write a stage's record. Raises CheckpointError if the disk is full or not writable."""
@@ -148,12 +152,11 @@ class PipelineRecords:
     def claim(self, pipeline: Pipeline) -> None:
         """Note which pipeline the folder belongs to. Raises CheckpointError if it cannot be written."""
         file = None if pipeline.file is None else str(pipeline.file.resolve())
-        self._stages.mkdir(parents=True, exist_ok=True)
         if file is not None or not self._owner.is_file():
             write_json(self._owner, {"pipeline": pipeline.name, "file": file})
 
     def _path(self, stage: str) -> Path:
-        return self._stages / f"{stage}.json"
+        return self.stages / f"{stage}.json"
 
 
 def _record_in(path: Path) -> StageRecord | None:
@@ -185,7 +188,7 @@ class PipelineLock:
     def __init__(self, records: PipelineRecords) -> None:
         self._path = records.own / "lock"
         with storage_errors(records.folder):
-            records.own.mkdir(parents=True, exist_ok=True)
+            records.stages.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self._path.open("a+b")
             try:
                 self._take(records.folder)

@@ -19,7 +19,7 @@ from prefine.pipeline.earlier import drop_earlier, make_room, put_back
 from prefine.pipeline.inputs import key_of
 from prefine.pipeline.prediction import predicted
 from prefine.pipeline.records import PipelineLock, PipelineRecords, StageRecord
-from prefine.pipeline.standing import ChosenStages, StageStanding, flaw_of, standing, standings
+from prefine.pipeline.standing import ChosenStages, StageStanding, chosen, flaw_of, standing, standings
 from prefine.pipeline.summary import write_summary
 from prefine.pipeline.view import PipelineView
 from prefine.pipeline.work import require_stage, run_stage
@@ -68,7 +68,7 @@ def run_chosen(pipeline: Pipeline, choice: ChosenStages, view: PipelineView) -> 
         finally:
             with suppress(CheckpointError):  # on a full disk the first error matters
                 records.digests.save()
-                write_summary(pipeline, records, run.found, page)
+                write_summary(pipeline, records, _all_standings(pipeline, records), page)
         failed = tuple(
             name
             for name in choice.names
@@ -105,6 +105,15 @@ def _lacking(parent: StageStanding, records: PipelineRecords) -> str | None:
         return "which has none"
     flaw = flaw_of(parent.stage.folder, parent.record, records.digests)
     return None if flaw is None else f"but {flaw}"
+
+
+def _all_standings(pipeline: Pipeline, records: PipelineRecords) -> dict[str, StageStanding]:
+    """Where all stages stand, whichever were chosen; {} if an input cannot be read."""
+    try:
+        found = standings(pipeline, records, chosen(pipeline, None, None, False))
+    except PrefineError:
+        return {}
+    return {each.stage.name: each for each in found}
 
 
 class _Running:
