@@ -18,7 +18,7 @@ from prefine.errors import CheckpointError
 from prefine.pipeline.records import PipelineRecords, StageRecord
 from prefine.recipe.pipeline_stage import PipelineStage
 from prefine.runs.atomic import discard, storage_errors
-from prefine.runs.directory import held
+from prefine.runs.holding import held
 from prefine.runs.ownership import LOCK_NAME, is_ours, is_own_page
 
 _EXPORT = "export.json"

@@ -24,8 +24,7 @@ import platform
 import shutil
 import subprocess
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -184,31 +183,6 @@ class RunDirectory:
             lock.flush()
         self._lock = lock
         _locked.add(self)
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder that a run or an evaluation writes, so that it can be moved or deleted.
-
-    A folder without a lock file is written by no process.
-
-    Raises:
-        CheckpointError: another process writes it.
-    """
-    lock = folder / LOCK_NAME
-    if fcntl is None or not lock.is_file():
-        yield
-        return
-    with lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{folder} is in use by another process", "Wait for it to end, or choose another name."
-            ) from None
-        except OSError:  # a network file system without locks
-            pass
-        yield
 
 
 # Runs locked by this process.

@@ -15,7 +15,7 @@ from prefine.pipeline.standing import chosen
 from prefine.pipeline.work import StageResult
 from prefine.recipe.pipeline import load_pipeline
 from prefine.recipe.pipeline_stage import PipelineStage
-from prefine.runs.directory import held
+from prefine.runs.holding import held
 from tests.pipeline.fake import STAGES, Desk
 
 
