@@ -10,6 +10,7 @@ import pytest
 
 from prefine.pipeline import earlier
 from prefine.pipeline.records import PipelineRecords
+from prefine.runs import atomic
 from tests.pipeline.fake import Desk
 
 BETA = "stages.dpo.dpo.beta=0.3"
@@ -32,7 +33,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
 
         return call
 
-    monkeypatch.setattr(earlier, "discard", counted("discard", earlier.discard))
+    monkeypatch.setattr(earlier, "discard", counted("discard", atomic.discard))
     for owner, name in ((Path, "rename"), (PipelineRecords, "write"), (PipelineRecords, "write_old")):
         monkeypatch.setattr(owner, name, counted(name, getattr(owner, name)))
     monkeypatch.setattr(PipelineRecords, "forget_old", counted("forget_old", PipelineRecords.forget_old))
