@@ -14,6 +14,11 @@ def expanded(path: str) -> str:
     return os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises over unknown users, and rewrites the rest
 
 
+def named(path: Path) -> Path:
+    """A path that ends in the name of its file or folder: `.` and `..` are resolved, others are unchanged."""
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def is_there(path: Path) -> bool:
     """Whether a path exists and is readable; False inside private folders, where `Path.exists` raises."""
     try:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from prefine.foreign_recipes.settings import Moved
 
 _MODEL = "embedded:smollm2-135m"
-_NAME = "pipeline"
 
 
 class InitGoal(StrEnum):
@@ -64,7 +63,10 @@ def init(
             metavar="NAME", help="What scores any answer: module:function, or a reward model.", show_default=False
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="The pipeline's name; its runs are in runs/NAME.")] = _NAME,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The pipeline's name; its runs are in runs/NAME.", show_default="the file's name"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The file to write; an existing one is kept.", show_default="pipeline.yaml"),
@@ -160,16 +162,18 @@ def _ask(
 
 
 def _write_pipeline(
-    data: list[str], model: str, goal: InitGoal, method: str | None, reward: str | None, name: str, out: Path
+    data: list[str], model: str, goal: InitGoal, method: str | None, reward: str | None, name: str | None, out: Path
 ) -> None:
     from prefine.advice.chooser import choose
     from prefine.advice.looking import look
     from prefine.advice.machine import machine_sentences
     from prefine.advice.memory import fitted
     from prefine.advice.starting import starting_pipeline
+    from prefine.recipe.pipeline import name_of_file
     from prefine.recipe.registry import RECIPES
 
     _require_new(out)
+    name = name or name_of_file(out)
     situation = look(data, reward, _say_facts)
     choice = choose(situation, RECIPES, goal=goal.value, asked=method)
     start = starting_pipeline(name, model, choice, situation, [])

@@ -107,7 +107,7 @@ def remove(
 
     from prefine.errors import CheckpointError
     from prefine.formatting import plural
-    from prefine.history.removal import remove_run
+    from prefine.history.removal import remove_runs
     from prefine.run import Run
 
     for each in runs:
@@ -119,8 +119,7 @@ def remove(
         if not typer.confirm(visible(f"Delete {plural(len(runs), 'run')}: {names}?")):
             echo("nothing is removed")
             return
-    for each in runs:
-        size = remove_run(each, force=force, leaving=runs)
+    for each, size in remove_runs(runs, force=force):
         echo(visible(f"removed {each}, {size / 1e6:,.1f} MB"))
 
 
@@ -130,12 +129,14 @@ def reproduce(
 ) -> None:
     """Write the recipe and the command that make a run again, and say what differs now: data, model, versions."""
     from prefine.history.reproduction import commented, reproduction_of
+    from prefine.paths import named
     from prefine.runs.atomic import require_writable, write_text
 
-    file = out or Path(f"{run.name}.yaml")
+    place = named(run)
+    file = out or Path(f"{place.name}.yaml")
     if out is not None:
         require_writable(out)
-    made = reproduction_of(run, file, run.with_name(f"{run.name}-again"))
+    made = reproduction_of(run, file, place.with_name(f"{place.name}-again"))
     if out is None:
         echo(visible(commented(made, run)).rstrip("\n"))
         return

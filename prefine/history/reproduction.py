@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def reproduction_of(folder: Path, file: Path, again: Path) -> Reproduction:
         # A measurement may choose another type next time.
         values["model"] = {**mapping(values.get("model")), "dtype": measured}
     recipe = checked_recipe(values, [], RECIPES[stage], f"recipe of {folder}")
-    command = shlex.join(["prefine", stage, str(file)])
-    found = [*_versions(manifest), *_data(manifest), *_model(manifest), *_functions(manifest)]
+    command = shlex.join(["prefine", stage, str(file), *(["--force"] if _was_forced(manifest) else [])])
+    found = [*_versions(manifest), *_data(manifest), *_model(manifest), *_rewards(manifest), *_functions(manifest)]
     return Reproduction(resolved_yaml(recipe), command, found)
 
 
@@ -104,6 +105,36 @@ def _model(manifest: Mapping[str, Any]) -> Iterator[str]:
         return
     for part in now.differences(before) if before else []:
         yield f"{name}: {part} differs"
+
+
+def _rewards(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Of the models that score, whose content a run does not record: whether they are there, and older than the run."""
+    reward = mapping(mapping(manifest.get("recipe")).get("reward"))
+    more = [
+        (f"reward.more[{place}].name", each.get("name")) for place, each in enumerate(dictionaries(reward.get("more")))
+    ]
+    for field, value in (("reward.name", reward.get("name")), *more, ("reward.judge", reward.get("judge"))):
+        name = text(value)
+        if not name or field in mapping(manifest.get("code")):
+            continue
+        try:
+            location = locate_model(name)
+            weights = (location.adapter or Path(location.base)).glob("*.safetensors")
+            newest = max((file.stat().st_mtime for file in weights), default=0.0)  # 0: on the hub
+            began = datetime.fromisoformat(text(manifest.get("started")) or "")
+        except (PrefineError, OSError):
+            yield f"{field} {name} is no longer there"
+            continue
+        except ValueError:
+            continue
+        if newest > (began if began.tzinfo else began.replace(tzinfo=UTC)).timestamp():
+            yield f"{field} {name} may have changed: its files are newer than the run"
+
+
+def _was_forced(manifest: Mapping[str, Any]) -> bool:
+    """Whether a check stopped the run until --force overrode it: it says so among its warnings."""
+    said = manifest.get("overridden")
+    return isinstance(said, list) and any("because of --force" in str(each) for each in said)
 
 
 def _functions(manifest: Mapping[str, Any]) -> Iterator[str]:

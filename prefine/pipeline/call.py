@@ -45,10 +45,11 @@ def run_pipeline(
     from rich.console import Console
 
     if isinstance(pipeline, Mapping):
-        values, source = copy.deepcopy(dict(pipeline)), "pipeline"
+        values, file = copy.deepcopy(dict(pipeline)), None
     else:
-        values, source = recipe_values(Path(pipeline)), os.fspath(pipeline)
-    made = checked_pipeline(values, assignments_of(overrides), source)
+        file = Path(pipeline)
+        values = recipe_values(file)
+    made = checked_pipeline(values, assignments_of(overrides), "pipeline" if file is None else str(file), file)
     console = Console()
     shown = console.is_terminal if display is None else display
     return run_chosen(made, chosen(made, start, only, force), PipelineView(console, shown))

@@ -9,16 +9,22 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import AfterValidator, BaseModel
 
 from prefine import __version__
 from prefine.data.reading.content import content_hash
 from prefine.data.reading.source_names import source_names
 from prefine.data.reading.sources import locate
-from prefine.errors import DataError, PrefineError
-from prefine.paths import expanded
+from prefine.errors import DataError, PrefineError, RecipeError
+from prefine.paths import expanded, path_in_recipe
 from prefine.pipeline.code_version import code_digest
 from prefine.pipeline.digests import KnownDigests
 from prefine.recipe.pipeline_stage import STAGE, PipelineStage
@@ -28,6 +34,8 @@ Inputs = dict[str, Any]
 
 _SOURCES = ("data.train", "data.heldout", "heldout_pairs", "report.prompts", "prompts", "pairs", "demonstrations")
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
+# What stands before a colon in names of models and functions that are no modules.
+_NO_MODULES = ("embedded", "python")
 _WIDEST = 40
 
 
@@ -40,16 +48,17 @@ def stage_inputs(stage: PipelineStage, parents: Mapping[str, str], digests: Know
         digests: for files.
 
     Raises:
-        DataError: a source does not exist, or cannot be read.
+        DataError: a source does not exist, or cannot be read. RecipeError: a reward function's module is not there.
     """
     values = stage.recipe.model_dump(mode="json", round_trip=True)
     values.pop("run", None)
     inputs: Inputs = {"method": stage.method}
     inputs |= {f"recipe {name}": value for name, value in _flat(values)}
     inputs |= {f"force {stage.method}": True} if stage.force else {}
+    paths = path_fields(type(stage.recipe))
     try:
         for name, value in _flat(values):
-            inputs |= _contents(name, value, digests)
+            inputs |= _contents(name, value, paths, digests)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}", "Check its permissions.") from error
     except PrefineError as error:
@@ -106,8 +115,35 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, value
 
 
-def _contents(name: str, value: Any, digests: KnownDigests) -> Inputs:
-    """Hashes of the content that a field's value names: data, models, templates, functions."""
+@cache
+def path_fields(model: type[BaseModel]) -> frozenset[str]:
+    """The fields of a recipe that may hold paths, dotted, without places in lists."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        parts = [*_parts(field.annotation), *field.metadata]
+        if any(isinstance(each, AfterValidator) and each.func is path_in_recipe for each in parts):
+            found.add(name)
+        for each in parts:
+            if isinstance(each, type) and issubclass(each, BaseModel):
+                found |= {f"{name}.{inner}" for inner in path_fields(each)}
+    return frozenset(found)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type, and all that it is made of."""
+    yield annotation
+    for each in get_args(annotation):
+        yield from _parts(each)
+
+
+def _contents(name: str, value: Any, paths: Container[str], digests: KnownDigests) -> Inputs:
+    """Hashes of the content that a field's value names: data, models, templates, functions.
+
+    Args:
+        name: of the field, dotted.
+        paths: see `path_fields`. In other fields only a text with / or . counts as a path: their words are not files
+            that happen to have their name.
+    """
     if name in _SOURCES and value:
         return {f"content {each}": digest for each, digest in _source_digests(value, digests)}
     texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
@@ -115,10 +151,14 @@ def _contents(name: str, value: Any, digests: KnownDigests) -> Inputs:
     for text in texts:
         if isinstance(text, dict):  # further reward sources
             for inner, item in text.items():
-                found |= _contents(f"{name}.{inner}", item, digests)
+                found |= _contents(f"{name}.{inner}", item, paths, digests)
         elif isinstance(text, str) and not text.startswith(STAGE):
             function = _FUNCTION.fullmatch(text) if name.startswith("reward") else None
-            digest = _module_digest(function[1], digests) if function else _digest_of(text, digests)
+            digest: str | None = None
+            if function is not None and function[1] not in _NO_MODULES and not Path(text).exists():
+                digest = _module_digest(name, text, function[1], digests)
+            elif name in paths or "/" in text or "." in text:
+                digest = _digest_of(text, digests)
             found |= {} if digest is None else {f"content {text}": digest}
     return found
 
@@ -133,23 +173,38 @@ def _source_digests(sources: Sources, digests: KnownDigests) -> Iterator[tuple[s
 
 
 def _digest_of(text: str, digests: KnownDigests) -> str | None:
-    """The hash of a file, a folder or a module that a value names; None if it names none that is here."""
-    if not ("/" in text or "." in text):
-        return None  # words of recipes are not files that happen to have their name
+    """The hash of a file or a folder that a value names; None if it names none that is here."""
     path = Path(expanded(text))
-    if not path.exists():
+    if not text or not path.exists():
         return None
     inside = path / "model"  # a run's other files change after it has finished
     return digests.of_path(inside if (path / "manifest.json").is_file() and inside.is_dir() else path)
 
 
-def _module_digest(name: str, digests: KnownDigests) -> str | None:
-    first, *rest = name.split(".")
-    for base in (Path(first), *(Path(first, *rest[:size]) for size in range(1, len(rest) + 1))):
-        if base.with_suffix(".py").is_file():
-            return digests.of_file(base.with_suffix(".py"))
-    if rest:
-        return None  # finding a module of a package imports the package
-    found = importlib.util.find_spec(first)
-    origin = None if found is None else found.origin
-    return digests.of_file(Path(origin)) if origin is not None and Path(origin).is_file() else None
+def _module_digest(field: str, value: str, module: str, digests: KnownDigests) -> str | None:
+    """The hash of a function's module; None if it has no file, as a part of Python itself.
+
+    Raises:
+        RecipeError: there is no such module.
+    """
+    found = _spec_of(module)
+    if found is None:
+        raise RecipeError(
+            f"{field} is {value}, and there is no module {module}",
+            "Write module:function, with the module in the working directory or installed.",
+        )
+    return digests.of_file(Path(found.origin)) if found.origin is not None and Path(found.origin).is_file() else None
+
+
+def _spec_of(module: str) -> ModuleSpec | None:
+    """Where Python would find a module, from the working directory first, as training does. Nothing is imported."""
+    first, *rest = module.split(".")
+    importlib.invalidate_caches()
+    found = PathFinder.find_spec(first, [str(Path.cwd()), *sys.path])
+    if found is None:
+        with suppress(ValueError):  # a module in memory that was made by hand
+            found = importlib.util.find_spec(first)
+    for part in rest:
+        places = None if found is None else found.submodule_search_locations
+        found = None if places is None else PathFinder.find_spec(part, list(places))
+    return found

@@ -2,7 +2,9 @@
 
 FOLDER/
   .pipeline/lock          the process that runs the pipeline
-  .pipeline/NAME.json     a stage's record
+  .pipeline/pipeline.json the name and the file of the pipeline that the folder belongs to
+  .pipeline/stages/       a stage's record: NAME.json
+  .pipeline/old/          results of stages that are being made anew: NAME/, and its record NAME.json
   .pipeline/digests.json  hashes of files, by size and time
   NAME/                   a stage's results
   report.html             the page of the pipeline
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,15 +22,18 @@ from typing import Any, BinaryIO, Literal, Self
 
 import psutil
 
-from prefine.errors import CheckpointError
+from prefine.errors import CheckpointError, RecipeError
 from prefine.json_reading import JsonError, read_json_object
 from prefine.pipeline.digests import KnownDigests
+from prefine.recipe.pipeline import Pipeline
 from prefine.runs.atomic import storage_errors, sweep_temporaries, write_json
 
 try:
     import fcntl
 except ImportError:  # Windows: the process number in the lock decides
     fcntl = None  # type: ignore[assignment]
+
+_CLOCK_S = 2.0  # file systems and processes round their times
 
 Status = Literal["running", "failed", "done"]
 
@@ -66,30 +72,107 @@ class PipelineRecords:
         folder: of the pipeline; it may not exist.
 
     Attributes:
-        folder: likewise. own: where the records are. digests: of files.
+        folder: likewise. own: where the records are. stages: one of each. digests: of files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.own = folder / ".pipeline"
+        self.stages = self.own / "stages"
+        self._old = self.own / "old"
+        self._owner = self.own / "pipeline.json"
         self.digests = KnownDigests(self.own / "digests.json")
 
     def read(self, stage: str) -> StageRecord | None:
         """A stage's record; None if there is none, or it is damaged."""
-        try:
-            values = read_json_object(self._path(stage))
-            record = StageRecord(**{**values, "others": tuple(values["others"])})
-        except (OSError, JsonError, KeyError, TypeError):
-            return None
-        named = (record.inputs, record.results, record.planned)
-        return record if all(isinstance(each, dict) for each in named) else None
+        return _record_in(self._path(stage))
+
+    def known(self) -> list[str]:
+        """The stages that have a record, sorted."""
+        return sorted(file.stem for file in self.stages.glob("*.json"))
 
     def write(self, stage: str, record: StageRecord) -> None:
         """Write a stage's record. Raises CheckpointError if the disk is full or not writable."""
         write_json(self._path(stage), asdict(record))
 
+    def old_folder(self, stage: str) -> Path:
+        """Where a stage's earlier result is while it is made anew."""
+        return self._old / stage
+
+    def read_old(self, stage: str) -> StageRecord | None:
+        """The record of that result; None if there is none."""
+        return _record_in(self._old / f"{stage}.json")
+
+    def write_old(self, stage: str, record: StageRecord) -> None:
+        """Write the record of that result. Raises CheckpointError."""
+        with storage_errors(self._old):
+            self._old.mkdir(exist_ok=True)
+        write_json(self._old / f"{stage}.json", asdict(record))
+
+    def forget_old(self, stage: str) -> None:
+        """Delete the record of that result. Raises CheckpointError."""
+        with storage_errors(self._old):
+            (self._old / f"{stage}.json").unlink(missing_ok=True)
+
+    def runner(self) -> int | None:
+        """The number of the other process of this machine that runs the pipeline now; None if there is none."""
+        lock = self.own / "lock"
+        try:
+            number, host = _holder_in(lock.read_bytes())
+            # The number may be that of a later process, after a kill.
+            begun = psutil.Process(number).create_time() <= lock.stat().st_mtime + _CLOCK_S
+        except (OSError, psutil.Error):
+            return None
+        return number if begun and number not in (0, os.getpid()) and host == socket.gethostname() else None
+
+    def require_belongs(self, pipeline: Pipeline) -> None:
+        """Refuse a folder of another pipeline, whose results would be taken for this one's and deleted.
+
+        A pipeline whose file was renamed or moved keeps its folder.
+
+        Raises:
+            RecipeError: the folder belongs to another pipeline.
+        """
+        try:
+            known = read_json_object(self._owner)
+        except (OSError, JsonError):
+            return
+        name, file = known.get("pipeline"), known.get("file")
+        if isinstance(file, str) and pipeline.file is not None:
+            other = Path(file)
+            if other == pipeline.file.resolve() or not other.is_file():
+                return
+        elif name == pipeline.name:
+            return
+        raise RecipeError(
+            f"folder: {self.folder} holds the results of another pipeline, {file or name}",
+            "Set another folder (--set folder=NEW).",
+        )
+
+    def claim(self, pipeline: Pipeline) -> None:
+        """Note which pipeline the folder belongs to. Raises CheckpointError if it cannot be written."""
+        file = None if pipeline.file is None else str(pipeline.file.resolve())
+        if file is not None or not self._owner.is_file():
+            write_json(self._owner, {"pipeline": pipeline.name, "file": file})
+
     def _path(self, stage: str) -> Path:
-        return self.own / f"{stage}.json"
+        return self.stages / f"{stage}.json"
+
+
+def _record_in(path: Path) -> StageRecord | None:
+    try:
+        values = read_json_object(path)
+        record = StageRecord(**{**values, "others": tuple(values["others"])})
+    except (OSError, JsonError, KeyError, TypeError):
+        return None
+    named = (record.inputs, record.results, record.planned)
+    return record if all(isinstance(each, dict) for each in named) else None
+
+
+def _holder_in(text: bytes) -> tuple[int, str]:
+    """The process and machine in a lock; 0 if they are not known."""
+    number, _, host = text[:300].decode("utf-8", "replace").strip().partition(" ")
+    return (int(number) if number.isdigit() else 0), host
 
 
 class PipelineLock:
@@ -105,14 +188,15 @@ class PipelineLock:
     def __init__(self, records: PipelineRecords) -> None:
         self._path = records.own / "lock"
         with storage_errors(records.folder):
-            records.own.mkdir(parents=True, exist_ok=True)
+            records.stages.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self._path.open("a+b")
             try:
                 self._take(records.folder)
                 self._file.truncate(0)
                 self._file.write(f"{os.getpid()} {socket.gethostname()}\n".encode())
                 self._file.flush()
-                sweep_temporaries(records.own)
+                for each in (records.own, *(path for path in records.own.iterdir() if path.is_dir())):
+                    sweep_temporaries(each)
                 sweep_temporaries(records.folder)
             except BaseException:
                 self._file.close()
@@ -134,8 +218,7 @@ class PipelineLock:
     def _holder(self) -> tuple[int, str]:
         """The process and machine in the lock; 0 if they are not known."""
         self._file.seek(0)
-        number, _, host = self._file.read(300).decode("utf-8", "replace").strip().partition(" ")
-        return (int(number) if number.isdigit() else 0), host
+        return _holder_in(self._file.read(300))
 
     def _in_use(self, folder: Path, holder: tuple[int, str]) -> CheckpointError:
         number, host = holder
@@ -152,4 +235,6 @@ class PipelineLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with suppress(OSError):
+            self._file.truncate(0)  # this process may live on without running the pipeline
         self._file.close()

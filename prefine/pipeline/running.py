@@ -15,13 +15,14 @@ from pathlib import Path
 
 from prefine.errors import CheckpointError, Paused, PrefineError, RecipeError, Stopped
 from prefine.formatting import duration, listing, plural
+from prefine.pipeline.earlier import drop_earlier, make_room, put_back
 from prefine.pipeline.inputs import key_of
 from prefine.pipeline.prediction import predicted
 from prefine.pipeline.records import PipelineLock, PipelineRecords, StageRecord
-from prefine.pipeline.standing import ChosenStages, StageStanding, standing, standings
+from prefine.pipeline.standing import ChosenStages, StageStanding, chosen, flaw_of, standing, standings
 from prefine.pipeline.summary import write_summary
 from prefine.pipeline.view import PipelineView
-from prefine.pipeline.work import clear, require_stage, run_stage
+from prefine.pipeline.work import require_stage, run_stage
 from prefine.recipe.pipeline import Pipeline
 from prefine.runs.ownership import refuse_foreign_page
 
@@ -36,7 +37,7 @@ class PipelineResult:
         folder: of the pipeline.
         page: report.html in it.
         ran: the stages that ran now, in order. cached: those that did not need to.
-        failed_gates: evaluations whose gate is not passed; they stop exports of their candidates.
+        failed_gates: evaluations whose gate is not passed, or out of date; they stop exports of their candidates.
     """
 
     folder: Path
@@ -57,7 +58,8 @@ def run_chosen(pipeline: Pipeline, choice: ChosenStages, view: PipelineView) -> 
     with PipelineLock(records):
         refuse_foreign_page(page)
         before = standings(pipeline, records, choice)
-        _require(before)
+        _require(before, records)
+        records.claim(pipeline)
         view.begin(before)
         run = _Running(pipeline, choice, view, records)
         try:
@@ -66,17 +68,18 @@ def run_chosen(pipeline: Pipeline, choice: ChosenStages, view: PipelineView) -> 
         finally:
             with suppress(CheckpointError):  # on a full disk the first error matters
                 records.digests.save()
-                write_summary(pipeline, records, run.found, page)
+                write_summary(pipeline, records, _all_standings(pipeline, records), page)
         failed = tuple(
             name
             for name in choice.names
             if (record := records.read(name)) is not None and record.status == "done" and record.gate is False
         )
+        failed = tuple(dict.fromkeys([*failed, *(name for each in run.found.values() for name in each.gates)]))
         view.say(_closing(run, failed, page))
     return PipelineResult(pipeline.folder, page, tuple(run.ran), tuple(run.cached), failed)
 
 
-def _require(found: list[StageStanding]) -> None:
+def _require(found: list[StageStanding], records: PipelineRecords) -> None:
     """Refuse before any work what can be seen now."""
     states = {each.stage.name: each for each in found}
     for each in found:
@@ -87,12 +90,30 @@ def _require(found: list[StageStanding]) -> None:
         except PrefineError as error:
             raise _of_stage(each.stage.name, error, error.remedy) from error
         for parent in each.stage.parents:
-            left = states[parent]
-            if left.state == "left" and (left.record is None or left.record.status != "done"):
+            if (lacking := _lacking(states[parent], records)) is not None:
                 raise RecipeError(
-                    f"stage {each.stage.name} needs the result of stage {parent}, which has none",
+                    f"stage {each.stage.name} needs the result of stage {parent}, {lacking}",
                     f"Run that one first: --only {parent}, or leave --from and --only out.",
                 )
+
+
+def _lacking(parent: StageStanding, records: PipelineRecords) -> str | None:
+    """Why a stage that was not chosen cannot be used as it is, as a clause; None if it can."""
+    if parent.state != "left":
+        return None
+    if parent.record is None or parent.record.status != "done":
+        return "which has none"
+    flaw = flaw_of(parent.stage.folder, parent.record, records.digests)
+    return None if flaw is None else f"but {flaw}"
+
+
+def _all_standings(pipeline: Pipeline, records: PipelineRecords) -> dict[str, StageStanding]:
+    """Where all stages stand, whichever were chosen; {} if an input cannot be read."""
+    try:
+        found = standings(pipeline, records, chosen(pipeline, None, None, False))
+    except PrefineError:
+        return {}
+    return {each.stage.name: each for each in found}
 
 
 class _Running:
@@ -117,9 +138,14 @@ class _Running:
         now = standing(self._pipeline.stages[name], self._records, self._choice, self.found)
         self.found[name] = now
         if now.state == "cached":
+            if now.is_aside and now.record is not None:
+                put_back(now.stage, now.record, self._records)
+            drop_earlier(now.stage, self._records)
             self.cached.append(name)
         elif now.state == "blocked":
-            self._view.ended(name, "blocked", f"stage {name} is not run: {now.why}")
+            exported = now.record is not None and now.record.status == "done" and now.stage.folder.is_dir()
+            remains = f"; {now.stage.folder} still holds an earlier export" if exported else ""
+            self._view.ended(name, "blocked", f"stage {name} is not run: {now.why}{remains}")
         elif now.runs:
             self._view.stage(now, place)
             record = self._run(now)
@@ -130,7 +156,7 @@ class _Running:
         name, began = now.stage.name, time.monotonic()
         before = now.record if now.state == "to resume" and now.record is not None else None
         if before is None:
-            clear(now.stage, known=now.record is not None)
+            make_room(now.stage, now.record, self._records)
         spent = 0.0 if before is None else before.seconds
         planned = predicted(self._pipeline.in_place(name), now.stage.method) if before is None else before.planned
         record = StageRecord("running", key_of(now.inputs), now.inputs, seconds=spent, planned=planned)
@@ -151,7 +177,7 @@ class _Running:
                 self._records.write(name, replace(record, status="failed", reason=reason, seconds=seconds()))
             self._view.ended(name, "failed", f"stage {name} failed")
             if isinstance(error, PrefineError):
-                raise _of_stage(name, error, f"{error.remedy} {_KEPT}") from error
+                raise _of_stage(name, error, f"{error.remedy} {_KEPT}{self._where_earlier(name)}") from error
             raise
         finally:
             _free_memory()
@@ -159,9 +185,14 @@ class _Running:
             record, status="done", results=result.results, others=result.others, gate=result.gate, seconds=seconds()
         )
         self._records.write(name, done)
+        drop_earlier(now.stage, self._records)
         text = "its gate is not passed" if result.gate is False else "done"
         self._view.ended(name, "done", f"stage {name}: {text} in {duration(done.seconds)}", done.seconds)
         return done
+
+    def _where_earlier(self, name: str) -> str:
+        old = self._records.old_folder(name)
+        return f" Its earlier result is in {old}, and is put back if its inputs are set back." if old.exists() else ""
 
 
 def _of_stage(name: str, error: PrefineError, remedy: str) -> PrefineError:

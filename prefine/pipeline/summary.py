@@ -20,12 +20,14 @@ from prefine.report.facts import dictionaries, mapping, read_run, text
 from prefine.report.headline import headline, tiles
 from prefine.report.pipeline_page import StageFigure, StageLine, write_pipeline_page
 
+_NOT_RUN = "not run"
+
 
 def write_summary(pipeline: Pipeline, records: PipelineRecords, found: Mapping[str, StageStanding], page: Path) -> Path:
     """Write the page of a pipeline; returns its path.
 
     Args:
-        found: where the stages stand that the current call has reached.
+        found: where the stages stand now, each as if it were chosen; {} if that cannot be said.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -39,8 +41,9 @@ def write_summary(pipeline: Pipeline, records: PipelineRecords, found: Mapping[s
 
 def _line(stage: PipelineStage, record: StageRecord | None, now: StageStanding | None, folder: Path) -> StageLine:
     state, why = _state(record, now)
-    done = record is not None and record.status == "done"
+    done = record is not None and record.status == "done" and state != _NOT_RUN
     sentence, figures = _result(stage) if done else ("", [])
+    pages = () if now is not None and now.state == "blocked" else _pages(stage)
     planned = in_words({} if record is None else record.planned)
     figures = [replace(each, before=each.before or planned.get(each.label, "")) for each in figures]
     return StageLine(
@@ -52,16 +55,18 @@ def _line(stage: PipelineStage, record: StageRecord | None, now: StageStanding |
         seconds=duration(record.seconds) if record is not None and record.seconds else "",
         sentence=sentence,
         figures=figures,
-        links=[(name, os.path.relpath(path, folder)) for name, path in _pages(stage) if path.is_file()],
+        links=[(name, os.path.relpath(path, folder)) for name, path in pages if path.is_file()],
     )
 
 
 def _state(record: StageRecord | None, now: StageStanding | None) -> tuple[str, str]:
     if now is not None and now.state == "blocked":
-        return "not run", now.why
+        return _NOT_RUN, now.why
     if record is None:
-        return "not run", "" if now is None or now.state != "left" else now.why
+        return _NOT_RUN, ""
     if record.status == "done":
+        if now is not None and now.runs:
+            return "out of date", now.why
         return ("gate not passed" if record.gate is False else "done"), ""
     if record.status == "failed":
         return "failed", record.reason

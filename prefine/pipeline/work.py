@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefine.comparisons.gate import read_gate
-from prefine.errors import CheckpointError
 from prefine.json_reading import JsonError, read_json_object
 from prefine.pipeline.digests import KnownDigests, files_below
 from prefine.recipe.pipeline import Pipeline, runs_of
 from prefine.recipe.pipeline_methods import EvaluateRecipe, ExportRecipe, ReportRecipe, as_list
 from prefine.recipe.pipeline_stage import STAGE, PipelineStage
-from prefine.runs.atomic import discard, storage_errors
-from prefine.runs.ownership import LOCK_NAME, is_ours, is_own_page
+from prefine.runs.atomic import storage_errors
+from prefine.runs.ownership import is_ours
 
 if TYPE_CHECKING:
     from prefine.training.display import Display
@@ -26,7 +25,6 @@ _EXPORT = "export.json"
 # Users edit it.
 _README = "README.md"
 _PAGE = "report.html"
-_EVALUATION_MARK = b"prefine evaluation"
 
 
 @dataclass(frozen=True)
@@ -65,39 +63,6 @@ def require_stage(stage: PipelineStage) -> None:
             format_named(each)
 
 
-def clear(stage: PipelineStage, known: bool) -> None:
-    """Delete what a stage left before, so that it begins anew.
-
-    Args:
-        known: whether the pipeline has a record of it.
-
-    Raises:
-        CheckpointError: its folder holds files of somebody else's.
-    """
-    folder = stage.folder
-    with storage_errors(folder):
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            return
-        if not known or not _is_of_a_stage(folder):
-            raise CheckpointError(
-                f"{folder} is there already, and this pipeline did not make it",
-                "Move it away, or set another folder (--set folder=NEW).",
-            )
-        discard(folder)
-
-
-def _is_of_a_stage(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    if is_ours(folder):
-        return True
-    lock = folder / LOCK_NAME
-    if lock.is_file() and lock.read_bytes().startswith(_EVALUATION_MARK):
-        return True
-    shown = [each for each in folder.iterdir() if not each.name.startswith(".")]
-    return all((each / _EXPORT).is_file() or (each.name == _PAGE and is_own_page(each)) for each in shown)
-
-
 def run_stage(pipeline: Pipeline, stage: PipelineStage, display: Display, digests: KnownDigests) -> StageResult:
     """Run a stage to its end, or on from where it was.
 
@@ -118,8 +83,8 @@ def _trained(stage: PipelineStage, recipe: Any, display: Display, digests: Known
     from prefine import api
 
     train: Callable[..., Any] = getattr(api, stage.method)
-    # A process that was killed in the first moments leaves a lock, or nothing.
-    begun = (stage.folder / LOCK_NAME).exists()
+    # A process that was killed in the first moments leaves nothing, or an empty lock, which is no run to resume.
+    begun = is_ours(stage.folder)
     train(recipe, resume=begun, display=display, **({"force": True} if stage.force else {}))
     model = stage.folder / "model"
     files = {f"model/{name}": file for name, file in files_below(model).items() if name != _README}

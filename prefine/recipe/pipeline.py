@@ -8,6 +8,7 @@ errors are reported at once, each with the stage, the field, the value, the rule
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -50,13 +51,15 @@ _REFERENCES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("runs",): tuple(RECIPES),
 }
 
+_UNNAMED = "pipeline"
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 
 
 class PipelineFile(RecipeSection):
     """A pipeline's file. The fields of a stage are those of its method."""
 
-    pipeline: Name = Field("pipeline", description="the pipeline's name")
+    pipeline: Name | None = Field(None, description="the pipeline's name; null: the name of its file")
     folder: RunFolder | None = Field(None, description="holds a folder for each stage; null: runs/NAME")
     stages: dict[Name, dict[str, Any]] = Field(min_length=1, description="name -> method, and its recipe's fields")
 
@@ -66,14 +69,16 @@ class Pipeline:
     """A checked pipeline.
 
     Attributes:
-        name: in the file.
+        name: in the file, or the file's own.
         folder: that holds the folders of its stages.
         stages: by name, each after its parents.
+        file: that it was read from; None if it was given as values.
     """
 
     name: str
     folder: Path
     stages: Mapping[str, PipelineStage]
+    file: Path | None = None
 
     def stage(self, name: str, option: str) -> PipelineStage:
         """A stage by name.
@@ -134,16 +139,24 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
             f"{path} has no stages: it is not a pipeline",
             "A recipe of one stage has a verb of its own, such as prefine sft; docs/pipeline.md shows a pipeline.",
         )
-    return checked_pipeline(values, parsed_overrides(overrides), str(path))
+    return checked_pipeline(values, parsed_overrides(overrides), str(path), path)
 
 
-def checked_pipeline(values: dict[str, Any], assignments: Sequence[Assignment], source: str) -> Pipeline:
+def name_of_file(path: Path) -> str:
+    """The name of a pipeline whose file says none: the file's, without its ending, as a name of a folder."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:64] or _UNNAMED
+
+
+def checked_pipeline(
+    values: dict[str, Any], assignments: Sequence[Assignment], source: str, path: Path | None = None
+) -> Pipeline:
     """A pipeline from its values; see `load_pipeline`.
 
     Args:
         values: set by the file; changed by the assignments.
         assignments: overrides; the last one for a field wins.
         source: name of the values' origin for messages.
+        path: of the file that the values are from, if they are from one.
     """
     _require_known_stages(values, assignments)
     # Fields of stages are set after a stage's own recipe file, which they override.
@@ -151,7 +164,8 @@ def checked_pipeline(values: dict[str, Any], assignments: Sequence[Assignment], 
     others = [each for each in assignments if each not in of_stages]
     assign(values, others)
     file = checked_recipe(values, [], PipelineFile, source)
-    folder = Path(file.folder or f"runs/{file.pipeline}")
+    title = file.pipeline or (_UNNAMED if path is None else name_of_file(path))
+    folder = Path(file.folder or f"runs/{title}")
     stages: dict[str, PipelineStage] = {}
     errors: list[RecipeError] = list(_same_folders(file.stages, source))
     for name, fields in file.stages.items():
@@ -163,7 +177,7 @@ def checked_pipeline(values: dict[str, Any], assignments: Sequence[Assignment], 
     errors += [error for stage in stages.values() for error in _reference_errors(stage, file, source)]
     if errors:
         raise all_of([one for error in errors for one in getattr(error, "errors", (error,))])
-    return Pipeline(file.pipeline, folder, _in_order(_with_gates(stages), source))
+    return Pipeline(title, folder, _in_order(_with_gates(stages), source), path)
 
 
 def _reference_errors(stage: PipelineStage, file: PipelineFile, source: str) -> Iterator[RecipeError]:

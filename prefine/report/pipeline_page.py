@@ -27,7 +27,7 @@ class StageLine:
 
     Attributes:
         name, method: of the stage.
-        state: done, gate not passed, failed, interrupted, or not run. why: the reason, if there is one.
+        state: done, out of date, gate not passed, failed, interrupted, or not run. why: the reason, if there is one.
         parents: the stages that it needs.
         seconds: that it took, as text; empty if unknown.
         sentence: the main result.

@@ -50,7 +50,9 @@ def test_an_existing_file_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_a_method_overrides_the_choice(tmp_path: Path) -> None:
     assert run("--data", "pairs.jsonl", "--method", "sft", "--out", "a.yaml") == 0
-    assert "dpo" not in load_pipeline(tmp_path / "a.yaml").stages
+    pipeline = load_pipeline(tmp_path / "a.yaml")
+    assert "dpo" not in pipeline.stages
+    assert (pipeline.name, pipeline.folder) == ("a", Path("runs/a"))  # not the folder of pipeline.yaml
 
 
 def test_without_a_terminal_nothing_is_asked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,3 +107,12 @@ def test_a_run_is_removed_only_when_that_was_said(tmp_path: Path, capsys: pytest
     assert one.exists()
     assert said(capsys, "remove", str(one), "--yes")[1].startswith(f"removed {one}, ")
     assert not one.exists()
+
+
+def test_reproduce_of_the_current_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(a_run(tmp_path / "mine", "2026-01-01T00:00:00", recipe={"model": {"name": "no-such-model"}}))
+    out, _ = listed(capsys, "reproduce", ".")
+    assert out.startswith("# prefine sft mine.yaml\n")
+    assert f"run: {tmp_path / 'mine-again'}" in out

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from prefine.errors import CheckpointError
-from prefine.history.removal import dependents_of, remove_run
+from prefine.history.removal import dependents_of, remove_runs
+from prefine.pipeline.records import PipelineLock, PipelineRecords, StageRecord
 from prefine.runs.directory import RunDirectory
 from tests.history.runs import a_run
 
 
 def test_a_run_that_nothing_needs_is_removed(tmp_path: Path) -> None:
     run = a_run(tmp_path / "runs/one")
-    assert remove_run(run) > 100
+    assert remove_runs([run])[0][1] > 100
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -26,21 +27,57 @@ def test_a_run_that_others_were_made_from_stays_unless_forced(tmp_path: Path, mo
     a_run(Path("runs/sft2"))
     assert {str(each.path.name) for each in dependents_of(sft)} == {"dpo", "ppo"}
     with pytest.raises(CheckpointError, match=r"runs/sft is model\.name of .*, and 1 more: without it"):
-        remove_run(sft)
+        remove_runs([sft])
     assert {each.path.name for each in dependents_of(sft, [ppo])} == {"dpo"}
-    remove_run(sft, force=True)
+    remove_runs([sft], force=True)
     assert not sft.exists() and ppo.exists()
 
 
 def test_a_run_that_is_being_written_stays(tmp_path: Path) -> None:
     run = a_run(tmp_path / "one")
     with RunDirectory.create(run, resume=True), pytest.raises(CheckpointError, match="is in use by another process"):
-        remove_run(run)
+        remove_runs([run])
     assert (run / "manifest.json").exists()
 
 
 def test_a_folder_of_somebody_else_s_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(CheckpointError, match="holds no run"):
-        remove_run(tmp_path / "mine")
+        remove_runs([tmp_path / "mine"])
     assert (tmp_path / "mine").exists()
+
+
+def test_all_are_checked_before_the_first_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, sft = a_run(Path("runs/one")), a_run(Path("runs/sft"))
+    dpo = a_run(Path("runs/dpo"), "dpo", model="runs/sft")
+    with pytest.raises(CheckpointError, match=r"runs/sft is model\.name of"):
+        remove_runs([one, sft])
+    with RunDirectory.create(dpo, resume=True), pytest.raises(CheckpointError, match="runs/dpo is in use"):
+        remove_runs([one, sft, dpo])
+    assert one.exists() and sft.exists() and dpo.exists()
+    assert len(remove_runs([one, sft, dpo, one])) == 3
+    assert list(Path("runs").iterdir()) == []
+    monkeypatch.chdir(a_run(Path("runs/here")))
+    remove_runs([Path()])
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_names_in_recipes_count_from_the_folders_of_the_run_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    sft = a_run(tmp_path / "work/runs/sft")
+    a_run(tmp_path / "work/runs/dpo", "dpo", model="runs/sft")
+    assert [each.path.name for each in dependents_of(sft)] == ["dpo"]
+
+
+def test_stages_of_a_pipeline_that_were_made_from_a_run(tmp_path: Path) -> None:
+    sft = a_run(tmp_path / "desk/sft")
+    records = PipelineRecords(tmp_path / "desk")
+    with PipelineLock(records):
+        for name, method, parent in (("better", "evaluate", "sft"), ("all", "report", "sft"), ("raw", "export", "dpo")):
+            (tmp_path / "desk" / name).mkdir()
+            records.write(name, StageRecord("done", "key", {"method": method, f"stage {parent}": "hash"}))
+    assert [(each.path.name, each.field) for each in dependents_of(sft)] == [("better", "stage:sft")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefine.errors import CheckpointError
-from prefine.history.reproduction import commented, reproduction_of
+from prefine.history.reproduction import Reproduction, commented, reproduction_of
 from prefine.recipe.loading import load_recipe
 from prefine.recipe.sft import SftRecipe
 from prefine.runs.directory import run_provenance
@@ -61,3 +62,30 @@ def test_a_folder_without_a_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no recipe of a known stage"):
         reproduction_of(run, Path("x.yaml"), Path("again"))
     assert json.loads((run / "manifest.json").read_text())["stage"] == "merge"
+
+
+def test_every_model_that_scores_is_compared_and_force_is_kept(tmp_path: Path, data: Path) -> None:
+    reward = tmp_path / "reward"
+    reward.mkdir()
+    (reward / "config.json").write_text('{"model_type": "llama"}')
+    weights = reward / "model.safetensors"
+    weights.write_bytes(b"weights")
+    run = made(tmp_path, data)
+    manifest = json.loads((run / "manifest.json").read_text())
+    recipe = manifest["recipe"] | {
+        "reward": {"name": str(reward), "more": [{"name": "mine:points"}], "judge": str(tmp_path / "gone")}
+    }
+    manifest |= {"recipe": recipe, "stage": "ppo", "code": {"reward.more[0].name": {"name": "mine:points"}}}
+    manifest |= {"overridden": ["reward: no-go. It was used because of --force."]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+    def found() -> Reproduction:
+        return reproduction_of(run, Path("x.yaml"), Path("again"))
+
+    os.utime(weights, (1, 1))
+    assert found().command == "prefine ppo x.yaml --force"
+    assert f"reward.judge {tmp_path / 'gone'} is no longer there" in found().differences
+    said = [each for each in found().differences if each.startswith("reward.") and "judge" not in each]
+    assert said == ["reward.more[0].name mine:points is a function of yours: it must be the same one"]
+    os.utime(weights)
+    assert f"reward.name {reward} may have changed: its files are newer than the run" in found().differences

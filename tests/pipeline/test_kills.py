@@ -22,7 +22,7 @@ KILLS = 30
 
 
 def pipeline(model: Path, data: Path) -> dict[str, Any]:
-    """SFT, a reward model and DPO of a few steps, an export and a page."""
+    """SFT, a reward model and DPO of a few steps, and a page."""
 
     def stage(method: str, name: str, **sections: Any) -> dict[str, Any]:
         training = {"max_steps": 3, "save_every_steps": 1, "evaluate_every_steps": None}

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
+import prefine
 from prefine.errors import CheckpointError, Paused, PrefineError, RecipeError, Stopped, TrainingError
 from prefine.pipeline.records import PipelineLock, PipelineRecords
+from prefine.pipeline.running import run_chosen
+from prefine.pipeline.standing import chosen
 from prefine.pipeline.work import StageResult
+from prefine.recipe.pipeline import load_pipeline
 from prefine.recipe.pipeline_stage import PipelineStage
+from prefine.runs.holding import held
 from tests.pipeline.fake import STAGES, Desk
 
 
@@ -85,6 +90,7 @@ def test_a_gate_that_is_not_passed_stops_the_export(desk: Desk) -> None:
     assert "stage served is not run: the gate of better is not passed" in desk.view.said
     again = desk.run()
     assert (again.ran, again.failed_gates) == ((), ("better",))
+    assert desk.run(only="served").failed_gates == ("better",)
     desk.gates["better"] = True
     assert desk.run("stages.better.samples=2").ran == ("better", "served")
 
@@ -136,6 +142,101 @@ def test_missing_data_and_gates_are_refused_before_any_work(desk: Desk) -> None:
 
 def test_a_damaged_record_counts_as_none(desk: Desk) -> None:
     desk.run()
-    Path("out/.pipeline/served.json").write_text("{")
+    Path("out/.pipeline/stages/served.json").write_text("{")
     with pytest.raises(CheckpointError, match="out/served is there already"):
         desk.run()
+
+
+def test_two_files_have_two_folders_and_one_does_not_take_the_other_s(desk: Desk) -> None:
+    del desk.values["pipeline"], desk.values["folder"]
+    made = desk.pipeline()
+    assert (made.name, made.folder) == ("p", Path("runs/p"))
+    desk.run()
+    Path("p.yaml").rename("q.yaml")  # a renamed file may keep its folder
+    again = load_pipeline(Path("q.yaml"), ["folder=runs/p"])
+    assert run_chosen(again, chosen(again, None, None, False), desk.view).ran == ()
+    with pytest.raises(RecipeError, match=r"runs/p holds the results of another pipeline, .*q\.yaml\. Set another"):
+        desk.run("stages.sft.training.seed=4")
+    assert desk.worked == [] and Path("runs/p/dpo/weights").is_file()
+    desk.values["pipeline"] = "other"
+    with pytest.raises(RecipeError, match="holds the results of another pipeline"):
+        prefine.run_pipeline({**desk.values, "folder": "runs/p"}, display=False)
+
+
+def test_a_stage_may_have_any_name(desk: Desk) -> None:
+    desk.values["stages"] = {"digests": desk.values["stages"]["sft"], "lock": {"method": "report"}}
+    desk.run()
+    assert desk.run().cached == ("digests", "lock")
+
+
+def test_a_blocked_export_says_that_an_earlier_one_remains(desk: Desk) -> None:
+    desk.run()
+    desk.gates["better"] = False
+    assert desk.run("stages.better.samples=2").failed_gates == ("better",)
+    assert (
+        "stage served is not run: the gate of better is not passed; out/served still holds an earlier export"
+        in desk.view.said
+    )
+
+
+def test_a_gate_about_another_model_does_not_let_an_export_pass(desk: Desk) -> None:
+    desk.run()
+    desk.run("stages.dpo.dpo.beta=0.3", only="dpo")
+    result = desk.run("stages.dpo.dpo.beta=0.3", only="served", force=True)
+    assert (result.ran, result.failed_gates) == ((), ("better",))
+    assert any(
+        "the gate of better is out of date (the result of stage dpo has changed)" in each for each in desk.view.said
+    )
+    desk.run("stages.dpo.dpo.beta=0.3", only="better")
+    assert desk.run("stages.dpo.dpo.beta=0.3", only="served").ran == ("served",)
+    Path("gate.yaml").write_text("verdict: better\n")
+    assert desk.run("stages.dpo.dpo.beta=0.3", only="served", force=True).failed_gates == ("better",)
+
+
+def test_a_gate_without_an_answer_is_not_passed(desk: Desk) -> None:
+    del desk.gates["better"]
+    assert desk.run().failed_gates == ("better",)
+    assert "served" not in desk.worked
+
+
+def test_a_result_is_kept_until_the_new_one_is_done(desk: Desk) -> None:
+    desk.run()
+    ending(desk, "dpo", TrainingError("no memory", "Lower it."))
+    with pytest.raises(PrefineError, match=r"Its earlier result is in out/\.pipeline/old/dpo, and is put back if"):
+        desk.run("stages.dpo.dpo.beta=0.3")
+    assert Path("out/.pipeline/old/dpo/weights").read_text() == "dpo"
+    with pytest.raises(PrefineError, match="no memory"):  # another attempt leaves it where it is
+        desk.run("stages.dpo.dpo.beta=0.4")
+    assert Path("out/.pipeline/old/dpo/weights").read_text() == "dpo"
+    again = desk.run()
+    assert (again.ran, again.cached) == ((), STAGES)
+    assert Path("out/dpo/weights").read_text() == "dpo" and not Path("out/dpo/half").exists()
+    assert list(Path("out/.pipeline/old").iterdir()) == []
+    desk.work = lambda stage: None
+    desk.run("stages.dpo.dpo.beta=0.3")
+    assert list(Path("out/.pipeline/old").iterdir()) == []
+
+
+def test_a_parent_whose_files_are_gone_is_refused_before_anything_is_moved(desk: Desk) -> None:
+    desk.run()
+    Path("out/sft/weights").write_text("mine")
+    with pytest.raises(RecipeError, match="stage dpo needs the result of stage sft, but out/sft/weights was changed"):
+        desk.run("stages.dpo.dpo.beta=0.3", only="dpo")
+    assert Path("out/dpo/weights").is_file() and not Path("out/.pipeline/old").exists()
+
+
+def test_a_folder_that_another_process_writes_is_neither_moved_nor_deleted(desk: Desk) -> None:
+    desk.run()
+    with held(Path("out/dpo")), pytest.raises(CheckpointError, match="out/dpo is in use by another process"):
+        desk.run("stages.dpo.dpo.beta=0.3")
+    assert Path("out/dpo/weights").is_file()
+
+
+def test_force_begins_a_failed_stage_anew(desk: Desk) -> None:
+    ending(desk, "sft", TrainingError("no memory", "Lower it."))
+    with pytest.raises(PrefineError):
+        desk.run()
+    desk.work = lambda stage: None
+    desk.run(only="sft", force=True)
+    assert not Path("out/sft/half").exists()
+    assert "stage 1 of 7: sft (sft), to run: --force" in desk.view.said

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,18 @@ def test_from_and_only_use_the_others_as_they_are(desk: Desk) -> None:
 def test_a_stage_that_is_not_there_is_named(desk: Desk) -> None:
     with pytest.raises(RecipeError, match=r"--from: There is no stage 'dop'\. Did you mean dpo\?"):
         chosen(desk.pipeline(), "dop", None, False)
+
+
+def test_a_stage_that_another_process_runs_now_says_so(desk: Desk) -> None:
+    """A lock whose process has ended, or gave it back, says nothing."""
+    desk.run(only="sft")
+    records = PipelineRecords(Path("out"))
+    assert records.runner() is None
+    done = records.read("sft")
+    assert done is not None
+    records.write("sft", replace(done, status="running", results={}))
+    assert to_run(desk)["sft"] == "it was interrupted, and goes on where it was"
+    Path("out/.pipeline/lock").write_text(f"{os.getppid()} {socket.gethostname()}\n")
+    assert to_run(desk)["sft"] == f"process {os.getppid()} runs it now"
+    os.utime("out/.pipeline/lock", (1, 1))  # older than the process of that number
+    assert to_run(desk)["sft"] == "it was interrupted, and goes on where it was"

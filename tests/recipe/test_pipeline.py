@@ -38,6 +38,15 @@ def refused(tmp_path: Path, *overrides: str, **given: Any) -> str:
     return "\n".join(caught.value.lines).replace(str(tmp_path / "p.yaml"), "FILE")
 
 
+@pytest.mark.parametrize(
+    ("file", "name"), [("sweep.yaml", "sweep"), ("my first try.yaml", "my-first-try"), ("é.yaml", "pipeline")]
+)
+def test_a_pipeline_without_a_name_has_that_of_its_file(tmp_path: Path, file: str, name: str) -> None:
+    (tmp_path / file).write_text(yaml.safe_dump({"stages": STAGES}))
+    pipeline = load_pipeline(tmp_path / file)
+    assert (pipeline.name, pipeline.folder) == (name, Path("runs", name))
+
+
 def test_stages_are_ordered_by_what_they_name(tmp_path: Path) -> None:
     pipeline = load(tmp_path)
     assert list(pipeline.stages) == ["sft", "dpo", "better", "served", "raw", "reward", "ppo", "all"]
