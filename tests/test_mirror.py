@@ -21,6 +21,7 @@ TOPICS = {
     },
     "annotation/page": {
         "annotation_page": "the annotation page in a browser",
+        "drafts": "what was begun outlives a pause",
         "annotation_safety": "what models and people write stays text on the page",
         "page_kills": "eight people and a server that is killed",
     },
@@ -101,6 +102,7 @@ TOPICS = {
         "trl_parity": "parity of DPO with TRL",
         "watched_runs": "prefine watch on a run's own files",
     },
+    "web": {"markdown_patterns": "the patterns of the pages' markdown take linear time"},
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from prefine.errors import RecipeError
 from prefine.foreign_recipes.literals import Literals, called, shown
-from prefine.foreign_recipes.script_changes import Change, ScriptChanges
+from prefine.foreign_recipes.script_changes import ScriptChange, ScriptChanges
 from prefine.foreign_recipes.script_names import ScriptNames
 from prefine.foreign_recipes.settings import Setting
 
@@ -90,9 +90,9 @@ class Script:
         self._change(call, self._changes.of(node))
         return call
 
-    def _change(self, call: ScriptCall, changes: list[Change]) -> None:
+    def _change(self, call: ScriptCall, changes: list[ScriptChange]) -> None:
         """Let attributes that are assigned after the call count: the only value of each, if it is a literal."""
-        by_name: dict[str | None, list[Change]] = {}
+        by_name: dict[str | None, list[ScriptChange]] = {}
         for change in changes:
             by_name.setdefault(change.name, []).append(change)
         for name, made in by_name.items():

@@ -16,7 +16,7 @@ _BLOCKS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.
 
 
 @dataclass(frozen=True)
-class Change:
+class ScriptChange:
     """A change of one attribute.
 
     Attributes:
@@ -58,12 +58,12 @@ class ScriptChanges:
         self._trained = min(
             (node.lineno for node in nodes if isinstance(node, ast.Call) and self._is_training(node)), default=None
         )
-        self._found: dict[ast.Call, list[Change]] = {}
+        self._found: dict[ast.Call, list[ScriptChange]] = {}
         for node in nodes:
             for base, name, value in _changes(node):
                 self._note(node, base, name, value)
 
-    def of(self, call: ast.Call) -> list[Change]:
+    def of(self, call: ast.Call) -> list[ScriptChange]:
         """The changes of what this call makes, in order of the lines."""
         return self._found.get(call, [])
 
@@ -73,10 +73,10 @@ class ScriptChanges:
         made = self._made(base, node)
         if made is not None:
             sure = self._surely_made(statement, made)
-            self._found.setdefault(made, []).append(Change(name, value if sure else None, text))
+            self._found.setdefault(made, []).append(ScriptChange(name, value if sure else None, text))
             return
         for call in self._possible(base):
-            self._found.setdefault(call, []).append(Change(name, None, text))
+            self._found.setdefault(call, []).append(ScriptChange(name, None, text))
 
     def _possible(self, base: ast.expr) -> list[ast.Call]:
         """The calls that may have made what is changed: one of several values, or a parameter of the same name."""

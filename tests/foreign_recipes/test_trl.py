@@ -111,6 +111,8 @@ def test_defaults_that_decide_the_result_are_written(trainer: str, tmp_path: Pat
     stage = done.configuration.stage
     pull = {"sft": [], "reward": [], "ppo": ["kl.coefficient", "ppo.epochs", "ppo.clip"]}.get(stage, [f"{stage}.beta"])
     own = ["ppo.lam"] if trainer == "PPO" else []
+    if trainer == "OnlineDPO":  # it learns from pairs, without ratios
+        pull = ["kl.coefficient", "ppo.epochs"]
     shared = ["learning_rate", "seed", "epochs", "batch_size", "schedule", "warmup_fraction"]
     needed = [*(f"training.{name}" for name in shared), "data.max_length_tokens", "data.heldout_fraction", *pull, *own]
     assert not [name for name in needed if name not in done.fields]
