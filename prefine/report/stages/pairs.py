@@ -82,8 +82,10 @@ def per_token(facts: RunFacts) -> bool:
     """Whether the objective compares log-probabilities per token, not summed over an answer."""
     recipe = mapping(facts.manifest.get("recipe"))
     section = mapping(recipe.get("dpo"))
-    names = mapping(section.get("loss")).keys() or {section.get("loss")}
-    return "orpo" in recipe or names <= {"ipo", "simpo", "sft"} or section.get("length_normalized") is True
+    loss = section.get("loss")
+    names = {loss} if isinstance(loss, str) else set(mapping(loss))
+    of_means = bool(names) and names <= {"ipo", "simpo", "sft"}
+    return "orpo" in recipe or of_means or section.get("length_normalized") is True
 
 
 def nats(facts: RunFacts) -> str:

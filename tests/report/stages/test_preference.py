@@ -64,6 +64,12 @@ def test_advice_names_settings_that_the_recipe_accepts(section: dict[str, object
     assert advice.against_length(run).endswith(length)
 
 
+@pytest.mark.parametrize("loss", [[], ["ipo"], {}, None, 1, {"ipo": 1.0, "sigmoid": 1.0}])
+def test_a_manifest_whose_loss_is_no_name_has_a_unit(loss: object) -> None:
+    """A damaged manifest, or another version's, does not end the report."""
+    assert nats(facts(manifest={"recipe": {"dpo": {"loss": loss}}})) == "nats"
+
+
 def test_ipo_with_sft_is_per_token_as_ipo_is() -> None:
     both, mixed = ({"ipo": 1.0, other: 1.0} for other in ("sft", "hinge"))
     assert nats(facts(manifest={"stage": "dpo", "recipe": {"dpo": {"loss": both}}})) == "nats per token"
