@@ -136,7 +136,7 @@ def reproduce(
     file = out or Path(f"{place.name}.yaml")
     if out is not None:
         require_writable(out)
-    made = reproduction_of(run, file, place.with_name(f"{place.name}-again"))
+    made = reproduction_of(run, file, place.parent / f"{place.name}-again")
     if out is None:
         echo(visible(commented(made, run)).rstrip("\n"))
         return
