@@ -155,11 +155,13 @@ class EndpointError(PrefineError):
     Args:
         problem, remedy: see PrefineError.
         ends_all: whether further requests would fail, too: a refused key, an endpoint that is down.
+        may_pass: whether the same request may be answered later; False for one that is refused for what it holds.
     """
 
-    def __init__(self, problem: str, remedy: str, *, ends_all: bool = False) -> None:
+    def __init__(self, problem: str, remedy: str, *, ends_all: bool = False, may_pass: bool = True) -> None:
         super().__init__(problem, remedy)
         self.ends_all = ends_all
+        self.may_pass = may_pass
 
 
 class MissingDependencyError(PrefineError):

@@ -160,7 +160,8 @@ def evaluate(
 
     Both models answer the same prompts with the same random numbers. The same command continues after an interruption.
     """
-    from prefine.cli.evaluation_output import evaluation_progress, said_of
+    from prefine.cli.evaluation_output import evaluation_progress
+    from prefine.comparisons.lines import comparison_lines
     from prefine.errors import about
     from prefine.evaluation.comparing.evaluate import evaluate as compare
     from prefine.evaluation.comparing.request import EvaluationRequest, judge_request, patience_of
@@ -193,7 +194,7 @@ def evaluate(
             patience=patience_of(timeout, attempts, at_once),
         )
         comparison, folder = compare(request, progress)
-    for line in said_of(comparison, folder):
+    for line in comparison_lines(comparison, folder):
         echo(line)
     if any(not rule.passed for rule in comparison.gate):
         raise typer.Exit(_DO_NOT_SHIP)

@@ -1,17 +1,12 @@
-"""What `prefine evaluate` shows: progress of its parts, and its result in lines."""
+"""How much of the parts of `prefine evaluate` is done."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prefine.terminal import echo
-
-if TYPE_CHECKING:
-    from prefine.comparisons.result import Comparison
 
 _SECONDS_BETWEEN_LINES = 60.0
 
@@ -59,22 +54,3 @@ def _lines(clock: Callable[[], float]) -> Callable[[str, int, int], None]:
             echo(f"{what}: {done:,} of {total:,}", err=True)
 
     return shown
-
-
-def said_of(comparison: Comparison, folder: Path) -> Iterator[str]:
-    """The result in lines: the verdict, what got worse, what is missing, the gate, and where the report is."""
-    yield f"{comparison.verdict.decision}: {comparison.verdict.sentence}"
-    yield from (f"worse: {sentence}" for sentence in comparison.verdict.regressions)
-    for what, why in comparison.not_computed.items():
-        yield f"not computed: {what}: {why}"
-    yield from (f"warning: {warning}" for warning in comparison.warnings)
-    for rate in comparison.win_rates:
-        yield from (f"warning: judged by {rate.judge}: {warning}" for warning in rate.warnings)
-    left_out = comparison.prompts.get("left_out", {})
-    for reason, count in left_out.items():
-        yield f"left out: {count}: {reason}"
-    for rule in comparison.gate:
-        yield f"gate: {'passed' if rule.passed else 'failed'}: {rule.sentence}"
-    if comparison.gate:
-        yield "gate: ship" if all(rule.passed for rule in comparison.gate) else "gate: don't ship"
-    yield f"report: {folder / 'report.html'}"

@@ -74,6 +74,7 @@ class BadRequestError(EndpointError):
         super().__init__(
             f"{url} refuses a request with status {status}: {message or 'without a reason'}",
             "Change what it refuses, or use another endpoint.",
+            may_pass=False,
         )
         self.status = status
         self.message = message

@@ -41,11 +41,13 @@ class JudgedAnswers:
         rows: with the judge's verdicts, where there are any.
         win_rate: over the prompts; of several answers to a prompt the first is judged.
         problem: what ended the judging early; None if every pair was asked about.
+        not_asked: pairs that the judge could not be asked about.
     """
 
     rows: list[AnswerRow]
     win_rate: WinRate
     problem: EndpointError | None = None
+    not_asked: int = 0
 
 
 def judge_answers(
@@ -70,7 +72,8 @@ def judge_answers(
         own: dict[str, Winner] = {} if opinion.winner is None else {judge.name: opinion.winner}
         judged[place] = rows[place].model_copy(update={"verdicts": others | own})
     differences = [length_difference(rows[place]) for place in places]
-    return JudgedAnswers(judged, _win_rate(judge, opinions, differences, problem), problem)
+    not_asked = sum(each.failure.startswith(_NOT_ASKED) for each in opinions)
+    return JudgedAnswers(judged, _win_rate(judge, opinions, differences, problem), problem, not_asked)
 
 
 def first_of_each_prompt(rows: Sequence[AnswerRow]) -> list[int]:
@@ -110,8 +113,8 @@ def _opinions(
                 found[waiting[future]] = _opinion(one, other)
                 progress(len(found))
     problems = [error for future in waiting if isinstance(error := future.exception(), EndpointError)]
-    ending = [error for error in problems if error.ends_all]
-    return [found[place] for place in range(len(rows))], next(iter(ending + problems), None)
+    problems.sort(key=lambda error: (not error.ends_all, not error.may_pass))  # the one that says most comes first
+    return [found[place] for place in range(len(rows))], next(iter(problems), None)
 
 
 def _opinion(one: Future[Preferred], other: Future[Preferred]) -> Opinion:

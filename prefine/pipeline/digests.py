@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,22 @@ class KnownDigests:
             self._known = {}
         self._before = dict(self._known)
 
-    def of_file(self, file: Path) -> str:
-        """The SHA-256 of a file in hexadecimal. Raises OSError."""
+    def of_file(self, file: Path, of_content: Callable[[Path], str] | None = None) -> str:
+        """The SHA-256 of a file in hexadecimal.
+
+        Args:
+            of_content: computes another hash, of what counts in the file; None for that of its bytes.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         found = file.stat()
         name, stamp = str(file.absolute()), [found.st_size, found.st_mtime_ns, found.st_ino]
+        name = name if of_content is None else f"{of_content.__name__}: {name}"
         known = self._known.get(name)
         if isinstance(known, list) and len(known) == 2 and known[0] == stamp and isinstance(known[1], str):
             return known[1]
-        digest = sha256_of_file(file)
+        digest = (of_content or sha256_of_file)(file)
         if time.time() - found.st_mtime > _SETTLED_S:
             self._known[name] = [stamp, digest]
         return digest

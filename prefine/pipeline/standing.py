@@ -10,6 +10,7 @@ from typing import Literal
 from prefine.errors import PrefineError
 from prefine.formatting import listing, plural
 from prefine.pipeline.digests import KnownDigests, joined_digest
+from prefine.pipeline.evaluating import digest_of_result
 from prefine.pipeline.inputs import Inputs, changes, key_of, stage_inputs
 from prefine.pipeline.records import PipelineRecords, StageRecord
 from prefine.recipe.pipeline import Pipeline
@@ -186,7 +187,7 @@ def flaw_of(folder: Path, record: StageRecord, digests: KnownDigests) -> str | N
         if not (folder / name).is_file():
             return f"{folder / name} is missing"
     for name, digest in record.results.items():
-        if digests.of_file(folder / name) != digest:
+        if digest_of_result(str(record.inputs.get("method")), folder / name, digests) != digest:
             return f"{folder / name} was changed"
     return None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prefine.comparisons.gate import read_gate
 from prefine.json_reading import JsonError, read_json_object
 from prefine.pipeline.digests import KnownDigests, files_below
+from prefine.pipeline.evaluating import answers_result, judge_of, run_evaluation
 from prefine.recipe.pipeline import Pipeline, runs_of
 from prefine.recipe.pipeline_methods import EvaluateRecipe, ExportRecipe, ReportRecipe, as_list
 from prefine.recipe.pipeline_stage import STAGE, PipelineStage
@@ -55,6 +56,7 @@ def require_stage(stage: PipelineStage) -> None:
         if recipe.gate is not None:
             read_gate(Path(recipe.gate))
         require_tasks(tuple(recipe.lm_eval))
+        judge_of(recipe)
     if isinstance(recipe, ExportRecipe):
         from prefine.export.formats import dtype_named, format_named
 
@@ -93,38 +95,9 @@ def _trained(stage: PipelineStage, recipe: Any, display: Display, digests: Known
 
 
 def _evaluated(folder: Path, recipe: EvaluateRecipe, display: Display, digests: KnownDigests) -> StageResult:
-    from prefine.evaluation.comparing.evaluate import evaluate
-    from prefine.evaluation.comparing.request import EvaluationRequest, judge_request
-    from prefine.generation.sampling import Sampling
-
-    request = EvaluationRequest(
-        recipe.candidate,
-        recipe.against,
-        prompts=tuple(as_list(recipe.prompts)),
-        limit=recipe.limit,
-        reference=recipe.reference,
-        reward=recipe.reward,
-        pairs=tuple(as_list(recipe.pairs)),
-        demonstrations=tuple(as_list(recipe.demonstrations)),
-        sampling=Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_k, recipe.top_p, seed=recipe.seed),
-        samples=recipe.samples,
-        slots=recipe.slots,
-        regression=recipe.regression,
-        lm_eval=tuple(recipe.lm_eval),
-        judge=judge_request(recipe.judge, recipe.judge_model),
-        gate=None if recipe.gate is None else Path(recipe.gate),
-        out=folder,
-        device=recipe.device,
-        dtype=recipe.dtype,
-        chat_template=recipe.chat_template,
-    )
     with _shown(display) as progress:
-        comparison = evaluate(request, progress).comparison
-    for rule in comparison.gate:
-        display.say(f"gate: {'passed' if rule.passed else 'failed'}: {rule.sentence}")
-    gate = all(rule.passed for rule in comparison.gate) if recipe.gate is not None else None
-    answers = {"answers.jsonl": digests.of_file(folder / "answers.jsonl")}
-    return StageResult(answers, ("report.json", _PAGE), gate)
+        gate = run_evaluation(folder, recipe, display.say, progress)
+    return StageResult(answers_result(folder, digests), ("report.json", _PAGE), gate)
 
 
 def _exported(folder: Path, recipe: ExportRecipe, display: Display, digests: KnownDigests) -> StageResult:

@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 from prefine.recipe.loading import RecipeSection
 from prefine.recipe.sections import LARGEST_SEED, LARGEST_TEMPERATURE, Count, PathText, Sources
 
+_OF_JUDGES = ("judge_template", "judge_max_tokens", "price_in", "price_out")
+_OF_ENDPOINTS = ("timeout", "attempts", "at_once")
+_ENDPOINTS = ("http://", "https://")
+
+Price = Annotated[float, Field(ge=0)]
 ModelNames = PathText | list[PathText]
 
 
@@ -27,6 +32,19 @@ class EvaluateRecipe(RecipeSection):
     reward: PathText | None = Field(None, description="a reward model that judges; null: the one of a PPO run")
     judge: str | None = Field(None, description="endpoint of a language model that judges, with judge_model")
     judge_model: str | None = Field(None, description="the judge's name at its endpoint")
+    judge_template: PathText | None = Field(None, description="a file with the text that asks the judge; null: our own")
+    judge_max_tokens: Count | None = Field(None, description="the longest reply of the judge; null: 1,024 tokens")
+    price_in: Price | None = Field(None, description="the judge's price of a million prompt tokens, with price_out")
+    price_out: Price | None = Field(None, description="the judge's price of a million tokens of replies")
+    timeout: Annotated[float, Field(ge=0.1, le=86_400)] | None = Field(
+        None, description="seconds of a request to an endpoint; null: 60"
+    )
+    attempts: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None, description="of a request to an endpoint, with growing waits; null: 6"
+    )
+    at_once: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="at most so many requests to an endpoint at once; null: 8"
+    )
     reference: PathText | None = Field(None, description="of the KL divergence; null: the baseline")
     pairs: Sources | None = Field(None, description="preference pairs; null: those that the run held out")
     demonstrations: Sources | None = Field(None, description="for perplexity; null: those that the run held out")
@@ -49,6 +67,20 @@ class EvaluateRecipe(RecipeSection):
         if (self.judge is None) != (self.judge_model is None):
             missing = "judge" if self.judge is None else "judge_model"
             raise ValueError(f"{missing} is missing: a judge has an endpoint, judge, and a name there, judge_model")
+        if (self.price_in is None) != (self.price_out is None):
+            missing = "price_in" if self.price_in is None else "price_out"
+            raise ValueError(f"{missing} is missing: prices are those of tokens in both directions")
+        return self
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> EvaluateRecipe:
+        given = [name for name in _OF_JUDGES if getattr(self, name) is not None]
+        if given and self.judge is None:
+            raise ValueError(f"{given[0]} has no effect without a judge; leave it out, or set judge and judge_model")
+        given = [name for name in _OF_ENDPOINTS if getattr(self, name) is not None]
+        models = [each for each in (self.candidate, self.against, self.reference) if each is not None]
+        if given and self.judge is None and not any(each.startswith(_ENDPOINTS) for each in models):
+            raise ValueError(f"{given[0]} has no effect, as neither a model nor a judge is an endpoint; leave it out")
         return self
 
 

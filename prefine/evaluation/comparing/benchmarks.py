@@ -13,11 +13,12 @@ import yaml
 
 from prefine.comparisons.result import Direction, Metric
 from prefine.comparisons.statistics import corrected_benchmarks, paired_metric
-from prefine.errors import RecipeError
+from prefine.errors import PrefineError, RecipeError
 from prefine.evaluation.comparing.parts import Parts
 from prefine.evaluation.comparing.questions import digest_of
 from prefine.evaluation.comparing.request import EvaluationRequest
 from prefine.evaluation.comparing.sides import NamedSide
+from prefine.formatting import plural
 from prefine.models.loading.load import LoadedModel
 from prefine.models.loading.location import one_line
 from prefine.runs.atomic import sha256_of_file
@@ -37,7 +38,9 @@ def benchmarks(
     if not tasks:
         return []
     if importlib.util.find_spec("lm_eval") is None:
+        missing = PrefineError("lm-eval is not installed", "Install it: pip install 'prefine[lm-eval]'.")
         not_computed["lm-eval"] = "lm-eval is not installed: pip install 'prefine[lm-eval]'"
+        parts.note_unfinished(f"lm_eval: {plural(len(tasks), 'task')} did not run", missing)
         return []
     if ends := [role for role in ("candidate", "baseline") if sides[role].endpoint is not None]:
         why = "is an endpoint; run lm-eval's own local-completions on it"
@@ -60,6 +63,8 @@ def benchmarks(
     for now, was in zip(rows["candidate"], rows["baseline"], strict=True):
         if reason := now.get("failed") or was.get("failed"):
             not_computed[f"lm-eval {now['task']}"] = reason
+            failed = PrefineError(reason, "Correct that, or leave the task out of lm_eval.")
+            parts.note_unfinished(f"the task {now['task']} of lm-eval failed", failed)
             continue
         metrics += _paired(now["results"], was["results"])
         for each in now["results"]:

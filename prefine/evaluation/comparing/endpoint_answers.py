@@ -27,6 +27,7 @@ def ask_all(
     progress: Callable[[int], None] = lambda done: None,
     patience: Patience | None = None,
     *,
+    problems: list[EndpointError] | None = None,
     first_wait_s: float = 1.0,
 ) -> list[SideAnswer]:
     """Answers to prompts, in order. One that does not come has its reason in `failed`; the next call asks again.
@@ -36,6 +37,7 @@ def ask_all(
     Args:
         seeds: of each answer.
         patience: how endpoints are asked.
+        problems: receives an error for each answer that did not come.
         first_wait_s: see Endpoint.
     """
     asked = patience or Patience()
@@ -61,6 +63,8 @@ def ask_all(
                     if reply.finish_reason != _FILTERED:  # a filter may change its mind
                         cache.put(key, name.model, reply)
             except EndpointError as error:
+                if problems is not None:
+                    problems.append(error)
                 return SideAnswer(failed=error.problem)
             return _answer(reply)
 

@@ -15,7 +15,7 @@ from prefine.comparisons.missing import with_missing
 from prefine.comparisons.result import Comparison, Verdict
 from prefine.comparisons.statistics import corrected
 from prefine.comparisons.verdict import verdict
-from prefine.errors import DataError, Paused, Stopped
+from prefine.errors import DataError, Paused, PrefineError, Stopped
 from prefine.evaluation.comparing.benchmarks import require_tasks
 from prefine.evaluation.comparing.folder import EvaluationFolder, Progress
 from prefine.evaluation.comparing.gathered import Gathered
@@ -42,6 +42,19 @@ class Evaluation(NamedTuple):
     folder: Path
 
 
+class Evaluated(NamedTuple):
+    """What a call came to.
+
+    Attributes:
+        evaluation: the comparison, as far as it could be computed.
+        unfinished: what was asked for and could not be computed now, and may be by the same call later: an endpoint did
+            not answer, or a benchmark failed.
+    """
+
+    evaluation: Evaluation
+    unfinished: list[PrefineError]
+
+
 def evaluate(request: EvaluationRequest, progress: Progress = lambda what, done, total: None) -> Evaluation:
     """Compare a candidate with a baseline.
 
@@ -51,6 +64,13 @@ def evaluate(request: EvaluationRequest, progress: Progress = lambda what, done,
         PrefineError: a model, a file or a setting cannot be used; what was computed stays in the folder.
         Paused: interrupted by Ctrl-C; likewise.
     """
+    return evaluate_as_far_as_possible(request, progress).evaluation
+
+
+def evaluate_as_far_as_possible(
+    request: EvaluationRequest, progress: Progress = lambda what, done, total: None
+) -> Evaluated:
+    """As `evaluate`, and what another call may add."""
     gate = None if request.gate is None else read_gate(request.gate)
     require_tasks(request.lm_eval)
     candidate = named_side("candidate", request.candidate)
@@ -79,7 +99,7 @@ def evaluate(request: EvaluationRequest, progress: Progress = lambda what, done,
         folder.write_rows(folder.regression, [row.model_dump(mode="json") for row in gathered.regression_rows])
         write_json(folder.report, comparison.model_dump(mode="json"))
         write_comparison(folder.path)
-    return Evaluation(comparison, path)
+    return Evaluated(Evaluation(comparison, path), parts.unfinished)
 
 
 def _questions(request: EvaluationRequest, candidate: NamedSide) -> Questions:

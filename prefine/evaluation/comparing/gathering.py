@@ -182,6 +182,9 @@ def _add_judge(found: Gathered, request: JudgeRequest, patience: Patience, parts
         )
     found.rows = judged.rows
     found.win_rates.insert(0, judged.win_rate)
+    if judged.problem is not None and judged.problem.may_pass:
+        what = f"the judge {request.name} could not be asked about {judged.not_asked} of {total} prompts"
+        parts.note_unfinished(what, judged.problem)
 
 
 def _add_kept(found: Gathered, parts: Parts) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from prefine.errors import EndpointError, PrefineError
 from prefine.evaluation.comparing.answering import SideAnswer, write_block
 from prefine.evaluation.comparing.endpoint_answers import ask_all
 from prefine.evaluation.comparing.folder import EvaluationFolder, Progress
@@ -33,6 +34,9 @@ class Parts:
         models: loads them.
         folder: of the comparison.
         progress: see Progress.
+
+    Attributes:
+        unfinished: what could not be computed, and may be by the next call: an endpoint is down.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Parts:
         self._models = models
         self._folder = folder
         self._progress = progress
+        self.unfinished: list[PrefineError] = []
 
     def answers(
         self, role: str, what: str, prompts: Sequence[EvaluationPrompt], sampling: Sampling, samples: int = 1
@@ -62,8 +67,9 @@ class Parts:
         endpoint = self._sides[role].endpoint
         if endpoint is not None:
             name = f"{role}: {what}"
+            problems: list[EndpointError] = []
             with ReplyCache(self._folder.replies) as cache:
-                return ask_all(
+                answers = ask_all(
                     endpoint,
                     asked,
                     seeds,
@@ -71,7 +77,12 @@ class Parts:
                     cache,
                     lambda done: self._progress(name, done, len(asked)),
                     self._request.patience,
+                    problems=problems,
                 )
+            if passing := [each for each in problems if each.may_pass]:
+                first = next((each for each in passing if each.ends_all), passing[0])
+                self.note_unfinished(f"{name}: {len(passing)} of {len(asked)} prompts have no answer", first)
+            return answers
         slots = self._request.slots
 
         def compute(loaded: LoadedModel, places: Sequence[Any]) -> Iterable[Mapping[str, Any]]:
@@ -121,6 +132,15 @@ class Parts:
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how much of some work is done."""
         self._progress(what, done, total)
+
+    def note_unfinished(self, what: str, why: PrefineError) -> None:
+        """Note what the next call may compute.
+
+        Args:
+            what: is missing, as a clause.
+            why: it could not be computed now.
+        """
+        self.unfinished.append(PrefineError(f"{what}: {why.problem}", why.remedy))
 
     def rows(
         self,

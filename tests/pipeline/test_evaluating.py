@@ -1,0 +1,214 @@
+"""The stage that evaluates: what it asks, what counts as its result, and what it does when something is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from prefine.comparisons.votes import votes_of, write_votes
+from prefine.errors import PrefineError
+from prefine.evaluation.comparing.judged import judge_comparison
+from prefine.generation.sampling import Sampling
+from prefine.pipeline.digests import KnownDigests
+from prefine.pipeline.evaluating import digest_of_result, request_of
+from prefine.pipeline.records import PipelineRecords
+from prefine.pipeline.running import PipelineResult, run_chosen
+from prefine.pipeline.standing import StageStanding, chosen, standings
+from prefine.pipeline.view import PipelineView
+from prefine.recipe.pipeline import checked_pipeline
+from prefine.recipe.pipeline_methods import EvaluateRecipe
+from tests.evaluation.comparing.test_evaluate import ROWS, answers_in
+from tests.evaluation.comparing.test_evaluate import models as models
+from tests.judges.fake import Answer, Fake, refusal, running
+from tests.training import tiny
+
+FOLDER = Path("out/better")
+VERDICT = '{"verdict": "A"}'
+
+
+class Stage:
+    """A pipeline of one stage, which compares T's two models.
+
+    Attributes:
+        said: what the latest run showed.
+    """
+
+    def __init__(self, models: tuple[Path, Path]) -> None:
+        tiny.write_rows(Path("prompts.jsonl"), ROWS)
+        self.fields: dict[str, Any] = {
+            **{"method": "evaluate", "candidate": str(models[0]), "against": str(models[1])},
+            **{"prompts": "prompts.jsonl", "regression": False, "max_new_tokens": 4, "slots": 2},
+            **{"device": "cpu", "dtype": "float32"},
+        }
+        self.said = ""
+
+    def judged_by(self, fake: Fake) -> None:
+        """Name a judge, which is asked once, one request at a time."""
+        self.fields |= {"judge": fake.url, "judge_model": "m", "attempts": 1, "at_once": 1}
+
+    def run(self, *, force: bool = False) -> PipelineResult:
+        made = checked_pipeline({"folder": "out", "stages": {"better": dict(self.fields)}}, [], "test")
+        out = io.StringIO()
+        try:
+            return run_chosen(made, chosen(made, None, None, force), PipelineView(Console(file=out, width=500)))
+        finally:
+            self.said = out.getvalue()
+
+    def standing(self) -> StageStanding:
+        made = checked_pipeline({"folder": "out", "stages": {"better": dict(self.fields)}}, [], "test")
+        (found,) = standings(made, PipelineRecords(made.folder), chosen(made, None, None, False))
+        return found
+
+
+@pytest.fixture
+def stage(models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """See Stage."""
+    monkeypatch.chdir(tmp_path)
+    return Stage(models)
+
+
+def test_all_fields_reach_the_request() -> None:
+    recipe = EvaluateRecipe(
+        candidate="a",
+        against="b",
+        prompts=["p"],
+        limit=3,
+        reward="r",
+        judge="http://127.0.0.1:9/v1",
+        judge_model="m",
+        judge_max_tokens=7,
+        price_in=1.0,
+        price_out=2.0,
+        timeout=5.0,
+        attempts=2,
+        at_once=4,
+        reference="c",
+        pairs=["q"],
+        demonstrations=["d"],
+        regression=False,
+        lm_eval=["t"],
+        gate="g",
+        samples=2,
+        max_new_tokens=9,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.9,
+        seed=4,
+        slots=5,
+        chat_template="x",
+        device="cpu",
+        dtype="float32",
+    )
+    asked = request_of(recipe, FOLDER)
+    assert asked.judge is not None and asked.patience is not None
+    settings = asked.judge.settings
+    assert (settings.model, settings.max_tokens, settings.price_in, settings.price_out) == ("m", 7, 1.0, 2.0)
+    assert vars(asked.patience) == {"timeout_s": 5.0, "attempts": 2, "at_once": 4}
+    assert asked.sampling == Sampling(9, 0.5, 3, 0.9, seed=4)
+    plain = {name: value for name, value in vars(asked).items() if name not in ("judge", "patience", "sampling")}
+    assert plain == {
+        **{"candidate": "a", "baseline": "b", "prompts": ("p",), "limit": 3, "reference": "c", "reward": "r"},
+        **{"pairs": ("q",), "demonstrations": ("d",), "samples": 2, "slots": 5, "regression": False},
+        **{"lm_eval": ("t",), "gate": Path("g"), "out": FOLDER, "force": False, "device": "cpu", "dtype": "float32"},
+        **{"chat_template": "x", "command": ()},
+    }
+
+
+def test_a_template_of_the_judge_s_is_read(tmp_path: Path) -> None:
+    template = tmp_path / "short.txt"
+    template.write_text("$conversation $answer_a $answer_b Which?")
+    recipe = EvaluateRecipe(candidate="a", judge="http://127.0.0.1:9/v1", judge_model="m", judge_template=str(template))
+    judge = request_of(recipe, FOLDER).judge
+    assert judge is not None and judge.name == "m (short)"
+
+
+def test_verdicts_and_scores_do_not_change_the_answers(tmp_path: Path) -> None:
+    side = {"text": "yes", "tokens": 1, "ended": True, "scores": {}}
+    row: dict[str, Any] = {"id": "1", "prompt": [], "candidate": side, "baseline": dict(side), "verdicts": {}}
+    file = tmp_path / "answers.jsonl"
+
+    def digest(**changes: Any) -> str:
+        file.write_text(json.dumps(row | changes) + "\n")
+        return digest_of_result("evaluate", file, KnownDigests(tmp_path / "digests.json"))
+
+    first = digest()
+    assert digest(verdicts={"people": "candidate"}) == first
+    assert digest(candidate=side | {"reward": 0.5, "scores": {"rouge_1": 1.0}}) == first
+    assert digest(candidate=side | {"text": "no"}) != first
+    assert digest(candidate={"text": "yes"}) != first  # not a row: its bytes count
+    assert digest(prompt=[{"role": "user", "content": "?"}]) != first
+    row["verdicts"] = {"people": "tie"}
+    file.write_text("")
+    assert digest_of_result("sft", file, KnownDigests(tmp_path / "digests.json")) != first
+
+
+def test_a_judge_that_is_down_for_a_moment_leaves_the_stage_to_resume(stage: Stage) -> None:
+    """Its first replies are kept, the same command asks for the others, and only then it is done."""
+    down_from = [5]
+    with running(lambda body, number: Answer(VERDICT) if number < down_from[0] else refusal(503, "busy")) as fake:
+        stage.judged_by(fake)
+        with pytest.raises(PrefineError) as caught:
+            stage.run()
+        assert caught.value.lines == (
+            f"stage better: the judge m could not be asked about {len(ROWS) - 2} of {len(ROWS)} prompts: "
+            f"{fake.url} answered with status 503: busy. Check that the server runs and that the URL is right; "
+            "the same command then continues. What is finished is kept: the same command goes on from here.",
+        )
+        assert "not computed: judge m:" in stage.said
+        assert "not computed: reward: no reward model was named" in stage.said
+        assert stage.standing().state == "to resume"
+        first = len(fake.asked)
+        down_from[0] = 1000
+        assert stage.run().ran == ("better",)
+        assert len(fake.asked) - first == 2 * len(ROWS) - 4
+        assert stage.run().cached == ("better",)
+        assert len(fake.asked) - first == 2 * len(ROWS) - 4
+
+
+def test_an_endpoint_that_did_not_answer_one_prompt_leaves_the_stage_to_resume(stage: Stage) -> None:
+    is_down = [True]
+
+    def answer(body: dict[str, Any], number: int) -> Answer:
+        asked = body["messages"][0]["content"]
+        return refusal(503, "busy") if is_down[0] and asked == "question 3" else Answer("good answer")
+
+    with running(answer) as fake:
+        stage.fields |= {"candidate": f"{fake.url}#m", "attempts": 1, "at_once": 1}
+        with pytest.raises(PrefineError, match=r"candidate: answers: 1 of 7 prompts have no answer: .* 503: busy"):
+            stage.run()
+        is_down[0] = False
+        assert stage.run().ran == ("better",)
+        assert len(fake.asked) == len(ROWS) + 1
+    assert len(answers_in(FOLDER)) == len(ROWS)
+
+
+def test_what_an_endpoint_refuses_for_good_does_not_stop_the_stage(stage: Stage) -> None:
+    """Another call would be refused, too: it is printed, and the stage is done."""
+
+    def answer(body: dict[str, Any], number: int) -> Answer:
+        is_refused = body["messages"][0]["content"] == "question 3"
+        return refusal(400, "no such thing") if is_refused else Answer("good answer")
+
+    with running(answer) as fake:
+        stage.fields |= {"candidate": f"{fake.url}#m", "at_once": 1}
+        assert stage.run().ran == ("better",)
+        assert "left out: 1: candidate:" in stage.said and "no such thing" in stage.said
+        assert stage.run().cached == ("better",)
+
+
+def test_votes_that_are_added_later_do_not_make_the_stage_out_of_date(stage: Stage) -> None:
+    stage.run()
+    won = [each.model_copy(update={"verdicts": {"ann": "candidate"}}) for each in answers_in(FOLDER)]
+    write_votes(Path("votes.jsonl"), votes_of(won, "ann", *(stage.fields[name] for name in ("candidate", "against"))))
+    judge_comparison([FOLDER], votes=Path("votes.jsonl"))
+    assert answers_in(FOLDER)[0].verdicts == {"people": "candidate"}
+    assert stage.standing().state == "cached"
+    assert stage.run().cached == ("better",)
+    assert answers_in(FOLDER)[0].verdicts == {"people": "candidate"}
+    (FOLDER / "answers.jsonl").write_text("")
+    assert stage.standing().why == "out/better/answers.jsonl was changed"
