@@ -94,6 +94,21 @@ class ReplyCache:
                 (key, time.time(), model, *_writable(reply)),
             )
 
+    def add_from(self, path: Path) -> None:
+        """Add the replies of another such database that this one lacks, all or none.
+
+        Raises:
+            DataError, CheckpointError: see ReplyCache.
+        """
+        with ReplyCache(path):  # refuses what is not one
+            pass
+        with self._lock, storage_errors(self._path), self._errors():
+            self._connection.execute("ATTACH DATABASE ? AS other", (str(path),))
+            try:
+                self._connection.execute("INSERT OR IGNORE INTO replies SELECT * FROM other.replies")
+            finally:
+                self._connection.execute("DETACH DATABASE other")
+
     def _begin(self) -> None:
         execute = self._connection.execute
         execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")

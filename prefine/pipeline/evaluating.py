@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,19 @@ from prefine.errors import PrefineError
 from prefine.json_reading import JsonError, parse_json
 from prefine.pipeline.digests import KnownDigests
 from prefine.recipe.pipeline_methods import EvaluateRecipe, as_list
+from prefine.recipe.pipeline_stage import STAGE
 from prefine.runs.atomic import sha256_of_file
 
 if TYPE_CHECKING:
     from prefine.evaluation.comparing.request import EvaluationRequest, JudgeRequest
 
 EVALUATE = "evaluate"
+DECIDE_ANSWERS = (
+    *("candidate", "against", "prompts", "limit", "samples", "max_new_tokens", "temperature", "top_k", "top_p", "seed"),
+    *("slots", "chat_template", "device", "dtype"),
+)
+"""The fields that decide the answers. The others are about what is computed from them."""
+
 _ANSWERS = "answers.jsonl"
 # Of an answer: the rest of it are figures, which a judge or a reward model may add later.
 _OF_AN_ANSWER = ("text", "tokens", "ended")
@@ -68,6 +75,7 @@ def request_of(recipe: EvaluateRecipe, folder: Path) -> EvaluationRequest:
         dtype=recipe.dtype,
         chat_template=recipe.chat_template,
         patience=patience_of(recipe.timeout, recipe.attempts, recipe.at_once),
+        renew=True,
     )
 
 
@@ -93,6 +101,22 @@ def run_evaluation(
         remedies = dict.fromkeys(each.remedy for each in missing)
         raise PrefineError("; ".join(each.problem for each in missing), " ".join(remedies))
     return all(rule.passed for rule in comparison.gate) if recipe.gate is not None else None
+
+
+def same_answers(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two lists of a stage's inputs ask for the same answers, so that they need not be generated again."""
+    return _answer_inputs(before) == _answer_inputs(now)
+
+
+def _answer_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that decide the answers: fields, the contents and stages that these name, and the code."""
+    names = ["method", "code"]
+    for field in DECIDE_ANSWERS:
+        names.append(f"recipe {field}")
+        value = inputs.get(f"recipe {field}")
+        for each in value if isinstance(value, list) else [value]:
+            names += [f"content {each}", f"stage {str(each).removeprefix(STAGE)}"]
+    return {name: inputs[name] for name in names if name in inputs}
 
 
 def digest_of_result(method: str, file: Path, digests: KnownDigests) -> str:

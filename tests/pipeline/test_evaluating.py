@@ -15,7 +15,7 @@ from prefine.errors import PrefineError
 from prefine.evaluation.comparing.judged import judge_comparison
 from prefine.generation.sampling import Sampling
 from prefine.pipeline.digests import KnownDigests
-from prefine.pipeline.evaluating import digest_of_result, request_of
+from prefine.pipeline.evaluating import DECIDE_ANSWERS, digest_of_result, request_of, same_answers
 from prefine.pipeline.records import PipelineRecords
 from prefine.pipeline.running import PipelineResult, run_chosen
 from prefine.pipeline.standing import StageStanding, chosen, standings
@@ -115,8 +115,33 @@ def test_all_fields_reach_the_request() -> None:
         **{"candidate": "a", "baseline": "b", "prompts": ("p",), "limit": 3, "reference": "c", "reward": "r"},
         **{"pairs": ("q",), "demonstrations": ("d",), "samples": 2, "slots": 5, "regression": False},
         **{"lm_eval": ("t",), "gate": Path("g"), "out": FOLDER, "force": False, "device": "cpu", "dtype": "float32"},
-        **{"chat_template": "x", "command": ()},
+        **{"chat_template": "x", "command": (), "renew": True},
     }
+
+
+# What is computed from the answers, or how endpoints are asked.
+NOT_OF_ANSWERS = {
+    *("reward", "judge", "judge_model", "judge_template", "judge_max_tokens", "price_in", "price_out", "timeout"),
+    *("attempts", "at_once", "reference", "pairs", "demonstrations", "regression", "lm_eval", "gate"),
+}
+
+
+def test_every_field_decides_the_answers_or_does_not() -> None:
+    """The rule is that of question.json: what evaluate refuses to change in a folder."""
+    assert {*DECIDE_ANSWERS} | NOT_OF_ANSWERS == EvaluateRecipe.model_fields.keys()
+    assert not {*DECIDE_ANSWERS} & NOT_OF_ANSWERS
+
+
+def test_inputs_that_ask_for_the_same_answers() -> None:
+    before = {
+        **{"method": "evaluate", "code": "1", "recipe candidate": "stage:dpo", "stage dpo": "a", "stage reward": "b"},
+        **{"recipe prompts": ["p.jsonl"], "content p.jsonl": "c", "recipe gate": "g.yaml", "content g.yaml": "d"},
+        "recipe reward": "stage:reward",
+    }
+    for name in ("recipe gate", "content g.yaml", "recipe reward", "stage reward"):
+        assert same_answers(before, before | {name: "other"})
+    for name in ("code", "recipe candidate", "stage dpo", "recipe prompts", "content p.jsonl", "recipe seed"):
+        assert not same_answers(before, before | {name: "other"})
 
 
 def test_a_template_of_the_judge_s_is_read(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def evaluate_as_far_as_possible(
     for side in sides.values():
         side.fetch()
     path = request.out or default_folder(candidate.name, baseline.name)
-    with EvaluationFolder(path, request.force) as folder:
+    with EvaluationFolder(path, request.force, request.renew) as folder:
         folder.begin(_settings(request, sides, questions))
         section = with_dtype(as_section(request.device, request.dtype, request.chat_template), folder.dtype)
         parts = Parts(request, sides, Sides(sides, section, folder.note_dtype), folder, progress)

@@ -32,6 +32,9 @@ except ImportError:  # Windows: without the lock
 MARK = b"prefine evaluation"
 """First line of the lock file."""
 
+REPLIES, JUDGE_REPLIES, JUDGEMENTS = "replies.db", "judge.db", "parts/judgements.json"
+"""What was paid for or judged by people, by path from the folder."""
+
 Progress = Callable[[str, int, int], None]
 """Called with the name of the work, how much of it is done, and how much there is."""
 
@@ -45,6 +48,8 @@ class EvaluationFolder:
     Args:
         path: of the folder; created if there is none.
         force: begin anew, whatever comparison the folder holds.
+        renew: begin anew if the folder holds a comparison of other settings, instead of refusing it. Replies of
+            endpoints stay: they are found by what was asked.
 
     Attributes:
         path: the folder. answers, regression, report, page: its results. parts: the folder of the parts.
@@ -54,18 +59,18 @@ class EvaluationFolder:
         CheckpointError: another process writes it, it holds other files, or it cannot be written.
     """
 
-    def __init__(self, path: Path, force: bool = False) -> None:
+    def __init__(self, path: Path, force: bool = False, renew: bool = False) -> None:
         self.path = path
         self.answers = path / "answers.jsonl"
         self.regression = path / "regression.jsonl"
         self.report = path / "report.json"
         self.page = path / "report.html"
-        self.replies = path / "replies.db"
-        self.judge_replies = path / "judge.db"
+        self.replies = path / REPLIES
+        self.judge_replies = path / JUDGE_REPLIES
         self.parts = path / "parts"
-        self.judgements = self.parts / "judgements.json"
+        self.judgements = path / JUDGEMENTS
         self._question = path / "question.json"
-        self._force = force
+        self._force, self._renew = force, renew
         self._lock = self._taken_lock()
         self._asked: dict[str, Any] = {}
 
@@ -77,7 +82,7 @@ class EvaluationFolder:
                 raise CheckpointError(
                     f"{self.path} holds other files ({', '.join(others[:3])})", "Name a new folder with --out."
                 )
-            self.parts.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             file = lock.open("ab")
             try:
                 if fcntl is not None:
@@ -93,6 +98,7 @@ class EvaluationFolder:
             if not file.tell():
                 file.write(MARK)
                 file.flush()
+            self.parts.mkdir(exist_ok=True)  # after the mark: a folder without one is taken for somebody else's
             sweep_temporaries(self.path)
             sweep_temporaries(self.parts)
         return file
@@ -112,7 +118,7 @@ class EvaluationFolder:
             remedy: what to do if it is of others.
 
         Raises:
-            RecipeError: it is of others, and `force` was not given.
+            RecipeError: it is of others, and neither `force` nor `renew` was given.
             CheckpointError: question.json is damaged.
         """
         plain: dict[str, Any] = json.loads(json.dumps(settings))
@@ -123,7 +129,7 @@ class EvaluationFolder:
             if not differs and not self._force:
                 self._asked = held
                 return
-            if not self._force:
+            if not (self._force or self._renew):
                 name = differs[0]
                 change = _difference(name, before.get(name), plain.get(name))
                 raise RecipeError(f"{self.path} holds a comparison with other settings: {change}", remedy)
@@ -137,13 +143,14 @@ class EvaluationFolder:
         try:
             return read_json_object(self._question)
         except (OSError, JsonError) as error:
-            if self._force:
+            if self._force or self._renew:
                 return {}
             raise CheckpointError(f"{self._question} is damaged ({error})", _NEW_FOLDER) from None
 
     def _clear(self) -> None:
         """Drop everything but the replies of judges, which were paid for and are found by what was asked, and their
-        verdicts, which hold for the same answers only. The model behind a compared endpoint may have changed.
+        verdicts, which hold for the same answers only. With `force` the replies of compared endpoints are dropped, too,
+        as the model behind one may have changed.
         """
         parts = [each for each in self.parts.iterdir() if each != self.judgements]
         for path in (
@@ -151,7 +158,7 @@ class EvaluationFolder:
             self.regression,
             self.report,
             self.page,
-            *self.path.glob(f"{self.replies.name}*"),
+            *(self.path.glob(f"{self.replies.name}*") if self._force else ()),
             *parts,
         ):
             remove(path)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefine.comparisons.result import AnswerRow, Winner, WinRate
 from prefine.evaluation.comparing.questions import digest_of
-from prefine.runs.atomic import write_json
+from prefine.runs.atomic import atomic_write, write_json
 
 
 class KeptJudgement(BaseModel):
@@ -35,20 +35,38 @@ class _KeptFile(BaseModel):
 
 
 def keep_judgements(file: Path, rows: Sequence[AnswerRow], rates: Sequence[WinRate]) -> None:
-    """Add win rates and their verdicts to those that are kept; they replace those of the same judges.
+    """Add win rates and their verdicts to those that are kept; they replace those of the same judges on these answers.
 
     Args:
         rows: of answers.jsonl, with the verdicts.
     """
     digest = _digest(rows)
-    new = {
-        rate.judge: KeptJudgement(
-            answers=digest, win_rate=rate, verdicts=[row.verdicts.get(rate.judge) for row in rows]
-        )
+    new = [
+        KeptJudgement(answers=digest, win_rate=rate, verdicts=[row.verdicts.get(rate.judge) for row in rows])
         for rate in rates
-    }
-    held = {each.win_rate.judge: each for each in _held(file) or []}
-    write_json(file, _KeptFile(judgements=list((held | new).values())).model_dump(mode="json"))
+    ]
+    _write(file, [*(_held(file) or []), *new])
+
+
+def add_judgements(file: Path, earlier: Path) -> None:
+    """Add the verdicts of another such file that this one lacks. Of a damaged one, its bytes are kept if there is no
+    other.
+    """
+    held, found = _held(file), _held(earlier)
+    if found is None and not file.exists():
+        with atomic_write(file) as temporary:
+            temporary.write_bytes(earlier.read_bytes())
+    elif held is not None and found is not None and _places([*found, *held]) != _places(held):
+        _write(file, [*found, *held])
+
+
+def _write(file: Path, judgements: Sequence[KeptJudgement]) -> None:
+    """Write judgements; of several of one judge on the same answers the last one."""
+    write_json(file, _KeptFile(judgements=list(_places(judgements).values())).model_dump(mode="json"))
+
+
+def _places(judgements: Sequence[KeptJudgement]) -> dict[tuple[str, str], KeptJudgement]:
+    return {(each.win_rate.judge, each.answers): each for each in judgements}
 
 
 def kept_judgements(
@@ -63,14 +81,17 @@ def kept_judgements(
     if held is None:
         return list(rows), [], [f"{file} cannot be read, so its verdicts are left out: repeat `prefine judge`."]
     digest, found = _digest(rows), list(rows)
+    own = [each for each in held if each.answers == digest and len(each.verdicts) == len(rows)]
+    others = dict.fromkeys(each.win_rate.judge for each in held)
+    warnings = [
+        f"The verdicts by {name} are of other answers and are left out: repeat `prefine judge`."
+        for name in others
+        if name not in (*judges, *(each.win_rate.judge for each in own))
+    ]
     rates: list[WinRate] = []
-    warnings: list[str] = []
-    for each in held:
+    for each in own:
         name = each.win_rate.judge
         if name in judges:
-            continue
-        if each.answers != digest or len(each.verdicts) != len(rows):
-            warnings.append(f"The verdicts by {name} are of other answers and are left out: repeat `prefine judge`.")
             continue
         rates.append(each.win_rate)
         found = [

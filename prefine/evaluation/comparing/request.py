@@ -59,6 +59,7 @@ class EvaluationRequest:
         gate: a YAML file with the rules that the candidate must pass.
         out: the folder; None for evaluations/CANDIDATE-against-BASELINE.
         force: begin anew, whatever comparison the folder holds.
+        renew: begin anew if it holds one of other settings, instead of refusing it; replies of endpoints stay.
         command: that was typed, for the report.
     """
 
@@ -84,6 +85,7 @@ class EvaluationRequest:
     chat_template: str | None = None
     command: tuple[str, ...] = ()
     patience: Patience | None = None
+    renew: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("samples", self.samples), ("slots", self.slots), ("limit", self.limit or 1)):

@@ -161,6 +161,20 @@ def test_force_begins_anew_with_the_same_settings_too(asked: Callable[..., Evalu
     assert not (folder / "replies.db").exists()
 
 
+def test_a_folder_is_renewed_for_other_settings_and_keeps_replies(asked: Callable[..., EvaluationRequest]) -> None:
+    """As a pipeline asks: not refused, and what was paid for stays. Of the same settings nothing is computed again."""
+    _, folder = evaluate(asked())
+    (folder / "replies.db").write_text("paid")
+    part = folder / "parts" / "candidate-answers.jsonl"
+    made = part.stat().st_mtime_ns
+    evaluate(asked(renew=True))
+    assert part.stat().st_mtime_ns == made
+    assert evaluate(asked(limit=3, renew=True))[0].prompts["count"] == 3
+    assert (folder / "replies.db").read_text() == "paid"
+    (folder / "question.json").write_text("{")
+    assert evaluate(asked(renew=True))[0].prompts["count"] == len(ROWS)
+
+
 def test_a_part_that_is_damaged_is_made_again(asked: Callable[..., EvaluationRequest]) -> None:
     whole, folder = evaluate(asked())
     part = folder / "parts" / "candidate-answers.jsonl"

@@ -43,6 +43,17 @@ def test_verdicts_on_other_answers_are_left_out_with_a_warning(tmp_path: Path) -
     assert warnings == ["The verdicts by people are of other answers and are left out: repeat `prefine judge`."]
 
 
+def test_verdicts_on_earlier_answers_are_kept_beside_those_on_later_ones(tmp_path: Path) -> None:
+    """People who judged the answers of one model do not judge them again when it is compared once more."""
+    file = tmp_path / "judgements.json"
+    first, second = [row("a", "x", people="baseline")], [row("a", "another", people="candidate")]
+    keep_judgements(file, first, [win_rate("people", ["baseline"], [])])
+    keep_judgements(file, second, [win_rate("people", ["candidate"], [])])
+    for judged in (first, second):
+        rows, rates, warnings = kept_judgements(file, [row("a", judged[0].candidate.text)], [])
+        assert (rows, len(rates), warnings) == (judged, 1, [])
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "judgements.json"
     assert kept_judgements(file, [], []) == ([], [], [])
