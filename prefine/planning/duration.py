@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from prefine.planning.activations import Forward, Head, TreeLengths, row_tokens
 from prefine.planning.stage_facts import StageFacts
 from prefine.planning.workload import Workload, mismatched, typical_rows
+from prefine.recipe.reward import RewardRecipe
 
 # The share of the measured rate of large products that a whole step reaches, by device and bytes of a number: the rest
 # goes to smaller products, attention and what is no product. See docs/planning.md.
-_EFFICIENCY = {("cpu", 4): 0.75, ("cpu", 2): 0.42, ("cuda", 4): 0.5, ("cuda", 2): 0.4, ("mps", 4): 0.4, ("mps", 2): 0.4}
-# Seconds of a layer's calls for one row of new tokens, besides reading its weights.
-_CALLS_OF_A_LAYER_S = 0.00035
+_EFFICIENCY = {("cpu", 4): 0.62, ("cpu", 2): 0.42, ("cuda", 4): 0.5, ("cuda", 2): 0.4, ("mps", 4): 0.4, ("mps", 2): 0.4}
+# Seconds of a layer for one row of new tokens besides its large products, by device: of its calls, with adapters; and
+# of its elementwise work and attention for each slot and number of the hidden state.
+_LAYER_CALLS_S = {"cpu": 0.0012, "cuda": 0.00035, "mps": 0.00035}
+_LAYER_WORK_S = {"cpu": 8.7e-8, "cuda": 0.0, "mps": 0.0}
 # Starting, loading, probing, checking, saving and writing the report.
 _REST_S = 20.0
 _REPORT_SLOTS = 32
+# Answers that the readiness report spoils, each in five ways: about the work of so many pairs.
+_SPOILT, _PAIRS_OF_A_SPOILT_ANSWER = 32, 2
 # Rows whose lengths stand for all.
 _ROWS = 256
 
@@ -47,7 +52,7 @@ def duration(stage: StageFacts, workload: Workload) -> Duration | None:
     every = stage.recipe.training.evaluate_every_steps
     evaluations = 2 + ((stage.steps - 1) // every if every else 0)
     total = _REST_S + stage.steps * step + evaluations * _evaluation_seconds(stage, workload, rate)
-    total += 2 * _sample_seconds(stage, workload, rate)
+    total += 2 * _sample_seconds(stage, workload, rate) + _readiness_seconds(stage, workload, rate)
     if stage.has_reference:  # its pass over all rows, and over those that the baseline of each step will read
         rows = (workload.rows or 0) + (workload.heldout or 0)
         total += _forward_seconds(stage, workload.trees, rows, rate)
@@ -128,7 +133,8 @@ def generation_seconds(stage: StageFacts, sequences: int, slots: int, new_tokens
     slots = max(1, min(slots, sequences))
     work = 2 * slots * a.parameters / rate
     read = (a.linear_parameters + a.vocabulary * a.hidden) * stage.itemsize / max(stage.machine.bandwidth, 1.0)
-    row = max(work, read) + a.layers * _CALLS_OF_A_LAYER_S
+    device = stage.machine.device
+    row = max(work, read) + a.layers * (_LAYER_CALLS_S[device] + slots * a.hidden * _LAYER_WORK_S[device])
     return row * new_tokens * -(-sequences // slots)
 
 
@@ -143,6 +149,16 @@ def _evaluation_seconds(stage: StageFacts, workload: Workload, rate: float) -> f
         return 0.0
     written = generation_seconds(stage, prompts * rollout.heldout_samples, rollout.slots, rollout.max_new_tokens, rate)
     return written + _forward_seconds(stage, workload.trees, prompts, rate) * 3
+
+
+def _readiness_seconds(stage: StageFacts, workload: Workload, rate: float) -> float:
+    """The readiness report of a reward model: rows that are scored again, and spoilt answers."""
+    if not isinstance(stage.recipe, RewardRecipe):
+        return 0.0
+    limits, heldout = stage.recipe.readiness, workload.heldout or 0
+    rows = min(workload.rows or 0, limits.trained_pairs) + min(heldout, limits.heldout_pairs)
+    rows += _PAIRS_OF_A_SPOILT_ANSWER * min(heldout, _SPOILT)
+    return _forward_seconds(stage, workload.trees, rows, rate)
 
 
 def _sample_seconds(stage: StageFacts, workload: Workload, rate: float) -> float:

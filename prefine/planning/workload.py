@@ -9,7 +9,7 @@ from prefine.data.lengths import EvenSample
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.reading.source_names import source_names
 from prefine.data.records.kinds import KINDS, kind_of_sources
-from prefine.data.records.selection import group_of, is_heldout
+from prefine.data.records.selection import group_of, is_heldout, sample_of
 from prefine.data.records.stream import read_records
 from prefine.data.tokens.fitting import whole_row
 from prefine.data.tokens.template import ChatTemplate
@@ -102,7 +102,7 @@ def counted_rows(method: str, section: DataSection, template: ChatTemplate) -> W
         raise DataError("the data are of no kind that can be trained on", "Name other data.", field="data.train")
     sample: EvenSample[Record] = EvenSample(_TOKENIZED)
     rows = apart = 0
-    for record in _records(section.train, section, kind, section.split):
+    for record in _limited(section, kind):
         if section.heldout is None and is_heldout(group_of(record), section.seed, section.heldout_fraction):
             apart += 1
             continue
@@ -114,9 +114,16 @@ def counted_rows(method: str, section: DataSection, template: ChatTemplate) -> W
     found = list(_trees(sample.values, template))
     trees = tuple(TreeLengths(len(tree.prompt), tuple(map(len, tree.answers))) for tree in found)
     shared = worth_sharing([tree.prompt for tree in found])
-    if section.limit is not None:
-        rows = min(rows, section.limit)
     return Workload(rows, apart, trees, f"counted: {rows:,} rows, tokens of {len(trees):,} of them", shared)
+
+
+def _limited(section: DataSection, kind: type[Record]) -> Iterator[Record]:
+    """The training source's records; with data.limit those that the run draws, before some are held out."""
+    records = _records(section.train, section, kind, section.split)
+    if section.limit is None:
+        return records
+    placed = ((record, ("", 0)) for record in records)
+    return (record for record, _ in sample_of(placed, kind, section.limit, section.seed))
 
 
 def _records(sources: str | list[str], section: DataSection, kind: type[Record], split: str) -> Iterator[Record]:

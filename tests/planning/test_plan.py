@@ -112,10 +112,34 @@ def test_the_work_of_a_step_by_hand() -> None:
     """One prompt of 2 and an answer of 3 tokens on a model of 10 layers: 4 operations a frozen weight and token, 6 an
     adapter's, and attention over 15 pairs of query and key."""
     rows = Workload(1, 0, (TreeLengths(2, (3,)),), "by hand")
-    found = plan("sft", Machine("cpu", "float32", None, {"float32": 1e-9 / 0.75}, 1e10), rows)
+    found = plan("sft", Machine("cpu", "float32", None, {"float32": 1e-9 / 0.62}, 1e10), rows)
     linear, adapters = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18_944), 40_370_176
     expected = 5 * (4 * linear + 6 * adapters) + 28 * 12 * 15 * 3584 + 4 * 3 * 3584 * 152_064
     assert found.seconds_per_step == pytest.approx(expected)
+
+
+def test_generation_by_hand() -> None:
+    """40 samples in 32 slots, before and after training: each time twice 10 rows of new tokens. A row reads 4 bytes of
+    every weight, which takes longer here than its products, and calls 28 layers."""
+    machine = Machine("cpu", "float32", None, {"float32": 1e6}, 1e10)
+    samples, none = (
+        plan("sft", machine, report={"samples": count, "max_new_tokens": 10}).seconds or 0 for count in (40, 0)
+    )
+    linear = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18_944)
+    row = 4 * (linear + 152_064 * 3584) / 1e10 + 28 * (0.0012 + 32 * 3584 * 8.7e-8)
+    assert samples - none == pytest.approx(2 * 20 * row)
+
+
+def test_a_reward_model_is_assessed_at_its_end() -> None:
+    """100 training rows and 50 held-out rows are scored again, and 32 answers are spoilt, about 64 rows more; 50 rows
+    are evaluated before and after."""
+    rows = Workload(1000, 50, (TreeLengths(20, (20, 20)),) * 2, "by hand")
+    training = {"evaluate_every_steps": None, "keep_best": False, "early_stopping_patience": None}
+    few, none = (plan("reward", CPU, rows, readiness={"trained_pairs": each}, training=training) for each in (100, 1))
+    assert few.seconds is not None and none.seconds is not None
+    assert few.steps is not None and few.seconds_per_step is not None
+    forwards = few.seconds - 20 - few.steps * few.seconds_per_step
+    assert (few.seconds - none.seconds) / forwards == pytest.approx(99 / (100 + 100 + 50 + 64))
 
 
 def test_the_reference_points_of_the_page_are_those_of_the_planner() -> None:
