@@ -61,11 +61,14 @@ def _modules(root: str, left_out: tuple[str, ...]) -> dict[str, Path]:
         path = _path_of(name)
         if path is not None:
             found[name] = path
-            waiting += _names_in(path.read_text("utf-8"))
+            waiting += _names_in(path)
     return found
 
 
-def _names_in(text: str) -> set[str]:
+@cache
+def _names_in(path: Path) -> set[str]:
+    """Modules of prefine that a file names; methods share most of their modules."""
+    text = path.read_text("utf-8")
     names = set(_NAMED.findall(text))
     for package, inside, on_line in _FROM.findall(text):
         names |= {f"{package}.{each.split()[0]}" for each in (inside or on_line).split(",") if each.strip()}
@@ -73,6 +76,7 @@ def _names_in(text: str) -> set[str]:
     return names | {name.rpartition(".")[0] for name in names}
 
 
+@cache
 def _path_of(name: str) -> Path | None:
     """A module's file; None if there is none."""
     base = Path(str(files("prefine"))).joinpath(*name.split(".")[1:])
