@@ -25,8 +25,8 @@ def list_(
     import json
 
     from prefine.errors import CheckpointError
-    from prefine.history.tags import tags_of
     from prefine.run import find_runs
+    from prefine.runs.tags import tags_of
 
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}", "Name the folder that your runs are in.")
@@ -91,7 +91,7 @@ def tag(
     remove: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag to remove. Repeatable.")] = None,
 ) -> None:
     """Add and remove tags of a run; prefine runs --tag finds them."""
-    from prefine.history.tags import change_tags
+    from prefine.runs.tags import change_tags
 
     found = change_tags(run, tags or [], remove or [])
     echo(visible(f"{run}: {' '.join(found) or 'no tags'}"))

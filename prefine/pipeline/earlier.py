@@ -1,33 +1,47 @@
-"""The earlier result of a stage that is made anew: it is set aside, and deleted only once the new one is done.
+"""What a stage left before it is made anew: results, and attempts that were interrupted or failed, are set aside.
 
-.pipeline/old/NAME.json  its record, written before its folder is moved
-.pipeline/old/NAME/      its folder
+.pipeline/old/NAME.1.json  its record, written before its folder is moved
+.pipeline/old/NAME.1/      its folder
 
-Every step is one rename or one written file. The stage's own record says "done" with the earlier inputs until the new
-attempt begins, and again before the earlier folder is moved back; so a kill between two steps leaves a stage whose
-files are missing, never one whose record is about other files.
+It becomes the stage's again if the inputs are set back. Once a new result is done, it is deleted; if it has a tag, it
+is kept as NAME.kept-1 beside the stage's folder. No stage can have that name, as names of stages hold no dot.
+
+Every step is one rename or one written file. The stage's own record is about the earlier inputs until the new attempt
+begins, and again before the earlier folder is moved back; so a kill between two steps leaves a stage whose files are
+missing, never one whose record is about other files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from prefine.errors import CheckpointError
-from prefine.pipeline.records import PipelineRecords, StageRecord
+from prefine.pipeline.records import PipelineRecords, SetAside, StageRecord
 from prefine.recipe.pipeline_stage import PipelineStage
 from prefine.runs.atomic import discard, storage_errors
 from prefine.runs.holding import held
 from prefine.runs.ownership import LOCK_NAME, is_ours, is_own_page
+from prefine.runs.tags import tags_of
 
 _EXPORT = "export.json"
 _PAGE = "report.html"
 _EVALUATION_MARK = b"prefine evaluation"
 
 
-def make_room(stage: PipelineStage, record: StageRecord | None, records: PipelineRecords) -> None:
-    """Empty a stage's place, so that it begins anew: a result is set aside, and half of one deleted.
+@dataclass(frozen=True)
+class Kept:
+    """A result that would have been deleted but for its tags: where it is now."""
+
+    folder: Path
+    tags: tuple[str, ...]
+
+
+def make_room(stage: PipelineStage, record: StageRecord | None, records: PipelineRecords) -> Path | None:
+    """Empty a stage's place, so that it begins anew; returns where what was there is set aside, if there was anything.
 
     Args:
         record: what was known of the stage.
@@ -36,40 +50,55 @@ def make_room(stage: PipelineStage, record: StageRecord | None, records: Pipelin
         CheckpointError: its folder holds files of somebody else's, or another process writes it.
     """
     with storage_errors(stage.folder), _own(stage.folder, record) as is_there:
-        if not is_there:
-            return
-        if record is None or record.status != "done":
-            discard(stage.folder)
-            return
-        place = records.old_folder(stage.name)
-        drop_earlier(stage, records)
-        records.write_old(stage.name, record)
+        if not is_there or record is None:
+            return None
+        place = records.free_place(stage.name)
+        records.write_earlier(SetAside(place, record))
         stage.folder.rename(place)
+        return place
 
 
-def put_back(stage: PipelineStage, record: StageRecord, records: PipelineRecords) -> None:
-    """Make the earlier result that was set aside the stage's result again.
-
-    Args:
-        record: of the earlier result.
+def put_back(stage: PipelineStage, aside: SetAside, records: PipelineRecords) -> Path | None:
+    """Make what was set aside the stage's again; returns where what is there now is set aside, if there is anything.
 
     Raises:
         CheckpointError: see `make_room`.
     """
+    place = make_room(stage, records.read(stage.name), records)
     with storage_errors(stage.folder):
-        with _own(stage.folder, record) as is_there:
-            if is_there:
-                discard(stage.folder)
-        records.write(stage.name, record)
-        records.old_folder(stage.name).rename(stage.folder)
-        drop_earlier(stage, records)
+        records.write(stage.name, aside.record)
+        aside.folder.rename(stage.folder)
+        records.forget_earlier(aside.folder)
+    return place
 
 
-def drop_earlier(stage: PipelineStage, records: PipelineRecords) -> None:
-    """Delete the result that was set aside, if there is one. Raises CheckpointError."""
-    if records.old_folder(stage.name).exists():
-        discard(records.old_folder(stage.name))
-    records.forget_old(stage.name)
+def drop_earlier(stage: PipelineStage, records: PipelineRecords, *, attempts: bool) -> list[Kept]:
+    """Delete what was set aside of a stage that is done; returns what is kept for its tags.
+
+    Args:
+        attempts: also attempts that did not end. Results are always deleted.
+
+    Raises:
+        CheckpointError: the disk cannot be written.
+    """
+    kept = []
+    for aside in records.earlier(stage.name):
+        if not (attempts or aside.is_result):
+            continue
+        if tags := tags_of(aside.folder):
+            place = _free_name(stage)
+            with storage_errors(place):
+                aside.folder.rename(place)
+            kept.append(Kept(place, tuple(tags)))
+        else:
+            discard(aside.folder)
+        records.forget_earlier(aside.folder)
+    return kept
+
+
+def _free_name(stage: PipelineStage) -> Path:
+    names = (stage.folder.with_name(f"{stage.name}.kept-{number}") for number in count(1))
+    return next(place for place in names if not place.exists())
 
 
 @contextmanager

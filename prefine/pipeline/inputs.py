@@ -27,6 +27,7 @@ from prefine.errors import DataError, PrefineError, RecipeError
 from prefine.paths import expanded, path_in_recipe
 from prefine.pipeline.code_version import code_digest
 from prefine.pipeline.digests import KnownDigests
+from prefine.recipe.deciding import decides, flat_fields, is_of_readiness
 from prefine.recipe.pipeline_stage import STAGE, PipelineStage
 from prefine.recipe.sections import Sources
 
@@ -37,6 +38,8 @@ _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 # What stands before a colon in names of models and functions that are no modules.
 _NO_MODULES = ("embedded", "python")
 _WIDEST = 40
+# Begins the name of a field that does not decide the result.
+_FREE = "free "
 
 
 def stage_inputs(stage: PipelineStage, parents: Mapping[str, str], digests: KnownDigests) -> Inputs:
@@ -53,12 +56,14 @@ def stage_inputs(stage: PipelineStage, parents: Mapping[str, str], digests: Know
     values = stage.recipe.model_dump(mode="json", round_trip=True)
     values.pop("run", None)
     inputs: Inputs = {"method": stage.method}
-    inputs |= {f"recipe {name}": value for name, value in _flat(values)}
+    fields = dict(flat_fields(values))
+    free = {name for name in fields if not decides(name, stage.recipe)}
+    inputs |= {f"{'free' if name in free else 'recipe'} {name}": value for name, value in fields.items()}
     inputs |= {f"force {stage.method}": True} if stage.force else {}
     paths = path_fields(type(stage.recipe))
     try:
-        for name, value in _flat(values):
-            inputs |= _contents(name, value, paths, digests)
+        for name in (each for each in fields if each not in free):
+            inputs |= _contents(name, fields[name], paths, digests)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}", "Check its permissions.") from error
     except PrefineError as error:
@@ -70,22 +75,35 @@ def stage_inputs(stage: PipelineStage, parents: Mapping[str, str], digests: Know
 
 
 def key_of(inputs: Inputs) -> str:
-    """One hash of all inputs. The release alone changes nothing: the code counts."""
-    decides = {name: value for name, value in inputs.items() if name != "prefine"}
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    """One hash of all inputs that decide. The release alone changes nothing: the code counts."""
+    decisive = {name: value for name, value in inputs.items() if _counts(name)}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Which inputs differ, in words, in the order of the recipe. `now` may lack parents that are not done yet."""
-    names = dict.fromkeys([*now, *before])
-    differing = [name for name in names if before.get(name) != now.get(name) and name != "prefine"]
-    return [_words(name, before, now) for name in differing]
+    return [_words(name, before, now) for name in _differing(before, now) if _counts(name)]
+
+
+def readiness_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which thresholds of a reward model's readiness report differ, in words."""
+    named = [name for name in _differing(before, now) if is_of_readiness(name.removeprefix(_FREE))]
+    return [_words(name, before, now) for name in named]
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name in dict.fromkeys([*now, *before]) if before.get(name) != now.get(name)]
+
+
+def _counts(name: str) -> bool:
+    """Whether an input decides the result."""
+    return name != "prefine" and not name.startswith(_FREE)
 
 
 def _words(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     kind, _, what = name.partition(" ")
     match kind:
-        case "recipe" | "method":
+        case "recipe" | "free" | "method":
             if name not in before:
                 return f"{what} is {_shown(now[name])}, and was not a field before"
             if name not in now:
@@ -105,14 +123,6 @@ def _words(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 @cache

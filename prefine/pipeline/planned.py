@@ -21,6 +21,8 @@ from prefine.planning.plan import StagePlan, gigabytes, plan_stage, room
 from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.stage import StageRecipe
 
+_ASSESSED = "it is not trained again, only assessed"
+
 
 @dataclass(frozen=True)
 class PlannedStage:
@@ -74,7 +76,7 @@ def plan_pipeline(pipeline: Pipeline, budget: int | None = None) -> list[Planned
         last = planned.plan if planned.fit is None else planned.fit.plan
         if last is not None:
             results[each.stage.name] = last.result
-        found.append(planned)
+        found.append(PlannedStage(each, None, why_not=_ASSESSED) if each.keeps_result else planned)
     return found
 
 
@@ -83,7 +85,7 @@ def _planned(
 ) -> PlannedStage:
     method, machine = standing.stage.method, machine_for(recipe.model.device)
     limit = machine.usable_bytes if budget is None else budget
-    if limit is None or not standing.runs:
+    if limit is None or not standing.runs or standing.keeps_result:
         return PlannedStage(standing, plan_stage(recipe, method=method, parents=parents, machine=machine))
     fit = fit_stage(recipe, budget_bytes=limit, method=method, parents=parents, machine=machine)
     return PlannedStage(standing, fit.before, fit)

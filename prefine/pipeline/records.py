@@ -4,9 +4,10 @@ FOLDER/
   .pipeline/lock          the process that runs the pipeline
   .pipeline/pipeline.json the name and the file of the pipeline that the folder belongs to
   .pipeline/stages/       a stage's record: NAME.json
-  .pipeline/old/          results of stages that are being made anew: NAME/, and its record NAME.json
+  .pipeline/old/          earlier results and attempts of stages: NAME.1/, and its record NAME.1.json; NAME.2/, …
   .pipeline/digests.json  hashes of files, by size and time
   NAME/                   a stage's results
+  NAME.kept-1/            an earlier result that has a tag
   report.html             the page of the pipeline
 """
 
@@ -16,6 +17,7 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
@@ -65,6 +67,23 @@ class StageRecord:
     planned: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SetAside:
+    """An earlier result of a stage, or an attempt that was interrupted or failed, with other inputs.
+
+    Attributes:
+        folder: where it is now. record: of the stage then.
+    """
+
+    folder: Path
+    record: StageRecord
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it was finished."""
+        return self.record.status == "done"
+
+
 class PipelineRecords:
     """The records of a pipeline's folder. Reading them needs no lock.
 
@@ -72,14 +91,14 @@ class PipelineRecords:
         folder: of the pipeline; it may not exist.
 
     Attributes:
-        folder: likewise. own: where the records are. stages: one of each. digests: of files.
+        folder: likewise. own: where the records are. stages: one of each. old: what was set aside. digests: of files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.own = folder / ".pipeline"
         self.stages = self.own / "stages"
-        self._old = self.own / "old"
+        self.old = self.own / "old"
         self._owner = self.own / "pipeline.json"
         self.digests = KnownDigests(self.own / "digests.json")
 
@@ -95,24 +114,30 @@ class PipelineRecords:
         """Write a stage's record. Raises CheckpointError if the disk is full or not writable."""
         write_json(self._path(stage), asdict(record))
 
-    def old_folder(self, stage: str) -> Path:
-        """Where a stage's earlier result is while it is made anew."""
-        return self._old / stage
+    def earlier(self, stage: str) -> list[SetAside]:
+        """What was set aside of a stage, the oldest first."""
+        found = {}
+        for file in self.old.glob(f"{stage}.*.json"):
+            place, record = file.with_suffix(""), _record_in(file)
+            number = place.suffix[1:]
+            if place.name == f"{stage}.{number}" and number.isdigit() and place.is_dir() and record is not None:
+                found[int(number)] = SetAside(place, record)
+        return [found[number] for number in sorted(found)]
 
-    def read_old(self, stage: str) -> StageRecord | None:
-        """The record of that result; None if there is none."""
-        return _record_in(self._old / f"{stage}.json")
+    def free_place(self, stage: str) -> Path:
+        """A place where something can be set aside."""
+        return next(place for number in count(1) if not (place := self.old / f"{stage}.{number}").exists())
 
-    def write_old(self, stage: str, record: StageRecord) -> None:
-        """Write the record of that result. Raises CheckpointError."""
-        with storage_errors(self._old):
-            self._old.mkdir(exist_ok=True)
-        write_json(self._old / f"{stage}.json", asdict(record))
+    def write_earlier(self, aside: SetAside) -> None:
+        """Write the record of what is about to be set aside. Raises CheckpointError."""
+        with storage_errors(self.old):
+            self.old.mkdir(exist_ok=True)
+        write_json(_record_of(aside.folder), asdict(aside.record))
 
-    def forget_old(self, stage: str) -> None:
-        """Delete the record of that result. Raises CheckpointError."""
-        with storage_errors(self._old):
-            (self._old / f"{stage}.json").unlink(missing_ok=True)
+    def forget_earlier(self, folder: Path) -> None:
+        """Delete the record of what is no longer set aside in this folder. Raises CheckpointError."""
+        with storage_errors(self.old):
+            _record_of(folder).unlink(missing_ok=True)
 
     def runner(self) -> int | None:
         """The number of the other process of this machine that runs the pipeline now; None if there is none."""
@@ -157,6 +182,10 @@ class PipelineRecords:
 
     def _path(self, stage: str) -> Path:
         return self.stages / f"{stage}.json"
+
+
+def _record_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
 
 
 def _record_in(path: Path) -> StageRecord | None:

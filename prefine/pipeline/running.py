@@ -24,8 +24,10 @@ from prefine.pipeline.summary import write_summary
 from prefine.pipeline.view import PipelineView
 from prefine.pipeline.work import require_stage, run_stage
 from prefine.recipe.pipeline import Pipeline
+from prefine.recipe.pipeline_stage import PipelineStage
 from prefine.runs.ownership import refuse_foreign_page
 
+_ENDED = {"running": "was interrupted", "failed": "failed"}
 _KEPT = "What is finished is kept: the same command goes on from here."
 
 
@@ -137,10 +139,11 @@ class _Running:
         """Run a stage if it is to run."""
         now = standing(self._pipeline.stages[name], self._records, self._choice, self.found)
         self.found[name] = now
+        if now.aside is not None:
+            current = self._records.read(name)
+            self._say_set_aside(name, current, put_back(now.stage, now.aside, self._records))
         if now.state == "cached":
-            if now.is_aside and now.record is not None:
-                put_back(now.stage, now.record, self._records)
-            drop_earlier(now.stage, self._records)
+            self._drop_earlier(now.stage, attempts=False)
             self.cached.append(name)
         elif now.state == "blocked":
             exported = now.record is not None and now.record.status == "done" and now.stage.folder.is_dir()
@@ -156,7 +159,7 @@ class _Running:
         name, began = now.stage.name, time.monotonic()
         before = now.record if now.state == "to resume" and now.record is not None else None
         if before is None:
-            make_room(now.stage, now.record, self._records)
+            self._say_set_aside(name, now.record, make_room(now.stage, now.record, self._records))
         spent = 0.0 if before is None else before.seconds
         planned = predicted(self._pipeline.in_place(name), now.stage.method) if before is None else before.planned
         record = StageRecord("running", key_of(now.inputs), now.inputs, seconds=spent, planned=planned)
@@ -185,14 +188,30 @@ class _Running:
             record, status="done", results=result.results, others=result.others, gate=result.gate, seconds=seconds()
         )
         self._records.write(name, done)
-        drop_earlier(now.stage, self._records)
+        self._drop_earlier(now.stage, attempts=not now.keeps_result)
         text = "its gate is not passed" if result.gate is False else "done"
         self._view.ended(name, "done", f"stage {name}: {text} in {duration(done.seconds)}", done.seconds)
         return done
 
     def _where_earlier(self, name: str) -> str:
-        old = self._records.old_folder(name)
-        return f" Its earlier result is in {old}, and is put back if its inputs are set back." if old.exists() else ""
+        results = [each.folder for each in self._records.earlier(name) if each.is_result]
+        return (
+            f" Its earlier result is in {results[-1]}, and is put back if its inputs are set back." if results else ""
+        )
+
+    def _say_set_aside(self, name: str, before: StageRecord | None, place: Path | None) -> None:
+        """Say where an attempt that did not end was set aside, if one was."""
+        if place is not None and before is not None and before.status != "done":
+            self._view.say(
+                f"stage {name}: its earlier attempt, which {_ENDED[before.status]}, is set aside in {place}; it goes "
+                "on if its inputs are set back, and is deleted once the stage has run to its end with others"
+            )
+
+    def _drop_earlier(self, stage: PipelineStage, *, attempts: bool) -> None:
+        for kept in drop_earlier(stage, self._records, attempts=attempts):
+            self._view.say(
+                f"stage {stage.name}: the earlier run that is tagged {' '.join(kept.tags)} is kept in {kept.folder}"
+            )
 
 
 def _of_stage(name: str, error: PrefineError, remedy: str) -> PrefineError:

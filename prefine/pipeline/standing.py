@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +11,8 @@ from prefine.errors import PrefineError
 from prefine.formatting import listing, plural
 from prefine.pipeline.digests import KnownDigests, joined_digest
 from prefine.pipeline.evaluating import digest_of_result
-from prefine.pipeline.inputs import Inputs, changes, key_of, stage_inputs
-from prefine.pipeline.records import PipelineRecords, StageRecord
+from prefine.pipeline.inputs import Inputs, changes, key_of, readiness_changes, stage_inputs
+from prefine.pipeline.records import PipelineRecords, SetAside, StageRecord
 from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.pipeline_methods import EvaluateRecipe
 from prefine.recipe.pipeline_stage import PipelineStage
@@ -45,7 +45,8 @@ class StageStanding:
         inputs: its inputs, without those of parents that run first; {} if it is not chosen and they cannot be read.
         record: what was known before.
         gates: the evaluations whose gate blocks it.
-        is_aside: cached, but its result was set aside for an attempt with other inputs, and is to be put back.
+        aside: what was set aside for an attempt with other inputs, and is to be put back first; None if there is none.
+        keeps_result: it is to resume, but is finished: its readiness report is made again, and nothing else.
     """
 
     stage: PipelineStage
@@ -54,7 +55,8 @@ class StageStanding:
     inputs: Inputs
     record: StageRecord | None
     gates: tuple[str, ...] = ()
-    is_aside: bool = False
+    aside: SetAside | None = None
+    keeps_result: bool = False
 
     @property
     def runs(self) -> bool:
@@ -101,7 +103,7 @@ def standing(
     record = records.read(stage.name)
     if stage.name not in choice.names:
         return StageStanding(stage, "left", *_left(stage, record, records.digests, parents), record)
-    waiting = [name for name in stage.parents if parents[name].runs]
+    waiting = [name for name in stage.parents if parents[name].runs and not parents[name].keeps_result]
     done = [name for name in stage.parents if name not in waiting]
     inputs = stage_inputs(stage, _results(done, parents), records.digests)
     if closed := {name: why for name in done if (why := _why_closed(parents[name])) is not None}:
@@ -111,32 +113,47 @@ def standing(
         own = changes(before, inputs) if record is not None else []
         why = f"{listing(waiting)} {'runs' if len(waiting) == 1 else 'run'} first"
         return StageStanding(stage, "to run", "; ".join([*_shortened(own), why]), inputs, record)
-    state, why = _state(stage, record, inputs, choice.force, records)
-    if state == "to run" and not choice.force and (old := _set_aside(stage, inputs, records)) is not None:
-        why = f"it ran with these inputs before, and its result is put back from {records.old_folder(stage.name)}"
-        return StageStanding(stage, "cached", why, inputs, old, is_aside=True)
-    return StageStanding(stage, state, why, inputs, record)
+    found = _as_it_is(stage, record, inputs, choice.force, records)
+    # A process that was killed while it set something aside, or put it back, leaves no folder.
+    is_gone = found.state == "to run" or not stage.folder.exists()
+    if is_gone and not choice.force and (aside := _set_aside(stage, inputs, records)) is not None:
+        known = _of_attempt(stage, aside.folder, aside.record, inputs, records)
+        return replace(known, why=f"{known.why}; it is put back from {aside.folder}", aside=aside)
+    return found
 
 
-def _state(
+def _as_it_is(
     stage: PipelineStage, record: StageRecord | None, inputs: Inputs, force: bool, records: PipelineRecords
-) -> tuple[Literal["cached", "to run", "to resume"], str]:
+) -> StageStanding:
+    """Where a stage stands by its own record and folder."""
     if record is None:
-        return "to run", "it has not run yet"
+        return StageStanding(stage, "to run", "it has not run yet", inputs, record)
     if record.key != key_of(inputs):
-        return "to run", "; ".join(_shortened(changes(record.inputs, inputs))) or "its inputs have changed"
+        why = "; ".join(_shortened(changes(record.inputs, inputs))) or "its inputs have changed"
+        return StageStanding(stage, "to run", why, inputs, record)
     if force:
-        return "to run", "--force"
+        return StageStanding(stage, "to run", "--force", inputs, record)
+    return _of_attempt(stage, stage.folder, record, inputs, records)
+
+
+def _of_attempt(
+    stage: PipelineStage, folder: Path, record: StageRecord, inputs: Inputs, records: PipelineRecords
+) -> StageStanding:
+    """Where a stage stands, given its last attempt with these inputs, which is in a folder."""
     if record.status == "running":
         runner = records.runner()
-        known = "it was interrupted, and goes on where it was" if runner is None else f"process {runner} runs it now"
-        return "to resume", known
+        why = "it was interrupted, and goes on where it was" if runner is None else f"process {runner} runs it now"
+        return StageStanding(stage, "to resume", why, inputs, record)
     if record.status == "failed":
-        return "to resume", f"it failed: {record.reason}"
-    if flaw := flaw_of(stage.folder, record, records.digests):
-        return "to run", flaw
+        return StageStanding(stage, "to resume", f"it failed: {record.reason}", inputs, record)
+    if flaw := flaw_of(folder, record, records.digests):
+        return StageStanding(stage, "to run", flaw, inputs, record)
+    if changed := _shortened(readiness_changes(record.inputs, inputs)):
+        why = f"{'; '.join(changed)}: its readiness report is made again, without training"
+        return StageStanding(stage, "to resume", why, inputs, record, keeps_result=True)
     files = plural(len(record.results) + len(record.others), "file")
-    return "cached", f"it ran with the same recipe, data, models and code, and left {files} that are there unchanged"
+    why = f"it ran with the same recipe, data, models and code, and left {files} that are there unchanged"
+    return StageStanding(stage, "cached", why, inputs, record)
 
 
 def _left(
@@ -154,12 +171,13 @@ def _left(
     return "not chosen: its result is used as it is" + (f", although {'; '.join(changed)}" if changed else ""), inputs
 
 
-def _set_aside(stage: PipelineStage, inputs: Inputs, records: PipelineRecords) -> StageRecord | None:
-    """The record of the earlier result that was set aside, if these were its inputs and its files are unchanged."""
-    old = records.read_old(stage.name)
-    if old is None or old.status != "done" or old.key != key_of(inputs):
-        return None
-    return None if flaw_of(records.old_folder(stage.name), old, records.digests) else old
+def _set_aside(stage: PipelineStage, inputs: Inputs, records: PipelineRecords) -> SetAside | None:
+    """What was set aside with these inputs: a result whose files are unchanged, else the last attempt; or None."""
+    key = key_of(inputs)
+    fitting = [each for each in records.earlier(stage.name) if each.record.key == key]
+    whole = [each for each in fitting if each.is_result and not flaw_of(each.folder, each.record, records.digests)]
+    attempts = [each for each in fitting if not each.is_result]
+    return (whole or attempts or [None])[-1]
 
 
 def _results(names: Sequence[str], parents: Mapping[str, StageStanding]) -> dict[str, str]:

@@ -15,7 +15,9 @@ from prefine.pipeline.standing import chosen
 from prefine.pipeline.work import StageResult
 from prefine.recipe.pipeline import load_pipeline
 from prefine.recipe.pipeline_stage import PipelineStage
+from prefine.run import find_runs
 from prefine.runs.holding import held
+from prefine.runs.tags import change_tags, tags_of
 from tests.pipeline.fake import STAGES, Desk
 
 
@@ -65,13 +67,43 @@ def test_an_interrupted_stage_goes_on_in_its_folder(desk: Desk, error: BaseExcep
     assert Path("out/reward/half").exists()
 
 
-def test_an_interrupted_stage_begins_anew_if_its_recipe_changed(desk: Desk) -> None:
-    ending(desk, "reward", Stopped("stopped"))
+def interrupted(desk: Desk, name: str, *overrides: str) -> None:
+    """Interrupt the pipeline in one stage."""
+    ending(desk, name, Stopped("stopped"))
     with pytest.raises(Paused):
-        desk.run()
+        desk.run(*overrides)
     desk.work = lambda stage: None
-    desk.run("stages.reward.reward.heads=2")
-    assert not Path("out/reward/half").exists()
+
+
+def test_an_interrupted_attempt_goes_on_when_its_inputs_are_set_back(desk: Desk) -> None:
+    """As after a --set that was forgotten once."""
+    interrupted(desk, "reward", "stages.reward.reward.heads=2")
+    Path("out/reward/half").write_text("80 %")
+    interrupted(desk, "reward")  # begins anew
+    assert Path("out/reward/half").read_text() == "half"
+    assert Path("out/.pipeline/old/reward.1/half").read_text() == "80 %"
+    assert (
+        "stage reward: its earlier attempt, which was interrupted, is set aside in out/.pipeline/old/reward.1; it goes "
+        "on if its inputs are set back, and is deleted once the stage has run to its end with others"
+    ) in desk.view.said
+    interrupted(desk, "reward", "stages.reward.reward.heads=2", "stages.reward.training.keep_checkpoints=9")
+    assert desk.worked == ["reward"]
+    assert (
+        "stage 2 of 7: reward (reward), to resume: it was interrupted, and goes on where it was; "
+        "it is put back from out/.pipeline/old/reward.1"
+    ) in desk.view.said
+    assert Path("out/.pipeline/old/reward.2/half").read_text() == "half"
+    assert desk.run("stages.reward.reward.heads=2").ran == STAGES[1:]
+    assert list(Path("out/.pipeline/old").iterdir()) == []
+
+
+def test_an_interrupted_attempt_stays_while_an_earlier_result_is_used_again(desk: Desk) -> None:
+    desk.run()
+    interrupted(desk, "dpo", "stages.dpo.dpo.beta=0.3")
+    assert desk.run().ran == ()
+    assert Path("out/.pipeline/old/dpo.2/half").exists()
+    assert desk.run("stages.dpo.dpo.beta=0.3").ran == ("dpo", "better", "served", "all")
+    assert Path("out/dpo/half").exists()
 
 
 def test_a_bug_is_no_error_of_the_user_s(desk: Desk) -> None:
@@ -202,19 +234,34 @@ def test_a_gate_without_an_answer_is_not_passed(desk: Desk) -> None:
 def test_a_result_is_kept_until_the_new_one_is_done(desk: Desk) -> None:
     desk.run()
     ending(desk, "dpo", TrainingError("no memory", "Lower it."))
-    with pytest.raises(PrefineError, match=r"Its earlier result is in out/\.pipeline/old/dpo, and is put back if"):
+    with pytest.raises(PrefineError, match=r"Its earlier result is in out/\.pipeline/old/dpo\.1, and is put back if"):
         desk.run("stages.dpo.dpo.beta=0.3")
-    assert Path("out/.pipeline/old/dpo/weights").read_text() == "dpo"
+    assert Path("out/.pipeline/old/dpo.1/weights").read_text() == "dpo"
     with pytest.raises(PrefineError, match="no memory"):  # another attempt leaves it where it is
         desk.run("stages.dpo.dpo.beta=0.4")
-    assert Path("out/.pipeline/old/dpo/weights").read_text() == "dpo"
+    assert Path("out/.pipeline/old/dpo.1/weights").read_text() == "dpo"
     again = desk.run()
     assert (again.ran, again.cached) == ((), STAGES)
     assert Path("out/dpo/weights").read_text() == "dpo" and not Path("out/dpo/half").exists()
-    assert list(Path("out/.pipeline/old").iterdir()) == []
     desk.work = lambda stage: None
     desk.run("stages.dpo.dpo.beta=0.3")
     assert list(Path("out/.pipeline/old").iterdir()) == []
+
+
+def test_a_result_with_a_tag_is_kept_when_another_one_is_made(desk: Desk) -> None:
+    desk.run()
+    for number, beta in ((1, 0.3), (2, 0.4)):
+        a_manifest = Path("out/dpo/manifest.json")
+        a_manifest.write_text('{"stage": "dpo", "recipe": {}, "prefine": "1"}')
+        change_tags(Path("out/dpo"), ["best", f"v{number}"], [])
+        assert desk.run(f"stages.dpo.dpo.beta={beta}").ran == ("dpo", "better", "served", "all")
+        kept = Path(f"out/dpo.kept-{number}")
+        assert (kept / "weights").read_text() == "dpo" and tags_of(kept) == ["best", f"v{number}"]
+        assert f"stage dpo: the earlier run that is tagged best v{number} is kept in {kept}" in desk.view.said
+        assert list(Path("out/.pipeline/old").iterdir()) == []
+    assert {str(run.path) for run in find_runs(Path())[0]} == {"out/dpo.kept-1", "out/dpo.kept-2"}
+    assert desk.run("stages.dpo.dpo.beta=0.4", only="better").cached == ("better",)  # of the new result
+    assert desk.run().ran == ("dpo", "better", "served", "all")  # the old one is not taken for the stage's
 
 
 def test_a_parent_whose_files_are_gone_is_refused_before_anything_is_moved(desk: Desk) -> None:

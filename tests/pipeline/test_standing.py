@@ -155,3 +155,47 @@ def test_a_stage_that_another_process_runs_now_says_so(desk: Desk) -> None:
     assert to_run(desk)["sft"] == f"process {os.getppid()} runs it now"
     os.utime("out/.pipeline/lock", (1, 1))  # older than the process of that number
     assert to_run(desk)["sft"] == "it was interrupted, and goes on where it was"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "training.keep_checkpoints=5",
+        "training.trackers=[tensorboard]",
+        "training.tracker_project=mine",
+        "training.save_every_steps=7",
+    ],
+)
+def test_what_resume_lets_change_makes_no_stage_out_of_date(desk: Desk, setting: str) -> None:
+    desk.run()
+    assert to_run(desk, f"stages.sft.{setting}") == {}
+
+
+def test_steps_of_saving_count_where_guards_may_go_back(desk: Desk) -> None:
+    guards = "stages.sft.guards.non_finite.action=roll_back"
+    desk.run(guards)
+    why = to_run(desk, guards, "stages.sft.training.save_every_steps=7")
+    assert why["sft"] == "training.save_every_steps was 50 and is 7" and set(why) == set(STAGES)
+
+
+def test_other_thresholds_of_readiness_run_the_reward_stage_s_assessment_alone(desk: Desk) -> None:
+    desk.run()
+    before = PipelineRecords(Path("out")).read("reward")
+    looser = "stages.reward.readiness.min_accuracy=0.6"
+    made = desk.pipeline(looser)
+    found = {
+        each.stage.name: each
+        for each in standings(made, PipelineRecords(made.folder), chosen(made, None, None, False))
+        if each.runs
+    }
+    assert set(found) == {"reward"} and found["reward"].keeps_result
+    assert (found["reward"].state, found["reward"].why) == (
+        "to resume",
+        "readiness.min_accuracy was 0.65 and is 0.6: its readiness report is made again, without training",
+    )
+    assert desk.run(looser).ran == ("reward",)
+    after = PipelineRecords(Path("out")).read("reward")
+    assert before is not None and after is not None and (after.key, after.results) == (before.key, before.results)
+    assert after.inputs["free readiness.min_accuracy"] == 0.6
+    assert desk.run(looser).ran == ()
+    assert desk.run(looser, "stages.reward.reward.heads=2").ran == ("reward", "ppo", "all")

@@ -12,7 +12,7 @@ from prefine.evaluation.readiness.assess import Readiness
 from prefine.recipe.stage import StageRecipe
 from prefine.runs.atomic import write_json, write_text
 from prefine.training.run import run_stage as session
-from prefine.training.stages import reward
+from prefine.training.stages import readiness as readiness_module
 from tests.training import tiny
 
 
@@ -75,7 +75,7 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return folder / "readiness.html"
 
     monkeypatch.setattr(session, "write_report", one_line)
-    monkeypatch.setattr(reward, "write_readiness", figures_only)
+    monkeypatch.setattr(readiness_module, "write_readiness", figures_only)
 
 
 @pytest.fixture(autouse=True)

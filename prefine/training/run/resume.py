@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefine.errors import CheckpointError
 from prefine.json_reading import JsonError, read_json_object
 from prefine.models.loading.identity import Identity
+from prefine.recipe.deciding import decides, flat_fields
 from prefine.recipe.stage import StageRecipe
 from prefine.runs.atomic import JSON, sha256_of_file
 from prefine.runs.directory import RunDirectory
 from prefine.training.loop.checkpoint import newest_valid
 
-# Fields of a recipe that may change when a run is resumed, as they do not affect its result. The thresholds of
-# readiness may change, too.
-_FREE_FIELDS = ("run", "training.keep_checkpoints", "training.trackers", "training.tracker_project")
-# So may this one, unless guards may roll back to a checkpoint.
-_FREE_WITHOUT_GUARDS = ("training.save_every_steps",)
 # Fields of a manifest that a resumed run needs, and their types.
 _NEEDED = {"stage": str, "status": str, "run_id": str, "recipe": dict, "model": dict, "prepared": dict}
 _NEEDED_OF_MODEL = {"compute_dtype": str, "identity": dict}
@@ -69,8 +65,7 @@ def require_same_recipe(manifest: Mapping[str, Any], stage: str, recipe: StageRe
         )
     if manifest["stage"] != stage:
         raise CheckpointError(f"--resume: {recipe.run} is a run of {manifest['stage']}, not of {stage}", remedy)
-    free = _FREE_FIELDS if recipe.guards.may_go_back else _FREE_FIELDS + _FREE_WITHOUT_GUARDS
-    differing = _differences(manifest["recipe"], recipe.model_dump(mode="json"), free)
+    differing = _differences(manifest["recipe"], recipe)
     if differing:
         problem = (
             f"--resume: {recipe.run} is finished, and was trained with another recipe"
@@ -80,20 +75,13 @@ def require_same_recipe(manifest: Mapping[str, Any], stage: str, recipe: StageRe
         raise CheckpointError(f"{problem} ({', '.join(differing[:3])})", remedy)
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> list[str]:
-    was, is_now = _flat(before), _flat(now)
+def _differences(before: dict[str, Any], recipe: StageRecipe) -> list[str]:
+    was, is_now = dict(flat_fields(before)), dict(flat_fields(recipe.model_dump(mode="json")))
     return [
         f"{name} was {was.get(name)!r} and is {is_now.get(name)!r}"
         for name in sorted(was.keys() | is_now.keys())
-        if name not in free and not name.startswith("readiness.") and was.get(name) != is_now.get(name)
+        if decides(name, recipe) and was.get(name) != is_now.get(name)
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def require_same_model(manifest: Mapping[str, Any], now: Identity, name: str) -> None:

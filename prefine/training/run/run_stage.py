@@ -95,8 +95,10 @@ def run_stage(stage: Stage[Recipe, Record], resume: bool, display: Display | Con
         if previous is not None and previous["status"] == "finished":
             _require_same_beginning(stage, run, previous)
             if is_whole(run, previous):
-                if processes.is_main and not run.report.exists():  # killed between the last two writes
-                    write_report(run.path)
+                if processes.is_main:
+                    stage.renew(run, previous, display)
+                    if not run.report.exists():  # it was renewed, or killed between the last two writes
+                        write_report(run.path)
                 display.say(f"{run.path} is finished already: model in {run.model}, report in {run.report}")
                 return run.path
             display.say(f"{run.path} is finished, but parts of its result are missing: they are made again")

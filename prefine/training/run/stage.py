@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from prefine.recipe.sections import ModelSection
 from prefine.recipe.stage import StageRecipe
 from prefine.records import Demonstration, Prompt
 from prefine.runs.atomic import JSON
+from prefine.runs.directory import RunDirectory
 from prefine.training.display import Display
 from prefine.training.loop.contract import State, Steps, Sums
 from prefine.training.loop.guards import Limit
@@ -139,6 +140,15 @@ class Stage(ABC, Generic[Recipe, Record]):
     def guards(self) -> Sequence[Limit]:
         """Limits that guards check on the metrics of each step and evaluation."""
         return ()
+
+    def renew(self, run: RunDirectory, manifest: Mapping[str, Any], display: Display) -> None:
+        """Make again what in a finished run depends on fields of the recipe that have changed, without training.
+
+        Main process only. Such fields decide neither the model nor the evaluation: see prefine.recipe.deciding.
+
+        Args:
+            manifest: of the run.
+        """
 
     @abstractmethod
     def start(self, session: Session[Recipe]) -> Objective[Recipe]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,9 +18,6 @@ from prefine.data.records.kinds import KINDS, kind_of_sources
 from prefine.data.tokens.store import TokenStore
 from prefine.data.tokens.trees import PackedBatch, collate, folds, microbatches
 from prefine.errors import DataError, RecipeError
-from prefine.evaluation.readiness.assess import work
-from prefine.evaluation.readiness.check import assess_own
-from prefine.evaluation.readiness.page import write_readiness
 from prefine.models.forward.packed import PackedModel, evaluating
 from prefine.models.forward.path_probe import rounding
 from prefine.models.loading.load import LoadedModel, load_model
@@ -33,12 +30,14 @@ from prefine.recipe.reward import RewardRecipe, RewardSection
 from prefine.recipe.sections import DataSection, ModelSection
 from prefine.records import Preference, Vote
 from prefine.runs.atomic import JSON
+from prefine.runs.directory import RunDirectory
 from prefine.training.display import Display
 from prefine.training.loop.contract import Sums
 from prefine.training.run.checks import SelfCheck, check_scores, require
 from prefine.training.run.run_stage import run_stage
 from prefine.training.run.session import Session
 from prefine.training.run.stage import Objective, Stage
+from prefine.training.stages.readiness import as_warnings, renew_readiness, report_readiness
 from prefine.training.tracking.tracker import Details
 
 # Answers that are scored alone and together at the start.
@@ -177,6 +176,10 @@ class RewardStage(Stage[RewardRecipe, Preference | Vote]):
             session.record_checks(require([_check_scores(session.loaded.packed, train)]))
         return RewardObjective(session, self.record_type, mean_difference)
 
+    def renew(self, run: RunDirectory, manifest: Mapping[str, Any], display: Display) -> None:
+        """Make the readiness report again if its thresholds have changed."""
+        renew_readiness(self.recipe, self.record_type, run, manifest, display)
+
 
 class RewardObjective(Objective[RewardRecipe]):
     """The losses of pairs or votes under each score head, a mean over rows and heads.
@@ -250,19 +253,12 @@ class RewardObjective(Objective[RewardRecipe]):
         session = self._session
         reward_model = PackedReward(session.loaded, read_scale(session.run.model))
         reward_model.name = str(session.run.path)  # the run, not the model that it began with
-        train, heldout, limits = session.prepared.train, session.prepared.heldout, session.recipe.readiness
-        total = work(min(len(heldout), limits.heldout_pairs), min(len(train), limits.trained_pairs))
-        with session.display.progress(total, 0, "readiness report"):
-            readiness = assess_own(
-                reward_model, train, heldout, session.recipe, self._record_type, session.display.advance
-            )
-            session.display.advance(total)
-        page = write_readiness(readiness, session.run.path)
-        session.warnings += [f"{each.name}: {each.found}. {each.meaning}" for each in readiness.reasons]
+        train, heldout = session.prepared.train, session.prepared.heldout
+        readiness = report_readiness(
+            reward_model, train, heldout, session.recipe, self._record_type, session.run, session.display
+        )
+        session.warnings += as_warnings(readiness)
         session.manifest["readiness"] = readiness.verdict.value
-        session.display.say(f"readiness for PPO: {readiness.verdict.value}, see {page}")
-        for reason in readiness.reasons:
-            session.display.say(f"  {reason.level.value}: {reason.name}: {reason.found}. {reason.meaning}")
         # Ties have no right order: accuracy is over the other rows.
         unit = "vote" if self._record_type is Vote else "pair"
         return {**session.before_and_after(), "count": self._decided, "unit": unit}

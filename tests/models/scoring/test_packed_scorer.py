@@ -37,6 +37,7 @@ from prefine.recipe.reward import RewardRecipe
 from prefine.recipe.sections import LoraSection, ModelSection
 from prefine.records import Conversation, Message
 from prefine.training.run import run_stage as session
+from prefine.training.stages import readiness as readiness_module
 from prefine.training.stages import reward as reward_training
 from tests.models import tiny
 from tests.training import tiny as training_tiny
@@ -111,7 +112,7 @@ def train_reward(run: Path, model: Path, data: Path, changes: dict[str, Any] | N
         patched.setenv("PREFINE_CACHE", str(run.with_name("cache")))
         patched.setattr(session, "save_model", noting)
         patched.setattr(session, "write_report", nothing_drawn)
-        patched.setattr(reward_training, "write_readiness", nothing_drawn)
+        patched.setattr(readiness_module, "write_readiness", nothing_drawn)
         reward_training.run_reward(recipe, False, Console(file=io.StringIO()))
     scale = read_scale(run / "model")
     assert scale is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefine.errors import CheckpointError, RecipeError
-from prefine.history.tags import change_tags, tags_of
+from prefine.runs.tags import change_tags, tags_of
 from tests.history.runs import a_run
 
 
