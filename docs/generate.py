@@ -32,8 +32,8 @@ none. All errors are shown at once, each on a line. The complete recipe of a run
 
 `--resume` resumes the run in the recipe's `run` folder; the recipe must be the same, except for `run`,
 `training.keep_checkpoints`, `training.trackers`, `training.tracker_project`, the `readiness` section and, if no guard
-can roll back, `training.save_every_steps`. Other `readiness` thresholds make the readiness report of a finished run again,
-without training.
+can roll back, `training.save_every_steps`. Other `readiness` thresholds make the readiness report of a finished run
+again, without training.
 """
 
 

@@ -66,6 +66,11 @@ def listing(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
+def megabytes(size_bytes: int) -> str:
+    """A size on the disk: 1,234.5 MB."""
+    return f"{size_bytes / 1e6:,.1f} MB"
+
+
 def duration(seconds: float | None) -> str:
     """42 s, 11 min 24 s, 3 h 20 min."""
     if seconds is None or seconds < 0:

@@ -1,4 +1,4 @@
-"""prefine runs: list, compare, tag, remove and reproduce runs."""
+"""prefine runs: list, compare, tag, remove and reproduce runs; what else takes disk space."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def list_(
     tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only runs with this tag.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first: stage, status, tags and main result."""
+    """List runs, newest first: stage, status, tags and main result; then what else takes disk space: evaluations and
+    exports of pipelines, results that these have set aside, the cache.
+    """
     import json
 
     from prefine.errors import CheckpointError
@@ -52,8 +54,26 @@ def list_(
             echo(visible(f"{run.path!s:<{widest}}  {run.stage:<6}  {run.status:<8}  {words}{run.result}"))
         if not rows:
             echo(visible(f"no run in {folder}" if tag is None else f"no run in {folder} has the tag {tag}"))
+        if tag is None:
+            _show_others(folder)
     for error in unreadable:
         echo(visible(f"left out: {error}"), err=True)
+
+
+def _show_others(folder: Path) -> None:
+    from prefine.formatting import megabytes
+    from prefine.history.results import other_results
+    from prefine.runs.cache import cache_size
+
+    others, cache = other_results(folder), cache_size()
+    widest = max((len(str(each.path)) for each in others), default=0)
+    for each in others:
+        line = f"{each.path!s:<{widest}}  {each.kind:<8}  {each.status:<8}  {megabytes(each.size_bytes)}"
+        if each.set_aside is not None:
+            line += f", {megabytes(each.set_aside_bytes)} of it set aside: prefine runs remove {each.set_aside}"
+        echo(visible(line))
+    if cache:
+        echo(f"the cache holds {megabytes(cache)}: prefine cache clean")
 
 
 def compare(runs: RunPaths, as_json: AsJson = False) -> None:
@@ -98,29 +118,35 @@ def tag(
 
 
 def remove(
-    runs: RunPaths,
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER",
+            help="Runs, evaluations, exports, pipelines, or what a pipeline has set aside, as prefine runs lists them.",
+            show_default=False,
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also runs that other runs were made from.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also what runs were made from.")] = False,
 ) -> None:
-    """Delete runs with all their files. Refuses one that other runs were made from."""
+    """Delete runs, other results or whole pipelines, with all their files. Refuses what runs were made from."""
     import sys
 
     from prefine.errors import CheckpointError
-    from prefine.formatting import plural
-    from prefine.history.removal import remove_runs
-    from prefine.run import Run
+    from prefine.formatting import megabytes
+    from prefine.history.removal import remove_results
+    from prefine.history.results import kind_of
 
-    for each in runs:
-        Run(each)
+    kinds = [kind_of(each) for each in results]
     if not yes:
         if not sys.stdin.isatty():
             raise CheckpointError("nothing is removed: there is no terminal to ask at", "Add --yes.")
-        names = ", ".join(map(str, runs))
-        if not typer.confirm(visible(f"Delete {plural(len(runs), 'run')}: {names}?")):
+        names = ", ".join(f"the {kind} {each}" for kind, each in zip(kinds, results, strict=True))
+        if not typer.confirm(visible(f"Delete {names}?")):
             echo("nothing is removed")
             return
-    for each, size in remove_runs(runs, force=force):
-        echo(visible(f"removed {each}, {size / 1e6:,.1f} MB"))
+    for each, size in remove_results(results, force=force):
+        echo(visible(f"removed {each}, {megabytes(size)}"))
 
 
 def reproduce(

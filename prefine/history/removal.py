@@ -1,4 +1,5 @@
-"""Removing runs: not one that is going, and not one that other runs, or other stages of its pipeline, were made from.
+"""Removing runs, evaluations, exports and pipelines: not one that is going, and not one that runs, or stages of its
+pipeline, were made from.
 
 Evaluations and exports outside a pipeline are not looked for: they are whole without the run.
 """
@@ -6,17 +7,20 @@ Evaluations and exports outside a pipeline are not looked for: they are whole wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefine.errors import CheckpointError
+from prefine.history.results import PIPELINE, RUN, SET_ASIDE, kind_of
 from prefine.paths import expanded, named
-from prefine.pipeline.records import PipelineRecords
-from prefine.run import Run, find_runs
+from prefine.pipeline.records import PipelineLock, PipelineRecords
+from prefine.run import find_runs
 from prefine.runs.atomic import discard
+from prefine.runs.cache import bytes_below
 from prefine.runs.directory import RunDirectory
+from prefine.runs.holding import held
 from prefine.runs.ownership import is_ours
 
 _USUAL = Path("runs")
@@ -39,22 +43,19 @@ def dependents_of(run: Path, leaving: Sequence[Path] = ()) -> list[Dependent]:
     Args:
         leaving: runs that are removed together with it.
 
-    Raises:
-        CheckpointError: the folder holds no run.
     """
-    Run(run)
     place = run.resolve()
-    gone = {each.resolve() for each in (run, *leaving)}
+    gone = [each.resolve() for each in (run, *leaving)]
     found: dict[Path, Dependent] = {}
     for folder in (place.parent, place.parent.parent, _USUAL):
         for other in find_runs(folder)[0] if folder.is_dir() else []:
             where = other.path.resolve()
             bases = (Path.cwd(), *where.parents)
             fields = [field for field, name in _names_in(other.recipe) if _is_in(name, place, bases)]
-            if where not in gone and fields:
+            if fields and not _is_below(where, gone):
                 found.setdefault(where, Dependent(other.path, fields[0]))
     for each in _stages_after(place):
-        if (where := each.path.resolve()) not in gone:
+        if not _is_below(where := each.path.resolve(), gone):
             found.setdefault(where, each)
     return list(found.values())
 
@@ -70,8 +71,12 @@ def _stages_after(place: Path) -> Iterator[Dependent]:
             yield Dependent(place.parent / stage, f"stage:{place.name}")
 
 
-def remove_runs(runs: Sequence[Path], *, force: bool = False) -> list[tuple[Path, int]]:
-    """Delete runs' folders, after all of them were checked; returns each with the bytes that it had.
+def _is_below(place: Path, folders: Sequence[Path]) -> bool:
+    return any(place.is_relative_to(each) for each in folders)
+
+
+def remove_results(named_places: Sequence[Path], *, force: bool = False) -> list[tuple[Path, int]]:
+    """Delete folders of runs, results and pipelines, after all were checked; returns each with the bytes that it had.
 
     Args:
         force: although others were made from them.
@@ -79,29 +84,44 @@ def remove_runs(runs: Sequence[Path], *, force: bool = False) -> list[tuple[Path
     Raises:
         CheckpointError: one is going, others were made from it, or it cannot be deleted.
     """
-    places = list({each.resolve(): named(each) for each in runs}.values())
-    for run in places:
-        others = dependents_of(run, runs)
+    every = {each.resolve(): named(each) for each in named_places}
+    # What lies in another one that is named goes with it.
+    places = [
+        each for where, each in every.items() if not _is_below(where, [other for other in every if other != where])
+    ]
+    kinds = {place: kind_of(place) for place in places}
+    for place, kind in kinds.items():
+        others = dependents_of(place, named_places)
         if others and not force:
             first = others[0]
             more = f", and {len(others) - 1} more" if len(others) > 1 else ""
             raise CheckpointError(
-                f"{run} is {first.field} of {first.path}{more}: without it that cannot be repeated or resumed",
+                f"{place} is {first.field} of {first.path}{more}: without it that cannot be repeated or resumed",
                 "Remove those first, name them too, or add --force.",
             )
-        if not is_ours(run):
-            raise CheckpointError(f"{run} was not made by prefine", "Delete it yourself.")
-    removed = []
+        if kind == RUN and not is_ours(place):
+            raise CheckpointError(f"{place} was not made by prefine", "Delete it yourself.")
     with ExitStack() as locks:
-        for run in places:
-            locks.enter_context(RunDirectory.create(run, resume=True))  # refuses while another process writes it
-        for run in places:
-            files = [file for file in run.rglob("*") if file.is_file() and not file.is_symlink()]
-            removed.append((run, sum(file.stat().st_size for file in files)))
-        for run in places:
-            if run.exists():  # it may have been in one of the others
-                discard(run)
+        for place, kind in kinds.items():
+            for lock in _locks(place, kind):
+                locks.enter_context(lock)  # refuses while another process writes it
+        removed = [(place, bytes_below(place)) for place in places]
+        for place in places:
+            discard(place)
     return removed
+
+
+def _locks(place: Path, kind: str) -> Iterator[AbstractContextManager[object]]:
+    if kind == RUN:
+        yield RunDirectory.create(place, resume=True)
+    elif kind == SET_ASIDE:
+        yield PipelineLock(PipelineRecords(place.parent.parent))
+    elif kind == PIPELINE:
+        yield PipelineLock(PipelineRecords(place))
+        for each in place.iterdir():
+            yield held(each)
+    else:
+        yield held(place)
 
 
 def _names_in(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -109,7 +109,7 @@ def _own(folder: Path, record: StageRecord | None) -> Iterator[bool]:
     elif folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         yield False
-    elif record is None or not _is_of_a_stage(folder):
+    elif record is None or not is_of_a_stage(folder):
         raise CheckpointError(
             f"{folder} is there already, and this pipeline did not make it",
             "Move it away, or set another folder (--set folder=NEW).",
@@ -119,7 +119,8 @@ def _own(folder: Path, record: StageRecord | None) -> Iterator[bool]:
             yield True
 
 
-def _is_of_a_stage(folder: Path) -> bool:
+def is_of_a_stage(folder: Path) -> bool:
+    """Whether a folder is a run, an evaluation, or holds nothing but exports or a page of prefine's."""
     if not folder.is_dir():
         return False
     if is_ours(folder):

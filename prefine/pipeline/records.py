@@ -174,6 +174,15 @@ class PipelineRecords:
             "Set another folder (--set folder=NEW).",
         )
 
+    @property
+    def name(self) -> str | None:
+        """The name of the pipeline that the folder belongs to; None if that is not known."""
+        try:
+            name = read_json_object(self._owner).get("pipeline")
+        except (OSError, JsonError):
+            return None
+        return name if isinstance(name, str) else None
+
     def claim(self, pipeline: Pipeline) -> None:
         """Note which pipeline the folder belongs to. Raises CheckpointError if it cannot be written."""
         file = None if pipeline.file is None else str(pipeline.file.resolve())

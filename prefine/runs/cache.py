@@ -128,13 +128,23 @@ class CacheItem:
 def cache_items() -> list[CacheItem]:
     """prefine's entries in the cache, by kind and name; other files are not listed."""
     found = []
+    for kind, path in _entries():
+        state = "left over" if path.name.startswith(".") else "whole" if whole(path) else "damaged"
+        found.append(CacheItem(path, kind, state, bytes_below(path)))
+    return found
+
+
+def cache_size() -> int:
+    """The bytes of prefine's entries in the cache, without reading them."""
+    return sum(bytes_below(path) for _, path in _entries())
+
+
+def _entries() -> Iterator[tuple[str, Path]]:
     for kind in _NAMES:
         folder = cache_directory() / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if _entry_of(path) is not None:
-                state = "left over" if path.name.startswith(".") else "whole" if whole(path) else "damaged"
-                found.append(CacheItem(path, kind, state, _size(path)))
-    return found
+                yield kind, path
 
 
 def remove_cache_item(item: CacheItem) -> bool:
@@ -254,12 +264,12 @@ def _sweep(folder: Path, locked: str) -> None:
             remove_cache_item(CacheItem(path, folder.name, "left over", 0))
 
 
-def _size(path: Path) -> int:
-    """Bytes of the files at or below `path`; files that another process removes or renames meanwhile count 0."""
+def bytes_below(path: Path) -> int:
+    """Bytes of the files at or below `path`, links left out; those that another process removes meanwhile count 0."""
     inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     total = 0
     for file in [path, *inside]:
         with suppress(OSError):
-            found = file.stat()
+            found = file.lstat()
             total += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return total

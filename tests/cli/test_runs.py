@@ -11,6 +11,17 @@ from typing import Any
 import pytest
 
 from prefine.cli.app import main
+from prefine.runs.cache import MARKER
+from tests.pipeline.conftest import desk as desk
+from tests.pipeline.fake import Desk
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("PREFINE_CACHE", str(folder))
+    return folder
 
 
 def a_run(folder: Path, started: str, status: str = "finished", **manifest: Any) -> Path:
@@ -64,6 +75,9 @@ def test_listing_loads_no_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 from prefine.cli.app import main
+from prefine.runs.cache import MARKER
+from tests.pipeline.conftest import desk as desk
+from tests.pipeline.fake import Desk
 try:
     main(["runs", {str(tmp_path)!r}])
 except SystemExit:
@@ -116,3 +130,28 @@ def test_reproduce_of_the_current_folder(
     out, _ = listed(capsys, "reproduce", ".")
     assert out.startswith("# prefine sft mine.yaml\n")
     assert f"run: {tmp_path / 'mine-again'}" in out
+
+
+def test_what_else_takes_disk_space_is_listed_and_removed(
+    desk: Desk, own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.run()
+    aside = Path("out/.pipeline/old/dpo.1")
+    aside.mkdir(parents=True)
+    (aside / "weights").write_bytes(b"x" * 2_500_000)
+    entry = own_cache / "reference" / ("0" * 40)
+    entry.mkdir(parents=True)
+    (entry / MARKER).write_bytes(b"x" * 1_500_000)
+    lines = listed(capsys, ".")[0].splitlines()
+    shown = {line.split()[0]: line for line in lines[1:-1]}
+    assert lines[0] == "no run in ." and set(shown) == {"out/all", "out/better", "out/served", "out"}
+    assert shown["out/better"].split() == ["out/better", "evaluate", "done", "0.0", "MB"]
+    assert shown["out"].split()[1:5] == ["pipeline", "desk", "2.5", "MB,"]
+    assert shown["out"].endswith(", 2.5 MB of it set aside: prefine runs remove out/.pipeline/old")
+    assert lines[-1] == "the cache holds 1.5 MB: prefine cache clean"
+    assert listed(capsys, ".", "--tag", "best")[0] == "no run in . has the tag best\n"
+    assert json.loads(listed(capsys, ".", "--json")[0]) == []
+    assert said(capsys, "remove", "out/.pipeline/old", "--yes")[1] == "removed out/.pipeline/old, 2.5 MB\n"
+    assert not Path("out/.pipeline/old").exists()
+    assert said(capsys, "remove", "out", "--yes")[:2] == (0, "removed out, 0.0 MB\n")
+    assert not Path("out").exists() and Path("pairs.jsonl").exists()
