@@ -75,9 +75,6 @@ def test_listing_loads_no_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 from prefine.cli.app import main
-from prefine.runs.cache import MARKER
-from tests.pipeline.conftest import desk as desk
-from tests.pipeline.fake import Desk
 try:
     main(["runs", {str(tmp_path)!r}])
 except SystemExit:

@@ -95,7 +95,7 @@ def made(desk: Desk) -> Desk:
 
 def test_an_evaluation_that_an_export_waited_for_stays_unless_both_are_named(made: Desk) -> None:
     better, served = Path("out/better"), Path("out/served")
-    with pytest.raises(CheckpointError, match=r"out/better is stage:better of out/served: without it"):
+    with pytest.raises(CheckpointError, match=r"out/better is stage:better of .*out/served: without it"):
         remove_results([better])
     assert remove_results([better, served]) == [(better, 17), (served, 17)]
     assert made.run().ran == ("better", "served")
