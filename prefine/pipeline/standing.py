@@ -177,7 +177,7 @@ def _set_aside(stage: PipelineStage, inputs: Inputs, records: PipelineRecords) -
     fitting = [each for each in records.earlier(stage.name) if each.record.key == key]
     whole = [each for each in fitting if each.is_result and not flaw_of(each.folder, each.record, records.digests)]
     attempts = [each for each in fitting if not each.is_result]
-    return (whole or attempts or [None])[-1]
+    return next(reversed(whole or attempts), None)
 
 
 def _results(names: Sequence[str], parents: Mapping[str, StageStanding]) -> dict[str, str]:
