@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 
 from prefine.errors import CheckpointError
-from prefine.pipeline.records import PipelineRecords, SetAside, StageRecord
+from prefine.pipeline.records import PipelineRecords, StageAside, StageRecord
 from prefine.recipe.pipeline_stage import PipelineStage
 from prefine.runs.atomic import discard, storage_errors
 from prefine.runs.holding import held
@@ -53,12 +53,12 @@ def make_room(stage: PipelineStage, record: StageRecord | None, records: Pipelin
         if not is_there or record is None:
             return None
         place = records.free_place(stage.name)
-        records.write_earlier(SetAside(place, record))
+        records.write_earlier(StageAside(place, record))
         stage.folder.rename(place)
         return place
 
 
-def put_back(stage: PipelineStage, aside: SetAside, records: PipelineRecords) -> Path | None:
+def put_back(stage: PipelineStage, aside: StageAside, records: PipelineRecords) -> Path | None:
     """Make what was set aside the stage's again; returns where what is there now is set aside, if there is anything.
 
     Raises:

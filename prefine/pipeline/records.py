@@ -68,7 +68,7 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
-class SetAside:
+class StageAside:
     """An earlier result of a stage, or an attempt that was interrupted or failed, with other inputs.
 
     Attributes:
@@ -114,21 +114,21 @@ class PipelineRecords:
         """Write a stage's record. Raises CheckpointError if the disk is full or not writable."""
         write_json(self._path(stage), asdict(record))
 
-    def earlier(self, stage: str) -> list[SetAside]:
+    def earlier(self, stage: str) -> list[StageAside]:
         """What was set aside of a stage, the oldest first."""
         found = {}
         for file in self.old.glob(f"{stage}.*.json"):
             place, record = file.with_suffix(""), _record_in(file)
             number = place.suffix[1:]
             if place.name == f"{stage}.{number}" and number.isdigit() and place.is_dir() and record is not None:
-                found[int(number)] = SetAside(place, record)
+                found[int(number)] = StageAside(place, record)
         return [found[number] for number in sorted(found)]
 
     def free_place(self, stage: str) -> Path:
         """A place where something can be set aside."""
         return next(place for number in count(1) if not (place := self.old / f"{stage}.{number}").exists())
 
-    def write_earlier(self, aside: SetAside) -> None:
+    def write_earlier(self, aside: StageAside) -> None:
         """Write the record of what is about to be set aside. Raises CheckpointError."""
         with storage_errors(self.old):
             self.old.mkdir(exist_ok=True)

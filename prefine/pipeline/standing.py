@@ -12,7 +12,7 @@ from prefine.formatting import listing, plural
 from prefine.pipeline.digests import KnownDigests, joined_digest
 from prefine.pipeline.evaluating import digest_of_result
 from prefine.pipeline.inputs import Inputs, changes, key_of, readiness_changes, stage_inputs
-from prefine.pipeline.records import PipelineRecords, SetAside, StageRecord
+from prefine.pipeline.records import PipelineRecords, StageAside, StageRecord
 from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.pipeline_methods import EvaluateRecipe
 from prefine.recipe.pipeline_stage import PipelineStage
@@ -55,7 +55,7 @@ class StageStanding:
     inputs: Inputs
     record: StageRecord | None
     gates: tuple[str, ...] = ()
-    aside: SetAside | None = None
+    aside: StageAside | None = None
     keeps_result: bool = False
 
     @property
@@ -171,7 +171,7 @@ def _left(
     return "not chosen: its result is used as it is" + (f", although {'; '.join(changed)}" if changed else ""), inputs
 
 
-def _set_aside(stage: PipelineStage, inputs: Inputs, records: PipelineRecords) -> SetAside | None:
+def _set_aside(stage: PipelineStage, inputs: Inputs, records: PipelineRecords) -> StageAside | None:
     """What was set aside with these inputs: a result whose files are unchanged, else the last attempt; or None."""
     key = key_of(inputs)
     fitting = [each for each in records.earlier(stage.name) if each.record.key == key]

@@ -10,7 +10,7 @@ import pytest
 
 from prefine.errors import Paused
 from prefine.pipeline import earlier, running
-from prefine.pipeline.records import PipelineRecords, SetAside
+from prefine.pipeline.records import PipelineRecords, StageAside
 from prefine.runs import atomic
 from prefine.runs.tags import change_tags
 from tests.pipeline.fake import Desk
@@ -169,11 +169,11 @@ def test_what_was_set_aside_is_listed_by_age_and_without_what_is_gone(desk: Desk
     record = records.read("dpo")
     assert record is not None
     for number in (10, 9, 2):
-        aside = SetAside(records.old / f"dpo.{number}", record)
+        aside = StageAside(records.old / f"dpo.{number}", record)
         records.write_earlier(aside)
         aside.folder.mkdir()
-    records.write_earlier(SetAside(records.old / "dpo.1", record))  # as after a kill before the folder was moved
+    records.write_earlier(StageAside(records.old / "dpo.1", record))  # as after a kill before the folder was moved
     (records.old / "dpo-2.3").mkdir()
-    records.write_earlier(SetAside(records.old / "dpo-2.3", record))
+    records.write_earlier(StageAside(records.old / "dpo-2.3", record))
     assert [each.folder.name for each in records.earlier("dpo")] == ["dpo.2", "dpo.9", "dpo.10"]
     assert records.free_place("dpo").name == "dpo.1"
