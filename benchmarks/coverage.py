@@ -25,6 +25,7 @@ from prefine.comparisons.length_control import length_controlled
 from prefine.comparisons.result import Winner
 from prefine.comparisons.statistics import (
     ALL_CATEGORIES,
+    DEGENERATE,
     corrected,
     corrected_benchmarks,
     paired_metric,
@@ -106,6 +107,7 @@ def _questions(n: int) -> Iterator[Question]:
     what = "12 metrics, 2 judges, the regression set and 10 benchmarks"
     yield f"equal models: nothing shown in {what}", lambda rng: _nothing(rng, n)[0], 16
     yield "equal models: the verdict is that no difference is shown", lambda rng: _nothing(rng, n)[1], 16
+    yield "equal models: the verdict names no regression", lambda rng: _nothing(rng, n)[2], 16
 
 
 def _students(values: Any) -> Interval | None:
@@ -188,15 +190,18 @@ _CATEGORIES = ((51, 16), (37, 8), (24, 6), (32, 24), (18, 1), (18, 10), (27, 6),
 _BENCHMARKS, _EXAMPLES = 10, 100
 
 
-def _nothing(rng: np.random.Generator, n: int) -> tuple[bool, bool]:
-    """Of two equal models: whether a comparison shows nothing; whether its verdict is that no difference is shown."""
+def _nothing(rng: np.random.Generator, n: int) -> tuple[bool, bool, bool]:
+    """Of two equal models: whether a comparison shows nothing; whether its verdict is that no difference is shown;
+    whether it names no regression.
+    """
     prompts = rng.normal(0, 1, (6, n))
     metrics = [
         paired_metric(f"m{i}", "m", "", "", "higher", *(prompts[i % 6] + rng.lognormal(0, 1, (2, n)))) for i in range(6)
     ]
     for i in range(6):
         shares = (rng.random((2, n)) < 0.1).astype(float)
-        metrics.append(paired_metric(f"s{i}", "s", "share", "", "lower", *shares.tolist()))
+        name = f"s{i}" if i else DEGENERATE  # which is not corrected for the others
+        metrics.append(paired_metric(name, "s", "share", "", "lower", *shares.tolist()))
     choices: list[Winner] = ["candidate", "tie", "baseline"]
     rates = [
         win_rate(name, [choices[k] for k in rng.choice(3, n, p=[0.4, 0.2, 0.4])], []) for name in ("one", "another")
@@ -213,9 +218,9 @@ def _nothing(rng: np.random.Generator, n: int) -> tuple[bool, bool]:
     ]
     benchmarks = corrected_benchmarks(tasks)
     parts = (*corrected(metrics, rates, groups, "one"), benchmarks)
-    decision = verdict("one", *parts).decision
+    found = verdict("one", *parts)
     is_nothing = all(each.finding == "no difference shown" for part in parts for each in part)
-    return is_nothing, decision == "no difference shown"
+    return is_nothing, found.decision == "no difference shown", not found.regressions
 
 
 def main() -> None:

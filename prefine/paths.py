@@ -19,6 +19,14 @@ def named(path: Path) -> Path:
     return path.resolve() if path.name in ("", "..") else path
 
 
+def model_name(name: str) -> str:
+    """A model's name as it is compared with others: `./runs/dpo/` is `runs/dpo`. URLs and other names are unchanged.
+
+    It is for names only: what it names is looked for as it was typed, as `..` after a link leads elsewhere.
+    """
+    return name if not name or "://" in name else os.path.normpath(name)
+
+
 def is_there(path: Path) -> bool:
     """Whether a path exists and is readable; False inside private folders, where `Path.exists` raises."""
     try:

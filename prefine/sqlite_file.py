@@ -194,6 +194,15 @@ class SqliteFile:
             )
 
 
+def is_sqlite(path: Path) -> bool:
+    """Whether a file is a SQLite database of any kind; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HEADER)) == _HEADER
+    except (OSError, ValueError):  # ValueError: the name holds NUL
+        return False
+
+
 def _is_there(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 

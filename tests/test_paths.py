@@ -10,6 +10,7 @@ import pytest
 from prefine.cli.app import main
 from prefine.errors import ModelError, RecipeError
 from prefine.models.loading.location import locate_model
+from prefine.paths import model_name
 from prefine.recipe.loading import load_recipe
 from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.sft import SftRecipe
@@ -63,3 +64,18 @@ def test_paths_on_the_command_line_begin_at_home(
     with pytest.raises(SystemExit):
         main(["sft", "~/recipe.yaml"])
     assert f"There is no recipe {home}/recipe.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("./runs/dpo/", "runs/dpo"),
+        ("runs//x/../dpo", "runs/dpo"),
+        ("http://host:1/v1//#m/", "http://host:1/v1//#m/"),
+        ("embedded:small", "embedded:small"),
+        ("org/model", "org/model"),
+        ("", ""),
+    ],
+)
+def test_a_model_has_one_name_however_it_is_typed(typed: str, name: str) -> None:
+    assert model_name(typed) == name

@@ -12,7 +12,6 @@ Which it is, the rows say:
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,9 @@ from prefine.data.reading.rows import has_lone_surrogate
 from prefine.data.reading.sources import read_rows
 from prefine.data.records.kinds import kind_of_sources
 from prefine.data.records.stream import read_records
+from prefine.degeneration import is_blank
 from prefine.errors import DataError
+from prefine.paths import model_name
 from prefine.records import Completion, Preference, Prompt
 
 _LOOKED_AT = 20
@@ -87,7 +88,7 @@ def items_of_comparison(rows: Iterable[AnswerRow], candidate: str, baseline: str
             same comparison adds nothing, however it is typed.
     """
     found = ImportedItems()
-    names = [name if "://" in name else os.path.normpath(name) for name in (candidate, baseline)]
+    names = [model_name(name) for name in (candidate, baseline)]
     for row in rows:
         turns = _turns([_told(turn) for turn in row.prompt])
         if turns is None:
@@ -110,7 +111,7 @@ def _fitting(items: Iterable[AnnotationItem], kind: Kind, left_out: Counter[str]
     for item in items:
         answers: dict[str, JudgedAnswer] = {}
         for each in item.answers:
-            if not each.text.strip():
+            if is_blank(each.text):
                 left_out["an answer is blank"] += 1
             elif each.text in answers:
                 left_out["an answer is there twice"] += 1
@@ -185,7 +186,7 @@ def _pairs(source: str, left_out: Counter[str]) -> Iterator[AnnotationItem]:
             JudgedAnswer("", record.rejected, models[1], _said(stream.row, "rejected_run")),
         )
         yield AnnotationItem(0, _written(record.id or ""), turns, _said(stream.row, "category"), answers)
-    left_out.update(stream.counts.reasons + stream.counts.left_out_reasons)
+    left_out.update(stream.counts.unused)
 
 
 def _grouped(sources: Sequence[str], left_out: Counter[str]) -> Iterator[AnnotationItem]:
@@ -206,7 +207,7 @@ def _grouped(sources: Sequence[str], left_out: Counter[str]) -> Iterator[Annotat
                 0, _written(record.id or ""), turns, _said(stream.row, "category"), ()
             )
             found[key] = AnnotationItem(0, item.name, turns, item.category, (*item.answers, answer))
-        left_out.update(stream.counts.reasons + stream.counts.left_out_reasons)
+        left_out.update(stream.counts.unused)
     yield from found.values()
 
 

@@ -39,6 +39,7 @@ _OPTIONS = {
             "judge_max_tokens",
             "judge_model",
             "judge_template",
+            "pairs",
             "price_in",
             "price_out",
             "prompts",

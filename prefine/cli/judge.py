@@ -57,7 +57,8 @@ def judge(
     ] = None,
     price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of replies.")] = None,
     votes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="People's votes as arena JSONL (FastChat's form).")
+        Path | None,
+        typer.Option(metavar="PATH", help="People's votes: arena JSONL (FastChat's form), or an annotation project."),
     ] = None,
     votes_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write all verdicts to this file as arena JSONL.")

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from prefine.comparisons.findings import with_finding
 from prefine.comparisons.result import AnswerOf, AnswerRow, Direction, Metric
-from prefine.comparisons.statistics import paired_median, paired_metric, paired_ratio
+from prefine.comparisons.statistics import DEGENERATE, paired_median, paired_metric, paired_ratio
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ OF_ANSWERS = (
     LENGTH,
     CHARACTERS,
     MetricKind("ended", "answers that end by themselves", "share", "form", "higher"),
-    MetricKind("degenerate", "degenerate answers", "share", "form", "lower"),
+    MetricKind(DEGENERATE, "degenerate answers", "share", "form", "lower"),
     MetricKind("distinct_1", "different words in an answer", "", "diversity", "neither"),
     MetricKind("distinct_2", "different word pairs in an answer", "", "diversity", "neither"),
     MetricKind("self_bleu", "self-BLEU", "", "diversity", "neither"),

@@ -15,6 +15,7 @@ from prefine.comparisons.statistics import ALL_CATEGORIES
 from prefine.comparisons.win_rate import coverage
 from prefine.errors import RecipeError
 from prefine.formatting import figure, listing, plural
+from prefine.paths import model_name
 from prefine.recipe.loading import RecipeSection, load_recipe
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -166,7 +167,8 @@ def _coverage(least: float, comparison: Comparison) -> Iterator[GateRule]:
 
 
 def _win_rates(rule: WinRateRule, rates: Sequence[WinRate]) -> Iterator[GateRule]:
-    chosen = [rate for rate in rates if rule.judge in (None, rate.judge)]
+    judge = None if rule.judge is None else model_name(rule.judge)
+    chosen = [rate for rate in rates if judge in (None, model_name(rate.judge))]
     name = f"win_rate.{rule.kind} > {rule.at_least:g}"
     if not chosen:
         judges = f"; there are {listing([rate.judge for rate in rates])}" if rates else ""

@@ -10,6 +10,12 @@ from statistics import NormalDist
 from prefine.comparisons.result import Estimate
 from prefine.intervals import CONFIDENCE
 
+LENGTH_CONTROL = (
+    "At equal length: by the length difference alone (Dubois et al. 2024, arXiv 2404.04475); the difficulty of each "
+    "instruction, the paper's third term, is left out."
+)
+"""How the rate is computed, for reports."""
+
 _FEWEST = 10
 # A logit of 15 is a chance of 0.9999997: the fit has no finite solution.
 _LARGEST_LOGIT = 15

@@ -76,8 +76,8 @@ class WinRate(_Part):
         wins, ties, losses: prompts, from the candidate's side.
         rate: ties as one half.
         decided: wins / (wins + losses), ties left out.
-        length_controlled: win rate at equal length (Dubois et al. 2024, arXiv 2404.04475), without the
-            instruction's difficulty.
+        length_controlled: win rate at equal length.
+        length_control: how that one was computed, in a sentence; "" if it was not.
         consistency: share of pairs on which the judge said the same in both orders.
         spent: what the judge cost: requests, prompt_tokens, completion_tokens, cost.
         failed: prompts without a verdict, by reason.
@@ -90,6 +90,7 @@ class WinRate(_Part):
     rate: Estimate | None = None
     decided: Estimate | None = None
     length_controlled: Estimate | None = None
+    length_control: str = ""
     consistency: Estimate | None = None
     p: float | None = None
     p_adjusted: float | None = None

@@ -19,6 +19,9 @@ from prefine.significance import (
     median_of_changes,
 )
 
+DEGENERATE = "degenerate"
+"""The metric that is not corrected for the number of the others."""
+
 ALL_CATEGORIES = "all"
 """The category of the group that has the items of all of them."""
 
@@ -144,14 +147,18 @@ def corrected(
     would never be named if they were corrected for all metrics. The regression set as a whole is one test, which is
     not corrected: a loss that is spread over many categories is seen there only.
 
+    The share of degenerate answers is a test of its own for the same reason: it is the sign of a model that broke, and
+    six blank answers of sixty would be hidden by the number of the other metrics.
+
     Metrics without a better direction decide nothing: they do not count and stay as they are. Nor does the one that
     was chosen beforehand to decide.
 
     Args:
         decided_by: the name of that metric, or of that win rate's judge.
     """
+    alone = (decided_by, DEGENERATE)
     ps = [
-        *(metric.p if metric.better != "neither" and metric.name != decided_by else None for metric in metrics),
+        *(metric.p if metric.better != "neither" and metric.name not in alone else None for metric in metrics),
         *(rate.p if rate.judge != decided_by else None for rate in win_rates),
     ]
     adjusted = iter(holm(ps))

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from prefine.comparisons.result import AnswerRow, Winner
 from prefine.errors import DataError
 from prefine.json_reading import JsonError, parse_json
+from prefine.paths import model_name
 from prefine.runs.atomic import atomic_write, json_bytes
 
 ArenaWinner = Literal["model_a", "model_b", "tie", "tie (bothbad)"]
@@ -139,14 +140,17 @@ class CountedVotes:
 
 
 def counted(votes: Sequence[ArenaVote], rows: Sequence[AnswerRow], candidate: str, baseline: str) -> CountedVotes:
-    """What people voted on each row. Models may be named by the last part of their path: dpo for runs/dpo."""
+    """What people voted on each row.
+
+    Models may be named by the last part of their path, dpo for runs/dpo, and paths may be typed differently.
+    """
     sides = _sides(candidate, baseline)
     places = {row.id: place for place, row in enumerate(rows)}
     left_out: Counter[str] = Counter()
     about: list[ArenaVote] = []
     for vote in votes:
         place = places.get(str(vote.question_id))
-        named = (sides.get(vote.model_a), sides.get(vote.model_b))
+        named = (sides.get(model_name(vote.model_a)), sides.get(model_name(vote.model_b)))
         if place is None:
             left_out["question_id is no id of the answers"] += 1
         elif set(named) != {"candidate", "baseline"}:
@@ -164,7 +168,7 @@ def counted(votes: Sequence[ArenaVote], rows: Sequence[AnswerRow], candidate: st
     for vote in used:
         place = places[str(vote.question_id)]
         for_a = {"model_a": 1, "model_b": -1}.get(vote.winner, 0)
-        balance[place] = balance.get(place, 0) + (for_a if sides[vote.model_a] == "candidate" else -for_a)
+        balance[place] = balance.get(place, 0) + (for_a if sides[model_name(vote.model_a)] == "candidate" else -for_a)
     winners: list[Winner | None] = [_by_majority(balance.get(place)) for place in range(len(rows))]
     return CountedVotes(winners, len(used), dict(left_out))
 
@@ -175,9 +179,10 @@ def require_votable(rows: Iterable[AnswerRow], candidate: str, baseline: str) ->
     Raises:
         DataError: both models have one name, or a prompt has no turns.
     """
-    if candidate == baseline:
+    if model_name(candidate) == model_name(baseline):
         raise DataError(
-            f"both models are called {candidate!r}, which no vote can tell apart", "Rename one of the files."
+            f"both models are called {model_name(candidate)!r}, which no vote can tell apart",
+            "Rename one of the files.",
         )
     for row in rows:
         if not row.prompt:
@@ -242,9 +247,10 @@ def _vote_of(line: bytes | None) -> ArenaVote | str:
 
 def _sides(candidate: str, baseline: str) -> dict[str, Winner]:
     """Which side a model's name means."""
-    short = [name.rstrip("/").rpartition("/")[2] for name in (candidate, baseline)]
+    names = [model_name(name) for name in (candidate, baseline)]
+    short = [name.rpartition("/")[2] for name in names]
     sides: dict[str, Winner] = {} if short[0] == short[1] else {short[0]: "candidate", short[1]: "baseline"}
-    return sides | {candidate: "candidate", baseline: "baseline"}
+    return sides | {names[0]: "candidate", names[1]: "baseline"}
 
 
 def _latest(votes: Sequence[ArenaVote]) -> list[ArenaVote]:

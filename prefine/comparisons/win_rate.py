@@ -8,7 +8,7 @@ from typing import Any
 
 from prefine.comparisons.estimates import estimate
 from prefine.comparisons.findings import with_rate_finding
-from prefine.comparisons.length_control import length_controlled
+from prefine.comparisons.length_control import LENGTH_CONTROL, length_controlled
 from prefine.comparisons.result import AnswerRow, Estimate, Winner, WinRate
 from prefine.formatting import percent
 from prefine.significance import change_of_share
@@ -70,6 +70,7 @@ def win_rate(
             rate=rate,
             decided=estimate([1.0] * wins + [0.0] * losses, True),
             length_controlled=controlled,
+            length_control="" if controlled is None else LENGTH_CONTROL,
             p=found.p,
             finding="no difference shown",
             sentence="",

@@ -141,6 +141,13 @@ def test_what_is_unknown_or_was_not_computed_is_not_passed() -> None:
     assert other.sentence == "There is no judge people; there are judge."
 
 
+def test_a_judge_has_one_name_however_it_is_typed() -> None:
+    """`--reward runs/judge/`, as a shell completes it."""
+    found = comparison("runs/judge/", [], [win_rate("runs/judge/", ["candidate"] * 20, [])])
+    (rule,) = [each for each in Gate(win_rate=WinRateRule(judge="runs/judge")).rules(found) if "win_rate" in each.rule]
+    assert rule.passed
+
+
 def test_equal_models_are_not_shipped_as_better() -> None:
     equal = comparison("judge", [], [win_rate("judge", EQUAL, [])])
     first = Gate().rules(equal)[0]

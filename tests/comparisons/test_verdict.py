@@ -72,6 +72,19 @@ def test_categories_are_not_corrected_for_metrics() -> None:
     assert found.regression[0].finding == "worse"
 
 
+def test_blank_answers_to_a_tenth_of_60_prompts_are_named_whatever_else_is_tested() -> None:
+    """6 of 60: p = 0.031, which a correction for 12 other metrics would raise above 5 %."""
+    blank = [1.0] * 6 + [0.0] * 54
+    broken = paired_metric("degenerate", "degenerate answers", "share", "form", "lower", blank, [0.0] * 60)
+    others = [
+        paired_metric(f"m{i}", f"metric {i}", "", "form", "higher", [0.1, 0.2, 0.3] * 20, [0.2, 0.1, 0.3] * 20)
+        for i in range(12)
+    ]
+    found = comparison("judge", [broken, *others], [win_rate("judge", EQUAL, [])])
+    assert (found.metrics[0].p, found.metrics[0].p_adjusted) == (pytest.approx(2 / 2**6), None)
+    assert found.verdict.sentence.endswith("But worse: degenerate answers.")
+
+
 def test_a_judge_that_saw_few_prompts_decides_nothing() -> None:
     """12 of 200 pairs were judged before the endpoint died, all for the candidate."""
     found = comparison("judge", [], [win_rate("judge", ["candidate"] * 12 + [None] * 188, [])]).verdict

@@ -114,6 +114,17 @@ def test_the_side_of_a_model_does_not_matter() -> None:
     assert winners(vote(model_a="dpo", model_b="sft")) == (["candidate"], {})
 
 
+@pytest.mark.parametrize("typed", ["runs/dpo/", "./runs/dpo", "runs//dpo"])
+def test_a_model_has_one_name_however_it_is_typed(typed: str) -> None:
+    given = [ArenaVote.model_validate(vote())]
+    assert counted(given, rows("q1"), typed, "runs/sft/").winners == ["candidate"]
+    assert winners(vote(model_a=typed)) == (["candidate"], {})
+    assert counted(given, rows("q1"), typed, "http://host:1/v1#m").left_out != {}
+    judged = [row.model_copy(update={"verdicts": {"judge": "tie"}}) for row in rows("a")]
+    with pytest.raises(DataError, match="both models are called 'runs/dpo'"):
+        votes_of(judged, "judge", typed, "runs/dpo")
+
+
 def test_several_votes_on_a_prompt_are_decided_by_majority() -> None:
     people = [vote(judge=f"person {number}") for number in range(3)]
     assert winners(people[0], people[1], vote(judge="x", winner="model_b")) == (["candidate"], {})

@@ -30,6 +30,7 @@ from prefine.text_form import AS_FOUND, TextForm
 _ROWS_BEFORE_GIVING_UP = 1_000
 _MOST_COLUMNS_SHOWN = 1_000
 _MISSING_SHOWN = 20
+_REPEATS = "repeats an earlier row"
 _NO_FORMAT = Problem("columns", "fit no known format")
 
 
@@ -82,6 +83,12 @@ class ReadCounts:
     def left_out(self) -> int:
         """Valid rows without a record of this kind."""
         return self.left_out_reasons.total()
+
+    @property
+    def unused(self) -> Counter[str]:
+        """What of the source is not among the records, by reason: rows, and records that repeat an earlier one."""
+        found = self.reasons + self.left_out_reasons
+        return found + Counter({_REPEATS: self.duplicates})
 
     @property
     def records(self) -> int:

@@ -98,6 +98,6 @@ def _answers(path: Path, left_out: Counter[str]) -> dict[str, list[_Answer]]:
         tools = list(record.tools)
         key = json.dumps([prompt, tools], sort_keys=True)
         found[key].append(_Answer(name, category if isinstance(category, str) else "", prompt, tools, answer, counted))
-    for reason, count in (stream.counts.reasons + stream.counts.left_out_reasons).items():
+    for reason, count in stream.counts.unused.items():
         left_out[f"{path.name}: {reason}"] += count
     return found

@@ -115,12 +115,11 @@ def _questions(request: EvaluationRequest, candidate: NamedSide) -> Questions:
     if request.prompts and held is not None:
         questions = from_files(request.prompts, request.limit)
         questions.pairs, questions.demonstrations = held.pairs, held.demonstrations
+        questions.pairs_left_out = held.pairs_left_out
     if request.pairs:
-        questions.pairs, refused = read_pairs(request.pairs)
-        questions.left_out += Counter({f"pairs: {reason}": count for reason, count in refused.items()})
+        questions.pairs, questions.pairs_left_out = read_pairs(request.pairs)
     if request.demonstrations:
-        questions.demonstrations, refused = read_demonstrations(request.demonstrations)
-        questions.left_out += Counter({f"demonstrations: {reason}": count for reason, count in refused.items()})
+        questions.demonstrations, questions.demonstrations_left_out = read_demonstrations(request.demonstrations)
     return questions
 
 
@@ -164,7 +163,7 @@ def _compared(
             "source": questions.source,
             "asked": len(questions.prompts),
             "count": len({*found.places}),
-            "left_out": dict(questions.left_out + found.left_out),
+            "left_out": dict(questions.all_left_out + found.left_out),
             "categories": dict(Counter(each.category for each in questions.prompts if each.category)),
             "with_reference": sum(bool(each.reference) for each in questions.prompts),
         },

@@ -11,26 +11,24 @@ from pathlib import Path
 
 from prefine import __version__
 from prefine.comparisons.missing import with_missing
-from prefine.comparisons.result import AnswerRow, Comparison, Side, Verdict, Winner, WinRate, prompt_numbers
+from prefine.comparisons.result import AnswerRow, Comparison, Side, Verdict, WinRate, prompt_numbers
 from prefine.comparisons.statistics import corrected
 from prefine.comparisons.verdict import verdict
-from prefine.comparisons.votes import RefusedVote, counted, read_votes, require_votable, votes_of, write_votes
-from prefine.comparisons.win_rate import WITHOUT_VOTE, length_difference, win_rate
+from prefine.comparisons.votes import RefusedVote, require_votable, votes_of, write_votes
 from prefine.errors import EndpointError, RecipeError
 from prefine.evaluation.comparing.answer_files import AnswerPairs, paired_answers
 from prefine.evaluation.comparing.folder import EvaluationFolder
 from prefine.evaluation.comparing.judgements import keep_judgements
-from prefine.formatting import plural
+from prefine.evaluation.comparing.people import find_votes, judged_by_people
 from prefine.judges.cache import ReplyCache
 from prefine.judges.endpoint import Endpoint
 from prefine.judges.endpoint_judge import EndpointJudge, JudgeSettings
-from prefine.judges.judging import first_of_each_prompt, judge_answers
+from prefine.judges.judging import judge_answers
 from prefine.judges.template import JudgeTemplate
 from prefine.report.comparison.page import write_comparison
 from prefine.report.comparison.reading import read_answers, read_comparison
 from prefine.runs.atomic import sha256_of_file, write_json
 
-PEOPLE = "people"
 _FOLDER = Path("evaluations")
 
 
@@ -88,8 +86,9 @@ def judge_comparison(
 
     Args:
         answers: an evaluation's folder, or two files of answers, the candidate's first.
-        judge: a model that judges. votes: arena JSONL with people's votes. votes_out: where to write all verdicts as
-            arena JSONL.
+        judge: a model that judges.
+        votes: people's votes: arena JSONL, an annotation project, or the folder of one.
+        votes_out: where to write all verdicts as arena JSONL.
         out: the folder for two files; None for evaluations/CANDIDATE-against-BASELINE.
         progress: receives the number of pairs that are judged.
 
@@ -111,7 +110,9 @@ def judge_comparison(
         if votes_out is not None:  # before a judge is paid
             require_votable(rows, *names)
         if votes is not None:
-            rows, rate, found.refused = _by_people(rows, votes, found.comparison)
+            voted = find_votes(votes)
+            found.refused = voted.refused
+            rows, rate = judged_by_people(rows, voted, found.comparison)
             rates.append(rate)
         if judge is not None:
             with ReplyCache(folder.judge_replies) as cache:
@@ -192,34 +193,6 @@ def _of_files(answers: Sequence[Path], pairs: AnswerPairs) -> Comparison:
         warnings=pairs.warnings,
         command=["prefine", "judge", *map(str, answers)],
     )
-
-
-def _by_people(
-    rows: list[AnswerRow], votes: Path, comparison: Comparison
-) -> tuple[list[AnswerRow], WinRate, list[RefusedVote]]:
-    read, refused = read_votes(votes)
-    places = first_of_each_prompt(rows)
-    asked = [rows[place] for place in places]
-    found = counted(read, asked, comparison.candidate.name, comparison.baseline.name)
-    warnings = [f"{count} of {len(read)} votes are not used: {reason}." for reason, count in found.left_out.items()]
-    if refused:
-        are_none = "is not a vote" if len(refused) == 1 else "are not votes"
-        lines = plural(len(refused), "line")
-        warnings.append(f"{lines} of {votes.name} {are_none}; the first: {refused[0].reason}.")
-    failed = {WITHOUT_VOTE: blank} if (blank := found.winners.count(None)) else {}
-    differences = [length_difference(row) for row in asked]
-    rate = win_rate(
-        PEOPLE, found.winners, differences, failed=failed, warnings=warnings, spent={"votes": float(found.used)}
-    )
-    judged = [row.model_copy(update={"verdicts": _without(row, PEOPLE)}) for row in rows]
-    for place, winner in zip(places, found.winners, strict=True):
-        if winner is not None:
-            judged[place] = judged[place].model_copy(update={"verdicts": judged[place].verdicts | {PEOPLE: winner}})
-    return judged, rate, refused
-
-
-def _without(row: AnswerRow, judge: str) -> dict[str, Winner]:
-    return {name: winner for name, winner in row.verdicts.items() if name != judge}
 
 
 def _write(folder: EvaluationFolder, comparison: Comparison, rows: Sequence[AnswerRow]) -> None:

@@ -24,6 +24,9 @@ from prefine.json_reading import JsonError, read_json_object
 from prefine.records import Completion, Conversation, Demonstration, Preference, Prompt
 from prefine.runs.directory import RunDirectory
 
+_TIE = "a tie, which has no better answer"
+_REPEATED = "repeats an earlier prompt, which is asked once"
+
 
 @dataclass(frozen=True)
 class EvaluationPrompt:
@@ -52,8 +55,9 @@ class Questions:
     Attributes:
         source: where the prompts are from, for people.
         prompts: without repetitions.
-        left_out: rows that could not be used, by reason.
+        left_out: rows that are not among the prompts, by reason.
         pairs, demonstrations: held-out rows that are not answered but measured.
+        pairs_left_out, demonstrations_left_out: rows that are not among them, by reason.
     """
 
     source: str
@@ -61,6 +65,16 @@ class Questions:
     left_out: Counter[str] = field(default_factory=Counter)
     pairs: list[Preference] = field(default_factory=list)
     demonstrations: list[Demonstration] = field(default_factory=list)
+    pairs_left_out: Counter[str] = field(default_factory=Counter)
+    demonstrations_left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def all_left_out(self) -> Counter[str]:
+        """Rows of all sources that are not used, by what they were for and the reason."""
+        found = Counter(self.left_out)
+        for what, reasons in (("pairs", self.pairs_left_out), ("demonstrations", self.demonstrations_left_out)):
+            found.update({f"{what}: {reason}": count for reason, count in reasons.items()})
+        return found
 
     @property
     def digest(self) -> str:
@@ -85,10 +99,11 @@ def from_files(sources: Sequence[str], limit: int | None = None) -> Questions:
     with Quarantine(None) as quarantine:
         stream = read_records(source_names(list(sources)), Prompt, quarantine=quarantine, deduplicate=False)
         found = [_of_row(record, stream.row, number) for number, record in enumerate(stream, start=1)]
-    prompts = _limited(_distinct(found), limit)
-    if not prompts:
+    distinct = _distinct(found)
+    if not distinct:
         raise DataError(f"{', '.join(sources)} has no prompt", "Give rows with a prompt.", field="prompts")
-    return Questions(", ".join(sources), prompts, Counter(quarantine.reasons))
+    left_out = stream.counts.unused + _repeated(found, distinct)
+    return Questions(", ".join(sources), _limited(distinct, limit), left_out)
 
 
 def from_run(run: Path, limit: int | None = None) -> Questions | None:
@@ -101,14 +116,18 @@ def from_run(run: Path, limit: int | None = None) -> Questions | None:
         return None
     store = open_stores(RunDirectory(run).data)[1]
     records = [_record_of(store.record_json(row)) for row in range(len(store))]
-    prompts = _limited(_distinct(prompts_of(records)), limit)
-    if not prompts:
+    found = prompts_of(records)
+    distinct = _distinct(found)
+    if not distinct:
         return None
+    pairs, ties = _without_ties(each for each in records if isinstance(each, Preference))
     return Questions(
         f"held-out rows of {run}",
-        prompts,
-        pairs=[each for each in records if isinstance(each, Preference) and not each.tie],
+        _limited(distinct, limit),
+        _repeated(found, distinct),
+        pairs=pairs,
         demonstrations=[each for each in records if isinstance(each, Demonstration)],
+        pairs_left_out=ties,
     )
 
 
@@ -121,26 +140,36 @@ def is_run(path: Path) -> bool:
 
 
 def read_pairs(sources: Sequence[str]) -> tuple[list[Preference], Counter[str]]:
-    """The preference pairs of files, without ties; and refused rows by reason.
+    """The preference pairs of files; and rows that are not among them, such as ties, by reason.
 
     Raises:
         DataError: a source cannot be read, or has no pair.
     """
     with Quarantine(None) as quarantine:
         stream = read_records(source_names(list(sources)), Preference, quarantine=quarantine)
-        found = [record for record in stream if not record.tie]
-    return found, Counter(quarantine.reasons)
+        found, ties = _without_ties(stream)
+    if not found:
+        raise DataError(f"{', '.join(sources)} has ties only", "Give pairs with a better answer.", field="pairs")
+    return found, stream.counts.unused + ties
 
 
 def read_demonstrations(sources: Sequence[str]) -> tuple[list[Demonstration], Counter[str]]:
-    """The demonstrations of files; and refused rows by reason.
+    """The demonstrations of files; and rows that are not among them by reason.
 
     Raises:
         DataError: a source cannot be read, or has no demonstration.
     """
     with Quarantine(None) as quarantine:
-        found = list(read_records(source_names(list(sources)), Demonstration, quarantine=quarantine))
-    return found, Counter(quarantine.reasons)
+        stream = read_records(source_names(list(sources)), Demonstration, quarantine=quarantine)
+        found = list(stream)
+    return found, stream.counts.unused
+
+
+def _without_ties(pairs: Iterable[Preference]) -> tuple[list[Preference], Counter[str]]:
+    """The pairs that say which answer is better, and how many do not."""
+    every = list(pairs)
+    found = [pair for pair in every if not pair.tie]
+    return found, +Counter({_TIE: len(every) - len(found)})
 
 
 def prompts_of(records: Iterable[Preference | Demonstration | Completion | Prompt]) -> list[EvaluationPrompt]:
@@ -213,6 +242,11 @@ def _distinct(prompts: Iterable[EvaluationPrompt]) -> list[EvaluationPrompt]:
     for each in prompts:
         first.setdefault(prompt_digest(each), each)
     return list(_with_own_ids(first.values()))
+
+
+def _repeated(found: Sequence[EvaluationPrompt], distinct: Sequence[EvaluationPrompt]) -> Counter[str]:
+    """How many prompts are there again: each is asked once."""
+    return +Counter({_REPEATED: len(found) - len(distinct)})
 
 
 def _with_own_ids(prompts: Iterable[EvaluationPrompt]) -> Iterator[EvaluationPrompt]:

@@ -45,6 +45,7 @@ class ShownWinRate:
     sentence: str
     pieces: list[BarPart]
     lines: list[RateLine]
+    length_control: str
     facts: list[TableRow]
     warnings: list[str]
     why_not: str
@@ -67,6 +68,7 @@ def _win_rate(found: WinRate) -> ShownWinRate:
         sentence=found.sentence,
         pieces=_pieces(found),
         lines=[rate_line(title, each) for title, each in lines if each is not None],
+        length_control=found.length_control,
         facts=_facts(found),
         warnings=found.warnings,
         why_not=found.why_not,

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from prefine.comparisons.result import AnswerRow, Comparison
 from prefine.errors import CheckpointError, DataError, ModelError, Paused, RecipeError
-from prefine.evaluation.comparing import parts
+from prefine.evaluation.comparing import heldout, parts
 from prefine.evaluation.comparing.evaluate import evaluate
 from prefine.evaluation.comparing.request import EvaluationRequest, default_folder
 from prefine.evaluation.comparing.sides import Sides, as_section, named_side
 from prefine.generation.sampling import Sampling
+from prefine.regression.items import items
 from tests.training import tiny
 
 ROWS = [
@@ -236,6 +238,43 @@ def test_prompts_without_references_and_one_prompt_only(
     assert comparison.not_computed["ROUGE, BLEU, chrF"] == "no prompt has a reference answer"
     assert comparison.not_computed["self-BLEU"] == "there is only one prompt"
     assert comparison.prompts["count"] == 1
+
+
+def only_ending(folder: Path) -> Path:
+    """T changed to end every answer at once: its layers add nothing, and the end of turn has the largest logit."""
+    tiny.save_model(folder, seed=7)
+    weights = load_file(folder / "model.safetensors")
+    end = tiny.make_tokenizer().eos_token_id
+    for name, values in weights.items():
+        if "o_proj" in name or "down_proj" in name or "embed_tokens" in name or "lm_head" in name:
+            values.zero_()
+        if "embed_tokens" in name:
+            values[:, 0] = 1.0
+        if "lm_head" in name:
+            values[end, 0] = 50.0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_a_model_that_only_ends_is_found_out(
+    asked: Callable[..., EvaluationRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer is empty at once: the report says so, all figures stay finite, and nothing crashes."""
+    few = items()[:3]
+    monkeypatch.setattr(heldout, "items", lambda: few)
+    monkeypatch.setattr(heldout, "REGRESSION_SAMPLING", Sampling(6, temperature=0.0))
+    ends = only_ending(tmp_path / "ends")
+    comparison, folder = evaluate(asked(candidate=str(ends), regression=True))
+    rows = answers_in(folder)
+    assert {(row.candidate.text, row.candidate.tokens, row.candidate.ended) for row in rows} == {("", 1, True)}
+    assert {row.candidate.degenerate for row in rows} == {"blank"}
+    assert "degenerate answers" in comparison.verdict.sentence
+    assert any("degenerate answers: worse" in each.lower() for each in comparison.verdict.regressions)
+    assert comparison.regression[0].candidate.value == 0
+    assert "Degenerate answers: worse" in (folder / "report.html").read_text()
+    both, _ = evaluate(asked(candidate=str(ends), baseline=str(ends), out=tmp_path / "both"))
+    assert both.verdict.decision == "no difference shown"
+    assert both.not_computed["self-BLEU"] == "neither model has a value"
 
 
 def test_names_of_folders() -> None:

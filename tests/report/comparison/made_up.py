@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from prefine.comparisons.length_control import LENGTH_CONTROL
 from prefine.comparisons.result import (
     AnswerOf,
     AnswerRow,
@@ -250,6 +251,7 @@ def comparison(rows: list[AnswerRow]) -> Comparison:
                 rate=half,
                 decided=_share(wins, wins + losses, 0.16),
                 length_controlled=_share(wins - 4 + ties / 2, PROMPTS, 0.17),
+                length_control=LENGTH_CONTROL,
                 consistency=_share(35, PROMPTS, 0.1),
                 p=0.004,
                 p_adjusted=0.016,
