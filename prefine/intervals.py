@@ -147,19 +147,25 @@ def mean_change(before: Sequence[Sequence[float]], after: Sequence[Sequence[floa
 def ratio_change(before: Sequence[float], after: Sequence[float], sizes: Sequence[float]) -> Mean | None:
     """The change of a ratio of sums, paired: sum(after) / sum(sizes) - sum(before) / sum(sizes).
 
-    The interval is that of a ratio of means (Cochran 1977, Sampling Techniques, eq. 6.9): Student's t of each pair's
-    contribution beyond its share. A loss per token over answers of unequal lengths is such a ratio.
+    The interval is Student's t with the jackknife's standard error (Tukey 1958; Miller, Biometrika 61, 1974): how much
+    the ratio changes without each of the pairs. Of equal sizes it is that of a mean. A loss per token over answers of
+    unequal lengths is such a ratio; the linear approximation (Cochran 1977, Sampling Techniques, eq. 6.9) takes the
+    longest answers for less uncertain than they are, and holds 93 % instead of 94 % for 30 answers.
 
-    Returns: None without pairs; no interval from fewer than two, or if no pair differs from the others.
+    Returns: None without pairs; no interval from fewer than two, if no pair differs from the others, or if one has all
+        of the size.
     """
     total = math.fsum(sizes)
     if not sizes or total <= 0:
         return None
     changes = [now - was for was, now in zip(before, after, strict=True)]
     ratio = math.fsum(changes) / total
-    average = total / len(sizes)
-    residuals = [(change - ratio * size) / average for change, size in zip(changes, sizes, strict=True)]
-    spread = mean(residuals, _largest([*before, *after]) / average)
+    others = len(sizes) - 1
+    if not others or max(sizes) >= total:
+        return Mean(ratio, len(sizes), None)
+    shifts = [(change - ratio * size) * others / (total - size) for change, size in zip(changes, sizes, strict=True)]
+    centre = math.fsum(shifts) / len(shifts)
+    spread = mean([shift - centre for shift in shifts], _largest([*before, *after]) * len(sizes) / total)
     if spread is None or spread.interval is None:
         return Mean(ratio, len(sizes), None)
     return Mean(ratio, len(sizes), Interval(ratio + spread.interval.low, ratio + spread.interval.high))

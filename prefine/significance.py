@@ -91,8 +91,7 @@ def median_of_changes(candidate: Sequence[float], baseline: Sequence[float]) -> 
 def change_of_ratio(candidate: Sequence[float], baseline: Sequence[float], sizes: Sequence[float]) -> Change | None:
     """The change of a ratio of sums, such as a loss per token over answers of unequal lengths; None without sizes.
 
-    The interval is that of `ratio_change`, widened for the skewness of the prompts' contributions as `interval_of_mean`
-    is. The test is `sign_flip_test`.
+    The interval is that of `ratio_change`, the test `sign_flip_test`.
 
     Args:
         candidate, baseline: a sum for each prompt. sizes: of the prompts' answers, the same for both models.
@@ -103,10 +102,7 @@ def change_of_ratio(candidate: Sequence[float], baseline: Sequence[float], sizes
     changes = [now - was for now, was in zip(candidate, baseline, strict=True)]
     average = math.fsum(sizes) / len(sizes)
     spread = [(change - found.value * size) / average for change, size in zip(changes, sizes, strict=True)]
-    interval = found.interval
-    if interval is not None and interval.width > 0:
-        interval = _with_skewness(interval, [found.value + each for each in spread])
-    return Change(found.value, interval, sign_flip_test(changes), found.count, _deviation(spread))
+    return Change(found.value, found.interval, sign_flip_test(changes), found.count, _deviation(spread))
 
 
 def interval_of_mean(values: Sequence[float]) -> Interval | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, norm, spearmanr
+from scipy.stats import bootstrap, norm, spearmanr, t
 
 from prefine.intervals import (
     Interval,
@@ -158,10 +158,26 @@ def test_a_change_of_a_loss_per_token_by_hand() -> None:
     found = ratio_change([10, 20], [5, 20], [10, 30])
     assert found is not None and found.interval is not None
     assert found.value == pytest.approx(25 / 40 - 30 / 40)
-    # What the pairs add beyond their share: (-5 + 1.25) / 20 and (0 + 3.75) / 20; t(0.975, 1) = 12.706.
-    half = 12.706 * math.sqrt(2 * 0.1875**2) / math.sqrt(2)
+    # Without the first pair it is 0 / 30, without the second -5 / 10: standard error sqrt((0.25² + 0.25²) / 2).
+    half = 12.706 * 0.25  # t(0.975, 1)
     assert found.interval.high - found.value == pytest.approx(half, rel=1e-3)
+    assert found.value - found.interval.low == pytest.approx(half, rel=1e-3)
     assert ratio_change([], [], []) is None
+    alone = ratio_change([1.0, 0.0], [2.0, 0.0], [10.0, 0.0])
+    assert alone is not None and (alone.value, alone.interval) == (0.1, None)
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 99)), min_size=3, max_size=30))
+def test_the_ratios_interval_is_the_jackknifes(answers: list[tuple[int, int, int]]) -> None:
+    before, after, sizes = (np.array(column, float) for column in zip(*answers, strict=True))
+    found, n = ratio_change(before.tolist(), after.tolist(), sizes.tolist()), len(sizes)
+    left_out = [(np.delete(after, i) - np.delete(before, i)).sum() / np.delete(sizes, i).sum() for i in range(n)]
+    error = math.sqrt((n - 1) / n * np.sum((left_out - np.mean(left_out)) ** 2))
+    assert found is not None
+    if found.interval is None:  # of values that differ by rounding only
+        assert error < 1e-4
+        return
+    assert found.interval.width / 2 == pytest.approx(t.ppf(0.975, n - 1) * error, rel=1e-6, abs=1e-9)
 
 
 def test_the_ratios_interval_is_nearly_the_bootstraps() -> None:

@@ -179,20 +179,6 @@ def test_a_ratio_of_equal_sizes_is_a_mean() -> None:
     assert change_of_ratio([], [], []) is None
 
 
-def test_the_interval_of_a_ratio_is_widened_for_skewness_as_that_of_a_mean() -> None:
-    """Of sizes that differ, the values are the answers' contributions beyond their share, around the ratio."""
-    skewed = [math.exp(i / 3) for i in range(12)]
-    plain, ratio = interval_of_mean(skewed), change_of_ratio(skewed, [0.0] * 12, [1.0] * 12)
-    assert plain is not None and ratio is not None and ratio.interval is not None
-    assert (ratio.interval.low, ratio.interval.high) == pytest.approx((plain.low, plain.high))
-    sizes = [1.0, 3.0] * 6
-    share = sum(skewed) / 24
-    spread = [share + (value - share * size) / 2 for value, size in zip(skewed, sizes, strict=True)]
-    expected, found = interval_of_mean(spread), change_of_ratio(skewed, [0.0] * 12, sizes)
-    assert expected is not None and found is not None and found.interval is not None
-    assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high))
-
-
 def test_more_prompts_after_a_correction_by_hand() -> None:
     """Two standard errors from 0 in 100 prompts. Without a correction it takes (2.80 / 2)² · 100 = 196 prompts;
     with one for 12 comparisons (3.71 / 2)² · 100 = 343.

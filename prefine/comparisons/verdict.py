@@ -16,6 +16,11 @@ _MOST_CATEGORIES = 3
 # Metrics that measure one thing: the words that an answer shares with its reference, the likelier answer of a pair.
 _ALIKE = (("rouge_l", "rouge_1", "rouge_2", "bleu", "chrf"), ("pair_accuracy", "pair_margin"))
 
+_NOTHING_DECIDES = (
+    "Nothing that was computed says which model is better: name a reward model (--reward), a judge (--judge) or "
+    "preference pairs (--pairs)."
+)
+
 _Found = Metric | WinRate | RegressionGroup
 
 
@@ -29,22 +34,22 @@ def verdict(
     """The judgement, from findings that are corrected for their number (`statistics.corrected`).
 
     Args:
-        decided_by: the judge of the win rate, or the name of the metric, that decides. A judge that gave too few
-            verdicts decides nothing.
+        decided_by: the judge of the win rate, or the name of the metric, that decides; "" if nothing does. A judge that
+            gave too few verdicts decides nothing. What got worse is named in any case.
 
     Raises:
         ValueError: nothing has that name.
     """
-    decides = _named(decided_by, metrics, win_rates, benchmarks)
+    decides = _named(decided_by, metrics, win_rates, benchmarks) if decided_by else None
     everything: list[_Found] = [*win_rates, *metrics, *regression, *benchmarks]
     others = [each for each in everything if each is not decides]
     worse, improved = (_facts([each for each in others if each.finding == found]) for found in ("worse", "better"))
     decision: Literal["better", "worse", "no difference shown"] = "no difference shown"
     judged, of = coverage(decides) if isinstance(decides, WinRate) else (1, 1)
     enough = judged >= _LEAST_JUDGED * of
-    if enough and (decides.finding == "better" or decides.finding == "worse"):
+    if decides is not None and enough and (decides.finding == "better" or decides.finding == "worse"):
         decision = decides.finding
-    sentence = decides.sentence
+    sentence = _NOTHING_DECIDES if decides is None else decides.sentence
     if judged and not enough:
         sentence += f" {decided_by} gave verdicts on {judged} of {plural(of, 'prompt')}, too few to decide."
     if worse:
@@ -56,7 +61,7 @@ def verdict(
         sentence=sentence,
         regressions=[sentence for _, sentence in worse],
         improvements=[sentence for _, sentence in improved],
-        more_prompts=decides.more_prompts if enough and decision == "no difference shown" else None,
+        more_prompts=decides.more_prompts if decides and enough and decision == "no difference shown" else None,
     )
 
 

@@ -42,6 +42,16 @@ def test_what_was_not_computed_decides_nothing() -> None:
     assert "gave no verdict" in found.sentence
 
 
+def test_what_got_worse_is_named_where_nothing_decides() -> None:
+    """Without a judge, a reward model or pairs; a gate on regressions rests on it."""
+    blank = paired_metric("degenerate", "degenerate answers", "share", "form", "lower", [1.0] * 9, [0.0] * 9)
+    found = verdict("", [blank], [], [])
+    assert (found.decision, found.decided_by, found.more_prompts) == ("no difference shown", "", None)
+    assert found.sentence.startswith("Nothing that was computed says which model is better")
+    assert found.sentence.endswith("But worse: degenerate answers.")
+    assert found.regressions == [blank.sentence]
+
+
 def test_an_unknown_name_cannot_decide() -> None:
     with pytest.raises(ValueError, match="nothing is called"):
         verdict("reward", [], [], [])

@@ -12,7 +12,7 @@ from prefine import __version__
 from prefine.comparisons.answer_metrics import answer_metrics
 from prefine.comparisons.gate import read_gate
 from prefine.comparisons.missing import with_missing
-from prefine.comparisons.result import Comparison, Verdict
+from prefine.comparisons.result import Comparison
 from prefine.comparisons.statistics import corrected
 from prefine.comparisons.verdict import verdict
 from prefine.errors import DataError, Paused, PrefineError, Stopped
@@ -149,11 +149,6 @@ def _compared(
 ) -> Comparison:
     metrics = [*answer_metrics(found.rows, found.places, same_tokens=found.same_tokens), *found.metrics]
     metrics, win_rates, regression = corrected(metrics, found.win_rates, found.regression, found.decided_by)
-    judgement = (
-        verdict(found.decided_by, metrics, win_rates, regression, found.benchmarks)
-        if found.decided_by
-        else _undecided()
-    )
     comparison = Comparison(
         prefine=__version__,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -168,7 +163,7 @@ def _compared(
             "with_reference": sum(bool(each.reference) for each in questions.prompts),
         },
         sampling={**asdict(request.sampling), "samples": request.samples},
-        verdict=judgement,
+        verdict=verdict(found.decided_by, metrics, win_rates, regression, found.benchmarks),
         metrics=metrics,
         win_rates=win_rates,
         regression=regression,
@@ -180,13 +175,3 @@ def _compared(
         seconds=parts.folder.seconds,
     )
     return with_missing(comparison)
-
-
-def _undecided() -> Verdict:
-    """The verdict where nothing that was computed says which model is better."""
-    return Verdict(
-        decision="no difference shown",
-        decided_by="",
-        sentence="Nothing that was computed says which model is better: name a reward model (--reward), a judge "
-        "(--judge) or preference pairs (--pairs).",
-    )

@@ -222,3 +222,11 @@ def _note_missing(found: Gathered, questions: Questions) -> None:
         found.not_computed["self-BLEU, BLEU, chrF"] = why
     elif len({*found.places}) < 2:
         found.not_computed["self-BLEU"] = "there is only one prompt"
+    elif not _any_has(found, "self_bleu"):
+        found.not_computed["self-BLEU"] = "no model has two answers with words"
+    if not _any_has(found, "distinct_1"):
+        found.not_computed["different words and word pairs"] = "no answer has words"
+
+
+def _any_has(found: Gathered, score: str) -> bool:
+    return any(score in side.scores for row in found.rows for side in (row.candidate, row.baseline))

@@ -274,7 +274,8 @@ def test_a_model_that_only_ends_is_found_out(
     assert "Degenerate answers: worse" in (folder / "report.html").read_text()
     both, _ = evaluate(asked(candidate=str(ends), baseline=str(ends), out=tmp_path / "both"))
     assert both.verdict.decision == "no difference shown"
-    assert both.not_computed["self-BLEU"] == "neither model has a value"
+    assert both.not_computed["self-BLEU"] == "no model has two answers with words"
+    assert both.not_computed["different words and word pairs"] == "no answer has words"
 
 
 def test_names_of_folders() -> None:

@@ -12,6 +12,7 @@ from prefine.annotation.project import Project
 from prefine.annotation.records import ProjectSettings
 from prefine.comparisons.result import Comparison, Side, Verdict
 from prefine.errors import DataError
+from prefine.evaluation.comparing.folder import MARK
 from prefine.evaluation.comparing.judged import judge_comparison
 from prefine.evaluation.comparing.people import find_votes
 from prefine.feedback.database import open_for_writing
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     )
     made = tmp_path / "eval"
     made.mkdir()
-    (made / ".lock").write_text("prefine evaluation\n")
+    (made / ".lock").write_bytes(MARK)
     (made / "report.json").write_text(comparison.model_dump_json())
     (made / "answers.jsonl").write_text("".join(json.dumps(each) + "\n" for each in answers))
     return made

@@ -78,7 +78,7 @@ def test_the_verdict_comes_first_in_words_and_with_a_symbol(whole: Path) -> None
     assert "bleu : 32 of 40 prompts have no reference answer." in text
     assert "judge people : The file of votes has none" in text
     assert "At equal length: by the length difference alone" in text
-    assert "the difficulty of each instruction, the paper’s third term, is left out." in text
+    assert "the difficulty of each instruction, the paper's third term, is left out." in text
     assert "training.learning_rate 5e-05 0.0002" in text
 
 
