@@ -150,7 +150,13 @@ def personal_data(draw: random.Random) -> Iterator[tuple[str, str, bool]]:
         spaced = f"{card[:4]} {card[4:8]} {card[8:12]} {card[12:]}"
         for beside in ("{}", "{} 12/25", "{} 123", "no.{}", "2024 {}"):
             yield "card", beside.format(draw.choice((card, spaced, spaced.replace(" ", "-")))), True
+        for between in ("\u00a0", "\u202f", "–", ".", "  ", "\n"):
+            groups = [card[:8], card[8:]] if between == "\n" else spaced.split(" ")
+            yield "card", between.join(groups), True
+        for beside in ("_{}_", "card{}", "a,{},12/25"):
+            yield "card", beside.format(draw.choice((card, spaced))), True
         yield "card", f"0.{card}", False
+        yield "card", f"{card[:4]}.{card[4:]}", False  # a decimal
         yield "card", card[:-1] + str((int(card[-1]) + 1) % 10), False
         yield "card", "".join(draw.choices("0123456789", k=20)), False
         account = "".join(draw.choices("0123456789", k=18))
@@ -161,6 +167,9 @@ def personal_data(draw: random.Random) -> Iterator[tuple[str, str, bool]]:
             f"de{check:02d} {account[:4]} {account[4:8]} {account[8:12]} {account[12:16]} {account[16:]}",
             True,
         )
+        for between in ("\u00a0", "."):
+            groups = [f"DE{check:02d}", *(account[place : place + 4] for place in range(0, 18, 4))]
+            yield "iban", between.join(groups), True
         yield "iban", f"DE{(check + 1) % 97 + 2:02d}{account}" if (check + 1) % 97 + 2 != check else "DE00", False
         name = "".join(draw.choices("abcdefghij", k=6))
         yield "email", f"{name}@{name[::-1]}.org", True

@@ -54,8 +54,8 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """Everything that is said, as one text."""
-        return "\n".join((self.system, self.prompt, *self.answers, *_texts_in(self.tools)))
+        """Everything that is said, as one text. Numbers do not go on over the empty lines between its parts."""
+        return "\n\n".join((self.system, self.prompt, *self.answers, *_texts_in(self.tools)))
 
 
 def entry_of(number: int, place: Place, record: Record, row: Mapping[str, Any]) -> Entry:

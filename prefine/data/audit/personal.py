@@ -17,7 +17,7 @@ _IBAN_LENGTHS = {
     for length, countries in {
         15: "NO",
         16: "BE",
-        18: "DK FI FO GL NL SD",
+        18: "DK FI FK FO GL NL SD",
         19: "MK SI",
         20: "AT BA EE KZ LT LU MN XK",
         21: "CH HR LI LV",
@@ -27,7 +27,7 @@ _IBAN_LENGTHS = {
         25: "LY PT ST",
         26: "IS TR",
         27: "BI DJ FR GR IT MC MR SM",
-        28: "AL AZ BY CY DO GT HU LB NI PL SV",
+        28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
         29: "BR EG PS QA UA",
         30: "JO KW MU YE",
         31: "MT SC",
@@ -36,11 +36,28 @@ _IBAN_LENGTHS = {
     }.items()
     for country in countries.split()
 }
+# What people and programs put between groups of digits: spaces of any width, at most one line break, hyphens, dashes,
+# dots, underscores.
+_SPACES = r" \u00a0\u1680\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff\u00ad"
+_DASHES = r"\u2010-\u2015\u2212\-"
+_DOTS = r".\u00b7_"
+_SPACE = rf"[{_SPACES}]{{1,3}}"
+_LINE_BREAK = rf"[{_SPACES}{_DASHES}]?\r?\n[{_SPACES}]{{0,4}}"
+_DASH = rf"[{_SPACES}]?[{_DASHES}][{_SPACES}]?"
+_BETWEEN = rf"(?:{_LINE_BREAK}|{_DASH}|{_SPACE}|[{_DOTS}])"
+_SPACED = re.compile(rf"[{_SPACES}{_DASHES}\r\n]+")
+# A word may end where a number begins (card4111…, _4111…_); a single Latin letter makes it
+# a code (x4111…).
+_AFTER_A_WORD = r"(?:(?<![\w-]\d)|(?<=_\d)|(?<=[^\W\d_]{2}\d)|(?<=[^\W\d_]{2}-\d)|(?<=[^\W\d_\x00-\x7f]\d))"
 # Groups of digits: a card, what follows it (expiry, check value) and what comes before it. Not a decimal's
 # fraction, and not the account in something that begins as an IBAN does.
-_NUMBERS = re.compile(r"(?<![\w-])(?<!\d[.,])(?<!\b[A-Z]{2}\d\d )\d(?:[ -]?\d){12,}")
+_NUMBERS = re.compile(
+    # Its first digit comes first: a search for digits is faster than one for what is before them.
+    rf"\d{_AFTER_A_WORD}(?<!\d[.,]\d)(?!(?<=\b[A-Za-z]{{2}}\d)\d(?!\d))"
+    rf"(?<!\b[A-Z]{{2}}\d\d[{_SPACES}{_DASHES}{_DOTS}]\d)(?:{_BETWEEN}?\d){{12,}}"
+)
 _GROUP = re.compile(r"\d+")
-_GOES_ON = re.compile(r"\w|[.,]\d|-(?!\d)")
+_GOES_ON = re.compile(r"[A-Za-z\d]|\.\d|-[A-Za-z]")
 _MOST_CARD_DIGITS = 19
 _CARD_GROUP = 4
 # After so many groups of four digits that begin no card, further ones are a table; one in ten would satisfy Luhn.
@@ -56,11 +73,14 @@ _ISSUERS = (
     (re.compile(r"62"), (16, 17, 18, 19)),
     (re.compile(r"(?:50|5[6-9]|6[37])"), (13, 14, 15, 16, 17, 18, 19)),
 )
-_IBAN_START = re.compile(r"(?<![A-Za-z0-9])([A-Za-z]{2})[0-9]{2}")
+_IBAN_START = re.compile(r"([A-Za-z]{2})[0-9]{2}(?:(?<![A-Za-z0-9]\w{4})|(?<=[A-Za-z]{2}\w{4}))")
 _IBANS = {
-    country: re.compile(rf"{country}(?:[ -]?[A-Za-z0-9]){{{length - 2}}}(?![A-Za-z0-9])", re.IGNORECASE | re.ASCII)
+    country: re.compile(
+        rf"{country}(?:{_BETWEEN}?[A-Za-z0-9]){{{length - 2}}}(?![A-Za-z0-9])", re.IGNORECASE | re.ASCII
+    )
     for country, length in _IBAN_LENGTHS.items()
 }
+_NO_IBAN = re.compile("[^A-Za-z0-9]+")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])")
 # RFC 2606 reserves the first; the others are what people write where an address belongs.
 _NOBODY = re.compile(
@@ -69,8 +89,9 @@ _NOBODY = re.compile(
     re.IGNORECASE,
 )
 _PHONE = re.compile(
-    r"(?<![\w+])\+\d{1,3}(?:[ .\-/]?\(?\d{1,4}\)?){2,6}(?!\w)"
-    r"|(?<![\w.+-])(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])[2-9]\d{2}[ .-]\d{4}(?![\w-])"
+    rf"(?<![\w+])\+\d{{1,3}}(?:[{_SPACES}{_DASHES}./]?\(?\d{{1,4}}\)?){{2,6}}(?!\w)"
+    rf"|(?<![\w.+-])(?:1[{_SPACES}{_DASHES}.])?(?:\([2-9]\d{{2}}\)[{_SPACES}]?|[2-9]\d{{2}}[{_SPACES}{_DASHES}.])"
+    rf"[2-9]\d{{2}}[{_SPACES}{_DASHES}.]\d{{4}}(?![\w-])"
 )
 _FEWEST_PHONE_DIGITS, _MOST_PHONE_DIGITS = 8, 15
 _IPV4 = re.compile(r"(?<![\w.-])(?<!version )(?<!Version )\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
@@ -83,7 +104,7 @@ _KEY = re.compile(
     r"|AIza[0-9A-Za-z_-]{35}|hf_[A-Za-z0-9]{30,60}|eyJ[\w-]{10,2000}\.eyJ[\w-]{10,4000}\.[\w-]{10,1000})(?![A-Za-z0-9])"
 )
 _DIGIT = re.compile(r"\d")
-_LONG_NUMBER = re.compile(r"\d(?:[ .()/-]{0,3}\d){6}")
+_LONG_NUMBER = re.compile(rf"\d(?:[{_SPACES}{_DASHES}{_DOTS}\r\n()/]{{0,7}}\d){{6}}")
 _ADDRESS_SIGN = re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]")
 _KEY_STARTS = (
     *("PRIVATE KEY-----", "sk-", "sk_live_", "rk_live_", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
@@ -188,14 +209,17 @@ def _finders(text: str) -> Iterator[Callable[[str], Iterator[PersonalMatch]]]:
 def _cards(text: str) -> Iterator[PersonalMatch]:
     for run in _NUMBERS.finditer(text):
         groups = [match.span() for match in _GROUP.finditer(text, *run.span())]
+        whole = _stretches(text, groups)
         first = passed = 0
         while first < len(groups):
             start, end = groups[first]
+            passed = 0 if first in whole else passed
             of_four = end - start == _CARD_GROUP
+            in_decimal = first > 0 and text[groups[first - 1][1] : start] == "."
             part: Sequence[tuple[int, int]] = (
-                () if of_four and passed >= _TABLE_GROUPS else groups[first : first + _MOST_CARD_DIGITS]
+                () if in_decimal or (of_four and passed >= _TABLE_GROUPS) else groups[first : first + _MOST_CARD_DIGITS]
             )
-            size = _card_size(text, part, whole=len(groups) if first == 0 else 0)
+            size = _card_size(text, part, whole.get(first, 0))
             if size:
                 end = groups[first + size - 1][1]
                 digits = _digits(text[start:end])
@@ -204,17 +228,38 @@ def _cards(text: str) -> Iterator[PersonalMatch]:
             first += size or 1
 
 
+def _stretches(text: str, groups: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Groups of digits with single spaces or hyphens between them: the place of the first -> how many."""
+    found, first = {0: 1}, 0
+    for place in range(1, len(groups)):
+        gap = text[groups[place - 1][1] : groups[place][0]]
+        if len(gap) != 1 or not _SPACED.fullmatch(gap) or gap == "\n":
+            first = place
+        found[first] = place - first + 1
+    return found
+
+
 def _card_size(text: str, groups: Sequence[tuple[int, int]], whole: int) -> int:
     """How many of these groups of digits, from the first one on, are a card's; the most that can be, or 0.
 
-    Groups have four digits or more, the last one excepted; a run of `whole` groups may have any.
+    Groups have four digits or more, the last one excepted; the first `whole` ones together may have any. All have the
+    same between them, spaces and hyphens taken as one, and one line break at most. Two groups with a dot are a decimal.
     """
     size, digits, usual = 0, "", True
+    between: set[str] = set()
+    breaks = 0
     for count, (start, end) in enumerate(groups, start=1):
-        if len(digits) + end - start > _MOST_CARD_DIGITS or not (usual or whole):
+        if count > 1:
+            gap = text[groups[count - 2][1] : start]
+            between.add(" " if _SPACED.fullmatch(gap) else gap)
+            breaks += "\n" in gap
+        if len(between) > 1 or breaks > 1 or len(digits) + end - start > _MOST_CARD_DIGITS:
             break
-        digits += text[start:end]
-        if (usual or count == whole) and _is_card(digits) and not _GOES_ON.match(text, end):
+        if not usual and count > whole:
+            break
+        digits += _digits(text[start:end])
+        decimal = count == 2 and "." in between
+        if (usual or count == whole) and not decimal and _is_card(digits) and not _GOES_ON.match(text, end):
             size = count
         usual = usual and end - start >= _CARD_GROUP
     return size
@@ -226,7 +271,8 @@ def _is_card(digits: str) -> bool:
 
 
 def _digits(text: str) -> str:
-    return re.sub(r"\D", "", text)
+    """The digits of a text, of any script (４１１１), as ASCII."""
+    return "".join(str(int(character)) for character in text if character.isdecimal())
 
 
 def _ibans(text: str) -> Iterator[PersonalMatch]:
@@ -235,7 +281,7 @@ def _ibans(text: str) -> Iterator[PersonalMatch]:
         match = pattern.match(text, start.start()) if pattern else None
         if match is None:
             continue
-        compact = match[0].replace(" ", "").replace("-", "").upper()
+        compact = _NO_IBAN.sub("", match[0]).upper()
         # Words and a short number may have the length and, one in 97, the check digits; digits are half of any IBAN.
         if 2 * len(_digits(compact)) >= len(compact) and iban_holds(compact):
             yield PersonalMatch("iban", *match.span(), f"IBAN {compact[:2]}…{compact[-2:]}")

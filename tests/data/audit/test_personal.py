@@ -49,6 +49,54 @@ def test_what_stands_beside_a_card_does_not_hide_it(card: str, around: str) -> N
     assert text[: match.start] == around.partition("{}")[0] and match.end >= text.index(card) + len(card)
 
 
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize(
+    "between",
+    ["\u00a0", "\u202f", "\u2009", "\u2007", "\u200b", "–", "\u2011", "−", ".", "·", "_", "  ", " - ", " – "],
+    ids=ascii,
+)
+def test_whatever_people_put_between_groups_of_digits(card: str, between: str) -> None:
+    groups = card.replace("-", " ").split(" ")
+    groups = groups if len(groups) > 1 else [card[:4], card[4:8], card[8:12], card[12:]]
+    written = between.join(groups)
+    text = f"My card is {written}, thanks."
+    (match,) = personal_matches(text)
+    assert (match.kind, text[match.start : match.end]) == ("card", written)
+    other = between.join([*groups[:-1], groups[-1][:-1] + str((int(card[-1]) + 1) % 10)])
+    assert kinds(f"My card is {other}, thanks.") == []
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "_{}_",
+        "*{}*",
+        "card{}",
+        "Visa-{}",
+        "no_{}",
+        "卡{}です",
+        "{}_1225",
+        "Jane,{},12/25,123",
+        "{}- yes",
+        "1200 1300\n{}",
+        "12\n{}\n13",
+    ],
+)
+def test_words_and_marks_may_touch_a_card(around: str) -> None:
+    for card in ("4111 1111 1111 1111", "4111111111111111", "4111\u00a01111\u00a01111\u00a01111"):
+        text = around.format(card)
+        (match,) = personal_matches(text)
+        assert match.kind == "card" and text[match.start :].startswith(card)
+
+
+@pytest.mark.parametrize(
+    "card",
+    ["4111 1111\n1111 1111", "4111 1111 1111\r\n  1111", "4111-1111-\n1111-1111", "４１１１ １１１１ １１１１１１１１"],
+)
+def test_a_card_over_two_lines_or_in_wide_digits(card: str) -> None:
+    assert [match.hint for match in personal_matches(f"It is {card}.")] == ["card …1111"]
+
+
 def test_several_cards_after_each_other_are_several() -> None:
     found = personal_matches("4111 1111 1111 1111 5555 5555 5555 4444 123")
     assert [match.hint for match in found] == ["card …1111", "card …4444"]
@@ -61,6 +109,13 @@ def test_several_cards_after_each_other_are_several() -> None:
         "1200 1300 1400 4111 1111 1111 1111 1500",  # a table of numbers
         "4 111111111111111 12",
         "41111111111111112 and x4111111111111111",
+        "4111111111111111x and a-4111111111111111 and 4111111111111111-b",
+        "4111\n1111\n1111\n1111",  # a column of numbers
+        "4111.1111 1111.1111 and 4111 1111.1111 1111",
+        "0.4111.1111.1111.1111",
+        "5830.5020828128445 and 169947.78222669504",  # decimals whose digits satisfy Luhn
+        "4 - 114013671875",
+        "30.12.2023-05.01.2024",
     ],
 )
 def test_numbers_that_only_contain_a_card(text: str) -> None:
@@ -74,6 +129,27 @@ def test_ibans_in_lower_case_and_with_hyphens(iban: str, around: str) -> None:
         text = around.format(written)
         (match,) = personal_matches(text)
         assert (match.kind, text[match.start : match.end]) == ("iban", written)
+
+
+@pytest.mark.parametrize("iban", IBANS)
+@pytest.mark.parametrize("between", ["\u00a0", "\u202f", ".", "–", "  ", "\u200b"], ids=ascii)
+def test_ibans_with_other_separators(iban: str, between: str) -> None:
+    whole = iban.replace(" ", "")
+    written = between.join(whole[place : place + 4] for place in range(0, len(whole), 4))
+    for around in ("to {} now", "IBAN{} now", "_{}_", "Konto{}"):
+        text = around.format(written)
+        (match,) = personal_matches(text)
+        assert (match.kind, text[match.start : match.end]) == ("iban", written)
+
+
+def test_ibans_of_honduras_and_the_falklands() -> None:
+    """The examples of the registry."""
+    for example in ("HN88CABF00000000000250005469", "FK88SC123456789012"):
+        assert kinds(f"Pay to {example}.") == ["iban"]
+
+
+def test_a_phone_number_with_other_spaces() -> None:
+    assert kinds("Call +49\u00a030\u00a0901820 or +49–30–901821") == ["phone", "phone"]
 
 
 def test_an_iban_is_not_taken_for_the_card_in_it() -> None:
@@ -150,7 +226,11 @@ def test_masking_leaves_other_text_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["1", "1 ", "a.", "A1", "+1-", "2:", "eyJ", "AB12 ", "DE12 ", "11111 ", "sk-", "@", "1.1", "a@a."]
+    "unit",
+    [
+        *("1", "1 ", "a.", "A1", "+1-", "2:", "eyJ", "AB12 ", "DE12 ", "11111 ", "sk-", "@", "1.1", "a@a."),
+        *("1\n", "1 - ", "1  ", "1111.", "aa1", "de12de12"),
+    ],
 )
 def test_hostile_texts_take_linear_time(unit: str) -> None:
     text = unit * (200_000 // len(unit))
