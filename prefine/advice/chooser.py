@@ -6,8 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from prefine.advice.situation import Situation
+from prefine.advice.situation import Signal, Situation
+from prefine.data.audit.length_bias import against_length
 from prefine.errors import RecipeError
+from prefine.recipe.dpo import DpoSection
+from prefine.recipe.kto import KtoSection
 
 Goal = Literal["auto", "imitate", "prefer", "control"]
 
@@ -18,8 +21,9 @@ _FEW = {"preferences": 300, "votes": 500, "demonstrations": 200, "prompts": 100}
 _LOW_AGREEMENT = 0.7
 _MANY_CONTRADICTIONS = 0.05
 _MANY_TIES = 0.25
-# Beta of DPO, 0.1 in its paper (arXiv 2305.18290); three times that for labels that are often wrong.
-_BETA, _BETA_WEAK = 0.1, 0.3
+# The pull towards the reference by method; labels that are often wrong get a pull several times as strong.
+_BETAS = {"dpo": DpoSection().beta, "kto": KtoSection().beta}
+_PULL_WEAK = 3
 # Ratio of the two sides' weights times counts that KTO's authors recommend: 1 to 4/3 (arXiv 2402.01306, eq. 9).
 _MOST_UNEQUAL_VOTES = 4 / 3
 _SHALLOW = 0.75
@@ -93,11 +97,12 @@ def choose(
             f"--reward {situation.reward} has no effect: {method} does not use a reward",
             "Leave it out, or choose --goal control.",
         )
-    weak = weak_signal(situation)
+    weak = weak_signal(situation, method)
     settings: dict[str, Any] = {}
-    if method == "dpo" and weak and not situation.read_in_part:
-        settings["dpo.beta"] = _BETA_WEAK
-        reasons += [*weak, f"dpo.beta is {_BETA_WEAK} instead of {_BETA}: the model stays nearer to where it began."]
+    if weak and method in _BETAS and not situation.at_least(kind_read(situation, method)):
+        beta = settings[f"{method}.beta"] = _larger_beta(method)
+        instead = f"{method}.beta is {beta:g} instead of {_BETAS[method]:g}"
+        reasons += [*weak, f"{instead}: the model stays nearer to where it began."]
     balance, why = _balanced(situation)
     if method == "kto" and balance and not situation.at_least("votes"):
         settings |= balance
@@ -109,7 +114,8 @@ def choose(
         stages=_stages(situation, method),
         reasons=tuple(reasons),
         warnings=(
-            *_warnings(situation, method, [] if "dpo.beta" in settings else weak),
+            *situation.not_read,
+            *_warnings(situation, method, settings, weak),
             *_unused(situation, _stages(situation, method)),
         ),
         settings=settings,
@@ -128,21 +134,36 @@ def kind_read(situation: Situation, method: str) -> str:
     return next((kind for kind in named if counts[kind]), named[0] if named else kinds[0])
 
 
-def weak_signal(situation: Situation) -> list[str]:
-    """Why the judgements say little, in sentences; none if nothing speaks for that."""
+def weak_signal(situation: Situation, method: str) -> list[str]:
+    """Why the judgements that a method learns from say little, in sentences; none if nothing speaks for that."""
+    kind = _judged(situation, method)
+    if kind is None:
+        return []
     found = []
-    judged = situation.pairs + situation.ties + situation.votes
-    if situation.agreement is not None and situation.agreement < _LOW_AGREEMENT:
+    signal = situation.signals.get(kind, Signal())
+    judged = situation.votes if kind == "votes" else situation.pairs + situation.ties
+    different = judged - signal.duplicates
+    if signal.agreement is not None and signal.agreement < _LOW_AGREEMENT:
+        found.append(f"People agree on {signal.agreement:.0%} of the answers that two of them judged: a weak signal.")
+    if different and signal.contradictions >= max(1, _MANY_CONTRADICTIONS * different):
         found.append(
-            f"People agree on {situation.agreement:.0%} of the answers that two of them judged: a weak signal."
+            f"{signal.contradictions:,} of {different:,} judgements are contradicted by another one: a weak signal."
         )
-    if judged and situation.contradictions >= max(1, _MANY_CONTRADICTIONS * judged):
-        found.append(
-            f"{situation.contradictions:,} of {judged:,} judgements are contradicted by another one: a weak signal."
-        )
-    if situation.ties and situation.ties >= _MANY_TIES * (situation.pairs + situation.ties):
-        found.append(f"{situation.ties:,} of {situation.pairs + situation.ties:,} pairs are ties: a weak signal.")
+    if kind == "preferences" and situation.ties and situation.ties >= _MANY_TIES * judged:
+        found.append(f"{situation.ties:,} of {judged:,} pairs are ties: a weak signal.")
     return found
+
+
+def _judged(situation: Situation, method: str) -> str | None:
+    """The kind of judgements that a method or its reward model learns from; None if it learns from none."""
+    if method == "ppo" and situation.reward is not None:
+        return None
+    kind = kind_read(situation, "reward" if method == "ppo" else method)
+    return kind if kind in ("preferences", "votes") else None
+
+
+def _larger_beta(method: str) -> float:
+    return round(_PULL_WEAK * _BETAS[method], 6)
 
 
 def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tuple[str, list[str]]:
@@ -164,7 +185,7 @@ def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tupl
     if goal in _KINDS_OF_GOALS and not (pairs or (votes and goal != "imitate")):
         raise RecipeError(
             f"--goal {goal} needs {_KINDS_OF_GOALS[goal]}, and the data have {_counted(situation)}",
-            "Add such data, or leave --goal out.",
+            _remedy(situation, "Add such data, or leave --goal out."),
         )
     if pairs:
         return "dpo", [
@@ -186,7 +207,7 @@ def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tupl
     what = f"{_many(situation, 'prompts')} without an answer" if situation.prompts else "no usable record"
     raise RecipeError(
         f"The data have {what}: there is nothing to learn from",
-        "Add answers, votes or pairs, or name what scores an answer: --reward module:function.",
+        _remedy(situation, "Add answers, votes or pairs, or name what scores an answer: --reward module:function."),
     )
 
 
@@ -199,13 +220,18 @@ def _require_possible(situation: Situation, methods: Collection[str], asked: str
         needed = " or ".join(_NAMES[kind] for kind in NEEDS[asked])
         raise RecipeError(
             f"--method {asked} needs {needed}, and the data have {_counted(situation)}",
-            "Add such data, or leave it out.",
+            _remedy(situation, "Add such data, or leave it out."),
         )
     if asked == "ppo" and situation.reward is None and not situation.pairs + situation.votes:
         raise RecipeError(
             "--method ppo needs a reward, and the data have no pairs or votes to train one",
-            "Name what scores an answer: --reward module:function.",
+            _remedy(situation, "Name what scores an answer: --reward module:function."),
         )
+
+
+def _remedy(situation: Situation, usual: str) -> str:
+    """What to do where the data do not serve; what the files have besides may serve."""
+    return " ".join([*situation.not_read, usual])
 
 
 def _counts(situation: Situation) -> dict[str, int]:
@@ -271,12 +297,8 @@ def _balanced(situation: Situation) -> tuple[dict[str, Any], str]:
     return {f"kto.{rarer}": weight}, why
 
 
-def _warnings(situation: Situation, method: str, weak: list[str]) -> list[str]:
-    found = [
-        f"Of {source} only the first {read:,} records were read: the shares and lengths here are theirs, and no "
-        "setting is derived from such a share. prefine data audit reads all."
-        for source, read in situation.read_in_part.items()
-    ]
+def _warnings(situation: Situation, method: str, settings: dict[str, Any], weak: list[str]) -> list[str]:
+    found = _read_in_part(situation, method)
     used = kind_read(situation, method)
     count = _counts(situation)[used]
     if count < _FEW[used]:
@@ -284,19 +306,9 @@ def _warnings(situation: Situation, method: str, weak: list[str]) -> list[str]:
             f"{count:,} {_NAMES[used]} are few; below about {_FEW[used]:,} the held-out ones say little, and a model "
             "learns the others by heart. Look at the samples of the report, and add data."
         )
-    found += weak
-    if situation.shallow_accuracy is not None and situation.shallow_accuracy >= _SHALLOW:
-        found.append(
-            f"Single words tell better answers from worse ones in {situation.shallow_accuracy:.0%} of cases: a model "
-            "can learn these words and not the quality. prefine data audit shows them."
-        )
-    bias = situation.length_bias
-    if bias is not None and max(bias, 1 - bias) >= _LENGTH_DECIDES:
-        longer = "longer" if bias >= _LENGTH_DECIDES else "shorter"
-        found.append(
-            f"The better answer is the {longer} one in {max(bias, 1 - bias):.0%} of pairs: a model can learn length. "
-            "Balance the pairs, or set dpo.length_normalized: true."
-        )
+    if f"{method}.beta" not in settings:
+        found += [f"{sentence} {_AGAINST_WEAKNESS[method]}" if method not in _BETAS else sentence for sentence in weak]
+    found += _shallow(situation, method, settings)
     up, down = situation.thumbs_up, situation.votes - situation.thumbs_up
     if method == "kto" and situation.votes and not (up and down):
         found.append("All votes are the same: KTO needs both, thumbs up and thumbs down.")
@@ -305,6 +317,61 @@ def _warnings(situation: Situation, method: str, weak: list[str]) -> list[str]:
             f"{up:,} of the votes read are up and {down:,} down: set {name} to {weight} if all votes are as unequal."
             for name, weight in _balanced(situation)[0].items()
         ]
+    return found
+
+
+_AGAINST_WEAKNESS = {
+    "sft": "SFT imitates the better answers as they are: collect more judgements of each item.",
+    "orpo": "ORPO has no reference to stay near, as DPO has (--method dpo): collect more judgements of each item.",
+    "reward": "Collect more judgements of each item, and look at the held-out accuracy before the scores are used.",
+    "ppo": "Collect more judgements of each item, and look at the reward model's held-out accuracy before PPO uses it.",
+}
+
+
+def _read_in_part(situation: Situation, method: str) -> list[str]:
+    """What was not looked at, and what was therefore not decided."""
+    judged = _judged(situation, method)
+    found = []
+    for source, read in situation.read_in_part.items():
+        undecided = ""
+        if method in _BETAS and judged is not None and source in situation.of(judged):
+            undecided = (
+                f" Whether its judgements are a weak signal was not checked either, and {method}.beta stays "
+                f"{_BETAS[method]:g}: set it to {_larger_beta(method):g} if that audit finds that one in twenty is "
+                "contradicted, people disagree on three in ten, or one in four is a tie."
+            )
+        found.append(
+            f"Of {source} only the first {read:,} records were read, and the others may differ: the shares and lengths "
+            "here are theirs, and no setting is derived from such a share. prefine data audit reads all."
+            f"{undecided}"
+        )
+    return found
+
+
+def _shallow(situation: Situation, method: str, settings: dict[str, Any]) -> list[str]:
+    """What a model can learn instead of quality."""
+    kind = _judged(situation, method)
+    if kind is None or method == "sft":
+        return []
+    found = []
+    signal = situation.signals.get(kind, Signal())
+    if signal.shallow_accuracy is not None and signal.shallow_accuracy >= _SHALLOW:
+        found.append(
+            f"Single words tell better answers from worse ones in {signal.shallow_accuracy:.0%} of cases: a model "
+            "can learn these words and not the quality. prefine data audit shows them."
+        )
+    bias = signal.length_bias
+    if bias is not None and max(bias, 1 - bias) >= _LENGTH_DECIDES:
+        longer = "longer" if bias >= _LENGTH_DECIDES else "shorter"
+        remedy = "Balance the pairs."
+        if method == "dpo":
+            remedy = against_length(pull=_PULL_WEAK if "dpo.beta" in settings else 1)
+        elif method == "ppo" and longer == "longer":
+            remedy = "Balance the pairs, or set reward.length_penalty, and watch the lengths of answers."
+        found.append(
+            f"The better answer is the {longer} one in {max(bias, 1 - bias):.0%} of pairs: a model can learn length. "
+            f"{remedy}"
+        )
     return found
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 
-from prefine.advice.situation import Situation, situation_of
-from prefine.data.audit.facts import DataFacts, data_facts
+from prefine.advice.situation import ReadingOptions, Situation, situation_of
+from prefine.data.audit.facts import MOST_RECORDS, DataFacts, data_facts
+from prefine.data.reading.rows import RowError
+from prefine.data.reading.source_names import source_names
+from prefine.data.reading.sources import locate, read_part
+from prefine.data.records.column_names import ColumnNames
+from prefine.row_rules import RowRules
 
 
 def look(
-    sources: Sequence[str], reward: str | None = None, seen: Callable[[str, DataFacts], None] = lambda name, facts: None
+    sources: Sequence[str],
+    reward: str | None = None,
+    seen: Callable[[str, DataFacts], None] = lambda name, facts: None,
+    options: ReadingOptions | None = None,
 ) -> Situation:
     """The situation in files.
 
@@ -17,13 +27,36 @@ def look(
         sources: files, folders, dataset ids or sample:….
         reward: what scores any answer, as in reward.name.
         seen: called with each source and its facts.
+        options: how the files are read; a file without one of its columns is read without that one.
 
     Raises:
-        DataError: a source cannot be read, or has no usable row.
+        DataError: a source cannot be read, or has no usable row; no file has a column that is named.
     """
+    options = options or ReadingOptions()
+    different = list(dict.fromkeys(sources))
+    columns = _columns_of(different, options)
     found = []
-    for source in dict.fromkeys(sources):
-        facts = data_facts([source])
+    for source in different:
+        rules = RowRules(columns[source])
+        facts = data_facts([source], split=options.split, text=options.text, rules=rules)
         seen(source, facts)
         found.append((source, facts))
-    return situation_of(found, reward)
+    return situation_of(found, reward, options=options, columns=columns)
+
+
+def _columns_of(sources: Sequence[str], options: ReadingOptions) -> Mapping[str, Mapping[str, str | None]]:
+    """Of the columns that the user named, those that each source has."""
+    if len(sources) == 1 or not options.columns:
+        return dict.fromkeys(sources, options.columns)
+    everywhere, found = ColumnNames(options.columns), {}
+    for source in sources:
+        names = ColumnNames(options.columns)
+        parts = [part for name in source_names([source]) for part in locate(name, options.text)]
+        rows = (row for part in parts for row in read_part(part, split=options.split))
+        for row in islice(rows, MOST_RECORDS):
+            for each in (names, everywhere):
+                with suppress(RowError):
+                    each.applied(row.value or {})
+        found[source] = names.used
+    everywhere.require_seen(", ".join(sources))
+    return found

@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from prefine.data.audit.facts import DataFacts
+from prefine.data.audit.facts import DataFacts
+from prefine.data.audit.unread import column_options, columns_sentence, kinds_sentence
+from prefine.text_form import AS_FOUND, TextForm
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How files are read, as in a recipe's data section.
+
+    Attributes:
+        columns: prefine's name -> the file's column; None ignores the column of that name.
+        split: of a Hugging Face dataset.
+        text: delimiter and encoding of text files.
+    """
+
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    split: str = "train"
+    text: TextForm = AS_FOUND
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What judgements of one kind, pairs or votes, say.
+
+    Attributes:
+        duplicates: judgements that repeat an earlier one.
+        contradictions: judgements that another one contradicts, without those that repeat an earlier one.
+        agreement: share of two people's votes on the same answers that agree; None where nobody voted twice.
+        shallow_accuracy: of single words as a classifier of better answers, from 0 to 1; None with too few rows.
+        length_bias: share of pairs whose better answer is the longer one.
+    """
+
+    duplicates: int = 0
+    contradictions: int = 0
+    agreement: float | None = None
+    shallow_accuracy: float | None = None
+    length_bias: float | None = None
 
 
 @dataclass(frozen=True)
@@ -21,14 +55,14 @@ class Situation:
         demonstrations: prompts with an answer to imitate.
         prompts: prompts without an answer.
         reward: a function or model that scores any answer, as in reward.name; None without one.
-        contradictions: items that were judged in both directions.
-        agreement: share of two people's votes on the same answers that agree; None where nobody voted twice.
-        shallow_accuracy: of single words as a classifier of better answers, from 0 to 1; None with too few rows.
-        length_bias: share of pairs whose better answer is the longer one.
+        signals: what the judgements say, of preferences and of votes.
         longest_tokens: of the longest record, estimated.
         sources: the files of each kind.
         read_in_part: files of which only the first records were read, with their number. All figures are of what was
             read.
+        not_read: what the files have that is not read, in sentences with what to do.
+        options: how the files are read.
+        columns: of these options, the columns that each file has.
     """
 
     pairs: int = 0
@@ -38,13 +72,13 @@ class Situation:
     demonstrations: int = 0
     prompts: int = 0
     reward: str | None = None
-    contradictions: int = 0
-    agreement: float | None = None
-    shallow_accuracy: float | None = None
-    length_bias: float | None = None
+    signals: Mapping[str, Signal] = field(default_factory=dict)
     longest_tokens: int = 0
     sources: dict[str, list[str]] = field(default_factory=dict)
     read_in_part: Mapping[str, int] = field(default_factory=dict)
+    not_read: tuple[str, ...] = ()
+    options: ReadingOptions = ReadingOptions()
+    columns: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
 
     def of(self, kind: str) -> list[str]:
         """The files of a kind of records."""
@@ -55,19 +89,22 @@ class Situation:
         return "at least " if any(source in self.read_in_part for source in self.of(kind)) else ""
 
 
-def situation_of(found: Sequence[tuple[str, DataFacts]], reward: str | None = None) -> Situation:
+def situation_of(
+    found: Sequence[tuple[str, DataFacts]],
+    reward: str | None = None,
+    *,
+    options: ReadingOptions | None = None,
+    columns: Mapping[str, Mapping[str, str | None]] | None = None,
+) -> Situation:
     """The situation in several files.
 
     Args:
         found: each source with its facts.
-        reward: see Situation.
+        reward, options, columns: see Situation.
     """
 
     def total(kind: str, name: str) -> int:
         return sum(int(getattr(facts, name) or 0) for _, facts in found if facts.kind == kind)
-
-    def highest(name: str) -> float | None:
-        return max((value for _, facts in found if (value := getattr(facts, name)) is not None), default=None)
 
     sources: dict[str, list[str]] = {}
     for source, facts in found:
@@ -81,11 +118,32 @@ def situation_of(found: Sequence[tuple[str, DataFacts]], reward: str | None = No
         demonstrations=total("demonstrations", "records"),
         prompts=total("prompts", "records"),
         reward=reward,
-        contradictions=sum(facts.contradictions for _, facts in found),
-        agreement=min((each.agreement for _, each in found if each.agreement is not None), default=None),
-        shallow_accuracy=highest("shallow_accuracy"),
-        length_bias=highest("length_bias"),
+        signals={kind: _signal([facts for _, facts in found if facts.kind == kind]) for kind in sources},
         longest_tokens=max((facts.longest_tokens for _, facts in found), default=0),
         sources=sources,
         read_in_part={source: facts.records for source, facts in found if not facts.complete},
+        not_read=tuple(sentence for source, facts in found for sentence in _not_read(source, facts)),
+        options=options or ReadingOptions(),
+        columns=columns or {},
     )
+
+
+def _signal(files: Sequence[DataFacts]) -> Signal:
+    """Of files of one kind; of shares the one that speaks most against the judgements."""
+    agreements = [facts.agreement for facts in files if facts.agreement is not None]
+    accuracies = [facts.shallow_accuracy for facts in files if facts.shallow_accuracy is not None]
+    biases = [facts.length_bias for facts in files if facts.length_bias is not None]
+    return Signal(
+        duplicates=sum(facts.duplicates for facts in files),
+        contradictions=sum(facts.contradictions for facts in files),
+        agreement=min(agreements, default=None),
+        shallow_accuracy=max(accuracies, default=None),
+        length_bias=max(biases, key=lambda share: abs(share - 0.5), default=None),
+    )
+
+
+def _not_read(source: str, facts: DataFacts) -> Iterator[str]:
+    if sentence := columns_sentence(facts.answers_unread, facts.votes_unread, facts.kind):
+        yield f"{source}: {sentence} Name them: {column_options(facts.columns_proposed)}"
+    if sentence := kinds_sentence(facts.rows_by_kind, facts.kind):
+        yield f"{source}: {sentence} Write each kind into a file of its own, and name all of them with --data."

@@ -111,6 +111,7 @@ def _data(method: str, situation: Situation) -> Fields:
             files[0] if len(files) == 1 else files,
             _READ_AS.get((method, kind), f"the prompts of these {kind}" if method == "ppo" else kind),
         ),
+        **_reading(files, situation),
         "data.heldout_fraction": (_held_out(situation), "of the prompts; the same ones in every stage, by data.seed"),
         "data.max_length_tokens": (
             longest,
@@ -122,6 +123,19 @@ def _data(method: str, situation: Situation) -> Fields:
         room = min(_NEW_TOKENS, longest // 2)
         fields["rollout.max_new_tokens"] = (room, "the longest answer that is tried")
     return fields
+
+
+def _reading(files: Sequence[str], situation: Situation) -> Fields:
+    """How these files are read, as the user said."""
+    options = situation.options
+    columns = {name: column for source in files for name, column in situation.columns.get(source, {}).items()}
+    said: Fields = {
+        "data.columns": (columns, "prefine's names, and the columns of these files"),
+        "data.split": (options.split if options.split != "train" else None, ""),
+        "data.delimiter": (options.text.delimiter, ""),
+        "data.encoding": (options.text.encoding, ""),
+    }
+    return {path: (value, why) for path, (value, why) in said.items() if value}
 
 
 def _count(situation: Situation, kind: str) -> int:

@@ -205,13 +205,15 @@ def _quarantine_table(inspection: Inspection) -> Table:
 
 
 def _about_lengths(lengths: AnswerLengths) -> Iterator[tuple[str, str]]:
+    from prefine.data.audit.length_bias import against_length
+
     share = _percent(lengths.chosen_longer, lengths.pairs)
     yield f"chosen is the longer answer in {lengths.chosen_longer:,} of {lengths.pairs:,} pairs ({share}).", ""
     if lengths.length_decides:
         which = "longer" if lengths.chosen_longer > lengths.rejected_longer else "shorter"
         yield (
             f"warning: people preferred the {which} answer so often that length alone nearly decides; a model can "
-            "learn length instead of quality. Balance the lengths, or set dpo.length_normalized: true.",
+            f"learn length instead of quality. With DPO: {against_length()}",
             "yellow",
         )
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -126,7 +125,7 @@ def _audit(settings: AuditSettings, out: Path | None, fix: Path | None, as_json:
         written = {"page": str(page) if page else None, "fixed": _copy_json(copy) if copy else None}
         echo(json.dumps({**held, **{name: value for name, value in written.items() if value is not None}}, indent=2))
     else:
-        _print(Console(highlight=False), found, held, page, copy)
+        _print(Console(highlight=False), found, page, copy)
 
 
 def _counter(model: str | None) -> TokenCount | None:
@@ -192,9 +191,7 @@ def _copy_json(copy: CleanedCopy) -> dict[str, object]:
     }
 
 
-def _print(
-    console: Console, found: Audit, held: Mapping[str, Any], page: Path | None, copy: CleanedCopy | None
-) -> None:
+def _print(console: Console, found: Audit, page: Path | None, copy: CleanedCopy | None) -> None:
     from rich.text import Text
 
     from prefine.data.reading.rows import printable
@@ -204,8 +201,6 @@ def _print(
         console.print(Text(printable(line), style=style), soft_wrap=True)
 
     say(f"{', '.join(found.settings.sources)}: {found.records:,} {found.kind} in {plural(found.rows, 'row')}", "bold")
-    if len(kinds := held["facts"]["rows_by_kind"]) > 1:
-        say(f"by their columns, rows are {', '.join(f'{kind} ({rows:,})' for kind, rows in kinds.items())}", "yellow")
     for finding in found.findings:
         if finding.severity.value in _STYLES:
             _print_finding(console, finding)

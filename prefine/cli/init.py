@@ -6,15 +6,17 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from prefine.cli.options import Columns, Delimiter, Encoding, text_form
 from prefine.errors import PrefineError
 from prefine.terminal import echo
 
 if TYPE_CHECKING:
     from prefine.advice.chooser import MethodChoice
+    from prefine.advice.situation import ReadingOptions
     from prefine.data.audit.facts import DataFacts
     from prefine.foreign_recipes.settings import Moved
 
@@ -31,6 +33,7 @@ class InitGoal(StrEnum):
 
 
 def init(
+    ctx: typer.Context,
     data: Annotated[
         list[str],
         typer.Option(
@@ -72,6 +75,10 @@ def init(
         typer.Option(metavar="FILE", help="The file to write; an existing one is kept.", show_default="pipeline.yaml"),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    split: Annotated[str, typer.Option(help="Split of a Hugging Face dataset; files are read completely.")] = "train",
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    column: Columns = None,
     from_trl: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TRL: a training script, which is not run, or a YAML.", show_default=False),
@@ -89,17 +96,23 @@ def init(
     given = {"--from-trl": from_trl, "--from-llamafactory": from_llamafactory, "--from-axolotl": from_axolotl}
     foreign = {option: path for option, path in given.items() if path is not None}
     if foreign:
-        _require_alone(list(foreign), data=data, model=model, reward=reward)
+        _require_alone(list(foreign), ctx)
         (option, path), *_ = foreign.items()
         _move(option, path, method, out)
         return
+    from prefine.advice.situation import ReadingOptions
+    from prefine.row_rules import columns_named
+
+    options = ReadingOptions(columns_named(column or ()), split, text_form(delimiter, encoding))
+    out = out or Path("pipeline.yaml")
+    _require_new(out)
     if not yes and is_terminal():
         data, model, goal = _ask(data, model, goal, method or reward)
     if not data:
         raise PrefineError(
             "--data is missing", "Name your data, or prefine's own: --data sample:support_desk/preferences."
         )
-    _write_pipeline(data, model or _MODEL, goal, method, reward, name, out or Path("pipeline.yaml"))
+    _write_pipeline(data, model or _MODEL, goal, method, reward, name, out, options)
 
 
 def is_terminal() -> bool:
@@ -107,14 +120,23 @@ def is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _require_alone(options: list[str], **others: Any) -> None:
+_OF_A_MOVE = ("method", "out", "yes", "from_trl", "from_llamafactory", "from_axolotl")
+
+
+def _require_alone(options: list[str], ctx: typer.Context) -> None:
     """Refuse what has no effect besides another trainer's file."""
     if len(options) > 1:
         raise PrefineError(f"{' and '.join(options)} are given", "Move one file at a time.")
-    unused = [f"--{name}" for name, value in others.items() if value]
-    if unused:
+    given = [
+        option.opts[0]
+        for option in ctx.command.params
+        if option.name not in _OF_A_MOVE
+        and (source := ctx.get_parameter_source(option.name or "")) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
         raise PrefineError(
-            f"{', '.join(unused)} has no effect with {options[0]}, whose file says it",
+            f"{', '.join(given)} {'have' if given[1:] else 'has'} no effect with {options[0]}, whose file says it",
             "Leave it out, and change the recipe.",
         )
 
@@ -146,23 +168,75 @@ def _move(option: str, path: Path, method: str | None, out: Path | None) -> None
 def _ask(
     data: list[str], model: str | None, goal: InitGoal, chosen: str | None
 ) -> tuple[list[str], str | None, InitGoal]:
-    """Ask for what no option says."""
+    """Ask for what no option says; what cannot be used is asked for again."""
     if not data:
-        asked = typer.prompt("Data (files, folders or dataset ids, with commas between them)")
-        data = [part.strip() for part in asked.split(",") if part.strip()]
-    if model is None:
-        model = typer.prompt("Model to begin with", default=_MODEL).strip()
+        data = _asked("Data (files, folders or dataset ids, with commas between them)", _sources_named)
     if goal is InitGoal.AUTO and chosen is None:
-        words = [each.value for each in InitGoal]
-        asked = typer.prompt(f"Goal: {', '.join(words)}", default=InitGoal.AUTO.value).strip().lower()
-        if asked not in words:
-            raise PrefineError(f"There is no goal {asked!r:.60}", f"The goals are {', '.join(words)}.")
-        goal = InitGoal(asked)
+        for each, meaning in _GOALS.items():
+            echo(f"  {each.value:8} {meaning}")
+        goal = _asked("Goal", _goal_named, InitGoal.AUTO.value)
+    if model is None:
+        model = _asked("Model to begin with (a folder, a run, a hub id or embedded:…)", _model_named, _MODEL)
     return data, model, goal
 
 
+_GOALS = {
+    InitGoal.AUTO: "what fits the data",
+    InitGoal.IMITATE: "answers are imitated (SFT)",
+    InitGoal.PREFER: "the answers that people preferred are made likelier (DPO, KTO)",
+    InitGoal.CONTROL: "a reward is raised (reward model and PPO)",
+}
+T = TypeVar("T")
+
+
+def _asked(question: str, read: Callable[[str], T], default: str | None = None) -> T:
+    """The answer to a question, asked until it can be read."""
+    while True:
+        answer: str = typer.prompt(question, default=default)
+        try:
+            return read(answer.strip())
+        except PrefineError as error:
+            for line in error.lines:
+                echo(f"  {line}")
+
+
+def _sources_named(answer: str) -> list[str]:
+    from prefine.data.reading.source_names import source_names
+    from prefine.data.reading.sources import locate
+    from prefine.paths import is_there
+
+    names = [answer] if is_there(Path(answer)) else [part.strip() for part in answer.split(",") if part.strip()]
+    if not names:
+        raise PrefineError("No data are named", "Name a file, or prefine's own: sample:support_desk/preferences.")
+    for name in source_names(names):
+        locate(name)
+    return names
+
+
+def _model_named(answer: str) -> str:
+    from prefine.models.loading.location import locate_model
+    from prefine.recipe.sections import named_model
+
+    locate_model(named_model(answer).name)
+    return answer
+
+
+def _goal_named(answer: str) -> InitGoal:
+    words = [each.value for each in InitGoal]
+    if answer.lower() not in words:
+        raise PrefineError(f"There is no goal {answer!r:.60}", f"The goals are {', '.join(words)}.")
+    return InitGoal(answer.lower())
+
+
 def _write_pipeline(
-    data: list[str], model: str, goal: InitGoal, method: str | None, reward: str | None, name: str | None, out: Path
+    data: list[str],
+    model: str,
+    goal: InitGoal,
+    method: str | None,
+    reward: str | None,
+    name: str | None,
+    out: Path,
+    options: ReadingOptions,
 ) -> None:
     from prefine.advice.chooser import choose
     from prefine.advice.looking import look
@@ -172,9 +246,8 @@ def _write_pipeline(
     from prefine.recipe.pipeline import name_of_file
     from prefine.recipe.registry import RECIPES
 
-    _require_new(out)
     name = name or name_of_file(out)
-    situation = look(data, reward, _say_facts)
+    situation = look(data, reward, _say_facts, options)
     choice = choose(situation, RECIPES, goal=goal.value, asked=method)
     start = starting_pipeline(name, model, choice, situation, [])
     changes, needs = fitted(start.pipeline)

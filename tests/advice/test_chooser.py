@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefine.advice.chooser import NEEDS, choose, kind_read, weak_signal
-from prefine.advice.situation import Situation
+from prefine.advice.looking import look
+from prefine.advice.situation import Signal, Situation
 from prefine.errors import RecipeError
 
 ALL = ("sft", "reward", "dpo", "orpo", "kto", "ppo")
@@ -17,8 +21,12 @@ WITHOUT_KTO = ("sft", "reward", "dpo", "ppo")
 
 
 def situation(**counts: Any) -> Situation:
+    """A situation with one file; what its judgements say is that of the first kind of judgements."""
     kinds = {"pairs": "preferences", "votes": "votes", "demonstrations": "demonstrations", "prompts": "prompts"}
-    return Situation(**counts, sources={kind: ["a.jsonl"] for name, kind in kinds.items() if counts.get(name)})
+    signal = {name: counts.pop(name) for name in Signal.__dataclass_fields__ if name in counts}
+    sources = {kind: ["a.jsonl"] for name, kind in kinds.items() if counts.get(name)}
+    signals = {next(iter(sources)): Signal(**signal)} if signal else {}
+    return Situation(**counts, sources=sources, signals=signals)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +66,89 @@ def test_a_weak_signal_asks_for_a_larger_beta() -> None:
         "People agree on 62% of the answers that two of them judged: a weak signal.",
         "dpo.beta is 0.3 instead of 0.1: the model stays nearer to where it began.",
     )
-    assert weak_signal(situation(pairs=1000, agreement=0.7)) == []
+    assert weak_signal(situation(pairs=1000, agreement=0.7), "dpo") == []
+
+
+def test_copies_are_not_judgements_of_their_own() -> None:
+    """1,000 records of which 500 repeat others: 25 of 500 are one in twenty."""
+    assert choose(situation(pairs=1000, duplicates=500, contradictions=25), ALL).settings == {"dpo.beta": 0.3}
+    assert choose(situation(pairs=1000, duplicates=500, contradictions=24), ALL).settings == {}
+
+
+def pairs_with_contradictions(count: int, opposed: int) -> Iterator[dict[str, str]]:
+    """So many pairs; the last ones say the opposite of the first ones."""
+    for number in range(count - opposed):
+        yield {"prompt": f"question {number}", "chosen": f"good {number}", "rejected": f"bad {number}"}
+    for number in range(opposed):
+        yield {"prompt": f"question {number}", "chosen": f"bad {number}", "rejected": f"good {number}"}
+
+
+@pytest.mark.parametrize(("opposed", "settings"), [(10, {"dpo.beta": 0.3}), (9, {})])
+def test_one_judgement_in_twenty_is_counted_from_rows(tmp_path: Path, opposed: int, settings: dict[str, Any]) -> None:
+    """Of 400 pairs, 10 and the 10 that they contradict are one in twenty."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in pairs_with_contradictions(400, opposed)))
+    choice = choose(look([str(file)]), ALL)
+    assert choice.settings == settings
+    said = f"{2 * opposed} of 400 judgements are contradicted by another one: a weak signal."
+    assert (said in choice.reasons) == bool(settings)
+
+
+def test_a_weak_signal_has_a_remedy_in_every_method() -> None:
+    kto = choose(situation(votes=1200, thumbs_up=600, agreement=0.46), ALL)
+    assert kto.settings == {"kto.beta": 0.3} and not kto.warnings
+    assert "kto.beta is 0.3 instead of 0.1: the model stays nearer to where it began." in kto.reasons
+    for method in ("sft", "orpo", "reward", "ppo"):
+        choice = choose(situation(pairs=1200, agreement=0.46), ALL, asked=method)
+        (warning,) = choice.warnings
+        assert warning.startswith("People agree on 46%") and "more judgements of each item" in warning
+        assert "beta" not in " ".join(choice.settings)
+
+
+def test_judgements_that_a_method_does_not_learn_from_say_nothing_about_it() -> None:
+    mixed = Situation(
+        pairs=900,
+        votes=900,
+        thumbs_up=450,
+        demonstrations=900,
+        sources={"preferences": ["p"], "votes": ["v"], "demonstrations": ["d"]},
+        signals={"votes": Signal(agreement=0.5, shallow_accuracy=0.9, contradictions=400)},
+    )
+    assert choose(mixed, ALL).settings == {}
+    assert not [each for each in choose(mixed, ALL).warnings if "not used" not in each]
+    assert choose(mixed, ALL, goal="imitate").settings == {}
+    assert choose(mixed, ALL, asked="kto").settings == {"kto.beta": 0.3}
+
+
+def test_length_has_a_remedy_that_the_method_knows() -> None:
+    """On means over tokens DPO's beta is 5.0, three times that for a weak signal; other methods have no dpo.*."""
+    plain = choose(situation(pairs=900, length_bias=0.9), ALL)
+    assert "set dpo.length_normalized: true and dpo.beta: 5 together" in plain.warnings[0]
+    weak = choose(situation(pairs=900, length_bias=0.9, agreement=0.5), ALL)
+    assert weak.settings == {"dpo.beta": 0.3}
+    assert "set dpo.length_normalized: true and dpo.beta: 15 together" in weak.warnings[0]
+    for method in ("ppo", "reward", "orpo"):
+        other = choose(situation(pairs=900, length_bias=0.9), ALL, asked=method)
+        assert "dpo." not in "".join(other.warnings) and "Balance the pairs" in "".join(other.warnings)
+    assert choose(situation(pairs=900, length_bias=0.9), ALL, goal="imitate").warnings == ()
+
+
+def test_that_a_weak_signal_was_not_looked_for_is_said() -> None:
+    part = {"a.jsonl": 20_000}
+    for method, counts in (("dpo", {"pairs": 20_000}), ("kto", {"votes": 20_000, "thumbs_up": 10_000})):
+        (warning,) = choose(situation(**counts, read_in_part=part), ALL).warnings
+        assert f"a weak signal was not checked either, and {method}.beta stays 0.1: set it to 0.3 if" in warning
+    (warning,) = choose(situation(demonstrations=20_000, read_in_part=part), ALL).warnings
+    assert "weak signal" not in warning
+
+
+def test_what_is_not_read_is_a_warning_and_part_of_a_refusal() -> None:
+    unread = "a.jsonl: A column that looks like answers is not read: response (9 rows)."
+    assert unread in choose(situation(pairs=900, not_read=(unread,)), ALL).warnings
+    for options in ({}, {"asked": "dpo"}, {"goal": "prefer"}):
+        with pytest.raises(RecipeError) as caught:
+            choose(situation(prompts=400, not_read=(unread,)), ALL, **options)  # type: ignore[arg-type]
+        assert unread in str(caught.value)
 
 
 def test_the_rarer_side_of_votes_weighs_more() -> None:
@@ -89,14 +179,14 @@ def test_only_the_kind_that_was_read_in_part_has_at_least() -> None:
     mixed = Situation(
         pairs=900,
         votes=20_000,
-        contradictions=200,
-        agreement=0.6,
+        signals={"preferences": Signal(contradictions=200), "votes": Signal(agreement=0.6)},
         sources={"preferences": ["p.jsonl"], "votes": ["v.jsonl"]},
         read_in_part={"v.jsonl": 20_000},
     )
     choice = choose(mixed, ALL, asked="dpo")
     assert choice.reasons[0].endswith("the data have 900 preference pairs and at least 20,000 votes.")
-    assert choice.settings == {}  # whose agreement it is, is not known
+    assert choice.settings == {"dpo.beta": 0.3}  # the pairs were read as a whole
+    assert choose(mixed, ALL, asked="kto").settings == {}
 
 
 def test_warnings_have_the_figures() -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from prefine.advice.chooser import choose
-from prefine.advice.situation import Situation
+from prefine.advice.situation import ReadingOptions, Situation
 from prefine.advice.starting import Start, starting_pipeline
 from prefine.errors import RecipeError
 from prefine.recipe.loading import recipe_values
 from prefine.recipe.pipeline import load_pipeline
 from prefine.recipe.registry import RECIPES
+from prefine.text_form import TextForm
 
 PAIRS = Situation(pairs=320, longest_tokens=229, sources={"preferences": ["pairs.jsonl"]})
 MIXED = Situation(
@@ -107,3 +108,20 @@ def test_line_breaks_in_a_name_cannot_add_fields(tmp_path: Path) -> None:
 def test_a_name_that_is_no_folder_is_refused() -> None:
     with pytest.raises(RecipeError, match="pipeline"):
         start(name="a/b")
+
+
+def test_how_files_are_read_is_in_the_stages_that_read_them(tmp_path: Path) -> None:
+    situation = Situation(
+        pairs=900,
+        demonstrations=900,
+        longest_tokens=9,
+        sources={"preferences": ["p.csv"], "demonstrations": ["d.csv"]},
+        options=ReadingOptions({"chosen": "a: b", "completion": "answer"}, "test", TextForm(";", "cp1252")),
+        columns={"p.csv": {"chosen": "a: b"}, "d.csv": {"completion": "answer"}},
+    )
+    (tmp_path / "p.yaml").write_text(start(situation).text)
+    stages = load_pipeline(tmp_path / "p.yaml").stages
+    data = {name: stages[name].recipe.data for name in ("sft", "dpo")}  # type: ignore[attr-defined]
+    assert data["sft"].columns == {"completion": "answer"} and data["dpo"].columns == {"chosen": "a: b"}
+    assert {(each.split, each.delimiter, each.encoding) for each in data.values()} == {("test", ";", "cp1252")}
+    assert "split" not in start().text and "columns" not in start().text

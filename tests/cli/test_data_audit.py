@@ -48,7 +48,7 @@ def test_findings_page_json_and_copy(run: Run, source: str, tmp_path: Path) -> N
 def test_rows_of_several_kinds_are_named(run: Run, tmp_path: Path) -> None:
     mixed = written(tmp_path / "mixed.jsonl", [pair(1), pair(2), {"prompt": "q", "completion": "a", "label": True}])
     _, out, _ = run(mixed)
-    assert "by their columns, rows are preferences (2), votes (1)" in out
+    assert "HIGH   Rows of other kinds" in out and "the rows are 2 preferences and 1 votes" in out
 
 
 def test_one_json_object(run: Run, source: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
@@ -61,11 +63,49 @@ def test_without_a_terminal_nothing_is_asked(capsys: pytest.CaptureFixture[str])
 
 
 def test_on_a_terminal_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(["pairs.jsonl", "org/m", "imitate"])
+    answers = iter(["pairs.jsonl", "imitate", "org/m"])
     monkeypatch.setattr("prefine.cli.init.is_terminal", lambda: True)
     monkeypatch.setattr("typer.prompt", lambda *given, **options: next(answers))
     assert run() == 0
     assert list(load_pipeline(tmp_path / "pipeline.yaml").stages) == ["sft", "better", "served", "page"]
+
+
+def test_questions_are_asked_again_until_they_can_be_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Data that are not there, then a file; a goal that is none; a model that is not there, then Enter."""
+    monkeypatch.setattr("prefine.cli.init.is_terminal", lambda: True)
+    monkeypatch.setattr("prefine.models.loading.location.embedded_folder", lambda name: tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("sys.stdin", io.StringIO("none.jsonl\n,\npairs.jsonl\nworld peace\nImitate\n./none\n\n"))
+    assert run() == 0
+    shown = capsys.readouterr().out
+    assert "none.jsonl: no such file or folder" in shown and "No data are named" in shown
+    assert "there is no folder './none'" in shown
+    assert "There is no goal 'world peace'. The goals are auto, imitate, prefer, control." in shown
+    assert "[embedded:smollm2-135m]" in shown and "[auto]" in shown
+    assert list(load_pipeline(tmp_path / "pipeline.yaml").stages) == ["sft", "better", "served", "page"]
+
+
+def test_an_existing_file_is_named_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prefine.cli.init.is_terminal", lambda: True)
+    (tmp_path / "pipeline.yaml").write_text("mine\n")
+    assert run() == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_columns_that_are_not_read_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"q{n}", "response": f"a{n}"} for n in range(12)]
+    (tmp_path / "shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("--data", "shown.jsonl") == 2
+    assert "shown.jsonl: A column that looks like answers is not read: response (12 rows)." in capsys.readouterr().err
+    assert run("--data", "shown.jsonl", "--data", "pairs.jsonl") == 0
+    assert "warning: shown.jsonl: A column that looks like answers is not read" in capsys.readouterr().out
+    assert run("--data", "shown.jsonl", "--column", "completion=response", "--out", "named.yaml") == 0
+    stage = load_pipeline(tmp_path / "named.yaml").stages["sft"]
+    assert stage.recipe.data.columns == {"completion": "response"}  # type: ignore[attr-defined]
 
 
 def test_a_configuration_of_trl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +123,11 @@ def test_a_configuration_of_trl(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         (["--from-trl", "a.py", "--from-axolotl", "b.yaml"], "--from-trl and --from-axolotl are given"),
         (["--from-trl", "a.py", "--data", "b"], "--data has no effect with --from-trl, whose file says it"),
+        (["--from-trl", "a.py", "--goal", "auto"], "--goal has no effect with --from-trl"),
+        (["--from-axolotl", "a.py", "--name", "zzz", "--split", "x"], "--name, --split have no effect with --from-axo"),
+        (["--from-llamafactory", "a.py", "--column", "a=b"], "--column has no effect with --from-llamafactory"),
+        (["--data", "pairs.jsonl", "--column", "x"], "--column x is not of the form NAME=COLUMN"),
+        (["--data", "pairs.jsonl", "--column", "prompt=x"], "pairs.jsonl: data.columns says prompt: x, and no row"),
         (["--from-axolotl", "none.yaml"], "There is no recipe none.yaml"),
         (["--data", "none.jsonl"], "none.jsonl: no such file or folder"),
         (["--data", "pairs.jsonl", "--method", "kio"], "--method 'kio' is not a method"),

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 from prefine.data.audit.run import Audit, AuditSettings, audit_sources
-from prefine.data.reading.rows import RowError
-from prefine.data.reading.source_names import source_names
-from prefine.data.reading.sources import locate, read_part
-from prefine.data.records.column_names import ColumnNames
-from prefine.data.records.kinds import KINDS
-from prefine.data.records.unread_columns import kind_in
 from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.text_form import AS_FOUND, TextForm
 
-_NAMES = {kind: name for name, kind in KINDS.items()}
-_UNKNOWN = "unknown"
+MOST_RECORDS = 20_000
+"""Records that facts are taken from."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +23,10 @@ class DataFacts:
         rows, records, quarantined: as read. Without `complete` only the first records were read, and all
             facts are theirs.
         rows_by_kind: rows by what their columns say they are; "unknown" too.
+        answers_unread, votes_unread: columns that look like answers or votes and are not read, with their rows.
+        columns_proposed: prefine's names for such columns, with the columns; empty if their names say too little.
         duplicates: records that repeat an earlier one.
-        contradictions: items that were judged in both directions.
+        contradictions: records that another one contradicts. Records that repeat an earlier one do not count.
         ties: pairs that are undecided.
         thumbs_up: votes up; None if the rows are not votes.
         length_bias: share of pairs of unequal length whose chosen answer is the longer one.
@@ -48,6 +41,9 @@ class DataFacts:
     kind: str
     rows: int
     rows_by_kind: dict[str, int]
+    answers_unread: dict[str, int]
+    votes_unread: dict[str, int]
+    columns_proposed: dict[str, str]
     complete: bool
     records: int
     quarantined: int
@@ -77,7 +73,7 @@ def data_facts(
     split: str = "train",
     text: TextForm = AS_FOUND,
     rules: RowRules = AS_WRITTEN,
-    most_records: int = 20_000,
+    most_records: int = MOST_RECORDS,
 ) -> DataFacts:
     """The facts about sources, from at most `most_records` records.
 
@@ -100,14 +96,17 @@ def facts_of(audit: Audit) -> DataFacts:
     return DataFacts(
         kind=audit.kind,
         rows=audit.rows,
-        rows_by_kind=_rows_by_kind(audit.settings, None if audit.complete else audit.rows),
+        rows_by_kind=audit.kinds.rows,
+        answers_unread=audit.counts["answers_unread"],
+        votes_unread=audit.counts["votes_unread"],
+        columns_proposed=audit.kinds.proposed,
         complete=audit.complete,
         records=audit.records,
         quarantined=int(audit.counts["quarantined"]),
         duplicates=checks.judgements.duplicates,
         contradictions=checks.judgements.contradictions,
-        ties=checks.categories.ties,
-        thumbs_up=checks.categories.thumbs_up if checks.categories.votes else None,
+        ties=checks.balance.ties,
+        thumbs_up=checks.balance.thumbs_up if checks.balance.votes else None,
         length_bias=checks.length_bias.share,
         shallow_accuracy=checks.cues.shallow_accuracy,
         noise_at_most=checks.cues.noise_at_most,
@@ -118,18 +117,3 @@ def facts_of(audit: Audit) -> DataFacts:
         longest_tokens=lengths.maximum if lengths else 0,
         languages=checks.languages.shares,
     )
-
-
-def _rows_by_kind(settings: AuditSettings, most: int | None) -> dict[str, int]:
-    """Rows by the kind that their columns say, in the order of KINDS."""
-    names = ColumnNames(settings.rules.columns)
-    found: Counter[str] = Counter()
-    parts = [part for source in source_names(list(settings.sources)) for part in locate(source, settings.text)]
-    rows = ((part, row) for part in parts for row in read_part(part, split=settings.split))
-    for part, row in islice(rows, most):
-        meant = None
-        if row.value is not None:
-            with suppress(RowError):
-                meant = kind_in(names.applied(row.value, is_table=part.form in ("csv", "tsv")))
-        found[_NAMES.get(meant, _UNKNOWN) if meant else _UNKNOWN] += 1
-    return {name: found[name] for name in (*KINDS, _UNKNOWN) if found[name]}

@@ -89,8 +89,8 @@ class JudgedItems:
 
     @property
     def contradictions(self) -> int:
-        """Items that were judged in both directions."""
-        return sum(1 for _ in self.contradicted())
+        """Records that another one contradicts; those that repeat an earlier one do not count."""
+        return sum(1 for _, found in self.contradicted() for judgement in found if judgement.direction)
 
     def _repeat(self, entry: Entry, first: int) -> None:
         self._repeated += 1
@@ -129,6 +129,7 @@ class JudgedItems:
 
     def _contradictions(self) -> AuditFinding:
         items = rows = 0
+        different = self._records - self._repeated  # a copy of a judgement is no judgement of its own
         examples: list[AuditExample] = []
         for item, found in self.contradicted():
             items += 1
@@ -142,13 +143,13 @@ class JudgedItems:
         return AuditFinding(
             "contradictions",
             "Contradictory judgements",
-            by_share(rows, self._records, medium=0.01, high=0.05),
+            by_share(rows, different, medium=0.01, high=0.05),
             f"{plural(rows, 'record')} on {plural(items, 'item')} say the opposite of each other about the same "
             "answers."
             if items
             else "No two records judge the same answers in opposite ways.",
             rows,
-            self._records,
+            different,
             remedy="Read them: they are errors, or people disagree. --fix with --contradictions majority keeps what "
             "most say, drop removes both sides."
             if items

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from prefine.data.audit.entries import Entry
-from prefine.data.audit.findings import AuditFinding, Severity, unchecked
+import heapq
+
+from prefine.data.audit.entries import Entry, at, shown
+from prefine.data.audit.findings import MOST_EXAMPLES, AuditExample, AuditFinding, Severity, unchecked
 from prefine.data.lengths import EvenSample
 from prefine.formatting import percent, percent_range, plural
 from prefine.intervals import Share
+from prefine.recipe.dpo import DpoSection
 from prefine.records import Preference, Vote
 
 _FEWEST = 20
@@ -22,18 +25,23 @@ class LengthCheck:
         self._pairs = self._longer = self._shorter = 0
         self._votes_seen = 0
         self._votes: EvenSample[tuple[int, bool]] = EvenSample(_MOST_VOTES)
+        self._longest = {True: _Furthest(), False: _Furthest()}  # by whether the better answer is the longer one
 
     def add(self, entry: Entry) -> None:
         """Take a record; ties, demonstrations and prompts say nothing about what is better."""
         record = entry.record
         if isinstance(record, Preference) and not record.tie:
             self._pairs += 1
-            self._longer += len(record.chosen) > len(record.rejected)
-            self._shorter += len(record.chosen) < len(record.rejected)
+            difference = len(record.chosen) - len(record.rejected)
+            self._longer += difference > 0
+            self._shorter += difference < 0
+            if difference:
+                self._longest[difference > 0].add(abs(difference), entry)
         elif isinstance(record, Vote):
             if self._votes.wants(self._votes_seen):
                 self._votes.add((len(record.completion), record.label))
             self._votes_seen += 1
+            self._longest[record.label].add(len(record.completion), entry)
 
     @property
     def share(self) -> float | None:
@@ -71,10 +79,8 @@ class LengthCheck:
             round(share * of),
             of,
             unit,
-            "A model can learn length instead of quality. Balance the lengths, or set dpo.length_normalized: true; "
-            "watch the lengths of answers in the report."
-            if severity is not Severity.NONE
-            else "",
+            _remedy(pairs=self._pairs > 0) if severity is not Severity.NONE else "",
+            [] if severity is Severity.NONE else [_example(entry) for entry in self._longest[share > 0.5].entries()],
             figures={"share": share, "equal": self._pairs - self._longer - self._shorter},
         )
 
@@ -87,3 +93,49 @@ class LengthCheck:
         from scipy.stats import mannwhitneyu
 
         return float(mannwhitneyu(up, down).statistic) / (len(up) * len(down)), min(len(up), len(down))
+
+
+class _Furthest:
+    """The records with the largest lengths."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Entry]] = []
+
+    def add(self, length: int, entry: Entry) -> None:
+        """Take a record with the length by which it is ranked; of equal ones the first stay."""
+        item = (length, -entry.number, entry)
+        if len(self._heap) < MOST_EXAMPLES:
+            heapq.heappush(self._heap, item)
+        elif item > self._heap[0]:
+            heapq.heapreplace(self._heap, item)
+
+    def entries(self) -> list[Entry]:
+        """The largest first."""
+        return [entry for _, _, entry in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
+
+
+def _example(entry: Entry) -> AuditExample:
+    if isinstance(entry.record, Vote):
+        side = "up" if entry.record.label else "down"
+        return AuditExample([at(entry.place)], shown(entry), f"{side}, {len(entry.record.completion):,} characters")
+    chosen, rejected = entry.answers
+    note = f"chosen {len(chosen):,} characters, rejected {len(rejected):,}"
+    return AuditExample([at(entry.place)], shown(entry), note)
+
+
+def _remedy(*, pairs: bool) -> str:
+    what = f"With DPO: {against_length()}" if pairs else "Balance the lengths."
+    return f"A model can learn length instead of quality. {what} Watch the lengths of answers in the report."
+
+
+def against_length(*, pull: float = 1.0) -> str:
+    """What keeps DPO from learning length, as a sentence.
+
+    Args:
+        pull: how many times its default the beta is to be.
+    """
+    beta = pull * DpoSection(length_normalized=True).beta
+    return (
+        f"Balance the lengths, or set dpo.length_normalized: true and dpo.beta: {beta:g} together: means over tokens "
+        "need a larger beta than sums."
+    )

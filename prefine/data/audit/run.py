@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from prefine.data.audit.balance import Balance
 from prefine.data.audit.categories import Categories
 from prefine.data.audit.copies import Copies
 from prefine.data.audit.cues import Cues
@@ -23,6 +24,7 @@ from prefine.data.audit.near import NearDuplicates
 from prefine.data.audit.personal_data import PersonalData
 from prefine.data.audit.reading import AuditedQuarantine
 from prefine.data.audit.token_lengths import TokenCount, TokenLengths
+from prefine.data.audit.unread import RowKinds, row_kinds, unread_findings
 from prefine.data.reading.quarantine import Quarantine
 from prefine.data.reading.source_names import source_names
 from prefine.data.reading.sources import locate
@@ -77,6 +79,7 @@ class Audit:
         rows, records: rows read, and records in them.
         complete: whether all rows were read.
         counts: see ReadCounts.
+        kinds: what the rows are by their columns.
         findings: of all checks, the most serious first.
         checks: what found them, for further figures.
         drops: rows that a cleaned copy leaves out.
@@ -89,6 +92,7 @@ class Audit:
     records: int
     complete: bool
     counts: dict[str, Any]
+    kinds: RowKinds
     findings: list[AuditFinding]
     checks: AuditChecks
     drops: Drops
@@ -110,6 +114,7 @@ class AuditChecks:
     languages: Languages
     personal: PersonalData
     tokens: TokenLengths
+    balance: Balance
     categories: Categories
     nearly_equal: int = 0
     nearly_equal_examples: list[AuditExample] = field(default_factory=list)
@@ -123,13 +128,15 @@ class AuditChecks:
             self.nearly_equal += 1
             if len(self.nearly_equal_examples) < MOST_EXAMPLES:
                 self.nearly_equal_examples.append(AuditExample([at(entry.place)], shown(entry), "nearly the same"))
-        for check in (self.leaks, self.length_bias, self.cues, self.languages, self.tokens, self.categories):
+        for check in (self.leaks, self.length_bias, self.cues, self.languages, self.tokens):
             check.add(entry)
+        self.balance.add(entry)
+        self.categories.add(entry)
         self.personal.add(entry)
         self.disagreement.add(entry)
 
     def findings(self, stream: RecordStream[Any], records: int, kind: str) -> list[AuditFinding]:
-        """Of all records, the most serious first; also decides which copies are left out."""
+        """Of all records; also decides which copies are left out."""
         found = [
             *self.judgements.findings(),
             self.disagreement.finding(),
@@ -140,12 +147,13 @@ class AuditChecks:
             self.languages.finding(),
             self.personal.finding(),
             self.tokens.finding(),
-            *self.categories.findings(),
+            *self.balance.findings(),
+            self.categories.finding(),
             *self.quarantine.findings(stream.counts, self.nearly_equal_examples, self.nearly_equal),
         ]
         self.copies.decide()  # the checks above decided on contradictions and leaks
         useless = _USELESS.get(kind, ())
-        return sorted((each for each in found if each.check not in useless), key=lambda each: _RANK[each.severity])
+        return [each for each in found if each.check not in useless]
 
 
 def _nearly_equal(first: str, second: str) -> bool:
@@ -201,14 +209,19 @@ def audit_sources(
             progress(stream.counts.rows_in)
     progress(stream.counts.rows_in)
     rows, counts, findings = stream.counts.rows_in, stream.counts.as_dict(), checks.findings(stream, records, kind)
+    complete = records != most_records or next(stream, None) is None
+    most = None if complete else rows
+    kinds = row_kinds(names, kind, most, split=settings.split, text=settings.text, rules=settings.rules)
+    findings += unread_findings(counts, kinds, kind, asked=settings.kind is not None)
     return Audit(
         settings=settings,
         kind=kind,
         rows=rows,
         records=records,
-        complete=records != most_records or next(stream, None) is None,
+        complete=complete,
         counts=counts,
-        findings=findings,
+        kinds=kinds,
+        findings=sorted(findings, key=lambda finding: _RANK[finding.severity]),
         checks=checks,
         drops=drops,
         seconds=time.perf_counter() - start,
@@ -238,6 +251,7 @@ def _checks(settings: AuditSettings, drops: Drops, places: Sequence[Place], find
         languages=Languages(),
         personal=PersonalData(),
         tokens=TokenLengths(settings.context, settings.count, settings.model),
+        balance=Balance(),
         categories=Categories(),
     )
 

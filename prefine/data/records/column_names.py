@@ -97,6 +97,12 @@ class ColumnNames:
             named["extra"] = {**(own if isinstance(own, dict) else {} if own is None else {"extra": own}), **beside}
         return with_known_names(named)
 
+    @property
+    def used(self) -> dict[str, str | None]:
+        """Of the columns that were given, those that a row so far has had, and those that are not read."""
+        seen = {name: column for name, column in self._columns.items() if column not in self._unseen}
+        return {**seen, **dict.fromkeys(self._unread)}
+
     def require_seen(self, source: str) -> None:
         """Raise DataError if no row has a column that the user named."""
         if not self._unseen:

@@ -69,6 +69,14 @@ def proposed_mapping(columns: Collection[str], kind: type[BaseModel]) -> str:
     return "{" + ", ".join(f"{name}: {printable(column)}" for name, column in best.items() if name != column) + "}"
 
 
+def proposed_columns(columns: Collection[str]) -> dict[str, str]:
+    """prefine's name -> the column, for columns with names that other datasets use; empty if a name has none."""
+    kind = _guessed(columns)
+    attempts = [_attempt(columns, layout) for layout in _PROPOSED[kind]]
+    best = next((found for found in attempts if "…" not in found.values()), {})
+    return {name: column for name, column in best.items() if name != column}
+
+
 def _attempt(columns: Collection[str], layout: tuple[str, ...]) -> dict[str, str]:
     plain = {plain_name(column): column for column in columns}
     found: dict[str, str] = {}

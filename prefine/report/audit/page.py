@@ -191,7 +191,7 @@ def _tables(finding: Mapping[str, Any]) -> list[FindingTable]:
     figures = finding["figures"]
     tables = []
     for name, values in figures.get("columns", {}).items():
-        total = sum(values.values())
+        total = figures["rows"][name]
         rows = [TableRow(value, [f"{n:,}", percent(n / total, 1)]) for value, n in list(values.items())[:_VALUES_SHOWN]]
         more = f", {len(values) - _VALUES_SHOWN} more not shown" if len(values) > _VALUES_SHOWN else ""
         tables.append(FindingTable(f"{name}{more}", ["value", "rows", "share"], rows))

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefine.formatting import INTERVAL, MISSING, figure, figure_range, percent, percent_range, whole
 from prefine.intervals import Share, mean
-from prefine.recipe.dpo import keeps_chosen_likely
+from prefine.recipe.dpo import DpoSection, keeps_chosen_likely
 from prefine.report.answers import answer_cautions, sample_tiles
 from prefine.report.charts import Chart, drawn, loss_chart, metric_chart
 from prefine.report.facts import RunFacts, mapping, number, numbers, texts
@@ -57,7 +57,9 @@ class PreferenceReport(StageReport):
     def against_length(self, facts: RunFacts) -> str:
         """What keeps the model from learning length."""
         loss = mapping(mapping(facts.manifest.get("recipe")).get("dpo")).get("loss")
-        normalise = "" if per_token(facts) or loss == "function" else ", or set dpo.length_normalized"
+        beta = DpoSection(length_normalized=True).beta  # on means over tokens, the beta of sums is far too small
+        means = f", or set dpo.length_normalized: true and dpo.beta: {beta:g}"
+        normalise = "" if per_token(facts) or loss == "function" else means
         return f"Balance the lengths in the training data{normalise}."
 
     def has_reference(self, facts: RunFacts) -> bool:

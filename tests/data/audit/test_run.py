@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,13 +74,6 @@ def test_lengths_are_estimated_or_counted(tmp_path: Path) -> None:
     assert (counted.figures["maximum"], counted.count) == (7, 0) and "tokenizer of m" in counted.says
 
 
-def test_categories(tmp_path: Path) -> None:
-    rows = [pair(n, category="billing" if n < 90 else f"rare {n}") for n in range(93)]
-    finding = found(audited(tmp_path, rows), "categories")
-    assert (finding.count, finding.severity) == (3, Severity.MEDIUM)
-    assert finding.figures["columns"]["category"]["billing"] == 90
-
-
 def test_personal_data_is_counted_and_never_shown(tmp_path: Path) -> None:
     secret = "4111 1111 1111 1111"
     rows = [pair(1), pair(2) | {"prompt": f"my card {secret}"}, pair(2) | {"prompt": f"my card {secret}"}]
@@ -109,6 +101,11 @@ def test_system_turns_count_as_tokens_and_are_not_compared(tmp_path: Path) -> No
 
 IBAN = "DE89 3704 0044 0532 0130 00"
 CALL = {"type": "function", "function": {"name": "pay", "arguments": json.dumps({"to": f"Jane\n{IBAN}"})}}
+
+
+def test_a_number_does_not_go_on_in_another_turn(tmp_path: Path) -> None:
+    rows = [{"prompt": "Say 4111 1111", "completion": "1111 1111 it is"}]
+    assert found(audited(tmp_path, rows), "personal_data").count == 0
 
 
 @pytest.mark.parametrize(
@@ -157,11 +154,12 @@ def test_facts(tmp_path: Path) -> None:
     assert (whole.records, whole.complete, whole.rows_by_kind) == (251, True, facts.rows_by_kind)
 
 
-def test_kinds_are_counted_of_the_rows_that_were_read(tmp_path: Path) -> None:
-    rows = [*({"prompt": "q", "completion": f"a{n}", "label": True} for n in range(3)), pair(1)]
-    audit = audited(tmp_path, rows, kind="votes")
-    assert facts_of(audit).rows_by_kind == {"preferences": 1, "votes": 3}
-    assert facts_of(replace(audit, complete=False, rows=2)).rows_by_kind == {"votes": 2}
+def test_contradictions_are_counted_as_the_finding_counts_them(tmp_path: Path) -> None:
+    """Two records on one item, and a copy of one, which is no judgement of its own."""
+    other = pair(1) | {"chosen": pair(1)["rejected"], "rejected": pair(1)["chosen"]}
+    audit = audited(tmp_path, [pair(1), pair(2), other, other])
+    finding = found(audit, "contradictions")
+    assert (facts_of(audit).contradictions, finding.count, finding.of, finding.figures["items"]) == (2, 2, 3, 1)
 
 
 def test_an_audit_imports_no_torch() -> None:

@@ -49,8 +49,8 @@ IPO = {"stage": "dpo", "recipe": {"dpo": {"loss": "ipo", "beta": 0.5, "nll_weigh
 @pytest.mark.parametrize(
     ("section", "fall", "length"),
     [
-        ({"loss": "sigmoid"}, "or dpo.nll_weight", "data, or set dpo.length_normalized."),
-        ({"loss": {"sigmoid": 1.0, "hinge": 1.0}}, "or a weight of sft in dpo.loss", "or set dpo.length_normalized."),
+        ({"loss": "sigmoid"}, "or dpo.nll_weight", "data, or set dpo.length_normalized: true and dpo.beta: 5."),
+        ({"loss": {"sigmoid": 1.0, "hinge": 1.0}}, "or a weight of sft in dpo.loss", "true and dpo.beta: 5."),
         ({"loss": {"ipo": 1.0, "sft": 1.0}}, "or a larger weight of sft in dpo.loss", "training data."),
         ({"loss": "function"}, "or dpo.nll_weight", "training data."),
         ({"loss": "hinge", "length_normalized": True}, "or dpo.nll_weight", "training data."),
