@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -100,10 +100,7 @@ def init(
         (option, path), *_ = foreign.items()
         _move(option, path, method, out)
         return
-    from prefine.advice.situation import ReadingOptions
-    from prefine.row_rules import columns_named
-
-    options = ReadingOptions(columns_named(column or ()), split, text_form(delimiter, encoding))
+    options = _reading(split, delimiter, encoding, column or ())
     out = out or Path("pipeline.yaml")
     _require_new(out)
     if not yes and is_terminal():
@@ -113,6 +110,13 @@ def init(
             "--data is missing", "Name your data, or prefine's own: --data sample:support_desk/preferences."
         )
     _write_pipeline(data, model or _MODEL, goal, method, reward, name, out, options)
+
+
+def _reading(split: str, delimiter: str | None, encoding: str | None, column: Sequence[str]) -> ReadingOptions:
+    from prefine.advice.situation import ReadingOptions
+    from prefine.row_rules import columns_named
+
+    return ReadingOptions(columns_named(column), split, text_form(delimiter, encoding))
 
 
 def is_terminal() -> bool:
