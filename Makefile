@@ -49,9 +49,12 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 
-# The experiments of docs/results.md: hours; a second call goes on where the first one stopped.
+# The experiments of docs/results.md: hours; a second call goes on where the first one stopped. PREFINE_DATA names the
+# folder of the pairs.
+results: export PREFINE_TRL_PPO ?= build/trl-1.10.0
 results: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable ".[results]"
+	[ -d "$$PREFINE_TRL_PPO" ] || $(BIN)/python -m pip install --quiet --no-deps --target "$$PREFINE_TRL_PPO" trl==1.10.0
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.alignment
 
 clean:

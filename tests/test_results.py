@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 import prefine
-from benchmarks.alignment import sentiment
+from benchmarks.alignment import sentiment, support
+from benchmarks.alignment.__main__ import require_inputs
 from benchmarks.alignment.steps import require_settings
 
 
@@ -37,14 +39,26 @@ def test_figures_of_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_answer_is_what_follows_the_whole_prompt() -> None:
-    """Padded on both sides, and with the text that ends a prompt in the answer; one prompt begins another one. The pad
-    token ends turns, too, and is 0 in what TRL passes on.
-    """
-    pad, marker = 9, [7, 8]
-    short, longer = [1, 2, pad, *marker], [1, 2, pad, *marker, 3, pad, *marker]
-    answer = [5, *marker, 6]
-    row = [0, 0, *(0 if each == pad else each for each in longer), *answer, 0]
-    assert sentiment.answer_after(row, [short, longer], pad) == [*answer, 0]
-    assert sentiment.answer_after([0, 0, *row[2:7], 4], [short, longer], pad) == [4]
+    """Padded on both sides, and with the text that ends a prompt in the answer; one prompt begins another one."""
+    short, longer = [1, 2, 7, 8], [1, 2, 7, 8, 3, 7, 8]
+    answer = [5, 7, 8, 6]
+    assert sentiment.answer_after([0, 0, *longer, *answer, 0], [short, longer]) == answer
+    assert sentiment.answer_after([0, 0, *short, 4], [short, longer]) == [4]
     with pytest.raises(ValueError, match="begins with none of the prompts"):
-        sentiment.answer_after([0, 4, 4], [short, longer], pad)
+        sentiment.answer_after([0, 4, 4], [short, longer])
+
+
+def test_missing_inputs_end_the_program_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFINE_DATA", raising=False)
+    monkeypatch.delenv("PREFINE_TRL_PPO", raising=False)
+    require_inputs(["support"])
+    for part in ("harmless", "sentiment"):
+        with pytest.raises(SystemExit, match=f"{part}: set PREFINE_DATA"):
+            require_inputs(["support", part])
+
+
+def test_the_judge_of_the_support_desk_sees_none_of_the_path_s_prompts(tmp_path: Path) -> None:
+    own, judges = ([json.loads(line) for line in path.read_text().splitlines()] for path in support.split(tmp_path))
+    assert len(own) + len(judges) == 320
+    assert len(judges) == 107
+    assert not {row["prompt"] for row in own} & {row["prompt"] for row in judges}

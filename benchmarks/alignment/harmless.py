@@ -1,63 +1,98 @@
 """Reward models and DPO on real human preferences (harmless-base), beside TRL 1.16: the same pairs, once each.
 
-Accuracy on held-out pairs is each trainer's own figure: for DPO that of the implicit reward (Rafailov et al. 2023,
-arXiv 2305.18290, section 4). Needs PREFINE_DATA.
+Only pairs whose texts fit in whole are used, so neither trainer cuts or filters any. The margin of each held-out pair
+is the trainer's own figure: of the scores, or for DPO of the implicit rewards (Rafailov et al. 2023, arXiv 2305.18290,
+section 4). Needs PREFINE_DATA.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alignment.steps import kept, require_settings
-from benchmarks.work import HH, LORA_RANK, MAX_LENGTH_TOKENS, pairs, source, write_pairs
+from benchmarks.alignment.steps import kept, require_settings, sha256_of
+from benchmarks.work import LORA_RANK, pairs, source, write_pairs
 from prefine.intervals import Share
 from prefine.models.loading.embedded import embedded_folder
 from prefine.records import Preference
 
 MODEL = "embedded:smollm2-135m"
-TRAIN, HELD_OUT, BATCH = 480, 320, 8
+TRAIN, HELD_OUT, BATCH, EVALUATED_PAIRS = 480, 320, 8, 1
+MAX_LENGTH_TOKENS = 256
 LEARNING_RATES = {"reward": 2e-4, "dpo": 1e-4}
 
 
 def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
     """Train both kinds with both trainers and each seed."""
-    if not source().endswith(HH):
-        print("harmless: set PREFINE_DATA to the folder of harmless-base", flush=True)
-        return
-    require_settings(folder, model=MODEL, dtype=dtype, sizes=[TRAIN, HELD_OUT, BATCH], learning_rates=LEARNING_RATES)
+    require_settings(
+        folder,
+        model=MODEL,
+        dtype=dtype,
+        data=sha256_of(Path(source())),
+        sizes=[TRAIN, HELD_OUT, BATCH, MAX_LENGTH_TOKENS],
+        learning_rates=LEARNING_RATES,
+        trl=version("trl"),
+    )
     for seed in seeds:
         for stage in LEARNING_RATES:
             for trainer in (ours, trl):
                 path = folder / f"{stage}-{trainer.__name__}-{seed}.json"
                 found = kept(path, lambda trainer=trainer, stage=stage, seed=seed: _apart(trainer, stage, seed, dtype))
-                interval = Share(found["accuracy"], HELD_OUT).interval
-                assert interval is not None
-                share = f"{found['accuracy']:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-                print(f"{stage}, {trainer.__name__}, seed {seed}: held-out accuracy {share}", flush=True)
+                print(
+                    f"{stage}, {trainer.__name__}, seed {seed}: held-out accuracy {accuracy(found['margins'])}",
+                    flush=True,
+                )
 
 
-def _apart(trainer: Any, stage: str, seed: int, dtype: str) -> dict[str, float]:
+def accuracy(margins: Sequence[float]) -> str:
+    """The share of pairs with a positive margin, with its 95 % interval."""
+    share = Share(sum(each > 0 for each in margins) / len(margins), len(margins))
+    assert share.interval is not None
+    return f"{share.value:.3f} ({share.interval.low:.3f} to {share.interval.high:.3f})"
+
+
+def _apart(trainer: Any, stage: str, seed: int, dtype: str) -> dict[str, Any]:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found: dict[str, float] = pool.apply(trainer, (stage, seed, dtype))
-    assert all(map(math.isfinite, found.values()))
+        found: dict[str, Any] = pool.apply(trainer, (stage, seed, dtype))
+    assert len(found["margins"]) == HELD_OUT
+    assert all(map(math.isfinite, found["margins"]))
     return found
 
 
-def _split() -> tuple[list[Preference], list[Preference]]:
-    found = pairs(TRAIN + HELD_OUT)
+def split() -> tuple[list[Preference], list[Preference]]:
+    """Pairs to train on and held-out pairs: the first ones of which both conversations fit."""
+    from prefine.models.loading.load import load_tokenizer
+    from prefine.models.loading.location import locate_model
+    from prefine.recipe.sections import ModelSection
+
+    section = ModelSection(name=MODEL)
+    tokenizer = load_tokenizer(locate_model(section.name), section).tokenizer
+
+    def tokens(pair: Preference, answer: str) -> int:
+        turns = [*(turn.model_dump() for turn in pair.prompt), {"role": "assistant", "content": answer}]
+        return len(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
+
+    fitting = (
+        pair
+        for pair in pairs(10 * (TRAIN + HELD_OUT))
+        if max(tokens(pair, pair.chosen), tokens(pair, pair.rejected)) <= MAX_LENGTH_TOKENS
+    )
+    found = list(itertools.islice(fitting, TRAIN + HELD_OUT))
+    assert len(found) == TRAIN + HELD_OUT
     return found[:TRAIN], found[TRAIN:]
 
 
-def ours(stage: str, seed: int, dtype: str) -> dict[str, float]:
-    """Held-out accuracy and loss after one epoch with prefine."""
+def ours(stage: str, seed: int, dtype: str) -> dict[str, Any]:
+    """Margins of the held-out pairs and tokens read after one epoch with prefine."""
     import prefine
 
-    train, heldout = _split()
+    train, heldout = split()
     with tempfile.TemporaryDirectory() as scratch:
         paths = {name: Path(scratch) / f"{name}.jsonl" for name in ("train", "heldout")}
         write_pairs(paths["train"], train)
@@ -71,17 +106,33 @@ def ours(stage: str, seed: int, dtype: str) -> dict[str, float]:
                 "epochs": 1,
                 "batch_size": BATCH,
                 "learning_rate": LEARNING_RATES[stage],
+                "warmup_fraction": 0.0,
                 "seed": seed,
                 "evaluate_every_steps": None,
             },
         }
         if stage == "dpo":
-            recipe["report"] = {"samples": 0}
-        found = {"dpo": prefine.dpo, "reward": prefine.reward}[stage](recipe).evaluation["heldout"]["after"]
-    return {"accuracy": found["accuracy"], "loss": found["loss"]}
+            run = prefine.dpo({**recipe, "report": {"samples": 0}})
+            margins = [row["after_margin"] for row in run.evaluation["heldout"]["pairs"]]
+        else:
+            run = prefine.reward({**recipe, "reward": {"centring_weight": 0.0}})
+            margins = _margins(prefine.load(run.folder, dtype=dtype), heldout)
+        steps = list(run.metrics("train"))
+    return {"margins": margins, "tokens": sum(row["tokens"] for row in steps), "steps": len(steps)}
 
 
-def trl(stage: str, seed: int, dtype: str) -> dict[str, float]:
+def _margins(model: Any, heldout: Sequence[Preference]) -> list[float]:
+    """Scores of the preferred answers minus those of the others."""
+    asked = [
+        {"prompt": [turn.model_dump() for turn in pair.prompt], "response": answer}
+        for pair in heldout
+        for answer in (pair.chosen, pair.rejected)
+    ]
+    scores = [row["score"] for row in model.score(asked)]
+    return [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+
+
+def trl(stage: str, seed: int, dtype: str) -> dict[str, Any]:
     """The same with TRL."""
     import torch
     from peft import LoraConfig
@@ -96,16 +147,26 @@ def trl(stage: str, seed: int, dtype: str) -> dict[str, float]:
     task: dict[str, Any] = (
         {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if scores else {"task_type": "CAUSAL_LM"}
     )
-    trainer_kind, config_kind = {"dpo": (DPOTrainer, DPOConfig), "reward": (RewardTrainer, RewardConfig)}[stage]
-    train, heldout = _split()
+    margin = "margin" if scores else "rewards/margins"
+    config_kind, kind = (RewardConfig, RewardTrainer) if scores else (DPOConfig, DPOTrainer)
+
+    class Trainer(kind):  # type: ignore[misc, valid-type]
+        """Keeps the margins of an evaluation: TRL logs their mean, of one pair a batch here."""
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if not self.model.training:
+                self.margins = [float(each) for each in self._metrics["eval"][margin]]
+            super().log(logs, start_time)
+
+    train, heldout = split()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = trainer_kind(
-            auto.from_pretrained(where, dtype=getattr(torch, dtype), **({"num_labels": 1} if scores else {})),
+        trainer = Trainer(
+            auto.from_pretrained(where, dtype=torch.float32, **({"num_labels": 1} if scores else {})),
             args=config_kind(
                 output_dir=scratch,
                 num_train_epochs=1,
                 per_device_train_batch_size=BATCH // 2,
-                per_device_eval_batch_size=BATCH // 2,
+                per_device_eval_batch_size=EVALUATED_PAIRS,
                 gradient_accumulation_steps=2,
                 max_length=MAX_LENGTH_TOKENS,
                 learning_rate=LEARNING_RATES[stage],
@@ -124,6 +185,9 @@ def trl(stage: str, seed: int, dtype: str) -> dict[str, float]:
             peft_config=LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", **task),
         )
         trainer.train()
-        found = trainer.evaluate()
-    accuracy = "eval_rewards/accuracies" if stage == "dpo" else "eval_accuracy"
-    return {"accuracy": found[accuracy], "loss": found["eval_loss"]}
+        trainer.evaluate()
+    return {
+        "margins": trainer.margins,
+        "tokens": int(trainer._total_train_tokens),
+        "steps": trainer.state.global_step,
+    }

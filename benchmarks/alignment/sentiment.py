@@ -1,8 +1,10 @@
 """Sentiment PPO: reward is VADER's compound score, the judge that is never optimised is AFINN's; beside TRL 1.10.
 
-Both trainers get the same prompts, answers of the same length and the same settings, but for the critic: TRL's is a
-second model with a random head, which is trained as a whole; LoRA is for the policy alone. The curves come
-from the texts that each trainer gave its reward function. Afterwards both models answer the same held-out prompts.
+Both trainers get the same prompts, answers of the same length, and as many optimiser steps with the same rate, clip
+ranges and KL penalty; neither clips gradients, and prefine's guards only warn. What differs: TRL's critic is a second
+model, all of whose weights are trained at the policy's rate, while prefine's is a head on the policy's hidden states
+with a rate of its own; the order of the prompts; the random numbers. The curves come from the texts that each trainer
+gave its reward function. Afterwards both models answer the same held-out prompts.
 
 VADER: Hutto and Gilbert 2014, ICWSM. AFINN: Nielsen 2011, arXiv 1103.2903.
 """
@@ -21,13 +23,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alignment.steps import kept, require_settings
-from benchmarks.work import LORA_RANK, PPO_MICROBATCH_TOKENS, short_prompts
+from benchmarks.alignment.steps import kept, require_settings, sha256_of
+from benchmarks.work import LORA_RANK, PPO_MICROBATCH_TOKENS, short_prompts, source
 from prefine.models.loading.embedded import embedded_folder
 from prefine.records import Prompt
 
 MODEL = "embedded:smollm2-135m"
-UPDATES, ANSWERS, NEW_TOKENS, EPOCHS, MINIBATCHES = 24, 32, 48, 2, 2
+UPDATES, ANSWERS, NEW_TOKENS, EPOCHS = 24, 32, 48, 2
+# TRL 1.10 adds gradients up over as many micro-batches as an update has, so it cannot take several steps in a pass.
+MINIBATCHES = 1
+# SmolLM2's pad token ends its turns, too; TRL hides every pad token from the model, also in a prompt.
+PAD = "<|endoftext|>"
+GUARDS = ("kl", "entropy", "degenerate", "value_loss", "reward_spread", "reward_clipped", "non_finite")
 LEARNING_RATE, KL_COEFFICIENT = 2.5e-4, 0.05
 HELD_OUT, SAMPLES = 64, 4
 
@@ -86,30 +93,28 @@ def curve(log: Path) -> list[dict[str, float]]:
 
 
 def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
-    """Train with both, then judge both models and the base on held-out prompts. TRL only if PREFINE_TRL_PPO is set."""
+    """Train with both, then let both models and the base answer held-out prompts."""
     require_settings(
         folder,
         model=MODEL,
         dtype=dtype,
+        data=sha256_of(Path(source())),
         sizes=[UPDATES, ANSWERS, NEW_TOKENS, EPOCHS, MINIBATCHES, HELD_OUT, SAMPLES],
         rates=[LEARNING_RATE, KL_COEFFICIENT, LORA_RANK],
     )
     prompts = short_prompts(UPDATES * ANSWERS + HELD_OUT)
+    assert len(prompts) == UPDATES * ANSWERS + HELD_OUT
     train, heldout = prompts[: UPDATES * ANSWERS], prompts[UPDATES * ANSWERS :]
     base = kept(folder / "base.json", lambda: answers_of(MODEL, heldout, dtype))
     _tell("base", base)
-    trainers: dict[str, Callable[..., dict[str, Any]]] = {"prefine": ours}
-    if "PREFINE_TRL_PPO" in os.environ:
-        trainers["trl"] = trl
-    else:
-        print("sentiment: without TRL, as PREFINE_TRL_PPO is not set", flush=True)
     for seed in seeds:
-        for name, train_with in trainers.items():
+        for train_with in (ours, trl):
+            name = train_with.__name__
             own = folder / f"{name}-{seed}"
             own.mkdir(exist_ok=True)
             arguments = (train_with, own, train, seed, dtype)
             kept(own / "training.json", lambda arguments=arguments: _in_process(*arguments))
-            model = own / "run" if name == "prefine" else own / "model"
+            model = own / ("run" if train_with is ours else "model")
             found = kept(own / "heldout.json", lambda model=model: answers_of(str(model), heldout, dtype))
             _tell(f"{name}, seed {seed}", found)
 
@@ -118,7 +123,9 @@ def _in_process(train: Callable[..., dict[str, Any]], folder: Path, *arguments: 
     """In a process of its own, so that one trainer's memory and threads do not meet the other's."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found: dict[str, Any] = pool.apply(train, (folder, *arguments))
-    return {**found, "curve": curve(folder / "scored.jsonl")}
+    answered = curve(folder / "scored.jsonl")
+    assert len(answered) == len(found["metrics"]) == UPDATES
+    return {**found, "curve": answered}
 
 
 def _tell(name: str, found: dict[str, Any]) -> None:
@@ -163,13 +170,15 @@ def ours(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict
                 "batch_size": ANSWERS,
                 "epochs": 1,
                 "learning_rate": LEARNING_RATE,
+                "max_grad_norm": None,
                 "seed": seed,
                 "max_tokens_per_microbatch": PPO_MICROBATCH_TOKENS,
             },
             "rollout": {"max_new_tokens": NEW_TOKENS, "heldout_prompts": 0},
             "reward": {"missing_eos": "none"},
             "kl": {"coefficient": KL_COEFFICIENT},
-            "ppo": {"epochs": EPOCHS, "minibatches": MINIBATCHES},
+            "ppo": {"epochs": EPOCHS, "minibatches": MINIBATCHES, "max_kl": None},
+            "guards": {name: {"action": "warn"} for name in GUARDS},
             "report": {"samples": 0},
         },
         reward=lambda rows: log.scored([row["response"] for row in rows]),
@@ -177,19 +186,15 @@ def ours(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict
     return {"metrics": list(run.metrics("train"))}
 
 
-def answer_after(ids: Sequence[int], prompts: Sequence[Sequence[int]], pad: int) -> list[int]:
-    """The tokens after the prompt in what TRL gives a reward model: a prompt and an answer, padded on both sides; every
-    token that is `pad` is 0 there. An answer may hold the text that ends a prompt, so the prompts are compared whole.
+def answer_after(ids: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens after the prompt in what TRL gives a reward model: a prompt and an answer, padded with 0 on both sides.
+    An answer may hold the text that ends a prompt, so the prompts are compared whole.
     """
-    row = [0 if each == pad else each for each in ids]
-    masked = [[0 if each == pad else each for each in prompt] for prompt in prompts]
-    places = range(len(row))
-    starts = (place for place in places if row[place] != 0)
-    start = next(starts, 0)
-    fitting = [len(prompt) for prompt in masked if row[start : start + len(prompt)] == prompt]
+    row = [each for each in ids if each != 0]
+    fitting = [len(prompt) for prompt in prompts if row[: len(prompt)] == list(prompt)]
     if not fitting:
         raise ValueError("the row begins with none of the prompts")
-    return row[start + max(fitting) :]
+    return row[max(fitting) :]
 
 
 def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[str, Any]:
@@ -204,7 +209,8 @@ def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[
 
     log = Log(folder / "scored.jsonl")
     where = embedded_folder(MODEL)
-    tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left", pad_token=PAD)
+    assert tokenizer.pad_token_id == 0
     rows = []
     for prompt in prompts:
         messages = [message.model_dump() for message in prompt.prompt]
@@ -231,7 +237,7 @@ def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[
             self.unused = nn.Parameter(torch.zeros(1))
 
         def score(self, hidden: Tensor) -> Tensor:
-            answers = [answer_after(row.long().tolist(), asked, tokenizer.pad_token_id) for row in hidden.squeeze(-1)]
+            answers = [answer_after(row.long().tolist(), asked) for row in hidden.squeeze(-1)]
             texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
             scores = torch.tensor(log.scored(texts), device=hidden.device)
             return scores[:, None, None].expand(*hidden.shape[:2], 1)
@@ -276,4 +282,4 @@ def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[
         trainer.train()
     trainer.model.policy.merge_and_unload().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    return {"metrics": trainer.state.log_history}
+    return {"metrics": [row for row in trainer.state.log_history if "objective/kl" in row]}

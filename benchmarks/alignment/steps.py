@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from prefine.runs.atomic import write_text
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def kept(path: Path, compute: Callable[[], Any]) -> Any:

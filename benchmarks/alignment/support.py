@@ -1,31 +1,84 @@
-"""The support-desk path: SFT, a reward model, DPO and PPO, each evaluated against the model that it began with."""
+"""The support-desk path: SFT, a reward model, DPO and PPO, each evaluated against the model before it.
+
+The judge is a reward model of its own: trained from the base on a third of the prompts, of which the path sees none,
+and never optimised. All seeds have the same judge.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.alignment.steps import evaluated, require_settings, trained
+from benchmarks.alignment.steps import evaluated, require_settings, sha256_of, trained
+from prefine.data.reading.source_names import source_names
+from prefine.runs.atomic import write_text
 
 BASE = "embedded:smollm2-135m"
+PAIRS = "sample:support_desk/preferences"
 PROMPTS = "sample:support_desk/prompts"
+RECIPES = Path("prefine/recipes")
+JUDGE_SEED = 100
+# Of each so many prompts, one is the judge's.
+PARTS = 3
 
 
 def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
     """Train the quickstart's runs with each seed, and evaluate them."""
-    require_settings(folder, model=BASE, dtype=dtype)
+    require_settings(
+        folder,
+        model=BASE,
+        dtype=dtype,
+        data=[sha256_of(_file(name)) for name in (PAIRS, PROMPTS)],
+        recipes=[sha256_of(Path(_recipe(stage))) for stage in ("sft", "reward", "dpo", "ppo")],
+        judge=[JUDGE_SEED, PARTS],
+    )
+    own, judges = split(folder)
+    judge = trained(
+        "reward",
+        _recipe("reward"),
+        folder / "judge",
+        f"model.name={BASE}",
+        f"model.dtype={dtype}",
+        f"data.train={judges}",
+        f"training.seed={JUDGE_SEED}",
+        "training.epochs=4",
+    )
     for seed in seeds:
-        own = folder / f"seed-{seed}"
-        common = (f"training.seed={seed}", f"model.dtype={dtype}")
-        sft = trained("sft", _recipe("sft"), own / "sft", *common)
-        reward = trained("reward", _recipe("reward"), own / "reward", f"model.name={sft}", *common)
-        dpo = trained("dpo", _recipe("dpo"), own / "dpo", f"model.name={sft}", *common)
-        ppo = trained("ppo", _recipe("ppo"), own / "ppo", f"model.name={sft}", f"reward.name={reward}", *common)
-        asked = ("--prompts", PROMPTS, "--reward", str(reward))
-        for candidate, baseline in ((sft, BASE), (dpo, str(sft)), (ppo, str(sft))):
-            found = evaluated(candidate, baseline, own / "evaluations" / candidate.name, *asked)
-            print(f"seed {seed}, {candidate.name}: {found['verdict']['sentence']}", flush=True)
+        _path(folder / f"seed-{seed}", own, judge, f"training.seed={seed}", f"model.dtype={dtype}")
+
+
+def _path(folder: Path, data: Path, judge: Path, *common: str) -> None:
+    """The runs of one seed and their evaluations."""
+    common = (*common, f"data.train={data}")
+    sft = trained("sft", _recipe("sft"), folder / "sft", *common)
+    reward = trained("reward", _recipe("reward"), folder / "reward", f"model.name={sft}", *common)
+    dpo = trained("dpo", _recipe("dpo"), folder / "dpo", f"model.name={sft}", *common)
+    ppo = trained("ppo", _recipe("ppo"), folder / "ppo", f"model.name={sft}", f"reward.name={reward}", *common)
+    for candidate, baseline in ((sft, BASE), (dpo, sft), (ppo, sft), (ppo, dpo)):
+        name = f"{candidate.name}-against-{'base' if baseline == BASE else Path(baseline).name}"
+        found = evaluated(
+            candidate, str(baseline), folder / "evaluations" / name, "--prompts", PROMPTS, "--reward", str(judge)
+        )
+        print(f"{folder.name}, {name}: {found['verdict']['sentence']}", flush=True)
+
+
+def split(folder: Path) -> tuple[Path, Path]:
+    """The shipped pairs in two files: those of the path, and those of the judge; no prompt is in both."""
+    lines = _file(PAIRS).read_text().splitlines()
+    prompts = list(dict.fromkeys(json.loads(line)["prompt"] for line in lines))
+    judged = set(prompts[::PARTS])
+    paths = folder / "pairs.jsonl", folder / "judge-pairs.jsonl"
+    for path, wanted in zip(paths, (False, True), strict=True):
+        rows = (line for line in lines if (json.loads(line)["prompt"] in judged) is wanted)
+        write_text(path, "".join(f"{row}\n" for row in rows))
+    return paths
+
+
+def _file(name: str) -> Path:
+    [path] = source_names(name)
+    return Path(path)
 
 
 def _recipe(stage: str) -> str:
-    return f"prefine/recipes/quickstart-{stage}.yaml"
+    return str(RECIPES / f"quickstart-{stage}.yaml")
