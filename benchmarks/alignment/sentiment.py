@@ -187,7 +187,7 @@ def ours(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict
 
 
 def answer_after(ids: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens after the prompt in what TRL gives a reward model: a prompt and an answer, padded with 0 on both sides.
+    """The tokens after the prompt in what TRL gives a reward model: prompt and answer, padded with 0 on both sides.
     An answer may hold the text that ends a prompt, so the prompts are compared whole.
     """
     row = [each for each in ids if each != 0]
