@@ -116,7 +116,7 @@ def ours(stage: str, seed: int, dtype: str) -> dict[str, Any]:
             margins = [row["after_margin"] for row in run.evaluation["heldout"]["pairs"]]
         else:
             run = prefine.reward({**recipe, "reward": {"centring_weight": 0.0}})
-            margins = _margins(prefine.load(run.folder, dtype=dtype), heldout)
+            margins = _margins(run.model, heldout)
         steps = list(run.metrics("train"))
     return {"margins": margins, "tokens": sum(row["tokens"] for row in steps), "steps": len(steps)}
 
