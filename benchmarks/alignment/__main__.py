@@ -20,6 +20,10 @@ from benchmarks.work import HH, add_dtype, dtype_name, source
 PARTS = {"support": support.run, "sentiment": sentiment.run, "harmless": harmless.run}
 
 
+def _seeds(text: str) -> list[int]:
+    return [int(word) for word in text.split(",") if word]
+
+
 def require_inputs(parts: Sequence[str]) -> None:
     """End the program where a part's input is missing, before hours of training."""
     has_pairs = source().endswith(HH)
@@ -38,7 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="?", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/alignment"))
-    parser.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--seeds", type=_seeds, default=[0, 1, 2])
+    parser.add_argument(
+        "--peer-seeds", type=_seeds, help="those of TRL, which takes most of the time; default: --seeds"
+    )
     add_dtype(parser)
     args = parser.parse_args()
     named = args.parts.split(",")
@@ -48,7 +55,8 @@ def main() -> None:
     for name in named:
         folder = args.out / name
         folder.mkdir(parents=True, exist_ok=True)
-        PARTS[name](folder, args.seeds, dtype_name(args.dtype))
+        peers = args.seeds if args.peer_seeds is None else args.peer_seeds
+        PARTS[name](folder, args.seeds, peers, dtype_name(args.dtype))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ MAX_LENGTH_TOKENS = 256
 LEARNING_RATES = {"reward": 2e-4, "dpo": 1e-4}
 
 
-def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
+def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: str) -> None:
     """Train both kinds with both trainers and each seed."""
     require_settings(
         folder,
@@ -39,9 +39,9 @@ def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
         learning_rates=LEARNING_RATES,
         trl=version("trl"),
     )
-    for seed in seeds:
-        for stage in LEARNING_RATES:
-            for trainer in (ours, trl):
+    for trainer, own_seeds in ((ours, seeds), (trl, peer_seeds)):
+        for seed in own_seeds:
+            for stage in LEARNING_RATES:
                 path = folder / f"{stage}-{trainer.__name__}-{seed}.json"
                 found = kept(path, lambda trainer=trainer, stage=stage, seed=seed: _apart(trainer, stage, seed, dtype))
                 print(

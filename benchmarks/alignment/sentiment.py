@@ -29,12 +29,12 @@ from prefine.models.loading.embedded import embedded_folder
 from prefine.records import Prompt
 
 MODEL = "embedded:smollm2-135m"
-UPDATES, ANSWERS, NEW_TOKENS, EPOCHS = 24, 32, 48, 2
+UPDATES, ANSWERS, NEW_TOKENS, EPOCHS = 16, 32, 48, 2
 # TRL 1.10 adds gradients up over as many micro-batches as an update has, so it cannot take several steps in a pass.
 MINIBATCHES = 1
 # SmolLM2's pad token ends its turns, too; TRL hides every pad token from the model, also in a prompt.
 PAD = "<|endoftext|>"
-GUARDS = ("kl", "entropy", "degenerate", "value_loss", "reward_spread", "reward_clipped", "non_finite")
+GUARDS = ("kl", "entropy", "degenerate", "value_loss", "reward_spread", "reward_clipped")
 LEARNING_RATE, KL_COEFFICIENT = 2.5e-4, 0.05
 HELD_OUT, SAMPLES = 64, 4
 
@@ -92,7 +92,7 @@ def curve(log: Path) -> list[dict[str, float]]:
     ]
 
 
-def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
+def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: str) -> None:
     """Train with both, then let both models and the base answer held-out prompts."""
     require_settings(
         folder,
@@ -107,8 +107,8 @@ def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
     train, heldout = prompts[: UPDATES * ANSWERS], prompts[UPDATES * ANSWERS :]
     base = kept(folder / "base.json", lambda: answers_of(MODEL, heldout, dtype))
     _tell("base", base)
-    for seed in seeds:
-        for train_with in (ours, trl):
+    for train_with, own_seeds in ((ours, seeds), (trl, peer_seeds)):
+        for seed in own_seeds:
             name = train_with.__name__
             own = folder / f"{name}-{seed}"
             own.mkdir(exist_ok=True)
@@ -178,7 +178,7 @@ def ours(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict
             "reward": {"missing_eos": "none"},
             "kl": {"coefficient": KL_COEFFICIENT},
             "ppo": {"epochs": EPOCHS, "minibatches": MINIBATCHES, "max_kl": None},
-            "guards": {name: {"action": "warn"} for name in GUARDS},
+            "guards": {**{name: {"action": "warn"} for name in GUARDS}, "non_finite": {"action": "stop"}},
             "report": {"samples": 0},
         },
         reward=lambda rows: log.scored([row["response"] for row in rows]),

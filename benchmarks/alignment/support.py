@@ -23,8 +23,8 @@ JUDGE_SEED = 100
 PARTS = 3
 
 
-def run(folder: Path, seeds: Sequence[int], dtype: str) -> None:
-    """Train the quickstart's runs with each seed, and evaluate them."""
+def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: str) -> None:
+    """Train the quickstart's runs with each seed, and evaluate them. There is no peer."""
     require_settings(
         folder,
         model=BASE,

@@ -17,7 +17,7 @@ from benchmarks.alignment.harmless import LEARNING_RATES, accuracy
 from prefine.intervals import Mean, mean, mean_change
 
 # Of the curves: the first update, the last, and some between.
-_SHOWN = (1, 6, 12, 18, 24)
+_SHOWN = (1, 4, 8, 12, 16)
 
 
 def _json(path: Path) -> Any:
