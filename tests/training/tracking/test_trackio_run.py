@@ -14,7 +14,7 @@ from prefine.recipe.stage import StageRecipe
 from tests.training import tiny
 from tests.training.tracking.runs import THREE_STEPS, metrics_of, only_this_machine
 
-pytest.importorskip("trackio", reason="trackio is not installed: its releases exclude the pillow that others need")
+pytest.importorskip("trackio", reason="trackio is not installed: docs/tracking.md says why, and when this last ran")
 
 Make = Callable[..., StageRecipe]
 
