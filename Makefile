@@ -19,7 +19,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-# Supervised fine-tuning, a reward model, preferences, then PPO, on the embedded model and the shipped data.
+# Supervised fine-tuning, a reward model, preferences, PPO, an evaluation and an export, on the embedded model and the
+# shipped data.
 # A second call goes on where the first one ended, and runs only what has changed; runs of an older release are made
 # anew. It deletes nothing in a folder that it has not marked as its own.
 quickstart: export FOLDER := $(RUNS)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from prefine.comparisons.gate import gate_of
 from prefine.recipe.loading import load_recipe
 from prefine.recipe.pipeline import load_pipeline
+from prefine.recipe.pipeline_methods import EvaluateRecipe, ExportRecipe
+from prefine.recipe.pipeline_stage import PipelineStage
 from prefine.recipe.registry import RECIPES as RECIPES_OF_STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +45,35 @@ def test_every_shipped_pipeline_is_valid_and_opens_with_its_command_its_purpose_
     assert re.fullmatch(r"# [A-Z].*\.", purpose)
     assert re.match(r"# (Tried on|Not tried)", hardware)
     assert load_pipeline(path).stages
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_every_shipped_pipeline_goes_from_training_to_an_evaluation_an_export_and_a_page(path: Path) -> None:
+    """And needs no file that prefine recipe does not print."""
+    stages = load_pipeline(path).stages.values()
+    methods = [stage.method for stage in stages]
+    assert "export" in methods and methods[-1] == "report"
+    evaluations = [stage.recipe for stage in stages if isinstance(stage.recipe, EvaluateRecipe)]
+    compared = {name for each in evaluations for name in (each.candidate, each.against)}
+    policies = {f"stage:{stage.name}" for stage in stages if stage.trains and stage.method != "reward"}
+    if path.stem != "quickstart":  # minutes count there, and PPO's own report compares its rewards
+        assert policies <= compared
+    exported = [stage.recipe.model for stage in stages if isinstance(stage.recipe, ExportRecipe)]
+    assert set(exported) <= compared
+    for each in evaluations:
+        gate = gate_of(each.gate)
+        assert gate is None or not isinstance(each.gate, str)
+        assert gate is None or each.regression or gate.regression_set == "optional"  # it could not be passed
+
+
+def test_some_shipped_pipelines_have_a_gate() -> None:
+    gated = [path.stem for path in PIPELINES if any(_is_gated(stage) for stage in load_pipeline(path).stages.values())]
+    assert {"support-desk", "hh-rlhf", "summarisation", "7b-24gb", "7b-40gb"} <= set(gated)
+    assert "quickstart" not in gated  # make quickstart ends with exit code 0
+
+
+def _is_gated(stage: PipelineStage) -> bool:
+    return isinstance(stage.recipe, EvaluateRecipe) and stage.recipe.gate is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -42,11 +42,16 @@ def test_quickstart_ends_with_models_that_prefer_what_people_prefer(tmp_path: Pa
                 *small("dpo", 8, **{"training.learning_rate": "2.0e-4"}),
                 *small("reward", 10, **{"training.learning_rate": "4.0e-4", "readiness.trained_pairs": 10}),
                 *small("ppo", 2, **answers, force="true"),
+                *("--set", "stages.better.limit=4", "--set", "stages.better.max_new_tokens=12"),
             ]
         )
     assert left.value.code in (0, None)
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "All 4 stages are done" in page and 'href="ppo/report.html"' in page
+    assert "All 7 stages are done" in page and 'href="ppo/report.html"' in page
+    report = json.loads((tmp_path / "better" / "report.json").read_text())
+    assert report["verdict"]["decided_by"] == str(reward) and report["prompts"]["asked"] == 4
+    assert json.loads((tmp_path / "served" / "adapter" / "export.json").read_text())["proven"] is True
+    assert (tmp_path / "page" / "report.html").stat().st_size > 10_000
     told = json.loads((ppo / "evaluation.json").read_text())["heldout"]
     assert told["before"]["kl_k3"] < 1e-3
     assert 0 < told["after"]["kl_k3"] < 0.2

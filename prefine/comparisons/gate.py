@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,7 +16,7 @@ from prefine.comparisons.win_rate import coverage
 from prefine.errors import RecipeError
 from prefine.formatting import figure, listing, plural
 from prefine.paths import model_name
-from prefine.recipe.loading import RecipeSection, load_recipe
+from prefine.recipe.loading import RecipeSection, checked_recipe, load_recipe
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -143,6 +143,17 @@ def read_gate(path: Path) -> Gate:
     if path.is_dir():
         raise RecipeError(f"{path} is a folder, not a gate file", "Name the YAML file in it.")
     return load_recipe(path, [], Gate)
+
+
+def gate_of(rules: str | Mapping[str, Any] | None) -> Gate | None:
+    """The gate of a recipe: a YAML file's, or the rules themselves; None without one.
+
+    Raises:
+        RecipeError: see `read_gate`.
+    """
+    if rules is None:
+        return None
+    return read_gate(Path(rules)) if isinstance(rules, str) else checked_recipe(dict(rules), [], Gate, "gate")
 
 
 def _coverage(least: float, comparison: Comparison) -> Iterator[GateRule]:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefine.comparisons.gate import gate_of
 from prefine.comparisons.lines import comparison_lines
 from prefine.errors import PrefineError
 from prefine.json_reading import JsonError, parse_json
@@ -69,7 +70,7 @@ def request_of(recipe: EvaluateRecipe, folder: Path) -> EvaluationRequest:
         regression=recipe.regression,
         lm_eval=tuple(recipe.lm_eval),
         judge=judge_of(recipe),
-        gate=None if recipe.gate is None else Path(recipe.gate),
+        gate=gate_of(recipe.gate),
         out=folder,
         device=recipe.device,
         dtype=recipe.dtype,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefine.comparisons.gate import read_gate
+from prefine.comparisons.gate import gate_of
 from prefine.json_reading import JsonError, read_json_object
 from prefine.pipeline.digests import KnownDigests, files_below
 from prefine.pipeline.evaluating import answers_result, judge_of, run_evaluation
@@ -53,8 +53,7 @@ def require_stage(stage: PipelineStage) -> None:
     if isinstance(recipe, EvaluateRecipe):
         from prefine.evaluation.comparing.benchmarks import require_tasks
 
-        if recipe.gate is not None:
-            read_gate(Path(recipe.gate))
+        gate_of(recipe.gate)
         require_tasks(tuple(recipe.lm_eval))
         judge_of(recipe)
     if isinstance(recipe, ExportRecipe):

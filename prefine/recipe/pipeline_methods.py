@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,7 +50,9 @@ class EvaluateRecipe(RecipeSection):
     demonstrations: Sources | None = Field(None, description="for perplexity; null: those that the run held out")
     regression: bool = Field(True, description="run the bundled regression set on both models")
     lm_eval: list[str] = Field([], description="tasks of lm-eval-harness, or their YAML files")
-    gate: PathText | None = Field(None, description="a YAML file with the rules that the candidate must pass")
+    gate: PathText | dict[str, Any] | None = Field(
+        None, description="the rules that the candidate must pass, or a YAML file with them"
+    )
     samples: Count = Field(1, description="answers to each prompt")
     max_new_tokens: Count = 256
     temperature: Annotated[float, Field(ge=0, le=LARGEST_TEMPERATURE)] = 1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prefine.comparisons.gate import Gate, MetricRule, RegressionRule, WinRateRule, read_gate
+from prefine.comparisons.gate import Gate, MetricRule, RegressionRule, WinRateRule, gate_of, read_gate
 from prefine.comparisons.result import Comparison
 from prefine.comparisons.statistics import paired_metric, regression_group
 from prefine.comparisons.win_rate import win_rate
@@ -73,6 +73,15 @@ def test_mistakes_are_answered(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(PrefineError) as found:
         read_gate(written(tmp_path / "gate.yaml", text))
     assert message in str(found.value)
+
+
+def test_a_gate_may_be_written_in_a_recipe(tmp_path: Path) -> None:
+    rules = {"verdict": "not worse", "metrics": {"reward": {"change_at_least": 0.1}}}
+    file = written(tmp_path / "gate.yaml", yaml.safe_dump(rules))
+    assert gate_of(rules) == gate_of(str(file)) == read_gate(file)
+    assert gate_of({}) == Gate() and gate_of(None) is None
+    with pytest.raises(PrefineError, match='gate: verdict is "no worse", but must be '):
+        gate_of({"verdict": "no worse"})
 
 
 def test_a_missing_gate_is_answered(tmp_path: Path) -> None:

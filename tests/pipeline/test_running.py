@@ -167,6 +167,8 @@ def test_missing_data_and_gates_are_refused_before_any_work(desk: Desk) -> None:
         desk.run("stages.dpo.data.train=nix.jsonl")
     with pytest.raises(PrefineError, match=r"stage better: There is no gate file nix\.yaml"):
         desk.run("stages.better.gate=nix.yaml")
+    with pytest.raises(PrefineError, match='stage better: gate: verdict is "no worse", but must be '):
+        desk.run("stages.better.gate={verdict: no worse}")
     with pytest.raises(PrefineError, match="stage served: --to is 'gguff', and there is no format"):
         desk.run("stages.served.to=gguff")
     assert desk.worked == []

@@ -83,6 +83,15 @@ def test_changed_content_of_a_file_runs_the_stages_that_read_it(
     assert why[first] == f"the content of {file} has changed"
 
 
+def test_a_gate_may_be_written_in_the_pipeline(desk: Desk) -> None:
+    desk.values["stages"]["better"]["gate"] = {"verdict": "not worse", "regression_set": "optional"}
+    assert desk.pipeline().stages["served"].parents == ("dpo", "better")
+    desk.run()
+    why = to_run(desk, "stages.better.gate.verdict=better")
+    assert set(why) == {"better", "served"}
+    assert why["better"] == 'gate.verdict was "not worse" and is "better"'
+
+
 def test_a_file_that_is_only_touched_changes_nothing(desk: Desk) -> None:
     desk.run()
     os.utime("pairs.jsonl", (1, 1))

@@ -71,7 +71,7 @@ def evaluate_as_far_as_possible(
     request: EvaluationRequest, progress: Progress = lambda what, done, total: None
 ) -> Evaluated:
     """As `evaluate`, and what another call may add."""
-    gate = None if request.gate is None else read_gate(request.gate)
+    gate = read_gate(request.gate) if isinstance(request.gate, Path) else request.gate
     require_tasks(request.lm_eval)
     candidate = named_side("candidate", request.candidate)
     baseline = named_side("baseline", request.baseline) if request.baseline else starting_side(candidate)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from prefine.comparisons.gate import Gate
 from prefine.errors import RecipeError
 from prefine.evaluation.comparing.sides import Dtype, endpoint_name
 from prefine.generation.sampling import Sampling
@@ -56,7 +57,7 @@ class EvaluationRequest:
         lm_eval: tasks of lm-eval-harness, by name or as YAML files.
         judge: a language model behind an endpoint that says which answer is better; None for none.
         patience: how endpoints of models and judges are asked; None for the defaults.
-        gate: a YAML file with the rules that the candidate must pass.
+        gate: the rules that the candidate must pass, or a YAML file with them; None for none.
         out: the folder; None for evaluations/CANDIDATE-against-BASELINE.
         force: begin anew, whatever comparison the folder holds.
         renew: begin anew if it holds one of other settings, instead of refusing it; replies of endpoints stay.
@@ -77,7 +78,7 @@ class EvaluationRequest:
     regression: bool = True
     lm_eval: tuple[str, ...] = ()
     judge: JudgeRequest | None = None
-    gate: Path | None = None
+    gate: Path | Gate | None = None
     out: Path | None = None
     force: bool = False
     device: str = "auto"
