@@ -196,7 +196,11 @@ T = TypeVar("T")
 def _asked(question: str, read: Callable[[str], T], default: str | None = None) -> T:
     """The answer to a question, asked until it can be read."""
     while True:
-        answer: str = typer.prompt(question, default=default)
+        try:
+            answer: str = typer.prompt(question, default=default)
+        except typer.Abort:  # Ctrl-C or the end of the input, on the question's line
+            echo("")
+            raise KeyboardInterrupt from None
         try:
             return read(answer.strip())
         except PrefineError as error:

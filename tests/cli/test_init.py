@@ -87,6 +87,16 @@ def test_questions_are_asked_again_until_they_can_be_answered(
     assert list(load_pipeline(tmp_path / "pipeline.yaml").stages) == ["sft", "better", "served", "page"]
 
 
+def test_the_end_of_the_input_or_an_interrupt_ends_the_questions_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prefine.cli.init.is_terminal", lambda: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("pairs.jsonl\n"))
+    assert run() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert not (tmp_path / "pipeline.yaml").exists()
+
+
 def test_an_existing_file_is_named_before_anything_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
