@@ -216,6 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _end(130, f"{paused}; the same command continues")
         except Stopped as stopped:
             _end(130, f"{stopped}; to resume: {_resuming(sys.argv[1:] if arguments is None else arguments)}")
+        except typer.Abort:  # Ctrl-C or the end of the input at a question, whose line is not ended
+            echo("")
+            _end(130, "interrupted")
         except KeyboardInterrupt:
             _end(130, "interrupted")
         except SystemExit as leaving:

@@ -196,11 +196,7 @@ T = TypeVar("T")
 def _asked(question: str, read: Callable[[str], T], default: str | None = None) -> T:
     """The answer to a question, asked until it can be read."""
     while True:
-        try:
-            answer: str = typer.prompt(question, default=default)
-        except typer.Abort:  # Ctrl-C or the end of the input, on the question's line
-            echo("")
-            raise KeyboardInterrupt from None
+        answer: str = typer.prompt(question, default=default)
         try:
             return read(answer.strip())
         except PrefineError as error:
