@@ -4,7 +4,8 @@
 .pipeline/old/NAME.1/      its folder
 
 It becomes the stage's again if the inputs are set back. Once a new result is done, it is deleted; if it has a tag, it
-is kept as NAME.kept-1 beside the stage's folder. No stage can have that name, as names of stages hold no dot.
+is kept as NAME.kept-1 beside the stage's folder. No stage can have that name, as names of stages hold no dot. Replies
+that an evaluation paid for and verdicts of people are copied to the stage's folder before they are used or deleted.
 
 Every step is one rename or one written file. The stage's own record is about the earlier inputs until the new attempt
 begins, and again before the earlier folder is moved back; so a kill between two steps leaves a stage whose files are
@@ -20,6 +21,7 @@ from itertools import count
 from pathlib import Path
 
 from prefine.errors import CheckpointError
+from prefine.pipeline.evaluating import EVALUATE
 from prefine.pipeline.records import PipelineRecords, StageAside, StageRecord
 from prefine.recipe.pipeline_stage import PipelineStage
 from prefine.runs.atomic import discard, storage_errors
@@ -79,7 +81,7 @@ def drop_earlier(stage: PipelineStage, records: PipelineRecords, *, attempts: bo
         attempts: also attempts that did not end. Results are always deleted.
 
     Raises:
-        CheckpointError: the disk cannot be written.
+        PrefineError: the disk cannot be written, or paid replies are damaged.
     """
     kept = []
     for aside in records.earlier(stage.name):
@@ -91,9 +93,30 @@ def drop_earlier(stage: PipelineStage, records: PipelineRecords, *, attempts: bo
                 aside.folder.rename(place)
             kept.append(Kept(place, tuple(tags)))
         else:
+            _take_over(stage, aside)
             discard(aside.folder)
         records.forget_earlier(aside.folder)
     return kept
+
+
+def take_over(stage: PipelineStage, records: PipelineRecords, *, compared: bool) -> None:
+    """Copy paid replies and people's verdicts from what was set aside of an evaluation to its folder.
+
+    Args:
+        compared: also the replies of compared endpoints, besides those of judges.
+
+    Raises:
+        PrefineError: the disk cannot be written, or replies are damaged.
+    """
+    for aside in records.earlier(stage.name):
+        _take_over(stage, aside, compared=compared)
+
+
+def _take_over(stage: PipelineStage, aside: StageAside, *, compared: bool = True) -> None:
+    if stage.method == EVALUATE:
+        from prefine.evaluation.comparing.carrying import carry_over
+
+        carry_over(aside.folder, stage.folder, compared=compared)
 
 
 def _free_name(stage: PipelineStage) -> Path:

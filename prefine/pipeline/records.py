@@ -54,6 +54,7 @@ class StageRecord:
         reason: why it failed.
         seconds: that it took, over all attempts.
         planned: what was expected of it, see `predicted`; of a stage that does not train {}.
+        forced: whether it began with --force: compared endpoints are then asked again.
     """
 
     status: Status
@@ -65,6 +66,7 @@ class StageRecord:
     reason: str = ""
     seconds: float = 0.0
     planned: dict[str, float] = field(default_factory=dict)
+    forced: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prefine.errors import CheckpointError, Paused, PrefineError, RecipeError, Stopped
 from prefine.formatting import duration, listing, plural
-from prefine.pipeline.earlier import drop_earlier, make_room, put_back
+from prefine.pipeline.earlier import drop_earlier, make_room, put_back, take_over
 from prefine.pipeline.inputs import key_of
 from prefine.pipeline.prediction import predicted
 from prefine.pipeline.records import PipelineLock, PipelineRecords, StageRecord
@@ -157,18 +157,20 @@ class _Running:
 
     def _run(self, now: StageStanding) -> StageRecord:
         name, began = now.stage.name, time.monotonic()
-        before = now.record if now.state == "to resume" and now.record is not None else None
+        before = now.record if now.state == "to resume" or now.keeps_answers else None
         if before is None:
             self._say_set_aside(name, now.record, make_room(now.stage, now.record, self._records))
         spent = 0.0 if before is None else before.seconds
         planned = predicted(self._pipeline.in_place(name), now.stage.method) if before is None else before.planned
-        record = StageRecord("running", key_of(now.inputs), now.inputs, seconds=spent, planned=planned)
+        forced = self._choice.force if before is None else before.forced
+        record = StageRecord("running", key_of(now.inputs), now.inputs, seconds=spent, planned=planned, forced=forced)
         self._records.write(name, record)
 
         def seconds() -> float:
             return round(spent + time.monotonic() - began, 1)
 
         try:
+            take_over(now.stage, self._records, compared=not record.forced)
             result = run_stage(self._pipeline, now.stage, self._view.display, self._records.digests)
         except (Stopped, KeyboardInterrupt) as error:
             self._records.write(name, replace(record, seconds=seconds()))

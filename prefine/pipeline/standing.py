@@ -10,7 +10,7 @@ from typing import Literal
 from prefine.errors import PrefineError
 from prefine.formatting import listing, plural
 from prefine.pipeline.digests import KnownDigests, joined_digest
-from prefine.pipeline.evaluating import digest_of_result
+from prefine.pipeline.evaluating import EVALUATE, digest_of_result, same_answers
 from prefine.pipeline.inputs import Inputs, changes, key_of, readiness_changes, stage_inputs
 from prefine.pipeline.records import PipelineRecords, StageAside, StageRecord
 from prefine.recipe.pipeline import Pipeline
@@ -47,6 +47,7 @@ class StageStanding:
         gates: the evaluations whose gate blocks it.
         aside: what was set aside for an attempt with other inputs, and is to be put back first; None if there is none.
         keeps_result: it is to resume, but is finished: its readiness report is made again, and nothing else.
+        keeps_answers: it is to run, in its folder: of an evaluation, what decides the answers is as it was.
     """
 
     stage: PipelineStage
@@ -57,6 +58,7 @@ class StageStanding:
     gates: tuple[str, ...] = ()
     aside: StageAside | None = None
     keeps_result: bool = False
+    keeps_answers: bool = False
 
     @property
     def runs(self) -> bool:
@@ -119,7 +121,16 @@ def standing(
     if is_gone and not choice.force and (aside := _set_aside(stage, inputs, records)) is not None:
         known = _of_attempt(stage, aside.folder, aside.record, inputs, records)
         return replace(known, why=f"{known.why}; it is put back from {aside.folder}", aside=aside)
+    if found.state == "to run" and not choice.force and _has_answers(stage, record, inputs):
+        return replace(found, why=f"{found.why}; what was computed stays", keeps_answers=True)
     return found
+
+
+def _has_answers(stage: PipelineStage, record: StageRecord | None, inputs: Inputs) -> bool:
+    """Whether an evaluation's folder holds the answers that these inputs ask for, or a part of them."""
+    if stage.method != EVALUATE or record is None or not stage.folder.is_dir():
+        return False
+    return same_answers(record.inputs, inputs)
 
 
 def _as_it_is(

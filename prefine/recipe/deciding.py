@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prefine.recipe.loading import RecipeSection
+from prefine.recipe.pipeline_methods import OF_ENDPOINTS, EvaluateRecipe
 from prefine.recipe.stage import StageRecipe
 
 # Of recipes that train.
@@ -20,6 +21,8 @@ _READINESS = "readiness."
 
 def decides(field: str, recipe: RecipeSection) -> bool:
     """Whether a field, dotted, affects what comes of this recipe: of one that trains, the model and its evaluation."""
+    if isinstance(recipe, EvaluateRecipe):
+        return field not in OF_ENDPOINTS
     if not isinstance(recipe, StageRecipe):
         return True
     free = _FREE if recipe.guards.may_go_back else _FREE + _FREE_WITHOUT_GUARDS

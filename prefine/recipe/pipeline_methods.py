@@ -10,7 +10,8 @@ from prefine.recipe.loading import RecipeSection
 from prefine.recipe.sections import LARGEST_SEED, LARGEST_TEMPERATURE, Count, PathText, Sources
 
 _OF_JUDGES = ("judge_template", "judge_max_tokens", "price_in", "price_out")
-_OF_ENDPOINTS = ("timeout", "attempts", "at_once")
+OF_ENDPOINTS = ("timeout", "attempts", "at_once")
+"""Fields that say how endpoints are asked, and change no answer."""
 _ENDPOINTS = ("http://", "https://")
 
 Price = Annotated[float, Field(ge=0)]
@@ -79,7 +80,7 @@ class EvaluateRecipe(RecipeSection):
         given = [name for name in _OF_JUDGES if getattr(self, name) is not None]
         if given and self.judge is None:
             raise ValueError(f"{given[0]} has no effect without a judge; leave it out, or set judge and judge_model")
-        given = [name for name in _OF_ENDPOINTS if getattr(self, name) is not None]
+        given = [name for name in OF_ENDPOINTS if getattr(self, name) is not None]
         models = [each for each in (self.candidate, self.against, self.reference) if each is not None]
         if given and self.judge is None and not any(each.startswith(_ENDPOINTS) for each in models):
             raise ValueError(f"{given[0]} has no effect, as neither a model nor a judge is an endpoint; leave it out")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import pytest
 from rich.console import Console
 
 from prefine.comparisons.votes import votes_of, write_votes
-from prefine.errors import PrefineError
-from prefine.evaluation.comparing.judged import judge_comparison
+from prefine.errors import Paused, PrefineError
+from prefine.evaluation.comparing import carrying, judged, parts
+from prefine.evaluation.comparing import evaluate as comparing_evaluate
+from prefine.evaluation.comparing.folder import MARK
 from prefine.generation.sampling import Sampling
+from prefine.judges.cache import Reply, ReplyCache
 from prefine.pipeline.digests import KnownDigests
 from prefine.pipeline.evaluating import DECIDE_ANSWERS, digest_of_result, request_of, same_answers
 from prefine.pipeline.records import PipelineRecords
@@ -25,6 +30,7 @@ from prefine.recipe.pipeline_methods import EvaluateRecipe
 from tests.evaluation.comparing.test_evaluate import ROWS, answers_in
 from tests.evaluation.comparing.test_evaluate import models as models
 from tests.judges.fake import Answer, Fake, refusal, running
+from tests.pipeline.fake import Desk
 from tests.training import tiny
 
 FOLDER = Path("out/better")
@@ -67,8 +73,10 @@ class Stage:
 
 @pytest.fixture
 def stage(models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """See Stage."""
+    """See Stage. Pages are not drawn: that takes as long as all else."""
     monkeypatch.chdir(tmp_path)
+    for module in (comparing_evaluate, judged):
+        monkeypatch.setattr(module, "write_comparison", lambda folder: (folder / "report.html").write_text("page"))
     return Stage(models)
 
 
@@ -227,14 +235,173 @@ def test_what_an_endpoint_refuses_for_good_does_not_stop_the_stage(stage: Stage)
         assert stage.run().cached == ("better",)
 
 
+def vote(stage: Stage) -> None:
+    """People prefer the candidate's answers, as `prefine judge --votes` adds it."""
+    won = [each.model_copy(update={"verdicts": {"ann": "candidate"}}) for each in answers_in(FOLDER)]
+    write_votes(Path("votes.jsonl"), votes_of(won, "ann", stage.fields["candidate"], stage.fields["against"]))
+    judged.judge_comparison([FOLDER], votes=Path("votes.jsonl"))
+
+
 def test_votes_that_are_added_later_do_not_make_the_stage_out_of_date(stage: Stage) -> None:
     stage.run()
-    won = [each.model_copy(update={"verdicts": {"ann": "candidate"}}) for each in answers_in(FOLDER)]
-    write_votes(Path("votes.jsonl"), votes_of(won, "ann", *(stage.fields[name] for name in ("candidate", "against"))))
-    judge_comparison([FOLDER], votes=Path("votes.jsonl"))
+    vote(stage)
     assert answers_in(FOLDER)[0].verdicts == {"people": "candidate"}
     assert stage.standing().state == "cached"
     assert stage.run().cached == ("better",)
     assert answers_in(FOLDER)[0].verdicts == {"people": "candidate"}
     (FOLDER / "answers.jsonl").write_text("")
-    assert stage.standing().why == "out/better/answers.jsonl was changed"
+    assert stage.standing().why == "out/better/answers.jsonl was changed; what was computed stays"
+
+
+# --- What is computed anew -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of prompts of each block that a model answers."""
+    counts: list[int] = []
+    real = parts.write_block
+
+    def counted(loaded: Any, prompts: Any, *rest: Any) -> Any:
+        counts.append(len(prompts))
+        return real(loaded, prompts, *rest)
+
+    monkeypatch.setattr(parts, "write_block", counted)
+    return counts
+
+
+def test_a_changed_gate_and_another_judge_compute_only_what_is_new(stage: Stage, generated: list[int]) -> None:
+    gate = Path("gate.yaml")
+    gate.write_text("verdict: any\nregression_set: optional\nregressions_allowed: 30\n")
+    stage.fields["gate"] = "gate.yaml"
+    with running(lambda body, number: Answer(VERDICT)) as fake:
+        stage.judged_by(fake)
+        assert stage.run().failed_gates == ()
+        blocks, asked = len(generated), len(fake.asked)
+        gate.write_text("verdict: any\nregression_set: optional\nwin_rate: {judge: m, at_least: 0.9}\n")
+        assert stage.standing().why == "the content of gate.yaml has changed; what was computed stays"
+        assert stage.run().failed_gates == ("better",)
+        assert (len(generated), len(fake.asked)) == (blocks, asked)
+        stage.fields["judge_model"] = "n"
+        stage.run()
+        assert (len(generated), len(fake.asked)) == (blocks, 2 * asked)
+        stage.fields["judge_model"] = "m"
+        assert stage.run().ran == ("better",)
+        (FOLDER / "report.json").unlink()
+        assert stage.run().ran == ("better",)
+        assert (len(generated), len(fake.asked)) == (blocks, 2 * asked)
+
+
+def test_answers_that_are_made_again_keep_replies_and_verdicts_of_people(stage: Stage, generated: list[int]) -> None:
+    """With other slots the answers are the same here, so nothing is asked twice, and the votes hold for them."""
+    with running(lambda body, number: Answer(VERDICT)) as fake:
+        stage.judged_by(fake)
+        stage.run()
+        asked, blocks = len(fake.asked), len(generated)
+        vote(stage)
+        for fields, force in (({"slots": 3}, False), ({}, True)):
+            stage.fields |= fields
+            assert stage.run(force=force).ran == ("better",)
+            assert len(generated) > blocks and len(fake.asked) == asked
+            assert answers_in(FOLDER)[0].verdicts == {"people": "candidate", "m": "tie"}
+            blocks = len(generated)
+    assert not list(Path("out/.pipeline/old").iterdir())
+
+
+def test_an_attempt_that_failed_gives_its_replies_to_one_with_other_inputs(stage: Stage) -> None:
+    down_from = [5]
+    with running(lambda body, number: Answer(VERDICT) if number < down_from[0] else refusal(503, "busy")) as fake:
+        stage.judged_by(fake)
+        with pytest.raises(PrefineError, match="503"):
+            stage.run()
+        pairs = sum(row.candidate.text != row.baseline.text for row in answers_in(FOLDER))
+        first, down_from[0] = len(fake.asked), 1000
+        stage.fields["slots"] = 3
+        stage.run()
+        assert len(fake.asked) - first == 2 * pairs - 4
+
+
+def test_a_compared_endpoint_is_asked_again_by_force_alone(stage: Stage) -> None:
+    """As by the command's --force: a retrained model may be served under the same name."""
+    with running(lambda body, number: Answer("good answer")) as fake:
+        stage.fields["candidate"] = f"{fake.url}#m"
+        stage.run()
+        assert len(fake.asked) == len(ROWS)
+        stage.fields["slots"] = 3
+        assert stage.run().ran == ("better",)
+        assert len(fake.asked) == len(ROWS)
+        assert stage.run(force=True).ran == ("better",)
+        assert len(fake.asked) == 2 * len(ROWS)
+
+
+def test_a_forced_attempt_that_was_interrupted_does_not_mix_earlier_answers_in(stage: Stage) -> None:
+    """The second call goes on without --force; the endpoint's earlier replies stay out of it."""
+    texts, down_at = ["old"], [0]
+
+    def answer(body: dict[str, Any], number: int) -> Answer:
+        return refusal(503, "busy") if number == down_at[0] else Answer(f"{texts[0]} answer")
+
+    with running(answer) as fake:
+        stage.fields |= {"candidate": f"{fake.url}#m", "attempts": 1, "at_once": 1}
+        stage.run()
+        texts[0], down_at[0] = "new", len(ROWS) + 3
+        with pytest.raises(PrefineError, match="503"):
+            stage.run(force=True)
+        assert stage.run().ran == ("better",)
+    assert {row.candidate.text for row in answers_in(FOLDER)} == {"new answer"}
+
+
+class Killed(BaseException):
+    """In place of the end of the process."""
+
+
+STEPS = [
+    *((owner, name) for owner in (PipelineRecords,) for name in ("write", "write_earlier", "forget_earlier")),
+    *((Path, "rename"), (ReplyCache, "add_from"), (ReplyCache, "_begin"), (carrying, "add_judgements")),
+]
+
+
+@pytest.mark.parametrize("first_ends", [True, False])
+@pytest.mark.parametrize("step", range(11))
+def test_a_kill_between_two_steps_loses_no_reply(desk: Desk, step: int, first_ends: bool) -> None:
+    """Each attempt pays for one reply. After a kill anywhere, and a run with the earlier inputs or the new ones, the
+    next evaluation has all of them.
+    """
+    desk.values["stages"] = {"better": {"method": "evaluate", "candidate": "a", "prompts": "questions.jsonl"}}
+    paid: list[str] = []
+    ends = [first_ends]
+
+    def work(stage: Any) -> None:
+        (stage.folder / ".lock").write_bytes(MARK)
+        name = f"reply {len(paid)}"
+        with ReplyCache(stage.folder / "judge.db") as cache:
+            cache.put(name, "m", Reply("A", "stop"))
+            paid.append(name)
+        if not ends[0]:
+            raise KeyboardInterrupt
+
+    desk.work = work
+    with suppress(Paused):
+        desk.run("stages.better.samples=2")
+    ends[0] = True
+    reached = 0
+    with pytest.MonkeyPatch.context() as patched:
+
+        def killing(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*given: Any, **named: Any) -> Any:
+                nonlocal reached
+                if reached == step:
+                    raise Killed
+                reached += 1
+                return real(*given, **named)
+
+            return call
+
+        for owner, name in STEPS:
+            patched.setattr(owner, name, killing(getattr(owner, name)))
+        with suppress(Killed):
+            desk.run("stages.better.samples=3")
+    desk.run(f"stages.better.samples={2 + step % 2}")
+    desk.run("stages.better.samples=4")
+    with ReplyCache(FOLDER / "judge.db") as cache:
+        assert [name for name in paid if cache.get(name) is None] == []
