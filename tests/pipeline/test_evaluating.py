@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from prefine.comparisons.gate import gate_of
 from prefine.comparisons.votes import votes_of, write_votes
 from prefine.errors import Paused, PrefineError
 from prefine.evaluation.comparing import carrying, judged, parts
@@ -100,7 +101,7 @@ def test_all_fields_reach_the_request() -> None:
         demonstrations=["d"],
         regression=False,
         lm_eval=["t"],
-        gate="g",
+        gate={"verdict": "any"},
         samples=2,
         max_new_tokens=9,
         temperature=0.5,
@@ -122,7 +123,14 @@ def test_all_fields_reach_the_request() -> None:
     assert plain == {
         **{"candidate": "a", "baseline": "b", "prompts": ("p",), "limit": 3, "reference": "c", "reward": "r"},
         **{"pairs": ("q",), "demonstrations": ("d",), "samples": 2, "slots": 5, "regression": False},
-        **{"lm_eval": ("t",), "gate": Path("g"), "out": FOLDER, "force": False, "device": "cpu", "dtype": "float32"},
+        **{
+            "lm_eval": ("t",),
+            "gate": gate_of({"verdict": "any"}),
+            "out": FOLDER,
+            "force": False,
+            "device": "cpu",
+            "dtype": "float32",
+        },
         **{"chat_template": "x", "command": (), "renew": True},
     }
 
