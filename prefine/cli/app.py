@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -196,13 +197,19 @@ def _about(
 app = create_app()
 
 
+@cache
+def _command(application: typer.Typer) -> Any:
+    """An application as a command of click. Typer would build that of every verb anew at each call."""
+    return typer.main.get_command(application)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments` (default: sys.argv); always raises SystemExit."""
     _show_log()
     with _signals_interrupt():
         try:
             with guarded_output():
-                code = app(arguments, prog_name="prefine", standalone_mode=False)
+                code = _command(app)(arguments, prog_name="prefine", standalone_mode=False)
             sys.exit(code if isinstance(code, int) else 0)
         except _UsageError as error:
             _refuse_usage(error)
