@@ -71,7 +71,7 @@ def plan_pipeline(pipeline: Pipeline, budget: int | None = None) -> list[Planned
         try:
             planned = _planned(each, recipe, results, budget)
         except (ModelError, RecipeError) as error:
-            found.append(PlannedStage(each, None, why_not=error.problem))
+            found.append(PlannedStage(each, None, why_not=_ASSESSED if each.keeps_result else error.problem))
             continue
         last = planned.plan if planned.fit is None else planned.fit.plan
         if last is not None:

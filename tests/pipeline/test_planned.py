@@ -67,6 +67,14 @@ def shown(desk: Desk, *overrides: str) -> list[str]:
     return [line.replace("\u202f", " ") for line in plan_lines(plan_pipeline(desk.pipeline(*overrides)))]
 
 
+def test_a_reward_model_that_is_only_assessed_again_costs_no_training(
+    desk: Desk, parents: dict[str, list[str]]
+) -> None:
+    desk.run()
+    lines = shown(desk, "stages.reward.readiness.min_accuracy=0.6")
+    assert lines[-2:] == ["reward  not planned: it is not trained again, only assessed", "1 stage to run"]
+
+
 def test_time_memory_and_disk_of_what_is_to_run(desk: Desk, parents: dict[str, list[str]]) -> None:
     lines = shown(desk)
     assert lines[0] == "sft     sft       to run     it has not run yet"
