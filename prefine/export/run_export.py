@@ -107,6 +107,16 @@ def export_run(
     return Exported(final, values, exporter.table([each.proof for each in proven]), failures)
 
 
+def note_export(name: str, folder: Path) -> None:
+    """List a finished export in the manifest of its run, where a kill came before that; see `export_run`.
+
+    Raises:
+        OSError, JsonError: export.json cannot be read.
+    """
+    with suppress(PrefineError):  # its model is gone
+        _note_in_run(ExportSource.open(name), folder, read_json_object(folder / manifests.NAME))
+
+
 def verify_export(folder: Path, run: str | None = None, progress: Progress = _silent) -> Exported:
     """Check an export's files, and repeat its proof.
 

@@ -100,14 +100,16 @@ def _evaluated(folder: Path, recipe: EvaluateRecipe, display: Display, digests: 
 
 
 def _exported(folder: Path, recipe: ExportRecipe, display: Display, digests: KnownDigests) -> StageResult:
-    from prefine.export.run_export import export_run
+    from prefine.export.run_export import export_run, note_export
 
     results: dict[str, str] = {}
     others: list[str] = []
     for to in as_list(recipe.to):
         name = re.sub(r"[^\w.\-]+", "-", to)
         out = folder / name
-        if not _is_export(out):
+        if _is_export(out):
+            note_export(recipe.model, out)
+        else:
             with _shown(display) as progress:
                 exported = export_run(
                     recipe.model, to, out=out, dtype=recipe.dtype, force=recipe.force, progress=progress

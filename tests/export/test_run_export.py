@@ -27,7 +27,7 @@ from prefine.export.manifest import write_manifest
 from prefine.export.merged import MergedFormat
 from prefine.export.reload import Reloaded, ReloadSpec, reload
 from prefine.export.reward_export import RewardExport
-from prefine.export.run_export import Exported, export_run, verify_export
+from prefine.export.run_export import Exported, export_run, note_export, verify_export
 from prefine.export.source import ExportSource
 from prefine.models.forward.packed import standard_attention
 from prefine.named_model import load
@@ -118,6 +118,10 @@ def test_an_export_is_listed_in_its_run(dpo_copy: Path) -> None:
     assert all(each["proven"] and each["proof"][0]["kl_mean"] < 0.005 for each in manifest["exports"])
     assert manifest["status"] == "finished"
     ExportSource.open(str(dpo_copy))
+    (dpo_copy / "manifest.json").write_text(json.dumps({**manifest, "exports": manifest["exports"][:1]}))
+    for _ in range(2):  # as after a kill before the last line
+        note_export(str(dpo_copy), dpo_copy / "export" / "adapter")
+        assert json.loads((dpo_copy / "manifest.json").read_text()) == manifest
 
 
 @in_this_process

@@ -219,7 +219,9 @@ class Update:
                     [replace(rollouts.trees[place], apart=parts.algorithm.apart) for place in places], learning
                 )
             progress.ratios = extremes(parts.session.processes.gather(progress.ratios))
-            parts.session.record_checks(parts.first_ratio.check(progress.ratios))
+            if checked := parts.first_ratio.check(progress.ratios):
+                parts.session.record_checks(checked)
+                parts.session.write_manifest("running")  # a resumed run does not repeat this check
             progress.rows.append(row)
             if section.max_kl is not None and row["approx_kl"] > section.max_kl:
                 break

@@ -54,9 +54,11 @@ class Session(Generic[R_co]):
         write_json(self.run.manifest, self.manifest)
 
     def record_checks(self, rows: Sequence[dict[str, JSON]]) -> None:
-        """Keep results of self-checks. They replace earlier ones of the same name, as after a resume."""
+        """Keep results of self-checks. They take the places of earlier ones of the same name, as after a resume."""
+        places = {row["name"]: place for place, row in enumerate(self.checks)}
         names = [row["name"] for row in rows]
-        self.checks[:] = [*(row for row in self.checks if row["name"] not in names), *rows]
+        found = [*(row for row in self.checks if row["name"] not in names), *rows]
+        self.checks[:] = sorted(found, key=lambda row: places.get(row["name"], len(places)))
 
     def override(self, *warnings: str) -> None:
         """Record warnings of checks that the user overrode; the report shows them at its top, too."""
