@@ -208,6 +208,7 @@ def test_a_judge_that_is_down_for_a_moment_leaves_the_stage_to_resume(stage: Sta
         down_from[0] = 1000
         assert stage.run().ran == ("better",)
         assert len(fake.asked) - first == 2 * pairs - 4
+        stage.fields |= {"attempts": 3, "timeout": 9.0, "at_once": 2}  # how it is asked decides nothing
         assert stage.run().cached == ("better",)
         assert len(fake.asked) - first == 2 * pairs - 4
 

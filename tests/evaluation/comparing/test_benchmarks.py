@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from prefine.errors import RecipeError
 from prefine.evaluation.comparing.benchmarks import require_tasks
-from prefine.evaluation.comparing.evaluate import evaluate
+from prefine.evaluation.comparing.evaluate import evaluate, evaluate_as_far_as_possible
 from tests.evaluation.comparing.test_evaluate import asked as asked
 from tests.evaluation.comparing.test_evaluate import models as models
 from tests.evaluation.comparing.test_gathering import Ask
@@ -102,7 +102,8 @@ def test_without_lm_eval_the_rest_is_computed(asked: Ask, task: Path, monkeypatc
     from prefine.evaluation.comparing import benchmarks
 
     monkeypatch.setattr(benchmarks.importlib.util, "find_spec", lambda name: None)
-    comparison, _ = evaluate(asked(lm_eval=(str(task),)))
+    (comparison, _), unfinished = evaluate_as_far_as_possible(asked(lm_eval=(str(task),)))
+    assert [each.problem for each in unfinished] == ["lm_eval: 1 task did not run: lm-eval is not installed"]
     assert comparison.not_computed["lm-eval"] == "lm-eval is not installed: pip install 'prefine[lm-eval]'"
     assert comparison.metrics
 
@@ -128,12 +129,14 @@ def test_each_task_is_computed_once_and_a_failed_one_again(
     own.write_text("task: own\n")
     evaluate(asked(lm_eval=("a", str(own))))
     assert ran == ["a", "own"] * 2
-    comparison, _ = evaluate(asked(lm_eval=("a", str(own), "c")))
+    (comparison, _), unfinished = evaluate_as_far_as_possible(asked(lm_eval=("a", str(own), "c")))
+    assert [each.problem for each in unfinished] == ["the task c of lm-eval failed: no network"]
     assert ran[4:] == ["c", "c"]
     assert comparison.not_computed["lm-eval c"] == "no network"
     fails.clear()
     (own.parent / "helper.py").write_text("x = 1\n")
-    comparison, _ = evaluate(asked(lm_eval=("a", str(own), "c")))
+    (comparison, _), unfinished = evaluate_as_far_as_possible(asked(lm_eval=("a", str(own), "c")))
+    assert unfinished == []
     assert ran[6:] == ["own", "c"] * 2
     assert "lm-eval c" not in comparison.not_computed
 
