@@ -21,7 +21,7 @@ from tests.planning.test_plan import BIG, CPU, GPU, PAIRS, plan, size
 from tests.training import tiny
 
 LINEAR = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18_944)
-ONE_OPERATION_A_SECOND = Machine("cpu", "float32", None, {"float32": 1e-9 / 0.75}, 1e10)
+ONE_OPERATION_A_SECOND = Machine("cpu", "float32", None, {"float32": 1e-9 / 0.62}, 1e10)
 PISSA = {"r": 16, "init": "pissa_niter_4"}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from prefine.cli import app as module
 from prefine.cli.app import main
 from prefine.errors import RecipeError
 from prefine.recipe.dpo import DpoRecipe
@@ -108,6 +109,7 @@ def test_completion_is_installed_and_knows_the_recipes(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr(module, "app", module.create_app())  # its command is built with that variable
     with pytest.raises(SystemExit) as left:
         main(["--install-completion", "bash"])
     assert left.value.code in (0, None)

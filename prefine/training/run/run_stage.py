@@ -96,7 +96,7 @@ def run_stage(stage: Stage[Recipe, Record], resume: bool, display: Display | Con
             _require_same_beginning(stage, run, previous)
             if is_whole(run, previous):
                 if processes.is_main:
-                    stage.renew(run, previous, display)
+                    stage.renew(run, display)
                     if not run.report.exists():  # it was renewed, or killed between the last two writes
                         write_report(run.path)
                 display.say(f"{run.path} is finished already: model in {run.model}, report in {run.report}")

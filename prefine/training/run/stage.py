@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from torch import nn
 
@@ -141,13 +141,10 @@ class Stage(ABC, Generic[Recipe, Record]):
         """Limits that guards check on the metrics of each step and evaluation."""
         return ()
 
-    def renew(self, run: RunDirectory, manifest: Mapping[str, Any], display: Display) -> None:
+    def renew(self, run: RunDirectory, display: Display) -> None:
         """Make again what in a finished run depends on fields of the recipe that have changed, without training.
 
         Main process only. Such fields decide neither the model nor the evaluation: see prefine.recipe.deciding.
-
-        Args:
-            manifest: of the run.
         """
 
     @abstractmethod

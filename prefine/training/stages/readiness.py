@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from prefine.data.prepare import open_stores
 from prefine.data.tokens.store import TokenStore
 from prefine.evaluation.readiness.assess import Readiness, work
 from prefine.evaluation.readiness.check import assess_own
 from prefine.evaluation.readiness.page import write_readiness
 from prefine.evaluation.readiness.stored import Kind
+from prefine.json_reading import read_json_object
 from prefine.models.scoring.packed_scorer import load_reward
 from prefine.models.scoring.scorer import RewardModel
 from prefine.recipe.loading import resolved_yaml
@@ -54,19 +52,15 @@ def as_warnings(readiness: Readiness) -> list[str]:
     return [f"{each.name}: {each.found}. {each.meaning}" for each in readiness.reasons]
 
 
-def renew_readiness(
-    recipe: RewardRecipe, kind: Kind, run: RunDirectory, manifest: Mapping[str, Any], display: Display
-) -> None:
+def renew_readiness(recipe: RewardRecipe, kind: Kind, run: RunDirectory, display: Display) -> None:
     """Make the readiness report of a finished run again if the recipe has other thresholds; nothing is trained.
 
     The manifest is written last, with the thresholds, so a call after a kill begins again.
 
-    Args:
-        manifest: of the run.
-
     Raises:
         PrefineError: the model or the rows cannot be read, or a file cannot be written.
     """
+    manifest = read_json_object(run.manifest)
     if manifest["recipe"].get("readiness") == recipe.readiness.model_dump(mode="json"):
         return
     train, heldout = open_stores(run.data)

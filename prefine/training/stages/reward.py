@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -176,9 +176,9 @@ class RewardStage(Stage[RewardRecipe, Preference | Vote]):
             session.record_checks(require([_check_scores(session.loaded.packed, train)]))
         return RewardObjective(session, self.record_type, mean_difference)
 
-    def renew(self, run: RunDirectory, manifest: Mapping[str, Any], display: Display) -> None:
+    def renew(self, run: RunDirectory, display: Display) -> None:
         """Make the readiness report again if its thresholds have changed."""
-        renew_readiness(self.recipe, self.record_type, run, manifest, display)
+        renew_readiness(self.recipe, self.record_type, run, display)
 
 
 class RewardObjective(Objective[RewardRecipe]):
