@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,21 @@ Make = Callable[..., StageRecipe]
 _BLOCK, _HEADER = 1 << 15, 7
 
 
-def wandb_records(folder: Path) -> Iterator[Any]:
-    """The records of an offline run's file, which has the format of LevelDB's log."""
+def wandb_records(folder: Path) -> list[Any]:
+    """The records of an offline run's file. Another process writes it, and may still do so when the run is over."""
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    until = time.monotonic() + 30
+    while True:
+        records = list(_records_in(file))
+        if any(record.HasField("exit") for record in records) or time.monotonic() > until:
+            return records
+        time.sleep(0.1)
+
+
+def _records_in(file: Path) -> Iterator[Any]:
+    """The whole records in a file of LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     data, at, whole = file.read_bytes(), _HEADER, b""
     while at + _HEADER <= len(data):
         left = _BLOCK - at % _BLOCK
@@ -31,6 +42,8 @@ def wandb_records(folder: Path) -> Iterator[Any]:
             at += left
             continue
         _, size, kind = struct.unpack_from("<IHB", data, at)
+        if at + _HEADER + size > len(data):
+            return
         whole += data[at + _HEADER : at + _HEADER + size]
         at += _HEADER + size
         if kind in (1, 4):  # whole, or last
@@ -61,7 +74,7 @@ def test_wandb_offline_has_nested_configuration_project_name_tables_and_histogra
     )
     tiny.train(made)
     run = Path(made.run)
-    records = list(wandb_records(run / "prefine"))
+    records = wandb_records(run / "prefine")
     told = [record.run for record in records if record.HasField("run")]
     assert {(each.project, each.display_name, each.run_id, each.job_type) for each in told} == {
         ("shop", "named", tiny.manifest(run)["run_id"], "dpo")
