@@ -102,14 +102,18 @@ def drop_earlier(stage: PipelineStage, records: PipelineRecords, *, attempts: bo
 def take_over(stage: PipelineStage, records: PipelineRecords, *, compared: bool) -> None:
     """Copy paid replies and people's verdicts from what was set aside of an evaluation to its folder.
 
+    Of several for the same request or judge, the newest are taken. Replies of compared endpoints that are older than
+    a forced attempt are left out: they are of an earlier model.
+
     Args:
         compared: also the replies of compared endpoints, besides those of judges.
 
     Raises:
         PrefineError: the disk cannot be written, or replies are damaged.
     """
-    for aside in records.earlier(stage.name):
+    for aside in reversed(records.earlier(stage.name)):  # what is there already stays
         _take_over(stage, aside, compared=compared)
+        compared = compared and not aside.record.forced
 
 
 def _take_over(stage: PipelineStage, aside: StageAside, *, compared: bool = True) -> None:

@@ -17,7 +17,6 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
@@ -127,8 +126,9 @@ class PipelineRecords:
         return [found[number] for number in sorted(found)]
 
     def free_place(self, stage: str) -> Path:
-        """A place where something can be set aside."""
-        return next(place for number in count(1) if not (place := self.old / f"{stage}.{number}").exists())
+        """A place where something can be set aside. Its number is the highest one, as the numbers give the order."""
+        numbers = [each.suffix[1:] for each in self.old.glob(f"{stage}.*") if each.stem == stage]
+        return self.old / f"{stage}.{1 + max((int(each) for each in numbers if each.isdigit()), default=0)}"
 
     def write_earlier(self, aside: StageAside) -> None:
         """Write the record of what is about to be set aside. Raises CheckpointError."""

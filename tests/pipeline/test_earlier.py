@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from prefine.errors import Paused
+from prefine.judges.cache import Reply, ReplyCache
 from prefine.pipeline import earlier, running
-from prefine.pipeline.records import PipelineRecords, StageAside
+from prefine.pipeline.records import PipelineRecords, StageAside, StageRecord
 from prefine.runs import atomic
 from prefine.runs.tags import change_tags
 from tests.pipeline.fake import Desk
@@ -176,4 +177,26 @@ def test_what_was_set_aside_is_listed_by_age_and_without_what_is_gone(desk: Desk
     (records.old / "dpo-2.3").mkdir()
     records.write_earlier(StageAside(records.old / "dpo-2.3", record))
     assert [each.folder.name for each in records.earlier("dpo")] == ["dpo.2", "dpo.9", "dpo.10"]
-    assert records.free_place("dpo").name == "dpo.1"
+    assert records.free_place("dpo").name == "dpo.11"  # dpo.1 would count as older than the others
+
+
+def test_of_several_attempts_the_newest_replies_are_taken_over(desk: Desk) -> None:
+    """The second of four attempts was forced: the compared endpoint's replies to the first are of an earlier model."""
+    desk.values["stages"] = {"better": {"method": "evaluate", "candidate": "a", "prompts": "questions.jsonl"}}
+    pipeline = desk.pipeline()
+    stage, records = pipeline.stages["better"], PipelineRecords(pipeline.folder)
+    records.old.mkdir(parents=True)
+    for number in range(1, 5):
+        aside = StageAside(records.free_place("better"), StageRecord("failed", "key", {}, forced=number == 2))
+        records.write_earlier(aside)
+        aside.folder.mkdir()
+        for name in ("judge.db", "replies.db"):
+            with ReplyCache(aside.folder / name) as cache:
+                for key in ("same", f"of {number}"):
+                    cache.put(key, "m", Reply(str(number), "stop"))
+    earlier.take_over(stage, records, compared=True)
+    expected = {"same": "4", "of 1": "1", "of 2": "2", "of 3": "3", "of 4": "4"}
+    for name, lacks in (("judge.db", []), ("replies.db", ["of 1"])):
+        with ReplyCache(stage.folder / name) as cache:
+            found = {key: None if (reply := cache.get(key)) is None else reply.text for key in expected}
+        assert found == {key: None if key in lacks else text for key, text in expected.items()}

@@ -49,15 +49,15 @@ def keep_judgements(file: Path, rows: Sequence[AnswerRow], rates: Sequence[WinRa
 
 
 def add_judgements(file: Path, earlier: Path) -> None:
-    """Add the verdicts of another such file that this one lacks. Of a damaged one, its bytes are kept if there is no
-    other.
+    """Add the verdicts of another such file that this one lacks. Of a damaged one, its bytes are kept until there is
+    one that can be read.
     """
     held, found = _held(file), _held(earlier)
     if found is None and not file.exists():
         with atomic_write(file) as temporary:
             temporary.write_bytes(earlier.read_bytes())
-    elif held is not None and found is not None and _places([*found, *held]) != _places(held):
-        _write(file, [*found, *held])
+    elif found and (held is None or _places([*found, *held]) != _places(held)):
+        _write(file, [*found, *(held or [])])
 
 
 def _write(file: Path, judgements: Sequence[KeptJudgement]) -> None:

@@ -70,7 +70,12 @@ def test_nothing_is_made_of_a_folder_that_holds_none(tmp_path: Path) -> None:
 def test_damaged_replies_are_named_and_damaged_verdicts_kept(earlier: Path, tmp_path: Path) -> None:
     (earlier / "parts" / "judgements.json").write_text("{")
     carry_over(earlier, tmp_path / "now")
-    assert (tmp_path / "now" / "parts" / "judgements.json").read_text() == "{"
+    kept = tmp_path / "now" / "parts" / "judgements.json"
+    assert kept.read_text() == "{"
+    with EvaluationFolder(tmp_path / "older") as opened:
+        keep_judgements(opened.judgements, MINE, [win_rate("people", ["baseline"], [])])
+    carry_over(tmp_path / "older", tmp_path / "now")
+    assert kept_judgements(kept, MINE, [])[2] == []
     for each in earlier.glob("judge.db*"):
         each.unlink()
     (earlier / "judge.db").write_text("not a database, whatever its name says " * 9)
