@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prefine.errors import CheckpointError
-from prefine.history.results import PIPELINE, RUN, SET_ASIDE, kind_of
+from prefine.history.results import PIPELINE, RESULT, RUN, SET_ASIDE, kind_of
 from prefine.paths import expanded, named
 from prefine.pipeline.records import PipelineLock, PipelineRecords
 from prefine.run import find_runs
@@ -102,6 +102,8 @@ def remove_results(named_places: Sequence[Path], *, force: bool = False) -> list
         if kind == RUN and not is_ours(place):
             raise CheckpointError(f"{place} was not made by prefine", "Delete it yourself.")
     with ExitStack() as locks:
+        for pipeline in dict.fromkeys(each for item in kinds.items() for each in _pipeline_of(*item)):
+            locks.enter_context(PipelineLock(PipelineRecords(pipeline)))
         for place, kind in kinds.items():
             for lock in _locks(place, kind):
                 locks.enter_context(lock)  # refuses while another process writes it
@@ -114,14 +116,18 @@ def remove_results(named_places: Sequence[Path], *, force: bool = False) -> list
 def _locks(place: Path, kind: str) -> Iterator[AbstractContextManager[object]]:
     if kind == RUN:
         yield RunDirectory.create(place, resume=True)
-    elif kind == SET_ASIDE:
-        yield PipelineLock(PipelineRecords(place.parent.parent))
     elif kind == PIPELINE:
-        yield PipelineLock(PipelineRecords(place))
         for each in place.iterdir():
             yield held(each)
-    else:
+    elif kind == RESULT:
         yield held(place)
+
+
+def _pipeline_of(place: Path, kind: str) -> Iterator[Path]:
+    """The folder of the pipeline that must not run meanwhile; an export has no lock of its own."""
+    folder = {SET_ASIDE: place.parent.parent, PIPELINE: place, RESULT: place.parent}.get(kind)
+    if folder is not None and PipelineRecords(folder).own.is_dir():
+        yield folder.resolve()
 
 
 def _names_in(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

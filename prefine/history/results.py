@@ -7,14 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefine.errors import CheckpointError
+from prefine.formatting import listing
 from prefine.pipeline.earlier import is_of_a_stage
+from prefine.pipeline.foreign import foreign_in, is_page
 from prefine.pipeline.records import PipelineRecords
 from prefine.recipe.registry import RECIPES
 from prefine.run import Run
+from prefine.runs.atomic import is_temporary
 from prefine.runs.cache import bytes_below
-from prefine.runs.ownership import is_own_page
+from prefine.runs.ownership import is_ours
+from prefine.runs.tags import tags_of
 
-_OWN, _OLD, _PAGE = ".pipeline", "old", "report.html"
+_OWN, _OLD = ".pipeline", "old"
+# The second one is that of make quickstart.
+_MARKS = (_OWN, ".quickstart")
 RUN, RESULT, PIPELINE, SET_ASIDE = "run", "result", "whole pipeline", "set-aside results of"
 
 
@@ -62,21 +68,33 @@ def kind_of(place: Path) -> str:
         CheckpointError: it is none of these, or holds files of somebody else's as well.
     """
     if place.name == _OLD and place.parent.name == _OWN and place.is_dir():
+        for each in sorted(each for each in place.iterdir() if each.is_dir()):
+            if tags := tags_of(each):
+                raise CheckpointError(f"{each} is tagged {' '.join(tags)}", "Move it away, or remove its tag.")
+            _require_nothing_foreign(each)
         return SET_ASIDE
     if (place / _OWN / "stages").is_dir():
         _require_only_own(place)
         return PIPELINE
     shown = [each for each in place.iterdir() if not each.name.startswith(".")] if place.is_dir() else []
-    if shown and not (place / "manifest.json").is_file() and is_of_a_stage(place):
+    if shown and not is_ours(place) and is_of_a_stage(place):
+        _require_nothing_foreign(place)
         return RESULT
     Run(place)
     return RUN
 
 
 def _require_only_own(pipeline: Path) -> None:
-    """Raise CheckpointError if a pipeline's folder holds something that is not of its stages; hidden files may be."""
+    """Raise CheckpointError if a pipeline's folder holds something that is not of its stages."""
     known = PipelineRecords(pipeline).known()
     for each in pipeline.iterdir():
-        is_stage = each.is_dir() and each.name.partition(".")[0] in known and is_of_a_stage(each)
-        if not (each.name.startswith(".") or is_stage or (each.name == _PAGE and is_own_page(each))):
+        if each.is_dir() and each.name.partition(".")[0] in known and is_of_a_stage(each):
+            _require_nothing_foreign(each)
+        elif not (each.name in _MARKS or is_temporary(each) or is_page(each)):
             raise CheckpointError(f"{pipeline} also holds {each.name}, which is not of its pipeline", "Move it away.")
+
+
+def _require_nothing_foreign(place: Path) -> None:
+    """Raise CheckpointError if a folder of an evaluation or of exports holds files of somebody else's."""
+    if foreign := foreign_in(place):
+        raise CheckpointError(f"{place} also holds {listing(foreign)}, which prefine did not write", "Move it away.")

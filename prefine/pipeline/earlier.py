@@ -3,9 +3,10 @@
 .pipeline/old/NAME.1.json  its record, written before its folder is moved
 .pipeline/old/NAME.1/      its folder
 
-It becomes the stage's again if the inputs are set back. Once a new result is done, it is deleted; if it has a tag, it
-is kept as NAME.kept-1 beside the stage's folder. No stage can have that name, as names of stages hold no dot. Replies
-that an evaluation paid for and verdicts of people are copied to the stage's folder before they are used or deleted.
+It becomes the stage's again if the inputs are set back. Once a new result is done, it is deleted; if it has a tag, or
+holds files that are not prefine's, it is kept as NAME.kept-1 beside the stage's folder. No stage can have that name, as
+names of stages hold no dot. Replies that an evaluation paid for and verdicts of people are copied to the stage's folder
+before they are used or deleted.
 
 Every step is one rename or one written file. The stage's own record is about the earlier inputs until the new attempt
 begins, and again before the earlier folder is moved back; so a kill between two steps leaves a stage whose files are
@@ -22,24 +23,22 @@ from pathlib import Path
 
 from prefine.errors import CheckpointError
 from prefine.pipeline.evaluating import EVALUATE
+from prefine.pipeline.foreign import foreign_in, is_evaluation, is_export, is_page
 from prefine.pipeline.records import PipelineRecords, StageAside, StageRecord
 from prefine.recipe.pipeline_stage import PipelineStage
 from prefine.runs.atomic import discard, storage_errors
 from prefine.runs.holding import held
-from prefine.runs.ownership import LOCK_NAME, is_ours, is_own_page
+from prefine.runs.ownership import is_ours
 from prefine.runs.tags import tags_of
-
-_EXPORT = "export.json"
-_PAGE = "report.html"
-_EVALUATION_MARK = b"prefine evaluation"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A result that would have been deleted but for its tags: where it is now."""
+    """An earlier result that is not deleted, for its tags or for files that are not prefine's: where it is now."""
 
     folder: Path
     tags: tuple[str, ...]
+    foreign: tuple[str, ...]
 
 
 def make_room(stage: PipelineStage, record: StageRecord | None, records: PipelineRecords) -> Path | None:
@@ -87,11 +86,13 @@ def drop_earlier(stage: PipelineStage, records: PipelineRecords, *, attempts: bo
     for aside in records.earlier(stage.name):
         if not (attempts or aside.is_result):
             continue
-        if tags := tags_of(aside.folder):
+        with storage_errors(aside.folder):
+            tags, foreign = tuple(tags_of(aside.folder)), tuple(foreign_in(aside.folder))
+        if tags or foreign:
             place = _free_name(stage)
             with storage_errors(place):
                 aside.folder.rename(place)
-            kept.append(Kept(place, tuple(tags)))
+            kept.append(Kept(place, tags, foreign))
         else:
             _take_over(stage, aside)
             discard(aside.folder)
@@ -150,10 +151,7 @@ def is_of_a_stage(folder: Path) -> bool:
     """Whether a folder is a run, an evaluation, or holds nothing but exports or a page of prefine's."""
     if not folder.is_dir():
         return False
-    if is_ours(folder):
-        return True
-    lock = folder / LOCK_NAME
-    if lock.is_file() and lock.read_bytes().startswith(_EVALUATION_MARK):
+    if is_ours(folder) or is_evaluation(folder):
         return True
     shown = [each for each in folder.iterdir() if not each.name.startswith(".")]
-    return all((each / _EXPORT).is_file() or (each.name == _PAGE and is_own_page(each)) for each in shown)
+    return all(is_export(each) or is_page(each) for each in shown)

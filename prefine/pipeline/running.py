@@ -211,9 +211,8 @@ class _Running:
 
     def _drop_earlier(self, stage: PipelineStage, *, attempts: bool) -> None:
         for kept in drop_earlier(stage, self._records, attempts=attempts):
-            self._view.say(
-                f"stage {stage.name}: the earlier run that is tagged {' '.join(kept.tags)} is kept in {kept.folder}"
-            )
+            why = f"is tagged {' '.join(kept.tags)}" if kept.tags else f"also holds {listing(list(kept.foreign))}"
+            self._view.say(f"stage {stage.name}: the earlier result that {why} is kept in {kept.folder}")
 
 
 def _of_stage(name: str, error: PrefineError, remedy: str) -> PrefineError:

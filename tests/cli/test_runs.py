@@ -135,6 +135,7 @@ def test_what_else_takes_disk_space_is_listed_and_removed(
     desk.run()
     aside = Path("out/.pipeline/old/dpo.1")
     aside.mkdir(parents=True)
+    (aside / ".lock").write_text("prefine run")
     (aside / "weights").write_bytes(b"x" * 2_500_000)
     entry = own_cache / "reference" / ("0" * 40)
     entry.mkdir(parents=True)

@@ -9,6 +9,7 @@ import pytest
 from prefine.errors import CheckpointError
 from prefine.history.results import kind_of, other_results
 from prefine.pipeline.records import PipelineLock, PipelineRecords, StageRecord
+from prefine.runs.tags import change_tags
 from tests.history.runs import a_run
 
 
@@ -56,3 +57,36 @@ def test_what_can_be_removed_and_what_it_is(tmp_path: Path) -> None:
     (desk / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="also holds mine"):
         kind_of(desk)
+
+
+def test_files_of_the_user_s_in_an_evaluation_or_an_export_stop_its_removal(tmp_path: Path) -> None:
+    """Votes, notes and hidden files, also deep in an export; a killed start of a run is no result."""
+    desk = a_pipeline(tmp_path / "desk")
+    better, served = desk / "better", desk / "served"
+    (served / "merged").mkdir(parents=True)
+    (served / "merged" / "export.json").write_text('{"files": {"model.safetensors": {}}}')
+    for name in ("model.safetensors", "README.md"):
+        (served / "merged" / name).write_text("x")
+    assert (kind_of(better), kind_of(served)) == ("result", "result")
+    for added in (better / "project.db", better / ".env", served / ".git", served / "merged" / "notes.md"):
+        added.write_text("mine")
+        with pytest.raises(CheckpointError, match=f"also holds .*{added.name}, which prefine did not write"):
+            kind_of(better if added.is_relative_to(better) else served)
+        added.unlink()
+    (desk / ".env").write_text("KEY=1")
+    with pytest.raises(CheckpointError, match=r"also holds \.env"):
+        kind_of(desk)
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / ".lock").write_text("prefine run")
+    (start / "thesis.docx").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds no run"):
+        kind_of(start)
+
+
+def test_tagged_results_that_are_set_aside_stop_their_removal(tmp_path: Path) -> None:
+    old = a_pipeline(tmp_path / "desk") / ".pipeline" / "old"
+    a_run(old / "sft.1")
+    change_tags(old / "sft.1", ["best"], [])
+    with pytest.raises(CheckpointError, match=r"sft\.1 is tagged best"):
+        kind_of(old)

@@ -98,12 +98,17 @@ class Desk:
     def _run(self, pipeline: Pipeline, stage: PipelineStage, display: None, digests: Any) -> StageResult:
         self.worked.append(stage.name)
         stage.folder.mkdir(parents=True, exist_ok=True)
-        (stage.folder / ".lock").write_text("prefine run")
+        if stage.method != "export":
+            (stage.folder / ".lock").write_text(f"prefine {'evaluation' if stage.method == 'evaluate' else 'run'}")
         if (result := self.work(stage)) is not None:
             return result
-        file = stage.folder / "weights"
+        name = {"evaluate": "parts/weights", "export": "merged/weights"}.get(stage.method, "weights")
+        file = stage.folder / name
+        file.parent.mkdir(exist_ok=True)
         file.write_text(stage.name)
-        return StageResult({"weights": digests.of_file(file)}, (), self.gates.get(stage.name))
+        if stage.method == "export":
+            (file.parent / "export.json").write_text('{"files": {"weights": {}}}')
+        return StageResult({name: digests.of_file(file)}, (), self.gates.get(stage.name))
 
 
 STAGES = ("sft", "reward", "dpo", "ppo", "better", "served", "all")

@@ -259,11 +259,20 @@ def test_a_result_with_a_tag_is_kept_when_another_one_is_made(desk: Desk) -> Non
         assert desk.run(f"stages.dpo.dpo.beta={beta}").ran == ("dpo", "better", "served", "all")
         kept = Path(f"out/dpo.kept-{number}")
         assert (kept / "weights").read_text() == "dpo" and tags_of(kept) == ["best", f"v{number}"]
-        assert f"stage dpo: the earlier run that is tagged best v{number} is kept in {kept}" in desk.view.said
+        assert f"stage dpo: the earlier result that is tagged best v{number} is kept in {kept}" in desk.view.said
         assert list(Path("out/.pipeline/old").iterdir()) == []
     assert {str(run.path) for run in find_runs(Path())[0]} == {"out/dpo.kept-1", "out/dpo.kept-2"}
     assert desk.run("stages.dpo.dpo.beta=0.4", only="better").cached == ("better",)  # of the new result
     assert desk.run().ran == ("dpo", "better", "served", "all")  # the old one is not taken for the stage's
+
+
+def test_an_evaluation_with_votes_of_people_is_kept_when_another_one_is_made(desk: Desk) -> None:
+    """`prefine annotate compare` puts its project into the evaluation's folder."""
+    desk.run()
+    Path("out/better/project.db").write_bytes(b"votes")
+    assert "better" in desk.run("stages.dpo.dpo.beta=0.3").ran
+    assert Path("out/better.kept-1/project.db").read_bytes() == b"votes"
+    assert "stage better: the earlier result that also holds project.db is kept in out/better.kept-1" in desk.view.said
 
 
 def test_a_parent_whose_files_are_gone_is_refused_before_anything_is_moved(desk: Desk) -> None:

@@ -37,7 +37,6 @@ def test_stages_whose_inputs_have_changed_are_out_of_date(desk: Desk, lines: dic
 def test_a_blocked_export_shows_nothing_of_an_earlier_one(desk: Desk, lines: dict[str, StageLine]) -> None:
     desk.run()
     page = Path("out/served/merged/README.md")
-    page.parent.mkdir()
     page.write_text("mine")
     (page.parent / "export.json").write_text('{"proven": true}')
     desk.run()
