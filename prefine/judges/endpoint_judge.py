@@ -124,9 +124,10 @@ class EndpointJudge:
             return self._chat.ask({**asked, "response_format": VERDICT_FORM})
         except BadRequestError as refused:
             if is_too_long(refused):
-                raise NoVerdictError("conversation and answers are too long for the judge") from None
+                raise NoVerdictError("conversation and answers are too long for the judge", is_refusal=True) from None
             raise NoVerdictError(
-                f"the judge refused the request (status {refused.status}: {refused.message or 'no reason'})"
+                f"the judge refused the request (status {refused.status}: {refused.message or 'no reason'})",
+                is_refusal=True,
             ) from None
 
     def _count(self, reply: Reply, now: int) -> None:

@@ -9,11 +9,16 @@ Preferred = Literal["first", "second", "tie"]
 
 
 class NoVerdictError(Exception):
-    """A judge gave no verdict on one pair. Never reaches the user: pairs are counted by `reason`."""
+    """A judge gave no verdict on one pair. Never reaches the user: pairs are counted by `reason`.
 
-    def __init__(self, reason: str) -> None:
+    Args:
+        is_refusal: whether it refused the request for what this holds.
+    """
+
+    def __init__(self, reason: str, *, is_refusal: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.is_refusal = is_refusal
 
 
 class Judge(Protocol):

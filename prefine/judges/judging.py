@@ -26,11 +26,13 @@ class Opinion:
         is_consistent: whether it said the same in both orders; None without a verdict, and for equal answers, which
             are a tie that nobody is asked about.
         failure: why there is no verdict, to be counted; "" if there is one.
+        is_refused: whether the judge refused a request about it.
     """
 
     winner: Winner | None
     is_consistent: bool | None = None
     failure: str = ""
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,14 @@ class JudgedAnswers:
         win_rate: over the prompts; of several answers to a prompt the first is judged.
         problem: what ended the judging early; None if every pair was asked about.
         not_asked: pairs that the judge could not be asked about.
+        refused: pairs that it refused to judge for what the request holds.
     """
 
     rows: list[AnswerRow]
     win_rate: WinRate
     problem: EndpointError | None = None
     not_asked: int = 0
+    refused: int = 0
 
 
 def judge_answers(
@@ -73,7 +77,8 @@ def judge_answers(
         judged[place] = rows[place].model_copy(update={"verdicts": others | own})
     differences = [length_difference(rows[place]) for place in places]
     not_asked = sum(each.failure.startswith(_NOT_ASKED) for each in opinions)
-    return JudgedAnswers(judged, _win_rate(judge, opinions, differences, problem), problem, not_asked)
+    refused = sum(each.is_refused for each in opinions)
+    return JudgedAnswers(judged, _win_rate(judge, opinions, differences, problem), problem, not_asked, refused)
 
 
 def first_of_each_prompt(rows: Sequence[AnswerRow]) -> list[int]:
@@ -122,7 +127,7 @@ def _opinion(one: Future[Preferred], other: Future[Preferred]) -> Opinion:
     for future in (one, other):
         error = future.exception()
         if isinstance(error, NoVerdictError):
-            return Opinion(None, failure=error.reason)
+            return Opinion(None, failure=error.reason, is_refused=error.is_refusal)
         if isinstance(error, EndpointError):
             return Opinion(None, failure=f"{_NOT_ASKED}: {error.problem}")
     winner = agreed(one.result(), other.result())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from prefine.comparisons.answer_metrics import DEMONSTRATION_LOSS, ENTROPY, KL, LENGTH, PAIR_ACCURACY, PAIR_MARGIN
 from prefine.comparisons.measures import why_missing
+from prefine.errors import PrefineError
 from prefine.evaluation.comparing.answer_rows import add_rows, note_not_finite, nothing_answered
 from prefine.evaluation.comparing.answering import SideAnswer
 from prefine.evaluation.comparing.benchmarks import benchmarks
@@ -185,6 +186,12 @@ def _add_judge(found: Gathered, request: JudgeRequest, patience: Patience, parts
     if judged.problem is not None and judged.problem.may_pass:
         what = f"the judge {request.name} could not be asked about {judged.not_asked} of {total} prompts"
         parts.note_unfinished(what, judged.problem)
+    elif judged.refused and judged.win_rate.consistency is None:
+        # A judge that gives verdicts would refuse the same prompts again; one that gives none may be set up wrongly.
+        failed = judged.win_rate.failed
+        what = f"the judge {request.name} gave no verdict on {sum(failed.values())} of {total} prompts"
+        remedy = "Change what it refuses, or name another judge; the same command then continues."
+        parts.note_unfinished(what, PrefineError(max(failed, key=lambda reason: failed[reason]), remedy))
 
 
 def _add_kept(found: Gathered, parts: Parts) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from prefine.comparisons.result import Metric
 from prefine.errors import DataError
 from prefine.evaluation.comparing import answering, gathering
-from prefine.evaluation.comparing.evaluate import evaluate
+from prefine.evaluation.comparing.evaluate import evaluate, evaluate_as_far_as_possible
 from prefine.evaluation.comparing.folder import read_rows
 from prefine.evaluation.comparing.request import EvaluationRequest, judge_request
 from prefine.generation.sampling import Sampling
@@ -271,6 +271,28 @@ def test_a_judge_that_fails_is_replaced_by_nothing(asked: Ask, reward_run: Path)
         comparison, _ = evaluate(asked(judge=judge_request(fake.url, "judge-1"), reward=str(reward_run)))
     assert (comparison.verdict.decided_by, comparison.verdict.decision) == ("judge-1", "no difference shown")
     assert comparison.not_computed["judge judge-1"].startswith(f"no verdict on {len(ROWS)} of {len(ROWS)} prompts")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(413, "are too long for the judge"), (422, "refused the request (status 422: no")]
+)
+def test_a_judge_that_refuses_every_request_leaves_the_evaluation_unfinished(
+    asked: Ask, status: int, reason: str
+) -> None:
+    """One that refuses some of them does not: the others have verdicts, and it would refuse the same again."""
+    taken = [0]
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        return Answer('{"verdict": "A"}') if number <= taken[0] else refusal(status, f"no {number}")
+
+    with running(answer) as fake:
+        request = asked(judge=judge_request(fake.url, "judge-1"), patience=Patience(at_once=1))
+        (_, folder), (missing,) = evaluate_as_far_as_possible(request)
+        pairs = sum(row.candidate.text != row.baseline.text for row in answers_in(folder))
+        assert missing.problem.startswith(f"the judge judge-1 gave no verdict on {pairs} of {len(ROWS)} prompts: ")
+        assert reason in missing.problem
+        taken[0] = len(fake.asked) + 2
+        assert evaluate_as_far_as_possible(request)[1] == []
 
 
 def test_a_judge_behind_an_endpoint_decides(asked: Ask, reward_run: Path) -> None:
