@@ -24,6 +24,7 @@ class DataFacts:
             facts are theirs.
         rows_by_kind: rows by what their columns say they are; "unknown" too.
         answers_unread, votes_unread: columns that look like answers or votes and are not read, with their rows.
+        votes_down_unread: of these votes, the rows with a vote down.
         columns_proposed: prefine's names for such columns, with the columns; empty if their names say too little.
         duplicates: records that repeat an earlier one.
         contradictions: records that another one contradicts. Records that repeat an earlier one do not count.
@@ -43,6 +44,7 @@ class DataFacts:
     rows_by_kind: dict[str, int]
     answers_unread: dict[str, int]
     votes_unread: dict[str, int]
+    votes_down_unread: dict[str, int]
     columns_proposed: dict[str, str]
     complete: bool
     records: int
@@ -99,6 +101,7 @@ def facts_of(audit: Audit) -> DataFacts:
         rows_by_kind=audit.kinds.rows,
         answers_unread=audit.counts["answers_unread"],
         votes_unread=audit.counts["votes_unread"],
+        votes_down_unread=audit.counts["votes_down_unread"],
         columns_proposed=audit.kinds.proposed,
         complete=audit.complete,
         records=audit.records,

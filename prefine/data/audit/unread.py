@@ -83,6 +83,7 @@ def unread_findings(counts: Mapping[str, Any], kinds: RowKinds, kind: str, *, as
 
 def _columns(counts: Mapping[str, Any], kind: str, proposed: Mapping[str, str]) -> AuditFinding:
     answers, votes, rows = counts["answers_unread"], counts["votes_unread"], counts["rows_in"]
+    down = counts["votes_down_unread"]
     most = max([0, *answers.values(), *votes.values()])
     # Without its answers a row teaches nothing; a further column beside answers that are read may be of no use.
     wanting = kind == "prompts" or bool(votes)
@@ -90,27 +91,35 @@ def _columns(counts: Mapping[str, Any], kind: str, proposed: Mapping[str, str]) 
         "unread_columns",
         "Columns that are not read",
         Severity.NONE if not most else Severity.HIGH if wanting else by_share(most, rows, medium=0.1, high=2),
-        columns_sentence(answers, votes, kind) or "No column that looks like answers or votes is left unread.",
+        columns_sentence(answers, votes, down, kind) or "No column that looks like answers or votes is left unread.",
         most,
         rows,
         "rows",
         f"Name them: {column_options(proposed)}" if most else "",
-        figures={"answers": dict(answers), "votes": dict(votes)},
+        figures={"answers": dict(answers), "votes": dict(votes), "votes_down": dict(down)},
     )
 
 
-def columns_sentence(answers: Mapping[str, int], votes: Mapping[str, int], kind: str) -> str:
+def columns_sentence(
+    answers: Mapping[str, int], votes: Mapping[str, int], down: Mapping[str, int], kind: str
+) -> str:
     """Which columns look like answers or votes and are not read; empty if there are none.
 
     Args:
         answers, votes: the columns with their rows.
+        down: the columns of votes with the rows whose vote is down: demonstrations cannot be read from these.
         kind: that the rows were read as.
     """
     says = []
     if answers:
         says.append(f"{_named('answers', answers)}{' Rows are read as prompts alone.' if kind == 'prompts' else ''}")
     if votes:
-        says.append(f"{_named('votes', votes)} Answers that were voted down are imitated, too.")
+        # A row may have several such columns, so their rows do not add up.
+        least = "at least " if len(down) > 1 else ""
+        says.append(
+            f"{_named('votes', votes)} Only answers that were voted up are imitated; "
+            f"{least}{plural(max(down.values(), default=0), 'row')} with a vote down cannot be used."
+        )
     return " ".join(says)
 
 

@@ -56,6 +56,7 @@ class ReadCounts:
             NaN).
         answers_unread: columns that look like answers but are in no format, by name, with their rows.
         votes_unread: the same for columns of demonstrations that look like votes.
+        votes_down_unread: of these rows, those with a vote down; they are quarantined.
     """
 
     rows_in: int = 0
@@ -70,6 +71,7 @@ class ReadCounts:
     columns_left_out: Counter[str] = field(default_factory=Counter)
     answers_unread: Counter[str] = field(default_factory=Counter)
     votes_unread: Counter[str] = field(default_factory=Counter)
+    votes_down_unread: Counter[str] = field(default_factory=Counter)
     missing_words: Counter[str] = field(default_factory=Counter)
     missing_at: list[str] = field(default_factory=list)
     read_as: dict[str, list[str]] = field(default_factory=dict)
@@ -112,6 +114,7 @@ class ReadCounts:
             "columns_left_out": dict(self.columns_left_out.most_common()),
             "answers_unread": dict(self.answers_unread.most_common()),
             "votes_unread": dict(self.votes_unread.most_common()),
+            "votes_down_unread": dict(self.votes_down_unread.most_common()),
             "missing_words": dict(self.missing_words.most_common()),
             "missing_at": list(self.missing_at),
             "read_as": {said: {"first": names[0], "files": len(names)} for said, names in self.read_as.items()},
@@ -141,8 +144,7 @@ def remarks(counts: Mapping[str, Any]) -> list[str]:
         names = ", ".join(f"{printable(str(name)[:40])} ({rows})" for name, rows in list(votes.items())[:5])
         told.append(
             f"warning: columns that look like votes are not read (rows in brackets): {names}; data.columns (--column) "
-            "says "
-            "which is the label"
+            "says which is the label"
         )
     if scored := counts.get("scored_pairs"):
         told.append(
@@ -259,7 +261,8 @@ class RecordStream(Generic[R]):
         self.counts.answers_unread.update(answers_unread(value, self._kind, shape))
         if self._kind is Demonstration:
             votes = unread_votes(value, shape.taken(value))
-            self.counts.votes_unread.update(name for name, up in votes.items() if up)
+            self.counts.votes_unread.update(list(votes))
+            self.counts.votes_down_unread.update(name for name, up in votes.items() if not up)
         return read_row(row, value, self._kind, self._rules, shape)
 
     def _records_of(self, reading: Reading[R]) -> Iterator[R]:

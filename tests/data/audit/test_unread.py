@@ -35,10 +35,16 @@ def test_a_further_answer_beside_those_that_are_read_is_less_serious(tmp_path: P
     assert (few.severity, few.count) == (Severity.LOW, 1)
 
 
-def test_votes_that_are_not_read_let_bad_answers_be_imitated(tmp_path: Path) -> None:
-    rows = [{"prompt": f"q{n}", "completion": "a", "thumbs_up": True} for n in range(20)]
-    finding = found(audited(tmp_path, rows, kind="demonstrations"), "unread_columns")
-    assert (finding.severity, finding.figures["votes"]) == (Severity.HIGH, {"thumbs_up": 20})
+def test_of_votes_that_are_not_read_both_sides_are_counted(tmp_path: Path) -> None:
+    """Rows with a vote down are quarantined: their answers are not imitated."""
+    rows = [{"prompt": f"q{n}", "completion": "a", "thumbs_up": n >= 5} for n in range(20)]
+    audit = audited(tmp_path, rows, kind="demonstrations")
+    finding = found(audit, "unread_columns")
+    assert (finding.severity, audit.records) == (Severity.HIGH, 15)
+    assert (finding.figures["votes"], finding.figures["votes_down"]) == ({"thumbs_up": 20}, {"thumbs_up": 5})
+    assert "thumbs_up (20 rows). Only answers that were voted up are imitated; 5 rows with a vote down" in finding.says
+    twice = found(audited(tmp_path, [row | {"liked": True} for row in rows], kind="demonstrations"), "unread_columns")
+    assert twice.figures["votes"] == {"thumbs_up": 20, "liked": 20}
 
 
 def test_rows_of_other_kinds(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_rows_are_kept_dropped_as_duplicates_or_quarantined_and_all_are_counted(
         "columns_left_out": {},
         "answers_unread": {},
         "votes_unread": {},
+        "votes_down_unread": {},
         "missing_words": {},
         "missing_at": [],
         "read_as": {},
