@@ -143,9 +143,7 @@ def _signal(files: Sequence[DataFacts]) -> Signal:
 
 
 def _not_read(source: str, facts: DataFacts) -> Iterator[str]:
-    if sentence := columns_sentence(
-        facts.answers_unread, facts.votes_unread, facts.votes_down_unread, facts.kind
-    ):
+    if sentence := columns_sentence(facts.answers_unread, facts.votes_unread, facts.votes_down_unread, facts.kind):
         yield f"{source}: {sentence} Name them: {column_options(facts.columns_proposed)}"
     if sentence := kinds_sentence(facts.rows_by_kind, facts.kind):
         yield f"{source}: {sentence} Write each kind into a file of its own, and name all of them with --data."

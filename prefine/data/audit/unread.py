@@ -100,9 +100,7 @@ def _columns(counts: Mapping[str, Any], kind: str, proposed: Mapping[str, str]) 
     )
 
 
-def columns_sentence(
-    answers: Mapping[str, int], votes: Mapping[str, int], down: Mapping[str, int], kind: str
-) -> str:
+def columns_sentence(answers: Mapping[str, int], votes: Mapping[str, int], down: Mapping[str, int], kind: str) -> str:
     """Which columns look like answers or votes and are not read; empty if there are none.
 
     Args:
