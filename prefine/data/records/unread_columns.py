@@ -123,14 +123,11 @@ def listed(columns: Sequence[str]) -> str:
     return found + (", …" if len(columns) > _MOST_NAMED else "")
 
 
-# Names of answers, and of reasoning, in datasets.
+# Names of answers, and of reasoning, in datasets; as `plain_name` writes them.
 _ANSWER_LIKE = re.compile(
-    r"(.+_)?(answer|response|completion|output|reply|chosen|rejected|summary|solution|reasoning|thinking|rationale)s?(_.+)?",
-    re.IGNORECASE,
+    r"(.+_)?(answer|response|completion|output|reply|chosen|rejected|summary|solution|reasoning|thinking|rationale)s?(_.+)?"
 )
-_ABOUT_ANSWERS = re.compile(
-    r".*_(id|ids|model|models|run|name|type|source|lang|language|length|url|author)", re.IGNORECASE
-)
+_ABOUT_ANSWERS = re.compile(r".*_(id|ids|model|models|run|name|type|source|lang|language|length|url|author)")
 
 
 def answers_unread(value: Mapping[str, Any], kind: type[BaseModel], shape: Shape) -> list[str]:
@@ -151,4 +148,5 @@ def answers_unread(value: Mapping[str, Any], kind: type[BaseModel], shape: Shape
 
 @lru_cache(maxsize=1_000)
 def _looks_like_answers(name: str) -> bool:
-    return bool(_ANSWER_LIKE.fullmatch(name)) and not _ABOUT_ANSWERS.fullmatch(name)
+    plain = plain_name(name)
+    return bool(_ANSWER_LIKE.fullmatch(plain)) and not _ABOUT_ANSWERS.fullmatch(plain)

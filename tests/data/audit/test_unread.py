@@ -26,6 +26,16 @@ def test_answers_in_a_column_of_another_name(tmp_path: Path) -> None:
     assert (named.kind, found(named, "unread_columns").severity) == ("demonstrations", Severity.NONE)
 
 
+@pytest.mark.parametrize(
+    ("column", "count"),
+    [("my-answer", 3), ("Model Response", 3), (" OUTPUT ", 0), ("Response ID", 0), ("answer-model", 0)],
+)
+def test_names_of_answers_may_have_spaces_and_hyphens(tmp_path: Path, column: str, count: int) -> None:
+    """` OUTPUT ` is read, as `output`."""
+    rows = [{"instruction" if column == " OUTPUT " else "prompt": f"q{n}", column: f"a{n}"} for n in range(3)]
+    assert found(audited(tmp_path, rows), "unread_columns").count == count
+
+
 def test_a_further_answer_beside_those_that_are_read_is_less_serious(tmp_path: Path) -> None:
     finding = found(audited(tmp_path, [pair(n, response_3="more") for n in range(20)]), "unread_columns")
     assert (finding.severity, finding.count) == (Severity.MEDIUM, 20)
