@@ -19,6 +19,9 @@ from prefine.runs.directory import RunDirectory
 from prefine.runs.ownership import RECIPE_MARK, is_own_recipe
 from prefine.training.display import Display
 
+# The recipe's section of thresholds.
+_SECTION = "readiness"
+
 
 def report_readiness(
     reward: RewardModel,
@@ -55,16 +58,19 @@ def as_warnings(readiness: Readiness) -> list[str]:
 def renew_readiness(recipe: RewardRecipe, kind: Kind, run: RunDirectory, display: Display) -> None:
     """Make the readiness report of a finished run again if the recipe has other thresholds; nothing is trained.
 
-    The manifest is written last, with the thresholds, so a call after a kill begins again.
+    Before the report is written, the thresholds are taken out of the manifest; they are written into it last. A call
+    after a kill begins again, whatever its thresholds.
 
     Raises:
         PrefineError: the model or the rows cannot be read, or a file cannot be written.
     """
     manifest = read_json_object(run.manifest)
-    if manifest["recipe"].get("readiness") == recipe.readiness.model_dump(mode="json"):
+    if manifest["recipe"].get(_SECTION) == recipe.readiness.model_dump(mode="json"):
         return
     train, heldout = open_stores(run.data)
     reward = load_reward(named_model(str(run.path), device=recipe.model.device))
+    before = {name: value for name, value in manifest["recipe"].items() if name != _SECTION}
+    write_json(run.manifest, {**manifest, "recipe": before})
     readiness = report_readiness(reward, train, heldout, recipe, kind, run, display)
     names = tuple(f"{each.name}: " for each in readiness.findings)
     others = [each for each in manifest.get("warnings", []) if not str(each).startswith(names)]

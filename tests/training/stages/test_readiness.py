@@ -23,9 +23,13 @@ def run(reward_run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(reward_run, tmp_path / "run")
 
 
-def resumed(run: Path, **readiness: Any) -> str:
-    """Resume it with other thresholds; returns what it said."""
-    values = tiny.manifest(run)["recipe"]
+def resumed(run: Path, manifest: dict[str, Any] | None = None, **readiness: Any) -> str:
+    """Resume it with other thresholds; returns what it said.
+
+    Args:
+        manifest: whose recipe it is resumed with; None: the run's own.
+    """
+    values = (manifest or tiny.manifest(run))["recipe"]
     values["run"] = str(run)
     values["readiness"] |= readiness
     return tiny.train(RewardRecipe.model_validate(values), resume=True)
@@ -65,18 +69,25 @@ def test_the_same_thresholds_change_nothing(run: Path) -> None:
     assert (run / "readiness.json").read_bytes() == before
 
 
-def test_a_kill_before_the_manifest_is_written_leaves_it_to_the_next_call(
-    run: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("then", [2, 50])
+def test_a_kill_before_the_thresholds_are_written_leaves_it_to_the_next_call(
+    run: Path, monkeypatch: pytest.MonkeyPatch, then: int
 ) -> None:
+    """The report on the disk is of the other thresholds, also where the earlier ones (50) are set back."""
+    before = tiny.manifest(run)
+
     def killed(path: Path, value: Any) -> None:
-        raise KeyboardInterrupt
+        if "readiness" in value["recipe"]:
+            raise KeyboardInterrupt
+        write_json(path, value)
 
     with monkeypatch.context() as patched:
         patched.setattr(readiness_module, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             resumed(run, min_pairs=2)
-    assert tiny.manifest(run)["recipe"]["readiness"]["min_pairs"] == 50
-    assert "readiness for PPO" in resumed(run, min_pairs=2)
-    assert tiny.manifest(run)["recipe"]["readiness"]["min_pairs"] == 2
+    assert level(run, PAIRS) == "go"
+    assert "readiness for PPO" in resumed(run, before, min_pairs=then)
+    assert tiny.manifest(run)["recipe"]["readiness"]["min_pairs"] == then
+    assert level(run, PAIRS) == ("go" if then == 2 else "caution")
     write_json(run / "readiness.json", {})  # what a user does to it is his
-    assert "readiness for PPO" not in resumed(run, min_pairs=2)
+    assert "readiness for PPO" not in resumed(run, min_pairs=then)
