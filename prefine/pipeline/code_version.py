@@ -18,6 +18,7 @@ _ROOTS = {
     "export": "prefine.export.run_export",
     "report": "prefine.report.overview.page",
 }
+_DATA = {"evaluate": "regression/set/*.jsonl"}
 _FROM = re.compile(r"^\s*from (prefine[\w.]*) import (?:\(([^)]*)\)|([^(\n]+))", re.MULTILINE)
 _NAMED = re.compile(r"\bprefine(?:\.\w+)+")
 _SHOWS = (
@@ -29,12 +30,19 @@ _SHOWS = (
 
 @cache
 def code_digest(method: str) -> str:
-    """SHA-256 over the modules of a method, by name and content, in hexadecimal."""
+    """SHA-256 over the modules of a method and its data in the package, by name and content, in hexadecimal."""
     left_out = tuple(name for name in _SHOWS if method != "report" or name != "prefine.report")
     digest = hashlib.sha256()
     for name, path in sorted(_modules(root_of(method), left_out).items()):
         digest.update(f"{name}\0".encode() + path.read_bytes())
+    for path in _data_of(method):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _data_of(method: str) -> list[Path]:
+    """Files that come with prefine and decide a method's result besides its code: the items of the regression set."""
+    return sorted(Path(str(files("prefine"))).glob(_DATA[method])) if method in _DATA else []
 
 
 @cache

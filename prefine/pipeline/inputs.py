@@ -24,9 +24,10 @@ from prefine.data.reading.content import content_hash
 from prefine.data.reading.source_names import source_names
 from prefine.data.reading.sources import locate
 from prefine.errors import DataError, PrefineError, RecipeError
+from prefine.evaluation.comparing.task_files import is_task_file, task_files
 from prefine.paths import expanded, path_in_recipe
 from prefine.pipeline.code_version import code_digest
-from prefine.pipeline.digests import KnownDigests
+from prefine.pipeline.digests import KnownDigests, joined_digest
 from prefine.recipe.deciding import decides, flat_fields, is_of_readiness
 from prefine.recipe.pipeline_stage import STAGE, PipelineStage
 from prefine.recipe.sections import Sources
@@ -167,6 +168,8 @@ def _contents(name: str, value: Any, paths: Container[str], digests: KnownDigest
             digest: str | None = None
             if function is not None and function[1] not in _NO_MODULES and not Path(text).exists():
                 digest = _module_digest(name, text, function[1], digests)
+            elif name == "lm_eval" and is_task_file(text) and Path(text).exists():
+                digest = joined_digest({file.name: digests.of_file(file) for file in task_files(text)})
             elif name in paths or "/" in text or "." in text:
                 digest = _digest_of(text, digests)
             found |= {} if digest is None else {f"content {text}": digest}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from prefine.pipeline import code_version
@@ -35,3 +37,14 @@ def test_a_training_stage_needs_the_loop_the_data_and_the_models_but_no_pages() 
 def test_names_of_modules_in_texts_count() -> None:
     """Export formats are imported by name."""
     assert "prefine.export.gguf" in modules("export")
+
+
+def test_the_regression_set_counts_where_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"facts.jsonl", "refusals.jsonl"} <= {path.name for path in code_version._data_of("evaluate")}
+    item = tmp_path / "facts.jsonl"
+    monkeypatch.setattr(code_version, "_data_of", lambda method: [item] if method == "evaluate" else [])
+    found = []
+    for text in ("{}", '{"id": 1}'):
+        item.write_text(text)
+        found.append([code_digest.__wrapped__(method) for method in ("evaluate", "export")])
+    assert found[0][0] != found[1][0] and found[0][1] == found[1][1]

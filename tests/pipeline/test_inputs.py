@@ -75,3 +75,25 @@ def test_a_reward_function_in_a_package_is_found_without_importing_it(
     with pytest.raises(RecipeError, match=r"reward\.name is mypackage\.nix:f, and there is no module mypackage\.nix"):
         contents("reward.name", "mypackage.nix:f", ppo, tmp_path)
     assert "mypackage" not in sys.modules
+
+
+def test_of_a_task_of_lm_eval_the_code_and_settings_beside_it_count(tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    task, code = folder / "own.yaml", folder / "own.py"
+    task.write_text("task: own")
+    code.write_text("# one")
+
+    def found() -> dict[str, object]:
+        return contents("lm_eval", [str(task), "arc_easy"], METHODS["evaluate"], tmp_path)
+
+    (folder / "data.jsonl").write_text("{}")
+    before = found()
+    assert list(before) == [f"content {task}"]
+    (folder / "data.jsonl").write_text("{} {}")
+    assert found() == before
+    code.write_text("# two")
+    changed = found()
+    assert changed != before
+    (folder / "_default.yml").write_text("metric: acc")
+    assert found() not in (before, changed)

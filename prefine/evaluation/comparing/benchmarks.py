@@ -18,12 +18,11 @@ from prefine.evaluation.comparing.parts import Parts
 from prefine.evaluation.comparing.questions import digest_of
 from prefine.evaluation.comparing.request import EvaluationRequest
 from prefine.evaluation.comparing.sides import NamedSide
+from prefine.evaluation.comparing.task_files import is_task_file, task_files
 from prefine.formatting import plural
 from prefine.models.loading.load import LoadedModel
 from prefine.models.loading.location import one_line
 from prefine.runs.atomic import sha256_of_file
-
-_YAML = (".yaml", ".yml")
 
 
 def benchmarks(
@@ -80,22 +79,19 @@ def require_tasks(tasks: Sequence[str]) -> None:
         RecipeError: see above.
     """
     for task in tasks:
-        if task.endswith(_YAML):
+        if is_task_file(task):
             if not Path(task).is_file():
                 raise RecipeError(f"there is no file {task!r}", "Name a task of lm-eval, or a task's YAML file.")
             _name_in(task)
 
 
 def _files_of(task: str) -> str:
-    """A hash of a task's file and of the code and further settings beside it; data files are not read."""
-    if not task.endswith(_YAML):
-        return ""
-    beside = sorted(each for each in Path(task).resolve().parent.iterdir() if each.suffix in (".yaml", ".yml", ".py"))
-    return digest_of([[each.name, sha256_of_file(each)] for each in beside if each.is_file()])
+    """A hash of a task's files; "" for a task of lm-eval's own."""
+    return digest_of([[each.name, sha256_of_file(each)] for each in task_files(task)]) if is_task_file(task) else ""
 
 
 def _text_of(task: str) -> str:
-    return Path(task).read_text(encoding="utf-8") if task.endswith(_YAML) else ""
+    return Path(task).read_text(encoding="utf-8") if is_task_file(task) else ""
 
 
 def _name_in(file: str) -> str:
@@ -119,7 +115,7 @@ def _run(loaded: LoadedModel, task: str, slots: int) -> dict[str, Any]:
     from prefine.evaluation.comparing.harness_model import HarnessModel
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    is_file = task.endswith(_YAML)
+    is_file = is_task_file(task)
     try:
         manager = TaskManager(
             include_path=str(Path(task).resolve().parent) if is_file else None, include_defaults=not is_file
