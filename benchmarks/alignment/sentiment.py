@@ -1,9 +1,10 @@
 """Sentiment PPO: reward is VADER's compound score, the judge that is never optimised is AFINN's; beside TRL 1.10.
 
-Both trainers get the same prompts, answers of the same length, and as many optimiser steps with the same rate, clip
-ranges and KL penalty; neither clips gradients, and prefine's guards only warn. What differs: TRL's critic is a second
-model, all of whose weights are trained at the policy's rate, while prefine's is a head on the policy's hidden states
-with a rate of its own; the order of the prompts; the random numbers. The curves come from the texts that each trainer
+Both trainers get the same prompts, answers of the same length, and as many optimiser steps with the same rate, epsilon,
+clip ranges and KL penalty; neither clips gradients, and prefine's guards only warn. What differs: TRL's critic is a
+second model, all of whose weights are trained at the policy's rate, while prefine's is a head on the policy's hidden
+states with a rate of its own; TRL averages the means of micro-batches of four answers, prefine all tokens of an update;
+the order of the prompts; the random numbers. The curves come from the texts that each trainer
 gave its reward function. Afterwards both models answer the same held-out prompts.
 
 VADER: Hutto and Gilbert 2014, ICWSM. AFINN: Nielsen 2011, arXiv 1103.2903.
@@ -170,6 +171,7 @@ def ours(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict
                 "batch_size": ANSWERS,
                 "epochs": 1,
                 "learning_rate": LEARNING_RATE,
+                "adam_epsilon": 1e-8,
                 "max_grad_norm": None,
                 "seed": seed,
                 "max_tokens_per_microbatch": PPO_MICROBATCH_TOKENS,

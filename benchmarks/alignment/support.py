@@ -21,6 +21,8 @@ RECIPES = Path("prefine/recipes")
 JUDGE_SEED = 100
 # Of each so many prompts, one is the judge's.
 PARTS = 3
+# About four passes over the judge's pairs; the recipe's own number is for all pairs.
+JUDGE_STEPS = 46
 
 
 def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: str) -> None:
@@ -31,7 +33,7 @@ def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: st
         dtype=dtype,
         data=[sha256_of(_file(name)) for name in (PAIRS, PROMPTS)],
         recipes=[sha256_of(Path(_recipe(stage))) for stage in ("sft", "reward", "dpo", "ppo")],
-        judge=[JUDGE_SEED, PARTS],
+        judge=[JUDGE_SEED, PARTS, JUDGE_STEPS],
     )
     own, judges = split(folder)
     judge = trained(
@@ -42,7 +44,8 @@ def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: st
         f"model.dtype={dtype}",
         f"data.train={judges}",
         f"training.seed={JUDGE_SEED}",
-        "training.epochs=4",
+        "training.epochs=5",
+        f"training.max_steps={JUDGE_STEPS}",
     )
     for seed in seeds:
         _path(folder / f"seed-{seed}", own, judge, f"training.seed={seed}", f"model.dtype={dtype}")

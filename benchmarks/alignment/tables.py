@@ -55,8 +55,8 @@ def support(folder: Path) -> Iterator[str]:
         rewards = [each["change"] for each in found["metrics"] if each["name"] == "reward"]
         changed = [
             f"{each['title']} {each['finding']}"
-            for each in found["metrics"]
-            if each["finding"] in ("better", "worse") and each["name"] != "reward"
+            for each in (*found["metrics"], *found["regression"])
+            if each["finding"] in ("better", "worse") and each.get("name") != "reward"
         ]
         yield _row(
             path.parts[-4].removeprefix("seed-"),
