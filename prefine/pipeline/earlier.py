@@ -74,7 +74,7 @@ def put_back(stage: PipelineStage, aside: StageAside, records: PipelineRecords) 
 
 
 def drop_earlier(stage: PipelineStage, records: PipelineRecords, *, attempts: bool) -> list[Kept]:
-    """Delete what was set aside of a stage that is done; returns what is kept for its tags.
+    """Delete what was set aside of a stage that is done; returns what is kept, see `Kept`.
 
     Args:
         attempts: also attempts that did not end. Results are always deleted.
@@ -82,10 +82,11 @@ def drop_earlier(stage: PipelineStage, records: PipelineRecords, *, attempts: bo
     Raises:
         PrefineError: the disk cannot be written, or paid replies are damaged.
     """
+    dropped = [each for each in records.earlier(stage.name) if attempts or each.is_result]
+    record = records.read(stage.name)
+    take_over(stage, records, compared=record is None or not record.forced)
     kept = []
-    for aside in records.earlier(stage.name):
-        if not (attempts or aside.is_result):
-            continue
+    for aside in dropped:
         with storage_errors(aside.folder):
             tags, foreign = tuple(tags_of(aside.folder)), tuple(foreign_in(aside.folder))
         if tags or foreign:
@@ -94,7 +95,6 @@ def drop_earlier(stage: PipelineStage, records: PipelineRecords, *, attempts: bo
                 aside.folder.rename(place)
             kept.append(Kept(place, tags, foreign))
         else:
-            _take_over(stage, aside)
             discard(aside.folder)
         records.forget_earlier(aside.folder)
     return kept
@@ -112,16 +112,13 @@ def take_over(stage: PipelineStage, records: PipelineRecords, *, compared: bool)
     Raises:
         PrefineError: the disk cannot be written, or replies are damaged.
     """
+    if stage.method != EVALUATE:
+        return
+    from prefine.evaluation.comparing.carrying import carry_over
+
     for aside in reversed(records.earlier(stage.name)):  # what is there already stays
-        _take_over(stage, aside, compared=compared)
-        compared = compared and not aside.record.forced
-
-
-def _take_over(stage: PipelineStage, aside: StageAside, *, compared: bool = True) -> None:
-    if stage.method == EVALUATE:
-        from prefine.evaluation.comparing.carrying import carry_over
-
         carry_over(aside.folder, stage.folder, compared=compared)
+        compared = compared and not aside.record.forced
 
 
 def _free_name(stage: PipelineStage) -> Path:

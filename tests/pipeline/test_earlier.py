@@ -180,8 +180,11 @@ def test_what_was_set_aside_is_listed_by_age_and_without_what_is_gone(desk: Desk
     assert records.free_place("dpo").name == "dpo.11"  # dpo.1 would count as older than the others
 
 
-def test_of_several_attempts_the_newest_replies_are_taken_over(desk: Desk) -> None:
-    """The second of four attempts was forced: the compared endpoint's replies to the first are of an earlier model."""
+@pytest.mark.parametrize("forced", [None, False, True])
+def test_of_several_attempts_the_newest_replies_are_taken_over(desk: Desk, forced: bool | None) -> None:
+    """The second of four attempts was forced: the compared endpoint's replies to the first are of an earlier model. If
+    the evaluation that is done was forced (None: none is done), all are. Afterwards, what was set aside is deleted.
+    """
     desk.values["stages"] = {"better": {"method": "evaluate", "candidate": "a", "prompts": "questions.jsonl"}}
     pipeline = desk.pipeline()
     stage, records = pipeline.stages["better"], PipelineRecords(pipeline.folder)
@@ -194,9 +197,16 @@ def test_of_several_attempts_the_newest_replies_are_taken_over(desk: Desk) -> No
             with ReplyCache(aside.folder / name) as cache:
                 for key in ("same", f"of {number}"):
                     cache.put(key, "m", Reply(str(number), "stop"))
-    earlier.take_over(stage, records, compared=True)
+        (aside.folder / ".lock").write_text("prefine evaluation")
+    if forced is None:
+        earlier.take_over(stage, records, compared=True)
+    else:
+        records.stages.mkdir()
+        records.write("better", StageRecord("done", "key", {}, forced=forced))
+        assert earlier.drop_earlier(stage, records, attempts=True) == []
+    assert len(records.earlier("better")) == (4 if forced is None else 0)
     expected = {"same": "4", "of 1": "1", "of 2": "2", "of 3": "3", "of 4": "4"}
-    for name, lacks in (("judge.db", []), ("replies.db", ["of 1"])):
+    for name, lacks in (("judge.db", []), ("replies.db", list(expected) if forced else ["of 1"])):
         with ReplyCache(stage.folder / name) as cache:
             found = {key: None if (reply := cache.get(key)) is None else reply.text for key in expected}
         assert found == {key: None if key in lacks else text for key, text in expected.items()}
