@@ -1,8 +1,8 @@
 """Time PPO updates of 16 answers of 64 tokens: python -m benchmarks.ppo ours|trl [--updates 3] [--dtype float32].
 
-The peer is TRL 1.10, the last release with a PPO trainer: pip install --no-deps --target FOLDER trl==1.10.0, and name
-FOLDER in PREFINE_TRL_PPO. Ours writes all 64 tokens of every answer, whatever they are; TRL may end some before. The
-first update also makes what is made once, the kernels for instance: of more, it is left out, on both sides.
+The peer is TRL 1.10: see benchmarks/peer_trl_ppo.py. Ours writes all 64 tokens of every answer, whatever they are; TRL
+may end some before. The first update also makes what is made once, the kernels for instance: of more, it is left out,
+on both sides.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
-import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from benchmarks.peer_trl_ppo import ppo_trainer, prompt_ids, tokenizer_for_ppo, use_trl_1_10
 from benchmarks.work import (
     LORA_RANK,
     PPO_MICROBATCH_TOKENS,
@@ -114,55 +113,21 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 def trl(prompts: list[Prompt], updates: int, dtype: str) -> dict[str, float]:
     """Seconds an update of TRL's trainer: LoRA on the policy, a reward and a value model of the same size."""
-    sys.path.insert(0, os.environ["PREFINE_TRL_PPO"])
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
-
-    from prefine.models.loading.embedded import embedded_folder
-
-    model = embedded_folder("embedded:smollm2-135m")
-    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-    rows = []
-    for prompt in prompts[: ANSWERS * updates]:
-        messages = [message.model_dump() for message in prompt.prompt]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-        rows.append({"input_ids": ids, "lengths": len(ids)})
-
-    whole: dict[str, Any] = {"dtype": torch.float32}
+    use_trl_1_10()
+    tokenizer = tokenizer_for_ppo()
+    asked = prompt_ids(tokenizer, prompts[: ANSWERS * updates])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = PPOTrainer(
-            args=PPOConfig(
-                output_dir=folder,
-                use_cpu=True,
-                bf16=dtype == "bfloat16",
-                per_device_train_batch_size=4,
-                gradient_accumulation_steps=ANSWERS // 4,
-                num_mini_batches=1,
-                num_ppo_epochs=EPOCHS,
-                total_episodes=len(rows),
-                response_length=NEW_TOKENS,
-                stop_token="eos",  # noqa: S106 - no password
-                local_rollout_forward_batch_size=ANSWERS,
-                report_to=[],
-                logging_steps=1,
-                save_strategy="no",
-                num_sample_generations=0,
-                missing_eos_penalty=1.0,
-                learning_rate=1e-5,
-            ),
-            processing_class=tokenizer,
-            model=AutoModelForCausalLM.from_pretrained(model, **whole),
-            ref_model=None,
-            reward_model=AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, **whole),
-            value_model=AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, **whole),
-            train_dataset=Dataset.from_list(rows),
-            eval_dataset=Dataset.from_list(rows[:4]),
-            peft_config=LoraConfig(
-                r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
+        trainer = ppo_trainer(
+            Path(folder),
+            tokenizer,
+            asked,
+            None,
+            answers=ANSWERS,
+            new_tokens=NEW_TOKENS,
+            epochs=EPOCHS,
+            dtype=dtype,
+            missing_eos_penalty=1.0,
+            learning_rate=1e-5,
         )
         watch = _Watch()
         trainer.add_callback(watch)

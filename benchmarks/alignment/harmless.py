@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import multiprocessing
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alignment.steps import kept, require_settings, sha256_of
+from benchmarks.alignment.steps import apart, kept, require_settings, sha256_of
 from benchmarks.work import LORA_RANK, pairs, source, write_pairs
 from prefine.intervals import Share
 from prefine.models.loading.embedded import embedded_folder
@@ -43,7 +42,9 @@ def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: st
         for seed in own_seeds:
             for stage in LEARNING_RATES:
                 path = folder / f"{stage}-{trainer.__name__}-{seed}.json"
-                found = kept(path, lambda trainer=trainer, stage=stage, seed=seed: _apart(trainer, stage, seed, dtype))
+                found = kept(
+                    path, lambda trainer=trainer, stage=stage, seed=seed: _margins_of(trainer, stage, seed, dtype)
+                )
                 print(
                     f"{stage}, {trainer.__name__}, seed {seed}: held-out accuracy {accuracy(found['margins'])}",
                     flush=True,
@@ -57,9 +58,8 @@ def accuracy(margins: Sequence[float]) -> str:
     return f"{share.value:.3f} ({share.interval.low:.3f} to {share.interval.high:.3f})"
 
 
-def _apart(trainer: Any, stage: str, seed: int, dtype: str) -> dict[str, Any]:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found: dict[str, Any] = pool.apply(trainer, (stage, seed, dtype))
+def _margins_of(trainer: Any, stage: str, seed: int, dtype: str) -> dict[str, Any]:
+    found: dict[str, Any] = apart(trainer, stage, seed, dtype)
     assert len(found["margins"]) == HELD_OUT
     assert all(map(math.isfinite, found["margins"]))
     return found

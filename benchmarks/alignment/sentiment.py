@@ -13,28 +13,22 @@ VADER: Hutto and Gilbert 2014, ICWSM. AFINN: Nielsen 2011, arXiv 1103.2903.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alignment.steps import kept, require_settings, sha256_of
+from benchmarks.alignment.steps import apart, kept, require_settings, sha256_of
+from benchmarks.peer_trl_ppo import MODEL, ppo_trainer, prompt_ids, tokenizer_for_ppo, use_trl_1_10
 from benchmarks.work import LORA_RANK, PPO_MICROBATCH_TOKENS, short_prompts, source
-from prefine.models.loading.embedded import embedded_folder
 from prefine.records import Prompt
 
-MODEL = "embedded:smollm2-135m"
 UPDATES, ANSWERS, NEW_TOKENS, EPOCHS = 16, 32, 48, 2
-# TRL 1.10 adds gradients up over as many micro-batches as an update has, so it cannot take several steps in a pass.
+# As TRL 1.10, which cannot take several steps in a pass: see ppo_trainer.
 MINIBATCHES = 1
-# SmolLM2's pad token ends its turns, too; TRL hides every pad token from the model, also in a prompt.
-PAD = "<|endoftext|>"
 GUARDS = ("kl", "entropy", "degenerate", "value_loss", "reward_spread", "reward_clipped")
 LEARNING_RATE, KL_COEFFICIENT = 2.5e-4, 0.05
 HELD_OUT, SAMPLES = 64, 4
@@ -114,16 +108,15 @@ def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: st
             own = folder / f"{name}-{seed}"
             own.mkdir(exist_ok=True)
             arguments = (train_with, own, train, seed, dtype)
-            kept(own / "training.json", lambda arguments=arguments: _in_process(*arguments))
+            kept(own / "training.json", lambda arguments=arguments: _with_curve(*arguments))
             model = own / ("run" if train_with is ours else "model")
             found = kept(own / "heldout.json", lambda model=model: answers_of(str(model), heldout, dtype))
             _tell(f"{name}, seed {seed}", found)
 
 
-def _in_process(train: Callable[..., dict[str, Any]], folder: Path, *arguments: Any) -> dict[str, Any]:
-    """In a process of its own, so that one trainer's memory and threads do not meet the other's."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found: dict[str, Any] = pool.apply(train, (folder, *arguments))
+def _with_curve(train: Callable[..., dict[str, Any]], folder: Path, *arguments: Any) -> dict[str, Any]:
+    """What a training returns, and the curve of what it had scored."""
+    found: dict[str, Any] = apart(train, folder, *arguments)
     answered = curve(folder / "scored.jsonl")
     assert len(answered) == len(found["metrics"]) == UPDATES
     return {**found, "curve": answered}
@@ -199,26 +192,14 @@ def answer_after(ids: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[i
     return row[max(fitting) :]
 
 
-def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[str, Any]:
-    """PPO with TRL 1.10; returns its log."""
-    sys.path.insert(0, os.environ["PREFINE_TRL_PPO"])
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from torch import Tensor, nn
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
+def vader_model(tokenizer: Any, asked: Sequence[Sequence[int]], log: Log) -> Any:
+    """VADER in the place of a reward model: TRL reads a score at each position and takes the last one's.
 
-    log = Log(folder / "scored.jsonl")
-    where = embedded_folder(MODEL)
-    tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left", pad_token=PAD)
-    assert tokenizer.pad_token_id == 0
-    rows = []
-    for prompt in prompts:
-        messages = [message.model_dump() for message in prompt.prompt]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-        rows.append({"input_ids": ids, "lengths": len(ids)})
-    asked = [row["input_ids"] for row in rows]
+    Args:
+        asked: the tokens of the prompts.
+    """
+    import torch
+    from torch import Tensor, nn
 
     class Ids(nn.Module):
         """Passes token ids on as hidden states."""
@@ -229,7 +210,7 @@ def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[
             return BaseModelOutput(hidden_states=(input_ids.float().unsqueeze(-1),))
 
     class Vader(nn.Module):
-        """VADER in the place of a reward model: TRL reads a score at each position and takes the last one's."""
+        """The model."""
 
         base_model_prefix = "ids"
 
@@ -244,42 +225,30 @@ def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[
             scores = torch.tensor(log.scored(texts), device=hidden.device)
             return scores[:, None, None].expand(*hidden.shape[:2], 1)
 
-    whole: dict[str, Any] = {"dtype": torch.float32}
+    return Vader()
+
+
+def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[str, Any]:
+    """PPO with TRL 1.10; returns its log."""
+    use_trl_1_10()
+    tokenizer = tokenizer_for_ppo()
+    asked = prompt_ids(tokenizer, prompts)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = PPOTrainer(
-            args=PPOConfig(
-                output_dir=scratch,
-                use_cpu=True,
-                bf16=dtype == "bfloat16",
-                seed=seed,
-                per_device_train_batch_size=4,
-                gradient_accumulation_steps=ANSWERS // 4,
-                num_mini_batches=MINIBATCHES,
-                num_ppo_epochs=EPOCHS,
-                total_episodes=len(rows),
-                response_length=NEW_TOKENS,
-                stop_token="eos",  # noqa: S106 - no password
-                temperature=1.0,
-                local_rollout_forward_batch_size=ANSWERS,
-                report_to=[],
-                logging_steps=1,
-                save_strategy="no",
-                num_sample_generations=0,
-                missing_eos_penalty=None,
-                kl_coef=KL_COEFFICIENT,
-                learning_rate=LEARNING_RATE,
-                lr_scheduler_type="constant",
-            ),
-            processing_class=tokenizer,
-            model=AutoModelForCausalLM.from_pretrained(where, **whole),
-            ref_model=None,
-            reward_model=Vader(),
-            value_model=AutoModelForSequenceClassification.from_pretrained(where, num_labels=1, **whole),
-            train_dataset=Dataset.from_list(rows),
-            eval_dataset=Dataset.from_list(rows[:4]),
-            peft_config=LoraConfig(
-                r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
+        trainer = ppo_trainer(
+            Path(scratch),
+            tokenizer,
+            asked,
+            vader_model(tokenizer, asked, Log(folder / "scored.jsonl")),
+            answers=ANSWERS,
+            new_tokens=NEW_TOKENS,
+            epochs=EPOCHS,
+            dtype=dtype,
+            seed=seed,
+            temperature=1.0,
+            missing_eos_penalty=None,
+            kl_coef=KL_COEFFICIENT,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
         )
         trainer.train()
     trainer.model.policy.merge_and_unload().save_pretrained(folder / "model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,12 @@ def require_settings(folder: Path, **settings: Any) -> None:
     found = kept(folder / "settings.json", lambda: settings)
     if found != json.loads(json.dumps(settings)):
         sys.exit(f"{folder} holds figures of other settings: {found}, not {settings}. Name another folder with --out.")
+
+
+def apart(compute: Callable[..., Any], *arguments: Any) -> Any:
+    """What `compute` returns, in a process of its own: one trainer's memory and threads do not meet the other's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(compute, arguments)
 
 
 def trained(stage: str, recipe: str, run: Path, *settings: str) -> Path:

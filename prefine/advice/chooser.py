@@ -6,37 +6,27 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from prefine.advice.situation import Signal, Situation
-from prefine.data.audit.length_bias import against_length
+from prefine.advice.signals import (
+    BETAS,
+    NEEDS,
+    counts_by_kind,
+    judged_kind,
+    kind_read,
+    larger_beta,
+    shallow_cues,
+    unsure_signal,
+    weak_signal,
+)
+from prefine.advice.situation import Situation
 from prefine.errors import RecipeError
-from prefine.recipe.dpo import DpoSection
-from prefine.recipe.kto import KtoSection
 
 Goal = Literal["auto", "imitate", "prefer", "control"]
 
 # Rules of thumb: with fewer records, the held-out tenth is too small to see a change, and a model learns its few
 # examples by heart.
 _FEW = {"preferences": 300, "votes": 500, "demonstrations": 200, "prompts": 100}
-# Two people who agree on fewer than 70 % of answers leave a signal that a pull towards the reference must protect.
-_LOW_AGREEMENT = 0.7
-_MANY_CONTRADICTIONS = 0.05
-_MANY_TIES = 0.25
-# The pull towards the reference by method; labels that are often wrong get a pull several times as strong.
-_BETAS = {"dpo": DpoSection().beta, "kto": KtoSection().beta}
-_PULL_WEAK = 3
 # Ratio of the two sides' weights times counts that KTO's authors recommend: 1 to 4/3 (arXiv 2402.01306, eq. 9).
 _MOST_UNEQUAL_VOTES = 4 / 3
-_SHALLOW = 0.75
-_LENGTH_DECIDES = 0.8
-# What each method learns from, by kinds of records.
-NEEDS = {
-    "sft": ("demonstrations", "preferences", "votes"),
-    "dpo": ("preferences",),
-    "orpo": ("preferences",),
-    "kto": ("votes",),
-    "ppo": ("preferences", "votes", "prompts", "demonstrations"),
-    "reward": ("preferences", "votes"),
-}
 _KINDS_OF_GOALS = {
     "imitate": "demonstrations, pairs or answers with a thumb up",
     "prefer": "pairs or votes",
@@ -99,9 +89,9 @@ def choose(
         )
     weak = weak_signal(situation, method)
     settings: dict[str, Any] = {}
-    if weak and method in _BETAS and not situation.at_least(kind_read(situation, method)):
-        beta = settings[f"{method}.beta"] = _larger_beta(method)
-        instead = f"{method}.beta is {beta:g} instead of {_BETAS[method]:g}"
+    if weak and method in BETAS and not situation.at_least(kind_read(situation, method)):
+        beta = settings[f"{method}.beta"] = larger_beta(method)
+        instead = f"{method}.beta is {beta:g} instead of {BETAS[method]:g}"
         reasons += [*weak, f"{instead}: the model stays nearer to where it began."]
     balance, why = _balanced(situation)
     if method == "kto" and balance and not situation.at_least("votes"):
@@ -123,52 +113,9 @@ def choose(
     )
 
 
-def kind_read(situation: Situation, method: str) -> str:
-    """The kind of records that a method's stage reads: the first one of which there are usable records.
-
-    PPO reads prompts, and the prompts of other records where there are none; SFT takes only votes that are up.
-    """
-    kinds = ("prompts", *NEEDS[method]) if method == "ppo" else NEEDS[method]
-    counts = _counts(situation) | ({"votes": situation.thumbs_up} if method == "sft" else {})
-    named = [kind for kind in kinds if situation.of(kind)]
-    return next((kind for kind in named if counts[kind]), named[0] if named else kinds[0])
-
-
-def weak_signal(situation: Situation, method: str) -> list[str]:
-    """Why the judgements that a method learns from say little, in sentences; none if nothing speaks for that."""
-    kind = _judged(situation, method)
-    if kind is None:
-        return []
-    found = []
-    signal = situation.signals.get(kind, Signal())
-    judged = situation.votes if kind == "votes" else situation.pairs + situation.ties
-    different = judged - signal.duplicates
-    if signal.agreement is not None and signal.agreement < _LOW_AGREEMENT:
-        found.append(f"People agree on {signal.agreement:.0%} of the answers that two of them judged: a weak signal.")
-    if different and signal.contradictions >= max(1, _MANY_CONTRADICTIONS * different):
-        found.append(
-            f"{signal.contradictions:,} of {different:,} judgements are contradicted by another one: a weak signal."
-        )
-    if kind == "preferences" and situation.ties and situation.ties >= _MANY_TIES * judged:
-        found.append(f"{situation.ties:,} of {judged:,} pairs are ties: a weak signal.")
-    return found
-
-
-def _judged(situation: Situation, method: str) -> str | None:
-    """The kind of judgements that a method or its reward model learns from; None if it learns from none."""
-    if method == "ppo" and situation.reward is not None:
-        return None
-    kind = kind_read(situation, "reward" if method == "ppo" else method)
-    return kind if kind in ("preferences", "votes") else None
-
-
-def _larger_beta(method: str) -> float:
-    return round(_PULL_WEAK * _BETAS[method], 6)
-
-
 def _fitting(situation: Situation, methods: Collection[str], goal: Goal) -> tuple[str, list[str]]:
     pairs, votes, shown = situation.pairs, situation.votes, situation.demonstrations
-    with_prompts = _counts(situation)[kind_read(situation, "ppo")]
+    with_prompts = counts_by_kind(situation)[kind_read(situation, "ppo")]
     if situation.reward is not None and with_prompts and goal in ("auto", "control"):
         return "ppo", [
             f"{situation.reward} scores any answer, and there are {'at least ' if situation.read_in_part else ''}"
@@ -215,7 +162,7 @@ def _require_possible(situation: Situation, methods: Collection[str], asked: str
     trained = [method for method in methods if method in NEEDS]
     if asked not in trained:
         raise RecipeError(f"--method {asked!r:.60} is not a method", f"The methods are {', '.join(trained)}.")
-    counts = _counts(situation)
+    counts = counts_by_kind(situation)
     if not any(counts[kind] for kind in NEEDS[asked]):
         needed = " or ".join(_NAMES[kind] for kind in NEEDS[asked])
         raise RecipeError(
@@ -234,23 +181,14 @@ def _remedy(situation: Situation, usual: str) -> str:
     return " ".join([*situation.not_read, usual])
 
 
-def _counts(situation: Situation) -> dict[str, int]:
-    return {
-        "preferences": situation.pairs,
-        "votes": situation.votes,
-        "demonstrations": situation.demonstrations,
-        "prompts": situation.prompts,
-    }
-
-
 def _counted(situation: Situation) -> str:
-    found = [_many(situation, kind) for kind, count in _counts(situation).items() if count]
+    found = [_many(situation, kind) for kind, count in counts_by_kind(situation).items() if count]
     return " and ".join(found) or "no usable record"
 
 
 def _many(situation: Situation, kind: str) -> str:
     """How many records of a kind there are, in words."""
-    return f"{situation.at_least(kind)}{_counts(situation)[kind]:,} {_NAMES[kind]}"
+    return f"{situation.at_least(kind)}{counts_by_kind(situation)[kind]:,} {_NAMES[kind]}"
 
 
 def _read(situation: Situation, method: str) -> str:
@@ -300,15 +238,16 @@ def _balanced(situation: Situation) -> tuple[dict[str, Any], str]:
 def _warnings(situation: Situation, method: str, settings: dict[str, Any], weak: list[str]) -> list[str]:
     found = _read_in_part(situation, method)
     used = kind_read(situation, method)
-    count = _counts(situation)[used]
+    count = counts_by_kind(situation)[used]
     if count < _FEW[used]:
         found.append(
             f"{count:,} {_NAMES[used]} are few; below about {_FEW[used]:,} the held-out ones say little, and a model "
             "learns the others by heart. Look at the samples of the report, and add data."
         )
     if f"{method}.beta" not in settings:
-        found += [f"{sentence} {_AGAINST_WEAKNESS[method]}" if method not in _BETAS else sentence for sentence in weak]
-    found += _shallow(situation, method, settings)
+        found += [f"{sentence} {_AGAINST_WEAKNESS[method]}" if method not in BETAS else sentence for sentence in weak]
+    found += unsure_signal(situation, method)
+    found += shallow_cues(situation, method, settings)
     up, down = situation.thumbs_up, situation.votes - situation.thumbs_up
     if method == "kto" and situation.votes and not (up and down):
         found.append("All votes are the same: KTO needs both, thumbs up and thumbs down.")
@@ -330,47 +269,20 @@ _AGAINST_WEAKNESS = {
 
 def _read_in_part(situation: Situation, method: str) -> list[str]:
     """What was not looked at, and what was therefore not decided."""
-    judged = _judged(situation, method)
+    judged = judged_kind(situation, method)
     found = []
     for source, read in situation.read_in_part.items():
         undecided = ""
-        if method in _BETAS and judged is not None and source in situation.of(judged):
+        if method in BETAS and judged is not None and source in situation.of(judged):
             undecided = (
                 f" Whether its judgements are a weak signal was not checked either, and {method}.beta stays "
-                f"{_BETAS[method]:g}: set it to {_larger_beta(method):g} if that audit finds that one in twenty is "
+                f"{BETAS[method]:g}: set it to {larger_beta(method):g} if that audit finds that one in twenty is "
                 "contradicted, people disagree on three in ten, or one in four is a tie."
             )
         found.append(
             f"Of {source} only the first {read:,} records were read, and the others may differ: the shares and lengths "
             "here are theirs, and no setting is derived from such a share. prefine data audit reads all."
             f"{undecided}"
-        )
-    return found
-
-
-def _shallow(situation: Situation, method: str, settings: dict[str, Any]) -> list[str]:
-    """What a model can learn instead of quality."""
-    kind = _judged(situation, method)
-    if kind is None or method == "sft":
-        return []
-    found = []
-    signal = situation.signals.get(kind, Signal())
-    if signal.shallow_accuracy is not None and signal.shallow_accuracy >= _SHALLOW:
-        found.append(
-            f"Single words tell better answers from worse ones in {signal.shallow_accuracy:.0%} of cases: a model "
-            "can learn these words and not the quality. prefine data audit shows them."
-        )
-    bias = signal.length_bias
-    if bias is not None and max(bias, 1 - bias) >= _LENGTH_DECIDES:
-        longer = "longer" if bias >= _LENGTH_DECIDES else "shorter"
-        remedy = "Balance the pairs."
-        if method == "dpo":
-            remedy = against_length(pull=_PULL_WEAK if "dpo.beta" in settings else 1)
-        elif method == "ppo" and longer == "longer":
-            remedy = "Balance the pairs, or set reward.length_penalty, and watch the lengths of answers."
-        found.append(
-            f"The better answer is the {longer} one in {max(bias, 1 - bias):.0%} of pairs: a model can learn length. "
-            f"{remedy}"
         )
     return found
 

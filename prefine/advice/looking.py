@@ -1,4 +1,4 @@
-"""Looks at a user's files, each by itself: what kind of records it has, and how many."""
+"""Looks at a user's files: what kind of records each has, how many, and what the judgements of all of them say."""
 
 from __future__ import annotations
 
@@ -41,7 +41,31 @@ def look(
         facts = data_facts([source], split=options.split, text=options.text, rules=rules)
         seen(source, facts)
         found.append((source, facts))
-    return situation_of(found, reward, options=options, columns=columns)
+    return situation_of(found, reward, options=options, columns=columns, together=_together(found, columns, options))
+
+
+def _together(
+    found: Sequence[tuple[str, DataFacts]],
+    columns: Mapping[str, Mapping[str, str | None]],
+    options: ReadingOptions,
+) -> dict[str, DataFacts]:
+    """The facts of the files of a kind as a stage reads them, where each was read to its end, with the same columns:
+    judgements of one file may contradict those of another.
+    """
+    made = {}
+    for kind in dict.fromkeys(facts.kind for _, facts in found):
+        files = [source for source, facts in found if facts.kind == kind]
+        complete = all(facts.complete for _, facts in found if facts.kind == kind)
+        if len(files) > 1 and complete and all(columns[each] == columns[files[0]] for each in files):
+            made[kind] = data_facts(
+                files,
+                kind=kind,
+                split=options.split,
+                text=options.text,
+                rules=RowRules(columns[files[0]]),
+                most_records=MOST_RECORDS * len(files),
+            )
+    return made
 
 
 def _columns_of(sources: Sequence[str], options: ReadingOptions) -> Mapping[str, Mapping[str, str | None]]:

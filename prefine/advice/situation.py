@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prefine.data.audit.facts import DataFacts
-from prefine.data.audit.unread import column_options, columns_sentence, kinds_sentence
+from prefine.data.audit.unread import columns_sentence, kinds_sentence, naming
 from prefine.text_form import AS_FOUND, TextForm
 
 
@@ -32,14 +32,16 @@ class Signal:
     Attributes:
         duplicates: judgements that repeat an earlier one.
         contradictions: judgements that another one contradicts, without those that repeat an earlier one.
-        agreement: share of two people's votes on the same answers that agree; None where nobody voted twice.
+        agreement: share of two people's votes on the same answers that agree; None with too few such votes.
+        agreement_at_most: the upper end of its 95 % interval.
         shallow_accuracy: of single words as a classifier of better answers, from 0 to 1; None with too few rows.
-        length_bias: share of pairs whose better answer is the longer one.
+        length_bias: share of pairs whose better answer is the longer one; of votes, of pairs of one up and one down.
     """
 
     duplicates: int = 0
     contradictions: int = 0
     agreement: float | None = None
+    agreement_at_most: float | None = None
     shallow_accuracy: float | None = None
     length_bias: float | None = None
 
@@ -95,13 +97,16 @@ def situation_of(
     *,
     options: ReadingOptions | None = None,
     columns: Mapping[str, Mapping[str, str | None]] | None = None,
+    together: Mapping[str, DataFacts] | None = None,
 ) -> Situation:
     """The situation in several files.
 
     Args:
         found: each source with its facts.
         reward, options, columns: see Situation.
+        together: facts of all files of a kind, read together, by kind; of other kinds each file counts by itself.
     """
+    whole = together or {}
 
     def total(kind: str, name: str) -> int:
         return sum(int(getattr(facts, name) or 0) for _, facts in found if facts.kind == kind)
@@ -118,7 +123,10 @@ def situation_of(
         demonstrations=total("demonstrations", "records"),
         prompts=total("prompts", "records"),
         reward=reward,
-        signals={kind: _signal([facts for _, facts in found if facts.kind == kind]) for kind in sources},
+        signals={
+            kind: _signal([whole[kind]] if kind in whole else [facts for _, facts in found if facts.kind == kind])
+            for kind in sources
+        },
         longest_tokens=max((facts.longest_tokens for _, facts in found), default=0),
         sources=sources,
         read_in_part={source: facts.records for source, facts in found if not facts.complete},
@@ -130,13 +138,19 @@ def situation_of(
 
 def _signal(files: Sequence[DataFacts]) -> Signal:
     """Of files of one kind; of shares the one that speaks most against the judgements."""
-    agreements = [facts.agreement for facts in files if facts.agreement is not None]
+    agreements = [
+        (facts.agreement_at_most, facts.agreement)
+        for facts in files
+        if facts.agreement is not None and facts.agreement_at_most is not None
+    ]
+    at_most, agreement = min(agreements, default=(None, None))
     accuracies = [facts.shallow_accuracy for facts in files if facts.shallow_accuracy is not None]
     biases = [facts.length_bias for facts in files if facts.length_bias is not None]
     return Signal(
         duplicates=sum(facts.duplicates for facts in files),
         contradictions=sum(facts.contradictions for facts in files),
-        agreement=min(agreements, default=None),
+        agreement=agreement,
+        agreement_at_most=at_most,
         shallow_accuracy=max(accuracies, default=None),
         length_bias=max(biases, key=lambda share: abs(share - 0.5), default=None),
     )
@@ -144,6 +158,7 @@ def _signal(files: Sequence[DataFacts]) -> Signal:
 
 def _not_read(source: str, facts: DataFacts) -> Iterator[str]:
     if sentence := columns_sentence(facts.answers_unread, facts.votes_unread, facts.votes_down_unread, facts.kind):
-        yield f"{source}: {sentence} Name them: {column_options(facts.columns_proposed)}"
+        remedy = naming(facts.answers_unread, facts.votes_unread, facts.columns_proposed, facts.kind)
+        yield f"{source}: {sentence} {remedy}"
     if sentence := kinds_sentence(facts.rows_by_kind, facts.kind):
         yield f"{source}: {sentence} Write each kind into a file of its own, and name all of them with --data."

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefine.advice.chooser import MethodChoice, kind_read
+from prefine.advice.chooser import MethodChoice
+from prefine.advice.signals import kind_read
 from prefine.advice.situation import Situation
 from prefine.recipe.loading import yaml_value
 from prefine.recipe.pipeline import Pipeline, checked_pipeline

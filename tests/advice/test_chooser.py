@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefine.advice.chooser import NEEDS, choose, kind_read, weak_signal
+from prefine.advice.chooser import choose
 from prefine.advice.looking import look
+from prefine.advice.signals import NEEDS, kind_read, weak_signal
 from prefine.advice.situation import Signal, Situation
 from prefine.errors import RecipeError
 
@@ -24,6 +25,8 @@ def situation(**counts: Any) -> Situation:
     """A situation with one file; what its judgements say is that of the first kind of judgements."""
     kinds = {"pairs": "preferences", "votes": "votes", "demonstrations": "demonstrations", "prompts": "prompts"}
     signal = {name: counts.pop(name) for name in Signal.__dataclass_fields__ if name in counts}
+    if "agreement" in signal:  # of so many comparisons that it is certain
+        signal = {"agreement_at_most": signal["agreement"], **signal}
     sources = {kind: ["a.jsonl"] for name, kind in kinds.items() if counts.get(name)}
     signals = {next(iter(sources)): Signal(**signal)} if signal else {}
     return Situation(**counts, sources=sources, signals=signals)
@@ -69,6 +72,44 @@ def test_a_weak_signal_asks_for_a_larger_beta() -> None:
     assert weak_signal(situation(pairs=1000, agreement=0.7), "dpo") == []
 
 
+def test_low_agreement_of_few_comparisons_is_a_warning_and_sets_nothing() -> None:
+    """6 of 10 is at most 83 % by Wilson's interval."""
+    choice = choose(situation(pairs=5000, agreement=0.6, agreement_at_most=0.83), ALL)
+    assert choice.settings == {}
+    assert choice.warnings == (
+        "People agree on 60% of the answers that two of them judged; of all it may be up to 83%, so no setting is "
+        "derived from it. Have more answers judged by two people.",
+    )
+
+
+def test_files_of_annotators_who_contradict_each_other_are_read_together(tmp_path: Path) -> None:
+    """Each file alone has nothing against it; a stage trains on both."""
+    for name, better in (("one", "good"), ("two", "bad")):
+        worse = "bad" if better == "good" else "good"
+        rows = (
+            {"prompt": f"question {n}", "chosen": f"{better} {n}", "rejected": f"{worse} {n}", "annotator": name}
+            for n in range(60)
+        )
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [str(tmp_path / f"{name}.jsonl") for name in ("one", "two")]
+    assert choose(look(files[:1]), ALL).settings == {}
+    choice = choose(look(files), ALL)
+    assert choice.settings == {"dpo.beta": 0.3}
+    assert "120 of 120 judgements are contradicted by another one: a weak signal." in choice.reasons
+
+
+def test_the_length_of_answers_voted_up_is_warned_about(tmp_path: Path) -> None:
+    rows = (
+        {"prompt": f"q{n}", "completion": f"word {n} " * (30 if n % 2 else 3), "label": bool(n % 2)} for n in range(80)
+    )
+    file = tmp_path / "votes.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = (
+        "Of a vote up and one down, the answer voted up is the longer one in 100% of pairs: a model can learn length."
+    )
+    assert any(said in each for each in choose(look([str(file)]), ALL).warnings)
+
+
 def test_copies_are_not_judgements_of_their_own() -> None:
     """1,000 records of which 500 repeat others: 25 of 500 are one in twenty."""
     assert choose(situation(pairs=1000, duplicates=500, contradictions=25), ALL).settings == {"dpo.beta": 0.3}
@@ -112,7 +153,7 @@ def test_judgements_that_a_method_does_not_learn_from_say_nothing_about_it() -> 
         thumbs_up=450,
         demonstrations=900,
         sources={"preferences": ["p"], "votes": ["v"], "demonstrations": ["d"]},
-        signals={"votes": Signal(agreement=0.5, shallow_accuracy=0.9, contradictions=400)},
+        signals={"votes": Signal(agreement=0.5, agreement_at_most=0.5, shallow_accuracy=0.9, contradictions=400)},
     )
     assert choose(mixed, ALL).settings == {}
     assert not [each for each in choose(mixed, ALL).warnings if "not used" not in each]
@@ -129,7 +170,7 @@ def test_length_has_a_remedy_that_the_method_knows() -> None:
     assert "set dpo.length_normalized: true and dpo.beta: 15 together" in weak.warnings[0]
     for method in ("ppo", "reward", "orpo"):
         other = choose(situation(pairs=900, length_bias=0.9), ALL, asked=method)
-        assert "dpo." not in "".join(other.warnings) and "Balance the pairs" in "".join(other.warnings)
+        assert "dpo." not in "".join(other.warnings) and "Balance the lengths" in "".join(other.warnings)
     assert choose(situation(pairs=900, length_bias=0.9), ALL, goal="imitate").warnings == ()
 
 
@@ -179,7 +220,7 @@ def test_only_the_kind_that_was_read_in_part_has_at_least() -> None:
     mixed = Situation(
         pairs=900,
         votes=20_000,
-        signals={"preferences": Signal(contradictions=200), "votes": Signal(agreement=0.6)},
+        signals={"preferences": Signal(contradictions=200), "votes": Signal(agreement=0.6, agreement_at_most=0.6)},
         sources={"preferences": ["p.jsonl"], "votes": ["v.jsonl"]},
         read_in_part={"v.jsonl": 20_000},
     )

@@ -11,6 +11,7 @@ from prefine.data.audit.findings import MOST_EXAMPLES, AuditExample, AuditFindin
 from prefine.data.audit.judgements import ItemJudgement, JudgedItems
 from prefine.data.audit.own_votes import RowVotes
 from prefine.formatting import percent, plural
+from prefine.intervals import Share
 
 _FEWEST_COMPARED = 10
 _FEWEST_OF_ONE = 20
@@ -42,6 +43,13 @@ class Disagreement:
         """Share of pairs of votes on the same item that agree; None with too few of them."""
         agreeing, compared = self._compared()
         return agreeing / compared if compared >= _FEWEST_COMPARED else None
+
+    @property
+    def agreement_at_most(self) -> float | None:
+        """The upper end of its 95 % interval."""
+        agreeing, compared = self._compared()
+        interval = Share(agreeing / compared, compared).interval if compared >= _FEWEST_COMPARED else None
+        return None if interval is None else interval.high
 
     def _compared(self) -> tuple[int, int]:
         """Pairs of votes on one item by different annotators that agree, and all; within rows and between them."""

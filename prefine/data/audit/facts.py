@@ -30,10 +30,12 @@ class DataFacts:
         contradictions: records that another one contradicts. Records that repeat an earlier one do not count.
         ties: pairs that are undecided.
         thumbs_up: votes up; None if the rows are not votes.
-        length_bias: share of pairs of unequal length whose chosen answer is the longer one.
+        length_bias: share of pairs of unequal length whose chosen answer is the longer one; of votes the probability
+            that an answer voted up is longer than one voted down. None with too few.
         shallow_accuracy: accuracy of single words on rows that were not learned, 0.5 is chance; None with too few rows.
         noise_at_most: upper limit of the share of labels that are wrong at random; None with too few rows.
-        agreement: share of pairs of votes on the same answers that agree; None without such votes.
+        agreement: share of pairs of votes on the same answers that agree; None with too few of them.
+        agreement_at_most: the upper end of its 95 % interval.
         annotators: that columns name.
         median_tokens, p95_tokens, longest_tokens: of prompt and longest answer, estimated from characters.
         languages: share by ISO 639 code, in a sample.
@@ -57,6 +59,7 @@ class DataFacts:
     shallow_accuracy: float | None
     noise_at_most: float | None
     agreement: float | None
+    agreement_at_most: float | None
     annotators: int
     median_tokens: int
     p95_tokens: int
@@ -114,6 +117,7 @@ def facts_of(audit: Audit) -> DataFacts:
         shallow_accuracy=checks.cues.shallow_accuracy,
         noise_at_most=checks.cues.noise_at_most,
         agreement=checks.disagreement.agreement,
+        agreement_at_most=checks.disagreement.agreement_at_most,
         annotators=checks.disagreement.annotators,
         median_tokens=round(lengths.median) if lengths else 0,
         p95_tokens=lengths.at_95_percent if lengths else 0,

@@ -45,20 +45,29 @@ class LengthCheck:
 
     @property
     def share(self) -> float | None:
-        """Share of pairs of unequal length whose chosen answer is the longer one; None without pairs."""
+        """Share of pairs of unequal length whose chosen answer is the longer one; without pairs the probability that an
+        answer voted up is longer than one voted down. None with too few of them.
+        """
+        share, of = self._measured()
+        return share if of >= _FEWEST else None
+
+    def _measured(self) -> tuple[float | None, int]:
+        """The share, and how many it is of; None of nothing."""
+        if not self._pairs:
+            return self._longer_up()
         unequal = self._longer + self._shorter
-        return self._longer / unequal if unequal else None
+        return (self._longer / unequal if unequal else None), unequal
 
     def finding(self) -> AuditFinding:
         """Of all records."""
         check, title = "length_bias", "Length bias"
         if not self._pairs + self._votes_seen:
             return unchecked(check, title, "Only pairs and votes say which answers are better.")
+        share, of = self._measured()
         if self._pairs:
-            share, of, unit = self.share, self._longer + self._shorter, "pairs"
+            unit = "pairs"
             says = "The chosen answer is the longer one in {} of {} of unequal length ({})."
         else:
-            share, of = self._longer_up()
             unit = "comparisons"
             says = "Of an answer voted up and one voted down, the one voted up is longer in {} of {} ({})."
         if share is None or of < _FEWEST:

@@ -85,17 +85,21 @@ def _columns(counts: Mapping[str, Any], kind: str, proposed: Mapping[str, str]) 
     answers, votes, rows = counts["answers_unread"], counts["votes_unread"], counts["rows_in"]
     down = counts["votes_down_unread"]
     most = max([0, *answers.values(), *votes.values()])
-    # Without its answers a row teaches nothing; a further column beside answers that are read may be of no use.
-    wanting = kind == "prompts" or bool(votes)
+    severity = Severity.NONE
+    if most and (kind == "prompts" or votes):  # without its answers or votes a row teaches nothing, or the wrong thing
+        severity = Severity.HIGH
+    elif most:  # a further column beside answers that are read may be of no use
+        useful = _useful(proposed, answers, votes)
+        severity = by_share(most, rows, medium=0.1, high=2) if useful else Severity.LOW
     return AuditFinding(
         "unread_columns",
         "Columns that are not read",
-        Severity.NONE if not most else Severity.HIGH if wanting else by_share(most, rows, medium=0.1, high=2),
+        severity,
         columns_sentence(answers, votes, down, kind) or "No column that looks like answers or votes is left unread.",
         most,
         rows,
         "rows",
-        f"Name them: {column_options(proposed)}" if most else "",
+        naming(answers, votes, proposed, kind) if most else "",
         figures={"answers": dict(answers), "votes": dict(votes), "votes_down": dict(down)},
     )
 
@@ -133,12 +137,25 @@ def _named(what: str, columns: Mapping[str, int]) -> str:
     )
 
 
-def column_options(proposed: Mapping[str, str]) -> str:
-    """How a user names columns, as a sentence.
+def naming(answers: Mapping[str, int], votes: Mapping[str, int], proposed: Mapping[str, str], kind: str) -> str:
+    """What to do about columns that are not read.
 
     Args:
-        proposed: prefine's name -> the column; empty if nothing can be proposed.
+        answers, votes: the columns with their rows.
+        proposed: prefine's names for columns; of use if one of these is among them.
+        kind: that the rows were read as.
     """
+    useful = _useful(proposed, answers, votes)
+    ignore = "" if useful or votes or kind == "prompts" else "Nothing needs to be done if they are not wanted. "
+    return f"{ignore}Name them: {_column_options(useful)}"
+
+
+def _useful(proposed: Mapping[str, str], answers: Mapping[str, int], votes: Mapping[str, int]) -> Mapping[str, str]:
+    return proposed if {*proposed.values()} & {*answers, *votes} else {}
+
+
+def _column_options(proposed: Mapping[str, str]) -> str:
+    """How a user names columns, as a sentence. Of nothing that is proposed the general form."""
     if not proposed:
         return "--column NAME=COLUMN, data.columns in a recipe; docs/data.md has the names of each format."
     options = " ".join(f"--column {name}={_quoted(column)}" for name, column in proposed.items())

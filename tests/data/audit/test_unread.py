@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefine.data.audit.findings import Severity
-from prefine.data.audit.unread import column_options, row_kinds
+from prefine.data.audit.unread import naming, row_kinds
 from prefine.row_rules import AS_WRITTEN, RowRules
 from prefine.text_form import AS_FOUND
 from tests.data.audit.writing import audited, found, pair, written
@@ -38,7 +38,8 @@ def test_names_of_answers_may_have_spaces_and_hyphens(tmp_path: Path, column: st
 
 def test_a_further_answer_beside_those_that_are_read_is_less_serious(tmp_path: Path) -> None:
     finding = found(audited(tmp_path, [pair(n, response_3="more") for n in range(20)]), "unread_columns")
-    assert (finding.severity, finding.count) == (Severity.MEDIUM, 20)
+    assert (finding.severity, finding.count) == (Severity.LOW, 20)
+    assert finding.remedy.startswith("Nothing needs to be done if they are not wanted. Name them: --column NAME=")
     few = found(
         audited(tmp_path, [pair(n, **({"answer": "x"} if n == 0 else {})) for n in range(20)]), "unread_columns"
     )
@@ -89,7 +90,8 @@ def test_kinds_are_counted_of_the_first_rows(tmp_path: Path) -> None:
     [
         ({}, "--column NAME=COLUMN, data.columns in a recipe"),
         ({"completion": "My answer"}, "--column completion='My answer', or data.columns: {completion: My answer}"),
+        ({"input": "context"}, "--column NAME=COLUMN, data.columns in a recipe"),  # it names no unread column
     ],
 )
 def test_how_columns_are_named(proposed: dict[str, str], says: str) -> None:
-    assert column_options(proposed).startswith(says)
+    assert naming({"My answer": 9}, {}, proposed, "prompts").startswith(f"Name them: {says}")
