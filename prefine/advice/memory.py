@@ -48,6 +48,6 @@ def fitted(pipeline: Pipeline, machine: Machine | None = None) -> tuple[dict[str
 
 
 def _sentence(stage: str, peak: str, budget: str, fits: bool, changes: tuple[str, ...]) -> str:
-    needs = f"{stage} needs about {peak} of the {budget}"
+    needs = f"{stage} needs at most about {peak} of the {budget}"
     with_changes = f" with {', '.join(changes)}" if changes else ""
     return f"{needs}{with_changes}." if fits else f"{needs}{with_changes}: it does not fit. Take a smaller model."
