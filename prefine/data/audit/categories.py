@@ -182,7 +182,9 @@ def _is_category(name: str) -> bool:
 
 def _why_not(item: Any) -> str:
     """Why a value names no category; empty if it does."""
-    if isinstance(item, Unwritable | dict | list | tuple):
+    if isinstance(item, Unwritable):
+        return item.reason
+    if isinstance(item, dict | list | tuple):
         return "holds objects or lists of lists"
     if isinstance(item, float) and not item.is_integer():
         return "holds numbers with fractions"
