@@ -112,6 +112,20 @@ def test_a_whole_path_by_mouse(serve: Serve, open_page: Open) -> None:
     page.wait_for_selector("#enter")
 
 
+def test_a_button_works_only_once_its_script_has_come(serve: Serve, open_page: Open) -> None:
+    page = open_page(serve("compare").link("anna"))
+    held: list[Any] = []
+    page.route("**/rest.js", lambda route: held.append(route))  # noqa: PLW0108 (Playwright reads the handler's signature)
+    with page.expect_request("**/rest.js"):
+        at_task(page, 1).get_by_role("button", name="Pause").click()
+    resume = page.get_by_role("button", name="Go on")
+    resume.wait_for()
+    assert resume.is_disabled()
+    held[0].continue_()
+    resume.click()
+    at_task(page, 1)
+
+
 def test_undo_brings_the_item_back_with_what_was_said(serve: Serve, open_page: Open) -> None:
     server = serve("compare", criteria=("helpful",))
     page = at_task(open_page(server.link("anna")), 1)

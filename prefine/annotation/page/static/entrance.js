@@ -1,6 +1,6 @@
 // Somebody without a session gives a name, and a password where there is one.
 
-import { at, nextScreen } from "./frame.js";
+import { at, enableButtons, nextScreen } from "./frame.js";
 import { post } from "./requests.js";
 
 at("enter").addEventListener("submit", async (event) => {
@@ -16,3 +16,4 @@ at("enter").addEventListener("submit", async (event) => {
     button.disabled = false;
   }
 });
+enableButtons();

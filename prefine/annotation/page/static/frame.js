@@ -62,6 +62,11 @@ export function render(element, text = sourceOf(element)) {
   }
 }
 
+/** Enable the buttons of a card: the template disables them, as a press before they are wired would be lost. */
+export function enableButtons() {
+  for (const button of document.querySelectorAll(".card button")) button.disabled = false;
+}
+
 /** Load the screen that is next; not as a reload, which would keep the place on the page. */
 export function nextScreen() {
   location.replace("/");

@@ -1,6 +1,6 @@
 // Nothing to judge now: all is done, or paused.
 
-import { alertUser, at, nextScreen } from "./frame.js";
+import { alertUser, at, enableButtons, nextScreen } from "./frame.js";
 import { post } from "./requests.js";
 import { leave, undo } from "./undo.js";
 
@@ -20,4 +20,5 @@ at("undo")?.addEventListener("click", () => undo());
 document.addEventListener("keydown", (event) => {
   if (event.key.toLowerCase() === "u" && at("undo")) undo();
 });
+enableButtons();
 document.body.dataset.ready = "yes";
