@@ -22,8 +22,8 @@ from prefine.models.loading.embedded import embedded_folder
 from prefine.records import Preference
 
 MODEL = "embedded:smollm2-135m"
-TRAIN, HELD_OUT, BATCH, EVALUATED_PAIRS = 320, 320, 8, 1
-MAX_LENGTH_TOKENS = 192
+TRAIN, HELD_OUT, BATCH, EVALUATED_PAIRS = 240, 240, 8, 1
+MAX_LENGTH_TOKENS = 128
 LEARNING_RATES = {"reward": 2e-4, "dpo": 1e-4}
 
 
