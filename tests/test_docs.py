@@ -76,6 +76,11 @@ def _is_gated(stage: PipelineStage) -> bool:
     return isinstance(stage.recipe, EvaluateRecipe) and stage.recipe.gate is not None
 
 
+def test_the_list_of_pages_names_each() -> None:
+    listed = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text("utf-8")))
+    assert listed >= {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
