@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,18 @@ NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "misc", "helpers", "helper"
 UNFINISHED_WORDS = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b")
 
 
+@cache
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
+
+
+def unfinished_words(file: Path) -> Iterator[int]:
+    """Line numbers of notes to come back later."""
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if UNFINISHED_WORDS.search(line):
+            yield number
+
+
 def unfinished(tree: ast.Module) -> Iterator[int]:
     """Line numbers of `assert False` and of `raise NotImplementedError`."""
     for node in ast.walk(tree):
@@ -31,27 +44,25 @@ def unfinished(tree: ast.Module) -> Iterator[int]:
             yield node.lineno
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_files_are_short(file: str) -> None:
-    assert len(FILES[file].read_text(encoding="utf-8").splitlines()) <= MOST_LINES_IN_A_FILE
+def test_files_are_short() -> None:
+    lengths = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in FILES.items()}
+    assert not {name: lines for name, lines in lengths.items() if lines > MOST_LINES_IN_A_FILE}
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_functions_are_short(file: str) -> None:
+def test_functions_are_short() -> None:
     long = {
-        node.name: lines
-        for node in ast.walk(ast.parse(FILES[file].read_text(encoding="utf-8")))
+        f"{name}: {node.name}": lines
+        for name in FILES
+        for node in ast.walk(tree_of(name))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > MOST_LINES_IN_A_FUNCTION
     }
     assert not long
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_nothing_is_left_unfinished(file: str) -> None:
-    text = FILES[file].read_text(encoding="utf-8")
-    words = [number for number, line in enumerate(text.splitlines(), start=1) if UNFINISHED_WORDS.search(line)]
-    assert not [*words, *unfinished(ast.parse(text))]
+def test_nothing_is_left_unfinished() -> None:
+    found = {name: [*unfinished_words(file), *unfinished(tree_of(name))] for name, file in FILES.items()}
+    assert not {name: lines for name, lines in found.items() if lines}
 
 
 def test_names_say_something() -> None:
@@ -59,15 +70,13 @@ def test_names_say_something() -> None:
     assert not parts & NAMES_THAT_SAY_NOTHING
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_every_module_says_what_it_is(file: str) -> None:
-    text = FILES[file].read_text(encoding="utf-8")
-    assert not text.strip() or ast.get_docstring(ast.parse(text))
+def test_every_module_says_what_it_is() -> None:
+    assert not [name for name in FILES if tree_of(name).body and not ast.get_docstring(tree_of(name))]
 
 
 def classes() -> Iterator[tuple[str, ast.ClassDef]]:
-    for name, file in FILES.items():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for name in FILES:
+        for node in ast.walk(tree_of(name)):
             if isinstance(node, ast.ClassDef):
                 yield name, node
 
@@ -149,7 +158,7 @@ def test_a_question_for_the_stage_is_found(code: str) -> None:
     assert list(asks_for_a_stage(ast.parse(code)))
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file != STAGES_ARE_KNOWN_TO])
-def test_only_registries_know_the_stages(file: str) -> None:
+def test_only_registries_know_the_stages() -> None:
     """What differs between stages belongs to their classes, recipes and reports."""
-    assert not list(asks_for_a_stage(ast.parse(FILES[file].read_text(encoding="utf-8"))))
+    found = {name: list(asks_for_a_stage(tree_of(name))) for name in FILES if name != STAGES_ARE_KNOWN_TO}
+    assert not {name: lines for name, lines in found.items() if lines}

@@ -139,11 +139,15 @@ def test_every_module_is_in_the_table() -> None:
     assert not homeless, f"give {homeless} a row in the table of CONTRIBUTING.md"
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name != "prefine"])
-def test_imports_go_to_the_same_package_or_to_one_listed_above(module: str) -> None:
-    own = listed(module)
-    wrong = {name for name in imported_from_prefine(module) if TABLE[listed(name)][1] > TABLE[own][1]}
-    assert not wrong, f"{module} (layer {TABLE[own][0]}) imports {sorted(wrong)}"
+def test_imports_go_to_the_same_package_or_to_one_listed_above() -> None:
+    wrong = [
+        f"{module} (layer {TABLE[listed(module)][0]}) imports {name}"
+        for module in MODULES
+        if module != "prefine"
+        for name in imported_from_prefine(module)
+        if TABLE[listed(name)][1] > TABLE[listed(module)][1]
+    ]
+    assert not wrong
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -160,10 +164,10 @@ def test_stages_do_not_import_each_other(module: str) -> None:
     assert not (reached(module) & STAGES) - {module}
 
 
-@pytest.mark.parametrize("module", modules_without_torch())
-def test_reading_and_reporting_reach_no_torch(module: str) -> None:
+def test_reading_and_reporting_reach_no_torch() -> None:
     paths = {
-        f"{name} imports {found}"
+        f"{module} reaches {name}, which imports {found}"
+        for module in modules_without_torch()
         for name in reached(module)
         for found in imports(name)
         if found.split(".")[0] in TORCH_LOADING
@@ -218,12 +222,18 @@ OF_PROCESSES = {
 }
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name != PROCESSES])
-def test_one_module_talks_to_other_processes(module: str) -> None:
-    talking = {name for name in imports(module) if name.split(".")[0] == "accelerate" or "torch.distributed" in name}
+def test_one_module_talks_to_other_processes() -> None:
+    talking = {name: sorted(exchanges(name)) for name in MODULES if name != PROCESSES}
+    assert not {name: used for name, used in talking.items() if used}, f"use {PROCESSES}.Processes"
+
+
+def exchanges(module: str) -> Iterator[str]:
+    """What a module uses to exchange something with other processes."""
+    for name in imports(module):
+        if name.split(".")[0] == "accelerate" or "torch.distributed" in name:
+            yield name
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute):
             used = ast.unparse(node)
             if used.endswith(tuple(OF_PROCESSES)) or used.startswith("torch.distributed"):
-                talking.add(used)
-    assert not talking, f"{module} uses {sorted(talking)}; use {PROCESSES}.Processes"
+                yield used
