@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,12 @@ _ROOTS = {
     "export": "prefine.export.run_export",
     "report": "prefine.report.overview.page",
 }
-_DATA = {"evaluate": "regression/set/*.jsonl"}
+# Files that come with prefine and that a module reads, which decide a result besides the code.
+_DATA = {
+    "prefine.judges.template": "judges/templates/*",
+    "prefine.regression.items": "regression/set/*.jsonl",
+    "prefine.report.page": "report/templates/*",
+}
 _FROM = re.compile(r"^\s*from (prefine[\w.]*) import (?:\(([^)]*)\)|([^(\n]+))", re.MULTILINE)
 _NAMED = re.compile(r"\bprefine(?:\.\w+)+")
 _SHOWS = (
@@ -31,18 +37,25 @@ _SHOWS = (
 @cache
 def code_digest(method: str) -> str:
     """SHA-256 over the modules of a method and its data in the package, by name and content, in hexadecimal."""
-    left_out = tuple(name for name in _SHOWS if method != "report" or name != "prefine.report")
+    modules = modules_of(method)
     digest = hashlib.sha256()
-    for name, path in sorted(_modules(root_of(method), left_out).items()):
+    for name, path in sorted(modules.items()):
         digest.update(f"{name}\0".encode() + path.read_bytes())
-    for path in _data_of(method):
+    for path in data_of(modules):
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _data_of(method: str) -> list[Path]:
-    """Files that come with prefine and decide a method's result besides its code: the items of the regression set."""
-    return sorted(Path(str(files("prefine"))).glob(_DATA[method])) if method in _DATA else []
+def modules_of(method: str) -> dict[str, Path]:
+    """The modules that decide a method's result, by name."""
+    left_out = tuple(name for name in _SHOWS if method != "report" or name != "prefine.report")
+    return _modules(root_of(method), left_out)
+
+
+def data_of(modules: Collection[str]) -> list[Path]:
+    """The files that come with prefine and that these modules read, such as the items of the regression set."""
+    package = Path(str(files("prefine")))
+    return sorted(path for module, pattern in _DATA.items() if module in modules for path in package.glob(pattern))
 
 
 @cache
