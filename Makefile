@@ -50,13 +50,15 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 
-# The experiments of docs/results.md: hours; a second call goes on where the first one stopped. PREFINE_DATA names the
-# folder of the pairs.
+# The experiments of docs/results.md and its tables: hours; a second call goes on where the first one stopped.
+# PREFINE_DATA names the folder of the pairs; PARTS=support needs none.
+results: PARTS ?= support,sentiment,harmless
 results: export PREFINE_TRL_PPO ?= build/trl-1.10.0
 results: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable ".[results]"
-	[ -d "$$PREFINE_TRL_PPO" ] || $(BIN)/python -m pip install --quiet --no-deps --target "$$PREFINE_TRL_PPO" trl==1.10.0
-	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.alignment
+	[ -d "$$PREFINE_TRL_PPO/trl-1.10.0.dist-info" ] || $(BIN)/python -m pip install --quiet --no-deps --target "$$PREFINE_TRL_PPO" trl==1.10.0
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.alignment $(PARTS) --dtype float32
+	$(BIN)/python -m benchmarks.alignment.tables
 
 clean:
 	@if [ -e "$(VENV)" ] && [ ! -f "$(VENV)/pyvenv.cfg" ]; then \

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ _ANSWERS_A_MICROBATCH = 4
 def use_trl_1_10() -> None:
     """Import that release from now on."""
     sys.path.insert(0, os.environ["PREFINE_TRL_PPO"])
+    if (found := version("trl")) != "1.10.0":
+        raise RuntimeError(f"PREFINE_TRL_PPO holds TRL {found}, not 1.10.0")
 
 
 def tokenizer_for_ppo() -> Any:
@@ -78,7 +81,7 @@ def ppo_trainer(
     def scorer() -> Any:
         return AutoModelForSequenceClassification.from_pretrained(where, num_labels=1, dtype=torch.float32)
 
-    return PPOTrainer(
+    trainer = PPOTrainer(
         args=PPOConfig(
             output_dir=str(folder),
             use_cpu=True,
@@ -108,3 +111,14 @@ def ppo_trainer(
             r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
     )
+    # Else accelerate ends the accumulation after each micro-batch of the data's last batch: TRL would take an optimiser
+    # step on each four answers of the last update.
+    trainer.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
+    return trainer
+
+
+def require_steps(trainer: Any, steps: int) -> None:
+    """Check how many optimiser steps a trained trainer took on each of its weights."""
+    taken = {int(each["step"]) for each in trainer.optimizer.state.values()}
+    if taken != {steps}:
+        raise RuntimeError(f"TRL took {sorted(taken)} optimiser steps, not {steps}")

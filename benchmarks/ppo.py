@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from benchmarks.peer_trl_ppo import ppo_trainer, prompt_ids, tokenizer_for_ppo, use_trl_1_10
+from benchmarks.peer_trl_ppo import ppo_trainer, prompt_ids, require_steps, tokenizer_for_ppo, use_trl_1_10
 from benchmarks.work import (
     LORA_RANK,
     PPO_MICROBATCH_TOKENS,
@@ -132,6 +132,7 @@ def trl(prompts: list[Prompt], updates: int, dtype: str) -> dict[str, float]:
         watch = _Watch()
         trainer.add_callback(watch)
         trainer.train()
+        require_steps(trainer, EPOCHS * updates)
     seconds = [after - before for before, after in itertools.pairwise(watch.times)]
     return {"seconds": statistics.fmean(seconds[1:] or seconds), "seconds_first": seconds[0]}
 

@@ -7,7 +7,6 @@ section 4). Needs PREFINE_DATA.
 
 from __future__ import annotations
 
-import itertools
 import math
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alignment.steps import apart, kept, require_settings, sha256_of
+from benchmarks.alignment.steps import apart, keep_versions, kept, require_settings, sha256_of
 from benchmarks.work import LORA_RANK, pairs, source, write_pairs
 from prefine.intervals import Share
 from prefine.models.loading.embedded import embedded_folder
@@ -38,6 +37,7 @@ def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: st
         learning_rates=LEARNING_RATES,
         trl=version("trl"),
     )
+    keep_versions(folder, "transformers", "peft", "trl")
     for trainer, own_seeds in ((ours, seeds), (trl, peer_seeds)):
         for seed in own_seeds:
             for stage in LEARNING_RATES:
@@ -61,12 +61,13 @@ def accuracy(margins: Sequence[float]) -> str:
 def _margins_of(trainer: Any, stage: str, seed: int, dtype: str) -> dict[str, Any]:
     found: dict[str, Any] = apart(trainer, stage, seed, dtype)
     assert len(found["margins"]) == HELD_OUT
+    assert found["steps"] == TRAIN // BATCH
     assert all(map(math.isfinite, found["margins"]))
     return found
 
 
 def split() -> tuple[list[Preference], list[Preference]]:
-    """Pairs to train on and held-out pairs: the first ones of which both conversations fit."""
+    """Pairs to train on and held-out pairs: the first ones of which both conversations fit; no two begin alike."""
     from prefine.models.loading.load import load_tokenizer
     from prefine.models.loading.location import locate_model
     from prefine.recipe.sections import ModelSection
@@ -78,12 +79,12 @@ def split() -> tuple[list[Preference], list[Preference]]:
         turns = [*(turn.model_dump() for turn in pair.prompt), {"role": "assistant", "content": answer}]
         return len(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
 
-    fitting = (
-        pair
+    fitting = {
+        pair.prompt[0].content: pair
         for pair in pairs(10 * (TRAIN + HELD_OUT))
         if max(tokens(pair, pair.chosen), tokens(pair, pair.rejected)) <= MAX_LENGTH_TOKENS
-    )
-    found = list(itertools.islice(fitting, TRAIN + HELD_OUT))
+    }
+    found = list(fitting.values())[: TRAIN + HELD_OUT]
     assert len(found) == TRAIN + HELD_OUT
     return found[:TRAIN], found[TRAIN:]
 
@@ -109,6 +110,7 @@ def ours(stage: str, seed: int, dtype: str) -> dict[str, Any]:
                 "warmup_fraction": 0.0,
                 "seed": seed,
                 "evaluate_every_steps": None,
+                "keep_best": False,  # as TRL: the last weights
             },
         }
         if stage == "dpo":

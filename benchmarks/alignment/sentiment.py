@@ -21,9 +21,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alignment.steps import apart, kept, require_settings, sha256_of
-from benchmarks.peer_trl_ppo import MODEL, ppo_trainer, prompt_ids, tokenizer_for_ppo, use_trl_1_10
+from benchmarks.alignment.steps import apart, keep_versions, kept, require_settings, sha256_of
+from benchmarks.peer_trl_ppo import (
+    MODEL,
+    ppo_trainer,
+    prompt_ids,
+    require_steps,
+    tokenizer_for_ppo,
+    use_trl_1_10,
+)
 from benchmarks.work import LORA_RANK, PPO_MICROBATCH_TOKENS, short_prompts, source
+from prefine.comparisons.measures import degenerate_word, distinct_share
 from prefine.records import Prompt
 
 UPDATES, ANSWERS, NEW_TOKENS, EPOCHS = 16, 32, 48, 2
@@ -76,7 +84,7 @@ class Log:
 def curve(log: Path) -> list[dict[str, float]]:
     """Reward, judge and words of the answers of each update."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    updates = [rows[place : place + ANSWERS] for place in range(0, len(rows) - ANSWERS + 1, ANSWERS)]
+    updates = [rows[place : place + ANSWERS] for place in range(0, len(rows), ANSWERS)]
     return [
         {
             "reward": statistics.fmean(row["reward"] for row in update),
@@ -97,8 +105,8 @@ def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: st
         sizes=[UPDATES, ANSWERS, NEW_TOKENS, EPOCHS, MINIBATCHES, HELD_OUT, SAMPLES],
         rates=[LEARNING_RATE, KL_COEFFICIENT, LORA_RANK],
     )
-    prompts = short_prompts(UPDATES * ANSWERS + HELD_OUT)
-    assert len(prompts) == UPDATES * ANSWERS + HELD_OUT
+    keep_versions(folder, "transformers", "peft", "vaderSentiment", "afinn")
+    prompts = distinct_prompts(UPDATES * ANSWERS + HELD_OUT)
     train, heldout = prompts[: UPDATES * ANSWERS], prompts[UPDATES * ANSWERS :]
     base = kept(folder / "base.json", lambda: answers_of(MODEL, heldout, dtype))
     _tell("base", base)
@@ -108,10 +116,19 @@ def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: st
             own = folder / f"{name}-{seed}"
             own.mkdir(exist_ok=True)
             arguments = (train_with, own, train, seed, dtype)
+            if not (own / "training.json").is_file():
+                (own / "heldout.json").unlink(missing_ok=True)  # of a model that is trained again
             kept(own / "training.json", lambda arguments=arguments: _with_curve(*arguments))
             model = own / ("run" if train_with is ours else "model")
             found = kept(own / "heldout.json", lambda model=model: answers_of(str(model), heldout, dtype))
             _tell(f"{name}, seed {seed}", found)
+
+
+def distinct_prompts(count: int) -> list[Prompt]:
+    """Short prompts of which no two begin with the same turn."""
+    found = {prompt.prompt[0].content: prompt for prompt in reversed(short_prompts(2 * count))}
+    assert len(found) >= count
+    return list(reversed(found.values()))[:count]
 
 
 def _with_curve(train: Callable[..., dict[str, Any]], folder: Path, *arguments: Any) -> dict[str, Any]:
@@ -128,7 +145,9 @@ def _tell(name: str, found: dict[str, Any]) -> None:
 
 
 def answers_of(model: str, prompts: Sequence[Prompt], dtype: str) -> dict[str, list[float]]:
-    """Means by prompt over the same seeds for every model: reward, judge, tokens; and a few of the texts."""
+    """Means by prompt over the same seeds for every model, of the reward, the judge and what shows a text that broke;
+    and a few of the texts.
+    """
     import prefine
 
     asked = [{"prompt": [turn.model_dump() for turn in each.prompt]} for each in prompts]
@@ -142,6 +161,8 @@ def answers_of(model: str, prompts: Sequence[Prompt], dtype: str) -> dict[str, l
         "reward": means(lambda row: reward(row["completion"])),
         "judge": means(lambda row: judged(row["completion"])),
         "tokens": means(lambda row: float(row["tokens"])),
+        "degenerate": means(lambda row: float(degenerate_word(row["completion"], None) is not None)),
+        "distinct_2": means(lambda row: distinct_share(row["completion"], 2) or 0.0),
         "texts": [row["completion"] for row in rows[: 8 * SAMPLES : SAMPLES]],
     }
 
@@ -231,6 +252,9 @@ def vader_model(tokenizer: Any, asked: Sequence[Sequence[int]], log: Log) -> Any
 def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[str, Any]:
     """PPO with TRL 1.10; returns its log."""
     use_trl_1_10()
+    from transformers import set_seed
+
+    set_seed(seed)
     tokenizer = tokenizer_for_ppo()
     asked = prompt_ids(tokenizer, prompts)
     with tempfile.TemporaryDirectory() as scratch:
@@ -251,6 +275,7 @@ def trl(folder: Path, prompts: Sequence[Prompt], seed: int, dtype: str) -> dict[
             lr_scheduler_type="constant",
         )
         trainer.train()
+        require_steps(trainer, UPDATES * EPOCHS)
     trainer.model.policy.merge_and_unload().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     return {"metrics": [row for row in trainer.state.log_history if "objective/kl" in row]}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def require_settings(folder: Path, **settings: Any) -> None:
     found = kept(folder / "settings.json", lambda: settings)
     if found != json.loads(json.dumps(settings)):
         sys.exit(f"{folder} holds figures of other settings: {found}, not {settings}. Name another folder with --out.")
+
+
+def keep_versions(folder: Path, *packages: str) -> None:
+    """Write the versions of packages into a folder, once."""
+    kept(folder / "versions.json", lambda: {name: version(name) for name in ("prefine", "torch", *packages)})
 
 
 def apart(compute: Callable[..., Any], *arguments: Any) -> Any:

@@ -7,10 +7,12 @@ and never optimised. All seeds have the same judge.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.alignment.steps import evaluated, require_settings, sha256_of, trained
+from benchmarks.alignment.steps import evaluated, kept, require_settings, sha256_of, trained
 from prefine.data.reading.source_names import source_names
 from prefine.runs.atomic import write_text
 
@@ -23,6 +25,7 @@ JUDGE_SEED = 100
 PARTS = 3
 # About four passes over the judge's pairs; the recipe's own number is for all pairs.
 JUDGE_STEPS = 46
+COMPARISONS = ("sft-against-base", "dpo-against-sft", "ppo-against-sft", "ppo-against-dpo")
 
 
 def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: str) -> None:
@@ -47,8 +50,15 @@ def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: st
         "training.epochs=5",
         f"training.max_steps={JUDGE_STEPS}",
     )
+    kept(folder / "judge-on-path.json", lambda: {"margins": margins_of(str(judge), own, dtype)})
+    stopped = []
     for seed in seeds:
-        _path(folder / f"seed-{seed}", own, judge, f"training.seed={seed}", f"model.dtype={dtype}")
+        try:
+            _path(folder / f"seed-{seed}", own, judge, f"training.seed={seed}", f"model.dtype={dtype}")
+        except subprocess.CalledProcessError as error:  # a guard, or a reward model that is not fit for PPO
+            stopped.append(f"seed {seed}: {error}")
+    if stopped:
+        sys.exit("\n".join(stopped))
 
 
 def _path(folder: Path, data: Path, judge: Path, *common: str) -> None:
@@ -58,12 +68,23 @@ def _path(folder: Path, data: Path, judge: Path, *common: str) -> None:
     reward = trained("reward", _recipe("reward"), folder / "reward", f"model.name={sft}", *common)
     dpo = trained("dpo", _recipe("dpo"), folder / "dpo", f"model.name={sft}", *common)
     ppo = trained("ppo", _recipe("ppo"), folder / "ppo", f"model.name={sft}", f"reward.name={reward}", *common)
-    for candidate, baseline in ((sft, BASE), (dpo, sft), (ppo, sft), (ppo, dpo)):
-        name = f"{candidate.name}-against-{'base' if baseline == BASE else Path(baseline).name}"
+    models = {"base": BASE, "sft": sft, "dpo": dpo, "ppo": ppo}
+    for name in COMPARISONS:
+        candidate, baseline = (models[each] for each in name.split("-against-"))
         found = evaluated(
-            candidate, str(baseline), folder / "evaluations" / name, "--prompts", PROMPTS, "--reward", str(judge)
+            Path(candidate), str(baseline), folder / "evaluations" / name, "--prompts", PROMPTS, "--reward", str(judge)
         )
         print(f"{folder.name}, {name}: {found['verdict']['sentence']}", flush=True)
+
+
+def margins_of(judge: str, data: Path, dtype: str) -> list[float]:
+    """By pair: the judge's score of the better answer minus that of the other one."""
+    import prefine
+
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    asked = [{"prompt": row["prompt"], "response": row[answer]} for row in rows for answer in ("chosen", "rejected")]
+    scores = [row["score"] for row in prefine.load(judge, dtype=dtype).score(asked)]  # type: ignore[arg-type]
+    return [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
 
 
 def split(folder: Path) -> tuple[Path, Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.alignment import sentiment
+from benchmarks.alignment import support as support_path
 from benchmarks.alignment.harmless import LEARNING_RATES, accuracy
 from prefine.intervals import Mean, mean, mean_change
 
@@ -43,55 +44,102 @@ def _said(found: Mean | None, digits: int = 2, sign: str = "+") -> str:
     return f"{number} ({found.interval.low:{sign}.{digits}f} to {found.interval.high:{sign}.{digits}f})"
 
 
+def _of_support(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Comparison, seed and report of each evaluation, by comparison."""
+    paths = sorted(folder.glob("seed-*/evaluations/*/report.json"))
+    for comparison in support_path.COMPARISONS:
+        for path in paths:
+            if path.parent.name == comparison:
+                yield comparison.replace("-", " "), path.parts[-4].removeprefix("seed-"), _json(path)
+
+
 def support(folder: Path) -> Iterator[str]:
-    """Each evaluation: the judge's win rate and change of score, the verdict, and what else changed."""
+    """Each evaluation: the judge's win rate, also at equal length; the change of its score and of the length; KL of
+    both models to the base.
+    """
     yield from _head(
-        "seed", "candidate", "against", "judge's win rate, %", "change of its score", "verdict", "also changed"
+        "comparison",
+        "seed",
+        "win rate, %",
+        "at equal length, %",
+        "change of the score",
+        "of the length, tokens",
+        "KL a token: baseline, candidate",
+        "verdict",
     )
-    for path in sorted(folder.glob("seed-*/evaluations/*/report.json")):
-        found = _json(path)
-        candidate, baseline = path.parent.name.split("-against-")
-        rates = [each["rate"] for each in found["win_rates"]]
-        rewards = [each["change"] for each in found["metrics"] if each["name"] == "reward"]
-        changed = [
-            f"{each['title']} {each['finding']}"
-            for each in (*found["metrics"], *found["regression"])
-            if each["finding"] in ("better", "worse") and each.get("name") != "reward"
-        ]
+    for comparison, seed, found in _of_support(folder):
+        [rate] = found["win_rates"]
+        metrics = {each["name"]: each for each in found["metrics"]}
+        divergence = metrics.get("kl_per_token", {})
         yield _row(
-            path.parts[-4].removeprefix("seed-"),
-            candidate,
-            baseline,
-            *(_percent(rate) for rate in rates),
-            *(_estimate(change) for change in rewards),
+            comparison,
+            seed,
+            _percent(rate["rate"]),
+            _percent(rate["length_controlled"]),
+            _estimate(metrics.get("reward"), 2),
+            _estimate(metrics.get("length_tokens"), 0),
+            ", ".join(
+                f"{divergence[side]:.3f}" for side in ("baseline", "candidate") if divergence.get(side) is not None
+            ),
             found["verdict"]["decision"],
-            ", ".join(changed),
         )
 
 
-def _percent(figure: Mapping[str, float]) -> str:
+def changes_of_support(folder: Path) -> Iterator[str]:
+    """What else each evaluation found better or worse, corrected for several comparisons."""
+    yield from _head("comparison", "seed", "better", "worse")
+    for comparison, seed, found in _of_support(folder):
+        names: dict[str, list[str]] = {"better": [], "worse": []}
+        for each in (*found["metrics"], *found["regression"]):
+            if each["finding"] in names and not each.get("name", "").startswith("reward"):
+                names[each["finding"]].append(each["title"])
+        yield _row(comparison, seed, *(", ".join(each) or "nothing" for each in names.values()))
+
+
+def judge_of_support(folder: Path) -> Iterator[str]:
+    """The judge on pairs that it never saw: those that the path trains on."""
+    yield from _head("pairs", "right, share")
+    found = _json(folder / "judge-on-path.json")
+    yield _row(len(found["margins"]), accuracy(found["margins"]))
+
+
+def _percent(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return "not computed"
     return f"{100 * figure['value']:.0f} ({100 * figure['low']:.0f} to {100 * figure['high']:.0f})"
 
 
-def _estimate(figure: Mapping[str, float]) -> str:
-    return f"{figure['value']:+.2f} ({figure['low']:+.2f} to {figure['high']:+.2f})"
+def _estimate(metric: Mapping[str, Any] | None, digits: int) -> str:
+    figure = metric and metric["change"]
+    if not figure:
+        return "not computed"
+    low, high = (f"{figure[end]:+.{digits}f}" for end in ("low", "high"))
+    return f"{figure['value']:+.{digits}f} ({low} to {high})"
 
 
 def held_out_sentiment(folder: Path) -> Iterator[str]:
-    """Held-out prompts: means of the base, and each trained model's change, paired by prompt."""
+    """Held-out prompts: means of the base, each trained model's change from it, and ours minus TRL's; by prompt."""
     base = _json(folder / "base.json")
-    yield from _head("model", "seed", "reward (VADER)", "judge (AFINN a word)", "tokens")
-    keys = ("reward", "judge", "tokens")
+    yield from _head(
+        "model", "seed", "reward (VADER)", "judge (AFINN a word)", "tokens", "degenerate, share", "distinct word pairs"
+    )
+    keys = ("reward", "judge", "tokens", "degenerate", "distinct_2")
     yield _row("base", "", *(_said(mean(base[key]), sign="") for key in keys))
     for path in sorted(folder.glob("*/heldout.json")):
         name, _, seed = path.parent.name.rpartition("-")
         found = _json(path)
         changes = (mean_change([[each] for each in base[key]], [[each] for each in found[key]]) for key in keys)
         yield _row(name, seed, *(_said(change) for change in changes))
+    for path in sorted(folder.glob("ours-*/heldout.json")):
+        other = path.parent.with_name(path.parent.name.replace("ours", "trl")) / path.name
+        if other.is_file():
+            own, peer = _json(path), _json(other)
+            changes = (mean_change([[each] for each in peer[key]], [[each] for each in own[key]]) for key in keys)
+            yield _row("ours minus trl", path.parent.name.rpartition("-")[2], *(_said(change) for change in changes))
 
 
 def curves_of_sentiment(folder: Path) -> Iterator[str]:
-    """Means over seeds of some updates."""
+    """Means over seeds of some updates, with the lowest and highest."""
     yield from _head("trainer", "figure", *(f"update {update}" for update in _SHOWN))
     for trainer, divergence in (("ours", "kl_sequence"), ("trl", "objective/kl")):
         runs = [_json(path) for path in sorted(folder.glob(f"{trainer}-*/training.json"))]
@@ -105,13 +153,18 @@ def curves_of_sentiment(folder: Path) -> Iterator[str]:
         }
         for name, values in series.items():
             places = [place - 1 for place in _SHOWN if place <= sentiment.UPDATES]
-            means = [statistics.fmean(run[place] for run in values) for place in places]
-            yield _row(f"{trainer}, {len(runs)} seeds", name, *(f"{each:.2f}" for each in means))
+            yield _row(f"{trainer}, {len(runs)} seeds", name, *(_spread([run[at] for run in values]) for at in places))
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean, and the lowest and highest of several runs."""
+    between = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{between}"
 
 
 def harmless(folder: Path) -> Iterator[str]:
     """Held-out accuracy of each trainer and seed, and their paired difference."""
-    yield from _head("stage", "seed", "prefine", "TRL", "difference, points, paired", "tokens: prefine", "TRL")
+    yield from _head("stage", "seed", "prefine", "TRL", "difference, points, paired", "tokens read: prefine", "TRL")
     for stage in LEARNING_RATES:
         for path in sorted(folder.glob(f"{stage}-ours-*.json")):
             own, other = _json(path), path.with_name(path.name.replace("-ours-", "-trl-"))
@@ -133,7 +186,7 @@ def _difference(own: Sequence[float], peer: Sequence[float]) -> Mean | None:
 
 
 TABLES = {
-    "support": (support,),
+    "support": (judge_of_support, support, changes_of_support),
     "sentiment": (held_out_sentiment, curves_of_sentiment),
     "harmless": (harmless,),
 }
