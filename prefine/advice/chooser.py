@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from prefine.advice.lengths import RowLength, length_warnings, row_lengths
 from prefine.advice.signals import (
     BETAS,
     NEEDS,
@@ -51,6 +52,7 @@ class MethodChoice:
         warnings: what may go wrong, and what to do about it.
         settings: fields of the last stage's recipe that the data ask for, by dotted name.
         others: other methods that the same data allow, each with the case for it.
+        lengths: of the rows of each stage, by method.
     """
 
     method: str
@@ -59,10 +61,16 @@ class MethodChoice:
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     others: tuple[tuple[str, str], ...] = ()
+    lengths: dict[str, RowLength] = field(default_factory=dict)
 
 
 def choose(
-    situation: Situation, methods: Collection[str], *, goal: Goal = "auto", asked: str | None = None
+    situation: Situation,
+    methods: Collection[str],
+    *,
+    goal: Goal = "auto",
+    asked: str | None = None,
+    context: int | None = None,
 ) -> MethodChoice:
     """The method that fits.
 
@@ -71,9 +79,11 @@ def choose(
         methods: that this prefine has.
         goal: what the user wants; auto follows from the data.
         asked: a method that overrides the choice.
+        context: the most tokens that the model reads at once; None if not known.
 
     Raises:
-        RecipeError: there is no such method, or nothing in the data that it, or any, could learn from.
+        RecipeError: there is no such method, or nothing in the data that it, or any, could learn from; its reward
+            model would have votes of one side only.
     """
     if asked is not None and goal != "auto":
         raise RecipeError(f"--goal {goal} has no effect with --method {asked}", "Leave one of them out.")
@@ -99,17 +109,23 @@ def choose(
         reasons.append(why)
     if method == "ppo":
         settings["reward.name"] = situation.reward or "stage:reward"
+    stages = _stages(situation, method)
+    if "reward" in stages:
+        _require_both_votes(situation)
+    lengths = row_lengths(stages, situation, context)
     return MethodChoice(
         method=method,
-        stages=_stages(situation, method),
+        stages=stages,
         reasons=tuple(reasons),
         warnings=(
             *situation.not_read,
             *_warnings(situation, method, settings, weak),
-            *_unused(situation, _stages(situation, method)),
+            *length_warnings(lengths),
+            *_unused(situation, stages),
         ),
         settings=settings,
         others=tuple(_others(situation, methods, method)),
+        lengths=lengths,
     )
 
 
@@ -162,9 +178,11 @@ def _require_possible(situation: Situation, methods: Collection[str], asked: str
     trained = [method for method in methods if method in NEEDS]
     if asked not in trained:
         raise RecipeError(f"--method {asked!r:.60} is not a method", f"The methods are {', '.join(trained)}.")
-    counts = counts_by_kind(situation)
+    counts, names = counts_by_kind(situation), _NAMES
+    if asked == "sft":  # it takes only votes that are up
+        counts, names = counts | {"votes": situation.thumbs_up}, names | {"votes": "answers with a thumb up"}
     if not any(counts[kind] for kind in NEEDS[asked]):
-        needed = " or ".join(_NAMES[kind] for kind in NEEDS[asked])
+        needed = " or ".join(names[kind] for kind in NEEDS[asked])
         raise RecipeError(
             f"--method {asked} needs {needed}, and the data have {_counted(situation)}",
             _remedy(situation, "Add such data, or leave it out."),
@@ -173,6 +191,24 @@ def _require_possible(situation: Situation, methods: Collection[str], asked: str
         raise RecipeError(
             "--method ppo needs a reward, and the data have no pairs or votes to train one",
             _remedy(situation, "Name what scores an answer: --reward module:function."),
+        )
+
+
+def _one_side(situation: Situation) -> str:
+    """Which votes there are, if all are the same: "up" or "down"; else ""."""
+    if not situation.votes or 0 < situation.thumbs_up < situation.votes:
+        return ""
+    return "up" if situation.thumbs_up else "down"
+
+
+def _require_both_votes(situation: Situation) -> None:
+    """Refuse what a reward model's run refuses: votes of one side. Of a file read in part the rest may differ."""
+    side = _one_side(situation)
+    if side and kind_read(situation, "reward") == "votes" and not situation.at_least("votes"):
+        raise RecipeError(
+            f"All {_many(situation, 'votes')} are thumbs {side}: a reward model learns from both, thumbs up and thumbs "
+            "down",
+            _remedy(situation, "Add votes of the other side, or name what scores an answer: --reward module:function."),
         )
 
 
@@ -249,9 +285,11 @@ def _warnings(situation: Situation, method: str, settings: dict[str, Any], weak:
     found += unsure_signal(situation, method)
     found += shallow_cues(situation, method, settings)
     up, down = situation.thumbs_up, situation.votes - situation.thumbs_up
-    if method == "kto" and situation.votes and not (up and down):
-        found.append("All votes are the same: KTO needs both, thumbs up and thumbs down.")
-    elif method == "kto" and situation.at_least("votes"):
+    if _one_side(situation) and judged_kind(situation, method) == "votes" and method != "sft":
+        all_votes = "All votes that were read" if situation.at_least("votes") else "All votes"
+        learner = "KTO" if method == "kto" else "a reward model"
+        found.append(f"{all_votes} are the same: {learner} needs both, thumbs up and thumbs down.")
+    if method == "kto" and situation.at_least("votes"):
         found += [
             f"{up:,} of the votes read are up and {down:,} down: set {name} to {weight} if all votes are as unequal."
             for name, weight in _balanced(situation)[0].items()

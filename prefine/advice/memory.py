@@ -14,6 +14,14 @@ from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.stage import StageRecipe
 
 
+def context_of(model: str) -> int | None:
+    """The most tokens that a model reads at once; None where it is not there, or of an unknown kind."""
+    try:
+        return ModelFacts.of(model).architecture.context
+    except (ModelError, ValueError):  # a name that no file can have: what reads the pipeline says so
+        return None
+
+
 def fitted(pipeline: Pipeline, machine: Machine | None = None) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Changes by stage and dotted name, empty where a stage fits as it is; and a sentence for each stage.
 

@@ -58,7 +58,8 @@ class Situation:
         prompts: prompts without an answer.
         reward: a function or model that scores any answer, as in reward.name; None without one.
         signals: what the judgements say, of preferences and of votes.
-        longest_tokens: of the longest record, estimated.
+        longest_tokens: of the longest record of each kind, estimated.
+        longest_prompts: of the longest prompt of each kind, likewise.
         sources: the files of each kind.
         read_in_part: files of which only the first records were read, with their number. All figures are of what was
             read.
@@ -75,7 +76,8 @@ class Situation:
     prompts: int = 0
     reward: str | None = None
     signals: Mapping[str, Signal] = field(default_factory=dict)
-    longest_tokens: int = 0
+    longest_tokens: Mapping[str, int] = field(default_factory=dict)
+    longest_prompts: Mapping[str, int] = field(default_factory=dict)
     sources: dict[str, list[str]] = field(default_factory=dict)
     read_in_part: Mapping[str, int] = field(default_factory=dict)
     not_read: tuple[str, ...] = ()
@@ -111,6 +113,9 @@ def situation_of(
     def total(kind: str, name: str) -> int:
         return sum(int(getattr(facts, name) or 0) for _, facts in found if facts.kind == kind)
 
+    def longest(kind: str, name: str) -> int:
+        return max(int(getattr(facts, name)) for _, facts in found if facts.kind == kind)
+
     sources: dict[str, list[str]] = {}
     for source, facts in found:
         sources.setdefault(facts.kind, []).append(source)
@@ -127,7 +132,8 @@ def situation_of(
             kind: _signal([whole[kind]] if kind in whole else [facts for _, facts in found if facts.kind == kind])
             for kind in sources
         },
-        longest_tokens=max((facts.longest_tokens for _, facts in found), default=0),
+        longest_tokens={kind: longest(kind, "longest_tokens") for kind in sources},
+        longest_prompts={kind: longest(kind, "longest_prompt_tokens") for kind in sources},
         sources=sources,
         read_in_part={source: facts.records for source, facts in found if not facts.complete},
         not_read=tuple(sentence for source, facts in found for sentence in _not_read(source, facts)),

@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefine.advice.chooser import MethodChoice
+from prefine.advice.lengths import NEW_TOKENS, RowLength
 from prefine.advice.signals import kind_read
 from prefine.advice.situation import Situation
 from prefine.recipe.loading import yaml_value
 from prefine.recipe.pipeline import Pipeline, checked_pipeline
 
 _COMMENT_COLUMN = 58
-_LENGTHS = (256, 512, 1024, 2048)
-# Lengths are estimated from characters; tokenizers differ by about so much.
-_ROOM = 1.25
 # About so many held-out prompts show a change; fewer than a twentieth or more than a fifth of the data are not taken.
 _HELD_OUT_PROMPTS = 100
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 0.2
 _EVALUATED_PROMPTS = 50
-_NEW_TOKENS = 160
 _PROMPTS_OF_AN_UPDATE = 24
 
 Settings = dict[str, Any]
@@ -75,13 +72,13 @@ Fields = dict[str, tuple[Any, str]]
 def _stages(
     model: str, choice: MethodChoice, situation: Situation, extra: Mapping[str, Settings]
 ) -> Iterator[tuple[str, Fields]]:
-    before = model
+    before, heldout = model, _held_out(situation, choice.stages)
     for method in choice.stages:
         fields: Fields = {"method": (method, "")}
         where = "" if before != model else "a folder, a run, a hub id or embedded:…"
         fields["model.name"] = (before, where)
-        fields |= _data(method, situation)
-        fields |= _training(method, situation)
+        fields |= _data(method, situation, choice.lengths[method], heldout)
+        fields |= _training(method, situation, heldout)
         for path, value in extra.get(method, {}).items():
             fields[path] = (value, "for this machine's memory")
         if method == choice.method:
@@ -103,26 +100,20 @@ _READ_AS = {
 }
 
 
-def _data(method: str, situation: Situation) -> Fields:
+def _data(method: str, situation: Situation, length: RowLength, heldout: float) -> Fields:
     kind = kind_read(situation, method)
     files = situation.of(kind)
-    longest = next((each for each in _LENGTHS if each >= _ROOM * situation.longest_tokens), _LENGTHS[-1])
     fields: Fields = {
         "data.train": (
             files[0] if len(files) == 1 else files,
             _READ_AS.get((method, kind), f"the prompts of these {kind}" if method == "ppo" else kind),
         ),
         **_reading(files, situation),
-        "data.heldout_fraction": (_held_out(situation), "of the prompts; the same ones in every stage, by data.seed"),
-        "data.max_length_tokens": (
-            longest,
-            f"the longest record{' read' if situation.read_in_part else ''} has about "
-            f"{situation.longest_tokens:,} tokens",
-        ),
+        "data.heldout_fraction": (heldout, "of the prompts; the same ones in every stage, by data.seed"),
+        "data.max_length_tokens": (length.tokens, length.why),
     }
-    if method == "ppo":
-        room = min(_NEW_TOKENS, longest // 2)
-        fields["rollout.max_new_tokens"] = (room, "the longest answer that is tried")
+    if length.new_tokens:
+        fields["rollout.max_new_tokens"] = (length.new_tokens, "the longest answer that is tried")
     return fields
 
 
@@ -144,15 +135,15 @@ def _count(situation: Situation, kind: str) -> int:
     return max(1, counts.get(kind, situation.prompts))
 
 
-def _held_out(situation: Situation) -> float:
+def _held_out(situation: Situation, stages: Sequence[str]) -> float:
     """The same share in every stage: with another one, prompts that one stage holds out would be learned in another."""
-    fewest = min(_count(situation, kind) for kind in situation.sources)
+    fewest = min(_count(situation, kind_read(situation, method)) for method in stages)
     return round(min(_MOST_HELD_OUT, max(_LEAST_HELD_OUT, _HELD_OUT_PROMPTS / fewest)), 2)
 
 
-def _training(method: str, situation: Situation) -> Fields:
+def _training(method: str, situation: Situation, heldout: float) -> Fields:
     kind = kind_read(situation, method)
-    records = round(_count(situation, kind) * (1 - _held_out(situation)))
+    records = round(_count(situation, kind) * (1 - heldout))
     if method == "ppo":
         steps = max(8, min(100, 3 * records // _PROMPTS_OF_AN_UPDATE))
         return {
@@ -175,7 +166,7 @@ def _afterwards(model: str, choice: MethodChoice) -> Iterator[tuple[str, Fields]
     """Comparison with what training began with, a merged model, and a page."""
     last = f"stage:{choice.method}"
     if choice.method != "reward":
-        before = f"stage:{choice.stages[0]}" if len(choice.stages) > 1 else model
+        before = "stage:sft" if "sft" in choice.stages[:-1] else model
         yield (
             "better",
             {
@@ -183,7 +174,7 @@ def _afterwards(model: str, choice: MethodChoice) -> Iterator[tuple[str, Fields]
                 "candidate": (last, ""),
                 "against": (before, ""),
                 "limit": (_EVALUATED_PROMPTS, "prompts at most"),
-                "max_new_tokens": (_NEW_TOKENS, ""),
+                "max_new_tokens": (NEW_TOKENS, ""),
             },
         )
         yield "served", {"method": ("export", ""), "model": (last, ""), "to": ("merged", "or gguf:q4_k_m, adapter, …")}

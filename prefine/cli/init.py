@@ -245,14 +245,14 @@ def _write_pipeline(
     from prefine.advice.chooser import choose
     from prefine.advice.looking import look
     from prefine.advice.machine import machine_sentences
-    from prefine.advice.memory import fitted
+    from prefine.advice.memory import context_of, fitted
     from prefine.advice.starting import starting_pipeline
     from prefine.recipe.pipeline import name_of_file
     from prefine.recipe.registry import RECIPES
 
     name = name or name_of_file(out)
     situation = look(data, reward, _say_facts, options)
-    choice = choose(situation, RECIPES, goal=goal.value, asked=method)
+    choice = choose(situation, RECIPES, goal=goal.value, asked=method, context=context_of(model))
     start = starting_pipeline(name, model, choice, situation, [])
     changes, needs = fitted(start.pipeline)
     start = starting_pipeline(name, model, choice, situation, [*machine_sentences(), *needs], changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,9 @@ def test_other_methods_of_the_same_data_are_named() -> None:
         ({}, None, "The data have no usable record"),
         ({"votes": 60}, "dpo", "--method dpo needs preference pairs, and the data have 60 votes"),
         ({"demonstrations": 60}, "ppo", "--method ppo needs a reward"),
+        ({"votes": 60}, "sft", "--method sft needs demonstrations or preference pairs or answers with a thumb up"),
+        ({"votes": 60}, "ppo", "All 60 votes are thumbs down: a reward model learns from both"),
+        ({"votes": 60, "thumbs_up": 60}, "reward", "All 60 votes are thumbs up: a reward model learns from both"),
         ({"pairs": 60}, "evaluate", "--method 'evaluate' is not a method. The methods are sft, reward, dpo, orpo"),
     ],
 )
@@ -276,6 +280,7 @@ def test_a_goal_that_the_data_cannot_serve_is_refused() -> None:
     st.booleans(),
 )
 def test_every_stage_has_data_to_learn_from(counts: dict[str, int], goal: Any, rewarded: bool) -> None:
+    counts["votes"] *= 2
     data = situation(**counts, thumbs_up=counts["votes"] // 2, reward="mine:score" if rewarded else None)
     judged, scored = counts["pairs"] + counts["votes"], rewarded and sum(counts.values())
     possible = {
@@ -315,3 +320,45 @@ def test_a_kind_without_a_usable_record_is_not_read() -> None:
     assert kind_read(shown, "sft") == "preferences"
     scored = Situation(prompts=40, pairs=9, sources={"prompts": ["a"], "preferences": ["p"]}, reward="m:f")
     assert "there are 40 records with a prompt" in choose(scored, ALL).reasons[0]
+
+
+def test_votes_of_one_side_train_no_reward_model() -> None:
+    """Unless they are only the first of a file, or the reward model learns from pairs."""
+    for thumbs_up in (0, 900):
+        with pytest.raises(RecipeError, match="a reward model learns from both"):
+            choose(situation(votes=900, thumbs_up=thumbs_up), ALL, goal="control")
+    part = choose(situation(votes=900, read_in_part={"a.jsonl": 900}), ALL, goal="control")
+    assert part.stages == ("reward", "ppo")
+    assert "All votes that were read are the same: a reward model needs both, thumbs up and thumbs down." in (
+        part.warnings
+    )
+    choose(situation(votes=900, pairs=900), ALL, goal="control")
+    choose(situation(votes=900, reward="mine:score"), ALL, goal="control")
+    assert "All votes are the same: KTO needs both, thumbs up and thumbs down." in (
+        choose(situation(votes=900), ALL).warnings
+    )
+
+
+def test_records_that_do_not_fit_are_warned_about() -> None:
+    """1.25 * 1,638 = 2,047.5 tokens fit 2,048."""
+    for tokens in (10, 1638):
+        assert choose(replace(situation(pairs=900), longest_tokens={"preferences": tokens}), ALL).warnings == ()
+    (warning,) = choose(replace(situation(pairs=900), longest_tokens={"preferences": 1639}), ALL).warnings
+    assert warning == (
+        "sft and dpo: the longest record has about 1,639 tokens, as estimated from characters (tokenizers differ by a "
+        "quarter), and data.max_length_tokens is 2,048: longer rows lose their oldest turns, or are left out. Raise it "
+        "if the memory allows that."
+    )
+    short = replace(situation(pairs=900), longest_tokens={"preferences": 600})
+    (warning,) = choose(short, ALL, context=512).warnings
+    assert "data.max_length_tokens is 512, the context of the model" in warning
+    assert warning.endswith("Shorten them, or take a model with a longer context.")
+    assert choose(short, ALL, context=1024).warnings == ()
+
+
+def test_prompts_that_leave_an_answer_no_room_are_warned_about() -> None:
+    """1.25 * 1,510 + 160 = 2,047.5."""
+    data = situation(prompts=900, reward="mine:score")
+    assert choose(replace(data, longest_prompts={"prompts": 1510}), ALL).warnings == ()
+    (warning,) = choose(replace(data, longest_prompts={"prompts": 1511}), ALL).warnings
+    assert "ppo: the longest prompt has about 1,511 tokens, and answers have 160, as estimated" in warning

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from prefine.advice.chooser import choose
-from prefine.advice.memory import fitted
+from prefine.advice.memory import context_of, fitted
 from prefine.advice.situation import Situation
 from prefine.advice.starting import starting_pipeline
 from prefine.errors import ModelError
@@ -15,9 +17,10 @@ from prefine.planning.model_facts import ModelFacts
 from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.registry import RECIPES
 from tests.planning.test_plan import BIG, GPU
+from tests.training import tiny
 
 GB = 10**9
-PAIRS = Situation(pairs=4000, longest_tokens=700, sources={"preferences": ["pairs.jsonl"]})
+PAIRS = Situation(pairs=4000, longest_tokens={"preferences": 700}, sources={"preferences": ["pairs.jsonl"]})
 
 
 def pipeline() -> Pipeline:
@@ -68,3 +71,14 @@ def test_a_model_that_is_not_known_changes_nothing(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(ModelFacts, "of", staticmethod(unknown))
     assert fitted(pipeline(), GPU) == ({}, ["Memory is not planned: There is no such model. Check the name."])
+
+
+def test_the_context_is_read_from_the_models_config(tmp_path: Path) -> None:
+    model = tiny.save_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    assert context_of(str(model)) == config["max_position_embeddings"]
+
+
+@pytest.mark.parametrize("name", ["./none", "org/none", "org/a\0b", ""])
+def test_the_context_of_a_model_that_is_not_there_is_not_known(name: str) -> None:
+    assert context_of(name) is None

@@ -59,3 +59,14 @@ def test_each_file_is_read_with_the_columns_that_it_has(tmp_path: Path) -> None:
     }
     with pytest.raises(DataError, match=r"data\.columns says completion: reply, and no row has a column reply"):
         looking.look([shown, pairs], options=ReadingOptions({"completion": "reply"}))
+
+
+def test_lengths_are_those_of_each_kind_and_of_prompts_alone(tmp_path: Path) -> None:
+    """Four characters a token, and five tokens a turn."""
+    pairs = [
+        write(tmp_path / f"{n}.jsonl", {"prompt": "q" * 40 * n, "chosen": "a" * 80, "rejected": "b"}) for n in (1, 2)
+    ]
+    asked = write(tmp_path / "asked.jsonl", {"prompt": "q" * 400})
+    found = looking.look([*pairs, asked])
+    assert found.longest_tokens == {"preferences": 50, "prompts": 105}
+    assert found.longest_prompts == {"preferences": 25, "prompts": 105}

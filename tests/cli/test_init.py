@@ -19,6 +19,7 @@ from tests.training import tiny
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("prefine.advice.machine.machine_sentences", lambda: ["cpu: a processor"])
+    monkeypatch.setattr("prefine.advice.memory.context_of", lambda model: 8192)
     monkeypatch.setattr("prefine.advice.memory.fitted", lambda pipeline: ({}, ["sft needs little."]))
     tiny.write_rows(tmp_path / "pairs.jsonl", tiny.pairs(12))
 
@@ -41,6 +42,17 @@ def test_a_pipeline_for_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "prefine run pipeline.yaml" in shown
     assert "sft needs little." in shown
     assert "# - sft needs little." in (tmp_path / "pipeline.yaml").read_text()
+
+
+def test_no_stage_has_rows_longer_than_the_models_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prefine.advice.memory.context_of", lambda model: 24)
+    tiny.write_rows(tmp_path / "long.jsonl", [{"prompt": "q " * 80, "chosen": "a", "rejected": "b"}])
+    assert run("--data", "long.jsonl") == 0
+    stages = load_pipeline(tmp_path / "pipeline.yaml").stages
+    assert {stages[name].recipe.data.max_length_tokens for name in ("sft", "dpo")} == {24}  # type: ignore[attr-defined]
+    assert "warning: sft and dpo: the longest record has about 50 tokens" in capsys.readouterr().out
 
 
 def test_an_existing_file_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,7 @@ class DataFacts:
         agreement_at_most: the upper end of its 95 % interval.
         annotators: that columns name.
         median_tokens, p95_tokens, longest_tokens: of prompt and longest answer, estimated from characters.
+        longest_prompt_tokens: of a prompt alone, likewise.
         languages: share by ISO 639 code, in a sample.
     """
 
@@ -64,6 +65,7 @@ class DataFacts:
     median_tokens: int
     p95_tokens: int
     longest_tokens: int
+    longest_prompt_tokens: int
     languages: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
@@ -122,5 +124,6 @@ def facts_of(audit: Audit) -> DataFacts:
         median_tokens=round(lengths.median) if lengths else 0,
         p95_tokens=lengths.at_95_percent if lengths else 0,
         longest_tokens=lengths.maximum if lengths else 0,
+        longest_prompt_tokens=checks.tokens.longest_prompt,
         languages=checks.languages.shares,
     )

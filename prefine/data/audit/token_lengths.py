@@ -25,13 +25,14 @@ TokenCount = Callable[[Record], int | None]
 """Tokens of a record's prompt and longest answer together; None if the chat template refuses it."""
 
 
-def estimated_tokens(entry: Entry) -> int:
+def estimated_tokens(entry: Entry) -> tuple[int, int]:
     """Tokens of the prompt, with system turns and tools, and of the longest answer, estimated from characters."""
-    longest = max(entry.answers, key=len, default="")
     record = entry.record
     turns = len(getattr(record, "messages", ())) or len(getattr(record, "prompt", ())) + bool(entry.answers)
     tools = "".join(json.dumps(each, ensure_ascii=False) for each in entry.tools)
-    return sum(map(_estimated, (entry.system, entry.prompt, tools, longest))) + _TURN_TOKENS * turns
+    answer = _estimated(max(entry.answers, key=len, default="")) + _TURN_TOKENS * bool(entry.answers)
+    whole = sum(map(_estimated, (entry.system, entry.prompt, tools))) + _TURN_TOKENS * turns
+    return whole - _TURN_TOKENS * bool(entry.answers), answer
 
 
 def _estimated(text: str) -> int:
@@ -46,6 +47,9 @@ class TokenLengths:
         context: the most tokens of a prompt and an answer together.
         count: counts the tokens of a sampled record; None estimates them.
         model: whose tokenizer counts.
+
+    Attributes:
+        longest_prompt: tokens of the longest prompt, with system turns and tools, estimated.
     """
 
     def __init__(self, context: int, count: TokenCount | None = None, model: str = "") -> None:
@@ -53,13 +57,16 @@ class TokenLengths:
         self._count = count
         self._model = model
         self._estimates = array("l")
+        self.longest_prompt = 0
         self._counted: EvenSample[int | None] = EvenSample(MOST_COUNTED)
         self._examples: list[AuditExample] = []
         self._over = 0
 
     def add(self, entry: Entry) -> None:
         """Take a record."""
-        estimate = estimated_tokens(entry)
+        prompt, answer = estimated_tokens(entry)
+        estimate = prompt + answer
+        self.longest_prompt = max(self.longest_prompt, prompt)
         if self._count is None:
             self._note(entry, estimate)
         elif self._counted.wants(len(self._estimates)):
