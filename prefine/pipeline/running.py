@@ -19,6 +19,7 @@ from prefine.pipeline.earlier import drop_earlier, make_room, put_back, take_ove
 from prefine.pipeline.inputs import key_of
 from prefine.pipeline.prediction import predicted
 from prefine.pipeline.records import PipelineLock, PipelineRecords, StageRecord
+from prefine.pipeline.remedies import in_pipeline
 from prefine.pipeline.standing import ChosenStages, StageStanding, chosen, flaw_of, standing, standings
 from prefine.pipeline.summary import write_summary
 from prefine.pipeline.view import PipelineView
@@ -182,7 +183,8 @@ class _Running:
                 self._records.write(name, replace(record, status="failed", reason=reason, seconds=seconds()))
             self._view.ended(name, "failed", f"stage {name} failed")
             if isinstance(error, PrefineError):
-                raise _of_stage(name, error, f"{error.remedy} {_KEPT}{self._where_earlier(name)}") from error
+                remedy = in_pipeline(error.remedy, now.stage)
+                raise _of_stage(name, error, f"{remedy} {_KEPT}{self._where_earlier(name)}") from error
             raise
         finally:
             _free_memory()

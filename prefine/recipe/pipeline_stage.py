@@ -61,6 +61,11 @@ class PipelineStage:
         """Whether its folder is a run's."""
         return isinstance(self.recipe, StageRecipe)
 
+    @property
+    def takes_force(self) -> bool:
+        """Whether `force` is a key of the stage."""
+        return self.method in _FORCIBLE or "force" in type(self.recipe).model_fields
+
 
 def is_pipeline(values: Mapping[str, Any]) -> bool:
     """Whether a YAML file's values are meant as a pipeline, not as a recipe of one stage."""

@@ -152,8 +152,8 @@ def _compared(
     comparison = Comparison(
         prefine=__version__,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        candidate=sides["candidate"].described(),
-        baseline=sides["baseline"].described(),
+        candidate=sides["candidate"].described(parts.folder.dtype),
+        baseline=sides["baseline"].described(parts.folder.dtype),
         prompts={
             "source": questions.source,
             "asked": len(questions.prompts),

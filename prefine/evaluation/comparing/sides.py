@@ -146,13 +146,19 @@ class NamedSide:
         )
         return bool(one == two)
 
-    def described(self) -> Side:
-        """For the report."""
+    def described(self, dtype: str | None = None) -> Side:
+        """For the report.
+
+        Args:
+            dtype: the number type in which the models that are not behind an endpoint computed.
+        """
         if self.endpoint is not None:
             facts = {"endpoint": self.endpoint.url, "model": self.endpoint.model}
             return Side(name=self.name, kind="endpoint", identity=self.endpoint.model, facts=facts)
         assert self.location is not None  # noqa: S101
         facts = {"base": self.location.base_name}
+        if dtype is not None:
+            facts["dtype"] = dtype
         if self.run is not None:
             manifest = read_json_object(RunDirectory(self.run).manifest)
             facts |= {"stage": str(manifest.get("stage", "")), "started": str(manifest.get("started", ""))}

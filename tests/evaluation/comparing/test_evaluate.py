@@ -288,3 +288,5 @@ def test_the_report_names_the_sides(asked: Callable[..., EvaluationRequest], mod
     report = json.loads((folder / "report.json").read_text())
     assert report["candidate"]["name"] == str(models[0])
     assert report["candidate"]["identity"] != report["baseline"]["identity"]
+    assert report["candidate"]["facts"]["dtype"] == report["baseline"]["facts"]["dtype"]
+    assert report["candidate"]["facts"]["dtype"] in ("float32", "bfloat16")  # what auto chose
