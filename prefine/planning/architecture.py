@@ -72,10 +72,12 @@ class Architecture:
         """Weights of the trunk's linear layers."""
         return sum(each.inputs * each.outputs for each in self.linears)
 
-    @property
-    def other_parameters(self) -> int:
-        """Weights of embeddings, norms, biases and the output layer."""
-        return self.parameters - self.linear_parameters
+    def parameters_with(self, score_heads: int) -> int:
+        """All weights of a reward model, which has score heads instead of the output layer; 0 for a language model."""
+        if not score_heads:
+            return self.parameters
+        output = 0 if self.tied else self.vocabulary * self.hidden
+        return self.parameters - output + score_heads * self.hidden
 
     @property
     def query_width(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -164,10 +164,7 @@ class _Search:
         recipe = changed(self.facts.recipe, made)
         if recipe is None:
             return None
-        return planned(
-            StageFacts(self.facts.method, recipe, self.facts.model, self.facts.rewards, self.facts.machine),
-            self.workload,
-        )
+        return planned(replace(self.facts, recipe=recipe), self.workload)
 
     def without_needless(self, found: Fit) -> Fit:
         """Leave out changes without which it fits, too: the dearest first."""

@@ -12,6 +12,7 @@ from prefine.models.scoring.packed_scorer import MAX_TOKENS
 from prefine.planning.activations import TreeLengths, inference_bytes, step_bytes
 from prefine.planning.other_models import other_models_bytes, other_models_why
 from prefine.planning.stage_facts import StageFacts
+from prefine.planning.weights import frozen_bytes
 from prefine.planning.workload import Workload, largest_microbatch, microbatch_count, mismatched
 
 # Resident memory of a process that has imported what a run needs, before it loads a model, and of one that has loaded
@@ -28,8 +29,6 @@ GPU_BASE = 700_000_000
 GPU_UNUSED_SHARE = 0.05
 
 _FP32 = 4
-_NF4_BLOCK = 64  # weights that share a scale, which has 8 bits; 256 scales share an fp32 one
-_NF4_BYTES = 1 / 2 + 1 / _NF4_BLOCK + _FP32 / (_NF4_BLOCK * 256)
 _SHARE_FOR_PACKING = 0.25
 
 
@@ -92,15 +91,9 @@ def peak(found: Sequence[Moment]) -> Moment:
 
 def weight_bytes(stage: StageFacts) -> int:
     """The weights of the model in the type that they are loaded in."""
-    shapes, b = stage.shapes, stage.itemsize
     if stage.all_weights:
         return stage.base_parameters * _FP32
-    if stage.quantization == "nf4":
-        return round(shapes.linear_parameters * _NF4_BYTES) + stage.other_parameters * b
-    if stage.quantization == "int8":
-        scales = sum(each.outputs for each in shapes.linears) * _FP32
-        return shapes.linear_parameters + scales + stage.other_parameters * b
-    return stage.base_parameters * b
+    return frozen_bytes(stage.shapes, stage.score_heads, stage.quantization, stage.dtype)
 
 
 def _held(stage: StageFacts, workload: Workload) -> list[Term]:

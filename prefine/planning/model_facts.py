@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from prefine.errors import ModelError
 from prefine.models.loading.location import locate_model
 from prefine.models.loading.weights import ADAPTER_CONFIG, config_of, read_object, weight_files
+from prefine.models.scoring.packed_scorer import scale_of
 from prefine.planning.architecture import Architecture, architecture_of
 
 STAGE = "stage:"
@@ -25,6 +26,19 @@ class AdapterFacts:
 
 
 @dataclass(frozen=True)
+class ScoringFacts:
+    """With what a reward model's scores were measured in its training, and are therefore computed.
+
+    Attributes:
+        quantization: of its weights: none, nf4 or int8.
+        dtype: its compute type; None where nothing says.
+    """
+
+    quantization: str
+    dtype: str | None
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """A model that a stage begins with, or that it will leave.
 
@@ -34,6 +48,7 @@ class ModelFacts:
         config: of the base, as in its config.json.
         adapter: its adapter; None for whole weights.
         file_bytes: size of the base's weight files.
+        scores: of a reward model that prefine trained or will train; None for others.
     """
 
     name: str
@@ -41,6 +56,7 @@ class ModelFacts:
     config: Mapping[str, Any] = field(repr=False)
     adapter: AdapterFacts | None = None
     file_bytes: int = 0
+    scores: ScoringFacts | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -66,11 +82,17 @@ class ModelFacts:
         folder = Path(location.base)
         files = sum(each.stat().st_size for each in weight_files(folder)) if folder.is_dir() else 0
         found = ModelFacts(name, location.base_name, config, adapter, files)
-        return found if files else found.with_files(found.architecture.parameters * _BYTES_ON_A_HUB)
+        return found if files else replace(found, file_bytes=found.architecture.parameters * _BYTES_ON_A_HUB)
 
-    def with_files(self, file_bytes: int) -> ModelFacts:
-        """The same with another size of its files."""
-        return ModelFacts(self.name, self.base, self.config, self.adapter, file_bytes)
+    @staticmethod
+    def of_reward(name: str) -> ModelFacts:
+        """As `of`, for a reward model: with its reward.json, if it has one.
+
+        Raises:
+            ModelError: see `of`; or reward.json is not valid.
+        """
+        found, scale = ModelFacts.of(name), scale_of(locate_model(name))
+        return found if scale is None else replace(found, scores=ScoringFacts(scale.quantization, scale.compute_dtype))
 
 
 def _adapter_in(folder: Path) -> AdapterFacts:

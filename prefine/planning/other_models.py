@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from prefine.planning.model_facts import ModelFacts
 from prefine.planning.stage_facts import StageFacts
-
-_FP32 = 4
+from prefine.planning.weights import FP32, frozen_bytes
 
 
 def other_models_bytes(stage: StageFacts) -> int:
@@ -17,28 +16,54 @@ def other_models_bytes(stage: StageFacts) -> int:
 
 def other_models_why(stage: StageFacts) -> str:
     """What they are, for people."""
-    apart = sum(not shares_weights(stage, each) for each in stage.rewards)
-    shared = len(stage.rewards) - apart
+    reasons = [why for each in stage.rewards if (why := shares_no_weights(stage, each)) is not None]
+    apart, shared = len(reasons), len(stage.rewards) - len(reasons)
     parts = ["a copy of all weights as reference"] if stage.all_weights else []
     parts += [f"{shared} reward model{'s' * (shared > 1)} on the same weights"] if shared else []
-    parts += [f"{apart} reward model{'s' * (apart > 1)} with weights of their own"] if apart else []
+    if apart:
+        which = "; ".join(dict.fromkeys(reasons))
+        parts.append(f"{apart} reward model{'s' * (apart > 1)} with weights of {'their' if apart > 1 else 'its'} own")
+        parts[-1] += f" ({which})"
     return ", ".join(parts) or "the reference's adapter"
 
 
-def shares_weights(stage: StageFacts, reward: ModelFacts) -> bool:
-    """Whether a reward model is an adapter on the policy's weights (see models/shared_base.shares_base)."""
-    return reward.adapter is not None and not stage.all_weights and reward.base == stage.model.base
+def shares_no_weights(stage: StageFacts, reward: ModelFacts) -> str | None:
+    """Why a run loads a reward model with weights of its own (see models/shared_base.shares_base).
+
+    None if it is an adapter on the policy's weights.
+    """
+    if reward.adapter is None or reward.scores is None:
+        return "not an adapter of a reward run"
+    if stage.all_weights:
+        return "all weights of the policy are trained"
+    if reward.base != stage.model.base:
+        return "of another base model"
+    if reward.scores.quantization != stage.quantization:
+        return (
+            f"model.quantization was {reward.scores.quantization} in its training, the policy's is {stage.quantization}"
+        )
+    if reward.scores.dtype not in (None, stage.dtype):
+        return f"it computes in {reward.scores.dtype}, the policy in {stage.dtype}"
+    return None
 
 
 def _reference_bytes(stage: StageFacts) -> int:
     """The reference: a copy of all weights, or of the adapter that the policy began with; a new one needs none."""
     if stage.all_weights:
-        return stage.base_parameters * _FP32
-    return 0 if stage.model.adapter is None else stage.own_adapter * _FP32
+        return stage.base_parameters * FP32
+    return 0 if stage.model.adapter is None else stage.own_adapter * FP32
 
 
 def _reward_bytes(stage: StageFacts, reward: ModelFacts) -> int:
-    if shares_weights(stage, reward) and reward.adapter is not None:
-        targets = stage.shapes.targets(reward.adapter.targets)
-        return sum(reward.adapter.rank * (each.inputs + each.outputs) for each in targets) * _FP32
-    return reward.architecture.parameters * stage.itemsize
+    """Its adapter; and, unless it shares the policy's, its weights as models/scoring/packed_scorer.load_reward does."""
+    shapes, adapter = reward.architecture, 0
+    if reward.adapter is not None:
+        targets = shapes.targets(reward.adapter.targets)
+        adapter = sum(reward.adapter.rank * (each.inputs + each.outputs) for each in targets) * FP32
+    if shares_no_weights(stage, reward) is None:
+        return adapter
+    scores = reward.scores
+    if scores is None:
+        return adapter + frozen_bytes(shapes, 1, "none", stage.machine.dtype)
+    dtype = "float32" if reward.adapter is None else scores.dtype or stage.machine.dtype
+    return adapter + frozen_bytes(shapes, 1, scores.quantization, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefine.errors import DataError, ModelError, TemplateError
@@ -12,7 +12,7 @@ from prefine.formatting import duration as in_words
 from prefine.planning.duration import Duration, duration
 from prefine.planning.machine import Machine, machine_for
 from prefine.planning.memory import Moment, Term, moments, peak, weight_bytes
-from prefine.planning.model_facts import ModelFacts
+from prefine.planning.model_facts import ModelFacts, ScoringFacts
 from prefine.planning.stage_facts import StageFacts, method_of, stage_facts
 from prefine.planning.workload import Workload, counted_rows, longest_rows
 from prefine.recipe.stage import StageRecipe
@@ -178,7 +178,7 @@ def planned(facts: StageFacts, workload: Workload) -> StagePlan:
     cut = workload.cut(facts.recipe.data.max_length_tokens, facts.answer_tokens, facts.samples)
     if not cut.trees:
         cut = longest_rows(facts.method, facts.recipe.data.max_length_tokens)
-    facts = StageFacts(facts.method, facts.recipe, facts.model, facts.rewards, facts.machine, cut.rows)
+    facts = replace(facts, rows=cut.rows)
     return StagePlan(
         method=facts.method,
         machine=facts.machine,
@@ -216,9 +216,11 @@ def _disk(facts: StageFacts) -> int:
 def _result(facts: StageFacts) -> ModelFacts:
     """The model that a stage leaves: whole weights, or an adapter on what it began with. Its tokenizer is the same."""
     model = facts.model
+    scores = ScoringFacts(facts.quantization, facts.dtype) if facts.score_heads else None
     if facts.all_weights:
-        return ModelFacts(model.name, f"the result of {facts.recipe.run}", model.config, None, weight_bytes(facts))
-    return ModelFacts(model.name, model.base, model.config, facts.adapter, model.file_bytes)
+        base = f"the result of {facts.recipe.run}"
+        return replace(model, base=base, adapter=None, file_bytes=weight_bytes(facts), scores=scores)
+    return replace(model, adapter=facts.adapter, scores=scores)
 
 
 def room(machine: Machine) -> str:

@@ -14,6 +14,7 @@ from prefine.planning.activations import Forward, Head, Kernel
 from prefine.planning.architecture import Architecture, LinearShape
 from prefine.planning.machine import Machine
 from prefine.planning.model_facts import STAGE, AdapterFacts, ModelFacts
+from prefine.planning.weights import ITEM_BYTES
 from prefine.recipe.dpo import DpoRecipe
 from prefine.recipe.kto import KtoRecipe
 from prefine.recipe.registry import RECIPES
@@ -22,7 +23,6 @@ from prefine.recipe.rl import PpoRecipe
 from prefine.recipe.stage import StageRecipe, WritingRecipe
 from prefine.recipe.steps import total_steps
 
-_SIZES = {"float32": 4, "bfloat16": 2}
 _FUNCTION = re.compile(r"[\w.]+:\w+")
 _REPORT_SLOTS = 32
 
@@ -99,15 +99,7 @@ class TrainedWeights:
     @property
     def base_parameters(self) -> int:
         """Weights without adapters; a reward model has a score head instead of its output layer."""
-        if not self.score_heads:
-            return self.shapes.parameters
-        head = 0 if self.shapes.tied else self.shapes.vocabulary * self.shapes.hidden
-        return self.shapes.parameters - head + self.score_heads * self.shapes.hidden
-
-    @property
-    def other_parameters(self) -> int:
-        """Of those, what quantisation leaves as it is."""
-        return self.base_parameters - self.shapes.linear_parameters
+        return self.shapes.parameters_with(self.score_heads)
 
     @property
     def own_adapter(self) -> int:
@@ -145,7 +137,7 @@ class StageFacts(TrainedWeights):
     @property
     def itemsize(self) -> int:
         """Bytes of a number of it."""
-        return _SIZES[self.dtype]
+        return ITEM_BYTES[self.dtype]
 
     @property
     def quantization(self) -> str:
@@ -238,7 +230,7 @@ def stage_facts(
     Raises:
         ModelError, RecipeError: a model cannot be found.
     """
-    model = _found(recipe.model.name, parents, recipe.model.revision)
+    model = _found(recipe.model.name, parents) or ModelFacts.of(recipe.model.name, recipe.model.revision)
     rewards = []
     if isinstance(recipe, PpoRecipe):
         names = [recipe.reward.name, *(each.name for each in recipe.reward.more)]
@@ -246,14 +238,13 @@ def stage_facts(
         for name in names:
             if not _is_function(name):
                 with about("reward.name"):
-                    rewards.append(_found(name, parents, None))
+                    rewards.append(_found(name, parents) or ModelFacts.of_reward(name))
     return StageFacts(method, recipe, model, tuple(rewards), machine, rows)
 
 
-def _found(name: str, parents: Mapping[str, ModelFacts], revision: str | None) -> ModelFacts:
-    if name.startswith(STAGE) and name.removeprefix(STAGE) in parents:
-        return parents[name.removeprefix(STAGE)]
-    return ModelFacts.of(name, revision)
+def _found(name: str, parents: Mapping[str, ModelFacts]) -> ModelFacts | None:
+    """The model that a stage will leave; None for a name of another kind."""
+    return parents.get(name.removeprefix(STAGE)) if name.startswith(STAGE) else None
 
 
 def _is_function(name: str) -> bool:

@@ -11,17 +11,14 @@ from hypothesis import strategies as st
 from prefine.api import load_recipe
 from prefine.errors import RecipeError
 from prefine.planning.fit import Fit, bytes_of, fit_stage
-from prefine.planning.model_facts import AdapterFacts, ModelFacts
-from tests.planning.test_architecture import QWEN_7B
-from tests.planning.test_plan import BIG, GPU, PAIRS
+from tests.planning.test_plan import BIG, GPU, PAIRS, REWARD
 
 GB = 10**9
 
 
 def fit(method: str, budget: int, **values: Any) -> Fit:
     recipe = load_recipe(method, {"model": {"name": "stage:big"}, **values})  # type: ignore[call-overload]
-    parents = {"big": BIG, "reward": ModelFacts("reward", "big", QWEN_7B, AdapterFacts(16))}
-    return fit_stage(recipe, budget_bytes=budget, parents=parents, machine=GPU, workload=PAIRS)
+    return fit_stage(recipe, budget_bytes=budget, parents={"big": BIG, "reward": REWARD}, machine=GPU, workload=PAIRS)
 
 
 def test_nothing_is_changed_where_the_recipe_fits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from prefine.api import load_recipe
 from prefine.planning.activations import TreeLengths
 from prefine.planning.machine import Machine
-from prefine.planning.model_facts import AdapterFacts, ModelFacts
+from prefine.planning.model_facts import AdapterFacts, ModelFacts, ScoringFacts
 from prefine.planning.plan import StagePlan, plan_stage
 from prefine.planning.workload import Workload
 from prefine.recipe.loading import load_recipe as load_values
@@ -22,14 +23,14 @@ from tests.training import tiny
 GPU = Machine("cuda", "bfloat16", 80 * 10**9)
 CPU = Machine("cpu", "float32", 64 * 10**9, {"float32": 100.0}, 10e9)
 BIG = ModelFacts("big", "big", QWEN_7B, None, 15_231_233_024)
+REWARD = ModelFacts("reward", "big", QWEN_7B, AdapterFacts(16), scores=ScoringFacts("none", "bfloat16"))
 # The length of preference pairs of HH-RLHF: a prompt of 200 tokens, answers of 150.
 PAIRS = Workload(10_000, 500, (TreeLengths(200, (150, 150)), TreeLengths(400, (400, 400))), "by hand")
 
 
 def plan(method: str, machine: Machine = GPU, workload: Workload = PAIRS, **overrides: Any) -> StagePlan:
     recipe = load_recipe(method, {"model": {"name": "stage:big"}, **overrides})  # type: ignore[call-overload]
-    reward = ModelFacts("reward", "big", QWEN_7B, AdapterFacts(16))
-    return plan_stage(recipe, method=method, parents={"big": BIG, "reward": reward}, machine=machine, workload=workload)
+    return plan_stage(recipe, method=method, parents={"big": BIG, "reward": REWARD}, machine=machine, workload=workload)
 
 
 def size(found: StagePlan, name: str) -> int:
@@ -63,13 +64,59 @@ def test_all_weights_take_16_bytes_each_before_activations() -> None:
     assert not found.fits(80 * 10**9)
 
 
-def test_a_reward_model_of_another_base_has_weights_of_its_own() -> None:
-    recipe = load_recipe("ppo", {"model": {"name": "stage:big"}, "reward": {"name": "stage:other"}})
+OUTPUT_LAYER = 152_064 * 3584
+LINEAR = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18_944)
+OTHERS = 7_615_616_512 - LINEAR - OUTPUT_LAYER + 3584  # embeddings, norms, biases and the score head
+ADAPTER = 4 * 40_370_176
+NF4_BYTES = 1 / 2 + 1 / 64 + 1 / 4096
+
+
+@pytest.mark.parametrize(
+    ("reward", "settings", "bytes_", "why"),
+    [
+        (REWARD, {}, ADAPTER, "on the same weights"),
+        (REWARD, {"quantization": "nf4"}, 2 * (LINEAR + OTHERS) + ADAPTER, "model.quantization was none"),
+        (REWARD, {"dtype": "float32"}, 2 * (LINEAR + OTHERS) + ADAPTER, "computes in bfloat16, the policy in float32"),
+        (replace(REWARD, base="another"), {}, 2 * (LINEAR + OTHERS) + ADAPTER, "of another base model"),
+        (
+            replace(REWARD, scores=ScoringFacts("nf4", "float32")),
+            {},
+            round(LINEAR * NF4_BYTES) + 4 * OTHERS + ADAPTER,
+            "model.quantization was nf4 in its training, the policy's is none",
+        ),
+        (
+            replace(REWARD, scores=ScoringFacts("int8", "bfloat16")),
+            {},
+            LINEAR + 28 * 4 * (2 * 3584 + 2 * 512 + 2 * 18_944 + 3584) + 2 * OTHERS + ADAPTER,
+            "model.quantization was int8",
+        ),
+        (replace(REWARD, scores=ScoringFacts("none", None)), {"dtype": "float32"}, ADAPTER, "on the same weights"),
+        (replace(REWARD, adapter=None), {}, 4 * (LINEAR + OTHERS), "not an adapter of a reward run"),
+        (replace(REWARD, adapter=None, scores=None), {}, 2 * (LINEAR + OTHERS), "not an adapter of a reward run"),
+    ],
+)
+def test_a_reward_model_that_a_run_loads_besides_the_policy_is_counted_as_it_is_loaded(
+    reward: ModelFacts, settings: dict[str, Any], bytes_: int, why: str
+) -> None:
+    """By hand: as in its own training, and float32 where all weights were trained (see scoring.load_reward)."""
+    recipe = load_recipe("ppo", {"model": {"name": "stage:big", **settings}, "reward": {"name": "stage:reward"}})
     prompts = Workload(10_000, 500, (TreeLengths(200, ()),), "by hand")
-    other = ModelFacts("other", "another base", QWEN_7B, AdapterFacts(16))
-    parents = {"big": BIG, "other": other}
-    found = plan_stage(recipe, method="ppo", parents=parents, machine=GPU, workload=prompts)
-    assert size(found, "other models") == 2 * 7_615_616_512
+    found = plan_stage(recipe, parents={"big": BIG, "reward": reward}, machine=GPU, workload=prompts)
+    assert size(found, "other models") == bytes_
+    assert why in next(term.why for term in found.memory if term.name == "other models")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"quantization": "nf4"}, {"quantization": "int8", "dtype": "float32"}, {"dtype": "float32"}]
+)
+def test_a_reward_stage_with_the_same_settings_shares_its_weights(settings: dict[str, Any]) -> None:
+    trained = plan("reward", model={"name": "stage:big", **settings}).result
+    assert trained.scores == ScoringFacts(settings.get("quantization", "none"), settings.get("dtype", "bfloat16"))
+    recipe = load_recipe("ppo", {"model": {"name": "stage:big", **settings}, "reward": {"name": "stage:trained"}})
+    prompts = Workload(10_000, 500, (TreeLengths(200, ()),), "by hand")
+    found = plan_stage(recipe, parents={"big": BIG, "trained": trained}, machine=GPU, workload=prompts)
+    assert size(found, "other models") == ADAPTER
+    assert plan("sft").result.scores is None
 
 
 def test_an_adapter_of_an_earlier_stage_is_trained_further_with_its_own_rank() -> None:
@@ -146,7 +193,7 @@ def test_the_reference_points_of_the_page_are_those_of_the_planner() -> None:
     page = (Path(__file__).parents[2] / "docs" / "planning.md").read_text("utf-8")
     rows = re.findall(r"^\| (\w+) \| ([^|]*)\| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
     prompts = Workload(10_000, 500, (TreeLengths(200, ()),), "by hand")
-    parents = {"big": BIG, "reward": ModelFacts("reward", "big", QWEN_7B, AdapterFacts(16))}
+    parents = {"big": BIG, "reward": REWARD}
     for method, settings, peak, weights in rows:
         made = load_values(None, ["model.name=stage:big", *re.findall("`(.*?)`", settings)], RECIPES[method])
         workload = prompts if method == "ppo" else PAIRS

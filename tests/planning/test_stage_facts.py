@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from prefine.models.loading.adapters import put_adapter
 from prefine.models.loading.location import locate_model
 from prefine.planning.activations import Forward, TreeLengths, inference_bytes
 from prefine.planning.machine import Machine
-from prefine.planning.model_facts import AdapterFacts, ModelFacts
+from prefine.planning.model_facts import AdapterFacts, ModelFacts, ScoringFacts
 from prefine.planning.plan import plan_stage
 from prefine.planning.stage_facts import stage_facts
 from prefine.planning.workload import Workload
@@ -101,3 +102,20 @@ def test_simpo_has_no_reference_to_compute() -> None:
     pairs = 7 * 8 / 2 + 3 * 4 + 3 * 4 / 2
     work = 2 * 10 * LINEAR + 28 * 4 * pairs * 3584 + 2 * 6 * 3584 * 152_064
     assert (found.seconds or 0) - (simpo.seconds or 0) == pytest.approx(100 * work)
+
+
+def test_what_a_reward_run_was_trained_with_is_read_in_its_folder(tmp_path: Path) -> None:
+    base, run = tiny.save_model(tmp_path / "base"), tmp_path / "reward"
+    run.mkdir()
+    (run / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(base), "r": 4, "target_modules": ["q_proj"]})
+    )
+    (run / "adapter_model.safetensors").touch()
+    reward = {"bias": [0.5], "std": 1.0, "answers": 9, "max_length_tokens": 64, "quantization": "nf4"}
+    recipe = load_recipe("ppo", {"model": {"name": str(base)}, "reward": {"name": str(run)}, "run": "r"})
+    for dtype in ("float32", "bfloat16", None):
+        (run / "reward.json").write_text(json.dumps({**reward, "compute_dtype": dtype}))
+        assert stage_facts(recipe, "ppo", {}, CPU).rewards[0].scores == ScoringFacts("nf4", dtype)
+    (run / "reward.json").unlink()
+    (found,) = stage_facts(recipe, "ppo", {}, CPU).rewards
+    assert found.scores is None and found.adapter == AdapterFacts(4, ("q_proj",))
