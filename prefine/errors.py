@@ -104,6 +104,10 @@ class DataError(PrefineError):
     """A file, a column or a record that cannot be used."""
 
 
+class MissingDataError(DataError):
+    """A source that does not exist."""
+
+
 class TemplateError(PrefineError):
     """A chat template that is missing or cannot be rendered safely."""
 

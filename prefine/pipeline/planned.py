@@ -55,15 +55,18 @@ class PlannedStage:
 def plan_pipeline(pipeline: Pipeline, budget: int | None = None) -> list[PlannedStage]:
     """Every stage of a pipeline with its plan. Nothing is run, and no weights are loaded.
 
+    A stage whose data are not there yet is planned with rows of data.max_length_tokens.
+
     Args:
         budget: bytes that each stage to run is to fit into; None for what its device has.
 
     Raises:
-        DataError: a source does not exist.
+        DataError: a source cannot be read.
     """
     results: dict[str, ModelFacts] = {}
     found = []
-    for each in standings(pipeline, PipelineRecords(pipeline.folder), chosen(pipeline, None, None, False)):
+    choice = chosen(pipeline, None, None, False)
+    for each in standings(pipeline, PipelineRecords(pipeline.folder), choice, data_needed=False):
         recipe = each.stage.recipe
         if not isinstance(recipe, StageRecipe):
             found.append(PlannedStage(each, None))

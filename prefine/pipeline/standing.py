@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from prefine.errors import PrefineError
+from prefine.errors import MissingDataError, PrefineError
 from prefine.formatting import listing, plural
 from prefine.pipeline.digests import KnownDigests, joined_digest
 from prefine.pipeline.evaluating import EVALUATE, digest_of_result, same_answers
@@ -85,8 +85,13 @@ def result_digest(record: StageRecord) -> str:
     return joined_digest({**record.results, "key": record.key, "gate": str(record.gate)})
 
 
-def standings(pipeline: Pipeline, records: PipelineRecords, choice: ChosenStages) -> list[StageStanding]:
+def standings(
+    pipeline: Pipeline, records: PipelineRecords, choice: ChosenStages, *, data_needed: bool = True
+) -> list[StageStanding]:
     """Where each stage stands now, in order.
+
+    Args:
+        data_needed: False for stages to run whose data are not there yet.
 
     Raises:
         RecipeError: the folder belongs to another pipeline. DataError: a source does not exist.
@@ -94,7 +99,13 @@ def standings(pipeline: Pipeline, records: PipelineRecords, choice: ChosenStages
     records.require_belongs(pipeline)
     found: dict[str, StageStanding] = {}
     for stage in pipeline.stages.values():
-        found[stage.name] = standing(stage, records, choice, found)
+        try:
+            found[stage.name] = standing(stage, records, choice, found)
+        except MissingDataError as error:
+            if data_needed:
+                raise
+            why = f"its data are not there yet ({error.problem.removeprefix(f'stage {stage.name}: ')})"
+            found[stage.name] = StageStanding(stage, "to run", why, {}, records.read(stage.name))
     return list(found.values())
 
 

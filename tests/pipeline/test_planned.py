@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from prefine.errors import ModelError
+from prefine.errors import DataError, MissingDataError, ModelError
 from prefine.pipeline import planned as module
 from prefine.pipeline.planned import plan_json, plan_lines, plan_pipeline
 from prefine.planning.fit import Fit
@@ -127,6 +128,29 @@ def test_later_stages_are_planned_with_the_changes_of_earlier_ones(desk: Desk) -
     sft, _, dpo = plan_pipeline(desk.pipeline(), 30 * GB)[:3]
     assert sft.fit is not None and "stages.sft.lora={}" in sft.changes
     assert dpo.fit is not None and dpo.fit.before.result.adapter == sft.fit.plan.result.adapter
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_stages_whose_data_are_not_there_yet_are_planned_with_the_longest_rows(desk: Desk) -> None:
+    """Stages that wait for them run first, and a run goes on to refuse."""
+    for name in ("pairs", "questions"):
+        Path(f"{name}.jsonl").unlink()
+    planned = {each.standing.stage.name: each for each in plan_pipeline(desk.pipeline())}
+    why = "its data are not there yet (pairs.jsonl: no such file or folder)"
+    for name in ("reward", "dpo", "ppo"):
+        plan = planned[name].plan
+        assert (planned[name].standing.state, planned[name].standing.why) == ("to run", why)
+        assert plan is not None and (plan.workload.rows, plan.seconds) == (None, None)
+        assert plan.workload.source.startswith("assumed: every row has ")
+    assert planned["better"].standing.why == "its data are not there yet (questions.jsonl: no such file or folder)"
+    assert planned["served"].standing.why == "dpo and better run first"
+    with pytest.raises(MissingDataError, match=r"stage reward: pairs\.jsonl: no such file or folder"):
+        desk.run()
+
+
+def test_data_that_are_there_and_cannot_be_read_are_refused(desk: Desk) -> None:
+    with pytest.raises(DataError, match=r"its extension '\.yaml' is not one"):
+        plan_pipeline(desk.pipeline("stages.sft.data.train=gate.yaml"))
 
 
 @pytest.mark.usefixtures("small_gpu")

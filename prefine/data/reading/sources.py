@@ -25,7 +25,7 @@ from prefine.data.reading.json_rows import read_json_array, read_jsonl
 from prefine.data.reading.memory_rows import MEMORY, is_held, read_memory
 from prefine.data.reading.rows import Problem, Row, printable
 from prefine.data.reading.text_files import Buffered, Note, read_lines, utf8_stream
-from prefine.errors import DataError
+from prefine.errors import DataError, MissingDataError
 from prefine.nearby import mistyped, similar_path
 from prefine.paths import expanded
 from prefine.text_form import AS_FOUND, TextForm
@@ -131,7 +131,7 @@ def locate(source: str, text: TextForm = AS_FOUND) -> tuple[Part, ...]:
         remedy = told
     elif near := similar_path(source):
         remedy = f"Did you mean {near}?"
-    raise DataError(f"{printable(source)}: no such file or folder", printable(remedy))
+    raise MissingDataError(f"{printable(source)}: no such file or folder", printable(remedy))
 
 
 def _folder_parts(folder: Path, text: TextForm) -> tuple[Part, ...]:
