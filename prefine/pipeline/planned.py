@@ -18,6 +18,7 @@ from prefine.planning.fit import Fit, as_options, fit_stage
 from prefine.planning.machine import machine_for
 from prefine.planning.model_facts import ModelFacts
 from prefine.planning.plan import StagePlan, gigabytes, plan_stage, room
+from prefine.planning.row_counts import RowCounts
 from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.stage import StageRecipe
 
@@ -64,6 +65,7 @@ def plan_pipeline(pipeline: Pipeline, budget: int | None = None) -> list[Planned
         DataError: a source cannot be read.
     """
     results: dict[str, ModelFacts] = {}
+    counts = RowCounts()
     found = []
     choice = chosen(pipeline, None, None, False)
     for each in standings(pipeline, PipelineRecords(pipeline.folder), choice, data_needed=False):
@@ -72,7 +74,7 @@ def plan_pipeline(pipeline: Pipeline, budget: int | None = None) -> list[Planned
             found.append(PlannedStage(each, None))
             continue
         try:
-            planned = _planned(each, recipe, results, budget)
+            planned = _planned(each, recipe, results, budget, counts)
         except (ModelError, RecipeError) as error:
             found.append(PlannedStage(each, None, why_not=_ASSESSED if each.keeps_result else error.problem))
             continue
@@ -84,13 +86,19 @@ def plan_pipeline(pipeline: Pipeline, budget: int | None = None) -> list[Planned
 
 
 def _planned(
-    standing: StageStanding, recipe: StageRecipe, parents: dict[str, ModelFacts], budget: int | None
+    standing: StageStanding,
+    recipe: StageRecipe,
+    parents: dict[str, ModelFacts],
+    budget: int | None,
+    counts: RowCounts,
 ) -> PlannedStage:
     method, machine = standing.stage.method, machine_for(recipe.model.device)
     limit = machine.usable_bytes if budget is None else budget
     if limit is None or not standing.runs or standing.keeps_result:
-        return PlannedStage(standing, plan_stage(recipe, method=method, parents=parents, machine=machine))
-    fit = fit_stage(recipe, budget_bytes=limit, method=method, parents=parents, machine=machine)
+        return PlannedStage(
+            standing, plan_stage(recipe, method=method, parents=parents, machine=machine, counts=counts)
+        )
+    fit = fit_stage(recipe, budget_bytes=limit, method=method, parents=parents, machine=machine, counts=counts)
     return PlannedStage(standing, fit.before, fit)
 
 

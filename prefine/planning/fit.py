@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from prefine.errors import RecipeError
 from prefine.planning.machine import Machine, machine_for
 from prefine.planning.model_facts import ModelFacts
-from prefine.planning.plan import StagePlan, planned, workload_of
+from prefine.planning.plan import StagePlan, planned
+from prefine.planning.row_counts import RowCounts
 from prefine.planning.stage_facts import StageFacts, method_of, stage_facts
 from prefine.planning.workload import Workload
 from prefine.recipe.loading import checked_recipe, yaml_value
@@ -115,6 +116,7 @@ def fit_stage(
     parents: Mapping[str, ModelFacts] | None = None,
     machine: Machine | None = None,
     workload: Workload | None = None,
+    counts: RowCounts | None = None,
 ) -> Fit:
     """The cheapest change with which a stage fits: arguments as for plan_stage.
 
@@ -127,7 +129,7 @@ def fit_stage(
     method = method_of(recipe) if method is None else method
     machine = machine_for(recipe.model.device) if machine is None else machine
     facts = stage_facts(recipe, method, parents or {}, machine)
-    rows = workload_of(facts) if workload is None else workload
+    rows = (counts or RowCounts()).of(facts) if workload is None else workload
     search = _Search(facts, rows)
     before = planned(facts, rows)
     if before.fits(budget_bytes):

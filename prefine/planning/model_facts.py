@@ -1,4 +1,7 @@
-"""What a plan knows of a model: its shapes, its adapter and the size of its files, read without its weights."""
+"""What a plan knows of a model: its shapes, its adapter and the size of its files, read without its weights.
+
+Of a hub model only config.json is fetched here; counting rows needs its tokenizer, too (see row_counts.py).
+"""
 
 from __future__ import annotations
 

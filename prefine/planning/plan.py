@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prefine.errors import DataError, ModelError, TemplateError
 from prefine.formatting import MISSING
 from prefine.formatting import duration as in_words
 from prefine.planning.duration import Duration, duration
 from prefine.planning.machine import Machine, machine_for
 from prefine.planning.memory import Moment, Term, moments, peak, weight_bytes
 from prefine.planning.model_facts import ModelFacts, ScoringFacts
+from prefine.planning.row_counts import RowCounts
 from prefine.planning.stage_facts import StageFacts, method_of, stage_facts
-from prefine.planning.workload import Workload, counted_rows, longest_rows
+from prefine.planning.workload import Workload, longest_rows
 from prefine.recipe.stage import StageRecipe
 
 _FP32 = 4
@@ -149,6 +149,7 @@ def plan_stage(
     parents: Mapping[str, ModelFacts] | None = None,
     machine: Machine | None = None,
     workload: Workload | None = None,
+    counts: RowCounts | None = None,
 ) -> StagePlan:
     """Predict a stage's memory and time without loading weights.
 
@@ -158,6 +159,7 @@ def plan_stage(
         parents: the results of other stages, which the recipe names as stage:NAME.
         machine: None for the recipe's model.device.
         workload: None counts the rows of the data, or assumes the longest rows where there are none yet.
+        counts: what other stages have counted, to which this one's rows are added.
 
     Raises:
         ModelError: a model cannot be found, or its architecture is not known.
@@ -166,7 +168,7 @@ def plan_stage(
     method = method_of(recipe) if method is None else method
     machine = machine_for(recipe.model.device) if machine is None else machine
     facts = stage_facts(recipe, method, parents or {}, machine)
-    return planned(facts, workload_of(facts) if workload is None else workload)
+    return planned(facts, (counts or RowCounts()).of(facts) if workload is None else workload)
 
 
 def planned(facts: StageFacts, workload: Workload) -> StagePlan:
@@ -190,19 +192,6 @@ def planned(facts: StageFacts, workload: Workload) -> StagePlan:
         disk_bytes=_disk(facts),
         result=_result(facts),
     )
-
-
-def workload_of(facts: StageFacts) -> Workload:
-    """The rows of a recipe's data, or the longest rows where the data or the tokenizer are not there yet."""
-    from prefine.models.loading.load import load_tokenizer
-    from prefine.models.loading.location import locate_model
-
-    section = facts.recipe.model.model_copy(update={"name": facts.model.name})
-    try:
-        template = load_tokenizer(locate_model(facts.model.name), section)
-        return counted_rows(facts.method, facts.recipe.data, template)
-    except (DataError, ModelError, TemplateError):
-        return longest_rows(facts.method, facts.recipe.data.max_length_tokens)
 
 
 def _disk(facts: StageFacts) -> int:

@@ -84,13 +84,13 @@ def longest_rows(method: str, most: int) -> Workload:
     return Workload(None, None, (tree,), f"assumed: every row has {most} tokens (data.max_length_tokens)")
 
 
-def counted_rows(method: str, section: DataSection, template: ChatTemplate) -> Workload:
-    """Count the rows of a recipe's data, and the tokens of some of them.
+def record_type(method: str, section: DataSection) -> type[Record]:
+    """What a method reads the rows of a recipe's data as.
 
     Raises:
         DataError: the data cannot be found or read.
     """
-    kind = (
+    return (
         _READ_AS.get(method)
         or KINDS[
             kind_of_sources(
@@ -98,6 +98,17 @@ def counted_rows(method: str, section: DataSection, template: ChatTemplate) -> W
             )
         ]
     )
+
+
+def counted_rows(kind: type[Record], section: DataSection, template: ChatTemplate) -> Workload:
+    """Count the rows of a recipe's data, and the tokens of some of them.
+
+    Args:
+        kind: see `record_type`.
+
+    Raises:
+        DataError: the data cannot be found or read.
+    """
     if kind not in (Demonstration, Preference, Prompt, Vote):
         raise DataError("the data are of no kind that can be trained on", "Name other data.", field="data.train")
     sample: EvenSample[Record] = EvenSample(_TOKENIZED)

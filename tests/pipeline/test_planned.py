@@ -19,6 +19,7 @@ from prefine.pipeline.planned import plan_json, plan_lines, plan_pipeline
 from prefine.planning.fit import Fit
 from prefine.planning.machine import Machine
 from prefine.planning.model_facts import ModelFacts
+from prefine.planning.row_counts import RowCounts
 from tests.pipeline.fake import Desk
 from tests.planning.test_plan import BIG, GPU
 
@@ -31,7 +32,7 @@ def parents(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     seen: dict[str, list[str]] = {}
     here = Machine("cpu", "float32", 2 * GB)
 
-    def plan(recipe: Any, *, method: str, parents: dict[str, str], machine: Machine) -> Any:
+    def plan(recipe: Any, *, method: str, parents: dict[str, str], machine: Machine, counts: RowCounts) -> Any:
         seen[method] = list(parents)
         if method == "reward":
             raise ModelError("its architecture is not known", "Name another.")

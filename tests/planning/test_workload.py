@@ -27,7 +27,7 @@ def test_as_many_as_a_run_prepares(tmp_path: Path, more: dict[str, Any]) -> None
     template = ChatTemplate(make_tokenizer())
     with Quarantine() as quarantine:
         made = Preparation(tmp_path, section, Preference, template, section.seed, quarantine).stores()
-    found = counted_rows("dpo", section, template)
+    found = counted_rows(Preference, section, template)
     assert made.heldout is not None
     assert (found.rows, found.heldout) == (len(made.train), len(made.heldout))
     assert found.heldout
