@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefine.errors import ModelError, RecipeError
+from prefine.models.loading.quantization import INSTALL_QUANTIZATION, bitsandbytes_installed
 from prefine.planning.fit import fit_stage
 from prefine.planning.machine import Machine, machine_for
 from prefine.planning.model_facts import ModelFacts
@@ -25,7 +26,8 @@ def context_of(model: str) -> int | None:
 def fitted(pipeline: Pipeline, machine: Machine | None = None) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Changes by stage and dotted name, empty where a stage fits as it is; and a sentence for each stage.
 
-    The longest rows that the recipes allow are assumed: then no data has to be tokenised, and no later row needs more.
+    No change needs a package that is not installed. The longest rows that the recipes allow are assumed: then no data
+    has to be tokenised, and no later row needs more.
 
     Args:
         pipeline: with models that can be found; for others nothing is changed, and the sentence says so.
@@ -44,7 +46,13 @@ def fitted(pipeline: Pipeline, machine: Machine | None = None) -> tuple[dict[str
                 continue
             rows = longest_rows(stage.method, stage.recipe.data.max_length_tokens)
             fit = fit_stage(
-                stage.recipe, budget_bytes=budget, method=stage.method, parents=parents, machine=machine, workload=rows
+                stage.recipe,
+                budget_bytes=budget,
+                method=stage.method,
+                parents=parents,
+                machine=machine,
+                workload=rows,
+                installed_only=True,
             )
             parents[stage.name] = fit.plan.result
             if fit.made:
@@ -58,4 +66,7 @@ def fitted(pipeline: Pipeline, machine: Machine | None = None) -> tuple[dict[str
 def _sentence(stage: str, peak: str, budget: str, fits: bool, changes: tuple[str, ...]) -> str:
     needs = f"{stage} needs at most about {peak} of the {budget}"
     with_changes = f" with {', '.join(changes)}" if changes else ""
-    return f"{needs}{with_changes}." if fits else f"{needs}{with_changes}: it does not fit. Take a smaller model."
+    if fits:
+        return f"{needs}{with_changes}."
+    more = "" if bitsandbytes_installed() else f", or run {INSTALL_QUANTIZATION} and this again, for weights of 4 bits"
+    return f"{needs}{with_changes}: it does not fit. Take a smaller model{more}."

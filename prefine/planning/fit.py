@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prefine.errors import RecipeError
+from prefine.models.loading.quantization import INSTALL_QUANTIZATION, bitsandbytes_installed
 from prefine.planning.machine import Machine, machine_for
 from prefine.planning.model_facts import ModelFacts
 from prefine.planning.plan import StagePlan, planned
@@ -117,8 +118,12 @@ def fit_stage(
     machine: Machine | None = None,
     workload: Workload | None = None,
     counts: RowCounts | None = None,
+    installed_only: bool = False,
 ) -> Fit:
-    """The cheapest change with which a stage fits: arguments as for plan_stage.
+    """The cheapest change with which a stage fits: other arguments as for plan_stage.
+
+    Args:
+        installed_only: leave out what needs a package that is not installed.
 
     Changes are tried alone first, the cheapest first, each at its mildest value that suffices. If none does, they are
     added up in that order; then those that turn out not to be needed are left out.
@@ -135,13 +140,14 @@ def fit_stage(
     if before.fits(budget_bytes):
         return Fit(budget_bytes, before, before)
     best: tuple[tuple[RecipeChange, ...], StagePlan] = ((), before)
-    for levels in changes(recipe, before):
+    possible = list(changes(recipe, before, installed_only=installed_only))
+    for levels in possible:
         for change in levels:
             plan = search.plan((change,))
             if plan is not None and plan.fits(budget_bytes):
                 return Fit(budget_bytes, before, plan, (change,))
     made: tuple[RecipeChange, ...] = ()
-    for levels in changes(recipe, before):
+    for levels in possible:
         for change in levels:
             kept = tuple(each for each in made if each.field != change.field)
             plan = search.plan((*kept, change))
@@ -189,7 +195,7 @@ def changed(recipe: StageRecipe, made: Sequence[RecipeChange]) -> StageRecipe | 
         return None
 
 
-def changes(recipe: StageRecipe, plan: StagePlan) -> Iterator[list[RecipeChange]]:
+def changes(recipe: StageRecipe, plan: StagePlan, *, installed_only: bool = False) -> Iterator[list[RecipeChange]]:
     """The changes that save memory, the cheapest first; each as levels, the mildest first.
 
     Their order: what changes no result beyond rounding (the token budget, slots, a second copy of weights that is only
@@ -216,8 +222,10 @@ def changes(recipe: StageRecipe, plan: StagePlan) -> Iterator[list[RecipeChange]
         ]
     if lora is None:
         yield [RecipeChange("lora", {}, "adapters are trained instead of all weights")]
-    if model.quantization == "none":
-        yield [RecipeChange("model.quantization", "nf4", "frozen weights of 4 bits; slower products")]
+    installed = bitsandbytes_installed()
+    if model.quantization == "none" and (installed or not installed_only):
+        needs = "" if installed else f"; needs {INSTALL_QUANTIZATION}"
+        yield [RecipeChange("model.quantization", "nf4", f"frozen weights of 4 bits; slower products{needs}")]
     if lora is not None:
         yield [
             RecipeChange("lora.r", rank, "an adapter that can learn less")

@@ -60,6 +60,20 @@ def test_memory_that_others_have_taken_does_not_count() -> None:
 
 
 @pytest.mark.usefixtures("big")
+def test_no_change_needs_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 12 GB a model of 7 billion weights fits with 4 bits alone."""
+    small = replace(GPU, memory_bytes=12 * GB)
+    assert all(made["model.quantization"] == "nf4" for made in fitted(pipeline(), small)[0].values())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    changes, said = fitted(pipeline(), small)
+    assert not [made for made in changes.values() if "model.quantization" in made]
+    assert said[0].endswith(
+        "it does not fit. Take a smaller model, or run pip install 'prefine[quantization]' and this again, for weights "
+        "of 4 bits."
+    )
+
+
+@pytest.mark.usefixtures("big")
 def test_what_cannot_fit_is_said() -> None:
     _, said = fitted(pipeline(), replace(GPU, memory_bytes=2 * GB))
     assert "it does not fit. Take a smaller model." in said[0]

@@ -53,6 +53,15 @@ def test_dpo_of_7b_on_12_gb_needs_four_bits_and_more() -> None:
         ).before.fits(12 * GB)
 
 
+def test_that_four_bits_need_a_package_is_said_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def costs() -> str:
+        return next(change.costs for change in fit("dpo", 12 * GB).made if change.field == "model.quantization")
+
+    assert costs() == "frozen weights of 4 bits; slower products"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert costs() == "frozen weights of 4 bits; slower products; needs pip install 'prefine[quantization]'"
+
+
 def test_all_weights_of_7b_on_24_gb_become_adapters() -> None:
     found = fit("sft", 24 * GB, lora=None)
     assert found.fits and "lora={}" in found.changes

@@ -6,7 +6,6 @@ as it was loaded (training/stages/reference.py computes it before the first step
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,7 @@ from prefine.models.loading.embedded import PREFIX
 from prefine.models.loading.heads import SCORE, SCORE_WEIGHT, ensure_distinct_pad_token, init_score_head
 from prefine.models.loading.identity import Identity, identity_of
 from prefine.models.loading.location import Location, base_hash, locate_model, one_line
+from prefine.models.loading.quantization import quantization_config
 from prefine.models.loading.quiet import known_noise_off
 from prefine.models.loading.stops import save_ends, stop_at, template_of
 from prefine.models.loading.weights import require_plausible_config, within_files
@@ -163,7 +163,7 @@ def load_model(
         "attn_implementation": _attention_asked(section, device, dtype),
     }
     if section.quantization != "none":
-        options |= {"quantization_config": _quantization(section, dtype), "device_map": {"": device}}
+        options |= {"quantization_config": quantization_config(section, dtype), "device_map": {"": device}}
     with known_noise_off():
         base = _load_base(location, section, options, heads, fresh_head=trainable).to(device)
         _keep_layout(base)
@@ -331,26 +331,6 @@ def _checkpoint_layers(model: Any, location: Location) -> None:
             "Set it to false, and lower training.max_tokens_per_microbatch if memory is short.",
             field="model.gradient_checkpointing",
         ) from error
-
-
-def _quantization(section: ModelSection, dtype: torch.dtype) -> Any:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingDependencyError(
-            f"{section.quantization} needs the package bitsandbytes, which is not installed",
-            "Run: pip install 'prefine[quantization]'; or set it to none.",
-            field="model.quantization",
-        )
-    from transformers import BitsAndBytesConfig
-
-    if section.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_quant_storage=torch.uint8,
-    )
 
 
 def _keep_layout(base: Any) -> None:
