@@ -10,7 +10,7 @@ from prefine.foreign_recipes import rules
 from prefine.foreign_recipes.mover import Mover
 from prefine.foreign_recipes.objectives import group_rollouts, reward_sources, strength
 from prefine.foreign_recipes.settings import Configuration, Moved, Setting
-from prefine.foreign_recipes.sources import missing_data, write_sources
+from prefine.foreign_recipes.sources import data_of, missing_data, write_sources
 from prefine.recipe.loading import recipe_values
 from prefine.recipe.registry import RECIPES
 
@@ -31,8 +31,6 @@ DEFAULTS: dict[str, Any] = {
 _WARMUP = 0.03
 _BETA = 0.1
 _ATTENTION = {"flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager"}
-# What a data set's entry may say that a source does.
-_READ_OF_DATASETS = ("path", "name", "split", "data_files", "ds_type")
 
 
 def from_axolotl(path: Path, method: str | None = None) -> Moved:
@@ -54,9 +52,15 @@ def from_axolotl(path: Path, method: str | None = None) -> Moved:
         settings.setdefault(name, Setting(name, value, default=True))
     if not any(settings[name].value is not None for name in ("warmup_ratio", "warmup_steps") if name in settings):
         settings["warmup_ratio"] = Setting("warmup_ratio", _WARMUP, default=True)
-    _trl_section(settings)
-    renamed = {_RENAMED.get(name, name): setting for name, setting in settings.items()}
-    mover = Mover(Configuration("axolotl", str(path), stage, renamed))
+    unread = _trl_section(settings)
+    renamed: dict[str, Setting] = {}
+    for setting in settings.values():
+        name = _RENAMED.get(setting.name, setting.name)
+        if name not in renamed:
+            renamed[name] = setting
+        elif not setting.default:
+            unread.append((setting.name, f"{renamed[name].name} says it, too"))
+    mover = Mover(Configuration("axolotl", str(path), stage, renamed, tuple(unread)))
     _datasets(mover)
     _adapter(mover)
     rules.common_rules(mover)
@@ -82,23 +86,28 @@ _AS_HERE = {
 
 def _stage(path: Path, given: dict[str, Any]) -> tuple[str, str]:
     """The stage, and axolotl's own word for the method."""
-    rl = str(given.pop("rl", None) or "").lower()
     if given.get("reward_model") is True:
         given.pop("reward_model")
         return "reward", ""
+    rl = str(given.pop("rl", None) or "").lower()
     stage = _STAGES.get(rl) if rl else "sft"
     if stage is None or stage not in RECIPES:
         raise RecipeError(f"{path}: rl is {rl!r}, which prefine does not do", f"Its methods are {', '.join(RECIPES)}.")
     return stage, rl
 
 
-def _trl_section(settings: dict[str, Setting]) -> None:
-    """The settings of the section trl, by their own names."""
+def _trl_section(settings: dict[str, Setting]) -> list[tuple[str, str]]:
+    """Take the settings of the section trl by their own names; those that are elsewhere, too, are returned."""
     section = settings.get("trl")
+    twice = []
     if section is not None and isinstance(section.value, dict):
         settings.pop("trl")
         for name, value in section.value.items():
-            settings.setdefault(str(name), Setting(str(name), value))
+            if name in settings and not settings[name].default:
+                twice.append((f"trl.{name}", f"{name} is set outside of this section, too"))
+            else:
+                settings[str(name)] = Setting(str(name), value)
+    return twice
 
 
 def _datasets(mover: Mover) -> None:
@@ -108,21 +117,13 @@ def _datasets(mover: Mover) -> None:
         if setting is None or setting.value is None:
             continue
         entries = setting.value if isinstance(setting.value, list) else [setting.value]
-        done = write_sources(mover, field, entries, Setting(name, f"{len(entries)} of them"))
+        data = [data_of(f"{name}[{number}]", entry) for number, entry in enumerate(entries)]
+        done = write_sources(mover, field, data, Setting(name, f"{len(entries)} of them"))
         written = written or (done and field == "data.train")
-        for number, entry in enumerate(entries):
-            for key, value in entry.items() if isinstance(entry, dict) else ():
-                if key not in _READ_OF_DATASETS:
-                    mover.leave(Setting(f"{name}[{number}].{key}", value), _about_entry(str(key)))
+    texts = mover.take("pretraining_dataset")
+    if texts is not None:
+        mover.leave(texts, "prefine learns from conversations, not from plain text")
     missing_data(mover, written)
-
-
-def _about_entry(key: str) -> str:
-    if key == "type":
-        return "the layout of rows is recognised by their columns; see prefine data check"
-    if key.startswith(("field", "message_")) or key == "roles":
-        return "columns are recognised; data.columns maps other names: {prompt: question}"
-    return "rows are read as they are, and rendered by the tokenizer's chat template"
 
 
 def _adapter(mover: Mover) -> None:

@@ -11,7 +11,7 @@ from prefine.foreign_recipes import rules
 from prefine.foreign_recipes.mover import Mover
 from prefine.foreign_recipes.objectives import strength
 from prefine.foreign_recipes.settings import Configuration, Moved, Setting
-from prefine.foreign_recipes.sources import missing_data, source_name
+from prefine.foreign_recipes.sources import ForeignData, missing_data, source_name, write_sources
 from prefine.recipe.loading import recipe_values
 from prefine.recipe.registry import RECIPES
 
@@ -27,7 +27,15 @@ _LORA_RANK = 8
 _PISSA_PASSES = 16
 _BETA_OF_STAGES = ("dpo", "orpo", "kto")
 # Its names of columns -> prefine's, whose names are those of the layouts that it reads by default.
-_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"}
+_COLUMNS = {
+    "prompt": "instruction",
+    "query": "input",
+    "response": "output",
+    "messages": "conversations",
+    "kto_tag": "label",
+}
+# Keys of dataset_info.json that are read besides those of `ForeignData`.
+_READ_OF_ENTRIES = ("columns", "num_samples")
 _MOST_BYTES = 16 * 1024 * 1024
 
 
@@ -160,6 +168,7 @@ def _datasets(mover: Mover, path: Path) -> None:
     """Data sets are names in dataset_info.json, which says where their files are."""
     folder = mover.take("dataset_dir")
     info_path, info = _information(path, "data" if folder is None else str(folder.value))
+    found: dict[str, list[Any]] = {}
     for name, field in (("dataset", "data.train"), ("eval_dataset", "data.heldout")):
         setting = mover.take(name)
         if setting is None or setting.value is None:
@@ -168,19 +177,58 @@ def _datasets(mover: Mover, path: Path) -> None:
             continue
         value = setting.value
         names = [str(each).strip() for each in (value if isinstance(value, list) else str(value).split(","))]
-        entries = [(each, info.get(each)) for each in names]
-        mover.write(field, _one_or_all([_place(each, entry, info_path.parent) for each, entry in entries]), setting)
-        unknown = [each for each, entry in entries if entry is None]
+        data = [_data(each, info.get(each), info_path.parent) for each in names]
+        write_sources(mover, field, data, setting, split="train")
+        unknown = [each for each in names if not isinstance(info.get(each), dict)]
         if unknown:
             mover.todo(f"Set {field}: {info_path} does not say where {', '.join(unknown)} is.")
-        if field == "data.train":
-            _columns(mover, [entry for _, entry in entries if entry is not None])
+        elsewhere = [each for each in names if each not in unknown and not _can_be_read(info[each])]
+        if elsewhere:
+            mover.todo(f"Set {field}: {info_path} has no file or hf_hub_url for {', '.join(elsewhere)}.")
+        found[field] = [info[each] for each in names if each not in unknown]
+    _columns(mover, found.get("data.train", []), found.get("data.heldout", []))
+    _limit(mover, found.get("data.train", []))
+    for entry in found.get("data.heldout", []):
+        if "num_samples" in entry:
+            mover.leave(Setting("num_samples of eval_dataset", entry["num_samples"]), "all held-out rows are read")
     if folder is not None:
         mover.leave(folder, "the sources name their files")
 
 
-def _one_or_all(sources: list[str]) -> str | list[str]:
-    return sources[0] if len(sources) == 1 else sources
+def _can_be_read(entry: dict[str, Any]) -> bool:
+    return isinstance(entry.get("hf_hub_url"), str) or isinstance(entry.get("file_name"), str)
+
+
+def _data(name: str, entry: Any, folder: Path) -> ForeignData:
+    """A data set by its entry of dataset_info.json; the data set of a hub comes before a file."""
+    label = f"dataset_info.json {name}"
+    if not isinstance(entry, dict):
+        return ForeignData(label, (name if "/" in name or "." in name else str(folder / name),))
+    keys = {key: value for key, value in entry.items() if key not in _READ_OF_ENTRIES}
+    split = keys.pop("split", None)
+    given = None if split is None else Setting(f"{label}.split", str(split))
+    if isinstance(entry.get("hf_hub_url"), str):
+        keys.pop("hf_hub_url")
+        return ForeignData(label, (source_name(entry["hf_hub_url"], keys.pop("subset", None)),), given, keys)
+    file = keys.pop("file_name") if _can_be_read(entry) else name
+    return ForeignData(label, (str(folder / file),), given, keys)
+
+
+def _limit(mover: Mover, entries: list[Any]) -> None:
+    """Numbers of rows count those of each data set there, and those of all together here."""
+    given = [Setting("num_samples", entry["num_samples"]) for entry in entries if entry.get("num_samples") is not None]
+    if mover.value("max_samples") is not None and (most := mover.take("max_samples")) is not None:
+        given.append(most)
+    counts = [setting for setting in given if rules.is_count(setting.value)]
+    for setting in given:
+        if setting not in counts:
+            mover.leave(setting, "it is not a whole number above 0; set data.limit")
+        elif len(entries) > 1:
+            mover.leave(setting, "it counts the rows of each data set; data.limit counts those of all together")
+    if counts and len(entries) > 1:
+        mover.todo("Set data.limit to the rows of all data sets together: the file limits those of each.")
+    elif counts:
+        mover.write("data.limit", min(setting.value for setting in counts), *counts)
 
 
 def _information(path: Path, folder: str) -> tuple[Path, dict[str, Any]]:
@@ -196,24 +244,29 @@ def _information(path: Path, folder: str) -> tuple[Path, dict[str, Any]]:
     return places[0], {}
 
 
-def _place(name: str, entry: Any, folder: Path) -> str:
-    if not isinstance(entry, dict):
-        return name if "/" in name or "." in name else str(folder / name)
-    if isinstance(entry.get("hf_hub_url"), str):
-        return source_name(entry["hf_hub_url"], entry.get("subset"))
-    return str(folder / str(entry.get("file_name", name)))
-
-
-def _columns(mover: Mover, entries: list[Any]) -> None:
+def _columns(mover: Mover, entries: list[Any], heldout: list[Any]) -> None:
     """Columns with other names than the layout's own."""
     for entry in entries:
-        given = entry.get("columns") if isinstance(entry, dict) else None
-        if not isinstance(given, dict):
+        given = entry.get("columns")
+        if given is None:
             continue
-        columns = {_COLUMNS.get(name, name): column for name, column in given.items()}
-        renamed = {name: column for name, column in columns.items() if column is not None and name != column}
         setting = Setting("columns of dataset_info.json", given)
-        if renamed and len(entries) == 1:
+        renamed = _renamed(given)
+        if not renamed:
+            mover.leave(setting, "as here: rows are read by these columns")
+        elif len(entries) == 1:
             mover.write("data.columns", renamed, setting)
-        elif renamed:
+        else:
             mover.leave(setting, "data.columns is for all sources; prepare them with one set of columns")
+    written = _renamed(entries[0].get("columns")) if len(entries) == 1 else {}
+    for entry in heldout:
+        given = entry.get("columns")
+        if given is not None and _renamed(given) != written:
+            mover.leave(
+                Setting("columns of eval_dataset", given), "data.columns is for all sources, those of data.train"
+            )
+
+
+def _renamed(given: Any) -> dict[str, str]:
+    columns = {_COLUMNS.get(name, name): column for name, column in given.items()} if isinstance(given, dict) else {}
+    return {name: column for name, column in columns.items() if column is not None and name != column}

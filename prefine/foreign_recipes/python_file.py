@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prefine.errors import RecipeError
+from prefine.foreign_recipes.data_keys import CHOOSING_ON_HUB, LOAD_DATASET, UNKNOWN
 from prefine.foreign_recipes.literals import Literals, called, shown
 from prefine.foreign_recipes.script_changes import ScriptChange, ScriptChanges
 from prefine.foreign_recipes.script_names import ScriptNames
@@ -21,14 +22,21 @@ from prefine.foreign_recipes.settings import Setting
 MOST_BYTES = 1024 * 1024
 # Calls that load a model by its name, the first argument.
 _LOADING = "from_pretrained"
+_NAME = "pretrained_model_name_or_path"  # its first argument
 QUANTISATION = "BitsAndBytesConfig"
 # What a script does to its rows between loading and training.
 _ROW_CHANGES = frozenset(("map", "filter", "select", "shuffle", "train_test_split", "rename_column", "rename_columns"))
 # What is loaded besides models.
 _OTHER_PARTS = re.compile("Tokenizer|Processor|Config")
+_NAMELESS = "it is an argument without a name: write it as name=value"
+_NAMES_UNKNOWN = "its names are known only when the script runs"
 _MOST_STEPS = 50
 _MOST_CHANGES_SHOWN = 3
 _CHANGED = "the script changes its rows, which prefine does not: write the changed rows to a file, and name that"
+_NOT_LITERAL = "it is not a literal"
+_NOT_KNOWN = "prefine does not know what it means to the data set"
+# Arguments of load_dataset that choose the rows.
+_CHOOSING = ("name", "split", *CHOOSING_ON_HUB)
 _LATER = "the script changes it later, and the file is not run: write what holds into the recipe"
 
 
@@ -49,6 +57,21 @@ class ScriptCall:
     settings: dict[str, Setting] = field(default_factory=dict)
     expressions: dict[str, ast.expr] = field(default_factory=dict)
     positional: list[ast.expr] = field(default_factory=list)
+    unread: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that a script loads.
+
+    Attributes:
+        name: a literal; None if it is not known.
+        options: further arguments of its `from_pretrained`, by name.
+        unread: other arguments, as (source text, reason).
+    """
+
+    name: str | None
+    options: dict[str, Setting] = field(default_factory=dict)
     unread: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -80,10 +103,10 @@ class Script:
         call = ScriptCall(called(node), node.lineno)
         call.positional.extend(node.args)
         for argument in node.args:
-            call.unread.append((shown(argument), "it is an argument without a name: write it as name=value"))
+            call.unread.append((shown(argument), _NAMELESS))
         for keyword in node.keywords:
             if keyword.arg is None:
-                call.unread.append((f"**{shown(keyword.value)}", "its names are known only when the script runs"))
+                call.unread.append((f"**{shown(keyword.value)}", _NAMES_UNKNOWN))
             else:
                 call.settings[keyword.arg] = self.setting(keyword.arg, keyword.value)
                 call.expressions[keyword.arg] = keyword.value
@@ -114,8 +137,9 @@ class Script:
     def loaded_name(self, node: ast.expr | None) -> str | None:
         """The name that a model is loaded by: `"org/name"`, or `AutoModel….from_pretrained("org/name")`."""
         node = None if node is None else self._names.followed(node)
-        if isinstance(node, ast.Call) and called(node) == _LOADING and node.args:
-            node = node.args[0]
+        if isinstance(node, ast.Call) and called(node) == _LOADING:
+            named = [each.value for each in node.keywords if each.arg == _NAME]
+            node = next(iter([*node.args, *named]), None)
         if node is None:
             return None
         try:
@@ -124,69 +148,94 @@ class Script:
             return None
         return value if isinstance(value, str) else None
 
-    def loaded_model(self, node: ast.expr) -> tuple[str | None, dict[str, Setting]]:
+    def loaded_model(self, node: ast.expr) -> LoadedModel:
         """The name that a model is loaded by, and the other arguments of its `from_pretrained`."""
         followed = self._names.followed(node)
-        if isinstance(followed, ast.Call) and called(followed) == _LOADING:
-            given = [(each.arg, each.value) for each in followed.keywords if each.arg is not None]
-            return self.loaded_name(followed), {
-                name: self.setting(name, value) for name, value in given if not self._is_call(value, QUANTISATION)
-            }
-        return self.loaded_name(followed), {}
+        name = self.loaded_name(followed)
+        if not isinstance(followed, ast.Call) or called(followed) != _LOADING:
+            return LoadedModel(name)
+        given = {each.arg: each.value for each in followed.keywords if each.arg is not None}
+        options = {
+            option: self.setting(option, value)
+            for option, value in given.items()
+            if self.made_by(value) != QUANTISATION and option != _NAME
+        }
+        unread = [(f"from_pretrained({shown(argument)})", _NAMELESS) for argument in followed.args[1:]]
+        for each in followed.keywords:
+            if each.arg is None:
+                unread.append((f"from_pretrained(**{shown(each.value)})", _NAMES_UNKNOWN))
+        return LoadedModel(name, options, unread)
 
-    def _is_call(self, node: ast.expr, name: str) -> bool:
+    def made_by(self, node: ast.expr) -> str:
+        """The last part of what an expression calls; empty if it is not a call."""
         followed = self._names.followed(node)
-        return isinstance(followed, ast.Call) and called(followed) == name
+        return called(followed) if isinstance(followed, ast.Call) else ""
 
-    def loaded_models(self) -> list[str]:
-        """Names of the models that the script loads, in order; tokenizers and processors are none."""
+    def loaded_models(self) -> list[LoadedModel]:
+        """The models that the script loads by literal names, in order; tokenizers and processors are none."""
         loading = [node for node in self._calls(_LOADING) if not _OTHER_PARTS.search(ast.unparse(node.func))]
-        names = [self.loaded_name(node) for node in loading]
-        return list(dict.fromkeys(name for name in names if name is not None))
+        return [model for model in map(self.loaded_model, loading) if model.name is not None]
 
-    def loaded_datasets(self) -> list[dict[str, Any]]:
-        """What the script's calls of load_dataset read; see `dataset`."""
-        return [found for node in self._calls("load_dataset") if (found := self.dataset(node)[0])]
+    def loaded_datasets(self) -> list[tuple[dict[str, Any], list[tuple[str, str]]]]:
+        """What the script's calls of load_dataset read, in order; see `dataset`."""
+        read = [self.dataset(node) for node in self._calls("load_dataset")]
+        return [(found, changes) for found, changes in read if found is not None]
 
     def dataset(self, node: ast.expr) -> tuple[dict[str, Any] | None, list[tuple[str, str]]]:
         """What `load_dataset` is called with for this expression.
 
         Returns:
-            the literal arguments by name (path, name, split, data_files), None if the expression is not a data set that
-            is loaded; and the changes of rows that the script makes afterwards, as (source text, reason).
+            the literal arguments by name, and under `UNKNOWN` the others that may choose among the rows; None if the
+            expression is not a data set that is loaded by a literal name; and what prefine does not do with the rows,
+            as (source text, reason).
         """
-        key: str | None = None
+        found: dict[str, Any] = {}
+        unknown: list[str] = []
         changes: list[tuple[str, str]] = []
         for _ in range(_MOST_STEPS):
             node = self._names.followed(node)
             if isinstance(node, ast.Subscript):
-                if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
-                    key = key or node.slice.value
+                part = self.setting("split", node.slice)
+                if isinstance(part.value, str):
+                    found.setdefault("split", part.value)
+                else:
+                    unknown.append(f"[{shown(node.slice)}]")
+                    changes.append((f"{unknown[-1]}, line {node.lineno}", _NOT_LITERAL))
                 node = node.value
             elif not isinstance(node, ast.Call):
                 break
             elif called(node) == "load_dataset":
-                return self._source(node, key, changes), changes
+                self._add_arguments(node, found, unknown, changes)
+                found |= {UNKNOWN: unknown} if unknown else {}
+                return (found if "path" in found else None), changes
             elif isinstance(node.func, ast.Attribute) and called(node) in _ROW_CHANGES:
                 changes.append((f".{called(node)}(…), line {node.lineno}", _CHANGED))
+                if called(node) == "train_test_split" and found.pop("split", "train") != "train":
+                    unknown.append(".train_test_split(…)")  # its other part is no split of the data set
                 node = node.func.value
             else:
                 break
         return None, changes
 
-    def _source(self, node: ast.Call, key: str | None, changes: list[tuple[str, str]]) -> dict[str, Any] | None:
-        arguments: list[tuple[str | None, ast.expr]] = [*zip(("path", "name"), node.args, strict=False)]
+    def _add_arguments(
+        self, node: ast.Call, found: dict[str, Any], unknown: list[str], changes: list[tuple[str, str]]
+    ) -> None:
+        """Add the arguments of a call of load_dataset: to `found` if they are literal."""
+        arguments: list[tuple[str | None, ast.expr]] = [*zip(LOAD_DATASET, node.args, strict=False)]
         arguments += [(keyword.arg, keyword.value) for keyword in node.keywords]
-        found: dict[str, Any] = {} if key is None else {"split": key}
         for name, value in arguments:
-            setting = self.setting(str(name), value)
-            if setting.expression is not None:
-                changes.append((f"load_dataset({name}={setting.expression})", "it is not a literal"))
-            elif name in ("path", "name", "split", "data_files"):
-                found[name] = setting.value
-            else:
-                changes.append((f"load_dataset({name}={setting.value})", "prefine reads a data set without it"))
-        return found if "path" in found else None
+            setting = self.setting(name or "**", value)
+            if name == "token":  # not shown: it is a secret
+                changes.append(("load_dataset(token=…)", "the hub's token is that of the environment, HF_TOKEN"))
+                continue
+            if name in LOAD_DATASET and setting.expression is None:
+                if setting.value is not None:
+                    found[name] = setting.value
+                continue
+            text = f"**{shown(value)}" if name is None else f"{name}={shown(value)}"
+            changes.append((f"load_dataset({text})", _NOT_LITERAL if name in LOAD_DATASET else _NOT_KNOWN))
+            if name in _CHOOSING or name not in LOAD_DATASET:
+                unknown.append(text)
 
 
 def _parsed(path: Path) -> ast.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from prefine.foreign_recipes.objectives import (
     rollout_pairs,
     strength,
 )
-from prefine.foreign_recipes.python_file import QUANTISATION, Script, ScriptCall
 from prefine.foreign_recipes.settings import Configuration, Moved, Setting, Written
 from prefine.foreign_recipes.sources import training_data
-from prefine.foreign_recipes.trl_trainers import TRAINERS, named_by, trainer_of
+from prefine.foreign_recipes.trl_script import LORA_DEFAULTS, PEFT_PREFIX, read_script
+from prefine.foreign_recipes.trl_trainers import TRAINERS, trainer_of
 from prefine.recipe.loading import recipe_values
 from prefine.recipe.registry import RECIPES
 
@@ -66,10 +65,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{"missing_eos_penalty": None, "loss_type": "sigmoid"},
     },
 }
-_LORA_DEFAULTS = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05}  # of TRL's ModelConfig
-PEFT_DEFAULTS = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0}  # of peft's LoraConfig
-_PEFT_PREFIX = "lora."
-_OF_SCRIPTS = ("ModelConfig", "ScriptArguments", "DatasetMixtureConfig")
 
 
 def from_trl(path: Path, method: str | None = None) -> Moved:
@@ -103,7 +98,7 @@ def _from_yaml(path: Path, method: str | None) -> tuple[str, Configuration]:
     trainer = trainer_of(path, settings, method)
     uses_peft = any(name.startswith("lora_") for name in settings) or bool(settings.get("use_peft"))
     if uses_peft:
-        for name, value in _LORA_DEFAULTS.items():
+        for name, value in LORA_DEFAULTS.items():
             settings.setdefault(name, Setting(name, value, default=True))
     return trainer, _configuration(trainer, path, settings, [])
 
@@ -113,83 +108,8 @@ def _plain(item: tuple[Any, Any]) -> tuple[str, Any]:
 
 
 def _from_script(path: Path, method: str | None) -> tuple[str, Configuration]:
-    script = Script(path)
-    trainer, call = _one_configuration(path, script, method)
-    settings, unread = dict(call.settings), list(call.unread)
-    if arguments := settings.pop("model_init_kwargs", None):
-        settings.update(_flattened(arguments))
-    for other in script.calls(*_OF_SCRIPTS, QUANTISATION):
-        settings.update(other.settings)
-        unread += other.unread
-    adapters = script.calls("LoraConfig")
-    for adapter in adapters[:1]:
-        values = {name: Setting(name, value, default=True) for name, value in PEFT_DEFAULTS.items()} | adapter.settings
-        settings.update({_PEFT_PREFIX + name: setting for name, setting in values.items()})
-        unread += adapter.unread
-    for adapter in adapters[1:]:
-        unread.append((f"LoraConfig, line {adapter.line}", "the file has several; the first is read"))
-    _of_trainer(script, trainer, settings, unread)
+    trainer, settings, unread = read_script(path, method)
     return trainer, _configuration(trainer, path, settings, unread)
-
-
-def _flattened(arguments: Setting) -> dict[str, Setting]:
-    if not isinstance(arguments.value, dict):
-        return {arguments.name: arguments}
-    return {name: Setting(name, value) for name, value in arguments.value.items()}
-
-
-def _one_configuration(path: Path, script: Script, method: str | None) -> tuple[str, ScriptCall]:
-    """The trainer and its configuration. Raises RecipeError where there is none, or more than one."""
-    known = {f"{name}Config": name for name in TRAINERS}
-    calls = script.calls(*known)
-    if method is not None:
-        meant = named_by(method, [known[call.name] for call in calls])
-        calls = [call for call in calls if known[call.name] in meant]
-    if not calls:
-        what = f"a configuration for {method}" if method else "any of its configurations"
-        raise RecipeError(f"{path} has no call of {what}", f"prefine reads {', '.join(known)}.")
-    if len(calls) > 1:
-        places = ", ".join(f"{call.name} in line {call.line}" for call in calls)
-        raise RecipeError(
-            f"{path} has several configurations: {places}", "Choose one with --method, or split the file."
-        )
-    return known[calls[0].name], calls[0]
-
-
-def _of_trainer(script: Script, trainer: str, settings: dict[str, Setting], unread: list[tuple[str, str]]) -> None:
-    """Add what the script gives to the trainer itself: model, data, rewards."""
-    trainers = script.calls(f"{trainer}Trainer")
-    unread += [(f"{call.name}, line {call.line}", "the file has several; the first is read") for call in trainers[1:]]
-    for call in trainers[:1]:
-        expressions = dict([("model", part) for part in call.positional[:1]] + [*call.expressions.items()])
-        unread += call.unread[len(call.positional[:1]) :]  # the first argument is the model
-        for name, expression in expressions.items():
-            if name in ("args", "peft_config", "processing_class", "tokenizer"):
-                continue
-            if name in ("train_dataset", "eval_dataset"):
-                source, changes = script.dataset(expression)
-                unread += changes
-                settings[name] = Setting(name, source) if source else call.settings[name]
-            elif name == "reward_funcs":
-                settings[name] = Setting(name, _rewards(script, expression))
-            elif name == "model":
-                loaded, options = script.loaded_model(expression)
-                if loaded is not None:
-                    settings["model_name_or_path"] = Setting("model", loaded)
-                for option, value in options.items():
-                    settings.setdefault(option, value)
-            else:
-                settings.setdefault(name, call.settings[name])
-    if "model_name_or_path" not in settings and (models := script.loaded_models()):
-        settings["model_name_or_path"] = Setting("from_pretrained", models[0])
-    if "train_dataset" not in settings and "dataset_name" not in settings and (loaded_rows := script.loaded_datasets()):
-        settings["train_dataset"] = Setting("load_dataset", loaded_rows[0])
-
-
-def _rewards(script: Script, expression: ast.expr) -> list[str | None]:
-    """Names of reward models; None for a function of the script."""
-    parts = expression.elts if isinstance(expression, ast.List | ast.Tuple) else [expression]
-    return [script.loaded_name(part) for part in parts]
 
 
 def _moved(trainer: str, configuration: Configuration) -> Moved:
@@ -213,7 +133,7 @@ def _moved(trainer: str, configuration: Configuration) -> Moved:
         _loss(mover, trainer)
     if (centring := mover.take("center_rewards_coefficient")) is not None:
         mover.write("reward.centring_weight", centring.value or 0.0, centring)
-    rules.held_out(mover)
+    rules.held_out(mover, "test_split_size")
     rules.same_as_here(mover, _AS_HERE)
     return mover.finish()
 
@@ -244,35 +164,48 @@ def _model(mover: Mover) -> None:
 def _adapter(mover: Mover) -> None:
     """An adapter by a LoraConfig of the script or by settings of ModelConfig; neither trains all weights."""
     names = mover.moved.configuration.settings
-    in_script = [name for name in names if name.startswith(_PEFT_PREFIX)]
-    uses = mover.take("use_peft")
+    in_script = [name for name in names if name.startswith(PEFT_PREFIX)]
+    uses, other = mover.take("use_peft"), mover.take("peft_config")
+    if other is not None and other.value is not None:
+        mover.leave(other, "prefine trains LoRA adapters, which a LoraConfig or ModelConfig with literal values says")
     for name in in_script:
         _of_lora_config(mover, name)
     if in_script:
+        _targets(mover, f"{PEFT_PREFIX}target_modules")
         if uses is not None:
             mover.leave(uses, "the LoraConfig says it")
         return
     on = uses is not None and uses.value is True
     if on and uses is not None:
         mover.leave(uses, "as here, an adapter is trained: section lora")
-        rules.lora_targets(mover, "lora_target_modules")
-        if "lora.targets" not in mover.moved.fields:
-            mover.write("lora.targets", "all-linear", note=_TARGETS)
+        _targets(mover, "lora_target_modules")
         return
     for name in [name for name in names if name.startswith("lora_")]:
         if (setting := mover.take(name)) is not None and not setting.default:
             mover.leave(setting, "use_peft is not true, so that it has no effect there either")
+    if other is not None and other.value is not None:
+        mover.todo(
+            "Set the section lora: the file has an adapter that is not read, and prefine's default one is trained."
+        )
+        return
     rules.full_training(mover, "no adapter is configured, so all weights are trained", *([uses] if uses else []))
 
 
-_TARGETS = "none are named; peft would choose by the model's type"
+def _targets(mover: Mover, name: str) -> None:
+    """The modules with adapters: all linear ones where none are named, as prefine does not go by the model's type."""
+    given = mover.moved.configuration.settings.get(name)
+    if given is not None and (given.value is not None or given.expression is not None):
+        rules.lora_targets(mover, name)
+        return
+    setting = mover.take(name)
+    note = "none are named; peft would choose by the model's type"
+    mover.write("lora.targets", "all-linear", *([setting] if setting is not None else []), note=note)
 
 
 def _of_lora_config(mover: Mover, name: str) -> None:
-    plain = name.removeprefix(_PEFT_PREFIX)
+    plain = name.removeprefix(PEFT_PREFIX)
     if plain == "target_modules":
-        rules.lora_targets(mover, name)
-        return
+        return  # see _targets
     if plain == "init_lora_weights":
         rules.adapter_start(mover, name)
         return

@@ -42,7 +42,7 @@ _NAMES: dict[str, str] = {
     "lora.targets": "lora_target lora_target_modules target_modules",
     "data.train": "dataset datasets dataset_name dataset_path train_file train_dataset pretraining_dataset",
     "data.heldout": "eval_dataset test_datasets validation_file",
-    "data.heldout_fraction": "val_size val_set_size test_size",
+    "data.heldout_fraction": "val_size val_set_size test_size test_split_size",
     "data.split": "dataset_train_split",
     "data.heldout_split": "dataset_test_split",
     "data.seed": "data_seed",

@@ -127,3 +127,15 @@ def test_defaults_that_decide_the_result_are_written(tmp_path: Path) -> None:
 def test_a_number_of_held_out_rows_is_to_do(tmp_path: Path) -> None:
     done = moved(tmp_path, base_model="org/m", val_set_size=200)
     assert any(sentence.startswith("Set data.heldout_fraction to 200 divided") for sentence in done.to_do)
+
+
+def test_what_a_file_says_twice_is_listed(tmp_path: Path) -> None:
+    done = moved(tmp_path, rl="grpo", beta=0.1, trl={"beta": 0.2}, eval_strategy="no", evaluation_strategy="steps")
+    assert values(done)["kl.coefficient"] == 0.1
+    assert values(done)["training.evaluate_every_steps"] is None
+    assert {"trl.beta", "evaluation_strategy"} <= {left.name for left in done.left}
+    assert "rl" in {left.name for left in moved(tmp_path, rl="dpo", reward_model=True).left}
+
+
+def test_transformers_name_of_a_setting_comes_before_a_default(tmp_path: Path) -> None:
+    assert values(moved(tmp_path, lr_scheduler_type="linear"))["training.schedule"] == "linear"

@@ -13,7 +13,8 @@ import pytest
 from prefine.errors import RecipeError
 from prefine.foreign_recipes.settings import Moved
 from prefine.foreign_recipes.text import recipe_text
-from prefine.foreign_recipes.trl import DEFAULTS, PEFT_DEFAULTS, from_trl
+from prefine.foreign_recipes.trl import DEFAULTS, from_trl
+from prefine.foreign_recipes.trl_script import PEFT_DEFAULTS
 from prefine.foreign_recipes.trl_trainers import OWNERS
 from prefine.recipe.loading import load_recipe, recipe_values
 from prefine.recipe.registry import RECIPES
@@ -69,7 +70,7 @@ def test_a_script_becomes_a_recipe(tmp_path: Path) -> None:
     assert left(done, "run_mystery") == "prefine does not know this setting"
     assert "only when the file runs" in left(done, "fsdp")
     assert "comet_ml" in left(done, "report_to")
-    assert "data.limit" in left(done, "train_dataset split")
+    assert "data.limit" in left(done, "train_dataset.split")
     assert values["model.dtype"] == "bfloat16"
 
 
