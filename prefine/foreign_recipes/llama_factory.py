@@ -268,5 +268,7 @@ def _columns(mover: Mover, entries: list[Any], heldout: list[Any]) -> None:
 
 
 def _renamed(given: Any) -> dict[str, str]:
-    columns = {_COLUMNS.get(name, name): column for name, column in given.items()} if isinstance(given, dict) else {}
+    if not isinstance(given, dict):
+        return {}
+    columns = {str(_COLUMNS.get(name, name)): column for name, column in given.items()}
     return {name: column for name, column in columns.items() if column is not None and name != column}
