@@ -61,7 +61,7 @@ class ScriptCall:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class ScriptModel:
     """A model that a script loads.
 
     Attributes:
@@ -148,12 +148,12 @@ class Script:
             return None
         return value if isinstance(value, str) else None
 
-    def loaded_model(self, node: ast.expr) -> LoadedModel:
+    def loaded_model(self, node: ast.expr) -> ScriptModel:
         """The name that a model is loaded by, and the other arguments of its `from_pretrained`."""
         followed = self._names.followed(node)
         name = self.loaded_name(followed)
         if not isinstance(followed, ast.Call) or called(followed) != _LOADING:
-            return LoadedModel(name)
+            return ScriptModel(name)
         given = {each.arg: each.value for each in followed.keywords if each.arg is not None}
         options = {
             option: self.setting(option, value)
@@ -164,14 +164,14 @@ class Script:
         for each in followed.keywords:
             if each.arg is None:
                 unread.append((f"from_pretrained(**{shown(each.value)})", _NAMES_UNKNOWN))
-        return LoadedModel(name, options, unread)
+        return ScriptModel(name, options, unread)
 
     def made_by(self, node: ast.expr) -> str:
         """The last part of what an expression calls; empty if it is not a call."""
         followed = self._names.followed(node)
         return called(followed) if isinstance(followed, ast.Call) else ""
 
-    def loaded_models(self) -> list[LoadedModel]:
+    def loaded_models(self) -> list[ScriptModel]:
         """The models that the script loads by literal names, in order; tokenizers and processors are none."""
         loading = [node for node in self._calls(_LOADING) if not _OTHER_PARTS.search(ast.unparse(node.func))]
         return [model for model in map(self.loaded_model, loading) if model.name is not None]
