@@ -136,6 +136,7 @@ def _adapter(mover: Mover) -> None:
     elif kind is not None:
         mover.leave(kind, "prefine trains LoRA adapters or all weights; an adapter by default")
     rules.quantisation(mover)
+    _quantised_by_peft(mover)
     if value is None:
         for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_linear"):
             if (setting := mover.take(name)) is not None:
@@ -148,6 +149,18 @@ def _adapter(mover: Mover) -> None:
         mover.write("lora.targets", "all-linear", linear)
     elif linear is not None:
         mover.leave(linear, "lora.targets names the modules; it is all-linear by default")
+
+
+def _quantised_by_peft(mover: Mover) -> None:
+    """The section peft with its backend: bitsandbytes quantises as here."""
+    section = mover.take("peft")
+    if section is None:
+        return
+    given = section.value if isinstance(section.value, dict) else {}
+    if given.get("backend") == "bnb" and given.get("weight_dtype") in ("nf4", "int8"):
+        mover.write("model.quantization", given["weight_dtype"], section)
+    else:
+        mover.leave(section, "model.quantization has nf4 and int8, of bitsandbytes")
 
 
 def _attention(mover: Mover) -> None:

@@ -22,12 +22,20 @@ from prefine.foreign_recipes.settings import Setting
 MOST_BYTES = 1024 * 1024
 # Calls that load a model by its name, the first argument.
 _LOADING = "from_pretrained"
-_NAME = "pretrained_model_name_or_path"  # its first argument
+_NAMES = ("pretrained_model_name_or_path", "model_name")  # its first argument; the second name is unsloth's
 QUANTISATION = "BitsAndBytesConfig"
 # What a script does to its rows between loading and training.
 _ROW_CHANGES = frozenset(("map", "filter", "select", "shuffle", "train_test_split", "rename_column", "rename_columns"))
 # What is loaded besides models.
 _OTHER_PARTS = re.compile("Tokenizer|Processor|Config")
+_TOKENIZER = re.compile("Tokenizer|Processor")
+_TOKENIZER_CHANGES = (
+    "setup_chat_format",
+    "clone_chat_template",
+    "get_chat_template",
+    "add_special_tokens",
+    "add_tokens",
+)
 _NAMELESS = "it is an argument without a name: write it as name=value"
 _NAMES_UNKNOWN = "its names are known only when the script runs"
 _MOST_STEPS = 50
@@ -138,7 +146,7 @@ class Script:
         """The name that a model is loaded by: `"org/name"`, or `AutoModel….from_pretrained("org/name")`."""
         node = None if node is None else self._names.followed(node)
         if isinstance(node, ast.Call) and called(node) == _LOADING:
-            named = [each.value for each in node.keywords if each.arg == _NAME]
+            named = [each.value for each in node.keywords if each.arg in _NAMES]
             node = next(iter([*node.args, *named]), None)
         if node is None:
             return None
@@ -158,7 +166,7 @@ class Script:
         options = {
             option: self.setting(option, value)
             for option, value in given.items()
-            if self.made_by(value) != QUANTISATION and option != _NAME
+            if self.made_by(value) != QUANTISATION and option not in _NAMES
         }
         unread = [(f"from_pretrained({shown(argument)})", _NAMELESS) for argument in followed.args[1:]]
         for each in followed.keywords:
@@ -172,9 +180,20 @@ class Script:
         return called(followed) if isinstance(followed, ast.Call) else ""
 
     def loaded_models(self) -> list[ScriptModel]:
-        """The models that the script loads by literal names, in order; tokenizers and processors are none."""
+        """The models that the script loads, in order; tokenizers and processors are none."""
         loading = [node for node in self._calls(_LOADING) if not _OTHER_PARTS.search(ast.unparse(node.func))]
-        return [model for model in map(self.loaded_model, loading) if model.name is not None]
+        return [self.loaded_model(node) for node in loading]
+
+    def subclasses(self, name: str) -> list[str]:
+        """Names of the script's own classes that are derived from a class."""
+        classes = [node for node in ast.walk(self._tree) if isinstance(node, ast.ClassDef)]
+        return [node.name for node in classes if name in (shown(base).rpartition(".")[2] for base in node.bases)]
+
+    def tokenizer_changes(self) -> list[str]:
+        """What the script changes in tokenizers, as source text."""
+        loading = [node for node in self._calls(_LOADING) if _TOKENIZER.search(ast.unparse(node.func))]
+        found = [change.text for node in loading for change in self._changes.of(node)]
+        return found + [f"{called(node)}(…), line {node.lineno}" for node in self._calls(*_TOKENIZER_CHANGES)]
 
     def loaded_datasets(self) -> list[tuple[dict[str, Any], list[tuple[str, str]]]]:
         """What the script's calls of load_dataset read, in order; see `dataset`."""

@@ -178,17 +178,22 @@ def _write_split(mover: Mover, path: str, read: list[tuple[ForeignData, tuple[st
         )
 
 
-def training_data(mover: Mover) -> None:
-    """TRL's ways to name data: the trainer's train_dataset, dataset_name, or a list datasets."""
+def training_data(mover: Mover, evaluated: bool) -> None:
+    """TRL's ways to name data: the trainer's train_dataset, a list datasets, or else dataset_name.
+
+    Args:
+        mover: of the configuration.
+        evaluated: whether another split of dataset_name is evaluated on, as TRL's command line does.
+    """
     written = False
-    for name in ("train_dataset", "dataset_name", "datasets"):
+    for name in ("train_dataset", "datasets", "dataset_name"):
         setting = mover.take(name)
         if setting is None or setting.value is None:
             continue
         if written:
             mover.leave(setting, "another setting names the data")
         elif name == "dataset_name":
-            written = _dataset_name(mover, setting)
+            written = _dataset_name(mover, setting, evaluated)
         else:
             written = write_sources(mover, "data.train", _listed(name, setting.value), setting)
     missing_data(mover, written)
@@ -204,7 +209,7 @@ def _listed(label: str, value: Any) -> list[ForeignData]:
     return [data_of(f"{label}[{number}]", each) for number, each in enumerate(value)]
 
 
-def _dataset_name(mover: Mover, setting: Setting) -> bool:
+def _dataset_name(mover: Mover, setting: Setting, evaluated: bool) -> bool:
     """The data set of TRL's command line; its configuration and split are settings of their own."""
     configuration, split = mover.take("dataset_config"), mover.take("dataset_train_split")
     data = data_of("dataset_name", {"path": setting.value, "name": configuration and configuration.value})
@@ -219,7 +224,11 @@ def _dataset_name(mover: Mover, setting: Setting) -> bool:
         mover.leave(split, about("split", None))
     elif split is not None:
         data = replace(data, split=split)
-    return write_sources(mover, "data.train", [data], *used)
+    written = write_sources(mover, "data.train", [data], *used)
+    if written and evaluated:
+        test = mover.take("dataset_test_split") or Setting("dataset_test_split", "test", default=True)
+        write_sources(mover, "data.heldout", [replace(data, split=test)], *used)
+    return written
 
 
 def missing_data(mover: Mover, written: bool) -> None:

@@ -115,7 +115,9 @@ def _from_script(path: Path, method: str | None) -> tuple[str, Configuration]:
 def _moved(trainer: str, configuration: Configuration) -> Moved:
     mover = Mover(configuration)
     _model(mover)
-    training_data(mover)
+    strategy = str(mover.value("eval_strategy")).lower()
+    in_script = configuration.source.lower().endswith(".py")  # which says itself what is evaluated on
+    training_data(mover, evaluated=not in_script and strategy not in ("no", "none", "false"))
     _adapter(mover)
     rules.quantisation(mover)
     rules.common_rules(mover)

@@ -33,10 +33,10 @@ def read_script(path: Path, method: str | None) -> tuple[str, dict[str, Setting]
     if arguments := settings.pop("model_init_kwargs", None):
         _add(_flattened(arguments), settings, unread)
     for name in (*_OF_SCRIPTS, QUANTISATION):
-        if (other := _first(script, name, unread)) is not None:
+        if (other := _first(script, (name,), unread)) is not None:
             _add(other.settings, settings, unread)
             unread += other.unread
-    if (adapter := _first(script, "LoraConfig", unread)) is not None:
+    if (adapter := _first(script, ("LoraConfig",), unread)) is not None:
         values = {name: Setting(name, value, default=True) for name, value in PEFT_DEFAULTS.items()} | adapter.settings
         settings.update({PEFT_PREFIX + name: setting for name, setting in values.items()})
         unread += adapter.unread
@@ -55,10 +55,10 @@ def _flattened(arguments: Setting) -> dict[str, Setting]:
     return {name: Setting(name, value) for name, value in arguments.value.items()}
 
 
-def _first(script: Script, name: str, unread: list[tuple[str, str]]) -> ScriptCall | None:
-    """The first call of this name; further ones are listed."""
-    calls = script.calls(name)
-    unread += [(f"{name}, line {call.line}", "the file has several; the first is read") for call in calls[1:]]
+def _first(script: Script, names: tuple[str, ...], unread: list[tuple[str, str]]) -> ScriptCall | None:
+    """The first call of one of these names; further ones are listed."""
+    calls = script.calls(*names)
+    unread += [(f"{call.name}, line {call.line}", "the file has several; the first is read") for call in calls[1:]]
     return calls[0] if calls else None
 
 
@@ -91,10 +91,14 @@ def _one_configuration(path: Path, script: Script, method: str | None) -> tuple[
 
 def _of_trainer(script: Script, trainer: str, settings: dict[str, Setting], unread: list[tuple[str, str]]) -> None:
     """Add what the script gives to the trainer itself: model, data, rewards."""
-    call = _first(script, f"{trainer}Trainer", unread)
+    own = script.subclasses(f"{trainer}Trainer")
+    unread += [(f"class {name}({trainer}Trainer)", "it is code, which prefine does not run") for name in own]
+    call = _first(script, (f"{trainer}Trainer", *own), unread)
     if call is not None:
         expressions = dict([("model", part) for part in call.positional[:1]] + [*call.expressions.items()])
-        unread += call.unread[len(call.positional[:1]) :]  # the first argument is the model
+        nameless = zip(call.positional[1:], call.unread[1:], strict=False)  # the first argument is the model
+        unread += [note for part, note in nameless if script.made_by(part) != f"{trainer}Config"]
+        unread += call.unread[len(call.positional) :]
         for name, expression in expressions.items():
             if name in ("train_dataset", "eval_dataset"):
                 source, changes = script.dataset(expression)
@@ -110,12 +114,24 @@ def _of_trainer(script: Script, trainer: str, settings: dict[str, Setting], unre
                 unread.append((f"{name}={shown(expression)}", "the tokenizer of the model is used"))
             elif name != "args":
                 _add({name: call.settings[name]}, settings, unread)
+    for callback in script.calls("add_callback"):
+        unread.append((f".add_callback(…), line {callback.line}", "it is code, which prefine does not run"))
+    for change in script.tokenizer_changes():
+        unread.append((change, "the tokenizer is used as it was loaded; model.chat_template names a Jinja file"))
+    _loaded(script, settings, unread)
+
+
+def _loaded(script: Script, settings: dict[str, Setting], unread: list[tuple[str, str]]) -> None:
+    """Where the trainer's arguments do not say the model or the data: those that the script loads first."""
     models = script.loaded_models()
     if "model_name_or_path" not in settings and models:
-        settings["model_name_or_path"] = Setting("from_pretrained", models[0].name)
-        _add(models[0].options, settings, unread)
-        unread += models[0].unread
-        others = [f"from_pretrained: {model.name}" for model in models if model.name != models[0].name]
+        first = next((model for model in models if model.name is not None), models[0])
+        if first.name is not None:
+            settings["model_name_or_path"] = Setting("from_pretrained", first.name)
+        _add(first.options, settings, unread)
+        unread += first.unread
+        others = [f"from_pretrained: {model.name or 'a name that is not a literal'}" for model in models]
+        others = [text for text, model in zip(others, models, strict=True) if model.name != first.name]
         unread += [(other, "the file loads several models; the first is trained") for other in dict.fromkeys(others)]
     loaded_rows = script.loaded_datasets()
     if "train_dataset" not in settings and "dataset_name" not in settings and loaded_rows:

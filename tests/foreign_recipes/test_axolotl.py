@@ -139,3 +139,10 @@ def test_what_a_file_says_twice_is_listed(tmp_path: Path) -> None:
 
 def test_transformers_name_of_a_setting_comes_before_a_default(tmp_path: Path) -> None:
     assert values(moved(tmp_path, lr_scheduler_type="linear"))["training.schedule"] == "linear"
+
+
+def test_weights_that_the_section_peft_quantises(tmp_path: Path) -> None:
+    done = moved(tmp_path, adapter="lora", peft={"backend": "bnb", "weight_dtype": "nf4"})
+    assert values(done)["model.quantization"] == "nf4"
+    other = moved(tmp_path, adapter="lora", peft={"backend": "torchao", "weight_dtype": "int4"})
+    assert "peft" in {left.name for left in other.left}

@@ -240,3 +240,16 @@ def test_an_entry_without_a_file_or_a_data_set_of_the_hub(tmp_path: Path, key: s
     done = llama_factory(tmp_path, {"a": {key: "org/d"}})
     assert not Path(values(done)["data.train"]).exists()
     assert any("has no file or hf_hub_url for a" in line for line in done.to_do)
+
+
+def test_the_command_line_of_trl_evaluates_on_another_split(tmp_path: Path) -> None:
+    """Only where eval_strategy is not no; a list `datasets` comes before dataset_name there."""
+    done = yaml_of_trl(tmp_path, dataset_name="org/d", eval_strategy="steps", dataset_test_split="validation")
+    assert {"data.heldout": "hf:org/d", "data.heldout_split": "validation"}.items() <= values(done).items()
+    assert "data.heldout_fraction" not in done.fields
+    assert values(yaml_of_trl(tmp_path, dataset_name="org/d", eval_strategy="steps"))["data.heldout"] == "hf:org/d"
+    for strategy in ("no", False, None):
+        assert "data.heldout" not in yaml_of_trl(tmp_path, dataset_name="org/d", eval_strategy=strategy).fields
+    both = yaml_of_trl(tmp_path, dataset_name="org/d", datasets=[{"path": "org/e"}], eval_strategy="steps")
+    assert values(both)["data.train"] == "hf:org/e"
+    assert "dataset_name" in listed(both)

@@ -93,6 +93,13 @@ def test_without_an_adapter_all_weights_are_trained(tmp_path: Path, peft: str) -
         ("SFTTrainer(f(A.from_pretrained('org/m', mark=1)), args=SFTConfig())", "mark 1"),
         ("A.from_pretrained('org/m')\nA.from_pretrained('org/mark')\nSFTConfig()", "from_pretrained: org/mark"),
         ("load_dataset('org/d')\nload_dataset('org/mark')\nSFTConfig()", "load_dataset: org/mark"),
+        ("A.from_pretrained(find(), mark=1)\nSFTConfig()", "mark 1"),
+        ("A.from_pretrained(find())\nA.from_pretrained('org/m')\nSFTConfig()", "a name that is not a literal"),
+        ("class Mine(SFTTrainer): pass\nMine(model='org/m', args=SFTConfig(), mark=1)", "class Mine(SFTTrainer)"),
+        ("class Mine(trl.SFTTrainer): pass\nMine(model='org/m', args=SFTConfig(), mark=1)", "mark 1"),
+        ("t = AutoTokenizer.from_pretrained('org/m')\nt.chat_template = mark\nSFTConfig()", "t.chat_template = mark"),
+        ("model, t = setup_chat_format(model, t)\nSFTConfig()", "setup_chat_format(…), line 1"),
+        ("trainer.add_callback(mark)\nSFTConfig()", ".add_callback(…), line 1"),
         ("d = load_dataset('org/d', num_proc=mark())\nSFTConfig()", "load_dataset(num_proc=mark())"),
     ],
 )
@@ -109,7 +116,19 @@ def test_the_revision_of_a_loaded_model(tmp_path: Path) -> None:
     assert values(by_options)["model.revision"] == "v2"
 
 
+def test_the_model_of_unsloth(tmp_path: Path) -> None:
+    loading = "m, t = FastLanguageModel.from_pretrained(model_name='org/m', max_seq_length=64, load_in_4bit=True)\n"
+    done = values(moved(tmp_path, f"{loading}SFTTrainer(model=m, args=SFTConfig(), peft_config=LoraConfig())\n"))
+    assert {"model.name": "org/m", "model.quantization": "nf4", "data.max_length_tokens": 64}.items() <= done.items()
+
+
 def test_two_values_of_a_name_are_not_one(tmp_path: Path) -> None:
     done = moved(tmp_path, f"c = ModelConfig(max_length=8)\n{_TRAINER})\n".replace("()", "(max_length=16)", 1))
     assert values(done)["data.max_length_tokens"] == 16
     assert listed(done)["max_length=8"] == "another part of the script says it, too"
+
+
+def test_arguments_without_a_name_are_listed_but_the_configuration(tmp_path: Path) -> None:
+    done = moved(tmp_path, "c = SFTConfig(max_length=64)\nSFTTrainer('org/m', c, collate, **more)\n")
+    assert {"collate", "**more"} <= listed(done).keys()
+    assert not {"c", "'org/m'"} & listed(done).keys()
