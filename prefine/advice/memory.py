@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefine.errors import ModelError, RecipeError
 from prefine.models.loading.quantization import INSTALL_QUANTIZATION, bitsandbytes_installed
-from prefine.planning.fit import fit_stage
+from prefine.planning.fit import Fit, fit_stage
+from prefine.planning.fit_together import FittedReward, fit_together, rewards_of_its_own
 from prefine.planning.machine import Machine, machine_for
 from prefine.planning.model_facts import ModelFacts
 from prefine.planning.plan import gigabytes, room
@@ -33,40 +35,51 @@ def fitted(pipeline: Pipeline, machine: Machine | None = None) -> tuple[dict[str
         pipeline: with models that can be found; for others nothing is changed, and the sentence says so.
         machine: None for this one.
     """
-    parents: dict[str, ModelFacts] = {}
-    changes: dict[str, dict[str, Any]] = {}
-    said: list[str] = []
+    fits: dict[str, Fit] = {}
+    unplanned = []
     try:
         machine = machine or machine_for("auto", measured=False)
-        budget = machine.usable_bytes
-        if budget is None:
-            return {}, []
-        for stage in pipeline.stages.values():
-            if not isinstance(stage.recipe, StageRecipe):
-                continue
-            rows = longest_rows(stage.method, stage.recipe.data.max_length_tokens)
-            fit = fit_stage(
-                stage.recipe,
-                budget_bytes=budget,
-                method=stage.method,
-                parents=parents,
-                machine=machine,
-                workload=rows,
-                installed_only=True,
-            )
-            parents[stage.name] = fit.plan.result
-            if fit.made:
-                changes[stage.name] = {change.field: change.value for change in fit.made}
-            said.append(_sentence(stage.name, gigabytes(fit.plan.peak_bytes), room(machine), fit.fits, fit.changes))
+        _fit_all(pipeline, machine, fits)
     except (ModelError, RecipeError) as error:
-        said.append(f"Memory is not planned: {error}")
-    return changes, said
+        unplanned.append(f"Memory is not planned: {error}")
+    changes = {name: {change.field: change.value for change in each.made} for name, each in fits.items() if each.made}
+    return changes, [*(_sentence(name, each) for name, each in fits.items()), *unplanned]
 
 
-def _sentence(stage: str, peak: str, budget: str, fits: bool, changes: tuple[str, ...]) -> str:
-    needs = f"{stage} needs at most about {peak} of the {budget}"
-    with_changes = f" with {', '.join(changes)}" if changes else ""
-    if fits:
+def _fit_all(pipeline: Pipeline, machine: Machine, fits: dict[str, Fit]) -> None:
+    """Add how each training stage fits, by name; nothing where the memory is not known."""
+    budget = machine.usable_bytes
+    if budget is None:
+        return
+
+    def fit(recipe: StageRecipe, method: str, known: Mapping[str, ModelFacts]) -> Fit:
+        return fit_stage(
+            recipe,
+            budget_bytes=budget,
+            method=method,
+            parents=known,
+            machine=machine,
+            workload=longest_rows(method, recipe.data.max_length_tokens),
+            installed_only=True,
+        )
+
+    for stage in pipeline.stages.values():
+        if isinstance(stage.recipe, StageRecipe):
+            rewards = {
+                name: FittedReward(trained, fits[name])
+                for name in rewards_of_its_own(pipeline, stage)
+                if isinstance(trained := pipeline.stages[name].recipe, StageRecipe)
+            }
+            parents = {name: each.plan.result for name, each in fits.items()}
+            own, others = fit_together(stage.recipe, stage.method, rewards, parents, fit)
+            fits |= {stage.name: own, **others}
+
+
+def _sentence(stage: str, fit: Fit) -> str:
+    plan = fit.plan
+    needs = f"{stage} needs at most about {gigabytes(plan.peak_bytes)} of the {room(plan.machine)}"
+    with_changes = f" with {', '.join(fit.changes)}" if fit.made else ""
+    if fit.fits:
         return f"{needs}{with_changes}."
     more = "" if bitsandbytes_installed() else f", or run {INSTALL_QUANTIZATION} and this again, for weights of 4 bits"
     return f"{needs}{with_changes}: it does not fit. Take a smaller model{more}."

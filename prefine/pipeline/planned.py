@@ -5,8 +5,8 @@ Where a stage does not fit into memory, the cheapest changes with which it does 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefine.errors import ModelError, RecipeError
@@ -15,6 +15,7 @@ from prefine.pipeline.records import PipelineRecords
 from prefine.pipeline.standing import StageStanding, chosen, standings
 from prefine.pipeline.view import standing_lines
 from prefine.planning.fit import Fit, as_options, fit_stage
+from prefine.planning.fit_together import FittedReward, fit_together, rewards_of_its_own
 from prefine.planning.machine import machine_for
 from prefine.planning.model_facts import ModelFacts
 from prefine.planning.plan import StagePlan, gigabytes, plan_stage, room
@@ -66,40 +67,56 @@ def plan_pipeline(pipeline: Pipeline, budget: int | None = None) -> list[Planned
     """
     results: dict[str, ModelFacts] = {}
     counts = RowCounts()
-    found = []
+    found: dict[str, PlannedStage] = {}
     choice = chosen(pipeline, None, None, False)
     for each in standings(pipeline, PipelineRecords(pipeline.folder), choice, data_needed=False):
-        recipe = each.stage.recipe
+        recipe, name = each.stage.recipe, each.stage.name
         if not isinstance(recipe, StageRecipe):
-            found.append(PlannedStage(each, None))
+            found[name] = PlannedStage(each, None)
             continue
+        rewards = {reward: found[reward] for reward in rewards_of_its_own(pipeline, each.stage)}
         try:
-            planned = _planned(each, recipe, results, budget, counts)
+            planned = _planned(each, recipe, rewards, results, budget, counts)
         except (ModelError, RecipeError) as error:
-            found.append(PlannedStage(each, None, why_not=_ASSESSED if each.keeps_result else error.problem))
+            found[name] = PlannedStage(each, None, why_not=_ASSESSED if each.keeps_result else error.problem)
             continue
-        last = planned.plan if planned.fit is None else planned.fit.plan
-        if last is not None:
-            results[each.stage.name] = last.result
-        found.append(PlannedStage(each, None, why_not=_ASSESSED) if each.keeps_result else planned)
-    return found
+        for stage, made in planned.items():
+            last = made.plan if made.fit is None else made.fit.plan
+            if last is not None:
+                results[stage] = last.result
+        found |= planned
+        if each.keeps_result:
+            found[name] = PlannedStage(each, None, why_not=_ASSESSED)
+    return list(found.values())
 
 
 def _planned(
     standing: StageStanding,
     recipe: StageRecipe,
-    parents: dict[str, ModelFacts],
+    rewards: Mapping[str, PlannedStage],
+    parents: Mapping[str, ModelFacts],
     budget: int | None,
     counts: RowCounts,
-) -> PlannedStage:
-    method, machine = standing.stage.method, machine_for(recipe.model.device)
+) -> dict[str, PlannedStage]:
+    """A stage with its plan, and the reward models that change with it, by name."""
+    name, method, machine = standing.stage.name, standing.stage.method, machine_for(recipe.model.device)
     limit = machine.usable_bytes if budget is None else budget
     if limit is None or not standing.runs or standing.keeps_result:
-        return PlannedStage(
-            standing, plan_stage(recipe, method=method, parents=parents, machine=machine, counts=counts)
-        )
-    fit = fit_stage(recipe, budget_bytes=limit, method=method, parents=parents, machine=machine, counts=counts)
-    return PlannedStage(standing, fit.before, fit)
+        plan = plan_stage(recipe, method=method, parents=parents, machine=machine, counts=counts)
+        return {name: PlannedStage(standing, plan)}
+    size = limit
+
+    def fit(tried: StageRecipe, of: str, known: Mapping[str, ModelFacts]) -> Fit:
+        return fit_stage(tried, budget_bytes=size, method=of, parents=known, machine=machine, counts=counts)
+
+    may_change = {
+        reward: FittedReward(trained, each.fit)
+        for reward, each in rewards.items()
+        if each.fit is not None and isinstance(trained := each.standing.stage.recipe, StageRecipe)
+    }
+    own, others = fit_together(recipe, method, may_change, parents, fit)
+    changed = {reward: replace(rewards[reward], fit=each) for reward, each in others.items()}
+    return {name: PlannedStage(standing, own.before, own), **changed}
 
 
 def plan_lines(planned: Sequence[PlannedStage], budget: int | None = None) -> list[str]:
@@ -137,7 +154,7 @@ def _memory(plan: StagePlan, budget: int | None) -> str:
 def _fit_lines(to_run: Sequence[PlannedStage], budget: int | None) -> list[str]:
     """The settings with which all stages fit, and what they cost; nothing where all fit this machine as they are."""
     fits = [(each, each.fit) for each in to_run if each.fit is not None]
-    tight = [(each, fit) for each, fit in fits if not fit.before.fits(fit.budget)]
+    tight = [(each, fit) for each, fit in fits if fit.made or not fit.fits]
     if not tight:
         return [f"each planned stage fits {gigabytes(budget)} as it is"] if fits and budget is not None else []
     changes = [change for each, _ in tight for change in each.changes]

@@ -122,11 +122,11 @@ def fit_stage(
 ) -> Fit:
     """The cheapest change with which a stage fits: other arguments as for plan_stage.
 
-    Args:
-        installed_only: leave out what needs a package that is not installed.
-
     Changes are tried alone first, the cheapest first, each at its mildest value that suffices. If none does, they are
     added up in that order; then those that turn out not to be needed are left out.
+
+    Args:
+        installed_only: leave out what needs a package that is not installed.
 
     Raises:
         ModelError, RecipeError: see plan_stage.

@@ -33,11 +33,11 @@ class ScoringFacts:
     """With what a reward model's scores were measured in its training, and are therefore computed.
 
     Attributes:
-        quantization: of its weights: none, nf4 or int8.
+        quantization: of its weights: none, nf4 or int8; None if it is to be that of the policy that learns from it.
         dtype: its compute type; None where nothing says.
     """
 
-    quantization: str
+    quantization: str | None
     dtype: str | None
 
 

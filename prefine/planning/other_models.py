@@ -38,7 +38,7 @@ def shares_no_weights(stage: StageFacts, reward: ModelFacts) -> str | None:
         return "all weights of the policy are trained"
     if reward.base != stage.model.base:
         return "of another base model"
-    if reward.scores.quantization != stage.quantization:
+    if reward.scores.quantization not in (None, stage.quantization):
         return (
             f"model.quantization was {reward.scores.quantization} in its training, the policy's is {stage.quantization}"
         )
@@ -66,4 +66,4 @@ def _reward_bytes(stage: StageFacts, reward: ModelFacts) -> int:
     if scores is None:
         return adapter + frozen_bytes(shapes, 1, "none", stage.machine.dtype)
     dtype = "float32" if reward.adapter is None else scores.dtype or stage.machine.dtype
-    return adapter + frozen_bytes(shapes, 1, scores.quantization, dtype)
+    return adapter + frozen_bytes(shapes, 1, scores.quantization or "none", dtype)

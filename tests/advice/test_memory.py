@@ -60,6 +60,20 @@ def test_memory_that_others_have_taken_does_not_count() -> None:
 
 
 @pytest.mark.usefixtures("big")
+def test_ppo_and_its_reward_model_are_changed_together() -> None:
+    choice = choose(PAIRS, RECIPES, goal="control")
+    machine = replace(GPU, memory_bytes=18 * GB)
+    changes, said = fitted(starting_pipeline("desk", "org/7b", choice, PAIRS, []).pipeline, machine)
+    assert [sentence.split()[0] for sentence in said] == ["sft", "reward", "ppo"]
+    assert {stage: made.get("model.quantization") for stage, made in changes.items()}.items() >= {
+        ("reward", "nf4"),
+        ("ppo", "nf4"),
+    }
+    assert "with model.quantization=nf4" in said[1] and "does not fit" not in "".join(said)
+    assert fitted(starting_pipeline("desk", "org/7b", choice, PAIRS, [], changes).pipeline, machine)[0] == {}
+
+
+@pytest.mark.usefixtures("big")
 def test_no_change_needs_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """In 12 GB a model of 7 billion weights fits with 4 bits alone."""
     small = replace(GPU, memory_bytes=12 * GB)

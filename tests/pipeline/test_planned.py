@@ -132,6 +132,25 @@ def test_later_stages_are_planned_with_the_changes_of_earlier_ones(desk: Desk) -
 
 
 @pytest.mark.usefixtures("small_gpu")
+def test_settings_of_ppo_and_its_reward_model_go_together(desk: Desk) -> None:
+    """In 18 GB PPO fits with 4 bits, if its reward model has them, too: with its own weights it would not."""
+    planned = plan_pipeline(desk.pipeline(), 18 * GB)
+    settings = [change for each in planned for change in each.changes]
+    assert {"stages.reward.model.quantization=nf4", "stages.ppo.model.quantization=nf4"} <= set(settings)
+    lines = plan_lines(planned, 18 * GB)
+    assert "    stages.reward.model.quantization: as of the policy, which shares its weights" in lines
+    again = plan_pipeline(desk.pipeline(*settings), 18 * GB)
+    assert not [each for each in again if each.changes] and all(each.fit.fits for each in again if each.fit)
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_a_finished_reward_model_stays_as_it_is(desk: Desk) -> None:
+    desk.run()
+    planned = plan_pipeline(desk.pipeline("stages.ppo.kl.coefficient=0.3"), 18 * GB)
+    assert {each.split(".")[1] for stage in planned for each in stage.changes} == {"ppo"}
+
+
+@pytest.mark.usefixtures("small_gpu")
 def test_stages_whose_data_are_not_there_yet_are_planned_with_the_longest_rows(desk: Desk) -> None:
     """Stages that wait for them run first, and a run goes on to refuse."""
     for name in ("pairs", "questions"):
