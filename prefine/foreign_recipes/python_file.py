@@ -181,7 +181,7 @@ class Script:
 
     def loaded_models(self) -> list[ScriptModel]:
         """The models that the script loads, in order; tokenizers and processors are none."""
-        loading = [node for node in self._calls(_LOADING) if not _OTHER_PARTS.search(ast.unparse(node.func))]
+        loading = [node for node in self._calls(_LOADING) if not _OTHER_PARTS.search(_loader(node))]
         return [self.loaded_model(node) for node in loading]
 
     def subclasses(self, name: str) -> list[str]:
@@ -191,7 +191,7 @@ class Script:
 
     def tokenizer_changes(self) -> list[str]:
         """What the script changes in tokenizers, as source text."""
-        loading = [node for node in self._calls(_LOADING) if _TOKENIZER.search(ast.unparse(node.func))]
+        loading = [node for node in self._calls(_LOADING) if _TOKENIZER.search(_loader(node))]
         found = [change.text for node in loading for change in self._changes.of(node)]
         return found + [f"{called(node)}(…), line {node.lineno}" for node in self._calls(*_TOKENIZER_CHANGES)]
 
@@ -255,6 +255,14 @@ class Script:
             changes.append((f"load_dataset({text})", _NOT_LITERAL if name in LOAD_DATASET else _NOT_KNOWN))
             if name in _CHOOSING or name not in LOAD_DATASET:
                 unknown.append(text)
+
+
+def _loader(node: ast.Call) -> str:
+    """The class whose from_pretrained is called; its source text if it has no name."""
+    match node.func:
+        case ast.Attribute(value=ast.Attribute(attr=name) | ast.Name(id=name)):
+            return name
+    return shown(node.func)
 
 
 def _parsed(path: Path) -> ast.Module:

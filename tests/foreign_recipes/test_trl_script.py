@@ -132,3 +132,11 @@ def test_arguments_without_a_name_are_listed_but_the_configuration(tmp_path: Pat
     done = moved(tmp_path, "c = SFTConfig(max_length=64)\nSFTTrainer('org/m', c, collate, **more)\n")
     assert {"collate", "**more"} <= listed(done).keys()
     assert not {"c", "'org/m'"} & listed(done).keys()
+
+
+def test_a_long_chain_of_names_is_read(tmp_path: Path) -> None:
+    chain = "a" + ".b" * 900
+    done = moved(tmp_path, f"m = {chain}.from_pretrained('org/m')\nt = {chain}().from_pretrained('t')\nSFTConfig()\n")
+    assert values(done)["model.name"] == "org/m"
+    tokenizer = f"t = {chain}.AutoTokenizer.from_pretrained('org/t')\nSFTConfig()\n"
+    assert values(moved(tmp_path, tokenizer))["model.name"] == "./model"
