@@ -1,4 +1,4 @@
-"""The support-desk path: SFT, a reward model, DPO and PPO, each evaluated against the model before it.
+"""The support-desk path: SFT, a reward model, DPO and PPO, each evaluated against the model that it was trained from.
 
 The judge is a reward model of its own: trained from the base on a third of the prompts, of which the path sees none,
 and never optimised. All seeds have the same judge.
@@ -25,7 +25,7 @@ JUDGE_SEED = 100
 PARTS = 3
 # About four passes over the judge's pairs; the recipe's own number is for all pairs.
 JUDGE_STEPS = 46
-COMPARISONS = ("sft-against-base", "dpo-against-sft", "ppo-against-sft", "ppo-against-dpo")
+COMPARISONS = ("sft-against-base", "dpo-against-sft", "ppo-against-sft")
 
 
 def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: str) -> None:
