@@ -78,9 +78,7 @@ def support(folder: Path) -> Iterator[str]:
             _percent(rate["length_controlled"]),
             _estimate(metrics.get("reward"), 2),
             _estimate(metrics.get("length_tokens"), 0),
-            ", ".join(
-                f"{divergence[side]:.3f}" for side in ("baseline", "candidate") if divergence.get(side) is not None
-            ),
+            ", ".join(_value(divergence.get(side), 3) for side in ("baseline", "candidate")),
             found["verdict"]["decision"],
         )
 
@@ -107,6 +105,10 @@ def _percent(figure: Mapping[str, float] | None) -> str:
     if figure is None:
         return "not computed"
     return f"{100 * figure['value']:.0f} ({100 * figure['low']:.0f} to {100 * figure['high']:.0f})"
+
+
+def _value(figure: Mapping[str, float] | None, digits: int) -> str:
+    return "not computed" if figure is None else f"{figure['value']:.{digits}f}"
 
 
 def _estimate(metric: Mapping[str, Any] | None, digits: int) -> str:
