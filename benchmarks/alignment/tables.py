@@ -155,7 +155,7 @@ def curves_of_sentiment(folder: Path) -> Iterator[str]:
         }
         for name, values in series.items():
             places = [place - 1 for place in _SHOWN if place <= sentiment.UPDATES]
-            yield _row(f"{trainer}, {len(runs)} seeds", name, *(_spread([run[at] for run in values]) for at in places))
+            yield _row(f"{trainer}, seeds: {len(runs)}", name, *(_spread([run[at] for run in values]) for at in places))
 
 
 def _spread(values: Sequence[float]) -> str:
