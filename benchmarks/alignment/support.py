@@ -21,8 +21,8 @@ PAIRS = "sample:support_desk/preferences"
 PROMPTS = "sample:support_desk/prompts"
 RECIPES = Path("prefine/recipes")
 JUDGE_SEED = 100
-# Of each so many prompts, one is the judge's.
-PARTS = 3
+# Of so many prompts one is the judge's.
+JUDGE_EVERY = 3
 # About four passes over the judge's pairs; the recipe's own number is for all pairs.
 JUDGE_STEPS = 46
 COMPARISONS = ("sft-against-base", "dpo-against-sft", "ppo-against-sft")
@@ -36,7 +36,7 @@ def run(folder: Path, seeds: Sequence[int], peer_seeds: Sequence[int], dtype: st
         dtype=dtype,
         data=[sha256_of(_file(name)) for name in (PAIRS, PROMPTS)],
         recipes=[sha256_of(Path(_recipe(stage))) for stage in ("sft", "reward", "dpo", "ppo")],
-        judge=[JUDGE_SEED, PARTS, JUDGE_STEPS],
+        judge=[JUDGE_SEED, JUDGE_EVERY, JUDGE_STEPS],
     )
     own, judges = split(folder)
     judge = trained(
@@ -91,7 +91,7 @@ def split(folder: Path) -> tuple[Path, Path]:
     """The shipped pairs in two files: those of the path, and those of the judge; no prompt is in both."""
     lines = _file(PAIRS).read_text().splitlines()
     prompts = list(dict.fromkeys(json.loads(line)["prompt"] for line in lines))
-    judged = set(prompts[::PARTS])
+    judged = set(prompts[::JUDGE_EVERY])
     paths = folder / "pairs.jsonl", folder / "judge-pairs.jsonl"
     for path, wanted in zip(paths, (False, True), strict=True):
         rows = (line for line in lines if (json.loads(line)["prompt"] in judged) is wanted)

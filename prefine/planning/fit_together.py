@@ -14,7 +14,7 @@ from prefine.recipe.pipeline import Pipeline
 from prefine.recipe.pipeline_stage import PipelineStage
 from prefine.recipe.stage import StageRecipe
 
-_OF_NUMBERS = ("model.quantization", "model.dtype")
+_NUMBER_FIELDS = ("model.quantization", "model.dtype")
 
 Fitting = Callable[[StageRecipe, str, Mapping[str, ModelFacts]], Fit]
 """Fits a recipe of a method, given the results of other stages: see fit_stage."""
@@ -62,7 +62,7 @@ def fit_together(
     shared = tuple(
         replace(change, costs="as of the policy, which shares its weights")
         for change in together.made
-        if change.field in _OF_NUMBERS
+        if change.field in _NUMBER_FIELDS
     )
     if not shared or not together.fits or alone.made == together.made:
         return alone, {}

@@ -16,7 +16,7 @@ def other_models_bytes(stage: StageFacts) -> int:
 
 def other_models_why(stage: StageFacts) -> str:
     """What they are, for people."""
-    reasons = [why for each in stage.rewards if (why := shares_no_weights(stage, each)) is not None]
+    reasons = [why for each in stage.rewards if (why := why_separate(stage, each)) is not None]
     apart, shared = len(reasons), len(stage.rewards) - len(reasons)
     parts = ["a copy of all weights as reference"] if stage.all_weights else []
     parts += [f"{shared} reward model{'s' * (shared > 1)} on the same weights"] if shared else []
@@ -27,7 +27,7 @@ def other_models_why(stage: StageFacts) -> str:
     return ", ".join(parts) or "the reference's adapter"
 
 
-def shares_no_weights(stage: StageFacts, reward: ModelFacts) -> str | None:
+def why_separate(stage: StageFacts, reward: ModelFacts) -> str | None:
     """Why a run loads a reward model with weights of its own (see models/shared_base.shares_base).
 
     None if it is an adapter on the policy's weights.
@@ -60,7 +60,7 @@ def _reward_bytes(stage: StageFacts, reward: ModelFacts) -> int:
     if reward.adapter is not None:
         targets = shapes.targets(reward.adapter.targets)
         adapter = sum(reward.adapter.rank * (each.inputs + each.outputs) for each in targets) * FP32
-    if shares_no_weights(stage, reward) is None:
+    if why_separate(stage, reward) is None:
         return adapter
     scores = reward.scores
     if scores is None:
